@@ -1,0 +1,33 @@
+"""Training losses. Every class is a module that a YAML names as `audiomask.losses.<Class>`."""
+
+from audiomask.losses.combine import WeightedSum
+from audiomask.losses.spectral import (
+    CompressedSpectralLoss,
+    MultiResolutionSTFTLoss,
+    compressed_spectral_loss,
+    multi_resolution_stft_loss,
+)
+from audiomask.losses.waveform import (
+    L1Loss,
+    SignalLoss,
+    SISDRLoss,
+    SNRLoss,
+    l1_loss,
+    si_sdr_loss,
+    snr_loss,
+)
+
+__all__ = [
+    "CompressedSpectralLoss",
+    "L1Loss",
+    "MultiResolutionSTFTLoss",
+    "SISDRLoss",
+    "SNRLoss",
+    "SignalLoss",
+    "WeightedSum",
+    "compressed_spectral_loss",
+    "l1_loss",
+    "multi_resolution_stft_loss",
+    "si_sdr_loss",
+    "snr_loss",
+]

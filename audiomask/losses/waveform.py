@@ -1,0 +1,118 @@
+"""Losses on the waveform: L1, signal-to-noise ratio and its scale-invariant form.
+
+All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
+float32 whatever autocast says, and return one scalar: the mean over the batch. Each is a function and a
+module that holds its settings, so that a YAML can name it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Mean power below which a signal counts as digital silence: -80 dB re full scale. It bounds the ratios below
+# and
+# with them the gradient, where the reference is silent (a noise-only training item) or the estimate perfect.
+POWER_FLOOR = 1e-8
+
+
+class SignalLoss(nn.Module):
+    """Base of the losses: checks and flattens the signals, leaves autocast, drops the warm-up.
+
+    Args:
+        skip: leading samples left outside the loss, where a recurrent model is still warming up.
+    """
+
+    def __init__(self, skip: int = 0) -> None:
+        super().__init__()
+        if skip < 0:
+            raise ValueError(f"skip is {skip} samples; it must be 0 or more")
+        self.skip = skip
+
+    def forward(self, est: Tensor, ref: Tensor) -> Tensor:
+        """`est`, `ref`: `[B, T]` or `[B, 1, T]`, same shape. Returns a float32 scalar."""
+        est, ref = signals(est, ref, self.skip)
+        with torch.autocast(est.device.type, enabled=False):
+            return self.compute(est, ref)
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        """The loss of float32 signals `[B, T]`."""
+        raise NotImplementedError
+
+
+def signals(est: Tensor, ref: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
+    """Both signals as float32 `[B, T - skip]`. Raises ValueError when they do not fit each other."""
+    if est.shape != ref.shape:
+        raise ValueError(f"estimate {tuple(est.shape)} and reference {tuple(ref.shape)} differ in shape")
+    if est.dim() == 3 and est.shape[1] == 1:
+        est, ref = est[:, 0], ref[:, 0]
+    if est.dim() != 2:
+        raise ValueError(f"signals have shape {tuple(est.shape)}; a loss takes [B, T] or [B, 1, T]")
+    if skip >= est.shape[-1]:
+        raise ValueError(f"skip of {skip} samples leaves nothing of signals of {est.shape[-1]} samples")
+    return est[:, skip:].float(), ref[:, skip:].float()
+
+
+def l1_loss(est: Tensor, ref: Tensor) -> Tensor:
+    """Mean absolute error of the samples."""
+    est, ref = signals(est, ref)
+    return (est - ref).abs().mean()
+
+
+def _negative_ratio_db(target: Tensor, error: Tensor, max_db: float | None) -> Tensor:
+    # Wisdom et al. 2020 (MixIT), eq. 2: a share tau of the target's power joins the error's, so that the
+    # ratio saturates smoothly at max_db and items that are already good stop pulling.
+    power, noise = target.square().mean(-1), error.square().mean(-1)
+    if max_db is not None:
+        noise = noise + 10.0 ** (-max_db / 10.0) * power
+    return -10.0 * torch.log10((power + POWER_FLOOR) / (noise + POWER_FLOOR)).mean()
+
+
+def snr_loss(est: Tensor, ref: Tensor, max_db: float | None = None) -> Tensor:
+    """Negative signal-to-noise ratio in dB, `-10 log10(|s|^2 / |s - e|^2)`, softly limited at `max_db`."""
+    est, ref = signals(est, ref)
+    return _negative_ratio_db(ref, ref - est, max_db)
+
+
+def si_sdr_loss(est: Tensor, ref: Tensor, max_db: float | None = None, zero_mean: bool = True) -> Tensor:
+    """Negative scale-invariant SDR in dB (Le Roux et al. 2019, "SDR - half-baked or well done?", eq. 5).
+
+    The target is the projection of the estimate on the reference, `a s` with `a = <e, s> / |s|^2`.
+    `zero_mean` removes the mean of both signals first, as most published tables do.
+    """
+    est, ref = signals(est, ref)
+    if zero_mean:
+        est, ref = est - est.mean(-1, keepdim=True), ref - ref.mean(-1, keepdim=True)
+    scale = (est * ref).mean(-1, keepdim=True) / (ref.square().mean(-1, keepdim=True) + POWER_FLOOR)
+    target = scale * ref
+    return _negative_ratio_db(target, est - target, max_db)
+
+
+class L1Loss(SignalLoss):
+    """Module of `l1_loss`."""
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        return l1_loss(est, ref)
+
+
+class SNRLoss(SignalLoss):
+    """Module of `snr_loss`. `max_db`: ratio beyond which an item no longer pulls, dB; None for no limit."""
+
+    def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
+        super().__init__(skip)
+        self.max_db = max_db
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        return snr_loss(est, ref, self.max_db)
+
+
+class SISDRLoss(SignalLoss):
+    """Module of `si_sdr_loss`."""
+
+    def __init__(self, max_db: float | None = None, zero_mean: bool = True, skip: int = 0) -> None:
+        super().__init__(skip)
+        self.max_db = max_db
+        self.zero_mean = zero_mean
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        return si_sdr_loss(est, ref, self.max_db, self.zero_mean)
