@@ -1,0 +1,396 @@
+"""The streaming contract: blocks with explicit state, how delays compose, and combinators.
+
+A block is a pure function `step(x, state) -> (y, state)`; nothing is kept on `self` between calls. Time is
+axis 2 of every signal (`[B, C, T]` or `[B, C, T, F]`) and states are nested dicts or tuples of tensors, batch
+first.
+
+Clocks and lags. A block reads `hop` frames of its input clock at a time (or any multiple) and writes `rate`
+frames for each frame read. Write `y[n]` for the output of the offline ("reference") computation, `n >= 0`. If
+the frame that enters `step` at index `i` is reference frame `i - lag`, the frame that leaves at index `j` is
+reference frame `j - (lag + delay) * rate`, and that number is whole:
+
+    reference in    x0 x1 x2 x3 ...
+    enters step     .  .  x0 x1 x2 x3 ...            lag = 2: the first two frames are before the signal
+    leaves step     .  .  .  .  .  y0 y1 y2 ...      lag + delay = 5 (rate 1)
+
+A container tells each block its `lag` by `align`; strided blocks choose their lattice offset from it. Frames
+before the signal do not exist for offline code, which pads with zeros there, whereas a biased layer has made
+something of them. So **a block that remembers anything across time zeroes (or skips) the first `lag` frames
+that enter it** (`Streaming.gate`), and blocks without memory need not care. What leaves a block before its
+first reference frame is therefore unspecified; the runtime trims it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+State: TypeAlias = Any  # nested dict or tuple of tensors, or None
+Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, frequencies)
+
+
+def whole(value: int | Fraction, what: str = "lag") -> int:
+    """`value` as an int; ValueError when it has a fraction, which means that clocks were composed wrongly."""
+    if Fraction(value).denominator != 1:
+        raise ValueError(f"{what} is {value}, not a whole number of frames: check hops and strides")
+    return int(value)
+
+
+def _lcm(a: Fraction, b: Fraction) -> Fraction:
+    return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
+
+
+# --- states -------------------------------------------------------------------------------------------------
+
+
+def tree_map(function: Callable[[Tensor], Tensor], state: State) -> State:
+    """Apply `function` to every tensor of a state, keeping its structure."""
+    if state is None:
+        return None
+    if isinstance(state, Tensor):
+        return function(state)
+    if isinstance(state, Mapping):
+        return {key: tree_map(function, value) for key, value in state.items()}
+    return tuple(tree_map(function, value) for value in state)
+
+
+def _leaves(state: State, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(state, Tensor):
+        yield path, state
+    elif state is not None:
+        items = state.items() if isinstance(state, Mapping) else enumerate(state)
+        for key, value in items:
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+
+
+def flatten_state(state: State) -> list[tuple[str, Tensor]]:
+    """All tensors of a state with dotted names, in a fixed order (that of construction)."""
+    return list(_leaves(state, ""))
+
+
+def unflatten_state(like: State, tensors: Sequence[Tensor]) -> State:
+    """The inverse of `flatten_state`: `tensors` in the structure of `like`."""
+    rest = iter(tensors)
+    state = tree_map(lambda _: next(rest), like)
+    if next(rest, None) is not None:
+        raise ValueError(f"{len(tensors)} tensors given for a state of {len(flatten_state(like))}")
+    return state
+
+
+# --- blocks -------------------------------------------------------------------------------------------------
+
+
+class Streaming(nn.Module):
+    """A block that can run frame by frame. Subclasses give `step`, and `initial_state` if they remember
+    anything.
+
+    `hop`: frames of the input clock that a step consumes, or any multiple; `rate`: frames out per frame in;
+    `delay`: by how many input frames the output of `step` lags (a Fraction only where (lag + delay) * rate is
+    whole).
+    """
+
+    hop: int = 1
+    rate: Fraction = Fraction(1)
+    delay: int | Fraction = 0
+    lag: int = 0
+
+    @property
+    def latency(self) -> int | Fraction:
+        """Input frames that a listener waits: delay + hop."""
+        return self.delay + self.hop
+
+    @property
+    def lag_out(self) -> int:
+        """By how many output frames what leaves `step` lags the reference."""
+        return whole((self.lag + self.delay) * self.rate)
+
+    def align(self, lag: int) -> None:
+        """Told by the container: what enters `step` lags the reference by `lag` frames. Blocks may change
+        `delay`."""
+        self.lag = lag
+
+    def initial_state(
+        self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
+    ) -> State:
+        """The state at the start of a signal; None for blocks without memory."""
+        return None
+
+    def step(self, x: Tensor, state: State, **constants: Any) -> tuple[Tensor, State]:
+        """x `[B, C, T]` or `[B, C, T, F]`, T a positive multiple of hop -> (y, next state). Pure."""
+        raise NotImplementedError
+
+    def gate_state(self, batch: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """What `gate` remembers: frames seen, `[B]`. Nothing where the input does not lag."""
+        return {"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.lag > 0 else {}
+
+    def before(self, x: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
+        """`[B, T]`, true where a frame of x is before the signal; None where the input does not lag."""
+        if self.lag == 0:
+            return None
+        index = state["seen"][:, None] + torch.arange(x.shape[2], device=x.device)
+        return index < self.lag
+
+    def gate(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Zero the frames of x before the signal. Returns x and the next gate state."""
+        before = self.before(x, state)
+        if before is None:
+            return x, {}
+        before = before[:, None, :] if x.ndim == 3 else before[:, None, :, None]
+        return torch.where(before, x.new_zeros(()), x), self.advance(x, state)
+
+    def advance(self, x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gate state after x."""
+        return {"seen": state["seen"] + x.shape[2]} if self.lag > 0 else {}
+
+    def forward(self, x: Tensor, **constants: Any) -> Any:
+        """A whole signal: step from the initial state, flush, trim. y has ceil(T * rate) frames and is
+        aligned."""
+        frames = x.shape[2]
+        y, _ = self.step(self._padded(x), self.initial_state(x.shape[0], x.device, x.dtype), **constants)
+        start = self.lag_out
+        return y[:, :, start : start + math.ceil(frames * self.rate)]
+
+    def _padded(self, x: Tensor, rate: Fraction = Fraction(1)) -> Tensor:
+        """x (of `rate` frames per input frame) with `lag` zeros before and zeros for delay and partial hop
+        after."""
+        frames = math.ceil(x.shape[2] / rate)
+        total = max(1, math.ceil((self.lag + frames + self.delay) / Fraction(self.hop))) * self.hop
+        front = whole(self.lag * rate)
+        back = whole(total * rate) - front - x.shape[2]
+        rim = (0, 0) if x.ndim == 4 else ()
+        return nn.functional.pad(x, (*rim, front, back))
+
+
+class Delay(Streaming):
+    """Delays frames of `shape` (channels,) or (channels, frequencies) by `frames`. What is before the signal
+    stays there, so nothing needs gating.
+    """
+
+    def __init__(self, frames: int, shape: Shape | int) -> None:
+        super().__init__()
+        self.delay = self.frames = frames
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        if self.frames == 0:
+            return None
+        channels, *rest = self.shape
+        return {"past": torch.zeros(batch, channels, self.frames, *rest, device=device, dtype=dtype)}
+
+    def step(self, x, state, **constants):
+        if self.frames == 0:
+            return x, state
+        x = torch.cat([state["past"], x], 2)
+        return x[:, :, : -self.frames], {"past": x[:, :, -self.frames :]}
+
+
+class Gate(Streaming):
+    """Zeroes what is before the signal: for the end of a model whose first `delay` frames are heard
+    untrimmed."""
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return self.gate_state(batch, device) or None
+
+    def step(self, x, state, **constants):
+        x, seen = self.gate(x, state or {})
+        return x, seen or None
+
+
+# --- combinators --------------------------------------------------------------------------------------------
+
+
+def _start(block: nn.Module, batch: int, device: Any, dtype: torch.dtype) -> State:
+    return block.initial_state(batch, device, dtype) if isinstance(block, Streaming) else None
+
+
+def _run(block: nn.Module, x: Tensor, state: State, constants: Mapping[str, Any]) -> tuple[Tensor, State]:
+    return block.step(x, state, **constants) if isinstance(block, Streaming) else (block(x), None)
+
+
+class Sequential(Streaming):
+    """Blocks one after the other. A plain nn.Module among them acts frame by frame and has no memory.
+
+    `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
+    """
+
+    def __init__(self, *blocks: nn.Module | Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if len(blocks) == 1 and isinstance(blocks[0], Mapping):
+            named = dict(blocks[0])
+        else:
+            named = {str(i): block for i, block in enumerate(blocks)}  # type: ignore[misc]
+        for name, block in named.items():
+            self.add_module(name, block)
+        self.align(0)
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        rate, hop, now = Fraction(1), Fraction(1), lag
+        for block in self.children():
+            if isinstance(block, Streaming):
+                block.align(now)
+                hop = _lcm(hop, block.hop / rate)
+                rate, now = rate * block.rate, block.lag_out
+        self.hop, self.rate = whole(_lcm(hop, 1 / rate), "hop"), rate
+        delay = now / rate - lag
+        self.delay = int(delay) if delay.denominator == 1 else delay
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        states = {name: _start(block, batch, device, dtype) for name, block in self.named_children()}
+        return {name: state for name, state in states.items() if state is not None} or None
+
+    def step(self, x, state, **constants):
+        after = {}
+        for name, block in self.named_children():
+            x, new = _run(block, x, (state or {}).get(name), constants)
+            if new is not None:
+                after[name] = new
+        return x, after or None
+
+
+class Parallel(Streaming):
+    """Branches over the same input, each delayed to the slowest, then summed or concatenated over channels.
+
+    `shapes`: what one frame of each branch's output looks like (one Shape for all, or a list); needed only
+    when the branches' delays differ.
+    """
+
+    def __init__(
+        self,
+        *branches: nn.Module,
+        merge: Literal["sum", "cat"] = "sum",
+        shapes: Shape | int | Sequence[Shape | int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.delays = nn.ModuleList()
+        self.merge = merge
+        self.shapes = shapes if isinstance(shapes, list) else [shapes] * len(branches)
+        self.align(0)
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        hop, rates, lags = Fraction(1), set(), []
+        for branch in self.branches:
+            if isinstance(branch, Streaming):
+                branch.align(lag)
+                hop = _lcm(hop, Fraction(branch.hop))
+                rates.add(branch.rate)
+                lags.append(branch.lag_out)
+            else:
+                rates.add(Fraction(1))
+                lags.append(lag)
+        if len(rates) != 1:
+            raise ValueError(f"parallel branches of different rates {sorted(rates)}: resample them to one")
+        self.rate = rates.pop()
+        self.hop = whole(hop, "hop")
+        delay = max(lags) / self.rate - lag
+        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.delays = nn.ModuleList()
+        for own, shape in zip(lags, self.shapes, strict=True):
+            missing = max(lags) - own
+            if missing and shape is None:
+                raise ValueError(
+                    f"a branch must wait {missing} frames for the slowest: give shapes=(channels,) or "
+                    "(channels, frequencies) of what the branches put out"
+                )
+            wait = Delay(missing, () if shape is None else shape)
+            wait.align(own)
+            self.delays.append(wait)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        state = {}
+        for i, (branch, wait) in enumerate(zip(self.branches, self.delays, strict=True)):
+            state[f"branch{i}"] = _start(branch, batch, device, dtype)
+            state[f"delay{i}"] = _start(wait, batch, device, dtype)
+        return {name: part for name, part in state.items() if part is not None} or None
+
+    def step(self, x, state, **constants):
+        state, after, parts = state or {}, {}, []
+        for i, (branch, wait) in enumerate(zip(self.branches, self.delays, strict=True)):
+            y, after[f"branch{i}"] = _run(branch, x, state.get(f"branch{i}"), constants)
+            y, after[f"delay{i}"] = _run(wait, y, state.get(f"delay{i}"), {})
+            parts.append(y)
+        y = torch.cat(parts, 1) if self.merge == "cat" else sum(parts[1:], parts[0])
+        return y, {name: part for name, part in after.items() if part is not None} or None
+
+
+class Residual(Parallel):
+    """x + branch(x), the dry path delayed by the branch's delay. `shape` of one frame of x, if that is not
+    zero."""
+
+    def __init__(self, *branch: nn.Module, shape: Shape | int | None = None) -> None:
+        body = branch[0] if len(branch) == 1 else Sequential(*branch)
+        super().__init__(nn.Identity(), body, shapes=shape)
+
+
+# --- models -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output of a model: a stream in time, or a constant held for a session.
+
+    A constant with `channels` 1 is a tensor `[B]`, else `[B, channels]`. `rate`: frames per audio sample.
+    """
+
+    name: str
+    kind: Literal["stream", "constant"] = "stream"
+    type: str = "pcm"
+    rate: Fraction = Fraction(1)
+    channels: int = 1
+    default: float | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    doc: str = ""
+
+
+class StreamingModel(Streaming):
+    """The top of a tree: a block with a name, a sample rate and named ports. All outputs lag by the same
+    `delay`.
+
+    The first input is the stream "audio"; the other inputs are keyword arguments of `step` and `forward`, by
+    port name. Constants that are not given take the port's default (`constant`).
+    """
+
+    name: str = ""
+    task: str = ""
+    sample_rate: int = 16000
+    inputs: tuple[Port, ...] = (Port("audio"),)
+    outputs: tuple[Port, ...] = (Port("audio"),)
+
+    def constant(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
+        """The constant port `name` as a tensor `[B]` (or `[B, n]`) for the batch of `like`; None takes the
+        default."""
+        port = next((port for port in self.inputs if port.name == name and port.kind == "constant"), None)
+        if port is None:
+            raise ValueError(
+                f"{self.name}: no constant input {name!r}; it has {[p.name for p in self.inputs]}"
+            )
+        if value is None:
+            value = port.default
+        if value is None:
+            raise ValueError(f"{self.name}: the input {name!r} has no default and must be given")
+        if isinstance(value, Tensor) and value.ndim > 0:
+            return value
+        shape = (like.shape[0],) if port.channels == 1 else (like.shape[0], port.channels)
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape)
+
+    def forward(self, x: Tensor, **inputs: Any) -> Any:
+        """A whole signal `[B, C, T]` -> what `outputs` say, each of ceil(T * port.rate) frames, aligned
+        with x."""
+        streams = {port.name: port for port in self.inputs[1:] if port.kind == "stream"}
+        inputs = {k: self._padded(v, streams[k].rate) if k in streams else v for k, v in inputs.items()}
+        y, _ = self.step(self._padded(x), self.initial_state(x.shape[0], x.device, x.dtype), **inputs)
+        parts = []
+        for part, port in zip(y if isinstance(y, tuple) else (y,), self.outputs, strict=True):
+            start = whole((self.lag + self.delay) * port.rate)
+            parts.append(part[:, :, start : start + math.ceil(x.shape[2] * port.rate)])
+        return tuple(parts) if isinstance(y, tuple) else parts[0]
