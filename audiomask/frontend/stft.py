@@ -1,0 +1,298 @@
+"""Short-time Fourier analysis and synthesis as streaming blocks, and the spectra made from them.
+
+Frame n of an analysis with window K and hop S reads samples [(n+1)S - K, (n+1)S): it ends with the newest
+sample, so analysis adds no delay, and with K = 2S it is frame n of `torch.stft(center=True,
+pad_mode="constant")`. Synthesis overlap-adds the last M samples of each inverse frame (M = K unless a shorter
+window is given) and lags M - S samples.
+
+    x      |  hop 0  |  hop 1  |  hop 2  |
+    frame 0|.........                          K = 2S: the first half is before the signal: zeros
+    frame 1 \\.................
+    frame 2           .................
+    out              |  hop 0  |  hop 1  |     complete one hop later: delay = M - S
+
+Spectra are float maps `[B, 2C, T, F]`: channel 2c holds the real part of signal c, 2c + 1 the imaginary part.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.streaming import State, Streaming
+
+# --- windows ------------------------------------------------------------------------------------------------
+
+
+def window(name: str, length: int) -> Tensor:
+    """A periodic window `[length]`: sqrt_hann, hann, hamming, vorbis (power-complementary) or rect."""
+    n = torch.arange(length, dtype=torch.float64)
+    if name in ("hann", "sqrt_hann"):
+        w = torch.sin(math.pi * n / length) ** (2 if name == "hann" else 1)
+    elif name == "hamming":
+        w = 0.54 - 0.46 * torch.cos(2 * math.pi * n / length)
+    elif name == "vorbis":
+        w = torch.sin(math.pi / 2 * torch.sin(math.pi * (n + 0.5) / length) ** 2)
+    elif name == "rect":
+        w = torch.ones_like(n)
+    else:
+        raise ValueError(f"no window {name!r}: use sqrt_hann, hann, hamming, vorbis, rect or a tensor")
+    return w.float()
+
+
+def low_delay_windows(length: int, hop: int) -> tuple[Tensor, Tensor]:
+    """An analysis window `[length]` with a short fall and its synthesis window `[2 * hop]`: the resolution
+    of the long window at the latency of the short one (Mauler and Martin 2007, "A low delay, variable
+    resolution, perfect reconstruction spectral analysis-synthesis system"). Their product is a Hann window
+    of 2 * hop samples.
+    """
+    rise = window("sqrt_hann", 2 * (length - hop))[: length - hop]
+    short = window("sqrt_hann", 2 * hop)
+    analysis = torch.cat([rise, short[hop:]])
+    tail = analysis[length - 2 * hop :]
+    return analysis, torch.where(tail > 0, short**2 / tail.clamp_min(1e-12), 0.0)
+
+
+def dual_window(analysis: Tensor, hop: int, prototype: Tensor | None = None) -> Tensor:
+    """The synthesis window `[M]` that makes overlap-add the identity: p[i] / sum_k p[i + kS] a[i + kS],
+    where a is the last M samples of `analysis` and p the prototype `[M]` (default: a, which gives the
+    least-squares inverse of Griffin and Lim 1984). ValueError where the windows leave gaps.
+    """
+    p = (analysis if prototype is None else prototype).double()
+    product = p * analysis[len(analysis) - len(p) :].double()
+    padded = nn.functional.pad(product, (0, -len(p) % hop)).view(-1, hop).sum(0)
+    if padded.min() < 1e-6 * padded.max():
+        raise ValueError(
+            f"windows of {len(analysis)} and {len(p)} samples at hop {hop} leave gaps: shorten the hop"
+        )
+    return (p / padded.repeat(math.ceil(len(p) / hop))[: len(p)]).float()
+
+
+# --- transform ----------------------------------------------------------------------------------------------
+
+
+def _factors(size: int) -> tuple[int, int] | None:
+    """size = n1 * n2 with n2 even and n1 + n2 least; None where that is not worth two products."""
+    pairs = [(size // n2, n2) for n2 in range(2, size, 2) if size % n2 == 0]
+    best = min(pairs, key=sum, default=None)
+    return best if best is not None and size >= 64 and 4 * sum(best) < size else None
+
+
+class RealDft(nn.Module):
+    """The DFT of real frames, `[N, T, size]` <-> `[N, 2, T, size // 2 + 1]`.
+
+    In torch this is `torch.fft`. In an exported graph it is two matrix products (Cooley and Tukey 1965, one
+    split): with size = P Q, n = Q p + q, k = r + P s,
+
+        X[r + P s] = sum_q e^(-2 pi i q (r + P s) / size)  sum_p e^(-2 pi i p r / P)  x[Q p + q]
+
+    which for one frame of 512 is 49 thousand multiplications instead of 263 thousand, in few operators, quick
+    at every composite size, whereas ONNX Runtime's DFT operator is slow even at powers of two. The inverse
+    transposes it.
+    """
+
+    direct: Tensor
+    direct_inverse: Tensor
+    outer: Tensor
+    outer_inverse: Tensor
+    inner: Tensor
+    inner_inverse: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.bins = size, size // 2 + 1
+        self.factors = _factors(size)
+        k = torch.arange(self.bins, dtype=torch.float64)
+        weight = (
+            torch.where((k == 0) | (2 * k == size), 1.0, 2.0) / size
+        )  # X[size - k] is the conjugate of X[k]
+        if self.factors is None:
+            phase = 2 * math.pi / size * torch.outer(torch.arange(size, dtype=torch.float64), k)
+            self._keep("direct", torch.cat([phase.cos(), -phase.sin()], 1))
+            self._keep("direct_inverse", torch.cat([weight * phase.cos(), -weight * phase.sin()], 1).T)
+            return
+        p, q = self.factors
+        s = q // 2 + 1  # k = r + P s reaches size / 2
+        outer = torch.outer(torch.arange(p), torch.arange(p)) % p * (2 * math.pi / p)
+        self._keep("outer", torch.stack([outer.cos(), -outer.sin()], 1).reshape(2 * p, p))
+        self._keep("outer_inverse", torch.stack([outer.cos(), -outer.sin()], 2).reshape(p, 2 * p))
+        index = torch.arange(p)[:, None] + p * torch.arange(s)  # k by (r, s)
+        phase = torch.arange(q)[None, :, None] * index[:, None, :] % size * (2 * math.pi / size)
+        c, m = phase.cos(), phase.sin()
+        self._keep("inner", torch.cat([torch.cat([c, -m], 2), torch.cat([m, c], 2)], 1))  # [P, 2Q, 2S]
+        weight = torch.where(index < self.bins, weight[index.clamp_max(self.bins - 1)], 0.0)[:, None, :]
+        c, m = weight * c, weight * m
+        inverse = torch.cat([torch.cat([c, m], 1), torch.cat([-m, c], 1)], 2)  # [P, 2Q, 2S]
+        self._keep("inner_inverse", inverse.transpose(1, 2))
+
+    def _keep(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value.float().contiguous(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x `[N, T, size]` -> `[N, 2, T, bins]`."""
+        if not torch.compiler.is_exporting():
+            return torch.view_as_real(torch.fft.rfft(x)).permute(0, 3, 1, 2)
+        n, t, _ = x.shape
+        if self.factors is None:
+            return (x @ self.direct).reshape(n, t, 2, self.bins).transpose(1, 2)
+        p, q = self.factors
+        s = q // 2 + 1
+        y = self.outer @ x.reshape(n, t, p, q)  # [N, T, (r, re/im), q]
+        y = y.reshape(n, t, p, 2 * q).transpose(1, 2) @ self.inner  # [N, r, T, (re/im, s)]
+        y = y.reshape(n, p, t, 2, s).permute(0, 3, 2, 4, 1)  # [N, 2, T, s, r]
+        return y.reshape(n, 2, t, s * p)[..., : self.bins]
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """x `[N, 2, T, bins]` -> `[N, T, size]`."""
+        if not torch.compiler.is_exporting():
+            return torch.fft.irfft(torch.complex(x[:, 0], x[:, 1]), self.size)
+        n, _, t, _ = x.shape
+        if self.factors is None:
+            return x.transpose(1, 2).reshape(n, t, 2 * self.bins) @ self.direct_inverse
+        p, q = self.factors
+        s = q // 2 + 1
+        y = nn.functional.pad(x, (0, s * p - self.bins)).reshape(n, 2, t, s, p)
+        y = y.permute(0, 4, 2, 1, 3).reshape(n, p, t, 2 * s) @ self.inner_inverse  # [N, r, T, (re/im, q)]
+        y = self.outer_inverse @ y.transpose(1, 2).reshape(n, t, 2 * p, q)  # [N, T, p, q]
+        return y.reshape(n, t, self.size)
+
+
+# --- blocks -------------------------------------------------------------------------------------------------
+
+
+def _window(value: str | Tensor, length: int) -> Tensor:
+    w = window(value, length) if isinstance(value, str) else value.detach().float()
+    if w.shape != (length,):
+        raise ValueError(f"a window of shape {tuple(w.shape)} given for frames of {length} samples")
+    return w
+
+
+class Analysis(Streaming):
+    """`[B, C, T]` samples -> `[B, 2C, T / hop, size // 2 + 1]`. No delay, no normalisation (as
+    torch.stft).
+    """
+
+    window: Tensor
+
+    def __init__(
+        self, size: int = 512, hop: int = 256, window: str | Tensor = "sqrt_hann", channels: int = 1
+    ) -> None:
+        super().__init__()
+        if not 0 < hop <= size or size % 2:
+            raise ValueError(
+                f"frames of {size} samples at hop {hop}: the size must be even and at least the hop"
+            )
+        self.size, self.hop, self.channels = size, hop, channels
+        self.rate = Fraction(1, hop)
+        self.register_buffer("window", _window(window, size), persistent=False)
+        self.dft = RealDft(size)
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        self.delay = -lag % self.hop  # keep the lattice: frames end where hops of the signal end
+
+    @property
+    def _memory(self) -> int:
+        return -(self.size // -self.hop) * self.hop - self.hop + int(self.delay)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        past = torch.zeros(batch, self.channels, self._memory, device=device, dtype=dtype)
+        return {"past": past, **self.gate_state(batch, device)} if self._memory else None
+
+    def step(self, x, state, **constants):
+        batch, hop, memory, delay = x.shape[0], self.hop, self._memory, int(self.delay)
+        if memory:
+            x, seen = self.gate(x, state)
+            x = torch.cat([state["past"], x], 2)
+            state = {"past": x[:, :, -memory:], **seen}
+        if delay:
+            x = x[:, :, :-delay]
+        overlap = -(self.size // -hop)  # hops that a frame touches
+        hops = x.reshape(batch * self.channels, -1, hop)
+        frames = torch.cat([hops[:, i : i - overlap + 1 or None] for i in range(overlap)], 2)
+        y = self.dft(frames[:, :, overlap * hop - self.size :] * self.window)
+        return y.reshape(batch, 2 * self.channels, -1, self.dft.bins), state
+
+
+class Synthesis(Streaming):
+    """`[B, 2C, T, F]` -> `[B, C, T * hop]`: the inverse of `Analysis` (same size, hop and window) after its
+    delay.
+
+    `prototype`: the shape of the synthesis window `[M]`, M <= size, scaled for perfect reconstruction;
+    default: the analysis window. A shorter one has less delay, M - hop samples (`low_delay_windows`).
+    """
+
+    window: Tensor
+
+    def __init__(
+        self,
+        size: int = 512,
+        hop: int = 256,
+        window: str | Tensor = "sqrt_hann",
+        prototype: Tensor | None = None,
+        channels: int = 1,
+    ) -> None:
+        super().__init__()
+        w = dual_window(_window(window, size), hop, prototype)
+        self.size, self.stride, self.channels, self.length = size, hop, channels, len(w)
+        self.rate = Fraction(hop)
+        delay = Fraction(self.length - hop, hop)
+        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.register_buffer("window", nn.functional.pad(w, (0, -len(w) % hop)), persistent=False)
+        self.dft = RealDft(size)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        state = self.gate_state(batch, device)
+        for i in range(1, len(self.window) // self.stride):  # piece i of a frame is heard i hops later
+            state[f"piece{i}"] = torch.zeros(batch, self.channels, i, self.stride, device=device, dtype=dtype)
+        return state or None
+
+    def step(self, x, state, **constants):
+        batch, _, frames, bins = x.shape
+        if state is not None:
+            x, state = self.gate(x, state)[0], {**state, **self.advance(x, state)}
+        y = self.dft.inverse(x.reshape(batch * self.channels, 2, frames, bins))
+        y = y[:, :, self.size - self.length :]
+        if len(self.window) > self.length:
+            y = nn.functional.pad(y, (0, len(self.window) - self.length))
+        y = (y * self.window).reshape(batch, self.channels, frames, -1)
+        first, *pieces = y.split(self.stride, 3)
+        for i, piece in enumerate(pieces, 1):
+            piece = torch.cat([state[f"piece{i}"], piece], 2)
+            first = first + piece[:, :, :-i]
+            state[f"piece{i}"] = piece[:, :, -i:]
+        return first.reshape(batch, self.channels, frames * self.stride), state
+
+
+# --- spectra ------------------------------------------------------------------------------------------------
+
+
+def power(spectrum: Tensor) -> Tensor:
+    """|X|^2: `[B, 2C, T, F]` -> `[B, C, T, F]`."""
+    if spectrum.shape[1] == 2:
+        return spectrum.square().sum(1, keepdim=True)
+    return spectrum.unflatten(1, (-1, 2)).square().sum(2)
+
+
+def magnitude(spectrum: Tensor, floor: float = 1e-12) -> Tensor:
+    """sqrt(|X|^2 + floor), `[B, C, T, F]`; the floor keeps the gradient finite at zero."""
+    return (power(spectrum) + floor).sqrt()
+
+
+def log_power(spectrum: Tensor, floor: float = 1e-10) -> Tensor:
+    """ln(|X|^2 + floor), `[B, C, T, F]`, in nepers of power (10 / ln 10 = 4.34 dB each)."""
+    return (power(spectrum) + floor).log()
+
+
+def compress(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
+    """X |X|^(exponent - 1): the magnitude compressed, the phase kept. `[B, 2C, T, F]` -> the same."""
+    gain = (power(spectrum) + floor) ** ((exponent - 1) / 2)
+    return spectrum * (gain if spectrum.shape[1] == 2 else gain.repeat_interleave(2, 1))
+
+
+def expand(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
+    """The inverse of `compress`."""
+    return compress(spectrum, 1 / exponent, floor)
