@@ -1,0 +1,397 @@
+"""Scores of degraded against reference speech in one table with one policy for what cannot be scored.
+
+| column | metric | works at | range, better is higher unless said |
+|---|---|---|---|
+| pesq_wb, pesq_nb | PESQ, ITU-T P.862.2 and P.862.1 (package pesq) | 16 kHz | 1.04..4.64, 1.02..4.55 |
+| stoi, estoi | Taal 2011, Jensen & Taal 2016 (package pystoi) | 10 kHz | 0..1 |
+| si_sdr | Le Roux 2019, mean removed | the given rate | dB, limited to 100 |
+| lsd | log-spectral distance, FFT 2048, hop 512, log10 power | the given rate | 0.., lower is better |
+| dnsmos_sig, _bak, _ovrl | DNSMOS P.835 (Reddy 2022), no reference | 16 kHz | 1..5 |
+| dnsmos_p808 | DNSMOS P.808 (Reddy 2021), no reference | 16 kHz | 1..5 |
+| plcmos | PLCMOS v2 (Diener 2023), no reference | 16 kHz | 1..5 |
+
+Policy. A value that cannot be had is NaN with a reason, and every table counts it; nothing is dropped in
+silence.
+
+- Silence: a signal whose peak is below one 16-bit step has no score, neither as reference nor as degraded.
+- Length: reference and degraded must have the same number of samples (score cuts neither). PESQ needs 0.25 s,
+STOI
+  0.4 s of speech, LSD one frame. DNSMOS repeats clips shorter than 9.01 s and slides by 1 s over longer ones,
+  as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, pieces with a silent reference
+  left out: the ITU code holds 50 utterances and crashes beyond.
+- Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play, samples clamped to full scale.
+- Rate: other rates are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
+- Not a number: a signal with NaN or infinite samples has no score.
+- Channels `[C, T]` are scored one by one and averaged; one NaN makes the average NaN.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
+SI_SDR_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries about this much
+PESQ_PIECE_S = 20.0  # 50 utterances of at least 0.2 s with pauses of at least 0.2 s cannot be shorter
+DNSMOS_WINDOW = 144160  # samples that both DNSMOS models were trained on, 9.01 s
+PLCMOS_RATERS = 15  # imagined listeners that the published tool averages over
+
+
+class Unscorable(ValueError):
+    """A metric has no value for these signals; the message says why."""
+
+
+class Scores(dict[str, float]):
+    """Column -> value. `reasons`: column -> why the value is NaN."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reasons: dict[str, str] = {}
+
+
+def _to_16k(x: Array, rate: int) -> Array:
+    if rate == 16000:
+        return x
+    import soxr
+
+    return soxr.resample(x, rate, 16000)
+
+
+def _pesq(ref: Array, deg: Array, rate: int, mode: str) -> tuple[float, ...]:
+    from pesq import PesqError, pesq
+
+    if mode == "wb" and rate < 16000:
+        raise Unscorable(f"wide-band PESQ needs 16 kHz or more, the signals have {rate} Hz")
+    if rate != 8000:
+        ref, deg, rate = _to_16k(ref, rate), _to_16k(deg, rate), 16000
+    pieces = max(1, math.ceil(len(ref) / (PESQ_PIECE_S * rate)))
+    values = []
+    for r, d in zip(np.array_split(ref, pieces), np.array_split(deg, pieces), strict=True):
+        if pieces > 1 and _silent(r):
+            continue
+        try:
+            values.append(pesq(rate, r, d, mode))
+        except PesqError as error:
+            message = error.args[0] if error.args else error
+            raise Unscorable(message.decode() if isinstance(message, bytes) else str(message)) from error
+    return (float(np.mean(values)),)
+
+
+def _stoi(ref: Array, deg: Array, rate: int, extended: bool) -> tuple[float, ...]:
+    from pystoi import stoi
+
+    if len(ref) < 0.4 * rate:  # 30 frames of 25.6 ms every 12.8 ms
+        raise Unscorable(f"{len(ref) / rate:.2f} s is too short for STOI, which needs 0.4 s of speech")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # the package warns, and returns 1e-5
+        try:
+            return (float(stoi(ref, deg, rate, extended=extended)),)
+        except RuntimeWarning as warning:
+            raise Unscorable("less than 0.4 s of speech in the reference") from warning
+
+
+def _si_sdr(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
+    ref, deg = ref.astype(np.float64), deg.astype(np.float64)
+    ref, deg = ref - ref.mean(), deg - deg.mean()
+    power = np.dot(ref, ref)
+    target = np.dot(deg, ref) / power * ref
+    wanted, unwanted = np.dot(target, target), np.square(deg - target).sum()
+    if wanted == 0 or power == 0:
+        raise Unscorable("the degraded signal holds nothing of the reference")
+    ratio = 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-SI_SDR_LIMIT_DB / 10)))
+    return (ratio,)
+
+
+def _lsd(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
+    size, hop = 2048, 512
+    if len(ref) < size:
+        raise Unscorable(f"{len(ref)} samples are too short for LSD, which needs {size}")
+
+    def log_power(x: Array) -> Array:
+        frames = np.lib.stride_tricks.sliding_window_view(x.astype(np.float64), size)[::hop]
+        # floor: 16-bit rounding noise (step^2 / 12 times the window's energy) is about 6e-8 here
+        return np.log10(np.square(np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1]))) + 1e-8)
+
+    distance = np.sqrt(np.square(log_power(ref) - log_power(deg)).mean(axis=1))
+    return (float(distance.mean()),)
+
+
+@lru_cache(maxsize=8)
+def _network(path: str) -> Any:
+    """One ONNX Runtime session of a model inside the speechmos package, per process, on one thread."""
+    import onnxruntime
+
+    # found, not imported: the package's modules pull in librosa, requests and pandas, its models need none of
+    # it
+    spec = importlib.util.find_spec("speechmos")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("DNSMOS and PLCMOS need the package speechmos: pip install 'audiomask[score]'")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    file = Path(spec.submodule_search_locations[0]) / path
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _dnsmos_windows(deg: Array, rate: int) -> list[Array]:
+    x = np.clip(_to_16k(deg, rate), -1, 1).astype(np.float32)
+    while len(x) < DNSMOS_WINDOW:
+        x = np.concatenate([x, x])
+    starts = range(0, (int(len(x) // 16000 - 9.01) + 1) * 16000, 16000)
+    return [x[s : s + DNSMOS_WINDOW] for s in starts if s + DNSMOS_WINDOW <= len(x)]
+
+
+def _dnsmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
+    network = _network("dnsmos_models/sig_bak_ovr.onnx")
+    raw = np.concatenate([network.run(None, {"input_1": w[None]})[0] for w in _dnsmos_windows(deg, rate)])
+    # quadratics that map the network's outputs to the listeners' scale (microsoft/DNS-Challenge,
+    # dnsmos_local.py)
+    quadratics = (
+        (-0.08397278, 1.22083953, 0.0052439),
+        (-0.13166888, 1.60915514, -0.39604546),
+        (-0.06766283, 1.11546468, 0.04602535),
+    )
+    return tuple(float(np.polyval(p, raw[:, i]).mean()) for i, p in enumerate(quadratics))
+
+
+def _dnsmos_p808(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
+    import librosa
+
+    network = _network("dnsmos_models/model_v8.onnx")
+    values = []
+    for window in _dnsmos_windows(deg, rate):
+        mel = librosa.feature.melspectrogram(y=window[:-160], sr=16000, n_fft=321, hop_length=160, n_mels=120)
+        feature = (librosa.power_to_db(mel, ref=np.max) + 40) / 40
+        values.append(network.run(None, {"input_1": feature.T[None].astype(np.float32)})[0][0, 0])
+    return (float(np.mean(values)),)
+
+
+def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
+    x = np.clip(_to_16k(deg, rate), -1, 1).astype(np.float32)
+    size, hop = 512, 256
+    count = math.ceil((len(x) + hop) / hop)
+    padded = np.pad(x, (hop, (count - 1) * hop + size - hop - len(x)))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hamming(size + 1)[:-1]
+    power = np.square(np.abs(np.fft.rfft(frames)))
+    # bins of digital silence: 120 dB below the smallest that is not
+    floor = np.log(power[power > 0].min()) - 12 * math.log(10)
+    feature = np.where(power > 0, np.log(np.where(power > 0, power, 1)), floor) / 20
+    feature = feature[None, None].astype(np.float32)
+    # seed of the challenge's own tool (microsoft/PLC-Challenge, plc_mos.py): the same listeners for every file
+    raters = np.random.RandomState(23).normal(size=(PLCMOS_RATERS, 1, 64)).astype(np.float32)
+    network = _network("plcmos_models/plcmos_v2.onnx")
+    votes = [network.run(None, {"degraded_audio": feature, "rater_embed": r})[0] for r in raters]
+    return (float(np.mean(votes)),)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measurement: the columns it fills, and whether it compares with a reference."""
+
+    columns: tuple[str, ...]
+    compute: Callable[[Any, Array, int], tuple[float, ...]]
+    reference: bool = True
+
+
+METRICS: dict[str, Metric] = {
+    "pesq_wb": Metric(("pesq_wb",), lambda r, d, sr: _pesq(r, d, sr, "wb")),
+    "pesq_nb": Metric(("pesq_nb",), lambda r, d, sr: _pesq(r, d, sr, "nb")),
+    "stoi": Metric(("stoi",), lambda r, d, sr: _stoi(r, d, sr, False)),
+    "estoi": Metric(("estoi",), lambda r, d, sr: _stoi(r, d, sr, True)),
+    "si_sdr": Metric(("si_sdr",), _si_sdr),
+    "lsd": Metric(("lsd",), _lsd),
+    "dnsmos": Metric(("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"), _dnsmos, reference=False),
+    "dnsmos_p808": Metric(("dnsmos_p808",), _dnsmos_p808, reference=False),
+    "plcmos": Metric(("plcmos",), _plcmos, reference=False),
+}
+DEFAULT = ("pesq_wb", "stoi", "estoi", "si_sdr", "dnsmos")
+
+
+def columns(metrics: Iterable[str]) -> list[str]:
+    """Columns that these metrics fill. Raises ValueError for a metric that does not exist."""
+    names = list(metrics)
+    unknown = [m for m in names if m not in METRICS]
+    if unknown:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    return [column for m in names for column in METRICS[m].columns]
+
+
+def _silent(x: Array) -> bool:
+    return len(x) == 0 or float(np.abs(x).max()) < SILENCE_PEAK
+
+
+def _fault(name: str, x: Array) -> str | None:
+    bad = int(np.count_nonzero(~np.isfinite(x)))
+    if bad:
+        return f"the {name} signal has {bad} samples that are not finite"
+    return f"the {name} signal is silent" if _silent(x) else None
+
+
+def score(
+    reference: Array | None, degraded: Array, sample_rate: int, metrics: Sequence[str] = DEFAULT
+) -> Scores:
+    """Scores of one signal by the policy above.
+
+    Args:
+        reference: clean signal `[T]` or `[C, T]`, full scale 1.0; None where no metric needs it.
+        degraded: what is judged, same shape.
+        sample_rate: of both, Hz.
+        metrics: names out of `METRICS`.
+
+    Returns a value per column; NaN ones have their reason in `.reasons`. Raises ValueError for unknown
+    metrics and shapes that are not signals, ImportError for a package that is not installed.
+    """
+    wanted = columns(metrics)
+    degraded = np.asarray(degraded)
+    reference = None if reference is None else np.asarray(reference)
+    if degraded.ndim == 2:
+        refs = reference if reference is not None and reference.ndim == 2 else [reference] * len(degraded)
+        if len(refs) != len(degraded):
+            raise ValueError(f"{len(refs)} reference and {len(degraded)} degraded channels")
+        rows = [score(r, d, sample_rate, metrics) for r, d in zip(refs, degraded, strict=True)]
+        mean = Scores({c: float(np.mean([row[c] for row in rows])) for c in wanted})
+        for i, row in enumerate(rows):
+            mean.reasons.update({c: f"channel {i}: {why}" for c, why in row.reasons.items()})
+        return mean
+    if degraded.ndim != 1 or (reference is not None and reference.ndim != 1):
+        raise ValueError(f"signals of shape {degraded.shape}; score takes [T] or [C, T]")
+
+    fault = _fault("degraded", degraded)
+    ref_fault = "there is no reference" if reference is None else _fault("reference", reference)
+    if reference is not None and len(reference) != len(degraded):
+        ref_fault = f"lengths differ: reference {len(reference)}, degraded {len(degraded)} samples"
+    scores = Scores()
+    for name in metrics:
+        metric = METRICS[name]
+        why = (ref_fault if metric.reference else None) or fault
+        values: tuple[float, ...] = (math.nan,) * len(metric.columns)
+        if why is None:
+            try:
+                values = metric.compute(reference, degraded, sample_rate)
+            except Unscorable as reason:
+                why = str(reason)
+        scores.update(zip(metric.columns, values, strict=True))
+        if why is not None:
+            scores.reasons.update(dict.fromkeys(metric.columns, why))
+    return scores
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One column of a table: mean of the `n` scored files, 95 % bootstrap interval, and how many failed."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    failed: int
+
+
+def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> Summary:
+    """Mean and percentile bootstrap interval over files (Efron 1979). Without a value all figures are NaN."""
+    given = np.asarray(list(values), dtype=np.float64)
+    x = given[~np.isnan(given)]
+    failed = len(given) - len(x)
+    if len(x) == 0:
+        return Summary(math.nan, math.nan, math.nan, 0, failed)
+    random = np.random.default_rng(seed)
+    means = [x[random.integers(len(x), size=len(x))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Summary(float(x.mean()), float(low), float(high), len(x), failed)
+
+
+@dataclass
+class Table:
+    """Scores of many files. `errors`: key -> why a file could not be read or paired; its scores are NaN."""
+
+    columns: list[str]
+    rows: dict[str, Scores] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Summary]:
+        return {c: summarize(row[c] for row in self.rows.values()) for c in self.columns}
+
+    def reasons(self) -> Counter[tuple[str, str]]:
+        """How often each (column, reason) occurred."""
+        return Counter(item for row in self.rows.values() for item in row.reasons.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; NaN becomes None."""
+
+        def number(x: float) -> float | None:
+            return None if math.isnan(x) else x
+
+        return {
+            "summary": {c: {k: number(v) for k, v in vars(s).items()} for c, s in self.summary().items()},
+            "files": {
+                key: {"scores": {c: number(v) for c, v in row.items()}, "reasons": row.reasons}
+                for key, row in self.rows.items()
+            },
+            "errors": self.errors,
+        }
+
+
+def score_files(
+    pairs: Iterable[tuple[str, Path | None, Path]],
+    metrics: Sequence[str] = DEFAULT,
+    jobs: int = 1,
+    on_file: Callable[[str], None] | None = None,
+) -> Table:
+    """Scores of many files: `pairs` are (key, reference or None, degraded). Goes on past files it cannot
+    read.
+
+    `jobs` processes share the work; `on_file` hears the key of each finished file, in order.
+    """
+    table = Table(columns(metrics))
+    pairs = list(pairs)
+
+    def take(results: Iterable[tuple[str, Scores, str | None]]) -> None:
+        for key, row, error in results:
+            table.rows[key] = row
+            if error is not None:
+                table.errors[key] = error
+            if on_file is not None:
+                on_file(key)
+
+    arguments = [(*pair, tuple(metrics)) for pair in pairs]
+    if jobs <= 1 or len(pairs) <= 1:
+        take(map(_score_pair, arguments))
+        return table
+    # spawn: a fork would copy ONNX Runtime's threads in whatever state they are
+    with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=get_context("spawn")) as pool:
+        take(pool.map(_score_pair, arguments))
+    return table
+
+
+def _score_pair(argument: tuple[str, Path | None, Path, tuple[str, ...]]) -> tuple[str, Scores, str | None]:
+    from audiomask.audio import AudioError, read
+
+    key, reference_file, degraded_file, metrics = argument
+    try:
+        degraded, rate = read(degraded_file)
+        reference = None
+        if reference_file is not None:
+            reference, reference_rate = read(reference_file)
+            ours, theirs = (rate, len(degraded)), (reference_rate, len(reference))
+            if ours != theirs:
+                raise AudioError(
+                    f"{degraded_file}: {ours[0]} Hz and {ours[1]} channels, but its reference "
+                    f"{reference_file} has {theirs[0]} Hz and {theirs[1]} channels"
+                )
+        return key, score(reference, degraded, rate, metrics), None
+    except AudioError as error:
+        row = Scores(dict.fromkeys(columns(metrics), math.nan))
+        row.reasons = dict.fromkeys(row, "the file could not be read or paired")
+        return key, row, str(error)
