@@ -1,0 +1,182 @@
+"""Convolutions over time that stream: causal, with look-ahead, strided, dilated, grouped; and transposed
+ones.
+
+With kernel K, dilation D, stride S and extent E = (K - 1) D + 1, output n of a convolution reads the frames
+[nS - P, nS - P + E - 1], where P = E - 1 - lookahead is the padding at the start of the signal. Looking ahead
+S - 1 frames costs nothing, as a step reads S at a time; that is the default (the "causal" padding E - S of
+EnCodec). Parameters bear the names and shapes of `nn.Conv1d` and the like, so their state dicts load
+unchanged.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.streaming import State, Streaming
+
+
+class _Conv(Streaming):
+    """What Conv1d and Conv2d share; `past` holds the frames still to be read, `[B, C, n]` or `[B, C, n,
+    F]`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    rim: tuple[int, ...] = ()  # shape of a frame beyond its channels
+
+    def _set_time(self, kernel: int, stride: int, dilation: int, lookahead: int | None) -> None:
+        self.extent = (kernel - 1) * dilation + 1
+        self.hop, self.rate = stride, Fraction(1, stride)
+        self.lookahead = min(stride, self.extent) - 1 if lookahead is None else lookahead
+        if not 0 <= self.lookahead < self.extent:
+            raise ValueError(f"look-ahead of {lookahead} frames outside a kernel that spans {self.extent}")
+        self.align(0)
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        wait = max(0, self.lookahead - (self.hop - 1))
+        self.delay = wait + -(lag + wait) % self.hop  # outputs stay on the lattice of the reference
+        self.memory = self.extent - 1 - self.lookahead + self.delay
+        self.unread = self.hop - 1 - self.lookahead + self.delay
+
+    def _state(self, channels: int, batch: int, device, dtype) -> State:
+        if not self.memory:
+            return None
+        past = torch.zeros(batch, channels, self.memory, *self.rim, device=device, dtype=dtype)
+        return {"past": past, **self.gate_state(batch, device)}
+
+    def _window(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """What this step's outputs read, and the next state."""
+        if self.memory:
+            x, seen = self.gate(x, state)
+            x = torch.cat([state["past"], x], 2)
+            state = {"past": x[:, :, -self.memory :], **seen}
+        return x[:, :, : -self.unread] if self.unread else x, state
+
+
+class Conv1d(_Conv):
+    """`[B, in, T]` -> `[B, out, T / stride]`. `lookahead`: frames after its own that an output reads."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        lookahead: int | None = None,
+    ) -> None:
+        super().__init__()
+        twin = nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups, bias=bias)
+        self.weight, self.bias = twin.weight, twin.bias
+        self.in_channels, self.dilation, self.groups = in_channels, dilation, groups
+        self._set_time(kernel_size, stride, dilation, lookahead)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return self._state(self.in_channels, batch, device, dtype)
+
+    def step(self, x, state, **constants):
+        x, state = self._window(x, state)
+        return F.conv1d(x, self.weight, self.bias, self.hop, 0, self.dilation, self.groups), state
+
+
+class Conv2d(_Conv):
+    """`[B, in, T, F]` -> `[B, out, T / stride, F']`. Kernel, stride and dilation are (time, frequency).
+
+    `padding` across frequency only: an int or (low, high). `freqs`: F, needed where the kernel spans time.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        lookahead: int | None = None,
+        freqs: int | None = None,
+    ) -> None:
+        super().__init__()
+        twin = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, bias=bias)
+        self.weight, self.bias = twin.weight, twin.bias
+        self.in_channels, self.stride, self.dilation, self.groups = in_channels, stride, dilation, groups
+        self.padding = (padding, padding) if isinstance(padding, int) else padding
+        self._set_time(kernel_size[0], stride[0], dilation[0], lookahead)
+        self.rim = (freqs,) if freqs else ()
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        if self.memory and not self.rim:
+            raise ValueError(
+                "a Conv2d that spans time needs `freqs`, the frequencies of a frame that enters it"
+            )
+        return self._state(self.in_channels, batch, device, dtype)
+
+    def step(self, x, state, **constants):
+        x, state = self._window(x, state)
+        low, high = self.padding
+        if low != high:
+            x = F.pad(x, (low, high))
+        pad = (0, low if low == high else 0)
+        return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups), state
+
+
+class ConvTranspose1d(Streaming):
+    """`[B, in, T]` -> `[B, out, T * stride]`. Frame n adds its kernel at [nS - trim, nS - trim + K).
+
+    `trim` samples are cut from the start of what `nn.ConvTranspose1d` puts out (its `padding`), and as many
+    samples is the delay. What later frames will add to is carried over without the bias, which is added once.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        trim: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= trim <= max(0, kernel_size - stride):
+            most = max(0, kernel_size - stride)
+            raise ValueError(f"trim of {trim} samples: kernel {kernel_size}, stride {stride} allow {most}")
+        twin = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
+        self.weight, self.bias = twin.weight, twin.bias
+        self.out_channels, self.stride, self.groups = out_channels, stride, groups
+        self.overlap = max(0, kernel_size - stride)
+        self.gap = max(0, stride - kernel_size)
+        self.rate = Fraction(stride)
+        delay = Fraction(trim, stride)
+        self.delay = int(delay) if delay.denominator == 1 else delay
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        if not self.overlap:
+            return None
+        tail = torch.zeros(batch, self.out_channels, self.overlap, device=device, dtype=dtype)
+        return {"tail": tail, **self.gate_state(batch, device)}
+
+    def step(self, x, state, **constants):
+        seen: dict[str, Tensor] = {}
+        if self.overlap:
+            x, seen = self.gate(x, state)
+        bias = None if self.overlap else self.bias
+        y = F.conv_transpose1d(x, self.weight, bias, self.stride, 0, 0, self.groups)
+        if self.gap:
+            rest = y.new_zeros(()) if bias is None else bias[:, None]
+            y = torch.cat([y, rest.expand(y.shape[0], self.out_channels, self.gap)], 2)
+        if not self.overlap:
+            return y, state
+        y = torch.cat([y[:, :, : self.overlap] + state["tail"], y[:, :, self.overlap :]], 2)
+        state = {"tail": y[:, :, -self.overlap :], **seen}
+        y = y[:, :, : -self.overlap]
+        return (y if self.bias is None else y + self.bias[:, None]), state

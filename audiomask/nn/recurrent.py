@@ -1,0 +1,138 @@
+"""GRU and LSTM over time, one frame or many at a time, exporting at any batch and length.
+
+Parameters bear the names and shapes of `nn.GRU` and `nn.LSTM`, so their state dicts load unchanged.
+`torch.export` freezes the time length at torch's own recurrent operators; while exporting, each layer is
+therefore written as the ONNX operator itself, with symbolic shapes.
+
+Frames before the signal must leave the state alone. They come with one more input, 1 where the frame is to be
+skipped, whose weights shut the gates: z = 1 in h' = (1 - z) n + z h of the GRU; i = 0, f = 1, o = 0 in the
+LSTM.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.streaming import State, Streaming
+
+SHUT = 1e4  # sigmoid(-1e4) = 0 and sigmoid(1e4) = 1 in float32, whatever is added to it
+
+
+class _Recurrent(Streaming):
+    """`[B, C, T]` -> `[B, hidden, T]`; with `freqs`, `[B, C, T, F]` -> `[B, hidden, T, F]`, each frequency a
+    sequence of its own with shared weights."""
+
+    operator: str
+    gates: int
+    shut: tuple[float, ...]  # in torch's gate order
+    onnx_order: tuple[int, ...]  # ONNX's gate order in terms of torch's
+    states: tuple[str, ...]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        freqs: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
+        self.bias, self.freqs = bias, freqs
+        bound = 1 / math.sqrt(hidden_size)  # as nn.GRU initialises
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+        rows = self.gates * hidden_size
+        for i in range(num_layers):
+            self.register_parameter(f"weight_ih_l{i}", parameter(rows, hidden_size if i else input_size))
+            self.register_parameter(f"weight_hh_l{i}", parameter(rows, hidden_size))
+            if bias:
+                self.register_parameter(f"bias_ih_l{i}", parameter(rows))
+                self.register_parameter(f"bias_hh_l{i}", parameter(rows))
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        shape = (batch, self.hidden_size) if self.freqs is None else (batch, self.freqs, self.hidden_size)
+        state = self.gate_state(batch, device)
+        for i in range(self.num_layers):
+            for name in self.states:
+                state[f"{name}{i}"] = torch.zeros(shape, device=device, dtype=dtype)
+        return state
+
+    def step(self, x, state, **constants):
+        batch, before = x.shape[0], self.before(x, state)
+        x, after = self.gate(x, state)
+        if self.freqs is None:
+            x = x.permute(2, 0, 1)
+        else:
+            x = x.permute(2, 0, 3, 1).reshape(-1, batch * self.freqs, self.input_size)
+        skip = None
+        if before is not None:
+            skip = before.T if self.freqs is None else before.T.repeat_interleave(self.freqs, 1)
+            skip = skip[:, :, None].to(x.dtype)
+        for i in range(self.num_layers):
+            start = [state[f"{name}{i}"].reshape(1, -1, self.hidden_size) for name in self.states]
+            x, end = self._layer(x, start, skip, i)
+            for name, value in zip(self.states, end, strict=True):
+                after[f"{name}{i}"] = value.reshape_as(state[f"{name}{i}"])
+        if self.freqs is None:
+            return x.permute(1, 2, 0), after
+        return x.reshape(-1, batch, self.freqs, self.hidden_size).permute(1, 3, 0, 2), after
+
+    def _layer(
+        self, x: Tensor, start: list[Tensor], skip: Tensor | None, i: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One layer over x `[T, N, C]` from the states `[1, N, H]`; `skip` `[T, N, 1]` is 1 where to do
+        nothing.
+        """
+        w, r = getattr(self, f"weight_ih_l{i}"), getattr(self, f"weight_hh_l{i}")
+        biases = [getattr(self, f"bias_ih_l{i}"), getattr(self, f"bias_hh_l{i}")] if self.bias else []
+        if skip is not None:
+            x = torch.cat([x, skip], 2)
+            shut = torch.tensor(self.shut, dtype=w.dtype, device=w.device).repeat_interleave(self.hidden_size)
+            w = torch.cat([w, shut[:, None]], 1)
+        if not torch.compiler.is_exporting():
+            rest = ([w, r, *biases], self.bias, 1, 0.0, False, False, False)
+            y, *end = torch.gru(x, start[0], *rest) if self.operator == "GRU" else torch.lstm(x, start, *rest)
+            return y, end
+        frames, rows, _ = x.shape
+        hidden = self.hidden_size
+
+        def reorder(p: Tensor) -> Tensor:
+            return p.reshape(self.gates, hidden, -1)[list(self.onnx_order)].reshape(
+                1, self.gates * hidden, -1
+            )
+
+        bias = torch.cat([reorder(p[:, None])[:, :, 0] for p in biases], 1) if biases else None
+        attrs: dict = {"hidden_size": hidden}
+        if self.operator == "GRU":
+            attrs["linear_before_reset"] = 1  # as torch and cuDNN: n = tanh(W x + r * (R h + b))
+        y, *end = torch.onnx.ops.symbolic_multi_out(
+            self.operator,
+            (x, reorder(w), reorder(r), bias, None, *start),
+            attrs,
+            dtypes=(x.dtype,) * (1 + len(start)),
+            shapes=((frames, 1, rows, hidden), *((1, rows, hidden),) * len(start)),
+            version=20,
+        )
+        return y.squeeze(1), end
+
+
+class GRU(_Recurrent):
+    """Gated recurrent units (Cho et al. 2014), as `nn.GRU`."""
+
+    operator, gates, states = "GRU", 3, ("h",)
+    shut = (0.0, SHUT, 0.0)  # r, z, n
+    onnx_order = (1, 0, 2)  # z, r, n
+
+
+class LSTM(_Recurrent):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), as `nn.LSTM`."""
+
+    operator, gates, states = "LSTM", 4, ("h", "c")
+    shut = (-SHUT, SHUT, 0.0, -SHUT)  # i, f, g, o
+    onnx_order = (0, 3, 1, 2)  # i, o, f, g
