@@ -1,0 +1,259 @@
+"""Auditory and musical band splits: frequency scales, band matrices `[F, bands]` and their inverses. numpy
+only.
+
+A band matrix B turns a power spectrum into band powers, `bands = power @ B`, and its inverse brings band
+values back to the bins: `inverse(B, "interpolate")` for gains (a gain of 1 in every band is 1 in every bin),
+`inverse(B, "least_squares")` for spectra.
+
+Scales: mel in its two published forms, the ERB-rate of Glasberg & Moore 1990, the Bark scale of Traunmueller
+1990, and the octave divided into equal steps for music.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A frequency scale: `forward` maps Hz to its unit, `inverse` back. Both take and return arrays."""
+
+    forward: Callable[[Array], Array]
+    inverse: Callable[[Array], Array]
+
+
+# O'Shaughnessy 1987: 2595 log10(1 + f / 700). HTK and Kaldi write 1127 ln(...), the same to four digits;
+# theirs is used, so that Kaldi's filters come out.
+def _htk(f: Array) -> Array:
+    return 1127.0 * np.log1p(np.asarray(f, dtype=np.float64) / 700.0)
+
+
+def _htk_inverse(m: Array) -> Array:
+    return 700.0 * np.expm1(np.asarray(m, dtype=np.float64) / 1127.0)
+
+
+# Slaney 1998 (Auditory Toolbox): linear with 3 mel per 200 Hz up to 1 kHz, then 27 steps to a factor of 6.4.
+_SLANEY_KNEE = 15.0  # 1000 Hz * 3 / 200
+_SLANEY_STEP = np.log(6.4) / 27.0
+
+
+def _slaney(f: Array) -> Array:
+    f = np.asarray(f, dtype=np.float64)
+    above = _SLANEY_KNEE + np.log(np.maximum(f, 1000.0) / 1000.0) / _SLANEY_STEP
+    return np.where(f < 1000.0, f * 3.0 / 200.0, above)
+
+
+def _slaney_inverse(m: Array) -> Array:
+    m = np.asarray(m, dtype=np.float64)
+    above = 1000.0 * np.exp(_SLANEY_STEP * (np.maximum(m, _SLANEY_KNEE) - _SLANEY_KNEE))
+    return np.where(m < _SLANEY_KNEE, m * 200.0 / 3.0, above)
+
+
+# Glasberg & Moore 1990, eq. 4: number of ERBs below f = 21.4 log10(1 + 4.37 f / 1000)
+def _erb(f: Array) -> Array:
+    return 21.4 * np.log10(1.0 + 4.37e-3 * np.asarray(f, dtype=np.float64))
+
+
+def _erb_inverse(e: Array) -> Array:
+    return (10.0 ** (np.asarray(e, dtype=np.float64) / 21.4) - 1.0) / 4.37e-3
+
+
+# Traunmueller 1990, eq. 6: z = 26.81 f / (1960 + f) - 0.53, corrected below 2 Bark and above 20.1 Bark
+def _bark(f: Array) -> Array:
+    f = np.asarray(f, dtype=np.float64)
+    z = 26.81 * f / (1960.0 + f) - 0.53
+    return np.where(z < 2.0, z + 0.15 * (2.0 - z), np.where(z > 20.1, z + 0.22 * (z - 20.1), z))
+
+
+def _bark_inverse(z: Array) -> Array:
+    z = np.asarray(z, dtype=np.float64)
+    z = np.where(z < 2.0, (z - 0.3) / 0.85, np.where(z > 20.1, (z + 4.422) / 1.22, z))
+    return 1960.0 * (z + 0.53) / (26.28 - z)
+
+
+# MIDI note numbers: 12 to the octave, 69 is the A of 440 Hz
+def _semitone(f: Array) -> Array:
+    return 69.0 + 12.0 * np.log2(np.maximum(np.asarray(f, dtype=np.float64), 1e-3) / 440.0)
+
+
+def _semitone_inverse(n: Array) -> Array:
+    return 440.0 * 2.0 ** ((np.asarray(n, dtype=np.float64) - 69.0) / 12.0)
+
+
+SCALES: dict[str, Scale] = {
+    "mel_htk": Scale(_htk, _htk_inverse),
+    "mel_slaney": Scale(_slaney, _slaney_inverse),
+    "erb": Scale(_erb, _erb_inverse),
+    "bark": Scale(_bark, _bark_inverse),
+    "semitone": Scale(_semitone, _semitone_inverse),
+    "hz": Scale(lambda f: np.asarray(f, dtype=np.float64), lambda f: np.asarray(f, dtype=np.float64)),
+}
+
+
+def erb_bandwidth(frequency: Array | float) -> Array:
+    """Equivalent rectangular bandwidth of the auditory filter at `frequency`, Hz (Glasberg & Moore 1990, eq.
+    3).
+    """
+    return 24.7 * (1.0 + 4.37e-3 * np.asarray(frequency, dtype=np.float64))
+
+
+def _scale(name: str) -> Scale:
+    if name not in SCALES:
+        raise ValueError(f"no frequency scale {name!r}; there are {', '.join(SCALES)}")
+    return SCALES[name]
+
+
+def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: float | None) -> float:
+    top = sample_rate / 2 if f_max is None else f_max
+    if bands < 1 or n_fft < 2 or n_fft % 2:
+        raise ValueError(
+            f"{bands} bands of an FFT of {n_fft}: it takes at least one band and an even FFT size"
+        )
+    if not 0 <= f_min < top <= sample_rate / 2:
+        raise ValueError(f"bands from {f_min} to {top} Hz do not lie within 0..{sample_rate / 2} Hz")
+    return top
+
+
+def edges(scale: str, bands: int, f_min: float, f_max: float) -> Array:
+    """`bands + 2` frequencies in Hz, equidistant on the scale: band b runs from edge b over its centre b + 1
+    to b + 2.
+    """
+    s = _scale(scale)
+    return s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(f_max)), bands + 2))
+
+
+def triangular(
+    sample_rate: float,
+    n_fft: int,
+    bands: int,
+    scale: str = "mel_slaney",
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    norm: Literal["area"] | None = None,
+    flanks: Literal["hz", "scale"] = "hz",
+) -> Array:
+    """Overlapping triangles with centres equidistant on `scale`, `[n_fft // 2 + 1, bands]` float64.
+
+    `norm="area"` divides each by half its width in Hz (Slaney), so that all have the same area; None leaves
+    the peaks at 1. `flanks`: straight over Hz (librosa, torchaudio) or over the scale itself (HTK, Kaldi).
+
+    `triangular(sr, n, b, "mel_slaney", norm="area")` is the transpose of `librosa.filters.mel(sr=sr, n_fft=n,
+    n_mels=b)`. A band narrower than the spacing of the bins may be empty; `empty` finds those.
+    """
+    top = _range(sample_rate, n_fft, bands, f_min, f_max)
+    hz = edges(scale, bands, f_min, top)
+    bins = np.arange(n_fft // 2 + 1) * (sample_rate / n_fft)
+    points, at = (hz, bins) if flanks == "hz" else (_scale(scale).forward(hz), _scale(scale).forward(bins))
+    left, centre, right = points[:-2], points[1:-1], points[2:]
+    up = (at[:, None] - left) / (centre - left)
+    down = (right - at[:, None]) / (right - centre)
+    matrix = np.maximum(0.0, np.minimum(up, down))
+    return matrix * (2.0 / (hz[2:] - hz[:-2])) if norm == "area" else matrix
+
+
+def partition(
+    sample_rate: float,
+    n_fft: int,
+    bands: int,
+    scale: str = "erb",
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    min_bins: int = 1,
+) -> Array:
+    """Adjoining rectangles: every bin from `f_min` to `f_max` lies in exactly one band, `[n_fft // 2 + 1,
+    bands]`.
+
+    Band borders are equidistant on the scale, rounded to bins; a band gets at least `min_bins` bins, taken
+    from the wider ones above it (the low ERB bands are narrower than the bins of a short FFT).
+    """
+    top = _range(sample_rate, n_fft, bands, f_min, f_max)
+    s = _scale(scale)
+    first, last = round(f_min * n_fft / sample_rate), round(top * n_fft / sample_rate) + 1
+    if bands * min_bins > last - first:
+        raise ValueError(f"{bands} bands of at least {min_bins} bins do not fit into {last - first} bins")
+    hz = s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(top)), bands + 1))
+    border = np.rint(hz * n_fft / sample_rate).astype(int)
+    border[0], border[-1] = first, last
+    for b in range(1, bands):  # upwards: wide enough, and room left for those above
+        border[b] = min(max(border[b], border[b - 1] + min_bins), last - (bands - b) * min_bins)
+    matrix = np.zeros((n_fft // 2 + 1, bands))
+    for b in range(bands):
+        matrix[border[b] : border[b + 1], b] = 1.0
+    return matrix
+
+
+def mel(
+    sample_rate: float,
+    n_fft: int,
+    bands: int = 80,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    htk: bool = False,
+    norm: Literal["area"] | None = "area",
+) -> Array:
+    """Mel triangles `[n_fft // 2 + 1, bands]`, as librosa (Slaney's scale and norm) or on HTK's scale."""
+    return triangular(sample_rate, n_fft, bands, "mel_htk" if htk else "mel_slaney", f_min, f_max, norm)
+
+
+def erb(
+    sample_rate: float, n_fft: int, bands: int = 32, f_min: float = 0.0, f_max: float | None = None
+) -> Array:
+    """Triangles one ERB-rate step apart `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    return triangular(sample_rate, n_fft, bands, "erb", f_min, f_max)
+
+
+def bark(
+    sample_rate: float, n_fft: int, bands: int = 24, f_min: float = 0.0, f_max: float | None = None
+) -> Array:
+    """Triangles one Bark step apart `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    return triangular(sample_rate, n_fft, bands, "bark", f_min, f_max)
+
+
+def musical(
+    sample_rate: float, n_fft: int, per_octave: int = 12, low: float = 24.0, high: float | None = None
+) -> Array:
+    """Triangles centred on the notes from MIDI number `low` (24: C1, 32.7 Hz), `per_octave` to the octave.
+
+    Returns `[n_fft // 2 + 1, bands]`; by default up to the last note whose neighbour is below half the sample
+    rate.
+    """
+    step = 12.0 / per_octave
+    limit = float(_semitone(np.asarray(sample_rate / 2)))
+    bands = int(np.floor(((limit if high is None else min(high + step, limit)) - low) / step + 1e-9))
+    if bands < 1:
+        raise ValueError(f"no notes from MIDI number {low} to {high} below {sample_rate / 2} Hz")
+    f_min, f_max = _semitone_inverse(np.array([low - step, low + bands * step]))
+    return triangular(sample_rate, n_fft, bands, "semitone", float(f_min), float(f_max))
+
+
+def empty(matrix: Array) -> list[int]:
+    """Bands that hold no bin: their scale step is finer than the FFT."""
+    return np.flatnonzero(matrix.sum(axis=0) == 0).tolist()
+
+
+def inverse(matrix: Array, method: Literal["interpolate", "least_squares"] = "interpolate") -> Array:
+    """From band values back to bins: `[bands, F]` for a band matrix `[F, bands]`.
+
+    "interpolate": each bin is the mean of its bands, weighted by their share in it; bins below the first and
+    above the last band take the nearest one. Constant band values give constant bins: the inverse for gains.
+    "least_squares": the Moore-Penrose inverse; bins may come out negative.
+    """
+    if method == "least_squares":
+        return np.linalg.pinv(matrix)
+    if method != "interpolate":
+        raise ValueError(f"no inverse {method!r}; there are interpolate and least_squares")
+    filled = np.flatnonzero(matrix.sum(axis=0) > 0)
+    if len(filled) == 0:
+        raise ValueError("every band is empty: the FFT is too short for these bands")
+    peak = matrix / np.where(matrix.max(axis=0) > 0, matrix.max(axis=0), 1.0)
+    centre = (matrix * np.arange(len(matrix))[:, None]).sum(axis=0)[filled] / matrix.sum(axis=0)[filled]
+    back = peak.T.copy()
+    for k in np.flatnonzero(peak.sum(axis=1) == 0):
+        back[filled[np.argmin(np.abs(centre - k))], k] = 1.0
+    return back / back.sum(axis=0)
