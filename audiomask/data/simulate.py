@@ -1,0 +1,224 @@
+"""Noisy speech from clean speech and noise, simulated in batches on the training device.
+
+Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`; `Degrade` draws the parameters and calls
+them in the order in which the world does it: the talker's speed and voice colour, the room, the noises at their levels,
+the microphone's level, band and overload. All randomness comes from one generator, so a seed replays a batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+EPS = 1e-8
+
+
+def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
+    """Root mean square `[B]` over the active part of `x [B, T]`: 20 ms frames within `floor_db` of the loudest one.
+
+    A plain mean over a crop that is half silence understates speech by 3 dB, and the SNR with it.
+    """
+    frame = max(1, sample_rate // 50)
+    n = x.shape[-1] // frame * frame
+    power = x[..., :n].reshape(*x.shape[:-1], -1, frame).square().mean(-1)
+    active = power >= power.amax(-1, keepdim=True) * 10 ** (-floor_db / 10)
+    return ((power * active).sum(-1) / active.sum(-1).clamp(min=1)).sqrt()
+
+
+def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tensor:
+    """Play `x [B, L]` `factor [B]` times as fast (pitch follows), giving `[B, length]`.
+
+    The first `length * factor` samples, rounded to a multiple of `grain` so that transforms stay quick, are resampled
+    to `length` by cutting or extending their spectrum. That is exact for a periodic signal; at the two ends of a crop it
+    rings for a few samples, which training does not mind. Needs L >= length * factor + grain.
+    """
+    out = x.new_zeros(len(x), length)
+    for i, n in enumerate((factor * length / grain).round().long().tolist()):
+        n = min(n * grain, x.shape[1])
+        if n == length:
+            out[i] = x[i, :length]
+        else:
+            spectrum = torch.fft.rfft(x[i, :n])[: length // 2 + 1]
+            out[i] = torch.fft.irfft(spectrum, length) * (length / n)
+    return out
+
+
+def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float = 60.0) -> Tensor:
+    """Zero-phase gain curve `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P log-spaced frequencies.
+
+    The points run from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear in log frequency.
+    """
+    points = gains_db.shape[1]
+    f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=gains_db.device).clamp(min=lowest_hz)
+    at = torch.log(f / lowest_hz) / math.log(sample_rate / 2 / lowest_hz) * (points - 1)
+    low = at.floor().long().clamp(0, points - 2)
+    w = at - low
+    return 10 ** ((gains_db[:, low] * (1 - w) + gains_db[:, low + 1] * w) / 20)
+
+
+def low_pass(cutoff_hz: Tensor, n_fft: int, sample_rate: int, width_hz: float = 200.0) -> Tensor:
+    """Gain curve `[B, n_fft // 2 + 1]` with a raised-cosine edge at `cutoff_hz [B]` (infinity passes all)."""
+    f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=cutoff_hz.device)
+    edge = ((f[None] - cutoff_hz[:, None]) / width_hz).clamp(0, 1)
+    return 0.5 + 0.5 * torch.cos(math.pi * edge)
+
+
+def statistical_rooms(
+    rt60_s: Tensor, direct_to_reverberant_db: Tensor, length: int, sample_rate: int, generator: torch.Generator
+) -> Tensor:
+    """Room impulse responses `[B, length]` by the statistical model, direct sound of gain 1 at sample 0.
+
+    Between 1 and 50 ms, Poisson-like reflections grow denser; all of it decays exponentially by 60 dB in
+    `rt60_s [B]` seconds (Polack's model: Gaussian noise under an exponential envelope). The tail is scaled to
+    `direct_to_reverberant_db [B]` below the direct sound.
+    """
+    b, device = len(rt60_s), rt60_s.device
+    t = torch.arange(length, device=device) / sample_rate
+    noise = torch.randn(b, length, generator=generator, device=device)
+    density = (t / 0.05).clamp(0.02, 1.0)  # chance that a sample holds a reflection
+    keep = torch.rand(b, length, generator=generator, device=device) < density
+    tail = noise * keep / density.sqrt() * torch.exp(-6.908 * t / rt60_s[:, None]) * (t >= 1e-3)
+    scale = 10 ** (-direct_to_reverberant_db / 20) / tail.square().sum(-1).sqrt().clamp(min=EPS)
+    h = tail * scale[:, None]
+    h[:, 0] = 1.0
+    return h
+
+
+def early_part(h: Tensor, sample_rate: int, early_s: float = 0.05) -> Tensor:
+    """The first `early_s` seconds of `h [B, L]`, faded out over as long again: the target of dereverberation."""
+    t = torch.arange(h.shape[-1], device=h.device) / sample_rate
+    return h * (0.5 + 0.5 * torch.cos(math.pi * ((t - early_s) / early_s).clamp(0, 1)))
+
+
+def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
+    """Scale `noise [B, T]` so that `speech [B, T]` stands `snr_db [B]` above it; infinite SNR silences it.
+
+    Levels are those of the active part (`active_level`) for the speech and the plain RMS for the noise.
+    """
+    level = active_level(speech, sample_rate)
+    scale = level * 10 ** (-snr_db / 20) / noise.square().mean(-1).sqrt().clamp(min=EPS)
+    return noise * torch.where(level > EPS, scale, 1.0).nan_to_num(0.0)[:, None]
+
+
+class Degrade(nn.Module):
+    """Draws what happens to each row of a batch and makes (noisy, clean) pairs of it.
+
+    Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
+        sample_rate: Hz. segment: samples of the pairs given out.
+        snr_db: range of most rows; high_snr share goes `snr_db[1]`..40 dB, clean share has no noise at all, so that
+            clean speech learns to pass.
+        level_dbfs: active level of the noisy signal.
+        speed, noise_speed: playback speed of speech and noises (pitch follows), used with probability speed_p.
+        eq_db, noise_eq_db: half-range of the random equalisers.
+        reverb_p: share of rows in a room; the target keeps the first `early_s` seconds of it.
+        rt60_s, drr_db: reverberation time and direct-to-reverberant ratio of simulated rooms.
+        rooms: measured or simulated responses `[N, L]` at `sample_rate`, used for `rooms_share` of the rows in a room.
+        band_limit_p: share of rows cut at 3.4 to 7.5 kHz, target too. clip_p: share overloaded, target not.
+        interfering_gain_db: half-range of the level of each noise slot against the others.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        segment: int = 32000,
+        snr_db: tuple[float, float] = (-5.0, 20.0),
+        high_snr: float = 0.05,
+        clean: float = 0.05,
+        level_dbfs: tuple[float, float] = (-40.0, -12.0),
+        speed: tuple[float, float] = (0.9, 1.12),
+        noise_speed: tuple[float, float] = (0.7, 1.4),
+        speed_p: float = 0.6,
+        eq_db: float = 6.0,
+        noise_eq_db: float = 10.0,
+        reverb_p: float = 0.25,
+        rt60_s: tuple[float, float] = (0.15, 1.0),
+        drr_db: tuple[float, float] = (-3.0, 15.0),
+        early_s: float = 0.05,
+        rooms: Tensor | None = None,
+        rooms_share: float = 0.3,
+        band_limit_p: float = 0.06,
+        clip_p: float = 0.04,
+        modulate_p: float = 0.15,
+        interfering_gain_db: float = 10.0,
+    ):
+        super().__init__()
+        self.sample_rate, self.segment = sample_rate, segment
+        self.snr_db, self.high_snr, self.clean, self.level_dbfs = snr_db, high_snr, clean, level_dbfs
+        self.speed, self.noise_speed, self.speed_p = speed, noise_speed, speed_p
+        self.eq_db, self.noise_eq_db = eq_db, noise_eq_db
+        self.reverb_p, self.rt60_s, self.drr_db, self.early_s = reverb_p, rt60_s, drr_db, early_s
+        self.rooms_share = rooms_share if rooms is not None else 0.0
+        self.register_buffer("rooms", rooms, persistent=False)
+        self.band_limit_p, self.clip_p, self.modulate_p = band_limit_p, clip_p, modulate_p
+        self.interfering_gain_db = interfering_gain_db
+
+    @property
+    def crop(self) -> int:
+        """Samples of raw material that a row needs."""
+        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
+
+    def forward(self, speech: Tensor, noise: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """`speech [B, L]`, `noise [B, K, L]` with L >= `crop` -> noisy `[B, segment]`, clean `[B, segment]`."""
+        device, b, k = speech.device, speech.shape[0], noise.shape[1]
+        sr, n = self.sample_rate, self.segment
+        g = torch.Generator(device).manual_seed(int(seed) % 2**63)
+
+        def uniform(low: float, high: float, *shape: int) -> Tensor:
+            return low + (high - low) * torch.rand(*shape, generator=g, device=device)
+
+        def chance(p: float, *shape: int) -> Tensor:
+            return torch.rand(*shape, generator=g, device=device) < p
+
+        def factors(range_: tuple[float, float], count: int) -> Tensor:
+            return torch.where(chance(self.speed_p, count), uniform(*range_, count), 1.0)
+
+        speech = varispeed(speech, factors(self.speed, b), n)
+
+        # Rooms and equalisers act in one product of spectra, long enough that nothing wraps round.
+        tail = sr // 2
+        n_fft = n + tail
+        h = statistical_rooms(uniform(*self.rt60_s, b), uniform(*self.drr_db, b), tail, sr, g)
+        if self.rooms_share:
+            pick = torch.randint(len(self.rooms), (b,), generator=g, device=device)
+            measured = nn.functional.pad(self.rooms, (0, max(0, tail - self.rooms.shape[1])))[pick, :tail]
+            h = torch.where(chance(self.rooms_share, b)[:, None], measured, h)
+        dry = torch.zeros_like(h)
+        dry[:, 0] = 1.0
+        h = torch.where(chance(self.reverb_p, b)[:, None], h, dry)
+        band = torch.where(chance(self.band_limit_p, b), uniform(3400, 7500, b), math.inf)
+        band_gain = low_pass(band, n_fft, sr)
+        voice = equaliser(uniform(-self.eq_db, self.eq_db, b, 6), n_fft, sr) * band_gain
+        spectrum = torch.fft.rfft(speech, n_fft) * voice
+        wet = torch.fft.irfft(spectrum * torch.fft.rfft(h, n_fft), n_fft)[:, :n]
+        clean = torch.fft.irfft(spectrum * torch.fft.rfft(early_part(h, sr, self.early_s), n_fft), n_fft)[:, :n]
+
+        # How many noises at once: mostly one.
+        share = torch.tensor([0.6, 0.25, 0.15, *[0.05] * max(0, k - 3)][:k], device=device)
+        used = torch.arange(k, device=device) <= torch.multinomial(share, b, True, generator=g)[:, None]
+        row = used.nonzero()[:, 0]
+        noise = varispeed(noise[used], factors(self.noise_speed, b * k)[used.flatten()], n)
+        colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, b * k, 6)[used.flatten()], n_fft, sr)
+        gain = 10 ** (uniform(-self.interfering_gain_db, self.interfering_gain_db, b * k, 1)[used.flatten()] / 20)
+        level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
+        parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
+        summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
+        noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
+        # Slow swings of level: passing cars, doors, a head that turns.
+        swing = nn.functional.interpolate(uniform(-15, 5, b, 1, 6), n, mode="linear", align_corners=True)[:, 0]
+        noise = torch.where(chance(self.modulate_p, b)[:, None], noise * 10 ** (swing / 20), noise)
+
+        snr = uniform(*self.snr_db, b)
+        u = torch.rand(b, generator=g, device=device)
+        snr = torch.where(u < self.high_snr, uniform(self.snr_db[1], 40, b), snr)
+        snr = torch.where(u > 1 - self.clean, math.inf, snr)
+        noisy = wet + mix(wet, noise, snr, sr)
+
+        target_level = 10 ** (uniform(*self.level_dbfs, b) / 20)
+        scale = target_level / active_level(noisy, sr).clamp(min=1e-5)
+        scale = torch.minimum(scale, 0.99 / noisy.abs().amax(-1).clamp(min=EPS))[:, None]
+        noisy, clean = noisy * scale, clean * scale
+        limit = noisy.abs().amax(-1) * uniform(0.3, 0.9, b)
+        limit = torch.where(chance(self.clip_p, b), limit, math.inf)[:, None]
+        return torch.minimum(torch.maximum(noisy, -limit), limit), clean

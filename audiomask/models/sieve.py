@@ -1,0 +1,150 @@
+"""Sieve: our small causal denoiser. A complex mask from a network whose weights are shared across frequency.
+
+Nothing here is published elsewhere as it stands; the family is that of FastEnhancer (recurrent units shared by all
+bands, attention across bands inside a frame) with a narrow full-band recurrence added, which tells all bands what the
+others went through.
+
+One frame (16 ms hop, 32 ms window; F = 256 bins of 31.25 Hz, the bin at the Nyquist frequency takes the mask of its
+neighbour)::
+
+    spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over the last 3 frames      [9, 256]
+      -> conv 8 / 4 over frequency -> residual convs 3           bands E                [C, 64]
+      -> learned projection of 64 bands to `bands`, + embedding of the band             [bands, C]
+      -> + full-band branch: linear, GRU, linear
+      -> blocks: (GRU over time, shared by the bands) + (attention across the bands)
+      -> projection back to 64 bands, + E -> residual convs -> 4 bins a band            [2, 256]
+      -> mask M, |M| <= 2:   M = z / sqrt(1 + |z|^2 / 4)
+    estimate = M X
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BINS = 256  # bins that the network sees
+CODED = 64  # bands after the strided convolution
+
+
+class Block(nn.Module):
+    """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
+
+    Shape: `x [T, B, bands, C]`, state `h [B, bands, C]` -> the same.
+    """
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.gru = nn.GRU(channels, channels)
+        self.mix = nn.Linear(channels, channels, bias=False)
+        self.mix_norm = nn.BatchNorm1d(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels, bias=False)
+        self.out_norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        t, b, bands, c = x.shape
+        y, h = self.gru(x.reshape(t, b * bands, c), h.reshape(1, b * bands, c))
+        x = x.reshape(-1, c)
+        x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
+        q, k, v = self.qkv(x).reshape(t * b, bands, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+        a = torch.softmax((q * (c // self.heads) ** -0.5) @ k.transpose(-1, -2), -1) @ v
+        x = x + self.out_norm(self.out(a.transpose(1, 2).reshape(-1, c)))
+        return x.reshape(t, b, bands, c), h.reshape(b, bands, c)
+
+
+class Residual(nn.Module):
+    """`x + relu(norm(conv3(x)))` over frequency; `[N, C, F]`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.relu(self.norm(self.conv(x)))
+
+
+class MaskNet(nn.Module):
+    """Spectrum in, complex mask out, frame by frame.
+
+    Args:
+        channels: C. bands: bands that the recurrent blocks work on. blocks, heads: of those. convs: residual
+            convolutions on each side. full: units of the full-band GRU (0: no such branch). squeeze: its input width.
+
+    Shape: `spectrum [B, 2, T, 256]` -> mask `[B, 2, T, 256]`.
+    """
+
+    frames = 3  # of context in the first convolution
+
+    def __init__(
+        self,
+        channels: int = 32,
+        bands: int = 32,
+        blocks: int = 3,
+        heads: int = 4,
+        convs: int = 1,
+        full: int = 256,
+        squeeze: int = 128,
+    ):
+        super().__init__()
+        self.channels, self.bands, self.full = channels, bands, full
+        self.encode = nn.Conv1d(3 * self.frames, channels, 8, 4, 2, bias=False)
+        self.encode_norm = nn.BatchNorm1d(channels)
+        self.encoder = nn.ModuleList(Residual(channels) for _ in range(convs))
+        self.gather = nn.Linear(CODED, bands, bias=False)
+        self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
+        if full:
+            self.full_in = nn.Linear(bands * channels, squeeze)
+            self.full_gru = nn.GRU(squeeze, full)
+            self.full_out = nn.Linear(full, bands * channels)
+        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(blocks))
+        self.spread = nn.Linear(bands, CODED, bias=False)
+        self.decoder = nn.ModuleList(Residual(channels) for _ in range(convs))
+        self.decode = nn.Conv1d(channels, 2 * BINS // CODED, 3, padding=1)
+        with torch.no_grad():  # the untrained network passes its input: M close to 1
+            self.decode.weight.mul_(0.1)
+            self.decode.bias[: BINS // CODED] = 1.1547
+            self.decode.bias[BINS // CODED :] = 0.0
+
+    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
+        new = {
+            "features": torch.zeros(batch, 3, self.frames - 1, BINS, device=device, dtype=dtype),
+            "blocks": torch.zeros(batch, len(self.blocks), self.bands, self.channels, device=device, dtype=dtype),
+        }
+        if self.full:
+            new["full"] = torch.zeros(batch, self.full, device=device, dtype=dtype)
+        return new
+
+    def step(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        b, _, t, _ = spectrum.shape
+        # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
+        power = spectrum.square().sum(1, keepdim=True) + 1e-10
+        z = torch.cat([spectrum * power**-0.35, power**0.15], 1)
+        z = torch.cat([state["features"], z], 2)
+        new = {"features": z[:, :, t:]}
+        x = torch.cat([z[:, :, i : i + t] for i in range(self.frames)], 1)  # [B, 9, T, 256]
+        x = x.permute(2, 0, 1, 3).reshape(t * b, -1, BINS)  # time first from here on
+        x = F.relu(self.encode_norm(self.encode(x)))
+        for layer in self.encoder:
+            x = layer(x)
+        skip = x
+        x = self.gather(x).transpose(1, 2) + self.embedding  # [T B, bands, C]
+        if self.full:
+            y = F.relu(self.full_in(x.reshape(t, b, -1)))
+            y, h = self.full_gru(y, state["full"].unsqueeze(0))
+            new["full"] = h.squeeze(0)
+            x = x + self.full_out(y).reshape(x.shape)
+        x = x.reshape(t, b, self.bands, self.channels)
+        hidden = []
+        for i, block in enumerate(self.blocks):
+            x, h = block(x, state["blocks"][:, i])
+            hidden.append(h)
+        new["blocks"] = torch.stack(hidden, 1)
+        x = self.spread(x.reshape(t * b, self.bands, self.channels).transpose(1, 2)) + skip
+        for layer in self.decoder:
+            x = layer(x)
+        x = self.decode(x).reshape(t, b, 2, BINS // CODED, CODED)
+        m = x.permute(1, 2, 0, 4, 3).reshape(b, 2, t, BINS)
+        return m * torch.rsqrt(1 + m.square().sum(1, keepdim=True) / 4), new
