@@ -1,5 +1,4 @@
-"""Auditory and musical band splits: frequency scales, band matrices `[F, bands]` and their inverses. numpy
-only.
+"""Auditory and musical bands: frequency scales, band matrices `[F, bands]` and their inverses. No torch.
 
 A band matrix B turns a power spectrum into band powers, `bands = power @ B`, and its inverse brings band
 values back to the bins: `inverse(B, "interpolate")` for gains (a gain of 1 in every band is 1 in every bin),
@@ -204,14 +203,14 @@ def mel(
 def erb(
     sample_rate: float, n_fft: int, bands: int = 32, f_min: float = 0.0, f_max: float | None = None
 ) -> Array:
-    """Triangles one ERB-rate step apart `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    """Triangles equidistant in ERB-rate `[n_fft // 2 + 1, bands]`, peaks at 1."""
     return triangular(sample_rate, n_fft, bands, "erb", f_min, f_max)
 
 
 def bark(
     sample_rate: float, n_fft: int, bands: int = 24, f_min: float = 0.0, f_max: float | None = None
 ) -> Array:
-    """Triangles one Bark step apart `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    """Triangles equidistant in Bark `[n_fft // 2 + 1, bands]`, peaks at 1."""
     return triangular(sample_rate, n_fft, bands, "bark", f_min, f_max)
 
 

@@ -1,0 +1,143 @@
+"""Time-frequency gains: the ideal masks of speech enhancement, their compression, how to apply and draw them.
+
+The functions take complex spectra S (speech), N (noise) and Y = S + N (mixture) of one shape, numpy arrays or
+torch tensors, and return the same kind. "Ideal" masks come from the known speech and noise: they are training
+targets, and their scores are upper bounds (oracles) of what a network with such an output can reach.
+
+| mask | value | range | source |
+|---|---|---|---|
+| `binary` | 1 where S^2 > N^2 times a threshold | {0, 1} | Wang 2005 |
+| `ratio` | (S^2 / (S^2 + N^2))^.5 | 0..1 | Wang, Narayanan & Wang 2014 |
+| `wiener` | S^2 / (S^2 + N^2) | 0..1 | the Wiener gain with instant powers for expectations |
+| `amplitude` | |S| / |Y| | 0..limit | Wang, Narayanan & Wang 2014 |
+| `phase_sensitive` | |S| / |Y| cos(arg S - arg Y) | low..high | Erdogan et al. 2015 |
+| `complex_ratio` | S / Y | plane, or the disc |M| <= limit | Williamson, Wang & Wang 2016 |
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy array or torch tensor
+TINY = 1e-20  # added to powers, so that silence divides to 0: far below one 24-bit step in any spectrum
+
+
+def _module(x: Array) -> Any:
+    """numpy or torch, whichever made x; torch is never imported for it."""
+    return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
+
+
+def _power(x: Array) -> Array:
+    return x.real**2 + x.imag**2
+
+
+def binary(speech: Array, noise: Array, threshold_db: float = 0.0) -> Array:
+    """1 where the local signal-to-noise ratio is above `threshold_db`, else 0."""
+    above = _power(speech) > 10.0 ** (threshold_db / 10.0) * _power(noise)
+    return above * _module(speech).ones_like(speech.real)
+
+
+def ratio(speech: Array, noise: Array, exponent: float = 0.5) -> Array:
+    """(S^2 / (S^2 + N^2))^exponent; 0 where both are silent."""
+    speech, noise = _power(speech), _power(noise)
+    return (speech / (speech + noise + TINY)) ** exponent
+
+
+def wiener(speech: Array, noise: Array) -> Array:
+    """S^2 / (S^2 + N^2), `ratio` with exponent 1."""
+    return ratio(speech, noise, 1.0)
+
+
+def amplitude(speech: Array, mixture: Array, limit: float = 10.0) -> Array:
+    """|S| / |Y|, at most `limit` (it is above 1 where speech and noise cancel)."""
+    return (abs(speech) / (abs(mixture) + TINY)).clip(0.0, limit)
+
+
+def phase_sensitive(speech: Array, mixture: Array, low: float = 0.0, high: float = 1.0) -> Array:
+    """Re(S / Y) within low..high: the real gain with the least squared error (Erdogan et al. 2015, eq. 7)."""
+    return complex_ratio(speech, mixture).real.clip(low, high)
+
+
+def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> Array:
+    """S / Y, complex. With a `limit` the magnitude is cut to it and the phase kept."""
+    mask = speech * mixture.conj() / (_power(mixture) + TINY)
+    if limit is None:
+        return mask
+    size = abs(mask)
+    return mask * (limit / size.clip(limit, None))
+
+
+def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
+    """K (1 - e^(-C m)) / (1 + e^(-C m)) of the real and the imaginary part, K = limit, C = steepness.
+
+    Williamson, Wang & Wang 2016, eq. 10: brings the unbounded complex mask into a square of +-K that a
+    network can learn. Written as K tanh(C m / 2), which does not overflow. Real masks are taken as they are.
+    """
+    xp = _module(mask)
+
+    def squash(m: Array) -> Array:
+        return limit * xp.tanh(0.5 * steepness * m)
+
+    return squash(mask.real) + 1j * squash(mask.imag) if _is_complex(mask) else squash(mask)
+
+
+def decompress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
+    """The inverse of `compress`, -1/C log((K - m) / (K + m)). Values at the limit stand for 0.999 of it."""
+    xp = _module(mask)
+
+    def stretch(m: Array) -> Array:
+        return xp.arctanh((m / limit).clip(-0.999, 0.999)) * (2.0 / steepness)
+
+    return stretch(mask.real) + 1j * stretch(mask.imag) if _is_complex(mask) else stretch(mask)
+
+
+def _is_complex(x: Array) -> bool:
+    return x.is_complex() if hasattr(x, "is_complex") else np.iscomplexobj(x)
+
+
+def apply(mask: Array, mixture: Array) -> Array:
+    """M Y: the masked spectrum. A real mask keeps the mixture's phase. Raises ValueError if the shapes
+    differ.
+    """
+    if tuple(mask.shape) != tuple(mixture.shape):
+        raise ValueError(f"a mask of shape {tuple(mask.shape)} for a spectrum of {tuple(mixture.shape)}")
+    return mask * mixture
+
+
+def ideal(speech: Array, noise: Array) -> dict[str, Array]:
+    """Every ideal mask of speech in noise by name, for comparison and pictures."""
+    mixture = speech + noise
+    return {
+        "binary": binary(speech, noise),
+        "ratio": ratio(speech, noise),
+        "wiener": wiener(speech, noise),
+        "phase_sensitive": phase_sensitive(speech, mixture),
+        "complex_bounded": complex_ratio(speech, mixture, limit=1.0),
+        "complex": complex_ratio(speech, mixture),
+    }
+
+
+def draw(mask: np.ndarray, axes: Any, sample_rate: float, hop: int, title: str = "", top: float = 1.0) -> Any:
+    """Draw a mask `[F, T]` on matplotlib axes, time in s, frequency in kHz; returns the image.
+
+    Real masks in grey from 0 (black) to `top`; complex ones with brightness for the magnitude up to `top` and
+    hue for the phase: red keeps it, cyan turns it by 180 degrees.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise ValueError(f"a mask of shape {mask.shape}; draw takes [F, T]")
+    span = (0.0, mask.shape[1] * hop / sample_rate, 0.0, sample_rate / 2000)
+    style: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": span, "interpolation": "nearest"}
+    if np.iscomplexobj(mask):
+        from matplotlib.colors import hsv_to_rgb
+
+        size = np.clip(np.abs(mask) / top, 0, 1)
+        hue = np.angle(mask) / (2 * np.pi) % 1.0
+        image = axes.imshow(hsv_to_rgb(np.stack([hue, np.full_like(size, 0.75), size], axis=-1)), **style)
+    else:
+        image = axes.imshow(mask, cmap="gray", vmin=0.0, vmax=top, **style)
+    axes.set(title=title, xlabel="time (s)", ylabel="frequency (kHz)")
+    return image
