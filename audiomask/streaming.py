@@ -142,7 +142,7 @@ class Streaming(nn.Module):
         if before is None:
             return x, {}
         before = before[:, None, :] if x.ndim == 3 else before[:, None, :, None]
-        return torch.where(before, x.new_zeros(()), x), self.advance(x, state)
+        return torch.where(before, 0.0, x), self.advance(x, state)
 
     def advance(self, x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gate state after x."""
@@ -342,7 +342,7 @@ class Port:
 
     name: str
     kind: Literal["stream", "constant"] = "stream"
-    type: str = "pcm"
+    type: str = ""  # pcm, codes, bits, probabilities...; default: pcm for a stream, float for a constant
     rate: Fraction = Fraction(1)
     channels: int = 1
     default: float | None = None
@@ -350,6 +350,10 @@ class Port:
     maximum: float | None = None
     unit: str = ""
     doc: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.type:
+            object.__setattr__(self, "type", "pcm" if self.kind == "stream" else "float")
 
 
 class StreamingModel(Streaming):

@@ -1,0 +1,112 @@
+"""Models on disk: a folder with `config.json` (which class, which arguments) and `model.safetensors` (its
+weights).
+
+A config is what LightningCLI writes for a model: `{"class_path": "audiomask.models.x.X", "init_args":
+{...}}`, nested where an argument is itself an object. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from audiomask.audio import AudioError
+from audiomask.streaming import Streaming
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class WeightsError(AudioError):
+    """A model folder or config that cannot be used."""
+
+
+def _build(value: Any) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return _instance(value)
+    if isinstance(value, Mapping):
+        return {key: _build(item) for key, item in value.items()}
+    return [_build(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _instance(config: Mapping[str, Any]) -> Any:
+    path = config["class_path"]
+    unknown = set(config) - {"class_path", "init_args"}
+    if unknown:
+        raise WeightsError(f"{path}: unknown keys {sorted(unknown)} beside class_path and init_args")
+    module, _, name = str(path).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WeightsError(
+            f"no class {path!r}: {error}; class_path is a Python path, package.module.Class"
+        ) from error
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise WeightsError(f"{path} is not a model: only classes of torch modules are built from a config")
+    try:
+        return cls(**_build(config.get("init_args") or {}))
+    except TypeError as error:
+        raise WeightsError(f"{path}: {error}; see its arguments in `init_args`") from error
+
+
+def load_model(config: Mapping[str, Any]) -> Streaming:
+    """A model with fresh weights from its config. WeightsError says what in the config is wrong."""
+    if "class_path" not in config:
+        raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
+    model = _instance(config)
+    if not isinstance(model, Streaming):
+        raise WeightsError(f"{config['class_path']} is not a streaming model")
+    return model
+
+
+def save(folder: str | Path, model: nn.Module, config: Mapping[str, Any]) -> Path:
+    """Write `model` and its config into `folder`, each file whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for path, write in (
+        (folder / WEIGHTS, lambda to: save_file(tensors, to)),
+        (folder / CONFIG, lambda to: to.write_text(json.dumps(config, indent=2, default=str) + "\n")),
+    ):
+        temporary = path.with_name(f".{path.name}.part")
+        write(temporary)
+        temporary.replace(path)
+    return folder
+
+
+def load(folder: str | Path) -> tuple[Streaming, dict[str, Any]]:
+    """The model in `folder`, in evaluation mode, and its config."""
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise WeightsError(
+                f"{folder}: no {name}; give a folder that `audiomask train` or `weights.save` wrote"
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(folder / WEIGHTS)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise WeightsError(f"{folder}: damaged: {error}") from error
+    model = load_model(config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise WeightsError(f"{folder}: the weights do not fit the config: {error}") from error
+    return model.eval(), config
+
+
+def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
+    """sha256 over the config (sorted keys) and every tensor of the state dict (name, type, shape, bytes)."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
