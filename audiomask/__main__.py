@@ -1,0 +1,7 @@
+"""``python -m audiomask``: the same as the command ``audiomask``."""
+
+import sys
+
+from audiomask.cli import main
+
+sys.exit(main())

@@ -1,0 +1,133 @@
+"""The command line: ``audiomask VERB ...``. One file per verb; a verb's file is imported only when it
+runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import os
+import signal
+import sys
+from types import FrameType, ModuleType
+
+from audiomask import __version__
+
+# Static, so that --help imports nothing. A test compares it with the first lines of the verbs' docstrings.
+VERBS = {
+    "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
+    "stream": "denoise a live pipe of samples from standard input to standard output",
+    "models": "list the models that ship, or show the card of one",
+    "train": "train a model from a recipe",
+    "score": "measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals",
+    "export": "turn a trained model into one self-describing ONNX file, and check it",
+    "bench": "measure speed and latency of a model on this machine",
+    "plot": "draw recordings as spectrograms, before and after",
+    "data": "validate, fix, split and import Kaldi data directories",
+}
+
+# Which extra brings a module that the core does without.
+EXTRAS = {
+    "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
+    "onnxscript pyroomacoustics",
+    "score": "pesq pystoi speechmos librosa scipy matplotlib",
+    "live": "sounddevice",
+    "serve": "starlette uvicorn websockets",
+    "ray": "ray",
+    "dev": "hypothesis pytest",
+}
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; exit code 2."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C so that everything on the way cleans up; exit code 143."""
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
+    return (
+        "usage: audiomask VERB [options]\n\n"
+        "Audio and speech by masking: offline, live, with the same result.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "audiomask VERB --help shows the options of a verb; audiomask --version the version.\n"
+    )
+
+
+def _say(text: str) -> None:
+    print(f"audiomask: error: {text}", file=sys.stderr)
+
+
+def _missing(verb: str, error: ModuleNotFoundError) -> str:
+    top = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if top in modules.split():
+            return f"{verb}: needs {top}, which is not installed; pip install 'audiomask[{extra}]'"
+    return f"{verb}: cannot import {error.name}; install audiomask again"
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    """The argument parser of a verb."""
+    text = (module.__doc__ or "").strip()
+    made = argparse.ArgumentParser(
+        prog=f"audiomask {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    module.add_arguments(made)
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for usage, 128 + n for a signal."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verb = argv[0] if argv else ""
+    if verb in ("-h", "--help", "help", ""):
+        print(_help(), end="", file=sys.stdout if verb else sys.stderr)
+        return 0 if verb else 2
+    if verb in ("-V", "--version", "version"):
+        print(f"audiomask {__version__}")
+        return 0
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, 1)
+        _say(
+            f"unknown verb {verb!r}; "
+            + (f"did you mean {near[0]}?" if near else "audiomask --help lists them")
+        )
+        return 2
+    with contextlib.suppress(ValueError):  # not the main thread: somebody else's signals
+        signal.signal(signal.SIGTERM, _terminate)
+    return _run(verb, argv[1:])
+
+
+def _run(verb: str, argv: list[str]) -> int:
+    from audiomask.audio import AudioError
+
+    try:
+        module = importlib.import_module(f"audiomask.cli.{verb}")
+        return module.run(parser(verb, module).parse_args(argv)) or 0
+    except UsageError as error:
+        _say(f"{verb}: {error}")
+        return 2
+    except AudioError as error:
+        _say(str(error))
+        return 1
+    except ModuleNotFoundError as error:
+        _say(_missing(verb, error))
+        return 1
+    except Terminated:
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("audiomask: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output left. Python would complain once more when it flushes standard output at
+        # exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE

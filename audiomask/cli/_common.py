@@ -1,0 +1,92 @@
+"""What several verbs share: the options of a model, messages and plain tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from audiomask.cli import UsageError
+
+
+def positive(text: str) -> int:
+    """An integer from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def unit_interval(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is outside 0 to 1")
+    return value
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
+    """``-m``, ``--threads`` and the controls."""
+    parser.add_argument(
+        "-m",
+        "--model",
+        metavar="NAME|FILE|DIR",
+        help="a shipped model (audiomask models lists them), or your own",
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)"
+    )
+    if not controls:
+        return
+    parser.add_argument(
+        "--dry",
+        type=unit_interval,
+        default=0.0,
+        metavar="0..1",
+        help="share of the untouched sound (default 0)",
+    )
+    parser.add_argument("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
+    parser.add_argument("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="CONTROL=VALUE",
+        help="any other control of the model; its card lists them",
+    )
+
+
+def controls(args: argparse.Namespace) -> dict[str, Any]:
+    """The values of the model's constant ports that the command line sets."""
+    values: dict[str, Any] = {}
+    for text in args.set:
+        name, equals, value = text.partition("=")
+        try:
+            values[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise UsageError(f"--set {text}: expected CONTROL=NUMBER, as in --set strength=0.8")
+    if args.strength is not None:
+        values["strength"] = args.strength
+    if args.atten_lim is not None:
+        values["atten_lim"] = args.atten_lim
+    return values
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A line for the user on standard error, which never mixes with results."""
+    if not quiet:
+        print(f"audiomask: {text}", file=sys.stderr, flush=True)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns under their heads, numbers to the right."""
+    cells = [[str(c) for c in row] for row in (head, *rows)]
+    width = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, width, right, strict=True)).rstrip()
+        for row in cells
+    )

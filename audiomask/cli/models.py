@@ -1,0 +1,77 @@
+"""list the models that ship, or show the card of one"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from audiomask.cli._common import table
+from audiomask.runtime.artifact import Artifact, resolve, shipped
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="NAME|FILE|DIR", help="show this one's card")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    artifacts = resolve(args.model) if args.model else shipped()
+    if args.json:
+        print(json.dumps([_facts(a) for a in artifacts], indent=2))
+    elif args.model:
+        print("\n\n".join(map(_card, artifacts)))
+    elif not artifacts:
+        print("no models ship with this audiomask; make one with: audiomask train, audiomask export")
+    else:
+        head = ("name", "task", "Hz", "latency ms", "kB", "licence", "description")
+        print(table(head, [_row(a) for a in artifacts]))
+    return 0
+
+
+def _row(a: Artifact) -> tuple:
+    ms = round(1000 * a.latency / a.sample_rate, 1)
+    size = round(len(a.data) / 1000)
+    return (
+        a.path.stem,
+        a.task,
+        a.sample_rate,
+        ms,
+        size,
+        a.meta.get("licence", ""),
+        a.meta.get("description", ""),
+    )
+
+
+def _facts(a: Artifact) -> dict:
+    """The metadata without the state's initial values, which are numbers for machines only."""
+    states = [{k: v for k, v in s.items() if k not in ("initial", "layout")} for s in a.meta["states"]]
+    return {
+        **a.meta,
+        "states": states,
+        "path": str(a.path),
+        "bytes": len(a.data),
+        "state_bytes": a.state_bytes,
+    }
+
+
+def _card(a: Artifact) -> str:
+    """The card that lies beside the model, or, for a model without one, what its metadata says."""
+    beside = a.path.with_suffix(".md")
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8").rstrip()
+    ms = 1000 / a.sample_rate
+    lines = [
+        f"# {a.name}",
+        a.meta.get("description", ""),
+        f"task {a.task}, {a.sample_rate} Hz, {len(a.data) / 1e6:.2f} MB, "
+        f"licence {a.meta.get('licence', 'unknown')}",
+        f"latency {a.latency * ms:.1f} ms (delay {a.delay * ms:.1f} + hop {a.hop * ms:.1f}), "
+        f"{a.state_bytes / 1000:.1f} kB of state per channel",
+    ]
+    for port in a.constants.values():
+        bounds = f"{port.minimum} to {port.maximum} {port.unit}".rstrip()
+        lines.append(f"control {port.name}: {bounds}, default {port.default}. {port.doc}".rstrip(" ."))
+    for key in ("training", "scores"):
+        if a.meta.get(key):
+            lines.append(f"{key}: {json.dumps(a.meta[key])}")
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,147 @@
+"""denoise a live pipe of samples from standard input to standard output
+
+Bare interleaved samples go in and as many come out, aligned, each as soon as the model has it: after the
+latency that is shown at the start. It plays with ffmpeg, sox and gstreamer:
+
+  ffmpeg -i in.mp4 -f s16le -ar 48000 -ac 1 - |
+    audiomask stream --rate 48000 | aplay -f S16_LE -r 48000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import numpy as np
+
+from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.runtime.session import Session
+
+READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--rate", type=positive, default=16000, metavar="HZ", help="of the samples (default 16000)"
+    )
+    parser.add_argument("--channels", type=positive, default=1, metavar="N", help="interleaved (default 1)")
+    parser.add_argument(
+        "--format",
+        choices=("s16le", "f32le"),
+        default="s16le",
+        help="of the samples, in and out (default s16le)",
+    )
+    parser.add_argument(
+        "--block",
+        type=float,
+        metavar="MS",
+        help="work on blocks of this length (default: whatever has arrived)",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not show model and latency")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not MIN_RATE <= args.rate <= MAX_RATE:
+        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
+    if args.channels > MAX_CHANNELS:
+        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    if args.block is not None and not 0 < args.block <= 60_000:
+        raise UsageError(f"--block {args.block}: is outside 0 to 60000 ms")
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("standard input and output must be open")
+    if sys.stdin.isatty() or sys.stdout.isatty():
+        raise UsageError(
+            "samples are piped: audiomask stream < in.pcm > out.pcm; for files use audiomask enhance"
+        )
+    session = Session(
+        args.model,
+        sample_rate=args.rate,
+        channels=args.channels,
+        threads=args.threads,
+        dry=args.dry,
+        **controls(args),
+    )
+    ms = 1000 / args.rate
+    note(
+        f"{session.artifact.name}, {args.rate} Hz, {args.channels} channels, {args.format}; latency "
+        f"{session.latency * ms:.1f} ms (delay {session.delay * ms:.1f} + hop {session.hop * ms:.1f})",
+        quiet=args.quiet,
+    )
+    pipe = Pipe(args.format, args.channels)
+    frame = pipe.frame_bytes
+    size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * frame
+    for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
+        pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
+    pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
+    pipe.report(session)
+    return 0
+
+
+def _chunks(fd: int, size: int, *, exact: bool):
+    """Bytes as they come, at most ``size``; ``exact``: collect that many, except at the end."""
+    waiting = b""
+    while True:
+        try:
+            data = os.read(fd, size - len(waiting))
+        except OSError as error:
+            raise AudioError(f"standard input: cannot be read ({error.strerror})") from None
+        if not data:
+            break
+        waiting += data
+        if not exact or len(waiting) == size:
+            yield waiting
+            waiting = b""
+    if waiting:
+        yield waiting
+
+
+class Pipe:
+    """Interleaved samples to ``[C, T]`` and back; a frame cut by a block border waits for the rest of it."""
+
+    def __init__(self, format: str, channels: int):
+        self.format, self.channels = format, channels
+        self.dtype = np.dtype("<i2" if format == "s16le" else "<f4")
+        self.frame_bytes = self.dtype.itemsize * channels
+        self.clipped = 0
+        self._waiting = b""
+
+    def decode(self, data: bytes) -> np.ndarray:
+        data = self._waiting + data
+        whole = len(data) // self.frame_bytes * self.frame_bytes
+        self._waiting = data[whole:]
+        x = np.frombuffer(data[:whole], self.dtype).reshape(-1, self.channels).T
+        return x.astype(np.float32) / np.float32(32768) if self.format == "s16le" else x.astype(np.float32)
+
+    def encode(self, y: np.ndarray) -> bytes:
+        if self.format == "s16le":
+            self.clipped += int((np.abs(y) > 1).sum())
+            y = np.clip(np.rint(y * 32768.0), -32768, 32767)
+        return np.ascontiguousarray(y.T).astype(self.dtype).tobytes()
+
+    def write(self, fd: int, y: np.ndarray) -> None:
+        """Everything, at once: no buffer may hold live sound back. Errors: BrokenPipeError if nobody
+        reads."""
+        data = memoryview(self.encode(y))
+        while data:
+            try:
+                data = data[os.write(fd, data) :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise AudioError(
+                    f"standard output: cannot be written ({error.strerror}); make room"
+                ) from None
+
+    def report(self, session: Session) -> None:
+        if self._waiting:
+            note(f"warning: standard input: the last {len(self._waiting)} bytes were no whole frame; dropped")
+        if session.cleaned:
+            note(f"warning: standard input: {session.cleaned} samples were NaN or infinite and were set to 0")
+        if session.faults:
+            note(f"warning: the model failed in {session.faults} blocks, which were muted")
+        if self.clipped:
+            note(f"warning: standard output: {self.clipped} samples beyond full scale were cut; try f32le")

@@ -1,0 +1,347 @@
+"""One file, one model: an ONNX graph whose metadata says all that is needed to run it.
+
+`Artifact.load` reads, validates and refuses; `resolve` finds artifacts by name, file or folder. The JSON
+document under the metadata key ``audiomask`` is described in the docs beside `audiomask.export`, which writes
+it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiomask.audio import AudioError
+from audiomask.runtime.onnxfile import MalformedError, parse
+
+FORMAT = 1
+KEY = "audiomask"
+MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
+MAX_BYTES = 2**31 - 1  # protobuf's own limit
+PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
+_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
+    "float32": ("tensor(float)", np.dtype(np.float32)),
+    "int64": ("tensor(int64)", np.dtype(np.int64)),
+}
+_REQUIRED = (
+    "format",
+    "name",
+    "task",
+    "sample_rate",
+    "hop",
+    "delay",
+    "latency",
+    "inputs",
+    "outputs",
+    "states",
+)
+_RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
+
+
+class ArtifactError(AudioError):
+    """A model that cannot be found, or must not be run."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output. ``rate``: frames per sample of the reference clock; ``width``: values of a
+    constant (None for one per stream)."""
+
+    name: str
+    kind: str
+    type: str = "float"
+    rate: Fraction = Fraction(1)
+    channels: int = 1
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    unit: str = ""
+    doc: str = ""
+
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> Port:
+        known = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
+        known["rate"] = Fraction(known.get("rate", 1))
+        if known["kind"] not in ("stream", "constant"):
+            raise ValueError(f"port {known['name']}: kind {known['kind']!r} is neither stream nor constant")
+        if known["rate"] <= 0 or int(known.get("channels", 1)) < 1:
+            raise ValueError(f"port {known['name']}: rate and channels must be positive")
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A packed state tensor of one dtype; ``initial`` is one row, or None for zeros."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    initial: np.ndarray | None
+
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> StateSpec:
+        name = entry["name"]
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"state {name}: dtype {entry['dtype']!r} is not one of {' '.join(_DTYPES)}")
+        dtype = _DTYPES[entry["dtype"]][1]
+        shape = tuple(int(n) for n in entry["shape"])
+        if any(n < 0 for n in shape) or math.prod(shape) > MAX_STATE:
+            raise ValueError(f"state {name}: shape {list(shape)} is beyond {MAX_STATE} elements")
+        initial = entry.get("initial")
+        if initial is None:
+            return cls(name, dtype, shape, None)
+        if isinstance(initial, dict):
+            flat = np.frombuffer(base64.b64decode(initial["base64"], validate=True), dtype.newbyteorder("<"))
+        else:
+            flat = np.asarray(initial, dtype=dtype)
+        if flat.size != math.prod(shape):
+            raise ValueError(f"state {name}: {flat.size} initial values for {math.prod(shape)} elements")
+        return cls(name, dtype, shape, flat.astype(dtype).reshape(shape))
+
+    def rows(self, batch: int) -> np.ndarray:
+        """``batch`` streams at their start: ``[batch, *shape]``."""
+        out = np.zeros((batch, *self.shape), self.dtype)
+        if self.initial is not None:
+            out[:] = self.initial
+        return out
+
+
+@dataclass
+class Artifact:
+    """A validated model. ``hop``, ``delay`` and ``latency`` in samples of ``sample_rate``."""
+
+    path: Path
+    meta: dict[str, Any]
+    data: bytes = field(repr=False)
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    states: tuple[StateSpec, ...] = ()
+    operators: int = 0
+    _sessions: dict[int, Any] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        self.name: str = self.meta["name"]
+        self.task: str = self.meta["task"]
+        self.sample_rate: int = self.meta["sample_rate"]
+        self.hop: int = self.meta["hop"]
+        self.delay: int = self.meta["delay"]
+        self.latency: int = self.meta["latency"]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Read and validate a file. Errors: `ArtifactError`, which says what is wrong with it."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ArtifactError(f"{path}: is larger than an ONNX file can be; it is something else")
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: cannot be read ({error.strerror}); check the name and its rights"
+            ) from None
+        try:
+            contents = parse(data)
+        except MalformedError as error:
+            raise ArtifactError(f"{path}: is no ONNX model ({error}); copy or export it again") from None
+        if KEY not in contents.metadata:
+            raise ArtifactError(
+                f"{path}: has no '{KEY}' metadata, so nobody can run it; write it with: audiomask export"
+            )
+        if contents.external:
+            raise ArtifactError(
+                f"{path}: keeps {len(contents.external)} tensors ({contents.external[0]}, ...) elsewhere; "
+                "an artifact is one file: export it again"
+            )
+        foreign = sorted(f"{d}::{t}" for d, t in contents.operators if d not in ("", "ai.onnx"))
+        if foreign:
+            raise ArtifactError(
+                f"{path}: needs the custom operators {' '.join(foreign)}; export it with plain ONNX"
+            )
+        return cls._build(path, contents.metadata[KEY], data, contents.nodes)
+
+    @classmethod
+    def _build(cls, path: Path, document: str, data: bytes, operators: int) -> Artifact:
+        try:
+            meta = json.loads(document)
+        except ValueError as error:
+            raise ArtifactError(f"{path}: its metadata is no JSON ({error}); export it again") from None
+        if not isinstance(meta, dict):
+            raise ArtifactError(
+                f"{path}: its metadata is a {type(meta).__name__}, not an object; export it again"
+            )
+        if meta.get("format", FORMAT) != FORMAT:
+            raise ArtifactError(
+                f"{path}: has artifact format {meta['format']}, and this audiomask reads {FORMAT}; "
+                "export the model again, or install the audiomask that wrote it"
+            )
+        missing = [key for key in _REQUIRED if key not in meta]
+        if missing:
+            raise ArtifactError(f"{path}: its metadata lacks {', '.join(missing)}; export it again")
+        try:
+            for key, least in (("sample_rate", 1), ("hop", 1), ("delay", 0), ("latency", 1)):
+                if not isinstance(meta[key], int) or not least <= meta[key] < 2**31:
+                    raise ValueError(f"{key} is {meta[key]!r}, not an integer from {least}")
+            if meta["latency"] != meta["delay"] + meta["hop"]:
+                raise ValueError(
+                    f"latency {meta['latency']} is not delay {meta['delay']} + hop {meta['hop']}"
+                )
+            inputs = tuple(Port.parse(entry) for entry in meta["inputs"])
+            outputs = tuple(Port.parse(entry) for entry in meta["outputs"])
+            states = tuple(StateSpec.parse(entry) for entry in meta["states"])
+            if sum(math.prod(s.shape) for s in states) > MAX_STATE:
+                raise ValueError(f"the states are beyond {MAX_STATE} elements")
+            if not inputs or inputs[0].kind != "stream" or inputs[0].type != "pcm":
+                raise ValueError("the first input is not a pcm stream")
+            for port in (*inputs, *outputs):
+                if port.kind == "stream" and (meta["hop"] * port.rate).denominator != 1:
+                    raise ValueError(f"port {port.name}: rate {port.rate} gives no whole frames per hop")
+            artifact = cls(path, meta, data, inputs, outputs, states, operators)
+        except KeyError as error:
+            raise ArtifactError(f"{path}: an entry of its metadata lacks {error}; export it again") from None
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            ZeroDivisionError,
+            OverflowError,
+            binascii.Error,
+        ) as error:
+            raise ArtifactError(f"{path}: its metadata is inconsistent: {error}; export it again") from None
+        return artifact
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory that one stream keeps between blocks."""
+        return sum(math.prod(s.shape) * s.dtype.itemsize for s in self.states)
+
+    @property
+    def constants(self) -> dict[str, Port]:
+        return {port.name: port for port in self.inputs if port.kind == "constant"}
+
+    @property
+    def streams(self) -> tuple[Port, ...]:
+        return tuple(port for port in self.inputs if port.kind == "stream")
+
+    def session(self, threads: int = 1):
+        """The graph loaded into ONNX Runtime, checked against the metadata; shared by all streams of this
+        process.
+
+        Errors: `ArtifactError` if the runtime refuses it or a port does not match.
+        """
+        with self._lock:
+            if threads not in self._sessions:
+                self._sessions[threads] = self._start(threads)
+            return self._sessions[threads]
+
+    def _start(self, threads: int):
+        import onnxruntime as ort  # .1 s of import that listing models does not need
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning threads steal the cores of other streams between two blocks.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime raises a dozen classes without a common base of their own
+            words = str(error).splitlines()[0][:300]
+            raise ArtifactError(f"{self.path}: ONNX Runtime refuses it ({words}); export it again") from None
+        names = [*(p.name for p in self.inputs), *(s.name for s in self.states)]
+        self._match("inputs", session.get_inputs(), names)
+        names = [*(p.name for p in self.outputs), *(f"next_{s.name}" for s in self.states)]
+        self._match("outputs", session.get_outputs(), names)
+        return session
+
+    def _match(self, side: str, nodes: Iterable[Any], names: list[str]) -> None:
+        found = {node.name: node for node in nodes}
+        if sorted(found) != sorted(names):
+            raise ArtifactError(
+                f"{self.path}: its metadata names the {side} {' '.join(names)}, "
+                f"its graph has {' '.join(found)}; export it again"
+            )
+        ports = {p.name: p for p in (*self.inputs, *self.outputs)}
+        states = {f"{prefix}{s.name}": s for s in self.states for prefix in ("", "next_")}
+        for name in names:
+            node = found[name]
+            if name in states:
+                kind = "tensor(float)" if states[name].dtype == np.float32 else "tensor(int64)"
+                wanted: list[int | None] = [None, *states[name].shape]
+            elif ports[name].kind == "stream":
+                kind, wanted = "", [None, ports[name].channels, None]
+            else:
+                kind, wanted = "", [None] if len(node.shape) == 1 else [None, None]
+            # Shapes that the exporter left open (names or None) agree with everything.
+            fits = len(node.shape) == len(wanted) and all(
+                w is None or not isinstance(n, int) or n == w for n, w in zip(node.shape, wanted, strict=True)
+            )
+            if not fits or (kind and node.type != kind):
+                shape = ["any" if n is None else n for n in wanted]
+                raise ArtifactError(
+                    f"{self.path}: {side[:-1]} {name} is {node.type} {node.shape} in its graph and "
+                    f"{kind or 'a tensor'} {shape} in its metadata; export it again"
+                )
+
+
+def family(artifact: Artifact) -> str:
+    """The name that models of several sample rates share: ``denoise`` for ``denoise_16k`` and
+    ``denoise_48k``."""
+    return _RATE_SUFFIX.sub("", artifact.name)
+
+
+def _load_all(paths: Iterable[Path]) -> list[Artifact]:
+    return [Artifact.load(path) for path in sorted(paths)]
+
+
+def shipped() -> list[Artifact]:
+    """The models in the package."""
+    return _load_all(PRETRAINED.glob("*.onnx"))
+
+
+def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
+    """The artifacts that ``name`` means, by rising sample rate: a file, a folder of one family, the name of a
+    shipped model or family (``denoise``, ``denoise_48k``), or None for the default model of ``task``.
+
+    Errors: `ArtifactError`, with the names there are.
+    """
+    if name is None:
+        found = [a for a in shipped() if a.task == task]
+        if len({family(a) for a in found}) > 1:
+            found = [a for a in found if a.meta.get("default")]
+        if not found:
+            raise ArtifactError(
+                f"no default model for {task} ships with this audiomask; name one with -m FILE"
+            )
+    elif Path(name).is_dir():
+        found = _load_all(Path(name).glob("*.onnx"))
+        if not found:
+            raise ArtifactError(f"{name}: holds no .onnx file; export a model into it")
+    elif Path(name).exists() or Path(name).suffix.lower() == ".onnx" or "/" in str(name):
+        found = [Artifact.load(name)]
+    else:
+        every = shipped()
+        found = [a for a in every if name in (a.path.stem, a.name)] or [a for a in every if family(a) == name]
+        if not found:
+            names = " ".join(sorted({a.path.stem for a in every})) or "none"
+            raise ArtifactError(f"{name}: is neither a file nor a shipped model; shipped are: {names}")
+    families = {family(a) for a in found}
+    if len(families) > 1:
+        raise ArtifactError(f"{name}: holds several models ({' '.join(sorted(families))}); name one file")
+    return sorted(found, key=lambda a: a.sample_rate)
+
+
+def choose(artifacts: list[Artifact], rate: int) -> Artifact:
+    """The one of a family that keeps the whole band of a signal at ``rate`` Hz at the least cost: the lowest
+    sample rate not below ``rate``, else the highest."""
+    return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

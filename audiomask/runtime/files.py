@@ -1,0 +1,185 @@
+"""Files through a session, in constant memory, several at once: the same samples as live.
+
+A job reads blocks, feeds them to a `Session` at the file's own rate and channels, and writes what comes out;
+the output is aligned with the input and has its length, rate and channels and, unless asked otherwise, its
+format.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiomask.audio import AudioError, Reader, Writer, choose_format
+from audiomask.runtime.artifact import Artifact, choose
+from audiomask.runtime.polyphase import Polyphase
+from audiomask.runtime.session import BULK_HOPS, Session
+from audiomask.sources import Source
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all files of a batch share. ``constants``: the model's controls; ``rate``: of the output, in
+    Hz."""
+
+    dry: float = 0.0
+    constants: dict[str, Any] = field(default_factory=dict)
+    subtype: str | None = None
+    clip: str | None = None
+    rate: int | None = None
+    overwrite: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    source: Source
+    output: Path
+
+
+@dataclass
+class Report:
+    """How one file went. ``error`` is None for a finished one; ``notes`` have to be shown to the user."""
+
+    job: Job
+    model: str = ""
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    error: AudioError | None = None
+
+
+class Cancelled(BaseException):
+    """Another thread asked this one to stop; no Exception, so that nothing on the way takes it for a bad
+    file."""
+
+
+def enhanced(
+    reader: Reader, artifact: Artifact, options: Options, session: Session | None = None
+) -> Iterator[np.ndarray]:
+    """What ``reader`` holds, through ``artifact``: blocks ``[C, n]`` at ``options.rate`` or the file's own
+    rate."""
+    info = reader.info
+    session = session or open_session(reader, artifact, options)
+    frames = max(1, BULK_HOPS * artifact.hop * info.rate // artifact.sample_rate)
+    convert = (
+        Polyphase(info.rate, options.rate, info.channels) if options.rate not in (None, info.rate) else None
+    )
+    total = done = 0
+    for x in reader.blocks(frames):
+        total += x.shape[1]
+        y = session.feed(x)
+        y = convert.push(y) if convert else y
+        done += y.shape[1]
+        yield y
+    y = np.atleast_2d(session.flush())
+    if convert and options.rate:
+        # ceil(T rate): a port's length by the contract; zeros push the converter's look-ahead out.
+        rest = -(-total * options.rate // info.rate) - done
+        y = convert.push(
+            np.concatenate((y, np.zeros((info.channels, 2 * convert.half), np.float32)), axis=1)
+        )[:, :rest]
+    yield y
+
+
+def open_session(reader: Reader, artifact: Artifact, options: Options) -> Session:
+    return Session(
+        artifact,
+        sample_rate=reader.info.rate,
+        channels=reader.info.channels,
+        threads=options.threads,
+        dry=options.dry,
+        **options.constants,
+    )
+
+
+def enhance_file(
+    job: Job,
+    family: list[Artifact],
+    options: Options,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Report:
+    """One file. ``progress(samples done, samples in the header)``; ``cancelled`` is asked once a block.
+
+    Errors: `AudioError`; whatever happens, nothing half-written stays.
+    """
+    start = time.perf_counter()
+    with job.source.open() as reader:
+        info = reader.info
+        artifact = choose(family, info.rate)
+        rate = options.rate or info.rate
+        format, subtype = choose_format(job.output, subtype=options.subtype, like=info)
+        session = open_session(reader, artifact, options)
+        with Writer(
+            job.output,
+            rate,
+            info.channels,
+            format=format,
+            subtype=subtype,
+            clip=options.clip,
+            overwrite=options.overwrite,
+            frames=info.frames * rate // info.rate,
+        ) as writer:
+            for y in enhanced(reader, artifact, options, session):
+                if cancelled():
+                    raise Cancelled
+                writer.write(y)
+                if progress:
+                    progress(reader.position, info.frames)
+        notes = reader.notes + writer.notes
+        if session.faults:
+            notes.append(f"{job.source}: the model failed in {session.faults} blocks, which were muted")
+        if artifact.sample_rate < min(info.rate, rate):
+            notes.append(
+                f"{job.source}: {artifact.name} works at {artifact.sample_rate} Hz, so nothing above "
+                f"{artifact.sample_rate // 2} Hz is left of the {info.rate} Hz input"
+            )
+        return Report(job, artifact.name, reader.position / info.rate, time.perf_counter() - start, notes)
+
+
+def enhance_batch(
+    jobs: Iterable[Job],
+    family: list[Artifact],
+    options: Options,
+    *,
+    workers: int = 1,
+    progress: Callable[[Job, int, int], None] | None = None,
+) -> Iterator[Report]:
+    """Many files, ``workers`` at once (threads: the graph runs outside Python's lock); a `Report` each as it
+    ends.
+
+    A bad file is a report with ``error``. If the caller stops (an interrupt, ``close()``), running files are
+    abandoned and cleaned up before this returns.
+    """
+    stop = threading.Event()
+
+    def one(job: Job) -> Report:
+        try:
+            tell = (lambda done, total: progress(job, done, total)) if progress else None
+            return enhance_file(job, family, options, tell, stop.is_set)
+        except AudioError as error:
+            return Report(job, error=error)
+
+    queue = iter(jobs)
+    running: set[Future[Report]] = set()
+    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="enhance") as pool:
+        try:
+            while True:
+                # No more in flight than workers: a list of a million files waits here, not in the pool.
+                while len(running) < workers and (job := next(queue, None)) is not None:
+                    running.add(pool.submit(one, job))
+                if not running:
+                    return
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    yield future.result()
+        finally:
+            stop.set()

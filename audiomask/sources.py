@@ -1,0 +1,159 @@
+"""The search for audio: files, folders, globs, Kaldi ``.scp`` files and data directories, standard input.
+
+Each input on a command line becomes a list of `Source`. A source that turns out to be bad is found out when
+it is opened, so that a batch goes on past it.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiomask.audio import FORMATS, AudioError, Reader
+
+# What is picked up from a folder. Any file can be named itself, whatever its suffix.
+SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat5"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording: where it is and what its output is to be called.
+
+    ``path`` is a file, ``-``, or a Kaldi command (``command`` is set) whose standard output is the file.
+    ``relative`` is its place below the folder it was found in. ``key`` is its Kaldi recording name.
+    """
+
+    path: str
+    relative: str
+    key: str | None = None
+    command: bool = False
+
+    def __str__(self) -> str:
+        return self.key or ("standard input" if self.path == "-" else self.path)
+
+    @contextmanager
+    def open(self) -> Iterator[Reader]:
+        """The recording as a `Reader`. Pipes are spooled to disk first: headers need seeking, memory stays
+        flat."""
+        if self.path != "-" and not self.command:
+            with Reader(self.path) as reader:
+                yield reader
+            return
+        with tempfile.NamedTemporaryFile(prefix="audiomask-", suffix=".spool") as spool:
+            try:
+                if self.command:
+                    done = subprocess.run(self.path, shell=True, stdout=spool, stderr=subprocess.PIPE)
+                    if done.returncode:
+                        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                        raise AudioError(
+                            f"{self}: its command in the .scp ended with {done.returncode} "
+                            f"({' '.join(words)}); try it in a shell: {self.path}"
+                        )
+                else:
+                    shutil.copyfileobj(sys.stdin.buffer, spool, 2**20)
+                spool.flush()
+            except OSError as error:
+                raise AudioError(
+                    f"{self}: cannot be spooled to {spool.name} ({error.strerror}); set TMPDIR"
+                ) from None
+            if os.path.getsize(spool.name) == 0:  # noqa: PTH202
+                raise AudioError(f"{self}: is empty (0 bytes); feed it an audio file")
+            try:
+                with Reader(spool.name, name=str(self)) as reader:
+                    yield reader
+            except AudioError as error:
+                if self.path == "-" and "not audio" in str(error):
+                    raise AudioError(f"{error}; for bare samples use: audiomask stream") from None
+                raise
+
+
+def find_audio(inputs: Iterable[str | Path], *, exclude: str | Path | None = None) -> list[Source]:
+    """All recordings that ``inputs`` name, in order, without duplicates.
+
+    A folder is searched recursively (hidden files and whatever lies under ``exclude``, the output folder, are
+    passed over) unless it is a Kaldi data directory (it has a ``wav.scp``). Globs are expanded here too, for
+    shells that do not. A name that does not exist becomes a source that fails when opened.
+
+    Errors: `AudioError` for a folder without audio, a glob without a match, an unreadable or malformed
+    ``.scp``.
+    """
+    found: dict[tuple[str, str | None], Source] = {}
+    for text in map(str, inputs):
+        for source in _expand(text, Path(exclude).resolve() if exclude is not None else None):
+            found.setdefault((source.path, source.key), source)
+    return list(found.values())
+
+
+def _expand(text: str, exclude: Path | None) -> Iterator[Source]:
+    path = Path(text)
+    if text == "-":
+        yield Source("-", "stdin.wav")
+    elif path.is_dir():
+        scp = path / "wav.scp"
+        yield from _read_scp(scp) if scp.is_file() else _walk(path, exclude)
+    elif path.suffix.lower() == ".scp" and path.is_file():
+        yield from _read_scp(path)
+    elif not os.path.lexists(text) and globbing.has_magic(text):
+        matches = sorted(globbing.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+        if not matches:
+            raise AudioError(f"{text}: matches no file; check the pattern")
+        for match in matches:
+            if Path(match).is_dir():
+                yield from _walk(Path(match), exclude, required=False)
+            else:
+                yield Source(match, Path(match).name)
+    else:
+        yield Source(text, path.name)
+
+
+def _walk(folder: Path, exclude: Path | None, required: bool = True) -> Iterator[Source]:
+    count = 0
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and (exclude is None or (Path(root) / f).resolve() != exclude)
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                count += 1
+                path = Path(root) / name
+                yield Source(str(path), str(path.relative_to(folder)))
+    if required and not count:
+        raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(SUFFIXES))}")
+
+
+def _read_scp(scp: Path) -> Iterator[Source]:
+    """Lines ``key path`` or ``key command |``. Relative paths are meant from the working folder, as in Kaldi,
+    or from the ``.scp``'s own folder, so that a data directory can be moved. Commands run in a shell, as in
+    Kaldi: read only files that you trust."""
+    try:
+        lines = scp.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudioError(f"{scp}: cannot be read ({error}); it must be UTF-8 text") from None
+    count = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        count += 1
+        parts = line.split(maxsplit=1)
+        if len(parts) != 2:
+            raise AudioError(f"{scp}:{number}: {line.strip()!r} is not 'name path'; mend the line")
+        key, value = parts[0], parts[1].strip()
+        safe = key.replace("/", "_").lstrip(".") or "_"  # a key must not lead out of the output folder
+        if value.endswith("|"):
+            yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
+            continue
+        if not Path(value).exists() and (scp.parent / value).exists():
+            value = str(scp.parent / value)
+        yield Source(value, safe + (Path(value).suffix or ".wav"), key)
+    if not count:
+        raise AudioError(f"{scp}: is empty; expected lines 'name path'")

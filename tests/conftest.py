@@ -1,0 +1,169 @@
+"""Small valid artifacts without torch, for the tests of the runtime and the command line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def document(name="toy", rate=16000, hop=256, delay=256, **changes):
+    """The metadata of `build_artifact`'s graph."""
+    meta = {
+        "format": 1,
+        "name": name,
+        "task": "enhance",
+        "version": "1",
+        "description": "a delayed one-pole low-pass",
+        "sample_rate": rate,
+        "hop": hop,
+        "delay": delay,
+        "latency": hop + delay,
+        "inputs": [
+            {"name": "audio", "kind": "stream", "type": "pcm", "rate": "1", "channels": 1},
+            {
+                "name": "strength",
+                "kind": "constant",
+                "type": "float",
+                "default": 1.0,
+                "minimum": 0.0,
+                "maximum": 1.0,
+            },
+        ],
+        "outputs": [{"name": "enhanced", "kind": "stream", "type": "pcm", "rate": "1", "channels": 1}],
+        "states": [
+            {"name": "state_f32", "dtype": "float32", "shape": [delay + 1], "initial": None},
+            {"name": "state_i64", "dtype": "int64", "shape": [1], "initial": [0]},
+        ],
+        "licence": "Apache-2.0",
+        "hash": f"{name}-{rate}-{hop}-{delay}",
+    }
+    return meta | changes
+
+
+def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None, external=False, **options):
+    """y = strength lowpass(x[n - delay]) + (1 - strength) x[n - delay], lowpass: l[n] = pole l[n-1] + (1 -
+    pole) x[n].
+
+    The graph fails for lengths that are no multiple of hop, like a real one.
+    """
+    import onnx
+    from onnx import TensorProto as T
+    from onnx import helper as h
+
+    meta = document(**options)
+    hop, delay = meta["hop"], meta["delay"]
+    ints = {
+        "axis1": [1],
+        "front": [0],
+        "pole_at": [delay],
+        "end": [2**62],
+        "last": [-delay],
+        "frames": [0, 0, -1, hop],
+    }
+    ints |= {
+        "flat": [0, 1, -1],
+        "axis2": [2],
+        "squeezed": [0, delay],
+        "cell": [-1, 1],
+        "both": [1, 2],
+        "minus": [-1],
+    }
+    constants = [h.make_tensor(k, T.INT64, [len(v)], v) for k, v in ints.items()]
+    constants += [
+        h.make_tensor("pole", T.FLOAT, [], [pole]),
+        h.make_tensor("rest", T.FLOAT, [], [1 - pole]),
+        h.make_tensor("unit", T.FLOAT, [], [1.0]),
+    ]
+    body = h.make_graph(
+        [
+            h.make_node("Mul", ["l", "pole"], ["kept"]),
+            h.make_node("Mul", ["v", "rest"], ["new"]),
+            h.make_node("Add", ["kept", "new"], ["l_next"]),
+            h.make_node("Identity", ["l_next"], ["out"]),
+        ],
+        "body",
+        [h.make_tensor_value_info(n, T.FLOAT, ["B", 1]) for n in ("l", "v")],
+        [h.make_tensor_value_info(n, T.FLOAT, ["B", 1]) for n in ("l_next", "out")],
+    )
+    n = h.make_node
+    nodes = [
+        n("Reshape", ["audio", "frames"], ["framed"]),
+        n("Reshape", ["framed", "flat"], ["x"]),
+        n("Slice", ["state_f32", "front", "pole_at", "axis1"], ["line2"]),
+        n("Unsqueeze", ["line2", "axis1"], ["line"]),
+        n("Slice", ["state_f32", "pole_at", "end", "axis1"], ["l0"]),
+        n("Concat", ["line", "x"], ["both_"], axis=2),
+        n("Shape", ["x"], ["length"], start=2),
+        n("Slice", ["both_", "front", "length", "axis2"], ["delayed"]),
+        n("Slice", ["both_", "length", "end", "axis2"], ["line_next"]),
+        n("Scan", ["l0", "delayed"], ["l_end", "low"], body=body, num_scan_inputs=1, scan_input_axes=[2],
+          scan_output_axes=[2]),
+        n("Unsqueeze", ["strength", "both"], ["s"]),
+        n("Sub", ["unit", "s"], ["r"]),
+        n("Mul", ["low", "s"], ["wet"]),
+        n("Mul", ["delayed", "r"], ["plain"]),
+        n("Add", ["wet", "plain"], ["enhanced"]),
+        n("Squeeze", ["line_next", "axis1"], ["line_flat"]),
+        n("Concat", ["line_flat", "l_end"], ["next_state_f32"], axis=1),
+        n("Add", ["state_i64", "length"], ["next_state_i64"]),
+        *extra_nodes,
+    ]  # fmt: skip
+    graph = h.make_graph(
+        nodes,
+        "toy",
+        [
+            h.make_tensor_value_info("audio", T.FLOAT, ["B", 1, "T"]),
+            h.make_tensor_value_info("strength", T.FLOAT, ["B"]),
+            h.make_tensor_value_info("state_f32", T.FLOAT, ["B", delay + 1]),
+            h.make_tensor_value_info("state_i64", T.INT64, ["B", 1]),
+        ],
+        [
+            h.make_tensor_value_info("enhanced", T.FLOAT, ["B", 1, "T"]),
+            h.make_tensor_value_info("next_state_f32", T.FLOAT, ["B", delay + 1]),
+            h.make_tensor_value_info("next_state_i64", T.INT64, ["B", 1]),
+        ],
+        constants,
+    )
+    opsets = [h.make_opsetid("", 18)] + ([h.make_opsetid(domain, 1)] if domain else [])
+    model = h.make_model(graph, opset_imports=opsets, ir_version=9)
+    if external:
+        model.graph.initializer[0].data_location = T.EXTERNAL
+        entry = model.graph.initializer[0].external_data.add()
+        entry.key, entry.value = "location", "/etc/passwd"
+    text = json.dumps(meta) if metadata is None else metadata
+    if text:
+        h.set_model_props(model, {"audiomask": text})
+    onnx.save(model, str(path)) if not external else Path(path).write_bytes(model.SerializeToString())
+    return Path(path)
+
+
+def lowpass(x, pole=0.5):
+    """What `build_artifact` computes once its delay is taken away: ``x [..., T]``."""
+    y, last = np.zeros(x.shape, np.float64), np.zeros(x.shape[:-1])
+    for n in range(x.shape[-1]):
+        last = pole * last + (1 - pole) * x[..., n]
+        y[..., n] = last
+    return y
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """A folder with one family at 16 kHz (hop 256, delay 256) and 48 kHz (hop 768, delay 768)."""
+    folder = tmp_path_factory.mktemp("toy")
+    build_artifact(folder / "toy_16k.onnx", name="toy_16k")
+    build_artifact(folder / "toy_48k.onnx", name="toy_48k", rate=48000, hop=768, delay=768)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy16(toy):
+    return toy / "toy_16k.onnx"
+
+
+@pytest.fixture
+def noise():
+    """``noise(channels, samples)``: seeded, -20 dB."""
+    return lambda channels, samples, seed=0: (
+        np.random.default_rng(seed).standard_normal((channels, samples)).astype(np.float32) * 0.1
+    )
