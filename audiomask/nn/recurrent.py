@@ -12,6 +12,7 @@ LSTM.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,82 @@ from audiomask.streaming import State, Streaming
 SHUT = 1e4  # sigmoid(-1e4) = 0 and sigmoid(1e4) = 1 in float32, whatever is added to it
 
 
+ONNX_ORDER = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}  # ONNX's gates in terms of torch's: z r n; i o f g
+
+
+def _onnx_layer(
+    operator: str, x: Tensor, start: Sequence[Tensor], weights: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
+    """The ONNX operator over x `[T, N, C]`, `start` `[D, N, H]` each, `weights` (w, r, bias, bias) of each
+    of the D directions -> (y `[T, D, N, H]`, end `[D, N, H]` each).
+    """
+    hidden = start[0].shape[-1]
+    order = ONNX_ORDER[operator]
+
+    def reorder(parameter: Tensor) -> Tensor:
+        return parameter.reshape(len(order), hidden, -1)[list(order)].reshape(len(order) * hidden, -1)
+
+    w, r, *biases = (torch.stack([reorder(p) for p in group]) for group in zip(*weights, strict=True))
+    bias = torch.cat([b[:, :, 0] for b in biases], 1) if biases else None
+    attrs: dict = {"hidden_size": hidden, "direction": "bidirectional" if len(weights) == 2 else "forward"}
+    if operator == "GRU":
+        attrs["linear_before_reset"] = 1  # as torch and cuDNN: n = tanh(W x + r * (R h + b))
+    y, *end = torch.onnx.ops.symbolic_multi_out(
+        operator,
+        (x, w, r, bias, None, *start),
+        attrs,
+        dtypes=(x.dtype,) * (1 + len(start)),
+        shapes=((x.shape[0], len(weights), x.shape[1], hidden), *(state.shape for state in start)),
+        version=20,
+    )
+    return y, end
+
+
+def _onnx_module(module: nn.RNNBase, x: Tensor, start: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """What `module` computes over x `[T, N, C]` from `start` `[D L, N, H]` each, as ONNX operators."""
+    if module.batch_first or module.proj_size:
+        raise ValueError("only time-first recurrent layers without projection export")
+    suffixes = ("", "_reverse") if module.bidirectional else ("",)
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
+    ends = []
+    for i in range(module.num_layers):
+        weights = [[getattr(module, f"{kind}_l{i}{suffix}") for kind in kinds] for suffix in suffixes]
+        here = [state[i * len(suffixes) : (i + 1) * len(suffixes)] for state in start]
+        y, end = _onnx_layer(module.mode, x, here, weights)
+        x = y.squeeze(1) if len(suffixes) == 1 else y.permute(0, 2, 1, 3).flatten(2)
+        ends.append(end)
+    return x, [torch.cat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*ends, strict=True)]
+
+
+class PlainGRU(nn.GRU):
+    """`nn.GRU` (time first, `[T, N, C]`) that also exports at any batch and length. Not a Streaming block:
+    for models that thread `h` themselves, and for sequences across frequency (bidirectional ones too).
+    """
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        if not torch.compiler.is_exporting():
+            return super().forward(x, h)
+        if h is None:
+            h = x.new_zeros(self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
+        y, (end,) = _onnx_module(self, x, [h])
+        return y, end
+
+
+class PlainLSTM(nn.LSTM):
+    """`nn.LSTM` likewise."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if not torch.compiler.is_exporting():
+            return super().forward(x, state)
+        if state is None:
+            zero = x.new_zeros(self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
+            state = (zero, zero)
+        y, (h, c) = _onnx_module(self, x, state)
+        return y, (h, c)
+
+
 class _Recurrent(Streaming):
     """`[B, C, T]` -> `[B, hidden, T]`; with `freqs`, `[B, C, T, F]` -> `[B, hidden, T, F]`, each frequency a
     sequence of its own with shared weights."""
@@ -28,7 +105,6 @@ class _Recurrent(Streaming):
     operator: str
     gates: int
     shut: tuple[float, ...]  # in torch's gate order
-    onnx_order: tuple[int, ...]  # ONNX's gate order in terms of torch's
     states: tuple[str, ...]
 
     def __init__(
@@ -76,15 +152,15 @@ class _Recurrent(Streaming):
             skip = skip[:, :, None].to(x.dtype)
         for i in range(self.num_layers):
             start = [state[f"{name}{i}"].reshape(1, -1, self.hidden_size) for name in self.states]
-            x, end = self._layer(x, start, skip, i)
+            x, end = self.layer(x, start, skip, i)
             for name, value in zip(self.states, end, strict=True):
                 after[f"{name}{i}"] = value.reshape_as(state[f"{name}{i}"])
         if self.freqs is None:
             return x.permute(1, 2, 0), after
         return x.reshape(-1, batch, self.freqs, self.hidden_size).permute(1, 3, 0, 2), after
 
-    def _layer(
-        self, x: Tensor, start: list[Tensor], skip: Tensor | None, i: int
+    def layer(
+        self, x: Tensor, start: list[Tensor], skip: Tensor | None = None, i: int = 0
     ) -> tuple[Tensor, list[Tensor]]:
         """One layer over x `[T, N, C]` from the states `[1, N, H]`; `skip` `[T, N, 1]` is 1 where to do
         nothing.
@@ -99,26 +175,7 @@ class _Recurrent(Streaming):
             rest = ([w, r, *biases], self.bias, 1, 0.0, False, False, False)
             y, *end = torch.gru(x, start[0], *rest) if self.operator == "GRU" else torch.lstm(x, start, *rest)
             return y, end
-        frames, rows, _ = x.shape
-        hidden = self.hidden_size
-
-        def reorder(p: Tensor) -> Tensor:
-            return p.reshape(self.gates, hidden, -1)[list(self.onnx_order)].reshape(
-                1, self.gates * hidden, -1
-            )
-
-        bias = torch.cat([reorder(p[:, None])[:, :, 0] for p in biases], 1) if biases else None
-        attrs: dict = {"hidden_size": hidden}
-        if self.operator == "GRU":
-            attrs["linear_before_reset"] = 1  # as torch and cuDNN: n = tanh(W x + r * (R h + b))
-        y, *end = torch.onnx.ops.symbolic_multi_out(
-            self.operator,
-            (x, reorder(w), reorder(r), bias, None, *start),
-            attrs,
-            dtypes=(x.dtype,) * (1 + len(start)),
-            shapes=((frames, 1, rows, hidden), *((1, rows, hidden),) * len(start)),
-            version=20,
-        )
+        y, end = _onnx_layer(self.operator, x, start, [(w, r, *biases)])
         return y.squeeze(1), end
 
 
@@ -127,7 +184,6 @@ class GRU(_Recurrent):
 
     operator, gates, states = "GRU", 3, ("h",)
     shut = (0.0, SHUT, 0.0)  # r, z, n
-    onnx_order = (1, 0, 2)  # z, r, n
 
 
 class LSTM(_Recurrent):
@@ -135,4 +191,3 @@ class LSTM(_Recurrent):
 
     operator, gates, states = "LSTM", 4, ("h", "c")
     shut = (-SHUT, SHUT, 0.0, -SHUT)  # i, f, g, o
-    onnx_order = (0, 3, 1, 2)  # i, o, f, g
