@@ -31,15 +31,19 @@ import importlib.util
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from audiomask.sources import Source
 
 Array = np.ndarray
 SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
@@ -137,7 +141,9 @@ def _network(path: str) -> Any:
     # it
     spec = importlib.util.find_spec("speechmos")
     if spec is None or not spec.submodule_search_locations:
-        raise ImportError("DNSMOS and PLCMOS need the package speechmos: pip install 'audiomask[score]'")
+        raise ModuleNotFoundError(
+            "DNSMOS and PLCMOS need speechmos: pip install 'audiomask[score]'", name="speechmos"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -189,7 +195,8 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     floor = np.log(power[power > 0].min()) - 12 * math.log(10)
     feature = np.where(power > 0, np.log(np.where(power > 0, power, 1)), floor) / 20
     feature = feature[None, None].astype(np.float32)
-    # seed of the challenge's own tool (microsoft/PLC-Challenge, plc_mos.py): the same listeners for every file
+    # seed of the challenge's own tool (microsoft/PLC-Challenge, plc_mos.py): the same listeners for every
+    # file
     raters = np.random.RandomState(23).normal(size=(PLCMOS_RATERS, 1, 64)).astype(np.float32)
     network = _network("plcmos_models/plcmos_v2.onnx")
     votes = [network.run(None, {"degraded_audio": feature, "rater_embed": r})[0] for r in raters]
@@ -263,7 +270,8 @@ def score(
         rows = [score(r, d, sample_rate, metrics) for r, d in zip(refs, degraded, strict=True)]
         mean = Scores({c: float(np.mean([row[c] for row in rows])) for c in wanted})
         for i, row in enumerate(rows):
-            mean.reasons.update({c: f"channel {i}: {why}" for c, why in row.reasons.items()})
+            where = f"channel {i}: " if len(rows) > 1 else ""
+            mean.reasons.update({c: where + why for c, why in row.reasons.items()})
         return mean
     if degraded.ndim != 1 or (reference is not None and reference.ndim != 1):
         raise ValueError(f"signals of shape {degraded.shape}; score takes [T] or [C, T]")
@@ -314,11 +322,22 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """Scores of many files. `errors`: key -> why a file could not be read or paired; its scores are NaN."""
+    """Scores of many files by key.
+
+    `errors`: why a file could not be read or paired; its scores are NaN. `notes`: what had to be mended in a
+    file.
+    """
 
     columns: list[str]
     rows: dict[str, Scores] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def fail(self, key: str, error: str) -> None:
+        """Enter a file that has no scores."""
+        self.rows[key] = row = Scores(dict.fromkeys(self.columns, math.nan))
+        row.reasons = dict.fromkeys(self.columns, "the file could not be read or paired")
+        self.errors[key] = error
 
     def summary(self) -> dict[str, Summary]:
         return {c: summarize(row[c] for row in self.rows.values()) for c in self.columns}
@@ -340,58 +359,76 @@ class Table:
                 for key, row in self.rows.items()
             },
             "errors": self.errors,
+            "notes": self.notes,
         }
 
 
+@contextmanager
+def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """A `map` over so many processes, to be shared by several calls of `score_files`."""
+    if jobs <= 1:
+        yield map
+        return
+    # spawn: a fork would copy ONNX Runtime's threads in whatever state they are
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def score_files(
-    pairs: Iterable[tuple[str, Path | None, Path]],
+    pairs: Iterable[tuple[str, Source | Path | None, Source | Path]],
     metrics: Sequence[str] = DEFAULT,
-    jobs: int = 1,
+    mapper: Callable[..., Iterable[Any]] = map,
     on_file: Callable[[str], None] | None = None,
 ) -> Table:
     """Scores of many files: `pairs` are (key, reference or None, degraded). Goes on past files it cannot
     read.
 
-    `jobs` processes share the work; `on_file` hears the key of each finished file, in order.
+    `mapper` does the work, here or elsewhere (`workers`); `on_file` hears the key of each finished file, in
+    order.
     """
     table = Table(columns(metrics))
-    pairs = list(pairs)
-
-    def take(results: Iterable[tuple[str, Scores, str | None]]) -> None:
-        for key, row, error in results:
+    for key, row, error, notes in mapper(_score_pair, [(*pair, tuple(metrics)) for pair in pairs]):
+        if row is None:
+            table.fail(key, error)
+        else:
             table.rows[key] = row
-            if error is not None:
-                table.errors[key] = error
-            if on_file is not None:
-                on_file(key)
-
-    arguments = [(*pair, tuple(metrics)) for pair in pairs]
-    if jobs <= 1 or len(pairs) <= 1:
-        take(map(_score_pair, arguments))
-        return table
-    # spawn: a fork would copy ONNX Runtime's threads in whatever state they are
-    with ProcessPoolExecutor(min(jobs, len(pairs)), mp_context=get_context("spawn")) as pool:
-        take(pool.map(_score_pair, arguments))
+        if notes:
+            table.notes[key] = notes
+        if on_file is not None:
+            on_file(key)
     return table
 
 
-def _score_pair(argument: tuple[str, Path | None, Path, tuple[str, ...]]) -> tuple[str, Scores, str | None]:
-    from audiomask.audio import AudioError, read
+def _read(source: Source | Path) -> tuple[Array, int, list[str]]:
+    from audiomask.sources import Source
+
+    source = source if isinstance(source, Source) else Source(str(source), Path(source).name)
+    with source.open() as reader:
+        return np.concatenate(list(reader.blocks()), axis=1), reader.info.rate, reader.notes
+
+
+def _score_pair(
+    argument: tuple[str, Source | Path | None, Source | Path, tuple[str, ...]],
+) -> tuple[str, Scores | None, str, list[str]]:
+    from audiomask.audio import AudioError
 
     key, reference_file, degraded_file, metrics = argument
+    notes: list[str] = []
     try:
-        degraded, rate = read(degraded_file)
+        degraded, rate, notes = _read(degraded_file)
         reference = None
         if reference_file is not None:
-            reference, reference_rate = read(reference_file)
+            reference, reference_rate, more = _read(reference_file)
+            notes = notes + more
             ours, theirs = (rate, len(degraded)), (reference_rate, len(reference))
             if ours != theirs:
                 raise AudioError(
-                    f"{degraded_file}: {ours[0]} Hz and {ours[1]} channels, but its reference "
-                    f"{reference_file} has {theirs[0]} Hz and {theirs[1]} channels"
+                    f"{degraded_file}: {ours[0]} Hz and {ours[1]} channels, but {reference_file}, its "
+                    f"reference, has {theirs[0]} Hz and {theirs[1]}; bring them to one format"
                 )
-        return key, score(reference, degraded, rate, metrics), None
+        return key, score(reference, degraded, rate, metrics), "", notes
     except AudioError as error:
-        row = Scores(dict.fromkeys(columns(metrics), math.nan))
-        row.reasons = dict.fromkeys(row, "the file could not be read or paired")
-        return key, row, str(error)
+        return key, None, str(error), notes

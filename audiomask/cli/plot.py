@@ -1,0 +1,164 @@
+"""draw recordings as spectrograms, before and after
+
+  audiomask plot noisy.wav enhanced.wav -o comparison.png     waveform and spectrogram, side by side
+  audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
+
+All pictures of a figure share their scales, so that levels can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise up to loud speech
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings; or: masks CLEAN NOISY")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite the picture")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)"
+    )
+    parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
+    parser.add_argument(
+        "--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)"
+    )
+    parser.add_argument("--dpi", type=int, default=110)
+
+
+def run(args: argparse.Namespace) -> int:
+    from audiomask.audio import check_writable
+    from audiomask.cli import UsageError
+
+    masks = args.files[0] == "masks" and not Path("masks").exists()
+    if masks and len(args.files) != 3:
+        raise UsageError(f"masks takes a clean and a noisy recording, {len(args.files) - 1} given")
+    if args.start < 0 or args.seconds <= 0 or args.window_ms <= 0 or args.channel < 0 or args.dpi <= 0:
+        raise UsageError("--start and --channel must be 0 or more, --seconds, --window-ms and --dpi above 0")
+    check_writable(args.out, overwrite=args.force)
+    files = args.files[1:] if masks else args.files
+    parts = [(Path(file).name, *_read(file, args.start, args.seconds, args.channel)) for file in files]
+    if masks:
+        (_, clean, rate), (_, noisy, noisy_rate) = parts
+        if rate != noisy_rate or len(clean) != len(noisy):
+            raise UsageError(
+                f"{files[0]} has {len(clean)} samples at {rate} Hz and {files[1]} {len(noisy)} at {noisy_rate}; "
+                "masks need two files that fit each other"
+            )
+        figure = mask_figure(clean, noisy, rate, args.window_ms)
+    else:
+        figure = recording_figure(parts, args.window_ms, args.start)
+    save(figure, args.out, args.dpi)
+    return 0
+
+
+def _read(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
+    from audiomask.audio import AudioError, info, read
+
+    about = info(file)
+    if channel >= about.channels:
+        raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {channel}")
+    x, rate = read(file, round(start * about.rate), math.ceil(seconds * about.rate))
+    if x.shape[1] == 0:
+        raise AudioError(f"{file}: there is nothing at {start} s to draw")
+    return x[channel], rate
+
+
+def spectrogram_db(x: np.ndarray, rate: int, window_ms: float = 32.0) -> tuple[np.ndarray, int]:
+    """Level of `x [T]` per bin in dB re a full-scale sine, `[F, frames]` with a Hann window, and the hop in
+    samples.
+    """
+    size = max(16, 2 * round(rate * window_ms / 2000))
+    hop = size // 4
+    window = np.hanning(size + 1)[:-1]
+    padded = np.pad(x, (size // 2, size // 2 + hop))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
+    magnitude = np.abs(np.fft.rfft(frames * window)) * (2 / window.sum())
+    return 20 * np.log10(np.maximum(magnitude.T, 10 ** (FLOOR_DB / 20))), hop
+
+
+def recording_figure(
+    parts: Sequence[tuple[str, np.ndarray, int]], window_ms: float = 32.0, start: float = 0.0
+) -> Figure:
+    """One column per recording (title, samples `[T]`, rate): waveform above spectrogram, scales shared."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.0, 5.0 * len(parts)), 5.5), layout="constrained")
+    axes: Any = figure.subplots(2, len(parts), squeeze=False, sharex=True, height_ratios=[1, 3])
+    peak = max(1e-4, *(float(np.abs(x).max()) for _, x, _ in parts))
+    top = max(rate for _, _, rate in parts) / 2000
+    image: Any = None
+    for (wave, picture), (title, x, rate) in zip(axes.T, parts, strict=True):
+        # a line of some thousand points: the extremes of each stretch, as a wave editor draws it
+        step = max(1, len(x) // 2000)
+        folded = x[: len(x) // step * step].reshape(-1, step)
+        time = start + np.arange(len(folded)) * step / rate
+        wave.fill_between(time, folded.min(1), folded.max(1), linewidth=0.6, color="tab:blue")
+        wave.set(title=title, ylim=(-1.05 * peak, 1.05 * peak))
+        level, hop = spectrogram_db(x, rate, window_ms)
+        span = (start, start + level.shape[1] * hop / rate, 0.0, rate / 2000)
+        image = picture.imshow(
+            level, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=FLOOR_DB, vmax=TOP_DB
+        )
+        picture.set(xlabel="time (s)", ylim=(0, top))
+    axes[0, 0].set_ylabel("amplitude")
+    axes[1, 0].set_ylabel("frequency (kHz)")
+    figure.colorbar(image, ax=list(axes[1]), label="dB re full-scale sine")
+    return figure
+
+
+def mask_figure(clean: np.ndarray, noisy: np.ndarray, rate: int, window_ms: float = 32.0) -> Figure:
+    """The mixture and the ideal masks of `clean [T]` in `noisy [T]`."""
+    from matplotlib.figure import Figure
+    from scipy.signal import ShortTimeFFT
+
+    from audiomask.masks import gains
+
+    size = max(16, 2 * round(rate * window_ms / 2000))
+    transform = ShortTimeFFT(np.sqrt(np.hanning(size + 1)[:-1]), size // 2, rate)
+    speech = transform.stft(clean.astype(np.float64))
+    mixture = transform.stft(noisy.astype(np.float64))
+    ideal = gains.ideal(speech, mixture - speech)
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    axes = figure.subplots(2, math.ceil((len(ideal) + 1) / 2), sharex=True, sharey=True).ravel()
+    level, hop = spectrogram_db(noisy, rate, window_ms)
+    span = (0.0, level.shape[1] * hop / rate, 0.0, rate / 2000)
+    axes[0].imshow(
+        level, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=FLOOR_DB, vmax=TOP_DB
+    )
+    axes[0].set(title="mixture", xlabel="time (s)", ylabel="frequency (kHz)")
+    for axis, (name, mask) in zip(axes[1:], ideal.items(), strict=False):
+        gains.draw(mask, axis, rate, size // 2, name.replace("_", " "), top=2.0 if name == "complex" else 1.0)
+    for axis in axes[len(ideal) + 1 :]:
+        axis.set_axis_off()
+    return figure
+
+
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure under a temporary name and rename it. Raises AudioError for a suffix that is no
+    picture's.
+    """
+    from audiomask.audio import AudioError
+
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix[1:].lower()
+    if kind not in kinds:
+        raise AudioError(f"{path}: '{path.suffix}' is not a picture; use .png, .pdf, .svg or .jpg")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(part, format=kind, dpi=dpi)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

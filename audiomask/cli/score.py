@@ -1,0 +1,187 @@
+"""measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals
+
+  audiomask score --ref clean/ --est enhanced/ --noisy noisy/ -j 2 --json scores.json
+  audiomask score --est enhanced.wav --metrics dnsmos plcmos
+
+Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name. What
+cannot be scored (silence, too short, other length) is counted in the table with its reason. Exit code 1 if a
+file could not be read or has no partner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from audiomask.metrics import Table
+    from audiomask.sources import Source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    inputs = "file, folder, glob, .scp or Kaldi data directory"
+    parser.add_argument("--ref", nargs="+", metavar="IN", help=f"clean references: {inputs}")
+    parser.add_argument("--est", nargs="+", metavar="IN", required=True, help=f"what is judged: {inputs}")
+    parser.add_argument(
+        "--noisy", nargs="+", metavar="IN", help="unprocessed signals, scored beside the estimates"
+    )
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="NAME", help="default: all usual ones; 'list' lists them"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, per file too")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite the JSON file")
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from audiomask import metrics
+    from audiomask.audio import check_writable
+    from audiomask.cli import UsageError
+
+    if args.metrics and args.metrics != ["list"]:
+        names = [name for given in args.metrics for name in given.split(",") if name]
+    else:
+        names = [n for n in metrics.DEFAULT if args.ref or not metrics.METRICS[n].reference]
+    if args.metrics == ["list"]:
+        print(metrics.__doc__)
+        return 0
+    try:
+        metrics.columns(names)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if not args.ref and any(metrics.METRICS[n].reference for n in names):
+        wanting = [n for n in names if metrics.METRICS[n].reference]
+        raise UsageError(f"{', '.join(wanting)} need references; give --ref, or --metrics dnsmos plcmos")
+    if args.json:
+        check_writable(args.json, overwrite=args.force)
+
+    with metrics.workers(args.jobs) as mapper:
+        estimate = _score(args.ref, args.est, names, mapper, "estimate")
+        noisy = _score(args.ref, args.noisy, names, mapper, "noisy") if args.noisy else None
+    _show(estimate, noisy)
+    if args.json:
+        _write(args.json, estimate, noisy, names)
+    return 1 if estimate.errors or (noisy and noisy.errors) else 0
+
+
+def _score(
+    ref: Sequence[str] | None, est: Sequence[str], names: Sequence[str], mapper: Callable[..., Any], what: str
+) -> Table:
+    """Pair by key, score, and enter those without a partner as errors."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from audiomask.metrics import score_files
+
+    estimates = _by_key(est)
+    references = _by_key(ref) if ref else None
+    if references is not None and len(references) == len(estimates) == 1:
+        references = dict(
+            zip(estimates, references.values(), strict=True)
+        )  # two files are a pair, whatever their names
+    pairs = [
+        (key, references[key] if references else None, estimates[key])
+        for key in estimates
+        if references is None or key in references
+    ]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"scoring {what}", total=len(pairs))
+        table = score_files(pairs, names, mapper, on_file=lambda key: progress.advance(task))
+    if references is not None:
+        for key in estimates.keys() - references.keys():
+            table.fail(key, f"{estimates[key]}: there is no reference named {key}")
+        for key in references.keys() - estimates.keys():
+            table.fail(key, f"{references[key]}: there is no {what} named {key}")
+    return table
+
+
+def _by_key(inputs: Sequence[str]) -> dict[str, Source]:
+    from audiomask.audio import AudioError
+    from audiomask.sources import find_audio
+
+    sources: dict[str, Source] = {}
+    for source in find_audio(inputs):
+        key = source.key or str(Path(source.relative).with_suffix(""))
+        if key in sources:
+            raise AudioError(f"{source}: there are two recordings named {key}, the other is {sources[key]}")
+        sources[key] = source
+    return sources
+
+
+def _show(estimate: Table, noisy: Table | None) -> None:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    view: RichTable = RichTable(title=f"{len(estimate.rows)} files, mean and 95 % bootstrap interval")
+    heads = ["metric", "noisy", "estimate", "95 %", "change", "files", "none"]
+    for head in heads if noisy else [h for h in heads if h not in ("noisy", "change")]:
+        view.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
+    before = noisy.summary() if noisy else {}
+    for column, s in estimate.summary().items():
+        row = [column, f"{s.mean:.3f}", f"{s.low:.3f} .. {s.high:.3f}", str(s.n), str(s.failed or "-")]
+        if noisy:
+            row.insert(1, f"{before[column].mean:.3f}")
+            row.insert(4, f"{_change(estimate, noisy, column):+.3f}")
+        view.add_row(*row)
+    console.print(view)
+    if noisy:
+        console.print("change: mean over the files that have both values; none: files without a value", highlight=False)
+    for name, table in (("estimate", estimate), ("noisy", noisy)):
+        if table is None:
+            continue
+        for columns, reason, keys in _reasons(table):
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            console.print(
+                f"{name}: no {columns} for {keys[0]}{more}: {reason}", highlight=False, soft_wrap=True
+            )
+        for line in [note for notes in table.notes.values() for note in notes] + list(table.errors.values()):
+            print(f"audiomask: {line}", file=sys.stderr)
+
+
+def _change(estimate: Table, noisy: Table, column: str) -> float:
+    from audiomask.metrics import summarize
+
+    common = estimate.rows.keys() & noisy.rows.keys()
+    return summarize(
+        (estimate.rows[k][column] - noisy.rows[k][column] for k in sorted(common)), resamples=1
+    ).mean
+
+
+def _reasons(table: Table) -> list[tuple[str, str, list[str]]]:
+    """(columns, reason, keys of the files), files with the same reason for the same columns together."""
+    files: dict[tuple[str, str], list[str]] = {}
+    for key, row in table.rows.items():
+        for reason in dict.fromkeys(row.reasons.values()):
+            columns = ", ".join(c for c, why in row.reasons.items() if why == reason)
+            files.setdefault((columns, reason), []).append(key)
+    return [(*entry, keys) for entry, keys in files.items()]
+
+
+def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for package in ("audiomask", "pesq", "pystoi", "speechmos", "onnxruntime", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    data = {"metrics": list(names), "versions": versions, "estimate": estimate.to_json()}
+    if noisy:
+        data["noisy"] = noisy.to_json()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
