@@ -1,0 +1,98 @@
+"""Self-attention that streams: over the last frames with a ring of keys and values, and across frequency in a
+frame.
+
+Parameters bear the names and shapes of `nn.MultiheadAttention`, so its state dicts load unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.streaming import State, Streaming
+
+MASKED = -1e9  # not -inf: frames before the signal see nothing at all, and must not become NaN
+
+
+class _Projections(Streaming):
+    def __init__(self, channels: int, heads: int, bias: bool = True) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        twin = nn.MultiheadAttention(channels, heads, bias=bias)
+        self.in_proj_weight, self.in_proj_bias = twin.in_proj_weight, twin.in_proj_bias
+        self.out_proj = nn.Linear(channels, channels, bias=bias)
+        self.channels, self.heads = channels, heads
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """`[..., N, C]` -> `[..., heads, N, C / heads]`."""
+        return x.unflatten(-1, (self.heads, self.channels // self.heads)).transpose(-2, -3)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q k' / sqrt(d)) v over `[..., heads, N, d]`; mask is true where a key may be seen."""
+        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = torch.where(mask, scores, MASKED)
+        y = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
+        return self.out_proj(y)
+
+
+def _rotate(x: Tensor, position: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al. 2021), pairs interleaved: `[..., N, d]`, position `[N]`."""
+    half = x.shape[-1] // 2
+    rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+    angle = position[:, None].to(x.dtype) * rate
+    cos, sin = angle.cos(), angle.sin()
+    even, odd = x.unflatten(-1, (half, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+
+
+class CausalAttention(_Projections):
+    """`[B, C, T]` -> `[B, C, T]`: each frame attends to itself and the `window - 1` frames before it.
+
+    The state is a ring of the last `window - 1` keys and values; slots from before the signal are masked by a
+    count of frames. It equals unbounded causal attention while the signal fits the window. `rotary` positions
+    are counted from the oldest slot: only differences matter, and a count since the start would lose
+    precision.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, window: int, bias: bool = True, rotary: bool = False
+    ) -> None:
+        super().__init__(channels, heads, bias)
+        self.window, self.rotary = window, rotary
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        ring = torch.zeros(batch, self.window - 1, 2 * self.channels, device=device, dtype=dtype)
+        return {"ring": ring, "seen": torch.zeros(batch, dtype=torch.int64, device=device)}
+
+    def step(self, x, state, **constants):
+        x, _ = self.gate(x, state)
+        frames, past = x.shape[2], self.window - 1
+        q, kv = F.linear(x.transpose(1, 2), self.in_proj_weight, self.in_proj_bias).split(
+            (self.channels, 2 * self.channels), 2
+        )
+        kv = torch.cat([state["ring"], kv], 1)
+        after = {"ring": kv[:, frames:], "seen": state["seen"] + frames}
+        q, k, v = self._heads(q), *map(self._heads, kv.chunk(2, 2))
+        slot = torch.arange(past + frames, device=x.device)
+        if self.rotary:
+            q, k = _rotate(q, slot[past:]), _rotate(k, slot)
+        age = slot[past:, None] - slot  # [T, N]: frames between a query and a key
+        near = (age >= 0) & (age <= past)
+        real = state["seen"][:, None] + slot >= past + self.lag  # [B, N]: not from before the signal
+        y = self._attend(q, k, v, near & real[:, None, None, :])
+        return y.transpose(1, 2), after
+
+
+class FrequencyAttention(_Projections):
+    """`[B, C, T, F]` -> the same: in each frame, every frequency attends to all. No memory."""
+
+    def step(self, x, state, **constants):
+        qkv = F.linear(x.permute(0, 2, 3, 1), self.in_proj_weight, self.in_proj_bias)
+        q, k, v = map(self._heads, qkv.chunk(3, -1))
+        y = self._attend(q, k, v, None)
+        return y.permute(0, 3, 1, 2), state
