@@ -1,0 +1,112 @@
+import pytest
+import torch
+
+from audiomask import losses
+from audiomask.losses import spectral
+
+
+def signals(batch=2, samples=8000, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ref = torch.randn(batch, samples, generator=generator) * 0.1
+    return ref + torch.randn(batch, samples, generator=generator) * 0.05, ref
+
+
+def spectrum(x, fft, hop, length):
+    window = torch.hann_window(length)
+    window = window / window.square().sum().sqrt()
+    return torch.stft(x, fft, hop, length, window, center=True, pad_mode="constant", return_complex=True)
+
+
+def test_multi_resolution_stft_equals_the_published_formula():
+    # frames of torch.stft are centred in the FFT, ours in the window: the same frames where the two are one
+    # length
+    resolutions = [(256, 64, 256), (512, 128, 512)]
+    est, ref = signals()
+    expected = 0.0
+    for fft, hop, length in resolutions:
+        e, r = (spectrum(x, fft, hop, length).abs() for x in (est, ref))
+        expected += (
+            0.5 * torch.linalg.norm(r - e) / torch.linalg.norm(r) + 0.5 * (r.log() - e.log()).abs().mean()
+        )
+    ours = losses.multi_resolution_stft_loss(est, ref, resolutions, floor=1e-12)
+    torch.testing.assert_close(ours, expected / 2, rtol=1e-4, atol=0)
+
+
+def test_short_window_gives_the_magnitudes_of_torch_stft():
+    _, x = signals()
+    power, _ = spectral._power_and_spectrum(x, 512, 60, 240)
+    theirs = spectrum(x, 512, 60, 240).abs().square().transpose(1, 2)
+    # torch.stft pads half the FFT, so its frame n ends where ours does once the centres meet: both at n * hop
+    torch.testing.assert_close(power, theirs[:, : power.shape[1]], rtol=1e-3, atol=1e-6)
+
+
+def test_compressed_loss_equals_its_formula():
+    est, ref = signals()
+    e, r = spectrum(est, 512, 128, 512), spectrum(ref, 512, 128, 512)
+    missing = r.abs() ** 0.3 - e.abs() ** 0.3
+    weight = torch.where(missing > 0, 3.0, 1.0)
+    apart = torch.polar(r.abs() ** 0.3, r.angle()) - torch.polar(e.abs() ** 0.3, e.angle())
+    expected = 0.6 * (weight * missing**2).mean() + 0.4 * apart.abs().square().mean()
+    ours = losses.compressed_spectral_loss(
+        est, ref, [512], exponent=0.3, magnitude=0.6, complex_=0.4, under=3.0, floor=1e-12
+    )
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=0)
+
+
+def test_under_estimation_alone_is_weighted():
+    _, ref = signals()
+
+    def loss(est, under):
+        return losses.compressed_spectral_loss(
+            est, ref, magnitude=1.0, complex_=0.0, under=under, floor=1e-14
+        ).item()
+
+    assert loss(0.5 * ref, 4.0) == pytest.approx(4 * loss(0.5 * ref, 1.0), rel=1e-5)
+    assert loss(2.0 * ref, 4.0) == pytest.approx(loss(2.0 * ref, 1.0), rel=1e-5)
+
+
+def test_complex_term_hears_the_phase_and_the_magnitude_term_does_not():
+    _, ref = signals()
+    deaf = losses.compressed_spectral_loss(-ref, ref, magnitude=1.0, complex_=0.0)
+    hearing = losses.compressed_spectral_loss(-ref, ref, magnitude=0.0, complex_=1.0)
+    assert deaf.item() == 0.0
+    assert hearing.item() > 0.1
+
+
+def test_window_made_in_inference_mode_serves_training():
+    spectral._hann.cache_clear()
+    est, ref = signals()
+    with torch.inference_mode():
+        losses.compressed_spectral_loss(est, ref)
+    x = est.clone().requires_grad_()
+    losses.compressed_spectral_loss(x, ref).backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_signals_shorter_than_the_window_have_a_loss():
+    est, ref = signals(samples=50)
+    for loss in (losses.MultiResolutionSTFTLoss(), losses.CompressedSpectralLoss()):
+        assert torch.isfinite(loss(est, ref))
+
+
+def test_functions_and_modules_agree():
+    est, ref = signals()
+    module = losses.CompressedSpectralLoss(
+        [256], overlap=2, exponent=0.5, magnitude=0.2, complex_=0.8, under=2.0
+    )
+    function = losses.compressed_spectral_loss(est, ref, [256], 2, 0.5, 0.2, 0.8, 2.0)
+    assert module(est, ref).item() == function.item()
+    module = losses.MultiResolutionSTFTLoss([(256, 64, 128)], convergence=0.1, log_magnitude=0.9)
+    assert (
+        module(est, ref).item()
+        == losses.multi_resolution_stft_loss(est, ref, [(256, 64, 128)], 0.1, 0.9).item()
+    )
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="hop <= window"):
+        losses.MultiResolutionSTFTLoss([(256, 64, 512)])
+    with pytest.raises(ValueError, match="exponent is 0"):
+        losses.CompressedSpectralLoss(exponent=0.0)
+    with pytest.raises(ValueError, match="multiples of the overlap 4"):
+        losses.CompressedSpectralLoss(fft_sizes=[258])
