@@ -56,7 +56,7 @@ def tree_map(function: Callable[[Tensor], Tensor], state: State) -> State:
     if isinstance(state, Tensor):
         return function(state)
     if isinstance(state, Mapping):
-        return {key: tree_map(function, value) for key, value in state.items()}
+        return {key: tree_map(function, value) for key, value in sorted(state.items())}
     return tuple(tree_map(function, value) for value in state)
 
 
@@ -64,13 +64,15 @@ def _leaves(state: State, path: str) -> Iterator[tuple[str, Tensor]]:
     if isinstance(state, Tensor):
         yield path, state
     elif state is not None:
-        items = state.items() if isinstance(state, Mapping) else enumerate(state)
+        items = sorted(state.items()) if isinstance(state, Mapping) else enumerate(state)
         for key, value in items:
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
 
 
 def flatten_state(state: State) -> list[tuple[str, Tensor]]:
-    """All tensors of a state with dotted names, in a fixed order (that of construction)."""
+    """All tensors of a state with dotted names, in a fixed order: that of the names, whoever built the
+    dicts.
+    """
     return list(_leaves(state, ""))
 
 
@@ -368,7 +370,7 @@ class StreamingModel(Streaming):
     task: str = ""
     sample_rate: int = 16000
     inputs: tuple[Port, ...] = (Port("audio"),)
-    outputs: tuple[Port, ...] = (Port("audio"),)
+    outputs: tuple[Port, ...] = (Port("output"),)
 
     def constant(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
         """The constant port `name` as a tensor `[B]` (or `[B, n]`) for the batch of `like`; None takes the

@@ -1,11 +1,10 @@
 """Sieve: our small causal denoiser. A complex mask from a network whose weights are shared across frequency.
 
 Nothing here is published elsewhere as it stands; the family is that of FastEnhancer (recurrent units shared by all
-bands, attention across bands inside a frame) with a narrow full-band recurrence added, which tells all bands what the
-others went through.
+bands, attention across bands inside a frame; arXiv 2509.21867) with a narrow full-band recurrence added, which tells
+all bands what the others went through.
 
-One frame (16 ms hop, 32 ms window; F = 256 bins of 31.25 Hz, the bin at the Nyquist frequency takes the mask of its
-neighbour)::
+One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz)::
 
     spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over the last 3 frames      [9, 256]
       -> conv 8 / 4 over frequency -> residual convs 3           bands E                [C, 64]
@@ -13,8 +12,12 @@ neighbour)::
       -> + full-band branch: linear, GRU, linear
       -> blocks: (GRU over time, shared by the bands) + (attention across the bands)
       -> projection back to 64 bands, + E -> residual convs -> 4 bins a band            [2, 256]
-      -> mask M, |M| <= 2:   M = z / sqrt(1 + |z|^2 / 4)
+      -> mask M, |M| < 2:   M = z / sqrt(1 + |z|^2 / 4)
     estimate = M X
+
+A frame of 1536 samples at 48 kHz has the same 256 bins below 8 kHz as one of 512 at 16 kHz, so the same weights make a
+full-band model. The band above, which the network never sees, is scaled by one real gain a frame: that of the mask
+over the topmost part of what it does see, weighted by energy.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, Synthesis, power
+from audiomask.nn.recurrent import GRU
+from audiomask.streaming import Port, State, StreamingModel
 
 BINS = 256  # bins that the network sees
 CODED = 64  # bands after the strided convolution
@@ -36,7 +43,7 @@ class Block(nn.Module):
     def __init__(self, channels: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.gru = nn.GRU(channels, channels)
+        self.gru = GRU(channels, channels)
         self.mix = nn.Linear(channels, channels, bias=False)
         self.mix_norm = nn.BatchNorm1d(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -45,7 +52,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         t, b, bands, c = x.shape
-        y, h = self.gru(x.reshape(t, b * bands, c), h.reshape(1, b * bands, c))
+        y, (h,) = self.gru.layer(x.reshape(t, b * bands, c), [h.reshape(1, b * bands, c)])
         x = x.reshape(-1, c)
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
         q, k, v = self.qkv(x).reshape(t * b, bands, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
@@ -97,7 +104,7 @@ class MaskNet(nn.Module):
         self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
         if full:
             self.full_in = nn.Linear(bands * channels, squeeze)
-            self.full_gru = nn.GRU(squeeze, full)
+            self.full_gru = GRU(squeeze, full)
             self.full_out = nn.Linear(full, bands * channels)
         self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(blocks))
         self.spread = nn.Linear(bands, CODED, bias=False)
@@ -120,8 +127,8 @@ class MaskNet(nn.Module):
     def step(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         b, _, t, _ = spectrum.shape
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
-        power = spectrum.square().sum(1, keepdim=True) + 1e-10
-        z = torch.cat([spectrum * power**-0.35, power**0.15], 1)
+        p = power(spectrum) + 1e-6
+        z = torch.cat([spectrum * p**-0.35, p**0.15], 1)
         z = torch.cat([state["features"], z], 2)
         new = {"features": z[:, :, t:]}
         x = torch.cat([z[:, :, i : i + t] for i in range(self.frames)], 1)  # [B, 9, T, 256]
@@ -133,7 +140,7 @@ class MaskNet(nn.Module):
         x = self.gather(x).transpose(1, 2) + self.embedding  # [T B, bands, C]
         if self.full:
             y = F.relu(self.full_in(x.reshape(t, b, -1)))
-            y, h = self.full_gru(y, state["full"].unsqueeze(0))
+            y, (h,) = self.full_gru.layer(y, [state["full"].unsqueeze(0)])
             new["full"] = h.squeeze(0)
             x = x + self.full_out(y).reshape(x.shape)
         x = x.reshape(t, b, self.bands, self.channels)
@@ -147,4 +154,71 @@ class MaskNet(nn.Module):
             x = layer(x)
         x = self.decode(x).reshape(t, b, 2, BINS // CODED, CODED)
         m = x.permute(1, 2, 0, 4, 3).reshape(b, 2, t, BINS)
-        return m * torch.rsqrt(1 + m.square().sum(1, keepdim=True) / 4), new
+        return m * torch.rsqrt(1 + power(m) / 4), new
+
+
+class Sieve(StreamingModel):
+    """The denoiser: samples in, samples out, `[B, 1, T]`.
+
+    Args:
+        sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows).
+        The others are `MaskNet`'s.
+
+    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) bounds the attenuation. Both act on
+    the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M.
+    """
+
+    task = "enhance"
+    inputs = (
+        Port("audio"),
+        Port("strength", "constant", default=1.0, minimum=0.0, maximum=1.0, doc="0 leaves the input as it is"),
+        Port(
+            "atten_lim", "constant", default=100.0, minimum=0.0, maximum=100.0, unit="dB", doc="most attenuation"
+        ),
+    )
+    outputs = (Port("enhanced"),)
+    followed = 160  # the band above 8 kHz follows the mask from this bin (5 kHz) up
+
+    def __init__(self, sample_rate: int = 16000, name: str = "sieve", **net: int):
+        super().__init__()
+        if sample_rate not in (16000, 48000):
+            raise ValueError(f"Sieve at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session")
+        self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate * 16 // 1000
+        self.analysis = Analysis(2 * self.hop, self.hop)
+        self.net = MaskNet(**net)
+        self.synthesis = Synthesis(2 * self.hop, self.hop)
+        self.delay = self.hop
+        # A sine of amplitude a has |X| = 50 a at both rates: large enough that the floor under the compression is not
+        # so small a constant that graph optimisers take it for 0 (they do at 1e-10).
+        self.scale = 100 / float(self.analysis.window.sum())
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return {
+            "analysis": self.analysis.initial_state(batch, device, dtype),
+            "net": self.net.initial_state(batch, device, dtype),
+            "synthesis": self.synthesis.initial_state(batch, device, dtype),
+        }
+
+    def step(self, x, state, strength=None, atten_lim=None, **constants):
+        spectrum, analysis = self.analysis.step(x, state["analysis"])
+        seen = spectrum[..., :BINS] * self.scale
+        mask, net = self.net.step(seen, state["net"])
+        mask = self._extend(mask, seen, spectrum.shape[3] - BINS)
+        w = self.constant("strength", strength, x) * (1 - 10 ** (self.constant("atten_lim", atten_lim, x) / -20))
+        w = w[:, None, None, None]
+        re, im = (mask * w).unbind(1)
+        re = re + (1 - w[:, 0])
+        a, b = spectrum.unbind(1)
+        estimate = torch.stack([re * a - im * b, re * b + im * a], 1)
+        y, synthesis = self.synthesis.step(estimate, state["synthesis"])
+        return y, {"analysis": analysis, "net": net, "synthesis": synthesis}
+
+    def _extend(self, mask: Tensor, seen: Tensor, more: int) -> Tensor:
+        """The mask `[B, 2, T, 256]` with `more` bins: its last bin again, or the gain that follows."""
+        if more == 1:
+            return torch.cat([mask, mask[..., -1:]], 3)
+        energy = power(seen[..., self.followed :])
+        passed = (power(mask[..., self.followed :]) * energy).sum(3, keepdim=True)
+        gain = ((passed + 1e-6) / (energy.sum(3, keepdim=True) + 1e-6)).clamp(max=1.0).sqrt()
+        above = gain.expand(-1, -1, -1, more)
+        return torch.cat([mask, torch.cat([above, torch.zeros_like(above)], 1)], 3)

@@ -1,0 +1,40 @@
+"""Train a model from a recipe: audiomask train recipes/TASK/MODEL.yaml --data.train DIR ... --out EXP
+
+The recipe is a LightningCLI configuration: every argument of the task, the model, the losses, the data and the trainer
+can be overridden with a dotted option, and `--print_config` shows the whole. In --out lie afterwards:
+
+  config.yaml            the resolved configuration
+  run.json               command line, versions, git commit
+  checkpoints/last.ckpt  for resuming: the same command continues a run that was stopped
+  model/                 config.json and model.safetensors of the best epoch, ready for `audiomask export`
+  tensorboard/           curves, audio, pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from audiomask.cli import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="recipe, a YAML file")
+    parser.add_argument("--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)")
+    parser.add_argument("--fresh", action="store_true", help="start over even if --out holds a checkpoint")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000")
+
+
+def run(args: argparse.Namespace) -> int:
+    # --out and --fresh may stand among the overrides, which argparse leaves alone.
+    extra = argparse.ArgumentParser(add_help=False)
+    extra.add_argument("--out", type=Path, default=args.out)
+    extra.add_argument("--fresh", action="store_true", default=args.fresh)
+    known, options = extra.parse_known_args(args.options)
+    if not Path(args.config).is_file():
+        raise UsageError(f"{args.config}: no such recipe; see recipes/*/*.yaml")
+    from audiomask.tasks.fit import fit
+
+    fit(args.config, known.out, options, fresh=known.fresh, command=sys.argv)
+    return 0

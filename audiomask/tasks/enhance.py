@@ -1,0 +1,274 @@
+"""Speech enhancement: (noisy, clean) pairs made on the training device, one network, losses on the waveform.
+
+`Enhance` is the LightningModule, `NoisySpeech` the data: speech and noise from Kaldi data directories for training, and
+a directory of fixed pairs (`wav.scp` noisy, `clean.scp`) for validation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import soxr
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from audiomask import metrics
+from audiomask.audio import AudioError
+from audiomask.data.kaldi import DataDir, Utterance
+from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
+from audiomask.data.simulate import Degrade
+from audiomask.losses import WeightedSum
+from audiomask.streaming import StreamingModel
+
+
+def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor: float = 0.01) -> float:
+    """Learning-rate factor: linear warm-up, then 1, then a half cosine to `floor` over the last `decay` share.
+
+    With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on can be continued later and
+    decayed again, which a cosine over the whole run does not allow (Hu et al. 2024, MiniCPM).
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    start = max(warmup, total - int(decay * total))
+    if step < start or total <= start:
+        return 1.0
+    x = min(1.0, (step - start) / (total - start))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * x))
+
+
+class Enhance(pl.LightningModule):
+    """Trains a model that maps noisy speech to clean speech.
+
+    Args:
+        model: what is trained; `[B, 1, T]` -> `[B, 1, T]`.
+        loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal first, so that
+            loud and quiet rows count alike.
+        degrade: makes the pairs.
+        lr, betas, weight_decay: of AdamW; biases, norms and embeddings are not decayed.
+        warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
+        scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
+        shown: validation clips that go to TensorBoard as audio and spectrograms.
+    """
+
+    def __init__(
+        self,
+        model: StreamingModel,
+        loss: WeightedSum,
+        degrade: Degrade,
+        lr: float = 1.5e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
+        warmup: int = 500,
+        decay: float = 0.25,
+        scored: int = 40,
+        shown: int = 3,
+    ):
+        super().__init__()
+        if degrade.sample_rate != model.sample_rate:
+            raise AudioError(
+                f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at {model.sample_rate} Hz; make "
+                "them equal"
+            )
+        self.model, self.loss, self.degrade = model, loss, degrade
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
+        self._clips: list[dict[str, float]] = []
+
+    def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        estimate = self.model(noisy[:, None])[:, 0]
+        level = noisy.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
+        total, parts = self.loss(estimate / level, clean / level)
+        return total, parts, estimate
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        with torch.no_grad():
+            noisy, clean = self.degrade(batch["speech"], batch["noise"], int(batch["seed"]))
+        total, parts, _ = self._compare(noisy, clean)
+        self.log_dict({"train/loss": total} | {f"train/{k}": v for k, v in parts.items()}, batch_size=len(noisy))
+        return total
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        noisy, clean = batch["noisy"], batch["clean"]
+        total, parts, estimate = self._compare(noisy, clean)
+        self.log_dict(
+            {"val/loss": total} | {f"val/{k}": v for k, v in parts.items()}, batch_size=len(noisy), sync_dist=True
+        )
+        names = ["si_sdr", "pesq", "estoi"] if index < self.scored else ["si_sdr"]
+        rate = self.model.sample_rate
+        row = metrics.score(clean[0].cpu().numpy(), estimate[0].float().cpu().numpy(), rate, names)
+        self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
+        if index < self.shown:
+            self._show(f"{index}", {"noisy": noisy[0], "enhanced": estimate[0], "clean": clean[0]})
+
+    def on_validation_epoch_end(self) -> None:
+        means = {
+            f"val/{k}": float(np.mean([c[k] for c in self._clips if k in c]))
+            for k in sorted({k for c in self._clips for k in c})
+        }
+        self._clips.clear()
+        if {"val/pesq", "val/estoi", "val/si_sdr"} <= set(means):
+            # One number to select by: each term worth about as much as the others' usual spread.
+            means["val/select"] = means["val/pesq"] + 4 * means["val/estoi"] + 0.1 * means["val/si_sdr"]
+        self.log_dict(means, sync_dist=True)
+
+    def _show(self, name: str, signals: dict[str, Tensor]) -> None:
+        writer = getattr(self.logger, "experiment", None)
+        if not hasattr(writer, "add_audio"):
+            return
+        rate = self.model.sample_rate
+        window = torch.hann_window(512, device=self.device)
+        for kind, x in signals.items():
+            if kind != "enhanced" and self.global_step > 0 and self.current_epoch > 0:
+                continue  # the references do not change
+            x = x.float()
+            writer.add_audio(f"{name}/{kind}", x.clamp(-1, 1), self.global_step, rate)
+            power = torch.stft(x, 512, 128, window=window, return_complex=True).abs().square()
+            picture = ((10 * torch.log10(power + 1e-9) + 70) / 100).clamp(0, 1).flip(0)
+            writer.add_image(f"{name}/{kind}_spectrogram", picture[None], self.global_step)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decayed, plain = [], []
+        for name, p in self.model.named_parameters():
+            (decayed if p.ndim > 1 and "embedding" not in name else plain).append(p)
+        groups = [
+            {"params": decayed, "weight_decay": self.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, self.lr, self.betas)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: warmup_stable_decay(step, self.warmup, total, self.decay)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Steps(Sampler[int]):
+    """Batch numbers of the current epoch. Lightning calls `set_epoch`, on resuming too, so the data goes on."""
+
+    def __init__(self, steps: int):
+        self.steps, self.epoch = steps, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class Pairs(Dataset[dict[str, Any]]):
+    """Fixed pairs of a data directory: `wav.scp` noisy, `clean.scp` clean. Item: `noisy`, `clean` `[T]`, `key`."""
+
+    def __init__(self, path: str | Path, sample_rate: int):
+        self.data = DataDir.read(path)
+        if "clean.scp" not in self.data.tables:
+            raise AudioError(f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory")
+        self.utterances = list(self.data.utterances())
+        self.sample_rate = sample_rate
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        u = self.utterances[i]
+        noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
+        if len(noisy) != len(clean):
+            raise AudioError(f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew")
+        return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": u.key}
+
+
+def read_mono(data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav") -> np.ndarray:
+    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    x, rate = data.load(utterance, table)
+    mono = x.mean(0)
+    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
+
+
+class NoisySpeech(pl.LightningDataModule):
+    """Speech and noise for training, fixed pairs for validation.
+
+    Args:
+        train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its kind.
+        valid: data directory of fixed pairs. music: data directory, optional.
+        cache: folder for the packed corpora (see `data.loading`); made once, reused while wav.scp is unchanged.
+        batch_size, steps: rows of a batch, batches of an epoch (validation and checkpoints come at its end).
+        segment: samples of a training pair; crop: of the raw material, see `Degrade.crop` (0: half as much again).
+        speech_weights, noise_weights, music_share, babble, synthetic, noises, seed: see `data.loading`.
+        workers: processes that cut crops; 0 does it in the training process.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        noise: str,
+        valid: str,
+        cache: str = "exp/cache",
+        music: str | None = None,
+        sample_rate: int = 16000,
+        batch_size: int = 16,
+        steps: int = 500,
+        segment: int = 32000,
+        crop: int = 0,
+        speech_weights: dict[str, float] | None = None,
+        noise_weights: dict[str, float] | None = None,
+        music_share: float = 0.06,
+        babble: float = 0.1,
+        synthetic: float = 0.08,
+        noises: int = 3,
+        seed: int = 0,
+        workers: int = 1,
+    ):
+        super().__init__()
+        self.train_dir, self.noise_dir, self.valid_dir, self.music_dir = train, noise, valid, music
+        self.cache, self.sample_rate = Path(cache), sample_rate
+        self.batch_size, self.steps, self.workers = batch_size, steps, workers
+        self.crop = crop or math.ceil(segment * 1.5)
+        self.speech_weights, self.noise_weights = speech_weights, noise_weights
+        self.options = {"music_share": music_share, "babble": babble, "synthetic": synthetic, "noises": noises}
+        self.seed = seed
+
+    def _pack(self, path: str) -> Path:
+        """The packed corpus of a data directory, made where it is missing or older than its wav.scp."""
+        data = DataDir.read(path)
+        prefix = self.cache / f"{Path(path).resolve().name}-{self.sample_rate}"
+        index = prefix.with_suffix(".json")
+        if not index.exists() or index.stat().st_mtime < (Path(path) / "wav.scp").stat().st_mtime:
+
+            def reader(u: Utterance) -> Callable[[], np.ndarray]:
+                return lambda: read_mono(data, u, self.sample_rate)
+
+            pack(((u.key, u.speaker or u.key, reader(u)) for u in data.utterances()), prefix, self.sample_rate)
+        return prefix
+
+    def prepare_data(self) -> None:
+        for path in filter(None, (self.train_dir, self.noise_dir, self.music_dir)):
+            self._pack(path)
+
+    def train_dataloader(self) -> DataLoader:
+        dataset = SpeechAndNoise(
+            PackedAudio(self._pack(self.train_dir), self.speech_weights),
+            PackedAudio(self._pack(self.noise_dir), self.noise_weights),
+            self.batch_size,
+            self.crop,
+            steps=2**40,
+            music=PackedAudio(self._pack(self.music_dir)) if self.music_dir else None,
+            seed=self.seed,
+            **self.options,
+        )
+        sampler = _Steps(self.steps)
+        if self.trainer is not None:
+            sampler.set_epoch(self.trainer.current_epoch)
+        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Pairs(self.valid_dir, self.sample_rate), batch_size=1)
+
+

@@ -1,0 +1,115 @@
+"""Runs a training by its recipe: LightningCLI, and what is kept beside the weights."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from audiomask import weights
+from audiomask.audio import AudioError
+
+
+class KeepBest(Callback):
+    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best so far."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], monitor: str = "val/select", mode: str = "max"):
+        self.folder, self.config, self.monitor = folder, config, monitor
+        self.sign = 1.0 if mode == "max" else -1.0
+        self.best = -float("inf")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best = state["best"]
+
+    def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        score = self.sign * float(value) if value is not None else float(trainer.global_step)
+        if score > self.best:
+            self.best = score
+            weights.save(self.folder, task.model, self.config)  # type: ignore[arg-type]
+
+
+class _Cli(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"seed_everything": 0})
+
+
+def _git_commit() -> str | None:
+    try:
+        run = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("audiomask", "torch", "pytorch-lightning", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def fit(
+    config: str | Path, out: Path, options: Sequence[str] = (), *, fresh: bool = False, command: Sequence[str] = ()
+) -> pl.LightningModule:
+    """Train by the recipe `config` with dotted overrides `options`, everything under `out`.
+
+    A checkpoint in `out` is resumed unless `fresh`. AudioError for a recipe that does not resolve.
+    """
+    torch.set_float32_matmul_precision("high")
+    try:
+        cli = _Cli(
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            run=False,
+            args=["--config", str(config), *options],
+            trainer_defaults={"logger": False},
+            parser_kwargs={"exit_on_error": True},
+        )
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"{config}: {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    text = cli.parser.dump(cli.config, skip_none=False)
+    (out / "config.yaml").write_text(text)
+    record = {"command": list(command), "git": _git_commit(), "versions": _versions(), "recipe": str(config)}
+    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
+    model_config = _model_config(cli.config["model"])
+    keep = KeepBest(out / "model", model_config)
+    saver = ModelCheckpoint(
+        dirpath=out / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1, save_on_train_epoch_end=True
+    )
+    trainer.callbacks += [keep, saver]
+    trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
+    resume = last if last.exists() and not fresh else None
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
+    if not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
+        weights.save(out / "model", cli.model.model, model_config)
+    return cli.model
+
+
+def _model_config(task: Any) -> dict[str, Any]:
+    """class_path and init_args of the network out of the resolved configuration of the task."""
+    model = task["init_args"]["model"]
+    model = model.as_dict() if hasattr(model, "as_dict") else dict(model)
+    return {"class_path": model["class_path"], "init_args": model.get("init_args") or {}}
