@@ -87,8 +87,13 @@ def _regular_file(path: str) -> None:
         raise AudioError(f"{path}: is a device or a pipe; give '-' and feed it to standard input")
     if status.st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes); record or copy it again")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: no permission to read it; chmod +r it or run as its owner")
+    try:
+        with open(path, "rb"):  # noqa: PTH123
+            pass
+    except OSError as error:
+        raise AudioError(
+            f"{path}: cannot be read ({error.strerror}); chmod +r it, or run as its owner"
+        ) from None
 
 
 def _riff_promise(path: str) -> tuple[int, int] | None:
@@ -264,7 +269,8 @@ def choose_format(
         implied = IMPLIED_SUBTYPE[suffix]
         same = like is not None and like.format == "OGG" and suffix != ".opus"
         return format, like.subtype if same and like is not None else implied
-    if like is not None and sf.check_format(format, like.subtype):
+    plain = like is not None and (like.format == format or like.subtype in (*_BYTES, *_FLOATS))
+    if like is not None and plain and sf.check_format(format, like.subtype):
         return format, like.subtype
     if like is not None and like.subtype in (*_FLOATS, "PCM_32") and sf.check_format(format, "PCM_24"):
         return format, "PCM_24"  # FLAC holds no floats; 24 bits are what float32's mantissa holds
@@ -432,6 +438,11 @@ class Writer:
             part.unlink(missing_ok=True)
         self._temporary = []
 
+    def __del__(self) -> None:
+        # An interrupt can strike between __init__ and __enter__.
+        if getattr(self, "_temporary", None):
+            self.abort()
+
     @property
     def notes(self) -> list[str]:
         """What happened to the level, for the user."""
@@ -439,7 +450,7 @@ class Writer:
             return [
                 f"{self.name}: peak {self.peak:.3f}, so turned down by {-20 * np.log10(self.gain):.2f} dB"
             ]
-        if self.clipped:
+        if self.clipped and (self.clip == "clamp" or self.subtype not in _FLOATS):  # floats lose nothing
             remedy = (
                 "--clip rescale keeps its shape" if self.clip == "clamp" else "--clip clamp would cut them"
             )
@@ -465,7 +476,7 @@ def _remedy(error: OSError) -> str:
 
 
 def check_writable(path: str | Path, *, overwrite: bool) -> None:
-    """Raise `AudioError` unless ``path`` may become an output: its folder exists and can be written, and it
+    """Raise `AudioError` unless ``path`` may become an output: its folder exists, and it
     is new, or a regular file and ``overwrite`` is set."""
     path = Path(path)
     try:
@@ -484,8 +495,6 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise AudioError(f"{path}: its folder does not exist; mkdir -p {folder}")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise AudioError(f"{path}: no permission to write in {folder}; choose another folder with -o")
 
 
 def write(path: str | Path, x: np.ndarray, rate: int, **options) -> None:

@@ -94,12 +94,13 @@ def find_audio(inputs: Iterable[str | Path], *, exclude: str | Path | None = Non
 
 def _expand(text: str, exclude: Path | None) -> Iterator[Source]:
     path = Path(text)
+    # os.path's tests, since Path's raise for a name that is too long or a folder that may not be looked into.
     if text == "-":
         yield Source("-", "stdin.wav")
-    elif path.is_dir():
-        scp = path / "wav.scp"
-        yield from _read_scp(scp) if scp.is_file() else _walk(path, exclude)
-    elif path.suffix.lower() == ".scp" and path.is_file():
+    elif os.path.isdir(text):  # noqa: PTH112
+        scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
+        yield from _read_scp(path / "wav.scp") if scp else _walk(path, exclude)
+    elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
         yield from _read_scp(path)
     elif not os.path.lexists(text) and globbing.has_magic(text):
         matches = sorted(globbing.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
@@ -152,7 +153,7 @@ def _read_scp(scp: Path) -> Iterator[Source]:
         if value.endswith("|"):
             yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
             continue
-        if not Path(value).exists() and (scp.parent / value).exists():
+        if not os.path.exists(value) and os.path.exists(scp.parent / value):  # noqa: PTH110
             value = str(scp.parent / value)
         yield Source(value, safe + (Path(value).suffix or ".wav"), key)
     if not count:

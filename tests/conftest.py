@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
     """y = strength lowpass(x[n - delay]) + (1 - strength) x[n - delay], lowpass: l[n] = pole l[n-1] + (1 -
     pole) x[n].
 
-    The graph fails for lengths that are no multiple of hop, like a real one.
+    The graph fails for lengths that are no multiple of hop, like a real one. ``pole=None``: only the delay.
     """
     import onnx
     from onnx import TensorProto as T
@@ -71,8 +72,8 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
     }
     constants = [h.make_tensor(k, T.INT64, [len(v)], v) for k, v in ints.items()]
     constants += [
-        h.make_tensor("pole", T.FLOAT, [], [pole]),
-        h.make_tensor("rest", T.FLOAT, [], [1 - pole]),
+        h.make_tensor("pole", T.FLOAT, [], [pole or 0]),
+        h.make_tensor("rest", T.FLOAT, [], [1 - (pole or 0)]),
         h.make_tensor("unit", T.FLOAT, [], [1.0]),
     ]
     body = h.make_graph(
@@ -98,7 +99,8 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
         n("Slice", ["both_", "front", "length", "axis2"], ["delayed"]),
         n("Slice", ["both_", "length", "end", "axis2"], ["line_next"]),
         n("Scan", ["l0", "delayed"], ["l_end", "low"], body=body, num_scan_inputs=1, scan_input_axes=[2],
-          scan_output_axes=[2]),
+          scan_output_axes=[2]) if pole else n("Sum", ["delayed"], ["low"]),
+        *([] if pole else [n("Sum", ["l0"], ["l_end"])]),
         n("Unsqueeze", ["strength", "both"], ["s"]),
         n("Sub", ["unit", "s"], ["r"]),
         n("Mul", ["low", "s"], ["wet"]),
@@ -167,3 +169,27 @@ def noise():
     return lambda channels, samples, seed=0: (
         np.random.default_rng(seed).standard_normal((channels, samples)).astype(np.float32) * 0.1
     )
+
+
+@pytest.fixture(scope="session")
+def toys():
+    """The two functions above, for tests that need other artifacts: ``toys.build``, ``toys.document``."""
+    return SimpleNamespace(build=build_artifact, document=document, lowpass=lowpass)
+
+
+@pytest.fixture
+def cli(capfd):
+    """``cli(*words)``: run a command line in this process, to an object with ``code``, ``out``, ``err``."""
+    from audiomask.cli import main
+
+    def call(*words):
+        capfd.readouterr()
+        try:
+            code = main([str(w) for w in words])
+        except SystemExit as exit:
+            code = exit.code
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return call

@@ -4,12 +4,12 @@ runs."""
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import importlib
 import os
 import signal
 import sys
+import threading
 from types import FrameType, ModuleType
 
 from audiomask import __version__
@@ -101,9 +101,13 @@ def main(argv: list[str] | None = None) -> int:
             + (f"did you mean {near[0]}?" if near else "audiomask --help lists them")
         )
         return 2
-    with contextlib.suppress(ValueError):  # not the main thread: somebody else's signals
-        signal.signal(signal.SIGTERM, _terminate)
-    return _run(verb, argv[1:])
+    if threading.current_thread() is not threading.main_thread():
+        return _run(verb, argv[1:])  # signals are somebody else's
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(verb, argv[1:])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(verb: str, argv: list[str]) -> int:

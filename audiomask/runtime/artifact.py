@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import math
+import os
 import re
 import threading
 from collections.abc import Iterable
@@ -323,11 +324,11 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
             raise ArtifactError(
                 f"no default model for {task} ships with this audiomask; name one with -m FILE"
             )
-    elif Path(name).is_dir():
+    elif os.path.isdir(name):  # noqa: PTH112 - Path's test raises for names that are too long
         found = _load_all(Path(name).glob("*.onnx"))
         if not found:
             raise ArtifactError(f"{name}: holds no .onnx file; export a model into it")
-    elif Path(name).exists() or Path(name).suffix.lower() == ".onnx" or "/" in str(name):
+    elif os.path.exists(name) or Path(name).suffix.lower() == ".onnx" or "/" in str(name):  # noqa: PTH110
         found = [Artifact.load(name)]
     else:
         every = shipped()

@@ -1,0 +1,62 @@
+"""audiomask models and audiomask bench: what they say is what the artifact and the clock say."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from audiomask.runtime import artifact
+
+
+def test_no_models(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "PRETRAINED", tmp_path)
+    done = cli("models")
+    assert done.code == 0
+    assert "no models ship" in done.out
+
+
+def test_list_and_card(cli, toys, tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "PRETRAINED", tmp_path)
+    toys.build(tmp_path / "toy_16k.onnx", name="toy_16k", scores={"pesq": 2.5})
+    listed = cli("models").out
+    assert "toy_16k  enhance  16000        32.0" in listed
+    assert "a delayed one-pole low-pass" in listed
+    card = cli("models", "toy_16k").out
+    assert "latency 32.0 ms (delay 16.0 + hop 16.0)" in card
+    assert "control strength: 0.0 to 1.0, default 1.0" in card
+    assert '{"pesq": 2.5}' in card
+    (tmp_path / "toy_16k.md").write_text("# A card\n")
+    assert cli("models", "toy").out == "# A card\n"
+    (facts,) = json.loads(cli("models", "--json").out)
+    assert (facts["name"], facts["hop"], facts["state_bytes"]) == ("toy_16k", 256, 257 * 4 + 8)
+    assert "initial" not in facts["states"][0]
+    assert cli("models", "other").code == 1
+
+
+def test_bench(cli, toy):
+    done = cli("bench", "-m", toy, "--seconds", "0.5", "--json")
+    assert done.code == 0
+    small, large = json.loads(done.out)
+    assert (small["model"], small["delay_ms"], small["latency_ms"]) == ("toy_16k", 16, 32)
+    assert small["state_kb"] == pytest.approx(1.036)
+    assert (large["sample_rate"], large["block_ms"]) == (48000, 16)
+    for r in (small, large):
+        assert 0 < r["p50_ms"] <= r["p95_ms"] <= r["p99_ms"] <= r["max_ms"]
+        assert r["rtf"] == pytest.approx(r["rtf"])
+        assert r["p99_share"] == pytest.approx(r["p99_ms"] / r["block_ms"])
+    words = cli(
+        "bench", "-m", toy / "toy_16k.onnx", "--seconds", "0.2", "--rate", "48000", "--block", "10"
+    ).out
+    assert words.splitlines()[0].split()[:2] == ["model", "Hz"]
+    assert words.splitlines()[1].split()[:4] == ["toy_16k", "48000", "1", "10.0"]
+
+
+def test_bench_on_a_recording(cli, toy16, tmp_path):
+    sf.write(tmp_path / "a.wav", np.zeros(1000), 16000)
+    assert cli("bench", "-m", toy16, "--seconds", "0.2", "--audio", tmp_path / "a.wav").code == 0
+    done = cli("bench", "-m", toy16, "--audio", tmp_path / "a.wav", "--rate", "8000")
+    assert done.code == 2
+    assert "has 16000 Hz, the session 8000; give --rate 16000" in done.err
+    assert cli("bench", "-m", toy16, "--seconds", "0").code == 2
+    assert cli("bench", "-m", toy16, "--block", "0").code == 2
