@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from audiomask.streaming import State, Streaming
 
-MASKED = -1e9  # not -inf: frames before the signal see nothing at all, and must not become NaN
-
 
 class _Projections(Streaming):
     def __init__(self, channels: int, heads: int, bias: bool = True) -> None:
@@ -35,7 +33,7 @@ class _Projections(Streaming):
         """softmax(q k' / sqrt(d)) v over `[..., heads, N, d]`; mask is true where a key may be seen."""
         scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
         if mask is not None:
-            scores = torch.where(mask, scores, MASKED)
+            scores = torch.where(mask, scores, -torch.inf)
         y = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
         return self.out_proj(y)
 
@@ -84,7 +82,8 @@ class CausalAttention(_Projections):
         age = slot[past:, None] - slot  # [T, N]: frames between a query and a key
         near = (age >= 0) & (age <= past)
         real = state["seen"][:, None] + slot >= past + self.lag  # [B, N]: not from before the signal
-        y = self._attend(q, k, v, near & real[:, None, None, :])
+        # itself always, so that a frame before the signal, which nobody reads, is no average of the future
+        y = self._attend(q, k, v, (near & real[:, None, None, :]) | (age == 0))
         return y.transpose(1, 2), after
 
 
