@@ -101,9 +101,7 @@ def _names(model: StreamingModel) -> tuple[list[str], list[str]]:
     inputs = [port.name for port in model.inputs] + packs
     outputs = [port.name for port in model.outputs] + [f"next_{name}" for name in packs]
     if len({*inputs, *outputs}) != len(inputs) + len(outputs):  # one namespace in ONNX
-        raise ExportError(
-            f"{model.name}: port names must differ from each other: {sorted(clash) or inputs + outputs}"
-        )
+        raise ExportError(f"{model.name}: port names must differ from each other: {inputs + outputs}")
     return inputs, outputs
 
 
@@ -167,8 +165,8 @@ def simplify(model: ir.Model) -> None:
     from onnxscript import optimizer, rewriter  # a second of imports, for exporting only
     from onnxscript.rewriter.rules import common as rules
 
-    # Not the default set: that also drops `x + c` for any c within 1e-8 of zero, and with it every floor under a
-    # logarithm or a division.
+    # Not the default set: that also drops `x + c` for any c within 1e-8 of zero, and with it every floor
+    # under a logarithm or a division.
     chosen = [
         rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule,
         rules.transpose_transpose_rule, rules.unsqueeze_unsqueeze_rule, rules.reshape_reshape_rule,
