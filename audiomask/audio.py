@@ -173,7 +173,8 @@ class Reader:
             x = self._file.read(frames, dtype="float32", always_2d=True).T
         except (sf.LibsndfileError, RuntimeError) as error:
             raise AudioError(
-                f"{self.name}: damaged after {self.position / self.info.rate:.2f} s ({error}); copy it again"
+                f"{self.name}: damaged after {self.position / self.info.rate:.2f} s ({error}); copy it "
+                f"again; ffmpeg -i {self.name} out.wav saves what can be read"
             ) from None
         finite = np.isfinite(x)
         if not finite.all():
