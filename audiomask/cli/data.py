@@ -1,5 +1,7 @@
 """validate, fix, split and import Kaldi data directories
 
+Each action has its own --help. As in:
+
 audiomask data import folder my_speech data/train --speaker '([^/-]+)-'
 audiomask data validate data/train
 audiomask data fix data/train

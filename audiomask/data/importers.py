@@ -45,9 +45,9 @@ def _finish(wav: dict[str, str], utt2spk: dict[str, str], **more: dict[str, str]
 def from_folder(folder: str | Path, speaker: str = "folder") -> DataDir:
     """Any folder of audio, recursively.
 
-    `speaker` (the kind, for noise): "folder", that of the file; "file", each file its own; or a regular expression,
-    searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH, so that the order by
-    utterance is the order by speaker, which Kaldi's tools need.
+    `speaker` (the kind, for noise): "folder", that of the file; "file", each file its own; or a regular
+    expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH: so the
+    order by utterance is the order by speaker, which Kaldi's tools need.
     """
     folder = Path(folder)
     pattern = None

@@ -3,7 +3,7 @@
     wav.scp     RECORDING  file, or a command ending in "|" that writes a wav file to its output
     clean.scp   RECORDING  the same moment without noise; noise.scp: without speech; STEM.scp: one source
     rir.scp     ROOM       room impulse responses, a pool with keys of its own
-    segments    UTTERANCE  RECORDING START END in seconds, END -1: to the end; absent: one utterance a recording
+    segments    UTTERANCE  RECORDING START END in seconds, END -1: to the end; absent: it is the recording
     utt2spk     UTTERANCE  speaker, or the kind of noise; spk2utt is the same turned round
     reco2dur    RECORDING  seconds
     utt2label, text, other utt2*, spk2*, reco2*: keyed as the name says
@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of a recording. `sources` maps table name without ".scp" ("wav", "clean", ...) to its entry."""
+    """A stretch of a recording, seconds. `sources`: .scp entries by table ("wav", "clean", ...)."""
 
     key: str
     recording: str
@@ -65,7 +65,7 @@ class Utterance:
 
 
 def keyed_by(name: str) -> str | None:
-    """ "recording", "utterance", "speaker" or "pool" by the name of a table; None for a file that is not one."""
+    """What a table's keys are: "recording", "utterance", "speaker", "pool"; None if it is not ours."""
     if name in NOT_OURS or name.startswith("."):
         return None
     if name in POOLS:
@@ -238,7 +238,7 @@ class DataDir:
             yield Utterance(key, recording, self.tables.get("utt2spk", {}).get(key), start, end, sources)
 
     def resolve(self, entry: str) -> Path:
-        """The file of an .scp entry: inside the data directory, or else as seen from the working directory."""
+        """The file of an .scp entry: inside the data directory, or else from the working directory."""
         inside = self.path / entry  # an absolute entry wins over self.path by pathlib's rule
         return inside if inside.exists() else Path(entry)
 
@@ -317,7 +317,7 @@ def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterato
 
 
 def combine(parts: Iterable[DataDir]) -> DataDir:
-    """All parts in one. Raises DataError when two disagree about a key, or when not all have the same tables."""
+    """All parts in one. Raises DataError when two disagree about a key, or have not the same tables."""
     parts = list(parts)
     if not parts:
         raise DataError("nothing to combine: name at least one data directory")

@@ -1,0 +1,122 @@
+"""`audiomask data`: exit codes, messages, and nothing overwritten unasked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from audiomask import audio
+from audiomask.data.kaldi import DataDir
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Folders speech/ (three speakers, two files each) and noise/ (two kinds)."""
+    rng = np.random.default_rng(0)
+    for name in ("ann-1", "ann-2", "bob-1", "bob-2", "eve-1", "eve-2"):
+        (tmp_path / "speech").mkdir(exist_ok=True)
+        audio.write(tmp_path / "speech" / f"{name}.wav", rng.standard_normal(16000) * 0.1, 16000)
+    for name in ("rain/1.wav", "wind/1.wav"):
+        (tmp_path / "noise" / name).parent.mkdir(parents=True, exist_ok=True)
+        audio.write(tmp_path / "noise" / name, rng.standard_normal(16000) * 0.1, 16000)
+    return tmp_path
+
+
+@pytest.fixture
+def imported(corpus, cli):
+    assert (
+        cli("data", "import", "folder", corpus / "speech", corpus / "d", "--speaker", "([^/-]+)-").code == 0
+    )
+    assert cli("data", "import", "folder", corpus / "noise", corpus / "n").code == 0
+    return corpus
+
+
+def test_import_validate_fix(imported, cli):
+    answer = cli("data", "validate", imported / "d", imported / "n")
+    assert (answer.code, answer.out.count("sound")) == (0, 2)
+    (imported / "speech" / "ann-1.wav").unlink()
+    answer = cli("data", "validate", imported / "d")
+    assert answer.code == 1
+    assert "wav.scp:1: ann-1: " in answer.out
+    assert "1 problems" in answer.out
+    report = json.loads(cli("data", "validate", imported / "d", "--json").out)
+    assert [p["line"] for p in report[str(imported / "d")]] == [1]
+    assert cli("data", "validate", imported / "d", "--no-audio").code == 0
+    before = (imported / "d" / "wav.scp").read_text()
+    answer = cli("data", "fix", imported / "d")
+    assert answer.code == 0
+    assert "dropped: wav.scp:1: ann-1" in answer.out
+    assert cli("data", "validate", imported / "d").code == 0
+    assert (imported / "d" / ".backup" / "wav.scp").read_text() == before
+
+
+def test_split_subset_combine(imported, cli):
+    d, out = imported / "d", imported / "parts"
+    assert cli("data", "split", d, out, "--ratio", "train=2,valid=1").code == 0
+    train, valid = DataDir.read(out / "train"), DataDir.read(out / "valid")
+    assert (len(train.speakers), len(valid.speakers)) == (2, 1)
+    assert cli("data", "combine", imported / "all", out / "train", out / "valid").code == 0
+    assert DataDir.read(imported / "all").tables == DataDir.read(d).tables
+    assert cli("data", "split", d, imported / "jobs", "--jobs", 4).code == 0
+    assert len(list((imported / "jobs").iterdir())) == 4
+    for words, count in {
+        ("--count", 2): 2,
+        ("--first", 3): 3,
+        ("--speakers", "ann,eve"): 4,
+        ("--speakers", "ann", "--exclude"): 4,
+    }.items():
+        assert cli("data", "subset", d, imported / "s", *words, "-f").code == 0
+        assert len(DataDir.read(imported / "s").utterance_keys) == count
+    (imported / "keys").write_text("bob-1\n")
+    assert cli("data", "subset", d, imported / "s", "--keys", imported / "keys", "-f").code == 0
+    assert DataDir.read(imported / "s").speakers == ["bob"]
+
+
+def test_mix_then_lhotse_and_back(imported, cli):
+    words = ("data", "mix", imported / "m", "--speech", imported / "d", "--noise", imported / "n")
+    answer = cli(*words, "--count", 4, "--seconds", 0.2, 0.4, "--snr", 5, 5)
+    assert answer.code == 0, answer.err
+    assert cli("data", "validate", imported / "m").code == 0
+    assert set(DataDir.read(imported / "m").tables["utt2snr"].values()) == {"5.00"}
+    assert cli("data", "export", imported / "m", imported / "lhotse").code == 0
+    manifests = imported / "lhotse"
+    answer = cli("data", "import", "lhotse", manifests / "recordings.jsonl.gz", imported / "back",
+                 "--supervisions", manifests / "supervisions.jsonl.gz")  # fmt: skip
+    assert answer.code == 0
+    assert cli("data", "validate", imported / "back").code == 0
+
+
+def test_what_exists_is_kept(imported, cli):
+    words = ("data", "import", "folder", imported / "noise", imported / "d")
+    answer = cli(*words)
+    assert (answer.code, "-f overwrites" in answer.err) == (1, True)
+    assert DataDir.read(imported / "d").speakers == ["ann", "bob", "eve"]
+    (imported / "d" / "utt2label").write_text("ann-1 x\n")
+    assert cli(*words, "-f").code == 0
+    assert cli("data", "validate", imported / "d").code == 0  # no table of the old directory is left
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["validate", "nowhere"], 1, "no such folder"),
+        (["split", "d", "out", "--ratio", "a=b"], 2, "--ratio: want NAME=NUMBER"),
+        (["split", "d", "out", "--ratio", "a=-1,b=2"], 1, "must be positive"),
+        (["split", "d", "out", "--jobs", "7"], 1, "cannot split 6 utterances into 7"),
+        (["split", "d", "out"], 2, "one of the arguments"),
+        (["subset", "d", "out", "--count", "7"], 1, "cannot take 7 of 6"),
+        (["subset", "d", "out", "--speakers", "ann,zoe"], 1, "no speaker zoe"),
+        (["subset", "d", "out", "--speakers", "ann,bob,eve", "--exclude"], 1, "leaves no utterance"),
+        (["subset", "d", "out", "--keys", "nowhere"], 1, "cannot read"),
+        (["import", "librispeech", "speech", "out"], 1, "not a LibriSpeech name"),
+        (["import", "folder", "speech", "out", "--supervisions", "x"], 2, "goes with the layout lhotse"),
+        (["mix", "out", "--speech", "d", "--noise", "n", "--snr", "9", "1"], 1, "lower bound first"),
+        (["sort", "d"], 2, "invalid choice"),
+    ],
+)
+def test_errors(imported, cli, monkeypatch, words, code, message):
+    monkeypatch.chdir(imported)
+    answer = cli("data", *words)
+    assert answer.code == code
+    assert message in answer.err
+    assert not (imported / "out").exists()
