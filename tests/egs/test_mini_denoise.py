@@ -1,6 +1,7 @@
 """The mini corpus is what its card says, and the recipe's script keeps its promises up to the training."""
 
 import csv
+import json
 import math
 import os
 import shutil
@@ -116,6 +117,20 @@ def test_a_stage_that_failed_is_not_marked_done(run):
     assert failed.returncode != 0
     assert "stage 2: mix" in failed.stdout
     assert [p.name for p in (run.home / "exp/mini/.marks").iterdir()] == ["prepare"]
+
+
+@pytest.mark.slow
+def test_the_whole_recipe_in_small(run):
+    pytest.importorskip("pytorch_lightning", reason="needs the extra train")
+    root = RECIPE.parents[2]
+    done = run("--max-steps", 2, "--mixtures", 2, "--config", root / "recipes/denoise/sieve.yaml")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "stream equals enhance" in done.stdout
+    exp = run.home / "exp/mini"
+    assert json.loads((exp / "scores.json").read_text())
+    assert len(list((exp / "enhanced").rglob("*.wav"))) == 2
+    again = run("--max-steps", 2, "--mixtures", 2, "--config", root / "recipes/denoise/sieve.yaml")
+    assert again.stdout.count("done before") == 6
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ stop_stage=6
 corpus=corpus
 data=data
 exp=exp/mini
-config=../../../recipes/denoise/mini.yaml
-max_steps=60
+config=../../../recipes/denoise/sieve.yaml
+max_steps=80
+batch_size=4
 mixtures=24
 seed=0
 
@@ -33,8 +34,10 @@ mix() { # fixed mixtures with references, of readers and noises that the trainin
     --count "$mixtures" --seed "$seed" -f
 }
 train() { # far too short for a good model: the point is that every step runs
-  $train_cmd audiomask train "$config" --data.train "$data/speech_train" --data.valid "$data/mixtures" \
-    --data.noise "$data/noise_train" --trainer.max_steps "$max_steps" --seed_everything "$seed" --out "$exp"
+  $train_cmd audiomask train "$config" --data.train "$data/speech_train" --data.noise "$data/noise_train" \
+    --data.valid "$data/mixtures" --data.cache "$exp/cache" --data.batch_size "$batch_size" \
+    --data.steps "$max_steps" --trainer.max_steps "$max_steps" --model.warmup 10 \
+    --seed_everything "$seed" --out "$exp" --fresh
 }
 export_model() { # one file that needs no torch, checked against the network it came from
   audiomask export "$exp" -o "$exp/model.onnx" --check -f
