@@ -13,14 +13,13 @@
 Policy. A value that cannot be had is NaN with a reason, and every table counts it; nothing is dropped in
 silence.
 
-- Silence: a signal whose peak is below one 16-bit step has no score, neither as reference nor as degraded.
-- Length: reference and degraded must have the same number of samples (score cuts neither). PESQ needs 0.25 s,
-STOI
-  0.4 s of speech, LSD one frame. DNSMOS repeats clips shorter than 9.01 s and slides by 1 s over longer ones,
-  as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, pieces with a silent reference
-  left out: the ITU code holds 50 utterances and crashes beyond.
-- Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play, samples clamped to full scale.
-- Rate: other rates are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
+- Silence: a signal whose peak is below one 16-bit step has no score, as reference or as degraded.
+- Length: reference and degraded must have the same number of samples; neither is cut. PESQ needs 0.25 s,
+  STOI 0.4 s of speech, LSD one frame, PLCMOS 0.1 s. DNSMOS repeats clips shorter than 9.01 s and slides by
+  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, pieces
+  with a silent reference left out: the ITU code holds 50 utterances and crashes beyond.
+- Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play: samples clamped to full scale.
+- Rate: others are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
 - Not a number: a signal with NaN or infinite samples has no score.
 - Channels `[C, T]` are scored one by one and averaged; one NaN makes the average NaN.
 """
@@ -50,6 +49,7 @@ SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
 SI_SDR_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries about this much
 PESQ_PIECE_S = 20.0  # 50 utterances of at least 0.2 s with pauses of at least 0.2 s cannot be shorter
 DNSMOS_WINDOW = 144160  # samples that both DNSMOS models were trained on, 9.01 s
+PLCMOS_FRAMES = 7  # what its pooling layers need to leave one frame
 PLCMOS_RATERS = 15  # imagined listeners that the published tool averages over
 
 
@@ -109,10 +109,10 @@ def _stoi(ref: Array, deg: Array, rate: int, extended: bool) -> tuple[float, ...
 def _si_sdr(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
     ref, deg = ref.astype(np.float64), deg.astype(np.float64)
     ref, deg = ref - ref.mean(), deg - deg.mean()
-    power = np.dot(ref, ref)
-    target = np.dot(deg, ref) / power * ref
+    power, common = np.dot(ref, ref), np.dot(deg, ref)
+    target = common / power * ref if power else ref
     wanted, unwanted = np.dot(target, target), np.square(deg - target).sum()
-    if wanted == 0 or power == 0:
+    if wanted == 0:
         raise Unscorable("the degraded signal holds nothing of the reference")
     ratio = 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-SI_SDR_LIMIT_DB / 10)))
     return (ratio,)
@@ -188,6 +188,8 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     x = np.clip(_to_16k(deg, rate), -1, 1).astype(np.float32)
     size, hop = 512, 256
     count = math.ceil((len(x) + hop) / hop)
+    if count < PLCMOS_FRAMES:
+        raise Unscorable(f"{len(x)} samples at 16 kHz are too short for PLCMOS, which needs 1281")
     padded = np.pad(x, (hop, (count - 1) * hop + size - hop - len(x)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hamming(size + 1)[:-1]
     power = np.square(np.abs(np.fft.rfft(frames)))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs = "file, folder, glob, .scp or Kaldi data directory"
     parser.add_argument("--ref", nargs="+", metavar="IN", help=f"clean references: {inputs}")
-    parser.add_argument("--est", nargs="+", metavar="IN", required=True, help=f"what is judged: {inputs}")
+    parser.add_argument("--est", nargs="+", metavar="IN", help=f"what is judged: {inputs}")
     parser.add_argument(
         "--noisy", nargs="+", metavar="IN", help="unprocessed signals, scored beside the estimates"
     )
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     if args.metrics == ["list"]:
         print(metrics.__doc__)
         return 0
+    if not args.est:
+        raise UsageError("there is nothing to judge; give --est")
     try:
         metrics.columns(names)
     except ValueError as error:
@@ -135,7 +137,9 @@ def _show(estimate: Table, noisy: Table | None) -> None:
         view.add_row(*row)
     console.print(view)
     if noisy:
-        console.print("change: mean over the files that have both values; none: files without a value", highlight=False)
+        console.print(
+            "change: mean over the files that have both values; none: files without a value", highlight=False
+        )
     for name, table in (("estimate", estimate), ("noisy", noisy)):
         if table is None:
             continue

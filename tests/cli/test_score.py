@@ -1,0 +1,109 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiomask import metrics
+from audiomask.cli import main
+
+DEMO = Path(__file__).parents[2] / "egs/mini/denoise/corpus/demo"
+FAST = ["--metrics", "stoi", "si_sdr", "-j", "1"]
+
+
+@pytest.fixture
+def corpus(tmp_path, monkeypatch):
+    """Folders clean, noisy and est with recordings a and b/c of two seconds; est is half way to clean."""
+    monkeypatch.chdir(tmp_path)
+    clean, rate = soundfile.read(DEMO / "mixture_clean.flac")
+    noisy, _ = soundfile.read(DEMO / "mixture_noisy.flac")
+    for i, name in enumerate(["a", "b/c"]):
+        part = slice((2 * i + 1) * rate, (2 * i + 3) * rate)
+        for folder, x in [("clean", clean), ("noisy", noisy), ("est", 0.5 * clean + 0.5 * noisy)]:
+            file = tmp_path / folder / f"{name}.wav"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, x[part], rate, "FLOAT")
+    return tmp_path
+
+
+def run(*words):
+    return main(["score", *map(str, words)])
+
+
+def test_folders_are_paired_and_the_table_shows_the_change(corpus, capsys):
+    assert run("--ref", "clean", "--est", "est", "--noisy", "noisy", "--json", "o.json", *FAST) == 0
+    shown = capsys.readouterr().out
+    data = json.loads(Path("o.json").read_text())
+    assert list(data["estimate"]["files"]) == ["a", "b/c"]
+    after, before = (data[k]["summary"]["si_sdr"]["mean"] for k in ("estimate", "noisy"))
+    assert after - before == pytest.approx(20 * np.log10(2), abs=0.3)  # half the noise
+    row = next(line for line in shown.splitlines() if "si_sdr" in line)
+    assert f"{before:.3f}" in row
+    assert f"{after:.3f}" in row
+    assert f"{after - before:+.3f}" in row
+    clean, rate = soundfile.read("clean/a.wav")
+    direct = metrics.score(clean, soundfile.read("est/a.wav")[0], rate, ["stoi"])["stoi"]
+    assert data["estimate"]["files"]["a"]["scores"]["stoi"] == pytest.approx(direct, abs=1e-6)
+    assert data["versions"]["pystoi"]
+
+
+def test_scp_and_data_directories_are_paired_by_name(corpus):
+    Path("ref.scp").write_text("u1 clean/a.wav\nu2 cat clean/b/c.wav |\n")
+    (corpus / "data").mkdir()
+    Path("data/wav.scp").write_text("u2 est/b/c.wav\nu1 est/a.wav\n")
+    assert run("--ref", "ref.scp", "--est", "data", "--json", "o.json", *FAST) == 0
+    files = json.loads(Path("o.json").read_text())["estimate"]["files"]
+    assert set(files) == {"u1", "u2"}
+    assert min(f["scores"]["si_sdr"] for f in files.values()) > 5
+
+
+def test_two_files_are_a_pair_whatever_their_names(corpus, capsys):
+    assert run("--ref", "clean/a.wav", "--est", "est/b/c.wav", *FAST) == 0
+    assert "1 files" in capsys.readouterr().out
+
+
+def test_bad_and_lonely_files_are_counted_and_the_rest_is_scored(corpus, capsys):
+    Path("est/a.wav").write_bytes(b"RIFF")
+    soundfile.write("clean/silent.wav", np.zeros(16000), 16000)
+    soundfile.write("est/silent.wav", np.zeros(16000), 16000)
+    soundfile.write("est/extra.wav", np.zeros(16000), 16000)
+    soundfile.write("clean/lost.wav", np.zeros(16000), 16000)
+    assert run("--ref", "clean", "--est", "est", "--json", "o.json", *FAST) == 1
+    done = capsys.readouterr()
+    estimate = json.loads(Path("o.json").read_text())["estimate"]
+    assert set(estimate["errors"]) == {"a", "extra", "lost"}
+    assert (estimate["summary"]["stoi"]["n"], estimate["summary"]["stoi"]["failed"]) == (1, 4)
+    assert "there is no reference named extra" in done.err
+    assert "there is no estimate named lost" in done.err
+    assert "silent: the reference signal is silent" in done.out
+    assert "Traceback" not in done.err
+
+
+def test_without_references_only_blind_metrics(corpus, capsys):
+    assert run("--est", "est/a.wav", "--metrics", "si_sdr") == 2
+    assert "si_sdr need references" in capsys.readouterr().err
+    assert run("--est", "est/a.wav", "--metrics", "plcmos", "-j", "1") == 0
+    assert "plcmos" in capsys.readouterr().out
+
+
+def test_usage_errors(corpus, capsys):
+    assert run("--ref", "clean") == 2
+    assert "give --est" in capsys.readouterr().err
+    assert run("--ref", "clean", "--est", "est", "--metrics", "pesk") == 2
+    assert "no metric pesk" in capsys.readouterr().err
+    Path("o.json").write_text("{}")
+    assert run("--ref", "clean", "--est", "est", "--json", "o.json", *FAST) == 1
+    assert "-f to overwrite" in capsys.readouterr().err
+    assert Path("o.json").read_text() == "{}"
+    assert run("--ref", "clean", "--est", "est", "--json", "o.json", "-f", *FAST) == 0
+    assert json.loads(Path("o.json").read_text())["metrics"] == ["stoi", "si_sdr"]
+    soundfile.write("est/a.flac", np.zeros(16000), 16000)
+    assert run("--ref", "clean", "--est", "est", *FAST) == 1
+    assert "two recordings named a" in capsys.readouterr().err
+
+
+def test_metrics_are_listed(capsys):
+    assert run("--metrics", "list") == 0
+    shown = capsys.readouterr().out
+    assert all(column in shown for column in ("pesq_wb", "dnsmos_p808", "plcmos", "lsd"))
