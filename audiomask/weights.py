@@ -81,9 +81,13 @@ def save(folder: str | Path, model: nn.Module, config: Mapping[str, Any]) -> Pat
     return folder
 
 
-def load(folder: str | Path) -> tuple[Streaming, dict[str, Any]]:
-    """The model in `folder`, in evaluation mode, and its config."""
+def load(folder: str | Path, **changes: Any) -> tuple[Streaming, dict[str, Any]]:
+    """The model in `folder` (or in `folder/model`, where a training run keeps it), in evaluation mode, and
+    its config. `changes` replace arguments of its class; the weights must still fit.
+    """
     folder = Path(folder)
+    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
+        folder = folder / "model"
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise WeightsError(
@@ -94,6 +98,8 @@ def load(folder: str | Path) -> tuple[Streaming, dict[str, Any]]:
         tensors = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: damaged: {error}") from error
+    if changes:
+        config = {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
     model = load_model(config)
     try:
         model.load_state_dict(tensors)
