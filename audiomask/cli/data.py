@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from audiomask.cli import UsageError
+from audiomask.cli._common import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("out", type=Path, help="the parts are made below it")
     how = sub.add_mutually_exclusive_group(required=True)
     how.add_argument("--ratio", metavar="NAME=R,NAME=R", help="as in train=0.9,valid=0.1")
-    how.add_argument("--jobs", type=int, metavar="N", help="N parts of consecutive utterances: 1, 2, ... N")
+    how.add_argument(
+        "--jobs", type=positive, metavar="N", help="N parts of consecutive utterances: 1, 2, ... N"
+    )
     sub.add_argument(
         "--by", choices=("speaker", "recording"), default="speaker", help="what --ratio keeps together"
     )
@@ -110,9 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--noise", type=Path, required=True, metavar="DIR", help="data directory; utt2spk: kind of noise"
     )
-    sub.add_argument("--count", type=int, default=200, metavar="N")
+    sub.add_argument("--count", type=positive, default=200, metavar="N")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--rate", type=int, default=16000, metavar="HZ")
+    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ")
     sub.add_argument("--seconds", type=float, nargs=2, default=(3.0, 6.0), metavar=("MIN", "MAX"))
     sub.add_argument("--snr", type=float, nargs=2, default=(0.0, 15.0), metavar=("MIN", "MAX"), help="dB")
     sub.add_argument(
@@ -289,11 +292,12 @@ def _mix(args: argparse.Namespace) -> int:
         snr_db=tuple(args.snr),
         level_dbfs=tuple(args.level),
     )
+    speech, noise = DataDir.read(args.speech), DataDir.read(args.noise)
     _may_write(args.out, args.force)
     print(f"drawing {args.count} mixtures", file=sys.stderr)
     data = write_mixtures(
-        DataDir.read(args.speech),
-        DataDir.read(args.noise),
+        speech,
+        noise,
         args.out,
         args.count,
         seed=args.seed,

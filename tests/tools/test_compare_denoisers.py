@@ -65,13 +65,28 @@ def test_our_artifact_runs_hop_by_hop_aligned(compare, valid, capsys, toys, tmp_
     model = toys.build(
         tmp_path / "delayed.onnx", name="delayed", pole=None
     )  # gives back what it gets, 16 ms later
-    words = (valid, "--peers", "none", "--limit", 2, "--jobs", 1, "--runs", 1, "--model", model, "--json")
+    words = (
+        valid,
+        "--peers",
+        "none",
+        "--limit",
+        2,
+        "--jobs",
+        1,
+        "--runs",
+        1,
+        "--seconds",
+        2,
+        "--model",
+        model,
+        "--json",
+    )
     unprocessed, ours = json.loads(run(compare, capsys, *words))
     assert ours["system"] == "audiomask delayed"
     assert ours["scores"]["si_sdr"]["mean"] == pytest.approx(
         unprocessed["scores"]["si_sdr"]["mean"], abs=1e-3
     )
-    assert ours["mode"] == "frames of 16 ms at 16 kHz"
+    assert ours["mode"] == "frame by frame, 16 ms at 16 kHz"
     assert 0 < ours["speed"]["rtf_min"] <= ours["speed"]["rtf"]
     assert ours["speed"]["ratio"] == 1.0
     assert ours["speed"]["p50_ms"] <= ours["speed"]["p99_ms"]
@@ -110,7 +125,7 @@ def test_peers_are_aligned_and_leave_clean_speech(compare, valid, name):
 
 @pytest.mark.peer
 def test_table_with_peers(compare, valid, capsys):
-    out = run(compare, capsys, valid, "--limit", 2, "--jobs", 1, "--runs", 1)
+    out = run(compare, capsys, valid, "--limit", 1, "--jobs", 1, "--runs", 1, "--seconds", 1)
     for column in ("PESQ-WB", "ESTOI", "SI-SDR", "SIG", "BAK", "OVRL", "RTF", "ratio", "p99"):
         assert column in out
     assert "| unprocessed |" in out
