@@ -16,8 +16,8 @@ silence.
 - Silence: a signal whose peak is below one 16-bit step has no score, as reference or as degraded.
 - Length: reference and degraded must have the same number of samples; neither is cut. PESQ needs 0.25 s,
   STOI 0.4 s of speech, LSD one frame, PLCMOS 0.1 s. DNSMOS repeats clips shorter than 9.01 s and slides by
-  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, pieces
-  with a silent reference left out: the ITU code holds 50 utterances and crashes beyond.
+  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, those
+  without speech in the reference left out: the ITU code holds 50 utterances and crashes beyond.
 - Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play: samples clamped to full scale.
 - Rate: others are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
 - Not a number: a signal with NaN or infinite samples has no score.
@@ -29,9 +29,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
-SI_SDR_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries about this much
+SI_SDR_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries little more
 PESQ_PIECE_S = 20.0  # 50 utterances of at least 0.2 s with pauses of at least 0.2 s cannot be shorter
 DNSMOS_WINDOW = 144160  # samples that both DNSMOS models were trained on, 9.01 s
 PLCMOS_FRAMES = 7  # what its pooling layers need to leave one frame
@@ -83,13 +83,18 @@ def _pesq(ref: Array, deg: Array, rate: int, mode: str) -> tuple[float, ...]:
     pieces = max(1, math.ceil(len(ref) / (PESQ_PIECE_S * rate)))
     values = []
     for r, d in zip(np.array_split(ref, pieces), np.array_split(deg, pieces), strict=True):
-        if pieces > 1 and _silent(r):
-            continue
-        try:
-            values.append(pesq(rate, r, d, mode))
-        except PesqError as error:
-            message = error.args[0] if error.args else error
-            raise Unscorable(message.decode() if isinstance(message, bytes) else str(message)) from error
+        if _silent(r) or (pieces > 1 and pesq(rate, r, r, mode, PesqError.RETURN_VALUES) < 0):
+            continue  # no speech in this piece of the reference
+        value = pesq(rate, r, d, mode, PesqError.RETURN_VALUES)
+        if not value > 0:  # an error code, or NaN
+            codes = {
+                PesqError.BUFFER_TOO_SHORT: "shorter than 0.25 s",
+                PesqError.NO_UTTERANCES_DETECTED: "no speech",
+            }
+            raise Unscorable(f"PESQ: {codes.get(value, 'no result')}")
+        values.append(value)
+    if not values:
+        raise Unscorable("PESQ: no speech in the reference")
     return (float(np.mean(values)),)
 
 
@@ -137,8 +142,7 @@ def _network(path: str) -> Any:
     """One ONNX Runtime session of a model inside the speechmos package, per process, on one thread."""
     import onnxruntime
 
-    # found, not imported: the package's modules pull in librosa, requests and pandas, its models need none of
-    # it
+    # found, not imported: the package's modules pull in librosa and requests, which its models do not need
     spec = importlib.util.find_spec("speechmos")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -162,8 +166,7 @@ def _dnsmos_windows(deg: Array, rate: int) -> list[Array]:
 def _dnsmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     network = _network("dnsmos_models/sig_bak_ovr.onnx")
     raw = np.concatenate([network.run(None, {"input_1": w[None]})[0] for w in _dnsmos_windows(deg, rate)])
-    # quadratics that map the network's outputs to the listeners' scale (microsoft/DNS-Challenge,
-    # dnsmos_local.py)
+    # from the network's outputs to the listeners' scale (microsoft/DNS-Challenge, dnsmos_local.py)
     quadratics = (
         (-0.08397278, 1.22083953, 0.0052439),
         (-0.13166888, 1.60915514, -0.39604546),
@@ -197,8 +200,7 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     floor = np.log(power[power > 0].min()) - 12 * math.log(10)
     feature = np.where(power > 0, np.log(np.where(power > 0, power, 1)), floor) / 20
     feature = feature[None, None].astype(np.float32)
-    # seed of the challenge's own tool (microsoft/PLC-Challenge, plc_mos.py): the same listeners for every
-    # file
+    # the challenge's own listeners, the same for every file (microsoft/PLC-Challenge, plc_mos.py)
     raters = np.random.RandomState(23).normal(size=(PLCMOS_RATERS, 1, 64)).astype(np.float32)
     network = _network("plcmos_models/plcmos_v2.onnx")
     votes = [network.run(None, {"degraded_audio": feature, "rater_embed": r})[0] for r in raters]
@@ -324,11 +326,8 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """Scores of many files by key.
-
-    `errors`: why a file could not be read or paired; its scores are NaN. `notes`: what had to be mended in a
-    file.
-    """
+    """Scores of many files by key. `errors`: why a file could not be read or paired, its scores are NaN;
+    `notes`: what had to be mended in a file."""
 
     columns: list[str]
     rows: dict[str, Scores] = field(default_factory=dict)
@@ -344,9 +343,14 @@ class Table:
     def summary(self) -> dict[str, Summary]:
         return {c: summarize(row[c] for row in self.rows.values()) for c in self.columns}
 
-    def reasons(self) -> Counter[tuple[str, str]]:
-        """How often each (column, reason) occurred."""
-        return Counter(item for row in self.rows.values() for item in row.reasons.items())
+    def reasons(self) -> dict[tuple[str, str], list[str]]:
+        """(columns, reason) -> keys of the files that have no value in these columns for this reason."""
+        files: dict[tuple[str, str], list[str]] = {}
+        for key, row in self.rows.items():
+            for reason in dict.fromkeys(row.reasons.values()):
+                names = ", ".join(c for c, why in row.reasons.items() if why == reason)
+                files.setdefault((names, reason), []).append(key)
+        return files
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; NaN becomes None."""
@@ -375,6 +379,12 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         yield pool.map
+    except BrokenProcessPool:
+        from audiomask.audio import AudioError
+
+        raise AudioError(
+            "a process died while scoring, of a crash or for memory; try again with -j 1"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -385,11 +395,9 @@ def score_files(
     mapper: Callable[..., Iterable[Any]] = map,
     on_file: Callable[[str], None] | None = None,
 ) -> Table:
-    """Scores of many files: `pairs` are (key, reference or None, degraded). Goes on past files it cannot
-    read.
+    """Scores of many files: `pairs` are (key, reference or None, degraded). Goes on past unreadable ones.
 
-    `mapper` does the work, here or elsewhere (`workers`); `on_file` hears the key of each finished file, in
-    order.
+    `mapper` does the work, here or elsewhere (`workers`); `on_file` hears each finished key, in order.
     """
     table = Table(columns(metrics))
     for key, row, error, notes in mapper(_score_pair, [(*pair, tuple(metrics)) for pair in pairs]):
@@ -404,12 +412,14 @@ def score_files(
     return table
 
 
-def _read(source: Source | Path) -> tuple[Array, int, list[str]]:
+def _read(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
     from audiomask.sources import Source
 
     source = source if isinstance(source, Source) else Source(str(source), Path(source).name)
     with source.open() as reader:
-        return np.concatenate(list(reader.blocks()), axis=1), reader.info.rate, reader.notes
+        x = np.concatenate(list(reader.blocks()), axis=1)
+        notes += reader.notes
+        return x, reader.info.rate
 
 
 def _score_pair(
@@ -420,16 +430,14 @@ def _score_pair(
     key, reference_file, degraded_file, metrics = argument
     notes: list[str] = []
     try:
-        degraded, rate, notes = _read(degraded_file)
+        degraded, rate = _read(degraded_file, notes)
         reference = None
         if reference_file is not None:
-            reference, reference_rate, more = _read(reference_file)
-            notes = notes + more
-            ours, theirs = (rate, len(degraded)), (reference_rate, len(reference))
-            if ours != theirs:
+            reference, its_rate = _read(reference_file, notes)
+            if (rate, len(degraded)) != (its_rate, len(reference)):
                 raise AudioError(
-                    f"{degraded_file}: {ours[0]} Hz and {ours[1]} channels, but {reference_file}, its "
-                    f"reference, has {theirs[0]} Hz and {theirs[1]}; bring them to one format"
+                    f"{degraded_file}: {rate} Hz and {len(degraded)} channels, but {reference_file}, its "
+                    f"reference, has {its_rate} Hz and {len(reference)}; bring them to one format"
                 )
         return key, score(reference, degraded, rate, metrics), "", notes
     except AudioError as error:

@@ -143,7 +143,7 @@ def _show(estimate: Table, noisy: Table | None) -> None:
     for name, table in (("estimate", estimate), ("noisy", noisy)):
         if table is None:
             continue
-        for columns, reason, keys in _reasons(table):
+        for (columns, reason), keys in table.reasons().items():
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             console.print(
                 f"{name}: no {columns} for {keys[0]}{more}: {reason}", highlight=False, soft_wrap=True
@@ -159,16 +159,6 @@ def _change(estimate: Table, noisy: Table, column: str) -> float:
     return summarize(
         (estimate.rows[k][column] - noisy.rows[k][column] for k in sorted(common)), resamples=1
     ).mean
-
-
-def _reasons(table: Table) -> list[tuple[str, str, list[str]]]:
-    """(columns, reason, keys of the files), files with the same reason for the same columns together."""
-    files: dict[tuple[str, str], list[str]] = {}
-    for key, row in table.rows.items():
-        for reason in dict.fromkeys(row.reasons.values()):
-            columns = ", ".join(c for c, why in row.reasons.items() if why == reason)
-            files.setdefault((columns, reason), []).append(key)
-    return [(*entry, keys) for entry, keys in files.items()]
 
 
 def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
