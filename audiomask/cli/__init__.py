@@ -111,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, argv: list[str]) -> int:
+    if verb in ("enhance", "stream", "bench"):
+        # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError
 
     try:

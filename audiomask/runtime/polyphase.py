@@ -25,6 +25,8 @@ ATTENUATION_DB = 80.0  # of images and aliases
 ROLLOFF = 0.937
 MAX_PHASES = 1024  # more (44 101 -> 16 000 Hz) are interpolated from this many: error below -100 dB
 _CHUNK = 2**21  # elements gathered at once
+_FEW = 8  # blocks from which whole ones are worth a call of their own
+_DENSE = 2**20  # elements of the matrix for whole blocks; rates that would need more gather every output
 
 
 @dataclass
@@ -52,7 +54,21 @@ class Polyphase:
         table = np.sinc(ROLLOFF * scale * t) * window
         # Every phase passes a constant unchanged; else a hum at rate / phases would ride on it.
         self._table = (table / table.sum(1, keepdims=True)).astype(np.float32)
+        # Whole blocks are one matrix product: ``span`` inputs, at least a window, give ``block`` outputs.
+        periods = ceil(2 * self.half / self.down)
+        self.span, self.block = periods * self.down, periods * self.up
+        self._dense = None
+        if (self.span + 2 * self.half) * self.block <= _DENSE:
+            self._dense = self._matrix()
         self.reset()
+
+    def _matrix(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of a block's own inputs ``[span, block]``, and of those after it that its outputs need."""
+        dense = np.zeros(((self.block - 1) * self.down // self.up + 2 * self.half, self.block), np.float32)
+        for n in range(self.block):
+            left, phase = divmod(n * self.down, self.up)
+            dense[left : left + 2 * self.half, n] = self._table[phase]
+        return dense[: self.span], dense[self.span :]
 
     def reset(self) -> None:
         self.state = State(np.zeros((self.channels, self.half - 1), np.float32), 0, 0)
@@ -67,15 +83,35 @@ class Polyphase:
         s.buffer = np.concatenate((s.buffer, x), axis=1)
         s.taken += x.shape[1]
         stop = int(self.ready(s.taken))
+        parts = []
+        dense = self._dense is not None and stop - s.given >= _FEW * self.block
         step = max(1, _CHUNK // (self.channels * 2 * self.half))
-        parts = [self._convert(n, min(n + step, stop)) for n in range(s.given, stop, step)]
-        s.given = max(stop, s.given)
+        while s.given < stop:
+            whole = (stop - s.given) // self.block if dense and s.given % self.block == 0 else 0
+            if whole:
+                parts.append(self._blocks(whole))
+            else:  # up to the next border, or to the end
+                border = s.given + self.block - s.given % self.block if dense else stop
+                parts.append(self._convert(s.given, min(border, stop, s.given + step)))
+            s.given += parts[-1].shape[1]
         first = s.taken - s.buffer.shape[1]  # the input index of buffer[0]
         keep = s.given * self.down // self.up - self.half + 1
         s.buffer = s.buffer[:, max(0, keep - first) :].copy()
         return np.concatenate(parts, axis=1) if parts else np.zeros((self.channels, 0), np.float32)
 
+    def _blocks(self, count: int) -> np.ndarray:
+        """``count`` whole blocks from ``state.given`` on."""
+        assert self._dense is not None
+        own, after = self._dense
+        s = self.state
+        first = s.given // self.up * self.down - self.half + 1 - (s.taken - s.buffer.shape[1])
+        windows = np.lib.stride_tricks.sliding_window_view
+        x = windows(s.buffer, self.span, axis=1)[:, first :: self.span][:, :count]
+        y = windows(s.buffer, len(after), axis=1)[:, first + self.span :: self.span][:, :count]
+        return (x @ own + y @ after).reshape(self.channels, -1)
+
     def _convert(self, start: int, stop: int) -> np.ndarray:
+        """Outputs ``start`` to ``stop``, each with its window."""
         s = self.state
         position = np.arange(start, stop, dtype=np.int64) * self.down
         left = position // self.up - self.half + 1 - (s.taken - s.buffer.shape[1])

@@ -233,7 +233,7 @@ class Session:
         hop, total = self.artifact.hop, x.shape[1]
         parts, at = [], 0
         while at < total:
-            bulk = min((total - at) // hop, BULK_HOPS)
+            bulk = min((total - at) // hop, BULK_HOPS, max(1, BULK_ROWS // self.channels))
             if self._fill or bulk <= 1:
                 view = self._one
                 take = min(hop - self._fill, total - at)
