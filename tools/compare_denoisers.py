@@ -4,8 +4,8 @@
 
 VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/build_validation.py` makes one). Peers
 whose package is missing are named and left out. Speed is the median of several interleaved runs over the same
-10 seconds, one thread, resampling included; p99 is of single blocks of the frame function, so it has to stay
-below the block's duration.
+seconds, one thread, resampling included (CPU: the same in processor time, which a busy machine inflates
+less); p99 is of single blocks of the frame function, so it has to stay below the block's duration.
 """
 
 from __future__ import annotations
@@ -88,18 +88,22 @@ def time_systems(
 ) -> dict[str, dict[str, float]]:
     """RTF (median and least over the runs, resampling included) and block times, the systems taking turns."""
     totals: dict[str, list[float]] = {s.name: [] for s in systems}
+    cpu: dict[str, list[float]] = {s.name: [] for s in systems}
     blocks: dict[str, list[float]] = {s.name: [] for s in systems}
     for turn in range(runs + 1):
         for system in systems:
-            begin = time.perf_counter()
+            system.reset()  # a peer loads its model here, which is not what is timed
+            begin, begin_cpu = time.perf_counter(), time.process_time()
             _, times = system.run(clip, rate)
             if turn:  # the first turn warms caches and allocators
                 totals[system.name].append(time.perf_counter() - begin)
+                cpu[system.name].append(time.process_time() - begin_cpu)
                 blocks[system.name] += times
     seconds = len(clip) / rate
     return {
         s.name: {
             "rtf": float(np.median(totals[s.name])) / seconds,
+            "rtf_cpu": float(np.median(cpu[s.name])) / seconds,
             "rtf_min": min(totals[s.name]) / seconds,
             "block_ms": 1000 * s.frame / s.rate,
             "p50_ms": 1000 * float(np.percentile(blocks[s.name], 50)),
@@ -129,7 +133,7 @@ def read_folder(
 
 def table(rows: Sequence[dict]) -> str:
     """Markdown, one row per system."""
-    head = ["system", *HEADINGS.values(), "RTF", "ratio", "p99 / block ms", "how it ran"]
+    head = ["system", *HEADINGS.values(), "RTF", "CPU", "ratio", "p99 / block ms", "how it ran"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [row["system"]]
@@ -138,11 +142,12 @@ def table(rows: Sequence[dict]) -> str:
         if speed:
             cells += [
                 f"{speed['rtf']:.4f}",
+                f"{speed['rtf_cpu']:.4f}",
                 f"{speed['ratio']:.2f}",
                 f"{speed['p99_ms']:.2f} / {speed['block_ms']:.3g}",
             ]
         else:
-            cells += ["-", "-", "-"]
+            cells += ["-"] * 4
         lines.append("| " + " | ".join([*cells, row["mode"]]) + " |")
     return "\n".join(lines)
 
@@ -193,7 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])
     }
     for system in systems:
-        outputs[system.name] = (system.mode(rate), [system.run(noisy, rate)[0] for _, _, noisy, _ in pairs])
+        enhanced = []
+        for _, _, noisy, _ in pairs:
+            system.reset()
+            enhanced.append(system.run(noisy, rate)[0])
+        outputs[system.name] = (system.mode(rate), enhanced)
     for item in args.dir:
         name, _, path = item.partition("=")
         if not path:

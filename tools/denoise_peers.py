@@ -47,8 +47,7 @@ class System:
         raise NotImplementedError
 
     def run(self, x: np.ndarray, sample_rate: int) -> tuple[np.ndarray, list[float]]:
-        """x [T] at sample_rate -> (enhanced [T], seconds spent in each block)."""
-        self.reset()
+        """x [T] at sample_rate -> (enhanced [T], seconds spent in each block); `reset` comes before."""
         inner = x if sample_rate == self.rate else soxr.resample(x, sample_rate, self.rate, quality="HQ")
         frames = -(-(len(inner) + self.delay) // self.frame)
         padded = np.zeros(frames * self.frame, np.float32)
@@ -206,7 +205,6 @@ class Ours(System):
     def run(self, x: np.ndarray, sample_rate: int) -> tuple[np.ndarray, list[float]]:
         if sample_rate != self.rate:
             raise ValueError(f"session made for {self.rate} Hz was given a file of {sample_rate} Hz")
-        self.reset()
         out, times = [], []
         for start in range(0, len(x), self.frame):
             block = x[start : start + self.frame]
