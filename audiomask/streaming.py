@@ -231,6 +231,9 @@ class Sequential(Streaming):
             self.add_module(name, block)
         self.align(0)
 
+    def __getitem__(self, index: int) -> nn.Module:
+        return list(self.children())[index]
+
     def align(self, lag: int) -> None:
         self.lag = lag
         rate, hop, now = Fraction(1), Fraction(1), lag

@@ -1,0 +1,177 @@
+"""The contract's tests are tested: a block made wrong in each way fails the clause that is there to find
+it.
+"""
+
+import pytest
+import torch
+from contract import (
+    as_model,
+    forward_is_step_flushed_and_trimmed,
+    future_never_changes_the_past,
+    gradients_flow,
+    onnx_equals_torch,
+    output_is_aligned_with_input,
+    random_chunking_equals_whole,
+    restored_state_continues_identically,
+    rows_are_independent,
+)
+from torch import nn
+
+from audiomask.frontend.stft import Analysis, Synthesis
+from audiomask.nn.conv import Conv1d
+from audiomask.nn.recurrent import GRU
+from audiomask.streaming import Residual, Sequential
+
+
+def residual():
+    """x + a small network that looks ahead 3 frames."""
+    torch.manual_seed(0)
+    block = Residual(Conv1d(2, 2, 7, lookahead=3), nn.Tanh(), shape=2)
+    with torch.no_grad():
+        block.branches[1][0].weight.mul_(0.1)
+    return block
+
+
+def stft():
+    return Sequential(Analysis(64, 32), Synthesis(64, 32))
+
+
+@pytest.mark.parametrize(("block", "shape"), [(residual, (2,)), (stft, (1,))])
+def test_sound_blocks_are_aligned(block, shape):
+    output_is_aligned_with_input(as_model(block(), shape))
+
+
+def test_a_dropped_delay_is_found():
+    block = residual()
+    block.delays[0].frames = 0  # the dry path no longer waits for the branch
+    with pytest.raises(AssertionError, match="3 frames early"):
+        output_is_aligned_with_input(as_model(block, (2,)))
+
+
+def test_a_delay_that_is_not_declared_is_found():
+    block = stft()
+    block.delay = 0
+    with pytest.raises(AssertionError, match="32 frames late"):
+        output_is_aligned_with_input(as_model(block, (1,)))
+
+
+class Peeking(Conv1d):
+    """Reads one frame of the future, where the step that it runs in has one."""
+
+    def step(self, x, state, **constants):
+        y, state = super().step(x, state)
+        return y + 0.1 * torch.roll(y, -1, 2), state
+
+
+def test_a_leaked_future_sample_is_found():
+    model = as_model(Peeking(2, 2, 3), (2,))
+    with pytest.raises(AssertionError, match="the future shows in the past"):
+        future_never_changes_the_past(model)
+    with pytest.raises(AssertionError, match="random chunking"):
+        random_chunking_equals_whole(model)
+
+
+class PeekingInHop(Analysis):
+    """A framing that is one sample late in the hop: only changes at some phases show it."""
+
+    def step(self, x, state, **constants):
+        return super().step(torch.roll(x, -1, 2), state)
+
+
+def test_a_leak_at_one_phase_of_the_hop_is_found():
+    with pytest.raises(AssertionError, match=r"at phases \[0\]"):
+        future_never_changes_the_past(as_model(PeekingInHop(16, 8, "hann"), (1,)))
+
+
+class Forgetful(GRU):
+    """Starts every step afresh."""
+
+    def step(self, x, state, **constants):
+        return super().step(x, self.initial_state(x.shape[0]))
+
+
+def test_a_reset_state_is_found():
+    with pytest.raises(AssertionError, match="random chunking"):
+        random_chunking_equals_whole(as_model(Forgetful(2, 3), (2,)))
+
+
+class Hoarding(Conv1d):
+    """Remembers on itself."""
+
+    last = 0.0
+
+    def step(self, x, state, **constants):
+        y, state = super().step(x, state)
+        y, self.last = y + self.last, y[:, :, -1:]
+        return y, state
+
+
+def test_state_kept_on_the_module_is_found():
+    with pytest.raises(AssertionError, match="restored state"):
+        restored_state_continues_identically(as_model(Hoarding(2, 2, 3), (2,)))
+
+
+class Overwriting(Conv1d):
+    """Changes the state that it was given."""
+
+    def step(self, x, state, **constants):
+        y, after = super().step(x, state)
+        state["past"].zero_()
+        return y, after
+
+
+def test_an_overwritten_state_is_found():
+    with pytest.raises(AssertionError, match="step changed its input"):
+        restored_state_continues_identically(as_model(Overwriting(2, 2, 3), (2,)))
+
+
+class Mixing(Conv1d):
+    """Normalises by the batch."""
+
+    def step(self, x, state, **constants):
+        y, state = super().step(x, state)
+        return y - y.mean(0, keepdim=True), state
+
+
+def test_mixed_rows_are_found():
+    with pytest.raises(AssertionError, match="alone"):
+        rows_are_independent(as_model(Mixing(2, 2, 3), (2,)))
+
+
+class Detached(Conv1d):
+    def step(self, x, state, **constants):
+        y, state = super().step(x.detach(), state)
+        return y, state
+
+
+def test_a_cut_gradient_is_found():
+    with pytest.raises(AssertionError, match="no gradient reaches the input"):
+        gradients_flow(as_model(Detached(2, 2, 3), (2,)))
+
+
+class Longer(Conv1d):
+    """Claims a delay that its output does not have room for."""
+
+    def forward(self, x, **constants):
+        return super().forward(x)[:, :, 1:]
+
+
+def test_a_wrong_length_is_found():
+    class Model(type(as_model(Conv1d(2, 2, 3), (2,)))):
+        def forward(self, x, **inputs):
+            return super().forward(x, **inputs)[:, :, 1:]
+
+    with pytest.raises(AssertionError, match="for"):
+        forward_is_step_flushed_and_trimmed(Model(Conv1d(2, 2, 3), (2,)))
+
+
+class Double(nn.Module):
+    """Computes something else when exported."""
+
+    def forward(self, x):
+        return x * (1.001 if torch.compiler.is_exporting() else 1.0)
+
+
+def test_a_graph_that_differs_is_found():
+    with pytest.raises(AssertionError, match="ONNX Runtime differs from torch in output"):
+        onnx_equals_torch(as_model(Sequential(Double()), (2,)))
