@@ -1,7 +1,8 @@
 """Train a model from a recipe: audiomask train recipes/TASK/MODEL.yaml --data.train DIR ... --out EXP
 
-The recipe is a LightningCLI configuration: every argument of the task, the model, the losses, the data and the trainer
-can be overridden with a dotted option, and `--print_config` shows the whole. In --out lie afterwards:
+The recipe is a LightningCLI configuration: every argument of the task, the model, the losses, the data and
+the trainer can be overridden with a dotted option, and `--print_config` shows the whole. In --out lie
+afterwards:
 
   config.yaml            the resolved configuration
   run.json               command line, versions, git commit
@@ -21,9 +22,13 @@ from audiomask.cli import UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="recipe, a YAML file")
-    parser.add_argument("--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)"
+    )
     parser.add_argument("--fresh", action="store_true", help="start over even if --out holds a checkpoint")
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000")
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,11 +1,13 @@
 """Random crops of packed audio: the raw material of every training batch.
 
-A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map afterwards
-(`PackedAudio`): a random crop then costs a page fault instead of a codec start, and any number of processes share the
-pages. What is done with the crops (mixing, rooms, levels) is `simulate.py`'s business and runs on the training device.
+A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map
+afterwards (`PackedAudio`): a random crop then costs a page fault instead of a codec start, and any number of
+processes share the pages. What is done with the crops (mixing, rooms, levels) is `simulate.py`'s business and
+runs on the training device.
 
-Everything drawn for batch number `i` comes from a generator seeded with `(seed, i)`. A resumed run therefore sees the
-same data in the same order as one that never stopped, and a data-parallel run of n processes sees what one process would.
+Everything drawn for batch number `i` comes from a generator seeded with `(seed, i)`. A resumed run therefore
+sees the same data in the same order as one that never stopped, and a data-parallel run of n processes sees
+what one process would.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ def pack(
 ) -> int:
     """Write `prefix.i16` and `prefix.json` from (key, group, read) entries; returns the number of samples.
 
-    `group` is what crops are balanced over: a speaker, a kind of noise. `read()` gives mono float samples `[T]` in
-    [-1, 1] at `sample_rate` (Hz). The index is written last, so a pack that was interrupted is not mistaken for a
-    finished one.
+    `group` is what crops are balanced over: a speaker, a kind of noise. `read()` gives mono float samples
+    `[T]` in [-1, 1] at `sample_rate` (Hz). The index is written last, so a pack that was interrupted is not
+    mistaken for a finished one.
     """
     prefix = Path(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +41,9 @@ def pack(
         for key, group, read in entries:
             x = np.asarray(read(), np.float32)
             if x.ndim != 1:
-                raise AudioError(f"{key}: expected mono samples, got shape {x.shape}; mix down before packing")
+                raise AudioError(
+                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
+                )
             if not len(x):
                 continue
             x = np.nan_to_num(x) / max(1.0, float(np.abs(x).max()))
@@ -59,9 +63,10 @@ class PackedAudio:
 
     Args:
         prefix: path without suffix of the `.i16` and `.json` files.
-        weights: sampling weight by group; a key ending in `*` covers all groups that begin so, and shares its weight
-            among them. Groups without a weight are drawn in proportion to their length from what is left when the
-            weights sum to less than 1, and not at all otherwise. None draws every second of audio alike.
+        weights: sampling weight by group; a key ending in `*` covers all groups that begin so, and shares
+            its weight among them. Groups without a weight are drawn in proportion to their length from what
+            is left when the weights sum to less than 1, and not at all otherwise. None draws every second of
+            audio alike.
         exclude: groups (or `prefix*`) left out: held-out speakers and noises.
         only: the opposite: nothing but these.
     """
@@ -76,17 +81,22 @@ class PackedAudio:
         prefix = Path(prefix)
         index = prefix.with_suffix(".json")
         if not index.exists():
-            raise AudioError(f"{index}: no such packed corpus; make it with `audiomask train`'s --data.cache or pack()")
+            raise AudioError(
+                f"{index}: no such packed corpus; make it with `audiomask train`'s --data.cache or pack()"
+            )
         meta = json.loads(index.read_text())
         self.sample_rate: int = meta["sample_rate"]
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
         keep = [
             e
             for e in meta["entries"]
-            if not any(_matches(e[1], x) for x in exclude) and (only is None or any(_matches(e[1], x) for x in only))
+            if not any(_matches(e[1], x) for x in exclude)
+            and (only is None or any(_matches(e[1], x) for x in only))
         ]
         if not keep:
-            raise AudioError(f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`")
+            raise AudioError(
+                f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`"
+            )
         self.keys = [e[0] for e in keep]
         self.groups = np.array([e[1] for e in keep])
         self.offsets = np.array([e[2] for e in keep])
@@ -112,9 +122,9 @@ class PackedAudio:
         return float(self.lengths.sum()) / self.sample_rate
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """`length` samples `[length]` float32 from a random place.
+        """Samples `[length]` float32 from a random place.
 
-        A shorter recording is repeated from a random phase (`fill="loop"`, right for noise) or set at a random place
+        A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random
         among zeros (`"pad"`, right for speech, which then also teaches silence).
         """
         i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
@@ -140,11 +150,13 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
 
     Args:
         speech, noise: packed corpora. music: optional third one.
-        batch_size: rows; length: samples of a crop (longer than the training segment, since speed changes eat some).
+        batch_size: rows; length: samples of a crop (longer than the training segment, since speed changes
+            eat some).
         noises: noise slots a row.
-        babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise (which the
-            simulation then colours) instead of a recording.
-        steps: length of the data set in batches; seed: with the batch number, all there is to know about a batch.
+        babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise
+            (which the simulation then colours) instead of a recording.
+        steps: length of the data set in batches; seed: with the batch number, all there is to know about
+            a batch.
 
     Item: `speech [B, L]`, `noise [B, K, L]` float32, `seed` int64 (for the simulation).
     """

@@ -1,22 +1,30 @@
 """Noisy speech from clean speech and noise, simulated in batches on the training device.
 
-Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`; `Degrade` draws the parameters and calls
-them in the order in which the world does it: the talker's speed and voice colour, the room, the noises at their levels,
-the microphone's level, band and overload. All randomness comes from one generator, so a seed replays a batch.
+Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`; `Degrade` draws the
+parameters and calls them in the order in which the world does it: the talker's speed and voice colour, the
+room, the noises at their levels, the microphone's level, band and overload. All randomness comes from one
+generator, so a seed replays a batch.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
+import soxr
 import torch
 from torch import Tensor, nn
+
+from audiomask.audio import AudioError
+from audiomask.data.kaldi import DataDir
 
 EPS = 1e-8
 
 
 def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
-    """Root mean square `[B]` over the active part of `x [B, T]`: 20 ms frames within `floor_db` of the loudest one.
+    """Root mean square `[B]` over the active part of `x [B, T]`: 20 ms frames within `floor_db` of the
+    loudest one.
 
     A plain mean over a crop that is half silence understates speech by 3 dB, and the SNR with it.
     """
@@ -30,9 +38,10 @@ def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
 def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tensor:
     """Play `x [B, L]` `factor [B]` times as fast (pitch follows), giving `[B, length]`.
 
-    The first `length * factor` samples, rounded to a multiple of `grain` so that transforms stay quick, are resampled
-    to `length` by cutting or extending their spectrum. That is exact for a periodic signal; at the two ends of a crop it
-    rings for a few samples, which training does not mind. Needs L >= length * factor + grain.
+    The first `length * factor` samples, rounded to a multiple of `grain` so that transforms stay quick, are
+    resampled to `length` by cutting or extending their spectrum. That is exact for a periodic signal; at the
+    two ends of a crop it rings for a few samples, which training does not mind. Needs L >= length * factor +
+    grain.
     """
     out = x.new_zeros(len(x), length)
     for i, n in enumerate((factor * length / grain).round().long().tolist()):
@@ -48,7 +57,8 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
 def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float = 60.0) -> Tensor:
     """Zero-phase gain curve `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P log-spaced frequencies.
 
-    The points run from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear in log frequency.
+    The points run from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear in log
+    frequency.
     """
     points = gains_db.shape[1]
     f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=gains_db.device).clamp(min=lowest_hz)
@@ -66,7 +76,11 @@ def low_pass(cutoff_hz: Tensor, n_fft: int, sample_rate: int, width_hz: float = 
 
 
 def statistical_rooms(
-    rt60_s: Tensor, direct_to_reverberant_db: Tensor, length: int, sample_rate: int, generator: torch.Generator
+    rt60_s: Tensor,
+    direct_to_reverberant_db: Tensor,
+    length: int,
+    sample_rate: int,
+    generator: torch.Generator,
 ) -> Tensor:
     """Room impulse responses `[B, length]` by the statistical model, direct sound of gain 1 at sample 0.
 
@@ -87,7 +101,7 @@ def statistical_rooms(
 
 
 def early_part(h: Tensor, sample_rate: int, early_s: float = 0.05) -> Tensor:
-    """The first `early_s` seconds of `h [B, L]`, faded out over as long again: the target of dereverberation."""
+    """The first `early_s` seconds of `h [B, L]`, faded out over as long again: the dry target."""
     t = torch.arange(h.shape[-1], device=h.device) / sample_rate
     return h * (0.5 + 0.5 * torch.cos(math.pi * ((t - early_s) / early_s).clamp(0, 1)))
 
@@ -102,22 +116,44 @@ def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tens
     return noise * torch.where(level > EPS, scale, 1.0).nan_to_num(0.0)[:, None]
 
 
+def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
+    """Impulse responses `[N, length]` of a data directory, each from its direct sound on, which gets gain 1.
+
+    Of several channels the first is taken. AudioError for a response without a sample.
+    """
+    data = DataDir.read(path)
+    rooms = torch.zeros(len(data.utterance_keys), length)
+    for row, utterance in zip(rooms, data.utterances(), strict=True):
+        x, rate = data.load(utterance)
+        h = x[0] if rate == sample_rate else soxr.resample(x[0], rate, sample_rate)
+        peak = np.abs(h).argmax() if len(h) else 0
+        if not len(h) or h[peak] == 0:
+            raise AudioError(f"{utterance.key}: a silent room response; remove it from {path}")
+        h = h[peak : peak + length] / h[peak]
+        row[: len(h)] = torch.from_numpy(np.ascontiguousarray(h, np.float32))
+    return rooms
+
+
 class Degrade(nn.Module):
     """Draws what happens to each row of a batch and makes (noisy, clean) pairs of it.
 
     Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
         sample_rate: Hz. segment: samples of the pairs given out.
-        snr_db: range of most rows; high_snr share goes `snr_db[1]`..40 dB, clean share has no noise at all, so that
-            clean speech learns to pass.
+        snr_db: range of most rows; high_snr share goes `snr_db[1]`..40 dB, clean share has no noise at
+            all, so that clean speech learns to pass.
         level_dbfs: active level of the noisy signal.
-        speed, noise_speed: playback speed of speech and noises (pitch follows), used with probability speed_p.
+        speed, noise_speed: playback speed of speech and noises (pitch follows), used with probability
+            speed_p.
         eq_db, noise_eq_db: half-range of the random equalisers.
         reverb_p: share of rows in a room; the target keeps the first `early_s` seconds of it.
         rt60_s, drr_db: reverberation time and direct-to-reverberant ratio of simulated rooms.
-        rooms: measured or simulated responses `[N, L]` at `sample_rate`, used for `rooms_share` of the rows in a room.
+        rooms: data directory of measured or simulated responses, or the responses `[N, L]` themselves,
+            used for `rooms_share` of the rows in a room.
         band_limit_p: share of rows cut at 3.4 to 7.5 kHz, target too. clip_p: share overloaded, target not.
         interfering_gain_db: half-range of the level of each noise slot against the others.
     """
+
+    rooms: Tensor | None
 
     def __init__(
         self,
@@ -136,7 +172,7 @@ class Degrade(nn.Module):
         rt60_s: tuple[float, float] = (0.15, 1.0),
         drr_db: tuple[float, float] = (-3.0, 15.0),
         early_s: float = 0.05,
-        rooms: Tensor | None = None,
+        rooms: str | Tensor | None = None,
         rooms_share: float = 0.3,
         band_limit_p: float = 0.06,
         clip_p: float = 0.04,
@@ -149,7 +185,9 @@ class Degrade(nn.Module):
         self.speed, self.noise_speed, self.speed_p = speed, noise_speed, speed_p
         self.eq_db, self.noise_eq_db = eq_db, noise_eq_db
         self.reverb_p, self.rt60_s, self.drr_db, self.early_s = reverb_p, rt60_s, drr_db, early_s
-        self.rooms_share = rooms_share if rooms is not None else 0.0
+        self.rooms_share = rooms_share
+        if isinstance(rooms, str):
+            rooms = measured_rooms(rooms, sample_rate, sample_rate // 2)
         self.register_buffer("rooms", rooms, persistent=False)
         self.band_limit_p, self.clip_p, self.modulate_p = band_limit_p, clip_p, modulate_p
         self.interfering_gain_db = interfering_gain_db
@@ -160,7 +198,7 @@ class Degrade(nn.Module):
         return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
 
     def forward(self, speech: Tensor, noise: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """`speech [B, L]`, `noise [B, K, L]` with L >= `crop` -> noisy `[B, segment]`, clean `[B, segment]`."""
+        """`speech [B, L]`, `noise [B, K, L]`, L >= `crop` -> noisy and clean `[B, segment]`."""
         device, b, k = speech.device, speech.shape[0], noise.shape[1]
         sr, n = self.sample_rate, self.segment
         g = torch.Generator(device).manual_seed(int(seed) % 2**63)
@@ -180,7 +218,7 @@ class Degrade(nn.Module):
         tail = sr // 2
         n_fft = n + tail
         h = statistical_rooms(uniform(*self.rt60_s, b), uniform(*self.drr_db, b), tail, sr, g)
-        if self.rooms_share:
+        if self.rooms is not None:
             pick = torch.randint(len(self.rooms), (b,), generator=g, device=device)
             measured = nn.functional.pad(self.rooms, (0, max(0, tail - self.rooms.shape[1])))[pick, :tail]
             h = torch.where(chance(self.rooms_share, b)[:, None], measured, h)
@@ -192,7 +230,9 @@ class Degrade(nn.Module):
         voice = equaliser(uniform(-self.eq_db, self.eq_db, b, 6), n_fft, sr) * band_gain
         spectrum = torch.fft.rfft(speech, n_fft) * voice
         wet = torch.fft.irfft(spectrum * torch.fft.rfft(h, n_fft), n_fft)[:, :n]
-        clean = torch.fft.irfft(spectrum * torch.fft.rfft(early_part(h, sr, self.early_s), n_fft), n_fft)[:, :n]
+        clean = torch.fft.irfft(spectrum * torch.fft.rfft(early_part(h, sr, self.early_s), n_fft), n_fft)[
+            :, :n
+        ]
 
         # How many noises at once: mostly one.
         share = torch.tensor([0.6, 0.25, 0.15, *[0.05] * max(0, k - 3)][:k], device=device)
@@ -200,13 +240,17 @@ class Degrade(nn.Module):
         row = used.nonzero()[:, 0]
         noise = varispeed(noise[used], factors(self.noise_speed, b * k)[used.flatten()], n)
         colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, b * k, 6)[used.flatten()], n_fft, sr)
-        gain = 10 ** (uniform(-self.interfering_gain_db, self.interfering_gain_db, b * k, 1)[used.flatten()] / 20)
+        gain = 10 ** (
+            uniform(-self.interfering_gain_db, self.interfering_gain_db, b * k, 1)[used.flatten()] / 20
+        )
         level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
         parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
         summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
         noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
         # Slow swings of level: passing cars, doors, a head that turns.
-        swing = nn.functional.interpolate(uniform(-15, 5, b, 1, 6), n, mode="linear", align_corners=True)[:, 0]
+        swing = nn.functional.interpolate(uniform(-15, 5, b, 1, 6), n, mode="linear", align_corners=True)[
+            :, 0
+        ]
         noise = torch.where(chance(self.modulate_p, b)[:, None], noise * 10 ** (swing / 20), noise)
 
         snr = uniform(*self.snr_db, b)

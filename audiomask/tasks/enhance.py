@@ -1,11 +1,13 @@
 """Speech enhancement: (noisy, clean) pairs made on the training device, one network, losses on the waveform.
 
-`Enhance` is the LightningModule, `NoisySpeech` the data: speech and noise from Kaldi data directories for training, and
-a directory of fixed pairs (`wav.scp` noisy, `clean.scp`) for validation.
+`Enhance` is the LightningModule, `NoisySpeech` the data: speech and noise from Kaldi data directories for
+training, and a directory of fixed pairs (`wav.scp` noisy, `clean.scp`) for validation.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import soxr
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -28,10 +31,11 @@ from audiomask.streaming import StreamingModel
 
 
 def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor: float = 0.01) -> float:
-    """Learning-rate factor: linear warm-up, then 1, then a half cosine to `floor` over the last `decay` share.
+    """Learning-rate factor: linear warm-up, then 1, then a half cosine to `floor` over the last `decay`
+    share.
 
-    With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on can be continued later and
-    decayed again, which a cosine over the whole run does not allow (Hu et al. 2024, MiniCPM).
+    With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on can be continued
+    later and decayed again, which a cosine over the whole run does not allow (Hu et al. 2024, MiniCPM).
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -47,8 +51,8 @@ class Enhance(pl.LightningModule):
 
     Args:
         model: what is trained; `[B, 1, T]` -> `[B, 1, T]`.
-        loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal first, so that
-            loud and quiet rows count alike.
+        loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal
+            first, so that loud and quiet rows count alike.
         degrade: makes the pairs.
         lr, betas, weight_decay: of AdamW; biases, norms and embeddings are not decayed.
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
@@ -72,8 +76,8 @@ class Enhance(pl.LightningModule):
         super().__init__()
         if degrade.sample_rate != model.sample_rate:
             raise AudioError(
-                f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at {model.sample_rate} Hz; make "
-                "them equal"
+                f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at "
+                f"{model.sample_rate} Hz; make them equal"
             )
         self.model, self.loss, self.degrade = model, loss, degrade
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
@@ -90,16 +94,21 @@ class Enhance(pl.LightningModule):
         with torch.no_grad():
             noisy, clean = self.degrade(batch["speech"], batch["noise"], int(batch["seed"]))
         total, parts, _ = self._compare(noisy, clean)
-        self.log_dict({"train/loss": total} | {f"train/{k}": v for k, v in parts.items()}, batch_size=len(noisy))
+        self.log_dict(
+            {"train/loss": total} | {f"train/{k}": v for k, v in parts.items()}, batch_size=len(noisy)
+        )
         return total
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         noisy, clean = batch["noisy"], batch["clean"]
-        total, parts, estimate = self._compare(noisy, clean)
+        with torch.autocast(noisy.device.type, enabled=False):  # as exported: in float32
+            total, parts, estimate = self._compare(noisy, clean)
         self.log_dict(
-            {"val/loss": total} | {f"val/{k}": v for k, v in parts.items()}, batch_size=len(noisy), sync_dist=True
+            {"val/loss": total} | {f"val/{k}": v for k, v in parts.items()},
+            batch_size=len(noisy),
+            sync_dist=True,
         )
-        names = ["si_sdr", "pesq", "estoi"] if index < self.scored else ["si_sdr"]
+        names = ["si_sdr", "pesq_wb", "estoi"] if index < self.scored else ["si_sdr"]
         rate = self.model.sample_rate
         row = metrics.score(clean[0].cpu().numpy(), estimate[0].float().cpu().numpy(), rate, names)
         self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
@@ -112,15 +121,15 @@ class Enhance(pl.LightningModule):
             for k in sorted({k for c in self._clips for k in c})
         }
         self._clips.clear()
-        if {"val/pesq", "val/estoi", "val/si_sdr"} <= set(means):
+        if {"val/pesq_wb", "val/estoi", "val/si_sdr"} <= set(means):
             # One number to select by: each term worth about as much as the others' usual spread.
-            means["val/select"] = means["val/pesq"] + 4 * means["val/estoi"] + 0.1 * means["val/si_sdr"]
+            means["val/select"] = means["val/pesq_wb"] + 4 * means["val/estoi"] + 0.1 * means["val/si_sdr"]
         self.log_dict(means, sync_dist=True)
 
     def _show(self, name: str, signals: dict[str, Tensor]) -> None:
-        writer = getattr(self.logger, "experiment", None)
-        if not hasattr(writer, "add_audio"):
+        if not isinstance(self.logger, TensorBoardLogger):
             return
+        writer = self.logger.experiment
         rate = self.model.sample_rate
         window = torch.hann_window(512, device=self.device)
         for kind, x in signals.items():
@@ -132,8 +141,9 @@ class Enhance(pl.LightningModule):
             picture = ((10 * torch.log10(power + 1e-9) + 70) / 100).clamp(0, 1).flip(0)
             writer.add_image(f"{name}/{kind}_spectrogram", picture[None], self.global_step)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        decayed, plain = [], []
+    def configure_optimizers(self) -> Any:
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for name, p in self.model.named_parameters():
             (decayed if p.ndim > 1 and "embedding" not in name else plain).append(p)
         groups = [
@@ -149,7 +159,7 @@ class Enhance(pl.LightningModule):
 
 
 class _Steps(Sampler[int]):
-    """Batch numbers of the current epoch. Lightning calls `set_epoch`, on resuming too, so the data goes on."""
+    """Batch numbers of the current epoch. Lightning calls `set_epoch`, on resuming too: the data goes on."""
 
     def __init__(self, steps: int):
         self.steps, self.epoch = steps, 0
@@ -165,12 +175,16 @@ class _Steps(Sampler[int]):
 
 
 class Pairs(Dataset[dict[str, Any]]):
-    """Fixed pairs of a data directory: `wav.scp` noisy, `clean.scp` clean. Item: `noisy`, `clean` `[T]`, `key`."""
+    """Fixed pairs of a data directory: `wav.scp` noisy, `clean.scp` clean. Item: `noisy`, `clean` `[T]`,
+    `key`.
+    """
 
     def __init__(self, path: str | Path, sample_rate: int):
         self.data = DataDir.read(path)
         if "clean.scp" not in self.data.tables:
-            raise AudioError(f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory")
+            raise AudioError(
+                f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory"
+            )
         self.utterances = list(self.data.utterances())
         self.sample_rate = sample_rate
 
@@ -181,7 +195,9 @@ class Pairs(Dataset[dict[str, Any]]):
         u = self.utterances[i]
         noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
         if len(noisy) != len(clean):
-            raise AudioError(f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew")
+            raise AudioError(
+                f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew"
+            )
         return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": u.key}
 
 
@@ -196,11 +212,14 @@ class NoisySpeech(pl.LightningDataModule):
     """Speech and noise for training, fixed pairs for validation.
 
     Args:
-        train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its kind.
+        train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its
+            kind.
         valid: data directory of fixed pairs. music: data directory, optional.
-        cache: folder for the packed corpora (see `data.loading`); made once, reused while wav.scp is unchanged.
+        cache: folder for the packed corpora (see `data.loading`); made once, reused while the tables are
+            unchanged.
         batch_size, steps: rows of a batch, batches of an epoch (validation and checkpoints come at its end).
-        segment: samples of a training pair; crop: of the raw material, see `Degrade.crop` (0: half as much again).
+        segment: samples of a training pair; crop: of the raw material, see `Degrade.crop` (0: half as
+            much again).
         speech_weights, noise_weights, music_share, babble, synthetic, noises, seed: see `data.loading`.
         workers: processes that cut crops; 0 does it in the training process.
     """
@@ -232,20 +251,30 @@ class NoisySpeech(pl.LightningDataModule):
         self.batch_size, self.steps, self.workers = batch_size, steps, workers
         self.crop = crop or math.ceil(segment * 1.5)
         self.speech_weights, self.noise_weights = speech_weights, noise_weights
-        self.options = {"music_share": music_share, "babble": babble, "synthetic": synthetic, "noises": noises}
+        self.options: dict[str, Any] = {
+            "music_share": music_share,
+            "babble": babble,
+            "synthetic": synthetic,
+            "noises": noises,
+        }
         self.seed = seed
 
     def _pack(self, path: str) -> Path:
-        """The packed corpus of a data directory, made where it is missing or older than its wav.scp."""
+        """The packed corpus of a data directory, named after a hash of its tables; made if missing."""
         data = DataDir.read(path)
-        prefix = self.cache / f"{Path(path).resolve().name}-{self.sample_rate}"
-        index = prefix.with_suffix(".json")
-        if not index.exists() or index.stat().st_mtime < (Path(path) / "wav.scp").stat().st_mtime:
+        tables = {name: data.tables.get(name) for name in ("wav.scp", "segments", "utt2spk")}
+        digest = hashlib.sha256(
+            json.dumps([str(data.path.resolve()), tables], sort_keys=True).encode()
+        ).hexdigest()
+        prefix = self.cache / f"{Path(path).resolve().name}-{self.sample_rate}-{digest[:12]}"
+        if not prefix.with_suffix(".json").exists():
 
             def reader(u: Utterance) -> Callable[[], np.ndarray]:
                 return lambda: read_mono(data, u, self.sample_rate)
 
-            pack(((u.key, u.speaker or u.key, reader(u)) for u in data.utterances()), prefix, self.sample_rate)
+            pack(
+                ((u.key, u.speaker or u.key, reader(u)) for u in data.utterances()), prefix, self.sample_rate
+            )
         return prefix
 
     def prepare_data(self) -> None:
@@ -270,5 +299,3 @@ class NoisySpeech(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Pairs(self.valid_dir, self.sample_rate), batch_size=1)
-
-

@@ -21,7 +21,9 @@ from audiomask.audio import AudioError
 
 
 class KeepBest(Callback):
-    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best so far."""
+    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best
+    so far.
+    """
 
     def __init__(self, folder: Path, config: dict[str, Any], monitor: str = "val/select", mode: str = "max"):
         self.folder, self.config, self.monitor = folder, config, monitor
@@ -68,7 +70,12 @@ def _versions() -> dict[str, str]:
 
 
 def fit(
-    config: str | Path, out: Path, options: Sequence[str] = (), *, fresh: bool = False, command: Sequence[str] = ()
+    config: str | Path,
+    out: Path,
+    options: Sequence[str] = (),
+    *,
+    fresh: bool = False,
+    command: Sequence[str] = (),
 ) -> pl.LightningModule:
     """Train by the recipe `config` with dotted overrides `options`, everything under `out`.
 
@@ -97,12 +104,16 @@ def fit(
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config)
     saver = ModelCheckpoint(
-        dirpath=out / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1, save_on_train_epoch_end=True
+        dirpath=out / "checkpoints",
+        save_last=True,
+        save_top_k=0,
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
     )
-    trainer.callbacks += [keep, saver]
+    trainer.callbacks += [keep, saver]  # type: ignore[attr-defined]
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=False if resume else None)
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
     if not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
         weights.save(out / "model", cli.model.model, model_config)
     return cli.model
