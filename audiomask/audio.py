@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 import struct
 import warnings
@@ -383,8 +384,7 @@ class Writer:
             raise self._full(str(error)) from None
 
     def _full(self, detail: str) -> AudioError:
-        free = os.statvfs(self.path.parent)
-        left = free.f_bavail * free.f_frsize / 2**20
+        left = shutil.disk_usage(self.path.parent).free / 2**20
         detail = f" ({detail})" if detail else ""
         return AudioError(
             f"{self.name}: writing failed after {self.frames / self.rate:.1f} s{detail}, {left:.0f} MiB are "

@@ -82,10 +82,11 @@ def run(args: argparse.Namespace) -> int:
             else _plan(args, sources, family)
         )
         start = time.perf_counter()
-        workers = min(args.jobs or len(os.sched_getaffinity(0)), max(1, len(jobs)))
+        workers = min(args.jobs or _cores(), max(1, len(jobs)))
         reports: list[Report] = []
-        with _progress(args.quiet or to_stdout) as progress:
-            for report in enhance_batch(jobs, family, options, workers=workers, progress=progress):
+        with _progress(args.quiet or to_stdout) as (show, remove):
+            for report in enhance_batch(jobs, family, options, workers=workers, progress=show):
+                remove(report.job)
                 reports.append(report)
                 for text in report.notes:
                     note(f"warning: {text}")
@@ -99,6 +100,13 @@ def run(args: argparse.Namespace) -> int:
             _write_scp(Path(args.out), [r.job for r in done])
     _summary(done, failed, time.perf_counter() - start, args.quiet)
     return 1 if failed else 0
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager
@@ -181,30 +189,35 @@ def _write_scp(out: Path, jobs: list[Job]) -> None:
 
 @contextmanager
 def _progress(quiet: bool):
-    """A bar for each running file on a terminal, with speed and time left."""
+    """A bar for each running file on a terminal, with its speed and the time left: two functions, to move the
+    bar of a job and to remove it."""
     if quiet or not sys.stderr.isatty():
-        yield None
+        yield None, lambda job: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[Job, tuple] = {}
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[speed]:.0f} x real time"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[Job, tuple[TaskID, float]] = {}
 
-        def show(job: Job, done: int, total: int) -> None:
+        def show(job: Job, done: float, total: float) -> None:
+            now = time.monotonic()
             if job not in tasks:
-                tasks[job] = (
-                    bars.add_task(str(job.source), total=total if total < 2**62 else None),
-                    time.monotonic(),
-                )
-            task, _ = tasks[job]
-            bars.update(task, completed=done)
-            if done >= total:
-                bars.remove_task(task)
-                tasks.pop(job)
+                tasks[job] = bars.add_task(str(job.source), total=total, speed=0.0), now
+            task, start = tasks[job]
+            bars.update(task, completed=done, speed=done / max(now - start, 0.1))
 
-        yield show
+        def remove(job: Job) -> None:
+            if job in tasks:
+                bars.remove_task(tasks.pop(job)[0])
+
+        yield show, remove
 
 
 def _summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet: bool) -> None:

@@ -104,10 +104,10 @@ def enhance_file(
     job: Job,
     family: list[Artifact],
     options: Options,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[float, float], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """One file. ``progress(samples done, samples in the header)``; ``cancelled`` is asked once a block.
+    """One file. ``progress(seconds done, seconds by the header)``; ``cancelled`` is asked once a block.
 
     Errors: `AudioError`; whatever happens, nothing half-written stays.
     """
@@ -133,7 +133,7 @@ def enhance_file(
                     raise Cancelled
                 writer.write(y)
                 if progress:
-                    progress(reader.position, info.frames)
+                    progress(reader.position / info.rate, info.seconds)
         notes = reader.notes + writer.notes
         if session.faults:
             notes.append(f"{job.source}: the model failed in {session.faults} blocks, which were muted")
@@ -151,7 +151,7 @@ def enhance_batch(
     options: Options,
     *,
     workers: int = 1,
-    progress: Callable[[Job, int, int], None] | None = None,
+    progress: Callable[[Job, float, float], None] | None = None,
 ) -> Iterator[Report]:
     """Many files, ``workers`` at once (threads: the graph runs outside Python's lock); a `Report` each as it
     ends.

@@ -24,8 +24,8 @@ from audiomask.runtime.artifact import Artifact, ArtifactError, choose, resolve
 from audiomask.runtime.engine import Engine, Plan
 from audiomask.runtime.polyphase import Polyphase
 
-# Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops times
-# channels: about 100 MB of activations.
+# Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops
+# times channels: about 100 MB of activations.
 BULK_HOPS, BULK_ROWS = 64, 256
 
 

@@ -1,5 +1,6 @@
 """audiomask enhance: names, formats, batches, interrupts; no half-written file, always the right code."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -220,6 +221,27 @@ def test_pipes(here, toy16):
     done = subprocess.run(words, input=b"", capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"standard input: is empty" in done.stderr
+
+
+def test_a_terminal_gets_a_bar_with_speed(here, toy16):
+    import pty
+
+    wav("[x].wav", samples=16000 * 20)
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-m", "audiomask", "enhance", "[x].wav", "-o", "out/", "-m", toy16]
+    process = subprocess.Popen(words, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while data := os.read(ours, 65536):
+            shown += data
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(60) == 0
+    assert b"[x].wav" in shown
+    assert b" x real time" in shown
+    assert b"Traceback" not in shown
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
