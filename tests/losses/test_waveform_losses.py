@@ -141,3 +141,15 @@ def test_signals_that_do_not_fit_are_refused():
         losses.L1Loss(skip=6000)(est, ref)
     with pytest.raises(ValueError, match="-1"):
         losses.L1Loss(skip=-1)
+
+
+def test_a_loss_with_a_matrix_product_keeps_its_precision_under_autocast():
+    class Product(losses.SignalLoss):
+        def compute(self, est, ref):
+            return (est @ ref.T).mean()
+
+    est, ref = signals()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = Product()(est, ref)
+    assert value.dtype == torch.float32
+    assert value.item() == (est @ ref.T).mean().item()
