@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)"
     )
     parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
-    parser.add_argument(
-        "--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)"
-    )
+    parser.add_argument("--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)")
     parser.add_argument("--dpi", type=int, default=110)
 
 
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         (_, clean, rate), (_, noisy, noisy_rate) = parts
         if rate != noisy_rate or len(clean) != len(noisy):
             raise UsageError(
-                f"{files[0]} has {len(clean)} samples at {rate} Hz and {files[1]} {len(noisy)} at {noisy_rate}; "
+                f"{files[0]}: {len(clean)} samples at {rate} Hz, {files[1]}: {len(noisy)} at {noisy_rate}; "
                 "masks need two files that fit each other"
             )
         figure = mask_figure(clean, noisy, rate, args.window_ms)

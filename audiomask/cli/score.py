@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiomask.cli._common import positive
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -37,9 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, per file too")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the JSON file")
-    parser.add_argument(
-        "-j", "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("-j", "--jobs", type=positive, default=cores, help="processes (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:
