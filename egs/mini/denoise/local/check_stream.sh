@@ -23,5 +23,5 @@ if len(whole) != len(stream):
     sys.exit(f"stream gave {len(stream)} samples, enhance {len(whole)}")
 worst = abs(whole - stream).max()
 print(f"stream equals enhance: {len(whole)} samples, largest difference {worst} of 32768")
-sys.exit(worst > 1)  # one step: both round to 16 bits
+sys.exit(int(worst > 1))  # one step: both round to 16 bits
 PY
