@@ -154,9 +154,7 @@ def test_what_fix_leaves_is_sound_and_fixed_for_good(seed, tmp_path_factory):
         else:
             lines.insert(at, " zz-1\tsomething\r")
         file.write_text("\n".join(lines) + "\n")
-    mended, _ = fix(
-        folder, check_audio=False
-    )  # two harmed lines cost two speakers of three at most
+    mended, _ = fix(folder, check_audio=False)  # two harmed lines cost two speakers of three at most
     out = tmp_path_factory.mktemp("out")
     mended.write(out)
     assert validate(out, check_audio=False) == []
