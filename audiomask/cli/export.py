@@ -86,10 +86,9 @@ def run(args: argparse.Namespace) -> int:
         raise ExportError(f"{args.model}: {config['class_path']} is a part of a model, it has no ports")
     document = export(model, args.out, config, **card)
     size = args.out.stat().st_size / 1e6
-    print(
-        f"{args.out}: {document['name']}, {document['sample_rate']} Hz, latency {document['latency']} samples, "
-        f"{size:.2f} MB; equals torch to {document['equality']:.1e} of the peak"
-    )
+    rate, latency, equality = document["sample_rate"], document["latency"], document["equality"]
+    print(f"{args.out}: {document['name']}, {rate} Hz, latency {latency} samples, {size:.2f} MB")
+    print(f"{args.out}: the graph equals torch to {equality:.1e} of the peak")
     if args.check:
         error = check_file(model, args.out)
         print(f"{args.out}: the runtime equals torch to {error:.1e} of the peak")

@@ -1,0 +1,84 @@
+"""Recurrent layers against torch's own, and in ONNX Runtime at other sizes than the example's."""
+
+import pytest
+import torch
+from torch import nn
+
+from audiomask import export
+from audiomask.nn.recurrent import GRU, LSTM, PlainGRU, PlainLSTM, _onnx_module
+from audiomask.streaming import Delay, Port, Sequential, StreamingModel
+
+PAIRS = [(GRU, nn.GRU), (LSTM, nn.LSTM)]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_loads_and_equals_torch(ours, theirs, bias):
+    reference = theirs(4, 5, 2, bias=bias, batch_first=True)
+    model = ours(4, 5, 2, bias=bias)
+    model.load_state_dict(reference.state_dict())
+    x = torch.randn(3, 4, 11)
+    torch.testing.assert_close(model(x), reference(x.transpose(1, 2))[0].transpose(1, 2))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_frames_before_the_signal_leave_the_state_alone(ours, theirs):
+    reference = theirs(4, 5, 2, batch_first=True)
+    model = ours(4, 5, 2)
+    model.load_state_dict(reference.state_dict())
+    late = Sequential(Delay(3, 4), nn.Softsign(), model)
+    x = torch.randn(3, 4, 11)
+    expected = reference(nn.Softsign()(x).transpose(1, 2))[0].transpose(1, 2)
+    torch.testing.assert_close(late(x), expected)
+
+
+def test_bands_share_weights_and_keep_their_own_state():
+    model, single = GRU(2, 3, freqs=4), GRU(2, 3)
+    single.load_state_dict(model.state_dict())
+    x = torch.randn(2, 2, 6, 4)
+    torch.testing.assert_close(model(x), torch.stack([single(x[..., f]) for f in range(4)], 3))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(PlainGRU, nn.GRU), (PlainLSTM, nn.LSTM)])
+def test_plain_layers_are_torch_layers(ours, theirs):
+    model, reference = ours(4, 5, 2, bidirectional=True), theirs(4, 5, 2, bidirectional=True)
+    model.load_state_dict(reference.state_dict())
+    x = torch.randn(7, 3, 4)
+    torch.testing.assert_close(model(x)[0], reference(x)[0])
+
+
+class AcrossFrequency(StreamingModel):
+    """Bidirectional layers over the frequencies of a frame, frames as rows, and one over time with its own
+    state.
+    """
+
+    name = "across"
+    inputs, outputs = (Port("audio", channels=6),), (Port("output"),)
+
+    def __init__(self):
+        super().__init__()
+        self.gru = PlainGRU(1, 4, 2, bidirectional=True)
+        self.lstm = PlainLSTM(8, 3, bidirectional=True)
+        self.time = PlainGRU(36, 5)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32):
+        return torch.zeros(batch, 5, device=device, dtype=dtype)
+
+    def step(self, x, state, **constants):
+        batch, bins, frames = x.shape
+        y = x.permute(1, 0, 2).reshape(bins, batch * frames, 1)
+        y = self.lstm(self.gru(y)[0])[0]  # [F, B T, 6]
+        y = y.permute(1, 0, 2).reshape(batch, frames, bins * 6).transpose(0, 1)
+        y, h = self.time(y, state[None])
+        return y.permute(1, 2, 0), h[0]
+
+
+def test_plain_layers_export_at_any_size():
+    model = AcrossFrequency().eval()
+    differences = export.compare(model, export.to_bytes(export.build(model)))
+    assert max(differences.values()) < 1e-5, differences
+
+
+def test_export_refuses_what_the_operator_cannot_do():
+    with pytest.raises(ValueError, match="time-first"):
+        _onnx_module(nn.GRU(2, 2, batch_first=True), torch.zeros(1, 1, 2), [torch.zeros(1, 1, 2)])
