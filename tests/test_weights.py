@@ -1,0 +1,82 @@
+"""Models on disk and from configs."""
+
+import json
+
+import pytest
+import torch
+
+from audiomask import weights
+from audiomask.nn.conv import Conv1d
+from audiomask.streaming import Sequential
+from audiomask.weights import WeightsError
+
+CONFIG = {
+    "class_path": "audiomask.nn.conv.Conv1d",
+    "init_args": {"in_channels": 2, "out_channels": 3, "kernel_size": 4},
+}
+
+
+def test_saved_models_come_back(tmp_path):
+    model = weights.load_model(CONFIG)
+    weights.save(tmp_path / "run" / "model", model, CONFIG)
+    for folder in (tmp_path / "run", tmp_path / "run" / "model"):
+        again, config = weights.load(folder)
+        assert config == CONFIG
+        assert not again.training
+        assert torch.equal(again.weight, model.weight)
+    assert sorted(p.name for p in (tmp_path / "run" / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+class Wrapper(Sequential):
+    def __init__(self, inner, others):
+        super().__init__(inner, *others)
+
+
+def test_nested_configs():
+    wait = {"class_path": "audiomask.streaming.Delay", "init_args": {"frames": 2, "shape": 1}}
+    config = {"class_path": f"{__name__}.Wrapper", "init_args": {"inner": wait, "others": [wait, wait]}}
+    assert weights.load_model(config).delay == 6
+
+
+def test_changes_replace_arguments(tmp_path):
+    weights.save(tmp_path, weights.load_model(CONFIG), CONFIG)
+    model, config = weights.load(tmp_path, dilation=2)
+    assert model.dilation == 2
+    assert config["init_args"]["dilation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "needs class_path"),
+        ({"class_path": "audiomask.nn.conv.Conv3d"}, "no class 'audiomask.nn.conv.Conv3d'"),
+        ({"class_path": "nowhere.Class"}, "no class 'nowhere.Class'"),
+        ({"class_path": "Class"}, "no class 'Class'"),
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, "not a model"),
+        ({"class_path": "subprocess.Popen", "init_args": {"args": "true"}}, "not a model"),
+        ({"class_path": "torch.nn.Identity"}, "not a streaming model"),
+        ({**CONFIG, "init_arguments": {}}, "unknown keys"),
+        ({**CONFIG, "init_args": {"channels": 2}}, "unexpected keyword argument 'channels'"),
+    ],
+)
+def test_bad_configs_say_what_is_wrong(config, message):
+    with pytest.raises(WeightsError, match=message):
+        weights.load_model(config)
+
+
+def test_bad_folders_say_what_is_wrong(tmp_path):
+    with pytest.raises(WeightsError, match=r"no config.json"):
+        weights.load(tmp_path)
+    weights.save(tmp_path, Conv1d(2, 3, 5), CONFIG)
+    with pytest.raises(WeightsError, match="do not fit the config"):
+        weights.load(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not tensors at all")
+    with pytest.raises(WeightsError, match="damaged"):
+        weights.load(tmp_path)
+    weights.save(tmp_path, weights.load_model(CONFIG), CONFIG)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG)[:-5])
+    with pytest.raises(WeightsError, match="damaged"):
+        weights.load(tmp_path)
