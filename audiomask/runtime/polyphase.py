@@ -58,7 +58,7 @@ class Polyphase:
         periods = ceil(2 * self.half / self.down)
         self.span, self.block = periods * self.down, periods * self.up
         self._dense = None
-        if (self.span + 2 * self.half) * self.block <= _DENSE:
+        if self.up <= MAX_PHASES and (self.span + 2 * self.half) * self.block <= _DENSE:
             self._dense = self._matrix()
         self.reset()
 
