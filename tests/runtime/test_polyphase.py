@@ -64,3 +64,13 @@ def test_far_into_a_stream_the_phase_is_still_exact():
     far.state.taken, far.state.given = blocks * 441, blocks * 160
     x = np.random.default_rng(0).standard_normal((1, 5000)).astype(np.float32)
     assert np.array_equal(near.push(x), far.push(x))
+
+
+@given(st.integers(4000, 768_000), st.sampled_from([16000, 48000]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_any_rate_of_a_header_converts(rate, model, back):
+    a, b = (model, rate) if back else (rate, model)
+    p = Polyphase(a, b, 1)
+    y = p.push(np.ones((1, 4 * p.half), np.float32))
+    assert y.shape[1] == p.ready(4 * p.half)
+    np.testing.assert_allclose(y[0, -1], 1, atol=1e-5)
