@@ -196,7 +196,8 @@ def simplify(model: ir.Model) -> None:
 
 def _constant_reshapes(graph: ir.Graph) -> None:
     """Reshape targets that are computed from dynamic sizes become constants: 0 copies a dimension in
-    place, and one other may be -1. A reshape to what the shape already is goes.
+    place, and one other may be -1. A reshape to what the shape already is goes, as does what only reshapes
+    before it.
     """
     for node in list(graph):
         if node.op_type != "Reshape":
@@ -208,8 +209,14 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             y.replace_all_uses_with(x)
             graph.remove(node, safe=True)
             continue
-        if target.const_value is not None:
+        source = x
+        while (maker := source.producer()) and maker.op_type in ("Reshape", "Squeeze", "Unsqueeze"):
+            if maker.inputs[0] is None or maker.inputs[0].shape is None:
+                break
+            source = maker.inputs[0]
+        if target.const_value is not None and source is x:
             continue
+        x = source
         sizes: list[int] = []
         for i, size in enumerate(y.shape):
             if isinstance(size, int):
@@ -219,6 +226,8 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             else:
                 sizes.append(-1)
         if sizes.count(-1) > 1:
+            if target.const_value is None:
+                node.replace_input_with(0, x)
             continue
         constant = ir.Value(
             name=f"{y.name}_shape",
@@ -227,6 +236,7 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             const_value=ir.tensor(np.array(sizes, np.int64), name=f"{y.name}_shape"),
         )
         graph.register_initializer(constant)
+        node.replace_input_with(0, x)
         node.replace_input_with(1, constant)
         node.attributes.pop("allowzero", None)
 

@@ -75,8 +75,9 @@ def dual_window(analysis: Tensor, hop: int, prototype: Tensor | None = None) -> 
 
 
 def _factors(size: int) -> tuple[int, int] | None:
-    """size = n1 * n2 with n2 even and n1 + n2 least; None where that is not worth two products."""
-    pairs = [(size // n2, n2) for n2 in range(2, size, 2) if size % n2 == 0]
+    """size = n1 * n2 with n2 even, n1 + n2 least, and the greater n2 of two; None where that is not worth two
+    products."""
+    pairs = [(size // n2, n2) for n2 in range(2, size, 2) if size % n2 == 0][::-1]
     best = min(pairs, key=sum, default=None)
     return best if best is not None and size >= 64 and 4 * sum(best) < size else None
 
@@ -154,7 +155,8 @@ class RealDft(nn.Module):
             return x.transpose(1, 2).reshape(n, t, 2 * self.bins) @ self.direct_inverse
         p, q = self.factors
         s = q // 2 + 1
-        y = nn.functional.pad(x, (0, s * p - self.bins)).reshape(n, 2, t, s, p)
+        x = torch.cat([x, x[..., : s * p - self.bins]], 3)  # anything: the weights there are 0
+        y = x.reshape(n, 2, t, s, p)
         y = y.permute(0, 4, 2, 1, 3).reshape(n, p, t, 2 * s) @ self.inner_inverse  # [N, r, T, (re/im, q)]
         y = self.outer_inverse @ y.transpose(1, 2).reshape(n, t, 2 * p, q)  # [N, T, p, q]
         return y.reshape(n, t, self.size)

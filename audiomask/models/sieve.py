@@ -1,8 +1,8 @@
 """Sieve: our small causal denoiser. A complex mask from a network whose weights are shared across frequency.
 
-Nothing here is published elsewhere as it stands; the family is that of FastEnhancer (recurrent units shared by all
-bands, attention across bands inside a frame; arXiv 2509.21867) with a narrow full-band recurrence added, which tells
-all bands what the others went through.
+Nothing here is published elsewhere as it stands; the family is that of FastEnhancer (recurrent units shared
+by all bands, attention across bands inside a frame; arXiv 2509.21867) with a narrow full-band recurrence
+added, which tells all bands what the others went through.
 
 One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz)::
 
@@ -15,9 +15,9 @@ One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256
       -> mask M, |M| < 2:   M = z / sqrt(1 + |z|^2 / 4)
     estimate = M X
 
-A frame of 1536 samples at 48 kHz has the same 256 bins below 8 kHz as one of 512 at 16 kHz, so the same weights make a
-full-band model. The band above, which the network never sees, is scaled by one real gain a frame: that of the mask
-over the topmost part of what it does see, weighted by energy.
+A frame of 1536 samples at 48 kHz has the same 256 bins below 8 kHz as one of 512 at 16 kHz, so the same
+weights make a full-band model. The band above, which the network never sees, is scaled by one real gain a
+frame: that of the mask over the topmost part of what it does see, weighted by energy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiomask.frontend.stft import Analysis, Synthesis, power
+from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.nn.recurrent import GRU
 from audiomask.streaming import Port, State, StreamingModel
 
@@ -37,12 +37,14 @@ CODED = 64  # bands after the strided convolution
 class Block(nn.Module):
     """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
 
-    Shape: `x [T, B, bands, C]`, state `h [B, bands, C]` -> the same.
+    Shape: rows `x [T B bands, C]`, state `h [B, bands C]` -> the same. Rows make each linear
+    layer one product; heads are split off channels first, `[T B, heads, C / heads, bands]`, since moving
+    rows of C / heads numbers about takes longer than the products.
     """
 
-    def __init__(self, channels: int, heads: int):
+    def __init__(self, channels: int, bands: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.bands, self.heads = bands, heads
         self.gru = GRU(channels, channels)
         self.mix = nn.Linear(channels, channels, bias=False)
         self.mix_norm = nn.BatchNorm1d(channels)
@@ -50,15 +52,15 @@ class Block(nn.Module):
         self.out = nn.Linear(channels, channels, bias=False)
         self.out_norm = nn.BatchNorm1d(channels)
 
-    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        t, b, bands, c = x.shape
-        y, (h,) = self.gru.layer(x.reshape(t, b * bands, c), [h.reshape(1, b * bands, c)])
-        x = x.reshape(-1, c)
+    def forward(self, x: Tensor, h: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        c = x.shape[1]
+        y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)])
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
-        q, k, v = self.qkv(x).reshape(t * b, bands, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
-        a = torch.softmax((q * (c // self.heads) ** -0.5) @ k.transpose(-1, -2), -1) @ v
-        x = x + self.out_norm(self.out(a.transpose(1, 2).reshape(-1, c)))
-        return x.reshape(t, b, bands, c), h.reshape(b, bands, c)
+        qkv = self.qkv(x).reshape(-1, self.bands, 3 * c).mT
+        q, k, v = qkv.reshape(-1, 3 * self.heads, c // self.heads, self.bands).split(self.heads, 1)
+        a = torch.softmax((q * (c // self.heads) ** -0.5).mT @ k, -1)  # [T B, heads, bands, bands]
+        y = (v @ a.mT).reshape(-1, c, self.bands).mT
+        return x + self.out_norm(self.out(y.reshape(-1, c))), end.reshape(h.shape)
 
 
 class Residual(nn.Module):
@@ -78,7 +80,8 @@ class MaskNet(nn.Module):
 
     Args:
         channels: C. bands: bands that the recurrent blocks work on. blocks, heads: of those. convs: residual
-            convolutions on each side. full: units of the full-band GRU (0: no such branch). squeeze: its input width.
+            convolutions on each side. full: units of the full-band GRU (0: no such branch). squeeze: its
+            input width.
 
     Shape: `spectrum [B, 2, T, 256]` -> mask `[B, 2, T, 256]`.
     """
@@ -97,8 +100,8 @@ class MaskNet(nn.Module):
     ):
         super().__init__()
         self.channels, self.bands, self.full = channels, bands, full
-        self.encode = nn.Conv1d(3 * self.frames, channels, 8, 4, 2, bias=False)
-        self.encode_norm = nn.BatchNorm1d(channels)
+        self.encode = nn.Conv1d(3 * self.frames, channels, 8, 4, 2, bias=False)  # of frames side by side
+        self.encode_norm = nn.BatchNorm2d(channels)
         self.encoder = nn.ModuleList(Residual(channels) for _ in range(convs))
         self.gather = nn.Linear(CODED, bands, bias=False)
         self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
@@ -106,7 +109,7 @@ class MaskNet(nn.Module):
             self.full_in = nn.Linear(bands * channels, squeeze)
             self.full_gru = GRU(squeeze, full)
             self.full_out = nn.Linear(full, bands * channels)
-        self.blocks = nn.ModuleList(Block(channels, heads) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(channels, bands, heads) for _ in range(blocks))
         self.spread = nn.Linear(bands, CODED, bias=False)
         self.decoder = nn.ModuleList(Residual(channels) for _ in range(convs))
         self.decode = nn.Conv1d(channels, 2 * BINS // CODED, 3, padding=1)
@@ -116,10 +119,9 @@ class MaskNet(nn.Module):
             self.decode.bias[BINS // CODED :] = 0.0
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
-        new = {
-            "features": torch.zeros(batch, 3, self.frames - 1, BINS, device=device, dtype=dtype),
-            "blocks": torch.zeros(batch, len(self.blocks), self.bands, self.channels, device=device, dtype=dtype),
-        }
+        new = {"features": torch.zeros(batch, 3, self.frames - 1, BINS, device=device, dtype=dtype)}
+        for i in range(len(self.blocks)):
+            new[f"block{i}"] = torch.zeros(batch, self.bands * self.channels, device=device, dtype=dtype)
         if self.full:
             new["full"] = torch.zeros(batch, self.full, device=device, dtype=dtype)
         return new
@@ -129,32 +131,35 @@ class MaskNet(nn.Module):
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
         p = power(spectrum) + 1e-6
         z = torch.cat([spectrum * p**-0.35, p**0.15], 1)
-        z = torch.cat([state["features"], z], 2)
-        new = {"features": z[:, :, t:]}
-        x = torch.cat([z[:, :, i : i + t] for i in range(self.frames)], 1)  # [B, 9, T, 256]
-        x = x.permute(2, 0, 1, 3).reshape(t * b, -1, BINS)  # time first from here on
-        x = F.relu(self.encode_norm(self.encode(x)))
+        z = torch.cat([state["features"], z], 2)  # [B, 3, 2 + T, 256]
+        new = {"features": z[:, :, 1 - self.frames :]}
+        x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
+        x = x.permute(2, 0, 1, 3).reshape(-1, self.channels, CODED)  # time first from here on
         for layer in self.encoder:
             x = layer(x)
         skip = x
-        x = self.gather(x).transpose(1, 2) + self.embedding  # [T B, bands, C]
+        x = self.gather(x).mT + self.embedding  # [T B, bands, C]
+        x = x.reshape(-1, self.bands * self.channels)
         if self.full:
-            y = F.relu(self.full_in(x.reshape(t, b, -1)))
-            y, (h,) = self.full_gru.layer(y, [state["full"].unsqueeze(0)])
-            new["full"] = h.squeeze(0)
-            x = x + self.full_out(y).reshape(x.shape)
-        x = x.reshape(t, b, self.bands, self.channels)
-        hidden = []
+            y = F.relu(self.full_in(x)).reshape(t, -1, self.full_in.out_features)
+            y, (h,) = self.full_gru.layer(y, [state["full"][None]])
+            new["full"] = h.reshape(-1, self.full)
+            x = x + self.full_out(y.reshape(-1, self.full))
+        x = x.reshape(-1, self.channels)
         for i, block in enumerate(self.blocks):
-            x, h = block(x, state["blocks"][:, i])
-            hidden.append(h)
-        new["blocks"] = torch.stack(hidden, 1)
-        x = self.spread(x.reshape(t * b, self.bands, self.channels).transpose(1, 2)) + skip
+            x, new[f"block{i}"] = block(x, state[f"block{i}"], t)
+        x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + skip  # [T B, C, 64]
         for layer in self.decoder:
             x = layer(x)
-        x = self.decode(x).reshape(t, b, 2, BINS // CODED, CODED)
-        m = x.permute(1, 2, 0, 4, 3).reshape(b, 2, t, BINS)
-        return m * torch.rsqrt(1 + power(m) / 4), new
+        x = self.decode(x).reshape(t, -1, 2, BINS // CODED, CODED)
+        z = x.permute(1, 2, 0, 4, 3).reshape(b, 2, t, BINS)
+        return z / (1 + power(z) / 4).sqrt(), new
+
+    def _encode(self, z: Tensor) -> Tensor:
+        """The first convolution: `[B, 3, 2 + T, 256]` -> `[B, C, T, 64]`. Its weights are of frames side by
+        side."""
+        w = self.encode.weight.unflatten(1, (self.frames, 3)).transpose(1, 2)  # [C, 3, frames, 8]
+        return F.conv2d(z, w, None, (1, self.encode.stride[0]), (0, 2))
 
 
 class Sieve(StreamingModel):
@@ -164,16 +169,24 @@ class Sieve(StreamingModel):
         sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows).
         The others are `MaskNet`'s.
 
-    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) bounds the attenuation. Both act on
-    the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M.
+    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) bounds the attenuation.
+    Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M.
     """
 
     task = "enhance"
     inputs = (
         Port("audio"),
-        Port("strength", "constant", default=1.0, minimum=0.0, maximum=1.0, doc="0 leaves the input as it is"),
         Port(
-            "atten_lim", "constant", default=100.0, minimum=0.0, maximum=100.0, unit="dB", doc="most attenuation"
+            "strength", "constant", default=1.0, minimum=0.0, maximum=1.0, doc="0 leaves the input as it is"
+        ),
+        Port(
+            "atten_lim",
+            "constant",
+            default=100.0,
+            minimum=0.0,
+            maximum=100.0,
+            unit="dB",
+            doc="most attenuation",
         ),
     )
     outputs = (Port("enhanced"),)
@@ -182,15 +195,18 @@ class Sieve(StreamingModel):
     def __init__(self, sample_rate: int = 16000, name: str = "sieve", **net: int):
         super().__init__()
         if sample_rate not in (16000, 48000):
-            raise ValueError(f"Sieve at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session")
+            raise ValueError(
+                f"Sieve at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session"
+            )
         self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate * 16 // 1000
-        self.analysis = Analysis(2 * self.hop, self.hop)
+        # A sine of amplitude a has |X| = 50 a at both rates: large enough that the floor under the
+        # compression is not so small a constant that graph optimisers take it for 0 (they do at 1e-10).
+        w = window("sqrt_hann", 2 * self.hop)
+        w *= 100 / w.sum()
+        self.analysis = Analysis(2 * self.hop, self.hop, w)
         self.net = MaskNet(**net)
-        self.synthesis = Synthesis(2 * self.hop, self.hop)
+        self.synthesis = Synthesis(2 * self.hop, self.hop, w)
         self.delay = self.hop
-        # A sine of amplitude a has |X| = 50 a at both rates: large enough that the floor under the compression is not
-        # so small a constant that graph optimisers take it for 0 (they do at 1e-10).
-        self.scale = 100 / float(self.analysis.window.sum())
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return {
@@ -201,15 +217,15 @@ class Sieve(StreamingModel):
 
     def step(self, x, state, strength=None, atten_lim=None, **constants):
         spectrum, analysis = self.analysis.step(x, state["analysis"])
-        seen = spectrum[..., :BINS] * self.scale
+        seen = spectrum[..., :BINS]
         mask, net = self.net.step(seen, state["net"])
         mask = self._extend(mask, seen, spectrum.shape[3] - BINS)
-        w = self.constant("strength", strength, x) * (1 - 10 ** (self.constant("atten_lim", atten_lim, x) / -20))
-        w = w[:, None, None, None]
-        re, im = (mask * w).unbind(1)
-        re = re + (1 - w[:, 0])
-        a, b = spectrum.unbind(1)
-        estimate = torch.stack([re * a - im * b, re * b + im * a], 1)
+        w = self.constant("strength", strength, x)
+        w = w * (1 - (10 ** (-1 / 20)) ** self.constant("atten_lim", atten_lim, x))
+        w = w.reshape(-1, 1, 1, 1)
+        re, im = (mask * w).split(1, 1)
+        a, b = spectrum.split(1, 1)
+        estimate = spectrum * (re + (1 - w)) + torch.cat([-b, a], 1) * im
         y, synthesis = self.synthesis.step(estimate, state["synthesis"])
         return y, {"analysis": analysis, "net": net, "synthesis": synthesis}
 
