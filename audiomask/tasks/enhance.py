@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from audiomask import metrics
+from audiomask import metrics, weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir, Utterance
 from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
@@ -58,6 +58,7 @@ class Enhance(pl.LightningModule):
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
         scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
         shown: validation clips that go to TensorBoard as audio and spectrograms.
+        start_from: folder with weights of the same architecture to begin with (a run's `model/`), to fine-tune.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Enhance(pl.LightningModule):
         decay: float = 0.25,
         scored: int = 40,
         shown: int = 3,
+        start_from: str | None = None,
     ):
         super().__init__()
         if degrade.sample_rate != model.sample_rate:
@@ -82,6 +84,8 @@ class Enhance(pl.LightningModule):
         self.model, self.loss, self.degrade = model, loss, degrade
         self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
         self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
+        if start_from is not None:
+            model.load_state_dict(weights.load(start_from)[0].state_dict())
         self._clips: list[dict[str, float]] = []
 
     def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
