@@ -209,25 +209,25 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             y.replace_all_uses_with(x)
             graph.remove(node, safe=True)
             continue
-        source = x
+        source, shape = x, x.shape
         while (maker := source.producer()) and maker.op_type in ("Reshape", "Squeeze", "Unsqueeze"):
-            if maker.inputs[0] is None or maker.inputs[0].shape is None:
+            before = maker.inputs[0]
+            if before is None or before.shape is None:
                 break
-            source = maker.inputs[0]
+            source, shape = before, before.shape
         if target.const_value is not None and source is x:
             continue
-        x = source
         sizes: list[int] = []
         for i, size in enumerate(y.shape):
             if isinstance(size, int):
                 sizes.append(size)
-            elif i < len(x.shape) and x.shape[i] == size:
+            elif i < len(shape) and shape[i] == size:
                 sizes.append(0)
             else:
                 sizes.append(-1)
         if sizes.count(-1) > 1:
             if target.const_value is None:
-                node.replace_input_with(0, x)
+                node.replace_input_with(0, source)
             continue
         constant = ir.Value(
             name=f"{y.name}_shape",
@@ -236,7 +236,7 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             const_value=ir.tensor(np.array(sizes, np.int64), name=f"{y.name}_shape"),
         )
         graph.register_initializer(constant)
-        node.replace_input_with(0, x)
+        node.replace_input_with(0, source)
         node.replace_input_with(1, constant)
         node.attributes.pop("allowzero", None)
 

@@ -115,6 +115,7 @@ class MaskNet(nn.Module):
         self.decode = nn.Conv1d(channels, 2 * BINS // CODED, 3, padding=1)
         with torch.no_grad():  # the untrained network passes its input: M close to 1
             self.decode.weight.mul_(0.1)
+            assert self.decode.bias is not None
             self.decode.bias[: BINS // CODED] = 1.1547
             self.decode.bias[BINS // CODED :] = 0.0
 
