@@ -24,6 +24,11 @@ from audiomask.streaming import (
 )
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def layers():
     """(kernel, stride, dilation, look-ahead) of a convolution; the look-ahead within its span."""
     basic = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))

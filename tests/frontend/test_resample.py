@@ -14,6 +14,11 @@ from audiomask.streaming import Delay, Sequential
 RATES = [(48000, 16000), (16000, 48000), (44100, 16000), (8000, 16000), (32000, 48000), (16000, 44100)]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize(("source", "target"), RATES)
 def test_equals_scipy(source, target):
     x = torch.randn(2, 2, 3001)

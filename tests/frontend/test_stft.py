@@ -24,6 +24,11 @@ from audiomask.frontend.stft import (
 from audiomask.streaming import Delay, Sequential
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def as_complex(spectrum):
     return torch.complex(spectrum[:, 0], spectrum[:, 1])  # [B, T, F]
 
