@@ -1,3 +1,3 @@
-"""audiomask: audio and speech by masking, offline, live, on a server and in a browser with the same output."""
+"""audiomask: audio and speech by masking. Train once, run anywhere, in real time, with the same result."""
 
 __version__ = "0.1.0"

@@ -58,7 +58,7 @@ class Enhance(pl.LightningModule):
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
         scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
         shown: validation clips that go to TensorBoard as audio and spectrograms.
-        start_from: folder with weights of the same architecture to begin with (a run's `model/`), to fine-tune.
+        start_from: folder with weights of the same architecture to fine-tune (a run's `model/`).
     """
 
     def __init__(
@@ -163,16 +163,18 @@ class Enhance(pl.LightningModule):
 
 
 class _Steps(Sampler[int]):
-    """Batch numbers of the current epoch. Lightning calls `set_epoch`, on resuming too: the data goes on."""
+    """Numbers of the batches from where the training stands to the end of its epoch.
 
-    def __init__(self, steps: int):
-        self.steps, self.epoch = steps, 0
+    They follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is one
+    further in a run resumed from a checkpoint written at the end of an epoch.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def __init__(self, steps: int, position: Callable[[], int]):
+        self.steps, self.position = steps, position
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.steps, (self.epoch + 1) * self.steps))
+        start = self.position()
+        return iter(range(start, start + self.steps - start % self.steps))
 
     def __len__(self) -> int:
         return self.steps
@@ -296,9 +298,9 @@ class NoisySpeech(pl.LightningDataModule):
             seed=self.seed,
             **self.options,
         )
-        sampler = _Steps(self.steps)
-        if self.trainer is not None:
-            sampler.set_epoch(self.trainer.current_epoch)
+        trainer = self.trainer
+        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
+        sampler = _Steps(self.steps, lambda: trainer.global_step * trainer.accumulate_grad_batches)
         return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:

@@ -69,6 +69,25 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
+    """What the recipe `config` with dotted overrides `options` describes, as objects.
+
+    AudioError for what the classes refuse; an unknown key ends the program with exit code 2, as argparse
+    does.
+    """
+    try:
+        return _Cli(
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            run=False,
+            args=["--config", str(config), *options],
+            trainer_defaults={"logger": False},
+        )
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"{config}: {error}") from error
+
+
 def fit(
     config: str | Path,
     out: Path,
@@ -82,18 +101,7 @@ def fit(
     A checkpoint in `out` is resumed unless `fresh`. AudioError for a recipe that does not resolve.
     """
     torch.set_float32_matmul_precision("high")
-    try:
-        cli = _Cli(
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            run=False,
-            args=["--config", str(config), *options],
-            trainer_defaults={"logger": False},
-            parser_kwargs={"exit_on_error": True},
-        )
-    except (TypeError, ValueError) as error:
-        raise AudioError(f"{config}: {error}") from error
+    cli = parse(config, options)
     out.mkdir(parents=True, exist_ok=True)
     text = cli.parser.dump(cli.config, skip_none=False)
     (out / "config.yaml").write_text(text)
@@ -103,12 +111,12 @@ def fit(
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config)
-    saver = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        save_last=True,
-        save_top_k=0,
+    saver = ModelCheckpoint(  # one file, overwritten after every epoch
+        out / "checkpoints",
+        "last",
         every_n_epochs=1,
         save_on_train_epoch_end=True,
+        enable_version_counter=False,
     )
     trainer.callbacks += [keep, saver]  # type: ignore[attr-defined]
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]

@@ -55,11 +55,18 @@ def command(data: Path, out: Path, steps: int) -> list[str]:
         "data.steps": 3,
         "data.batch_size": 2,
         "trainer.max_steps": steps,
+        "data.segment": 8000,
+        "data.workers": 0,
+        "trainer.precision": 32,
+        "model.degrade.segment": 8000,
+        "model.model.channels": 8,
+        "model.model.bands": 8,
+        "model.model.full": 0,
         "model.scored": 0,
         "model.decay": 0.0,
     }
     flags = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-    recipe = ROOT / "recipes/denoise/mini.yaml"
+    recipe = ROOT / "recipes/denoise/sieve.yaml"
     return [sys.executable, "-m", "audiomask", "train", str(recipe), *flags, "--out", str(out)]
 
 
@@ -108,7 +115,7 @@ def test_unknown_keys_and_missing_recipes_are_errors(tmp_path):
     missing = subprocess.run([*base, "no.yaml"], capture_output=True, text=True, check=False)
     assert missing.returncode == 2
     assert "no.yaml: no such recipe" in missing.stderr
-    recipe = str(ROOT / "recipes/denoise/mini.yaml")
+    recipe = str(ROOT / "recipes/denoise/sieve.yaml")
     unknown = subprocess.run(
         [*base, recipe, "--model.colour", "red", "--out", str(tmp_path / "x")],
         capture_output=True,

@@ -1,0 +1,95 @@
+"""The README's commands and code run as printed, on small recordings that bear the names it uses."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile as sf
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "egs/mini/denoise/corpus/demo"
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands(verb: str) -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line.startswith(f"audiomask {verb} ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What the commands find: noisy.wav, reference.wav, recordings/."""
+    where = tmp_path_factory.mktemp("readme")
+    for source, name in (("mixture_noisy", "noisy"), ("mixture_clean", "reference")):
+        x, rate = sf.read(DEMO / f"{source}.flac", frames=40000)
+        sf.write(where / f"{name}.wav", x, rate)
+    (where / "recordings").mkdir()
+    sf.write(where / "recordings" / "one.wav", x, rate)
+    return where
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        line,
+        shell=True,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_denoising_commands_run_in_their_order(folder):
+    done = [line for block in blocks("bash") for line in block.splitlines() if "pip install ." in line]
+    assert done, "the README says how to install"
+    first = commands("enhance")[:3] + commands("plot") + commands("score")
+    assert len(first) == 5
+    for line in first:
+        result = shell(line, folder)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+    assert sf.info(folder / "clean.wav").frames == 40000
+    assert (folder / "cleaned" / "one.wav").exists()
+    assert (folder / "before_after.png").stat().st_size > 10_000
+
+
+def test_the_stream_command_runs_without_its_decoder(folder):
+    line = next(line for block in blocks("bash") for line in block.splitlines() if "audiomask stream" in line)
+    decoder, _, stream = line.partition("|")
+    assert "ffmpeg" in decoder
+    x, _ = sf.read(folder / "noisy.wav", dtype="int16")
+    (folder / "noisy.pcm").write_bytes(x.tobytes())
+    result = shell(f"cat noisy.pcm | {stream}", folder)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "clean.pcm").stat().st_size == 2 * len(x)
+
+
+def test_the_python_example_runs():
+    (example,) = blocks("python")
+    exec(compile(example, "README.md", "exec"), {})
+
+
+def test_every_option_and_verb_that_is_named_exists():
+    """Training takes too long here: its options are parsed, not run (egs/mini runs them)."""
+    import importlib
+
+    from audiomask.cli import VERBS, parser
+
+    for verb in VERBS:
+        module = importlib.import_module(f"audiomask.cli.{verb}")
+        for line in commands(verb):
+            parser(verb, module).parse_args(shlex.split(line)[2:])  # exits with 2 for what it does not know
+
+
+def test_files_that_are_linked_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
