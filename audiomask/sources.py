@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from audiomask.audio import FORMATS, AudioError, Reader
@@ -27,14 +27,16 @@ SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat
 class Source:
     """One recording: where it is and what its output is to be called.
 
-    ``path`` is a file, ``-``, or a Kaldi command (``command`` is set) whose standard output is the file.
-    ``relative`` is its place below the folder it was found in. ``key`` is its Kaldi recording name.
+    ``path`` is a file, ``-``, or a Kaldi command (``command`` is set) whose standard output is the file. It
+    runs only if ``allowed``, since who writes an ``.scp`` would otherwise run what they like. ``relative`` is
+    its place below the folder it was found in. ``key`` is its Kaldi recording name.
     """
 
     path: str
     relative: str
     key: str | None = None
     command: bool = False
+    allowed: bool = False
 
     def __str__(self) -> str:
         return self.key or ("standard input" if self.path == "-" else self.path)
@@ -47,6 +49,10 @@ class Source:
             with Reader(self.path) as reader:
                 yield reader
             return
+        if self.command and not self.allowed:
+            raise AudioError(
+                f"{self}: is a shell command ({self.path}); --allow-pipes runs it, if you trust its .scp"
+            )
         with tempfile.NamedTemporaryFile(prefix="audiomask-", suffix=".spool") as spool:
             try:
                 if self.command:
@@ -75,12 +81,15 @@ class Source:
                 raise
 
 
-def find_audio(inputs: Iterable[str | Path], *, exclude: str | Path | None = None) -> list[Source]:
+def find_audio(
+    inputs: Iterable[str | Path], *, exclude: str | Path | None = None, allow_pipes: bool = False
+) -> list[Source]:
     """All recordings that ``inputs`` name, in order, without duplicates.
 
     A folder is searched recursively (hidden files and whatever lies under ``exclude``, the output folder, are
     passed over) unless it is a Kaldi data directory (it has a ``wav.scp``). Globs are expanded here too, for
-    shells that do not. A name that does not exist becomes a source that fails when opened.
+    shells that do not. A name that does not exist becomes a source that fails when opened, and so does a
+    command in an ``.scp`` without ``allow_pipes``.
 
     Errors: `AudioError` for a folder without audio, a glob without a match, an unreadable or malformed
     ``.scp``.
@@ -88,6 +97,8 @@ def find_audio(inputs: Iterable[str | Path], *, exclude: str | Path | None = Non
     found: dict[tuple[str, str | None], Source] = {}
     for text in map(str, inputs):
         for source in _expand(text, Path(exclude).resolve() if exclude is not None else None):
+            if source.command:
+                source = replace(source, allowed=allow_pipes)
             found.setdefault((source.path, source.key), source)
     return list(found.values())
 
@@ -133,9 +144,9 @@ def _walk(folder: Path, exclude: Path | None, required: bool = True) -> Iterator
 
 
 def _read_scp(scp: Path) -> Iterator[Source]:
-    """Lines ``key path`` or ``key command |``. Relative paths are meant from the working folder, as in Kaldi,
-    or from the ``.scp``'s own folder, so that a data directory can be moved. Commands run in a shell, as in
-    Kaldi: read only files that you trust."""
+    """Lines ``key path`` or ``key command |``. A relative path is looked for in the ``.scp``'s own folder
+    first, so that a data directory can be moved, then in the working folder (`data.kaldi` does the same).
+    """
     try:
         lines = scp.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +164,7 @@ def _read_scp(scp: Path) -> Iterator[Source]:
         if value.endswith("|"):
             yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
             continue
-        if not os.path.exists(value) and os.path.exists(scp.parent / value):  # noqa: PTH110
+        if os.path.exists(scp.parent / value):  # noqa: PTH110
             value = str(scp.parent / value)
         yield Source(value, safe + (Path(value).suffix or ".wav"), key)
     if not count:

@@ -57,7 +57,7 @@ def test_kaldi(tree):
     data.mkdir()
     (data / "wav.scp").write_text("utt1 in/a.wav\n\n../utt2 cat in/a.wav |\nutt3 moved.wav\n")
     sf.write(data / "moved.wav", np.zeros(10), 8000)
-    found = find_audio(["data"])
+    found = find_audio(["data"], allow_pipes=True)
     assert [(s.key, s.relative, s.command) for s in found] == [
         ("utt1", "utt1.wav", False),
         ("../utt2", "_utt2.wav", True),
@@ -67,6 +67,9 @@ def test_kaldi(tree):
     assert [s.key for s in find_audio(["data/wav.scp"])] == [s.key for s in found]
     with found[1].open() as reader:
         assert reader.info.frames == 100
+    refused = find_audio(["data"])[1]
+    with pytest.raises(AudioError, match=r"utt2: is a shell command .*--allow-pipes"), refused.open():
+        pass
     (data / "wav.scp").write_text("utt1\n")
     with pytest.raises(AudioError, match=r"wav\.scp:1: 'utt1' is not 'name path'"):
         find_audio(["data"])
@@ -80,7 +83,7 @@ def test_kaldi(tree):
 
 def test_a_command_that_fails(tree):
     (tree / "x.scp").write_text("a echo oops >&2; exit 3 |\nb true |\nc echo no audio |\n")
-    a, b, c = find_audio(["x.scp"])
+    a, b, c = find_audio(["x.scp"], allow_pipes=True)
     with pytest.raises(AudioError, match=r"a: its command in the \.scp ended with 3 \(oops\)"), a.open():
         pass
     with pytest.raises(AudioError, match="b: is empty"), b.open():

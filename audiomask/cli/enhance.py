@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=CLIP_POLICIES,
         help="beyond full scale: turn all down, cut (default), or leave to the format",
     )
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
     parser.add_argument(
         "-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)"
     )
@@ -120,7 +121,12 @@ def _find(args: argparse.Namespace) -> tuple[list[Source], list[AudioError]]:
     exclude = args.out if args.out and args.out != "-" else None
     for text in args.inputs:
         try:
-            found.update({(s.path, s.key): s for s in find_audio([text], exclude=exclude)})
+            found.update(
+                {
+                    (s.path, s.key): s
+                    for s in find_audio([text], exclude=exclude, allow_pipes=args.allow_pipes)
+                }
+            )
         except AudioError as error:
             failed.append(error)
     return list(found.values()), failed

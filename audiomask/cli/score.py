@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, per file too")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the JSON file")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
     parser.add_argument("-j", "--jobs", type=positive, default=cores, help="processes (default: one a core)")
 
 
@@ -68,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json, overwrite=args.force)
 
     with metrics.workers(args.jobs) as mapper:
-        estimate = _score(args.ref, args.est, names, mapper, "estimate")
-        noisy = _score(args.ref, args.noisy, names, mapper, "noisy") if args.noisy else None
+        pipes = args.allow_pipes
+        estimate = _score(args.ref, args.est, names, mapper, "estimate", pipes)
+        noisy = _score(args.ref, args.noisy, names, mapper, "noisy", pipes) if args.noisy else None
     _show(estimate, noisy)
     if args.json:
         _write(args.json, estimate, noisy, names)
@@ -77,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(
-    ref: Sequence[str] | None, est: Sequence[str], names: Sequence[str], mapper: Callable[..., Any], what: str
+    ref: Sequence[str] | None,
+    est: Sequence[str],
+    names: Sequence[str],
+    mapper: Callable[..., Any],
+    what: str,
+    allow_pipes: bool,
 ) -> Table:
     """Pair by key, score, and enter those without a partner as errors."""
     from rich.console import Console
@@ -85,8 +92,8 @@ def _score(
 
     from audiomask.metrics import score_files
 
-    estimates = _by_key(est)
-    references = _by_key(ref) if ref else None
+    estimates = _by_key(est, allow_pipes)
+    references = _by_key(ref, allow_pipes) if ref else None
     if references is not None and len(references) == len(estimates) == 1:
         references = dict(
             zip(estimates, references.values(), strict=True)
@@ -107,12 +114,12 @@ def _score(
     return table
 
 
-def _by_key(inputs: Sequence[str]) -> dict[str, Source]:
+def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
     from audiomask.audio import AudioError
     from audiomask.sources import find_audio
 
     sources: dict[str, Source] = {}
-    for source in find_audio(inputs):
+    for source in find_audio(inputs, allow_pipes=allow_pipes):
         key = source.key or str(Path(source.relative).with_suffix(""))
         if key in sources:
             raise AudioError(f"{source}: there are two recordings named {key}, the other is {sources[key]}")

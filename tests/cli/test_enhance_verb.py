@@ -205,7 +205,7 @@ def test_kaldi_in_kaldi_out(here, cli, toy16):
     wav("x.wav")
     (here / "data").mkdir()
     (here / "data" / "wav.scp").write_text("utt2 cat x.wav |\nutt1 x.wav\nutt3 false |\n")
-    done = cli("enhance", "data", "-o", "out", "-m", toy16)
+    done = cli("enhance", "data", "-o", "out", "-m", toy16, "--allow-pipes")
     assert done.code == 1
     assert "utt3: its command" in done.err
     assert (here / "out" / "wav.scp").read_text() == "utt1 out/utt1.wav\nutt2 out/utt2.wav\n"

@@ -52,7 +52,7 @@ def test_scp_and_data_directories_are_paired_by_name(corpus):
     Path("ref.scp").write_text("u1 clean/a.wav\nu2 cat clean/b/c.wav |\n")
     (corpus / "data").mkdir()
     Path("data/wav.scp").write_text("u2 est/b/c.wav\nu1 est/a.wav\n")
-    assert run("--ref", "ref.scp", "--est", "data", "--json", "o.json", *FAST) == 0
+    assert run("--ref", "ref.scp", "--est", "data", "--allow-pipes", "--json", "o.json", *FAST) == 0
     files = json.loads(Path("o.json").read_text())["estimate"]["files"]
     assert set(files) == {"u1", "u2"}
     assert min(f["scores"]["si_sdr"] for f in files.values()) > 5
