@@ -1,11 +1,16 @@
 """Small valid artifacts without torch, for the tests of the runtime and the command line."""
 
 import json
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+# A shell without job control starts what it puts in the background deaf to Ctrl-C, and children inherit that;
+# the tests that interrupt a child need one that hears.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def document(name="toy", rate=16000, hop=256, delay=256, **changes):

@@ -181,6 +181,7 @@ def test_damaged_bytes_end_in_an_error_or_a_model(toy16, tmp_path_factory, data)
 
 
 def test_resolve(toy, tmp_path, toys, monkeypatch):
+    monkeypatch.setattr(module, "PRETRAINED", tmp_path)
     assert [a.name for a in resolve(toy)] == ["toy_16k", "toy_48k"]
     assert [a.name for a in resolve(toy / "toy_48k.onnx")] == ["toy_48k"]
     both = resolve(toy)
