@@ -6,8 +6,7 @@ processes share the pages. What is done with the crops (mixing, rooms, levels) i
 runs on the training device.
 
 Everything drawn for batch number `i` comes from a generator seeded with `(seed, i)`. A resumed run therefore
-sees the same data in the same order as one that never stopped, and a data-parallel run of n processes sees
-what one process would.
+sees the same data in the same order as one that never stopped.
 """
 
 from __future__ import annotations

@@ -162,19 +162,21 @@ class Enhance(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class _Steps(Sampler[int]):
+class Steps(Sampler[int]):
     """Numbers of the batches from where the training stands to the end of its epoch.
 
     They follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is one
-    further in a run resumed from a checkpoint written at the end of an epoch.
+    further in a run resumed from a checkpoint written at the end of an epoch. Of `world` processes, each
+    takes every `world`-th number from its `rank` on: no two of them train on the same crops.
     """
 
-    def __init__(self, steps: int, position: Callable[[], int]):
-        self.steps, self.position = steps, position
+    def __init__(self, steps: int, position: Callable[[], int], rank: int = 0, world: int = 1):
+        self.steps, self.position, self.rank, self.world = steps, position, rank, world
 
     def __iter__(self) -> Iterator[int]:
         start = self.position()
-        return iter(range(start, start + self.steps - start % self.steps))
+        stop = start + self.steps - start % self.steps
+        return iter(range(start * self.world + self.rank, stop * self.world, self.world))
 
     def __len__(self) -> int:
         return self.steps
@@ -300,7 +302,12 @@ class NoisySpeech(pl.LightningDataModule):
         )
         trainer = self.trainer
         assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
-        sampler = _Steps(self.steps, lambda: trainer.global_step * trainer.accumulate_grad_batches)
+        sampler = Steps(
+            self.steps,
+            lambda: trainer.global_step * trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+        )
         return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:

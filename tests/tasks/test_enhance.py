@@ -13,7 +13,7 @@ import torch
 
 from audiomask.data import importers
 from audiomask.data.kaldi import DataDir
-from audiomask.tasks.enhance import warmup_stable_decay
+from audiomask.tasks.enhance import Steps, warmup_stable_decay
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"
@@ -26,6 +26,13 @@ def test_schedule_warms_up_stays_and_falls():
     assert all(a >= b for a, b in itertools.pairwise(factor[75:]))
     assert factor[100] == pytest.approx(0.01)
     assert warmup_stable_decay(500, 10, 100, 0.25) == pytest.approx(0.01)
+
+
+def test_batches_go_on_from_the_step_and_are_shared_out_among_processes():
+    assert list(Steps(5, lambda: 0)) == [0, 1, 2, 3, 4]
+    assert list(Steps(5, lambda: 7)) == [7, 8, 9]  # resumed in the middle of the second epoch
+    both = [list(Steps(5, lambda: 7, rank, 2)) for rank in (0, 1)]
+    assert both == [[14, 16, 18], [15, 17, 19]]
 
 
 @pytest.fixture(scope="module")
