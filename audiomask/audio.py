@@ -506,11 +506,3 @@ def write(path: str | Path, x: np.ndarray, rate: int, **options) -> None:
         writer.write(x)
     for note in writer.notes:
         warnings.warn(note, AudioWarning, stacklevel=2)
-
-
-def find_audio(inputs, **options):
-    """All recordings that files, folders, globs, ``.scp`` files, data directories and ``-`` name: see
-    `audiomask.sources.find_audio`, which this is."""
-    from audiomask.sources import find_audio  # above this file in the order of imports
-
-    return find_audio(inputs, **options)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from audiomask.audio import AudioError, find_audio
+from audiomask.audio import AudioError
+from audiomask.sources import find_audio
 
 
 @pytest.fixture

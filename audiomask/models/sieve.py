@@ -170,8 +170,9 @@ class Sieve(StreamingModel):
         sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows).
         The others are `MaskNet`'s.
 
-    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) bounds the attenuation.
-    Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M.
+    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) limits the attenuation.
+    Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while
+    the real part of M is not negative; a mask that turns the phase around can go below it.
     """
 
     task = "enhance"
