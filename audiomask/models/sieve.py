@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
+from audiomask.nn.attention import attend_all
 from audiomask.nn.recurrent import GRU
 from audiomask.streaming import Port, State, StreamingModel
 
@@ -38,8 +39,7 @@ class Block(nn.Module):
     """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
 
     Shape: rows `x [T B bands, C]`, state `h [B, bands C]` -> the same. Rows make each linear
-    layer one product; heads are split off channels first, `[T B, heads, C / heads, bands]`, since moving
-    rows of C / heads numbers about takes longer than the products.
+    layer one product.
     """
 
     def __init__(self, channels: int, bands: int, heads: int):
@@ -56,10 +56,7 @@ class Block(nn.Module):
         c = x.shape[1]
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)])
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
-        qkv = self.qkv(x).reshape(-1, self.bands, 3 * c).mT
-        q, k, v = qkv.reshape(-1, 3 * self.heads, c // self.heads, self.bands).split(self.heads, 1)
-        a = torch.softmax((q * (c // self.heads) ** -0.5).mT @ k, -1)  # [T B, heads, bands, bands]
-        y = (v @ a.mT).reshape(-1, c, self.bands).mT
+        y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads)
         return x + self.out_norm(self.out(y.reshape(-1, c))), end.reshape(h.shape)
 
 

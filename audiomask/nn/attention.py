@@ -29,13 +29,26 @@ class _Projections(Streaming):
         """`[..., N, C]` -> `[..., heads, N, C / heads]`."""
         return x.unflatten(-1, (self.heads, self.channels // self.heads)).transpose(-2, -3)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """softmax(q k' / sqrt(d)) v over `[..., heads, N, d]`; mask is true where a key may be seen."""
         scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
-        if mask is not None:
-            scores = torch.where(mask, scores, -torch.inf)
+        scores = torch.where(mask, scores, -torch.inf)
         y = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
         return self.out_proj(y)
+
+
+def attend_all(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention of L places to each other, from their projections: `[N, L, 3 C]` -> `[N, L, C]`.
+
+    One `Attention` node (opset 23) in a graph. Otherwise heads are split off channels first, since moving rows
+    of C / heads numbers about takes longer than the products.
+    """
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.attention(*qkv.chunk(3, 2), q_num_heads=heads, kv_num_heads=heads)[0]
+    c, places = qkv.shape[2] // 3, qkv.shape[1]
+    q, k, v = qkv.mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
+    weights = torch.softmax((q * (c // heads) ** -0.5).mT @ k, -1)  # [N, heads, L, L]
+    return (v @ weights.mT).reshape(-1, c, places).mT
 
 
 def _rotate(x: Tensor, position: Tensor) -> Tensor:
@@ -91,7 +104,7 @@ class FrequencyAttention(_Projections):
     """`[B, C, T, F]` -> the same: in each frame, every frequency attends to all. No memory."""
 
     def step(self, x, state, **constants):
-        qkv = F.linear(x.permute(0, 2, 3, 1), self.in_proj_weight, self.in_proj_bias)
-        q, k, v = map(self._heads, qkv.chunk(3, -1))
-        y = self._attend(q, k, v, None)
-        return y.permute(0, 3, 1, 2), state
+        b, c, t, f = x.shape
+        qkv = F.linear(x.permute(0, 2, 3, 1).reshape(b * t, f, c), self.in_proj_weight, self.in_proj_bias)
+        y = self.out_proj(attend_all(qkv, self.heads))
+        return y.reshape(b, t, f, c).permute(0, 3, 1, 2), state
