@@ -40,8 +40,8 @@ class _Projections(Streaming):
 def attend_all(qkv: Tensor, heads: int) -> Tensor:
     """Self-attention of L places to each other, from their projections: `[N, L, 3 C]` -> `[N, L, C]`.
 
-    One `Attention` node (opset 23) in a graph. Otherwise heads are split off channels first, since moving rows
-    of C / heads numbers about takes longer than the products.
+    One `Attention` node (opset 23) in a graph. Otherwise heads are split off channels first, since moving
+    rows of C / heads numbers about takes longer than the products.
     """
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.attention(*qkv.chunk(3, 2), q_num_heads=heads, kv_num_heads=heads)[0]

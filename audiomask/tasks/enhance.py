@@ -11,14 +11,14 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import soxr
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask import metrics, weights
@@ -28,6 +28,7 @@ from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
 from audiomask.data.simulate import Degrade
 from audiomask.losses import WeightedSum
 from audiomask.streaming import StreamingModel
+from audiomask.tasks.muon import Muon, groups
 
 
 def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor: float = 0.01) -> float:
@@ -54,7 +55,8 @@ class Enhance(pl.LightningModule):
         loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal
             first, so that loud and quiet rows count alike.
         degrade: makes the pairs.
-        lr, betas, weight_decay: of AdamW; biases, norms and embeddings are not decayed.
+        optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
+        lr, betas, weight_decay: of it; biases, norms and embeddings are not decayed.
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
         scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
         shown: validation clips that go to TensorBoard as audio and spectrograms.
@@ -66,6 +68,7 @@ class Enhance(pl.LightningModule):
         model: StreamingModel,
         loss: WeightedSum,
         degrade: Degrade,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 1.5e-3,
         betas: tuple[float, float] = (0.9, 0.98),
         weight_decay: float = 0.01,
@@ -82,7 +85,7 @@ class Enhance(pl.LightningModule):
                 f"{model.sample_rate} Hz; make them equal"
             )
         self.model, self.loss, self.degrade = model, loss, degrade
-        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
         self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
@@ -146,15 +149,8 @@ class Enhance(pl.LightningModule):
             writer.add_image(f"{name}/{kind}_spectrogram", picture[None], self.global_step)
 
     def configure_optimizers(self) -> Any:
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        for name, p in self.model.named_parameters():
-            (decayed if p.ndim > 1 and "embedding" not in name else plain).append(p)
-        groups = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, self.lr, self.betas)
+        matrices = self.optimizer == "muon"
+        optimizer = Muon(groups(self.model, self.weight_decay, matrices), self.lr, self.betas)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_stable_decay(step, self.warmup, total, self.decay)

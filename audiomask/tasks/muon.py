@@ -1,0 +1,105 @@
+"""Muon for the weight matrices of a network, AdamW for the rest, as one optimizer.
+
+Muon (Jordan et al. 2024; step size of Liu et al. 2025, arXiv 2502.16982) replaces the momentum of a matrix by
+the nearest matrix with orthonormal rows or columns, so that every direction moves at the same pace.
+`torch.optim.Muon` is the same rule for plain matrices; here the kernels of convolutions count as matrices
+`[out, in kernel]`, and weights that stack several maps (the gates of a GRU or LSTM, query, key and value) are
+taken apart first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST = 16  # rows or columns below which a matrix is left to AdamW
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """About U V' of the singular value decomposition U S V' of each matrix in `[..., rows, columns]`.
+
+    Newton-Schulz with the coefficients of Jordan et al.: singular values end between about .7 and 1.2, which
+    is as good as 1 here, and bfloat16 is enough.
+    """
+    x = g.bfloat16()
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return (x if wide else x.mT).to(g.dtype)
+
+
+def groups(model: nn.Module, weight_decay: float, matrices: bool = True) -> list[dict[str, Any]]:
+    """The parameters of `model` for `Muon`: matrices by the number of maps they stack, other weights, and
+    what is not decayed (biases, norms, embeddings). `matrices=False` leaves all to AdamW.
+    """
+    maps = {
+        id(p): p.shape[0] // hidden
+        for m in model.modules()
+        if isinstance(hidden := getattr(m, "hidden_size", None), int)  # recurrent layers, torch's and ours
+        for p in m.parameters(recurse=False)
+    }
+    found: dict[tuple[float, int], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.ndim < 2 or "embedding" in name:
+            key = (0.0, 0)
+        elif not matrices or min(p.shape[0], p[0].numel()) < SMALLEST:
+            key = (weight_decay, 0)
+        elif name.endswith(("qkv.weight", "in_proj_weight")):
+            key = (weight_decay, 3)
+        else:
+            key = (weight_decay, maps.get(id(p), 1))
+        found.setdefault(key, []).append(p)
+    return [{"params": ps, "weight_decay": decay, "maps": n} for (decay, n), ps in found.items()]
+
+
+class Muon(torch.optim.AdamW):
+    """Muon where a group says how many `maps` its matrices stack, AdamW where `maps` is 0 (see `groups`).
+
+    Args:
+        params: groups. lr: of both: Muon's steps are scaled to the root mean square of AdamW's, .2.
+        betas: of AdamW. momentum: of Muon (Nesterov's).
+    """
+
+    def __init__(
+        self,
+        params: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+        momentum: float = 0.95,
+    ):
+        super().__init__(params, lr, betas)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if not group["maps"]:
+                continue
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._turn(p, group["lr"], group["weight_decay"], group["maps"])
+                    p.grad = None  # AdamW passes over it
+        super().step()
+        return loss
+
+    def _turn(self, p: nn.Parameter, lr: float, weight_decay: float, maps: int) -> None:
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        state["momentum"].lerp_(p.grad, 1 - self.momentum)
+        ahead = p.grad.lerp(state["momentum"], self.momentum)
+        rows, columns = p.shape[0] // maps, p[0].numel()
+        update = orthogonalise(ahead.reshape(maps, rows, columns)).reshape(p.shape)
+        p.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * lr * max(rows, columns) ** 0.5)
