@@ -87,6 +87,14 @@ class CumulativeNorm(_Affine):
         return self._affine((x - first) * scale), after
 
 
+def _forgetting_sum(x: Tensor, past: Tensor, keep: float) -> Tensor:
+    """s_n = keep s_(n-1) + x_n from s_(-1) = past `[B, N]`: `[B, T, N]` -> `[B, T, N]`."""
+    n = torch.arange(x.shape[1], device=x.device)
+    age = n[:, None] - n
+    weight = torch.where(age >= 0, keep ** age.clamp_min(0).to(x.dtype), 0.0)  # [T, T]
+    return weight @ x + (keep ** (n + 1).to(x.dtype))[:, None] * past[:, None]
+
+
 class RunningNorm(_Affine):
     """By the level (and with `center`, the mean) of the last `frames` frames or so, forgotten exponentially.
 
@@ -127,11 +135,7 @@ class RunningNorm(_Affine):
         ones = torch.ones_like(frames.flatten(2)[:, :, :1])
         if before is not None:
             ones = torch.where(before[:, :, None], 0.0, ones)
-        n = torch.arange(x.shape[2], device=x.device)
-        age = n[:, None] - n
-        weight = torch.where(age >= 0, self.keep ** age.clamp_min(0).to(x.dtype), 0.0)  # [T, T]
-        past = (self.keep ** (n + 1).to(x.dtype))[:, None] * state["sums"][:, None]
-        sums = weight @ torch.cat([ones, *terms], 2) + past  # [B, T, 1 + bins (1 + center)]
+        sums = _forgetting_sum(torch.cat([ones, *terms], 2), state["sums"], self.keep)
         after["sums"] = sums[:, -1]
         total, *means = sums.split((1, *(self.bins,) * len(kinds)), 2)
         means = [self._like(mean / total.clamp_min(1e-6), x) for mean in means]
@@ -146,3 +150,23 @@ class RunningNorm(_Affine):
             return mean[:, None, :, 0] if x.ndim == 3 else mean[:, None]
         mean = mean if x.ndim == 3 else mean.unflatten(2, (x.shape[1], x.shape[3]))
         return mean.transpose(1, 2)
+
+
+class RunningLevel(Streaming):
+    """The RMS of the last `frames` frames of `hop` samples or so, forgotten exponentially as in
+    `RunningNorm`: `[B, 1, T]` -> `[B, 1, T]`, constant over a frame.
+    """
+
+    def __init__(self, hop: int, frames: float) -> None:
+        super().__init__()
+        self.hop, self.keep = hop, math.exp(-1 / frames)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return {"sums": torch.zeros(batch, 2, device=device, dtype=dtype)}  # of weights and of powers
+
+    def step(self, x, state, **constants):
+        power = x.reshape(x.shape[0], -1, self.hop).square().mean(2, keepdim=True)
+        sums = _forgetting_sum(torch.cat([torch.ones_like(power), power], 2), state["sums"], self.keep)
+        count, total = sums.split(1, 2)
+        level = (total / count + 1e-12).sqrt()  # the root of 0 has no gradient
+        return level.expand(-1, -1, self.hop).reshape(x.shape[0], 1, -1), {"sums": sums[:, -1]}
