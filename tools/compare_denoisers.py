@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cache", metavar="DIR", help="remember scores here")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write what each system made to DIR/SYSTEM/")
-    parser.add_argument("--json", action="store_true", help="all figures, with 95 % intervals, as JSON")
+    parser.add_argument("--json", action="store_true", help="all figures, with 95 %% intervals, as JSON")
     args = parser.parse_args(argv)
 
     pairs = load_pairs(args.valid, args.limit)

@@ -1,0 +1,109 @@
+"""CleanUNet: Kong, Ping, Dantrey and Catanzaro, "Speech Denoising in the Waveform Domain with Self-Attention"
+(ICASSP 2022, arXiv 2202.07790).
+
+A U-Net on the waveform (see `nn.unet`) with masked self-attention at its bottom::
+
+    x / (.001 + level) -> encoder 1..8 (kernel 4, stride 2) -> 1x1 -> norm -> attention 1..5 -> 1x1
+      -> decoder 8..1 -> y (.001 + level)
+      attention i: norm(x + heads(x)), then norm(x + feed-forward(x))
+
+46,071,937 parameters with five attention blocks, 39,771,265 with three, as published. Differences:
+
+- Attention reaches back over `window` frames of 16 ms, so that a stream runs in constant memory. Where the
+  signal fits the window it is the authors', who attend to all that came before.
+- Level and the end of a file: as in `models.demucs`. A given `level` (the standard deviation of the file)
+  gives the authors' numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.nn.attention import CausalAttention
+from audiomask.nn.norm import FrameNorm
+from audiomask.nn.unet import Levelled, scale_weights, waveform_unet
+from audiomask.streaming import Residual, Sequential
+
+
+class CleanUNet(Levelled):
+    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+
+    Args:
+        hidden: channels of the first layer, doubled in each up to `most`. depth: layers. kernel_size, stride:
+            of each. blocks, width, heads, feed_forward: of the attention. window: frames it sees, its own
+            included. memory: seconds that the running level remembers. sample_rate: Hz. name: of the
+            artifact.
+
+    Constant `level`: the RMS of the signal, where it is known; 0 takes the running level.
+    """
+
+    floors = (0.001, 0.001)
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        most: int = 768,
+        depth: int = 8,
+        kernel_size: int = 4,
+        stride: int = 2,
+        blocks: int = 5,
+        width: int = 512,
+        heads: int = 8,
+        feed_forward: int = 2048,
+        window: int = 512,
+        memory: float = 10.0,
+        sample_rate: int = 16000,
+        name: str = "cleanunet",
+    ):
+        super().__init__()
+        self.name, self.sample_rate = name, sample_rate
+        widths = [min(most, hidden * 2**i) for i in range(depth)]
+        layers: list[nn.Module] = [FrameNorm(width, eps=1e-6)]
+        for _ in range(blocks):
+            ff = [nn.Conv1d(width, feed_forward, 1), nn.ReLU(), nn.Conv1d(feed_forward, width, 1)]
+            layers += [
+                Residual(CausalAttention(width, heads, window, bias=False), shape=width),
+                FrameNorm(width, eps=1e-6),
+                Residual(*ff, shape=width),
+                FrameNorm(width, eps=1e-6),
+            ]
+        self.attention = Sequential(nn.Conv1d(widths[-1], width, 1), *layers, nn.Conv1d(width, widths[-1], 1))
+        self.encoder, self.decoder, net = waveform_unet(widths, kernel_size, stride, self.attention)
+        scale_weights(self.encoder)
+        scale_weights(self.decoder)
+        self._wrap(net, memory)
+
+
+def authors_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' state dict under the names and in the shapes of `CleanUNet`.
+
+    Errors: KeyError for a key that their network does not have.
+    """
+    blocks = len([key for key in state if key.endswith("slf_attn.fc.weight")])
+    after = {"tsfm_conv1": 0, "tsfm_encoder.layer_norm": 1, "tsfm_conv2": 2 + 4 * blocks}
+    parts = {
+        f"{name}.{kind}": f"attention.{i}.{kind}" for name, i in after.items() for kind in ("weight", "bias")
+    }
+    new: dict[str, Tensor] = {}
+    for i in range(blocks):
+        theirs, first = f"tsfm_encoder.layer_stack.{i}.", 2 + 4 * i
+        queries, keys, values = (
+            state[f"{theirs}slf_attn.{name}.weight"] for name in ("w_qs", "w_ks", "w_vs")
+        )
+        new[f"attention.{first}.branches.1.in_proj_weight"] = torch.cat([queries, keys, values])
+        parts[f"{theirs}slf_attn.fc.weight"] = f"attention.{first}.branches.1.out_proj.weight"
+        for kind in ("weight", "bias"):
+            parts[f"{theirs}slf_attn.layer_norm.{kind}"] = f"attention.{first + 1}.{kind}"
+            parts[f"{theirs}pos_ffn.w_1.{kind}"] = f"attention.{first + 2}.branches.1.0.{kind}"
+            parts[f"{theirs}pos_ffn.w_2.{kind}"] = f"attention.{first + 2}.branches.1.2.{kind}"
+            parts[f"{theirs}pos_ffn.layer_norm.{kind}"] = f"attention.{first + 3}.{kind}"
+    for key, value in state.items():
+        if key.startswith(("encoder.", "decoder.")):
+            new[key] = value
+        elif not key.endswith(("w_qs.weight", "w_ks.weight", "w_vs.weight")):
+            linear = ".pos_ffn.w_" in key and value.ndim == 2  # theirs is a linear layer, ours a 1x1 conv
+            new[parts[key]] = value[:, :, None] if linear else value
+    return new

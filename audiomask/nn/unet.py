@@ -1,0 +1,92 @@
+"""The U-Net on the waveform that Demucs (Defossez et al. 2020) and CleanUNet (Kong et al. 2022) share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from audiomask.nn.conv import Conv1d, ConvTranspose1d
+from audiomask.nn.norm import RunningLevel
+from audiomask.streaming import Delay, Port, Residual, Sequential, State, Streaming, StreamingModel
+
+
+def waveform_unet(
+    widths: Sequence[int], kernel_size: int, stride: int, inner: nn.Module
+) -> tuple[nn.ModuleList, nn.ModuleList, Sequential]:
+    """Encoders, decoders, and the network of them around `inner`: `[B, 1, T]` -> `[B, 1, T]`.
+
+    Encoder i: conv to `widths[i]`, ReLU, 1x1 conv to twice as many channels, GLU. Decoder: 1x1 conv, GLU,
+    transposed conv, ReLU except in the last. Each decoder gets the sum of what its encoder put out and what
+    comes from below. `inner` maps `widths[-1]` channels to as many. The lists are in the order in which
+    they run, as in the authors' code; register those, and keep the network unregistered (in a tuple), for
+    their parameter names.
+    """
+    encoder, decoder = nn.ModuleList(), nn.ModuleList()
+    for i, (above, width) in enumerate(zip([1, *widths], widths, strict=False)):
+        conv = Conv1d(above, width, kernel_size, stride, lookahead=kernel_size - 1)  # no padding at all
+        encoder.append(Sequential(conv, nn.ReLU(), nn.Conv1d(width, 2 * width, 1), nn.GLU(1)))
+        up = ConvTranspose1d(width, above, kernel_size, stride)
+        last = [nn.ReLU()] if i else []
+        decoder.insert(0, Sequential(nn.Conv1d(width, 2 * width, 1), nn.GLU(1), up, *last))
+    for encode, decode, width in zip(reversed(encoder), decoder, reversed(widths), strict=True):
+        inner = Sequential(encode, Residual(inner, shape=width), decode)
+    return encoder, decoder, inner  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def scale_weights(network: nn.Module, reference: float = 0.1) -> None:
+    """Divide the weights and biases of each convolution by sqrt(std / reference) (Demucs, section 3.2)."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv1d | Conv1d | ConvTranspose1d):
+            scale = (layer.weight.std() / reference).sqrt()
+            for p in layer.parameters(recurse=False):
+                p.div_(scale)
+
+
+class Levelled(StreamingModel):
+    """A network on the waveform whose input is divided by the signal's level, and whose output is multiplied
+    by it.
+
+    The authors of both models take the standard deviation of the file. Here it is the level of the last
+    `memory` seconds or so, which is known while sound is running, unless the constant `level` gives another.
+    """
+
+    task = "enhance"
+    inputs = (
+        Port("audio"),
+        Port(
+            "level",
+            "constant",
+            default=0.0,
+            minimum=0.0,
+            maximum=10.0,
+            doc="RMS of the input; 0: running level",
+        ),
+    )
+    outputs = (Port("enhanced"),)
+    floors = (0.001, 0.0)  # added to the level before the division, and before the multiplication
+
+    def _wrap(self, net: Streaming, memory: float) -> None:
+        self.hop, self.delay = net.hop, net.delay
+        self.meter = RunningLevel(self.hop, memory * self.sample_rate / self.hop)
+        # In a tuple, since its parts are registered elsewhere, under the authors' names.
+        self._blocks = (net, Delay(int(net.delay), 1))
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        net, wait = self._blocks
+        return {
+            "level": self.meter.initial_state(batch, device, dtype),
+            "net": net.initial_state(batch, device, dtype),
+            "wait": wait.initial_state(batch, device, dtype),
+        }
+
+    def step(self, x, state, level=None, **constants):
+        net, wait = self._blocks
+        given = self.constant("level", level, x)[:, None, None]
+        running, meter = self.meter.step(x, state["level"])
+        scale = torch.where(given > 0, given, running)
+        y, inner = net.step(x / (scale + self.floors[0]), state["net"])
+        scale, past = wait.step(scale, state["wait"])
+        return y * (scale + self.floors[1]), {"level": meter, "net": inner, "wait": past}
