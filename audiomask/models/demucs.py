@@ -21,7 +21,7 @@ authors' names, so their state dicts load unchanged. Differences:
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiomask.frontend.resample import Resample
 from audiomask.nn.recurrent import LSTM
@@ -68,7 +68,6 @@ class Demucs(Levelled):
         self.encoder, self.decoder, inner = waveform_unet(widths, kernel_size, stride, self.lstm)
         scale_weights(inner)
         stages = {1: 0, 2: 1, 4: 2}[resample]
-        ups = [Resample(1, 2, taps=half_band()) for _ in range(stages)]
-        downs = [Resample(2, 1, taps=half_band()) for _ in range(stages)]
-        net = Sequential(*ups, inner, *downs)
-        self._wrap(net, memory)
+        self.up = nn.ModuleList(Resample(1, 2, taps=half_band()) for _ in range(stages))
+        self.down = nn.ModuleList(Resample(2, 1, taps=half_band()) for _ in range(stages))
+        self._wrap(Sequential(*self.up, inner, *self.down), memory)

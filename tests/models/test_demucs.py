@@ -88,6 +88,16 @@ def test_equals_the_published_network_from_start_to_tail(resample, frames):
 
 
 @torch.no_grad()
+def test_all_of_it_moves_to_another_precision_or_device():
+    """The filters of the resamplers too, which are no parameters."""
+    model, x = tiny(), 0.1 * torch.randn(1, 1, 3000)
+    want = model(x)
+    got = model.double()(x.double())
+    assert got.dtype == torch.float64
+    assert (got - want).abs().max() < 1e-5 * want.abs().max()
+
+
+@torch.no_grad()
 def test_the_running_level_makes_it_blind_to_gain():
     model = tiny()
     x = torch.randn(1, 1, 16000)
