@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _changes(pairs: list[str]) -> dict[str, Any]:
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
     changes = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -71,7 +71,7 @@ def _card(path: Path | None) -> dict[str, Any]:
 def run(args: argparse.Namespace) -> int:
     """Export; 0 when the file was written and agrees with torch."""
     card = _card(args.card)
-    changes = _changes(args.arg)
+    changes = parse_changes(args.arg)
     if args.out.exists() and not args.force:
         raise UsageError(f"{args.out} exists; -f overwrites it")
     if args.out.suffix != ".onnx":

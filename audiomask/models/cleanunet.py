@@ -18,6 +18,7 @@ A U-Net on the waveform (see `nn.unet`) with masked self-attention at its bottom
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from audiomask.nn.attention import CausalAttention
 from audiomask.nn.norm import FrameNorm
 from audiomask.nn.unet import Levelled, scale_weights, waveform_unet
 from audiomask.streaming import Residual, Sequential
+
+AUTHORS_CLASS, AUTHORS_LICENCE = "CleanUNet", "MIT"
 
 
 class CleanUNet(Levelled):
@@ -77,8 +80,9 @@ class CleanUNet(Levelled):
         self._wrap(net, memory)
 
 
-def authors_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict under the names and in the shapes of `CleanUNet`.
+def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of `CleanUNet` from the authors' state dict. The number of heads is not told
+    by it: theirs are always 8.
 
     Errors: KeyError for a key that their network does not have.
     """
@@ -106,4 +110,14 @@ def authors_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         elif not key.endswith(("w_qs.weight", "w_ks.weight", "w_vs.weight")):
             linear = ".pos_ffn.w_" in key and value.ndim == 2  # theirs is a linear layer, ours a 1x1 conv
             new[parts[key]] = value[:, :, None] if linear else value
-    return new
+    convs = [key for key in new if key.startswith("encoder.") and key.endswith(".0.weight")]
+    arguments = {
+        "hidden": new["encoder.0.0.weight"].shape[0],
+        "most": max(new[key].shape[0] for key in convs),
+        "depth": len(convs),
+        "kernel_size": new["encoder.0.0.weight"].shape[2],
+        "blocks": blocks,
+        "width": state["tsfm_conv1.weight"].shape[0],
+        "feed_forward": state["tsfm_encoder.layer_stack.0.pos_ffn.w_1.weight"].shape[0],
+    }
+    return arguments, new

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.norm import RunningLevel
@@ -33,6 +35,41 @@ def waveform_unet(
     for encode, decode, width in zip(reversed(encoder), decoder, reversed(widths), strict=True):
         inner = Sequential(encode, Residual(inner, shape=width), decode)
     return encoder, decoder, inner  # type: ignore[return-value]
+
+
+def whole_unet(
+    encoder: nn.ModuleList, inner: Callable[[Tensor], Tensor], decoder: nn.ModuleList, x: Tensor
+) -> Tensor:
+    """What the authors' code makes of a whole signal `[B, 1, T]` by the blocks of `waveform_unet`: nothing is
+    padded, so T must be `valid_length` for the output to be as long.
+    """
+    skips = []
+    for block in encoder:
+        conv, *rest = block.children()
+        assert isinstance(conv, Conv1d)
+        x = F.conv1d(x, conv.weight, conv.bias, conv.hop)
+        for layer in rest:
+            x = layer(x)
+        skips.append(x)
+    x = inner(x)
+    for block in decoder:
+        mix, gate, up, *rest = block.children()
+        assert isinstance(up, ConvTranspose1d)
+        x = gate(mix(x + skips.pop()[:, :, : x.shape[2]]))
+        x = F.conv_transpose1d(x, up.weight, up.bias, up.stride)
+        for layer in rest:
+            x = layer(x)
+    return x
+
+
+def valid_length(frames: int, depth: int, kernel_size: int, stride: int, resample: int = 1) -> int:
+    """The least length, of `frames` samples or more, that `depth` layers take in and give back whole."""
+    length = frames * resample
+    for _ in range(depth):
+        length = max(1, math.ceil((length - kernel_size) / stride) + 1)
+    for _ in range(depth):
+        length = (length - 1) * stride + kernel_size
+    return math.ceil(length / resample)
 
 
 @torch.no_grad()

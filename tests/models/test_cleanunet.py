@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from audiomask.models.cleanunet import CleanUNet, authors_weights
+from audiomask.models.cleanunet import CleanUNet, from_authors
 
 TINY = {"hidden": 8, "most": 32, "depth": 4, "blocks": 2, "width": 16, "heads": 2, "feed_forward": 24}
 
@@ -102,7 +102,7 @@ def test_equals_the_published_network_from_start_to_tail(frames):
     """The file ends in zeros, as many as the last windows reach into: see the module's docstring."""
     state = named_as_the_authors()
     model = tiny(window=512)
-    model.load_state_dict(authors_weights(state))
+    model.load_state_dict(from_authors(state)[1])
     x = 0.1 * torch.randn(2, 1, frames)
     room = F.pad(x, (0, 64 - frames % 16 + 46 - 16))  # 46 samples: what the first frame at the bottom reads
     want = offline(state, room)[:, :, :frames]
@@ -116,7 +116,7 @@ def test_a_short_window_forgets():
     few, many = tiny(window=4), tiny(window=512)
     x, level = 0.1 * torch.randn(1, 1, 1600), torch.tensor([0.1])
     for model in (few, many):
-        model.load_state_dict(authors_weights(named_as_the_authors()))
+        model.load_state_dict(from_authors(named_as_the_authors())[1])
     hop = few.hop
     few, many = few(x, level=level), many(x, level=level)
     assert (few - many)[..., : 3 * hop].abs().max() < 1e-6
@@ -125,4 +125,10 @@ def test_a_short_window_forgets():
 
 def test_a_key_of_another_network_is_refused():
     with pytest.raises(KeyError, match="lstm"):
-        authors_weights(named_as_the_authors() | {"lstm.weight": torch.zeros(1)})
+        from_authors(named_as_the_authors() | {"lstm.weight": torch.zeros(1)})
+
+
+def test_the_sizes_are_read_off_the_weights():
+    arguments, tensors = from_authors(named_as_the_authors())
+    assert arguments == {k: v for k, v in TINY.items() if k != "heads"} | {"kernel_size": 4}
+    CleanUNet(**arguments, heads=2).load_state_dict(tensors)

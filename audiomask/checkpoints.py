@@ -1,0 +1,126 @@
+"""Other people's checkpoints: read without trusting them, and put into our class of the same network.
+
+A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
+its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`. `source` is what
+`read` makes of the files. Nothing is unpickled but tensors and plain containers of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import pickle
+import pkgutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from audiomask import models, weights
+from audiomask.audio import AudioError
+from audiomask.streaming import StreamingModel
+
+Source: TypeAlias = Mapping[str, Tensor] | Sequence[onnx.GraphProto]
+
+# Under which key trainers keep the network, the better one first.
+HOLDERS = ("best_state", "ema", "model_state_dict", "state_dict", "model", "generator", "state")
+
+
+class CheckpointError(AudioError):
+    """A checkpoint that cannot be read, or is not of the family that was named."""
+
+
+def families() -> list[str]:
+    """Modules of `audiomask.models` that know their authors' checkpoints."""
+    names = [module.name for module in pkgutil.iter_modules(models.__path__)]
+    return [name for name in names if hasattr(_module(name), "from_authors")]
+
+
+def _module(family: str) -> ModuleType:
+    return importlib.import_module(f"audiomask.models.{family}")
+
+
+def _tensors(path: Path) -> Mapping[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: holds Python objects beside its tensors, or is damaged; it is not unpickled. Where you "
+            "trust it, load it with its authors' code and save the bare state dict: "
+            f"torch.save(model.state_dict(), ...) ({str(error).splitlines()[0]})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+    while isinstance(content, Mapping):
+        if content and all(isinstance(value, Tensor) for value in content.values()):
+            return {str(key).removeprefix("module."): value for key, value in content.items()}
+        content = next((content[key] for key in HOLDERS if key in content), None)
+    raise CheckpointError(f"{path}: no state dict in it; looked under {', '.join(HOLDERS)}")
+
+
+def read(paths: Sequence[str | Path]) -> Source:
+    """A state dict (one file), or ONNX graphs (one or more), as the family takes it. CheckpointError
+    otherwise.
+    """
+    files = [Path(path) for path in paths]
+    for path in files:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+    if all(path.suffix == ".onnx" for path in files):
+        graphs = []
+        for path in files:
+            try:
+                graphs.append(onnx.load(path, load_external_data=False).graph)
+            except (OSError, DecodeError) as error:
+                raise CheckpointError(f"{path}: cannot be read as ONNX: {error}") from error
+        return graphs
+    if len(files) != 1:
+        raise CheckpointError(f"{len(files)} files given; only ONNX graphs come in several")
+    return _tensors(files[0])
+
+
+def load(
+    family: str, paths: Sequence[str | Path], **changes: Any
+) -> tuple[StreamingModel, dict[str, Any], dict[str, Any]]:
+    """Our model with their weights, its config, and the start of its card (licence, where it came from).
+
+    `changes` replace arguments that the weights do not tell. CheckpointError where file and family do not
+    belong together.
+    """
+    try:
+        module = _module(family)
+        convert = module.from_authors
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(f"no importer for {family!r}; there are: {', '.join(families())}") from error
+    source = read(paths)
+    names = ", ".join(Path(path).name for path in paths)
+    try:
+        arguments, tensors = convert(source)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{names}: not a checkpoint of {family}: {error!r}") from error
+    name = f"{module.__name__}.{module.AUTHORS_CLASS}"
+    config = {"class_path": name, "init_args": {**arguments, **changes}}
+    model = weights.load_model(config)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise CheckpointError(f"{names}: does not fit {name}({config['init_args']}): {words}") from error
+    digest = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    card = {
+        "description": f"{module.AUTHORS_CLASS}, the authors' weights",
+        "licence": module.AUTHORS_LICENCE,
+        "training": {"imported": [Path(p).name for p in paths], "sha256": digest},
+    }
+    assert isinstance(model, StreamingModel)
+    return model.eval(), config, card

@@ -1,0 +1,63 @@
+"""take over a checkpoint of its authors: demucs, cleanunet, gtcrn, dtln and others
+
+Their weights go into our class of the same network, which streams; the network becomes one ONNX file, checked
+against torch as in `audiomask export`. Nothing in the checkpoint is run. Mind the licence of the weights,
+which is printed and kept in the file.
+
+audiomask import dtln model_1.onnx model_2.onnx -o dtln.onnx
+audiomask import demucs dns48-11decc9d8e3f0998.th -o dns48.onnx --weights exp/dns48
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from audiomask.cli import UsageError
+from audiomask.cli.export import parse_changes
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("family", metavar="FAMILY", help="the network's name")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="the ONNX file to write"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite the file")
+    parser.add_argument(
+        "--weights", type=Path, metavar="DIR", help="also keep config and weights here, to train on from them"
+    )
+    parser.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the model's class that the weights do not tell, such as stride=2",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import; 0 when the file was written and agrees with torch."""
+    changes = parse_changes(args.arg)
+    if args.out.suffix != ".onnx":
+        raise UsageError(f"{args.out}: the name of a model ends in .onnx")
+    for path in (args.out, args.weights and args.weights / "config.json"):
+        if path and path.exists() and not args.force:
+            raise UsageError(f"{path} exists; -f overwrites it")
+
+    from audiomask import checkpoints, weights
+    from audiomask.export import check_file, export
+
+    model, config, card = checkpoints.load(args.family, args.files, **changes)
+    count = sum(p.numel() for p in model.parameters())
+    print(f"{args.family}: {count:,} parameters; licence of the weights: {card['licence']}")
+    if args.weights:
+        weights.save(args.weights, model, config)
+    document = export(model, args.out, config, **card)
+    error = max(document["equality"], check_file(model, args.out))
+    rate = document["sample_rate"]
+    print(f"{args.out}: {document['name']}, {rate} Hz, equals torch to {error:.1e} of the peak")
+    return 0

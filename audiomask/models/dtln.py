@@ -1,0 +1,173 @@
+"""DTLN: Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression"
+(Interspeech 2020, arXiv 2005.07551).
+
+Two masks in a row, the second on a transform that is learned::
+
+    frames of 512 at hop 128, no window
+      -> |X| -> LSTM 128, LSTM 128 -> sigmoid -> mask on X -> inverse transform
+      -> 256 learned filters -> norm per frame -> LSTM 128, LSTM 128 -> sigmoid -> mask on them
+      -> learned filters of 512 -> overlap-add
+
+The published size, 986,753 parameters in the authors' framework, is 988,801 here: this one's LSTMs have two
+bias vectors, of which an imported model leaves one at zero. Differences:
+
+- The authors' block loop writes the samples before the file's start too; here they are trimmed, as
+  everywhere.
+- The magnitude has a floor of 1e-10, which keeps its gradient finite at digital silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, magnitude
+from audiomask.nn.conv import ConvTranspose1d
+from audiomask.nn.norm import FrameNorm
+from audiomask.nn.recurrent import LSTM
+from audiomask.streaming import Port, State, StreamingModel
+
+AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
+
+
+class DTLN(StreamingModel):
+    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+
+    Args:
+        size, hop: samples of a frame, and from one to the next. units: of each LSTM. layers: LSTMs in each
+            core. filters: of the learned transform. sample_rate: Hz. name: of the artifact.
+    """
+
+    task = "enhance"
+    outputs = (Port("enhanced"),)
+
+    def __init__(
+        self,
+        size: int = 512,
+        hop: int = 128,
+        units: int = 128,
+        layers: int = 2,
+        filters: int = 256,
+        sample_rate: int = 16000,
+        name: str = "dtln",
+    ):
+        super().__init__()
+        self.name, self.sample_rate, self.hop, self.delay = name, sample_rate, hop, size - hop
+        self.analysis = Analysis(size, hop, "rect")
+        bins = size // 2 + 1
+        self.lstm1, self.mask1 = LSTM(bins, units, layers), nn.Conv1d(units, bins, 1)
+        self.encode = nn.Conv1d(size, filters, 1, bias=False)
+        self.norm = FrameNorm(filters, eps=1e-7)
+        self.lstm2, self.mask2 = LSTM(filters, units, layers), nn.Conv1d(units, filters, 1)
+        self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        parts = {"analysis": self.analysis, "lstm1": self.lstm1, "lstm2": self.lstm2, "decode": self.decode}
+        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+
+    def step(self, x, state, **constants):
+        after = {}
+
+        def run(name: str, value: Tensor) -> Tensor:
+            value, after[name] = getattr(self, name).step(value, state[name])
+            return value
+
+        spectrum = run("analysis", x)  # [B, 2, T, bins]
+        mask = self.mask1(run("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()
+        frames = self.analysis.dft.inverse(spectrum * mask.mT[:, None])  # [B, T, size]
+        z = self.encode(frames.mT)
+        mask = self.mask2(run("lstm2", self.norm.step(z, None)[0])).sigmoid()
+        return run("decode", z * mask), after
+
+
+# --- the authors' ONNX pair ---------------------------------------------------------------------------------
+
+
+def _arrays(graph: onnx.GraphProto) -> dict[str, Tensor]:
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return {name: torch.tensor(array) for name, array in arrays.items() if array.dtype == "float32"}
+
+
+def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
+    """The LSTMs of a graph in the order in which they run, in torch's layout without their suffix `_l0`.
+
+    A converter leaves each either as an ONNX operator (gates i o f c; input and recurrent bias) or, where it
+    runs over one frame, as Keras' products (gates i f c o, which is torch's order; one bias). Of those, the
+    recurrent product is the one whose input comes straight out of the state by a slice.
+    """
+    arrays, maker = _arrays(graph), {name: node for node in graph.node for name in node.output}
+    whole = [node for node in graph.node if node.op_type == "LSTM"]
+    found = []
+    for node in whole:
+        w, r, b = (arrays[name][0].unflatten(0, (-1, units)) for name in node.input[1:4])
+        order = torch.tensor([0, 2, 3, 1])
+        parts = {"weight_ih": w, "weight_hh": r, "bias_ih": b[:4], "bias_hh": b[4:]}
+        found.append({name: part[order].flatten(0, 1) for name, part in parts.items()})
+    if whole:
+        return found
+
+    def from_state(name: str) -> bool:
+        node = maker.get(name)
+        while node is not None and node.op_type in ("Squeeze", "Reshape"):
+            node = maker.get(node.input[0])
+        return node is not None and node.op_type == "Slice"
+
+    products = [node for node in graph.node if node.op_type == "MatMul" and 4 * units in _shape(arrays, node)]
+    inputs = [node for node in products if not from_state(node.input[0])]
+    recurrent = [node for node in products if from_state(node.input[0])]
+    biases = [
+        arrays[name]
+        for node in graph.node
+        if node.op_type == "Add"
+        for name in node.input
+        if name in arrays and arrays[name].shape == (4 * units,)
+    ]
+    for a, b, bias in zip(inputs, recurrent, biases, strict=True):
+        parts = {"weight_ih": arrays[a.input[1]].mT, "weight_hh": arrays[b.input[1]].mT}
+        found.append(parts | {"bias_ih": bias, "bias_hh": torch.zeros_like(bias)})
+    return found
+
+
+def _shape(arrays: dict[str, Tensor], node: onnx.NodeProto) -> Sequence[int]:
+    return arrays[node.input[1]].shape if node.input[1] in arrays else ()
+
+
+def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of `DTLN` from the two ONNX graphs of its authors (`model_1.onnx`, which masks
+    magnitudes, and `model_2.onnx`, in that order or the other).
+
+    Errors: ValueError where they are not that pair.
+    """
+    if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
+        raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")
+    first, second = sorted(graphs, key=lambda graph: any(node.op_type == "Conv" for node in graph.node))
+    units = first.input[1].type.tensor_type.shape.dim[2].dim_value
+    tensors: dict[str, Tensor] = {}
+    for graph, core in ((first, 1), (second, 2)):
+        layers = _lstms(graph, units)
+        for i, layer in enumerate(layers):
+            tensors |= {f"lstm{core}.{name}_l{i}": value for name, value in layer.items()}
+        arrays = _arrays(graph)
+        (dense,) = [
+            arrays[node.input[1]]
+            for node in graph.node
+            if node.op_type == "MatMul" and _shape(arrays, node)[-1:] not in ((), (4 * units,))
+        ]
+        tensors[f"mask{core}.weight"] = dense.mT[:, :, None]
+        added = [arrays[n] for node in graph.node if node.op_type == "Add" for n in node.input if n in arrays]
+        vectors = [value for value in added if value.shape == (dense.shape[1],)]
+        tensors[f"mask{core}.bias"] = vectors[-1]  # behind the offset of the norm
+        if core == 2:
+            tensors["norm.bias"] = vectors[0]
+            (tensors["norm.weight"],) = [
+                arrays[n] for node in graph.node if node.op_type == "Mul" for n in node.input if n in arrays
+            ]
+            encode, decode = [arrays[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+            tensors |= {"encode.weight": encode, "decode.weight": decode.permute(1, 2, 0)}
+    size = tensors["encode.weight"].shape[1]
+    arguments = {"size": size, "hop": size // 4, "units": units, "layers": len(layers)}
+    return arguments | {"filters": tensors["encode.weight"].shape[0]}, tensors

@@ -1,0 +1,250 @@
+"""GTCRN: Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP
+2024).
+
+A U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
+
+    |X|, Re X, Im X -> bands (the lowest 65 bins as they are, 64 ERB bands above) -> neighbours side by side
+      -> conv, conv (stride 2 each: 129 -> 65 -> 33 bands) -> grouped blocks of dilation 1, 2, 5
+      -> dual-path GRUs, twice -> grouped blocks of dilation 5, 2, 1 -> transposed conv, conv
+      -> bands to bins -> tanh -> complex mask
+    grouped block: half of the channels pass; the others go through 1x1, depthwise in time and frequency, 1x1,
+    and a gate per channel that a GRU makes of their energy; then the halves are shuffled
+
+23,669 parameters that are learned, as published, and the bands' fixed matrices. Differences:
+
+- What the authors write as transposed convolutions of stride 1 are convolutions here, with kernels reversed,
+  and neighbours side by side followed by 1x1 is a convolution over three bands: the same numbers.
+- A file begins with silence, not with its own mirror image (they leave `torch.stft` at its default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, Synthesis, magnitude
+from audiomask.nn.conv import Conv2d
+from audiomask.nn.recurrent import GRU, PlainGRU
+from audiomask.streaming import Port, Sequential, State, Streaming, StreamingModel
+
+AUTHORS_CLASS, AUTHORS_LICENCE = "GTCRN", "MIT"
+
+
+def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
+    """Triangles `[bands, size // 2 + 1 - low]` over the bins from `low` up, their peaks evenly spaced in ERB
+    number, 21.4 log10(.00437 f + 1) (Glasberg and Moore 1990). Everywhere they sum to 1.
+    """
+    number = 21.4 * np.log10(0.00437 * np.array([low / size, 0.5]) * sample_rate + 1)
+    hertz = (10 ** (np.linspace(number[0], number[1], bands) / 21.4) - 1) / 0.00437
+    peaks = np.round(hertz / sample_rate * size)
+    bins = np.arange(low, size // 2 + 1)
+    return torch.tensor(np.stack([np.interp(bins, peaks, row) for row in np.eye(bands)]), dtype=torch.float32)
+
+
+class GroupedBlock(Streaming):
+    """`[B, C, T, F]` -> the same."""
+
+    def __init__(self, channels: int, hidden: int, dilation: int, freqs: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(half, hidden, (1, 3), padding=(0, 1)), nn.BatchNorm2d(hidden), nn.PReLU()
+        )
+        self.depthwise = Conv2d(
+            hidden, hidden, (3, 3), dilation=(dilation, 1), padding=1, groups=hidden, freqs=freqs, lookahead=0
+        )
+        self.expand = nn.Sequential(
+            nn.BatchNorm2d(hidden), nn.PReLU(), nn.Conv2d(hidden, half, 1), nn.BatchNorm2d(half)
+        )
+        self.gru, self.gate_out = GRU(half, 2 * half), nn.Conv1d(2 * half, half, 1)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return {
+            "depthwise": self.depthwise.initial_state(batch, device, dtype),
+            "gru": self.gru.initial_state(batch, device, dtype),
+        }
+
+    def step(self, x, state, **constants):
+        x, passed = x.chunk(2, 1)
+        x, depthwise = self.depthwise.step(self.squeeze(x), state["depthwise"])
+        x = self.expand(x)
+        energy, gru = self.gru.step(x.square().mean(3), state["gru"])  # [B, 2 C, T]
+        x = x * self.gate_out(energy).sigmoid()[..., None]
+        x = torch.stack([x, passed], 2).flatten(1, 2)  # channels of the two halves in turn
+        return x, {"depthwise": depthwise, "gru": gru}
+
+
+class DualPath(Streaming):
+    """GRUs across frequency, both ways, then along time; each of two groups of channels on its own.
+
+    `[B, C, T, F]` -> the same.
+    """
+
+    def __init__(self, channels: int, freqs: int) -> None:
+        super().__init__()
+        half, shape = channels // 2, (freqs, channels)
+        self.across = nn.ModuleList(PlainGRU(half, half // 2, bidirectional=True) for _ in range(2))
+        self.across_out, self.across_norm = nn.Linear(channels, channels), nn.LayerNorm(shape, eps=1e-8)
+        self.along = nn.ModuleList(GRU(half, half, freqs=freqs) for _ in range(2))
+        self.along_out, self.along_norm = nn.Linear(channels, channels), nn.LayerNorm(shape, eps=1e-8)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return tuple(gru.initial_state(batch, device, dtype) for gru in self.along)  # type: ignore[operator]
+
+    def step(self, x, state, **constants):
+        b, c, t, f = x.shape
+        rows = x.permute(3, 0, 2, 1).reshape(f, b * t, c)
+        y = torch.cat([gru(part)[0] for gru, part in zip(self.across, rows.chunk(2, 2), strict=True)], 2)
+        y = self.across_out(y).reshape(f, b, t, c).permute(1, 2, 0, 3)  # [B, T, F, C]
+        x = x + self.across_norm(y).permute(0, 3, 1, 2)
+        parts = [
+            gru.step(part, before)  # type: ignore[operator]
+            for gru, part, before in zip(self.along, x.chunk(2, 1), state, strict=True)
+        ]
+        y = torch.cat([part for part, _ in parts], 1).permute(0, 2, 3, 1)
+        x = x + self.along_norm(self.along_out(y)).permute(0, 3, 1, 2)
+        return x, tuple(after for _, after in parts)
+
+
+def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) -> nn.Sequential:
+    return nn.Sequential(conv(i, o, (1, 5), (1, 2), (0, 2), groups=groups), nn.BatchNorm2d(o), act)
+
+
+class GTCRN(StreamingModel):
+    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+
+    Args:
+        channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
+            them. sample_rate: Hz. name: of the artifact.
+    """
+
+    task = "enhance"
+    outputs = (Port("enhanced"),)
+    dilations = (1, 2, 5)
+    to_bands: Tensor
+    to_bins: Tensor
+
+    def __init__(
+        self,
+        channels: int = 16,
+        size: int = 512,
+        low: int = 65,
+        bands: int = 64,
+        sample_rate: int = 16000,
+        name: str = "gtcrn",
+    ):
+        super().__init__()
+        if (low + bands) % 4 != 1:
+            raise ValueError(
+                f"{low} bins and {bands} bands: their sum must be 4 n + 1, to be halved twice and restored"
+            )
+        self.name, self.sample_rate, self.low = name, sample_rate, low
+        self.hop = self.delay = size // 2
+        self.analysis = Analysis(size, size // 2)
+        self.synthesis = Synthesis(size, size // 2)
+        erb = erb_bands(low, bands, size, sample_rate)
+        self.register_buffer("to_bands", erb.mT.contiguous())
+        self.register_buffer("to_bins", erb.clone())
+        c, freqs = channels, (low + bands + 3) // 4
+        self.encoder = nn.ModuleList(
+            [_conv(nn.Conv2d, 9, c, 1, nn.PReLU()), _conv(nn.Conv2d, c, c, 2, nn.PReLU())]
+            + [GroupedBlock(c, c, dilation, freqs) for dilation in self.dilations]
+        )
+        self.paths = Sequential(DualPath(c, freqs), DualPath(c, freqs))
+        self.decoder = nn.ModuleList(
+            [GroupedBlock(c, c, dilation, freqs) for dilation in reversed(self.dilations)]
+            + [
+                _conv(nn.ConvTranspose2d, c, c, 2, nn.PReLU()),
+                _conv(nn.ConvTranspose2d, c, 2, 1, nn.Tanh()),
+            ]
+        )
+
+    def _remembering(self) -> dict[str, Streaming]:
+        blocks = {"analysis": self.analysis, "paths": self.paths, "synthesis": self.synthesis}
+        for name in ("encoder", "decoder"):
+            for i, block in enumerate(getattr(self, name)):
+                if isinstance(block, Streaming):
+                    blocks[f"{name}{i}"] = block
+        return blocks
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return {k: part.initial_state(batch, device, dtype) for k, part in self._remembering().items()}
+
+    def mask(self, spectrum: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
+        """`[B, 2, T, F]` -> the complex mask `[B, 2, T, F]` and the states of what lies between the
+        transforms.
+        """
+        x = torch.cat([magnitude(spectrum), spectrum], 1)  # [B, 3, T, F]
+        x = torch.cat([x[..., : self.low], x[..., self.low :] @ self.to_bands], 3)
+        near = F.pad(x, (1, 1))
+        x = torch.stack([near[..., :-2], x, near[..., 2:]], 2).flatten(1, 2)  # [B, 9, T, bands]
+        after, skips = {}, []
+        for i, layer in enumerate(self.encoder):
+            if isinstance(layer, Streaming):
+                x, after[f"encoder{i}"] = layer.step(x, state[f"encoder{i}"])
+            else:
+                x = layer(x)
+            skips.append(x)
+        x, after["paths"] = self.paths.step(x, state["paths"])
+        for i, layer in enumerate(self.decoder):
+            x = x + skips.pop()
+            if isinstance(layer, Streaming):
+                x, after[f"decoder{i}"] = layer.step(x, state[f"decoder{i}"])
+            else:
+                x = layer(x)
+        return torch.cat([x[..., : self.low], x[..., self.low :] @ self.to_bins], 3), after
+
+    def step(self, x, state, **constants):
+        spectrum, analysis = self.analysis.step(x, state["analysis"])
+        mask, after = self.mask(spectrum, state)
+        (a, b), (re, im) = spectrum.split(1, 1), mask.split(1, 1)
+        y, synthesis = self.synthesis.step(
+            torch.cat([a * re - b * im, b * re + a * im], 1), state["synthesis"]
+        )
+        return y, {**after, "analysis": analysis, "synthesis": synthesis}
+
+
+def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of `GTCRN` from the authors' state dict.
+
+    Errors: KeyError for a key that their network does not have.
+    """
+    new = {"to_bands": state["erb.erb_fc.weight"].mT, "to_bins": state["erb.ierb_fc.weight"].mT}
+    blocks = {"en_convs": "encoder", "de_convs": "decoder"}
+    parts = {
+        "conv": "0", "bn": "1", "act": "2",  # of a convolution
+        "point_conv1": "squeeze.0", "point_bn1": "squeeze.1", "point_act": "squeeze.2",
+        "depth_conv": "depthwise", "depth_bn": "expand.0", "depth_act": "expand.1",
+        "point_conv2": "expand.2", "point_bn2": "expand.3", "tra.att_gru": "gru", "tra.att_fc": "gate_out",
+        "intra_rnn.rnn1": "across.0", "intra_rnn.rnn2": "across.1", "intra_fc": "across_out",
+        "intra_ln": "across_norm", "inter_rnn.rnn1": "along.0", "inter_rnn.rnn2": "along.1",
+        "inter_fc": "along_out", "inter_ln": "along_norm",
+    }  # fmt: skip
+    for key, value in state.items():
+        words = key.split(".")
+        if words[0] == "erb":
+            continue
+        if words[0].startswith("dpgrnn"):
+            home, rest = f"paths.{int(words[0][-1]) - 1}", words[1:]
+        else:
+            home, rest = f"{blocks[words[1]]}.{words[2]}", words[3:]
+        part, kind = parts[".".join(rest[:-1])], rest[-1]
+        if kind == "weight" and words[0] == "decoder":
+            if part in ("squeeze.0", "expand.2"):  # theirs maps [in, out]
+                value = value.transpose(0, 1)
+            elif part == "depthwise":
+                value = value.flip(2, 3)
+        if part == "squeeze.0" and kind == "weight":  # 1x1 over neighbours side by side
+            value = value.reshape(value.shape[0], -1, 1, 3)
+        elif part == "gate_out" and kind == "weight":
+            value = value[:, :, None]
+        new[f"{home}.{part}.{kind}"] = value
+    size = 512  # which the weights do not tell
+    low = size // 2 + 1 - new["to_bins"].shape[1]
+    channels = state["encoder.en_convs.0.conv.weight"].shape[0]
+    return {"channels": channels, "size": size, "low": low, "bands": len(new["to_bins"])}, new
