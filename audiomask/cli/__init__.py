@@ -26,6 +26,7 @@ VERBS = {
     "bench": "measure speed and latency of a model on this machine",
     "plot": "draw recordings as spectrograms, before and after",
     "data": "validate, fix, split and import Kaldi data directories",
+    "doctor": "say what is missing or broken, and the command that mends it",
 }
 
 # Which extra brings a module that the core does without.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,20 @@ from audiomask.losses.waveform import SignalLoss, signals
 # (FFT size, hop, window length) in samples: Parallel WaveGAN (Yamamoto et al. 2020), taken over by the Demucs
 # denoiser and CleanUNet for 16 kHz speech.
 RESOLUTIONS = ((512, 50, 240), (1024, 120, 600), (2048, 240, 1200))
+
+
+Band: TypeAlias = Literal["full", "high", "high_as_published"]
+
+
+def _within(band: Band, power: Tensor) -> Tensor:
+    """The part of a spectrogram `[B, T', F]` that the loss looks at."""
+    if band == "high":
+        return power[:, :, power.shape[2] // 2 :]
+    if band == "high_as_published":
+        return power[:, power.shape[1] // 2 :]
+    if band != "full":
+        raise ValueError(f"band is {band!r}; there are full, high and high_as_published")
+    return power
 
 
 @lru_cache(maxsize=64)
@@ -49,6 +64,7 @@ def multi_resolution_stft_loss(
     convergence: float = 0.5,
     log_magnitude: float = 0.5,
     floor: float = 1e-8,
+    band: Band = "full",
 ) -> Tensor:
     """Spectral convergence plus log-magnitude distance, the mean over resolutions (Yamamoto et al. 2020, eq.
     4-6).
@@ -57,13 +73,17 @@ def multi_resolution_stft_loss(
 
     The Frobenius norms run over the whole batch, as published. `floor` is added to the power of each bin
     (white noise of variance 1 has power 1): it keeps the gradient finite at digital silence.
+
+    `band`: "high" takes the upper half of the frequencies, as CleanUNet's authors describe their variant.
+    Their code cuts the axis of time there, and their published models were trained so: the later half of the
+    frames, all frequencies of them. "high_as_published" repeats that.
     """
     est, ref = signals(est, ref)
     total = est.new_zeros(())
     for fft, hop, window in resolutions:
         power_est, _ = _power_and_spectrum(est, fft, hop, window)
         power_ref, _ = _power_and_spectrum(ref, fft, hop, window)
-        power_est, power_ref = power_est + floor, power_ref + floor
+        power_est, power_ref = _within(band, power_est) + floor, _within(band, power_ref) + floor
         difference = (power_ref.sqrt() - power_est.sqrt()).square().sum()
         # sqrt(x^2 + tiny) for the norm: the root's slope is infinite where estimate and reference are equal
         total = total + convergence * ((difference + floor) / power_ref.sum()).sqrt()
@@ -118,6 +138,7 @@ class MultiResolutionSTFTLoss(SignalLoss):
         log_magnitude: float = 0.5,
         floor: float = 1e-8,
         skip: int = 0,
+        band: Band = "full",
     ) -> None:
         super().__init__(skip)
         for fft, hop, window in resolutions:
@@ -127,10 +148,11 @@ class MultiResolutionSTFTLoss(SignalLoss):
         self.convergence = convergence
         self.log_magnitude = log_magnitude
         self.floor = floor
+        self.band = band
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return multi_resolution_stft_loss(
-            est, ref, self.resolutions, self.convergence, self.log_magnitude, self.floor
+            est, ref, self.resolutions, self.convergence, self.log_magnitude, self.floor, self.band
         )
 
 

@@ -32,6 +32,38 @@ def test_multi_resolution_stft_equals_the_published_formula():
     torch.testing.assert_close(ours, expected / 2, rtol=1e-4, atol=0)
 
 
+def tones(*hertz: float) -> torch.Tensor:
+    t = torch.arange(16000) / 16000
+    return sum(0.1 * torch.sin(2 * torch.pi * f * t) for f in hertz)[None]
+
+
+def test_the_high_band_hears_only_what_is_high():
+    def loss(est, band):
+        return losses.multi_resolution_stft_loss(est, ref, floor=1e-4, band=band)
+
+    ref = tones(1000, 6000)
+    assert loss(tones(6000), "high") < 0.02 * loss(tones(6000), "full")
+    assert loss(tones(1000), "high") > loss(tones(1000), "full")
+
+
+def test_the_published_high_band_hears_only_what_is_late():
+    def loss(est, band):
+        return losses.multi_resolution_stft_loss(est, ref, band=band)
+
+    ref = signals(1, 16000)[1]
+    late, early = ref.clone(), ref.clone()
+    late[:, 9500:] *= 0.5
+    early[:, :6500] *= 0.5
+    assert loss(early, "high_as_published") < 1e-3
+    assert loss(late, "high_as_published") > 0.1
+    assert losses.MultiResolutionSTFTLoss(band="high_as_published")(late, ref) > 0.1
+
+
+def test_an_unknown_band_is_refused():
+    with pytest.raises(ValueError, match="full, high and high_as_published"):
+        losses.multi_resolution_stft_loss(*signals(), band="low")
+
+
 def test_short_window_gives_the_magnitudes_of_torch_stft():
     _, x = signals()
     power, _ = spectral._power_and_spectrum(x, 512, 60, 240)

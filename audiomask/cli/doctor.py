@@ -1,0 +1,193 @@
+"""say what is missing or broken, and the command that mends it
+
+Looks at Python, the packages of the core and of each extra, what soundfile can read, the models that ship,
+and whether a GPU and a C compiler are there. Exit code 1 where something that is installed does not work; an
+extra that is absent is no fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from audiomask import __version__
+from audiomask.cli._common import table
+
+OK, ABSENT, BROKEN = "ok", "absent", "broken"
+MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, and what to do about it."""
+
+    what: str
+    state: str
+    detail: str = ""
+    remedy: str = ""
+
+
+def _requirements() -> Iterator[tuple[str, str | None, str]]:
+    """(package, extra or None for the core, least version or "") as this installation declares them."""
+    for line in importlib.metadata.requires("audiomask") or []:
+        match = re.match(r"([\w.-]+)(?:\[[^]]*\])?([^;]*)(?:;\s*extra == [\"']([\w-]+)[\"'])?", line)
+        if match and match[1] != "audiomask":
+            least = re.search(r">=\s*([\w.]+)", match[2])
+            yield match[1], match[3], least[1] if least else ""
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:4])
+
+
+def _module(package: str) -> str:
+    """What a package is imported as."""
+    return {"pytorch-lightning": "pytorch_lightning"}.get(package, package.replace("-", "_"))
+
+
+def _imports(package: str) -> str:
+    """Why a package cannot be imported, "" if it can. In a process of its own, as some of them crash."""
+    module = _module(package)
+    if package == "torchaudio":
+        module = "audiomask.frontend.torchaudio_import"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120
+    )
+    return "" if run.returncode == 0 else (run.stderr.strip().splitlines() or [f"exit {run.returncode}"])[-1]
+
+
+def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
+    want = f"{name}>={least}" if least else name
+    install = f"pip install 'audiomask[{extra}]'" if extra else f"pip install '{want}'"
+    what = f"{name} ({extra})" if extra else name
+    try:
+        have = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(what, ABSENT if extra else BROKEN, "not installed", install)
+    upgrade = f"pip install --upgrade '{want}'"
+    if (name, have) in MALICIOUS:
+        return Finding(
+            what, BROKEN, f"{have} was published with malicious code", f"{upgrade}, and change your secrets"
+        )
+    if least and _version(have) < _version(least):
+        return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
+    if deep and (why := _imports(name)):
+        return Finding(what, BROKEN, f"{have}: {why}", f"pip install --force-reinstall '{want}'")
+    return Finding(what, OK, have)
+
+
+def _compiler() -> Finding:
+    if importlib.util.find_spec("pesq") or any(map(shutil.which, ("cc", "gcc", "clang", "cl"))):
+        return Finding("C compiler for pesq", OK, shutil.which("cc") or "not needed: pesq is installed")
+    return Finding(
+        "C compiler for pesq", ABSENT, "none found", "apt-get install gcc python3-dev, or your system's"
+    )
+
+
+def _formats() -> Finding:
+    import soundfile
+
+    have = set(soundfile.available_formats())
+    lacking = {"WAV", "FLAC", "OGG", "MP3", "RF64"} - have
+    version = soundfile.__libsndfile_version__
+    if "OPUS" not in soundfile.available_subtypes("OGG"):
+        lacking.add("OPUS")
+    if lacking:
+        remedy = "pip install --upgrade soundfile, which brings a libsndfile of its own"
+        return Finding(
+            "audio formats", BROKEN, f"libsndfile {version} without {', '.join(sorted(lacking))}", remedy
+        )
+    return Finding("audio formats", OK, f"libsndfile {version}")
+
+
+def _models() -> Finding:
+    import numpy as np
+
+    from audiomask.runtime.artifact import shipped
+    from audiomask.runtime.session import Session
+
+    artifacts = shipped()
+    if not artifacts:
+        return Finding("shipped models", BROKEN, "none found", "pip install --force-reinstall audiomask")
+    for artifact in artifacts:
+        session = Session(artifact)
+        session.feed(np.random.default_rng(0).standard_normal(artifact.sample_rate).astype(np.float32) * 0.1)
+        if len(session.flush()) == 0 or session.faults:
+            return Finding(
+                "shipped models", BROKEN, f"{artifact.name} fails", "pip install --force-reinstall audiomask"
+            )
+    return Finding("shipped models", OK, ", ".join(artifact.name for artifact in artifacts))
+
+
+def _gpu() -> Finding:
+    if importlib.util.find_spec("torch") is None:
+        return Finding(
+            "GPU", ABSENT, "torch is not installed; training only", "pip install 'audiomask[train]'"
+        )
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding(
+            "GPU", OK, ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        )
+    if torch.version.cuda is None and shutil.which("nvidia-smi"):
+        remedy = "reinstall torch from the index for your CUDA: pytorch.org, Get started"
+        return Finding("GPU", BROKEN, "a GPU is here, but this torch is built for the CPU only", remedy)
+    return Finding("GPU", ABSENT, "none; training runs on the CPU")
+
+
+def examine(deep: bool = True) -> list[Finding]:
+    """Everything that `audiomask doctor` reports. `deep`: also import each package."""
+    findings = []
+    python = ".".join(map(str, sys.version_info[:3]))
+    new = sys.version_info >= (3, 11)
+    findings.append(
+        Finding("Python", OK if new else BROKEN, python, "" if new else "install Python 3.11 or newer")
+    )
+    for name, extra, least in _requirements():
+        findings.append(_package(name, extra, least, deep))
+    checks: tuple[Callable[[], Finding], ...] = (_compiler, _formats, _models, _gpu)
+    for check in checks:
+        try:
+            findings.append(check())
+        except Exception as error:  # a doctor who faints helps nobody
+            findings.append(
+                Finding(check.__name__.strip("_"), BROKEN, f"{type(error).__name__}: {error}", "see above")
+            )
+    return findings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("--quick", action="store_true", help="do not import the packages")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Report; 1 where something is broken."""
+    findings = examine(deep=not args.quick)
+    broken = sum(finding.state == BROKEN for finding in findings)
+    if args.json:
+        print(json.dumps({"audiomask": __version__, "findings": [asdict(f) for f in findings]}, indent=2))
+        return 1 if broken else 0
+    rows = [(f.what, f.state, f.detail) for f in findings]
+    print(f"audiomask {__version__}\n")
+    print(table(("what", "state", "detail"), rows))
+    remedies = {f.remedy: f for f in reversed(findings) if f.remedy}
+    for state, head in (
+        (BROKEN, "To mend what is broken:"),
+        (ABSENT, "To add what is absent, if you need it:"),
+    ):
+        lines = sorted(remedy for remedy, finding in remedies.items() if finding.state == state)
+        if lines:
+            print(f"\n{head}\n" + "\n".join(f"  {line}" for line in lines))
+    return 1 if broken else 0
