@@ -4,9 +4,9 @@
     python tools/compare_demucs.py --hidden 48 --runs 5
 
 Both run the same random weights over the same noise, one hop of 256 samples at a time, on one thread. The
-last column is the difference from the authors' own file mode, as SNR: theirs resamples with a short look-ahead
-and takes another level than its file mode, ours is given the level of the file. CleanUNet, of which there is no
-other streamer, is timed along.
+last column is the difference from the authors' own file mode, as SNR: theirs resamples with a short
+look-ahead and takes another level than its file mode, ours is given the level of the file.
+CleanUNet, of which there is no other streamer, is timed along.
 """
 
 from __future__ import annotations
