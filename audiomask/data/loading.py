@@ -1,17 +1,19 @@
-"""Random crops of packed audio: the raw material of every training batch.
+"""Random crops of packed audio: the raw material of every training row.
 
 A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map
 afterwards (`PackedAudio`): a random crop then costs a page fault instead of a codec start, and any number of
 processes share the pages. What is done with the crops (mixing, rooms, levels) is `simulate.py`'s business and
 runs on the training device.
 
-Everything drawn for batch number `i` comes from a generator seeded with `(seed, i)`. A resumed run therefore
-sees the same data in the same order as one that never stopped.
+Everything drawn for row number `n` of a run comes from a generator seeded with `(seed, n)`. A resumed run
+therefore sees the same data in the same order as one that never stopped, and the rows are the same however
+they are divided into batches and processes.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -35,25 +37,29 @@ def pack(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, str, int, int]] = []
     offset = 0
-    partial = prefix.with_suffix(".i16.part")
-    with partial.open("wb") as f:
-        for key, group, read in entries:
-            x = np.asarray(read(), np.float32)
-            if x.ndim != 1:
-                raise AudioError(
-                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
-                )
-            if not len(x):
-                continue
-            x = np.nan_to_num(x) / max(1.0, float(np.abs(x).max()))
-            f.write(np.round(x * 32767).astype("<i2").tobytes())
-            index.append((key, group, offset, len(x)))
-            offset += len(x)
-    if not index:
-        partial.unlink()
-        raise AudioError(f"{prefix}: no audio to pack; check the data directory it was made from")
-    partial.rename(prefix.with_suffix(".i16"))
-    prefix.with_suffix(".json").write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
+    # A name of its own: the processes of two machines may pack onto one file system.
+    partial = prefix.with_suffix(f".{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("wb") as f:
+            for key, group, read in entries:
+                x = np.asarray(read(), np.float32)
+                if x.ndim != 1:
+                    raise AudioError(
+                        f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
+                    )
+                if not len(x):
+                    continue
+                x = np.nan_to_num(x) / max(1.0, float(np.abs(x).max()))
+                f.write(np.round(x * 32767).astype("<i2").tobytes())
+                index.append((key, group, offset, len(x)))
+                offset += len(x)
+        if not index:
+            raise AudioError(f"{prefix}: no audio to pack; check the data directory it was made from")
+        partial.replace(prefix.with_suffix(".i16"))
+        partial.write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
+        partial.replace(prefix.with_suffix(".json"))
+    finally:
+        partial.unlink(missing_ok=True)
     return offset
 
 
@@ -145,28 +151,24 @@ def _matches(group: str, pattern: str) -> bool:
 
 
 class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
-    """Batch `i` of raw crops for `simulate.Degrade`: speech, and several noise signals for each.
+    """Row `n` of raw crops for `simulate.Degrade`: speech, and several noise signals for it.
 
     Args:
         speech, noise: packed corpora. music: optional third one.
-        batch_size: rows; length: samples of a crop (longer than the training segment, since speed changes
-            eat some).
+        length: samples of a crop (longer than the training segment, since speed changes eat some).
         noises: noise slots a row.
         babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise
             (which the simulation then colours) instead of a recording.
-        steps: length of the data set in batches; seed: with the batch number, all there is to know about
-            a batch.
+        seed: with the row's number, all there is to know about a row.
 
-    Item: `speech [B, L]`, `noise [B, K, L]` float32, `seed` int64 (for the simulation).
+    Item: `speech [L]`, `noise [K, L]` float32, `seed` int64 (for the simulation).
     """
 
     def __init__(
         self,
         speech: PackedAudio,
         noise: PackedAudio,
-        batch_size: int,
         length: int,
-        steps: int,
         music: PackedAudio | None = None,
         noises: int = 3,
         babble: float = 0.1,
@@ -175,12 +177,9 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
     ):
         self.speech, self.noise, self.music = speech, noise, music
-        self.batch_size, self.length, self.steps, self.noises = batch_size, length, steps, noises
+        self.length, self.noises = length, noises
         self.babble, self.synthetic, self.seed = babble, synthetic, seed
         self.music_share = music_share if music is not None else 0.0
-
-    def __len__(self) -> int:
-        return self.steps
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         u = rng.random()
@@ -196,14 +195,10 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
             return self.music.crop(rng, self.length)
         return self.noise.crop(rng, self.length)
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        if not 0 <= step < self.steps:
-            raise IndexError(step)
-        rng = np.random.default_rng([self.seed, step])
-        speech = np.stack([self.speech.crop(rng, self.length, "pad") for _ in range(self.batch_size)])
-        noise = np.stack(
-            [[self._noise(rng) for _ in range(self.noises)] for _ in range(self.batch_size)], dtype=np.float32
-        )
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, row])
+        speech = self.speech.crop(rng, self.length, "pad")
+        noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
         return {
             "speech": torch.from_numpy(speech),
             "noise": torch.from_numpy(noise),

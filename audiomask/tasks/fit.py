@@ -82,7 +82,8 @@ def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
             save_config_callback=None,
             run=False,
             args=["--config", str(config), *options],
-            trainer_defaults={"logger": False},
+            # The data modules divide the rows among the processes themselves.
+            trainer_defaults={"logger": False, "use_distributed_sampler": False},
         )
     except (TypeError, ValueError) as error:
         raise AudioError(f"{config}: {error}") from error
@@ -102,13 +103,14 @@ def fit(
     """
     torch.set_float32_matmul_precision("high")
     cli = parse(config, options)
-    out.mkdir(parents=True, exist_ok=True)
-    text = cli.parser.dump(cli.config, skip_none=False)
-    (out / "config.yaml").write_text(text)
-    record = {"command": list(command), "git": _git_commit(), "versions": _versions(), "recipe": str(config)}
-    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
+    out.mkdir(parents=True, exist_ok=True)
+    if trainer.is_global_zero:  # of several processes one writes
+        (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
+        record = {"command": list(command), "git": _git_commit(), "versions": _versions()}
+        record |= {"recipe": str(config), "processes": trainer.world_size}
+        (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config)
     saver = ModelCheckpoint(  # one file, overwritten after every epoch
@@ -122,7 +124,7 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
-    if not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
+    if trainer.is_global_zero and not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
         weights.save(out / "model", cli.model.model, model_config)
     return cli.model
 
