@@ -16,12 +16,15 @@ import json
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
+from audiomask.data.kaldi import DataDir, Utterance
 
 
 def pack(
@@ -49,8 +52,7 @@ def pack(
                     )
                 if not len(x):
                     continue
-                x = np.nan_to_num(x) / max(1.0, float(np.abs(x).max()))
-                f.write(np.round(x * 32767).astype("<i2").tobytes())
+                f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())
                 index.append((key, group, offset, len(x)))
                 offset += len(x)
         if not index:
@@ -61,6 +63,48 @@ def pack(
     finally:
         partial.unlink(missing_ok=True)
     return offset
+
+
+class Corpus(Protocol):
+    """Where crops come from: `PackedAudio`, `shards.ShardedAudio`."""
+
+    def seek(self, row: int) -> None:
+        """Make ready for the crops of this row of the run."""
+
+    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """See `PackedAudio.crop`."""
+
+
+def read_mono(
+    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
+) -> np.ndarray:
+    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    x, rate = data.load(utterance, table, allow_pipes)
+    mono = x.mean(0)
+    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
+
+
+def within_full_scale(x: np.ndarray) -> np.ndarray:
+    """`x [T]` turned down until 16 bits hold its peak: levels are drawn anew in training."""
+    x = np.nan_to_num(x)
+    return x / max(1.0, float(np.abs(x).max(initial=0)))
+
+
+def cut(
+    read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
+) -> np.ndarray:
+    """Samples `[length]` from a random place of a recording of `n` samples, of which `read(at, count)` gives
+    some; for shorter recordings see `PackedAudio.crop`.
+    """
+    if n >= length:
+        return read(int(rng.integers(n - length + 1)), length)
+    x = read(0, n)
+    if fill == "loop":
+        return np.resize(np.roll(x, rng.integers(n)), length)
+    out = np.zeros(length, np.float32)
+    at = rng.integers(length - n + 1)
+    out[at : at + n] = x
+    return out
 
 
 class PackedAudio:
@@ -126,6 +170,9 @@ class PackedAudio:
     def duration_s(self) -> float:
         return float(self.lengths.sum()) / self.sample_rate
 
+    def seek(self, row: int) -> None:
+        """Nothing to do: every row is drawn from the whole corpus."""
+
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """Samples `[length]` float32 from a random place.
 
@@ -134,16 +181,11 @@ class PackedAudio:
         """
         i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
         start, n = self.offsets[i], self.lengths[i]
-        if n >= length:
-            at = start + rng.integers(n - length + 1)
-            return self.samples[at : at + length].astype(np.float32) / 32768
-        x = self.samples[start : start + n].astype(np.float32) / 32768
-        if fill == "loop":
-            return np.resize(np.roll(x, rng.integers(n)), length)
-        out = np.zeros(length, np.float32)
-        at = rng.integers(length - n + 1)
-        out[at : at + n] = x
-        return out
+
+        def read(at: int, count: int) -> np.ndarray:
+            return self.samples[start + at : start + at + count].astype(np.float32) / 32768
+
+        return cut(read, int(n), rng, length, fill)
 
 
 def _matches(group: str, pattern: str) -> bool:
@@ -154,7 +196,7 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
     """Row `n` of raw crops for `simulate.Degrade`: speech, and several noise signals for it.
 
     Args:
-        speech, noise: packed corpora. music: optional third one.
+        speech, noise: corpora, packed or in shards. music: optional third one.
         length: samples of a crop (longer than the training segment, since speed changes eat some).
         noises: noise slots a row.
         babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise
@@ -166,10 +208,10 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(
         self,
-        speech: PackedAudio,
-        noise: PackedAudio,
+        speech: Corpus,
+        noise: Corpus,
         length: int,
-        music: PackedAudio | None = None,
+        music: Corpus | None = None,
         noises: int = 3,
         babble: float = 0.1,
         music_share: float = 0.06,
@@ -197,6 +239,8 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, row])
+        for corpus in filter(None, (self.speech, self.noise, self.music)):
+            corpus.seek(row)
         speech = self.speech.crop(rng, self.length, "pad")
         noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
         return {

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-import soxr
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -24,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from audiomask import metrics, weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir, Utterance
-from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
+from audiomask.data.loading import Corpus, PackedAudio, SpeechAndNoise, pack, read_mono
+from audiomask.data.shards import INDEX, ShardedAudio
 from audiomask.data.simulate import Degrade
 from audiomask.losses import WeightedSum
 from audiomask.streaming import StreamingModel
@@ -223,20 +223,13 @@ class Pairs(Dataset[dict[str, Any]]):
         return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": u.key}
 
 
-def read_mono(data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav") -> np.ndarray:
-    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
-    x, rate = data.load(utterance, table)
-    mono = x.mean(0)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
-
-
 class NoisySpeech(pl.LightningDataModule):
     """Speech and noise for training, fixed pairs for validation.
 
     Args:
         train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its
-            kind.
-        valid: data directory of fixed pairs. music: data directory, optional.
+            kind. music: optional. Each of them may also be a folder of shards (see `data.shards`).
+        valid: data directory of fixed pairs.
         cache: folder for the packed corpora (see `data.loading`); made once, reused while the tables are
             unchanged.
         batch_size, steps: rows of a batch in each process, batches of an epoch (validation and checkpoints
@@ -302,19 +295,32 @@ class NoisySpeech(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         for path in filter(None, (self.train_dir, self.noise_dir, self.music_dir)):
-            self._pack(path)
+            if not (Path(path) / INDEX).exists():
+                self._pack(path)
+
+    def _corpus(self, path: str, weights: dict[str, float] | None = None) -> Corpus:
+        """Where crops come from; AudioError for weights of groups, which one shard at a time cannot keep."""
+        if not (Path(path) / INDEX).exists():
+            return PackedAudio(self._pack(path), weights)
+        if weights:
+            raise AudioError(f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them")
+        assert self.trainer is not None
+        world = self.trainer.world_size
+        return ShardedAudio(
+            path, self.sample_rate, self.crop, self.batch_size, world, self.workers, self.seed
+        )
 
     def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
         dataset = SpeechAndNoise(
-            PackedAudio(self._pack(self.train_dir), self.speech_weights),
-            PackedAudio(self._pack(self.noise_dir), self.noise_weights),
+            self._corpus(self.train_dir, self.speech_weights),
+            self._corpus(self.noise_dir, self.noise_weights),
             self.crop,
-            music=PackedAudio(self._pack(self.music_dir)) if self.music_dir else None,
+            music=self._corpus(self.music_dir) if self.music_dir else None,
             seed=self.seed,
             **self.options,
         )
-        trainer = self.trainer
-        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
         batches = Batches(
             self.steps,
             self.batch_size,
