@@ -29,8 +29,8 @@ VERBS = {
 
 # Which extra brings a module that the core does without.
 EXTRAS = {
-    "train": "webdataset torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
-    "onnxscript pyroomacoustics",
+    "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
+    "onnxscript pyroomacoustics webdataset",
     "score": "pesq pystoi speechmos librosa scipy matplotlib",
     "live": "sounddevice",
     "serve": "starlette uvicorn websockets",

@@ -3,10 +3,10 @@
     shards/shard-000000.tar   00000000.flac  00000000.json  00000001.flac ...   (WebDataset's layout)
            shards.json        sample rate, and each shard's utterances and samples
 
-`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. `ShardedAudio`
-stands where `PackedAudio` does, with one shard at a time in memory, as FLAC: random crops of it serve as many
-rows of the training as it has audio for, then the next shard of the pass comes. Which shard a row has is
-computed from the row's number, so nothing has to be saved to resume.
+`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus.
+`ShardedAudio` stands where `PackedAudio` does, with one shard at a time in memory, as FLAC: random crops of
+it serve as many rows of the training as it has audio for, then the next shard of the pass comes. Which shard
+a row has is computed from the row's number, so nothing has to be saved to resume.
 """
 
 from __future__ import annotations
@@ -63,14 +63,25 @@ def write(
                 continue
             flac = io.BytesIO()
             sf.write(flac, np.round(x * 32767).astype(np.int16), sample_rate, "PCM_16", format="FLAC")
-            facts = {"key": u.key, "group": u.speaker or u.key, "samples": len(x), "crc": _crc(flac.getvalue())}
-            sink.write({"__key__": f"{number:08d}", "flac": flac.getvalue(), "json": json.dumps(facts).encode()})
+            facts = {
+                "key": u.key,
+                "group": u.speaker or u.key,
+                "samples": len(x),
+                "crc": _crc(flac.getvalue()),
+            }
+            sink.write(
+                {"__key__": f"{number:08d}", "flac": flac.getvalue(), "json": json.dumps(facts).encode()}
+            )
             shard = shards.setdefault(Path(sink.fname).name, {"utterances": 0, "samples": 0})
             shard["utterances"] += 1
             shard["samples"] += len(x)
     if not shards:
         raise AudioError(f"{data.path}: no audio to write to shards; `audiomask data validate` says why")
-    index = {"sample_rate": sample_rate, "seed": seed, "shards": [{"name": n, **s} for n, s in shards.items()]}
+    index = {
+        "sample_rate": sample_rate,
+        "seed": seed,
+        "shards": [{"name": n, **s} for n, s in shards.items()],
+    }
     part = out / f".{INDEX}.part"
     part.write_text(json.dumps(index, indent=1) + "\n")
     part.replace(out / INDEX)
@@ -85,9 +96,9 @@ def _crc(flac: bytes) -> int:
 class ShardedAudio:
     """Crops of a sharded corpus; `seek` says for which row of the training.
 
-    A stream of rows is what one loading process of one rank draws: of `world` ranks with `workers` each, every
-    one has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop comes from
-    any place of the open shard, every second of it alike.
+    A stream of rows is what one loading process of one rank draws: of `world` ranks with `workers` each,
+    every one has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop
+    comes from any place of the open shard, every second of it alike.
 
     Args:
         folder: written by `write`. sample_rate: Hz, must be the shards'.

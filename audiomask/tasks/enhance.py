@@ -303,7 +303,9 @@ class NoisySpeech(pl.LightningDataModule):
         if not (Path(path) / INDEX).exists():
             return PackedAudio(self._pack(path), weights)
         if weights:
-            raise AudioError(f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them")
+            raise AudioError(
+                f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them"
+            )
         assert self.trainer is not None
         world = self.trainer.world_size
         return ShardedAudio(

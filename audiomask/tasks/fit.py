@@ -15,6 +15,8 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -85,7 +87,7 @@ def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
             # The data modules divide the rows among the processes themselves.
             trainer_defaults={"logger": False, "use_distributed_sampler": False},
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise AudioError(f"{config}: {error}") from error
 
 
@@ -104,11 +106,21 @@ def fit(
     torch.set_float32_matmul_precision("high")
     cli = parse(config, options)
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        # Their shards are vectors: Muon finds no matrix, weight decay no weight, and no process a whole model.
+        raise AudioError(
+            f"{config}: the weights cannot be divided among processes; use ddp for trainer.strategy"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:  # of several processes one writes
         (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
-        record = {"command": list(command), "git": _git_commit(), "versions": _versions()}
-        record |= {"recipe": str(config), "processes": trainer.world_size}
+        record = {
+            "command": list(command),
+            "git": _git_commit(),
+            "versions": _versions(),
+            "recipe": str(config),
+            "processes": trainer.world_size,
+        }
         (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
     model_config = _model_config(cli.config["model"])

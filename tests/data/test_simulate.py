@@ -142,13 +142,16 @@ def test_numbers_are_spread_as_asked_and_no_row_or_kind_is_like_another():
 def test_mostly_one_noise_sometimes_more():
     """Each slot is a tone of its own, so that the spectrum counts them."""
     degrade = simulate.Degrade(RATE, 1600, snr_db=(0, 0), high_snr=0, clean=0, speed_p=0, modulate_p=0,
-                               clip_p=0, reverb_p=0, band_limit_p=0, interfering_gain_db=0, noise_eq_db=0)  # fmt: skip
+                               clip_p=0, reverb_p=0, band_limit_p=0, interfering_gain_db=0,
+                               noise_eq_db=0)  # fmt: skip
     t = torch.arange(4000) / RATE
     tones = torch.stack([torch.sin(2 * math.pi * hz * t) for hz in (1000, 2000, 3000)])
     noisy, _ = degrade(torch.full((150, 4000), 1e-3), tones.expand(150, 3, -1), torch.arange(150))
     lines = torch.fft.rfft(noisy).abs()[:, [100, 200, 300]]
     count = (lines > 0.1 * lines.amax(1, keepdim=True)).sum(1)
-    assert [(count == n).float().mean().item() for n in (1, 2, 3)] == pytest.approx([0.6, 0.25, 0.15], abs=0.1)
+    assert [(count == n).float().mean().item() for n in (1, 2, 3)] == pytest.approx(
+        [0.6, 0.25, 0.15], abs=0.1
+    )
 
 
 def test_clean_rows_are_untouched_by_noise():

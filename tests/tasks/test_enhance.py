@@ -22,7 +22,11 @@ def test_schedule_warms_up_stays_and_falls():
 
 def test_batches_go_on_from_the_step_and_are_shared_out_among_processes():
     assert list(Batches(5, 2, lambda: 0)) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-    assert list(Batches(5, 2, lambda: 7)) == [[14, 15], [16, 17], [18, 19]]  # in the middle of the second epoch
+    assert list(Batches(5, 2, lambda: 7)) == [
+        [14, 15],
+        [16, 17],
+        [18, 19],
+    ]  # in the middle of the second epoch
     one = list(Batches(5, 4, lambda: 7))
     two = [list(Batches(5, 2, lambda: 7, rank, 2)) for rank in (0, 1)]
     assert [a + b for a, b in zip(*two, strict=True)] == one

@@ -18,7 +18,7 @@ PYTHON = (sys.executable,)
 def command(
     data: Path, out: Path, steps: int, recipe: Path = SIEVE, start: tuple[str, ...] = PYTHON, **options
 ) -> list[str]:
-    """The words of a run; `start` is what starts Python, `options` are more dotted ones with __ for the dot."""
+    """The words of a run; `start` is what starts Python, `options` more dotted ones with __ for the dot."""
     tiny = {
         "data.train": data / "speech_train",
         "data.noise": data / "noise_train",
