@@ -8,6 +8,7 @@ sample beyond full scale meets the clip policy, and what was done is in `Writer.
 
 from __future__ import annotations
 
+import glob as globbing
 import os
 import secrets
 import shutil
@@ -468,6 +469,17 @@ class Writer:
             self.close()
         else:
             self.abort()
+
+
+def remove_parts(path: str | Path) -> None:
+    """Remove what a `Writer` to ``path`` left in its folder when its process was killed.
+
+    Not while another may still be writing there.
+    """
+    path = Path(os.path.realpath(path))
+    if len(path.name) <= 100:  # longer names are cut, and may be somebody else's
+        for part in path.parent.glob(f".{globbing.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
+            part.unlink(missing_ok=True)
 
 
 def _remedy(error: OSError) -> str:

@@ -25,14 +25,14 @@ VERBS = {
     "export": "turn a trained model into one self-describing ONNX file, and check it",
     "bench": "measure speed and latency of a model on this machine",
     "plot": "draw recordings as spectrograms, before and after",
-    "data": "validate, fix, split and import Kaldi data directories",
+    "data": "validate, fix, split, import and shard Kaldi data directories",
     "doctor": "say what is missing or broken, and the command that mends it",
 }
 
 # Which extra brings a module that the core does without.
 EXTRAS = {
     "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
-    "onnxscript pyroomacoustics",
+    "onnxscript pyroomacoustics webdataset",
     "score": "pesq pystoi speechmos librosa scipy matplotlib",
     "live": "sounddevice",
     "serve": "starlette uvicorn websockets",

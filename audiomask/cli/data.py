@@ -1,4 +1,4 @@
-"""validate, fix, split and import Kaldi data directories
+"""validate, fix, split, import and shard Kaldi data directories
 
 Each action has its own --help. As in:
 
@@ -7,6 +7,7 @@ audiomask data validate data/train
 audiomask data fix data/train
 audiomask data split data/all data/parts --ratio train=0.9,valid=0.1 --by speaker
 audiomask data mix data/mixtures --speech data/valid --noise data/noise --count 200 --seed 1
+audiomask data shard data/train -o shards/train --size 256
 """
 
 from __future__ import annotations
@@ -123,6 +124,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
     output(sub)
+
+    sub = action("shard", "write the utterances, shuffled, to tar files that training reads in turn", _shard)
+    sub.add_argument("dir", type=Path)
+    sub.add_argument("-o", "--out", type=Path, required=True, help="folder of the shards")
+    sub.add_argument("--size", type=float, default=256.0, metavar="MIB", help="of a shard (default 256)")
+    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
+    sub.add_argument("-f", "--force", action="store_true", help="overwrite shards that exist")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -306,3 +316,24 @@ def _mix(args: argparse.Namespace) -> int:
     )
     _say(data, args.out)
     return 0
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from audiomask.data import shards
+    from audiomask.data.kaldi import DataDir, DataError
+
+    data = DataDir.read(args.dir)
+    old = [args.out / shards.INDEX, *args.out.glob("shard-*.tar")]
+    if any(path.exists() for path in old):
+        if not args.force:
+            raise DataError(f"{args.out}: holds shards already; -f overwrites them")
+        for path in old:
+            path.unlink(missing_ok=True)
+    size = int(args.size * 2**20)
+    count, failed = shards.write(data, args.out, args.rate, size, args.seed, args.allow_pipes)
+    print(f"{args.out}: {len(data.utterance_keys) - len(failed)} utterances in {count} shards")
+    if failed:
+        print(f"audiomask: {len(failed)} of {len(data.utterance_keys)} failed:", file=sys.stderr)
+    for error in failed:
+        print(f"audiomask: error: {error}", file=sys.stderr)
+    return 1 if failed else 0

@@ -15,13 +15,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, controls, note, positive
-from audiomask.runtime.artifact import resolve
+from audiomask.runtime.artifact import Artifact, resolve
 from audiomask.runtime.files import Job, Options, Report, enhance_batch
 from audiomask.runtime.session import Session
 from audiomask.sources import Source, find_audio
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
 
 
@@ -74,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     to_stdout = args.out == "-"
     with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else _nothing() as folder:
         sources, failed = _find(args)
+        if args.ray and (to_stdout or any(s.path == "-" for s in sources)):
+            raise UsageError("--ray: takes files to files; standard input and output stay on one machine")
         if to_stdout and len(sources) + len(failed) > 1:
             raise UsageError(f"-o -: standard output takes one file, and the inputs name {len(sources)}")
         suffix = f".{args.format or 'wav'}"
@@ -83,10 +91,9 @@ def run(args: argparse.Namespace) -> int:
             else _plan(args, sources, family)
         )
         start = time.perf_counter()
-        workers = min(args.jobs or _cores(), max(1, len(jobs)))
         reports: list[Report] = []
-        with _progress(args.quiet or to_stdout) as (show, remove):
-            for report in enhance_batch(jobs, family, options, workers=workers, progress=show):
+        with _progress(args.quiet or to_stdout or bool(args.ray)) as (show, remove):
+            for report in _reports(args, jobs, family, options, show):
                 remove(report.job)
                 reports.append(report)
                 for text in report.notes:
@@ -101,6 +108,24 @@ def run(args: argparse.Namespace) -> int:
             _write_scp(Path(args.out), [r.job for r in done])
     _summary(done, failed, time.perf_counter() - start, args.quiet)
     return 1 if failed else 0
+
+
+def _reports(
+    args: argparse.Namespace, jobs: list[Job], family: list[Artifact], options: Options, show
+) -> Iterator[Report]:
+    """The jobs done, on this machine or on a cluster."""
+    if not args.ray:
+        workers = min(args.jobs or _cores(), max(1, len(jobs)))
+        return enhance_batch(jobs, family, options, workers=workers, progress=show)
+    for job in jobs:
+        if os.path.realpath(job.output) == os.path.realpath(job.source.path):
+            raise UsageError(
+                f"{job.source}: --ray does not write in place, since a file that is begun again after a lost "
+                "worker would be enhanced twice; choose another -o"
+            )
+    from audiomask.runtime.cluster import enhance_on_ray
+
+    return enhance_on_ray(jobs, args.model, options, args.ray, args.jobs)
 
 
 def _cores() -> int:

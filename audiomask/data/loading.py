@@ -1,25 +1,30 @@
-"""Random crops of packed audio: the raw material of every training batch.
+"""Random crops of packed audio: the raw material of every training row.
 
 A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map
 afterwards (`PackedAudio`): a random crop then costs a page fault instead of a codec start, and any number of
 processes share the pages. What is done with the crops (mixing, rooms, levels) is `simulate.py`'s business and
 runs on the training device.
 
-Everything drawn for batch number `i` comes from a generator seeded with `(seed, i)`. A resumed run therefore
-sees the same data in the same order as one that never stopped.
+Everything drawn for row number `n` of a run comes from a generator seeded with `(seed, n)`. A resumed run
+therefore sees the same data in the same order as one that never stopped, and the rows are the same however
+they are divided into batches and processes.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
+from audiomask.data.kaldi import DataDir, Utterance
 
 
 def pack(
@@ -35,26 +40,71 @@ def pack(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, str, int, int]] = []
     offset = 0
-    partial = prefix.with_suffix(".i16.part")
-    with partial.open("wb") as f:
-        for key, group, read in entries:
-            x = np.asarray(read(), np.float32)
-            if x.ndim != 1:
-                raise AudioError(
-                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
-                )
-            if not len(x):
-                continue
-            x = np.nan_to_num(x) / max(1.0, float(np.abs(x).max()))
-            f.write(np.round(x * 32767).astype("<i2").tobytes())
-            index.append((key, group, offset, len(x)))
-            offset += len(x)
-    if not index:
-        partial.unlink()
-        raise AudioError(f"{prefix}: no audio to pack; check the data directory it was made from")
-    partial.rename(prefix.with_suffix(".i16"))
-    prefix.with_suffix(".json").write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
+    # A name of its own: the processes of two machines may pack onto one file system.
+    partial = prefix.with_suffix(f".{secrets.token_hex(4)}.part")
+    try:
+        with partial.open("wb") as f:
+            for key, group, read in entries:
+                x = np.asarray(read(), np.float32)
+                if x.ndim != 1:
+                    raise AudioError(
+                        f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
+                    )
+                if not len(x):
+                    continue
+                f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())
+                index.append((key, group, offset, len(x)))
+                offset += len(x)
+        if not index:
+            raise AudioError(f"{prefix}: no audio to pack; check the data directory it was made from")
+        partial.replace(prefix.with_suffix(".i16"))
+        partial.write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
+        partial.replace(prefix.with_suffix(".json"))
+    finally:
+        partial.unlink(missing_ok=True)
     return offset
+
+
+class Corpus(Protocol):
+    """Where crops come from: `PackedAudio`, `shards.ShardedAudio`."""
+
+    def seek(self, row: int) -> None:
+        """Make ready for the crops of this row of the run."""
+
+    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """See `PackedAudio.crop`."""
+
+
+def read_mono(
+    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
+) -> np.ndarray:
+    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    x, rate = data.load(utterance, table, allow_pipes)
+    mono = x.mean(0)
+    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
+
+
+def within_full_scale(x: np.ndarray) -> np.ndarray:
+    """`x [T]` turned down until 16 bits hold its peak: levels are drawn anew in training."""
+    x = np.nan_to_num(x)
+    return x / max(1.0, float(np.abs(x).max(initial=0)))
+
+
+def cut(
+    read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
+) -> np.ndarray:
+    """Samples `[length]` from a random place of a recording of `n` samples, of which `read(at, count)` gives
+    some; for shorter recordings see `PackedAudio.crop`.
+    """
+    if n >= length:
+        return read(int(rng.integers(n - length + 1)), length)
+    x = read(0, n)
+    if fill == "loop":
+        return np.resize(np.roll(x, rng.integers(n)), length)
+    out = np.zeros(length, np.float32)
+    at = rng.integers(length - n + 1)
+    out[at : at + n] = x
+    return out
 
 
 class PackedAudio:
@@ -120,6 +170,9 @@ class PackedAudio:
     def duration_s(self) -> float:
         return float(self.lengths.sum()) / self.sample_rate
 
+    def seek(self, row: int) -> None:
+        """Nothing to do: every row is drawn from the whole corpus."""
+
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """Samples `[length]` float32 from a random place.
 
@@ -128,16 +181,11 @@ class PackedAudio:
         """
         i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
         start, n = self.offsets[i], self.lengths[i]
-        if n >= length:
-            at = start + rng.integers(n - length + 1)
-            return self.samples[at : at + length].astype(np.float32) / 32768
-        x = self.samples[start : start + n].astype(np.float32) / 32768
-        if fill == "loop":
-            return np.resize(np.roll(x, rng.integers(n)), length)
-        out = np.zeros(length, np.float32)
-        at = rng.integers(length - n + 1)
-        out[at : at + n] = x
-        return out
+
+        def read(at: int, count: int) -> np.ndarray:
+            return self.samples[start + at : start + at + count].astype(np.float32) / 32768
+
+        return cut(read, int(n), rng, length, fill)
 
 
 def _matches(group: str, pattern: str) -> bool:
@@ -145,29 +193,25 @@ def _matches(group: str, pattern: str) -> bool:
 
 
 class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
-    """Batch `i` of raw crops for `simulate.Degrade`: speech, and several noise signals for each.
+    """Row `n` of raw crops for `simulate.Degrade`: speech, and several noise signals for it.
 
     Args:
-        speech, noise: packed corpora. music: optional third one.
-        batch_size: rows; length: samples of a crop (longer than the training segment, since speed changes
-            eat some).
+        speech, noise: corpora, packed or in shards. music: optional third one.
+        length: samples of a crop (longer than the training segment, since speed changes eat some).
         noises: noise slots a row.
         babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise
             (which the simulation then colours) instead of a recording.
-        steps: length of the data set in batches; seed: with the batch number, all there is to know about
-            a batch.
+        seed: with the row's number, all there is to know about a row.
 
-    Item: `speech [B, L]`, `noise [B, K, L]` float32, `seed` int64 (for the simulation).
+    Item: `speech [L]`, `noise [K, L]` float32, `seed` int64 (for the simulation).
     """
 
     def __init__(
         self,
-        speech: PackedAudio,
-        noise: PackedAudio,
-        batch_size: int,
+        speech: Corpus,
+        noise: Corpus,
         length: int,
-        steps: int,
-        music: PackedAudio | None = None,
+        music: Corpus | None = None,
         noises: int = 3,
         babble: float = 0.1,
         music_share: float = 0.06,
@@ -175,12 +219,9 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
         seed: int = 0,
     ):
         self.speech, self.noise, self.music = speech, noise, music
-        self.batch_size, self.length, self.steps, self.noises = batch_size, length, steps, noises
+        self.length, self.noises = length, noises
         self.babble, self.synthetic, self.seed = babble, synthetic, seed
         self.music_share = music_share if music is not None else 0.0
-
-    def __len__(self) -> int:
-        return self.steps
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         u = rng.random()
@@ -196,14 +237,12 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
             return self.music.crop(rng, self.length)
         return self.noise.crop(rng, self.length)
 
-    def __getitem__(self, step: int) -> dict[str, torch.Tensor]:
-        if not 0 <= step < self.steps:
-            raise IndexError(step)
-        rng = np.random.default_rng([self.seed, step])
-        speech = np.stack([self.speech.crop(rng, self.length, "pad") for _ in range(self.batch_size)])
-        noise = np.stack(
-            [[self._noise(rng) for _ in range(self.noises)] for _ in range(self.batch_size)], dtype=np.float32
-        )
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, row])
+        for corpus in filter(None, (self.speech, self.noise, self.music)):
+            corpus.seek(row)
+        speech = self.speech.crop(rng, self.length, "pad")
+        noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
         return {
             "speech": torch.from_numpy(speech),
             "noise": torch.from_numpy(noise),

@@ -2,13 +2,14 @@
 
 Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`; `Degrade` draws the
 parameters and calls them in the order in which the world does it: the talker's speed and voice colour, the
-room, the noises at their levels, the microphone's level, band and overload. All randomness comes from one
-generator, so a seed replays a batch.
+room, the noises at their levels, the microphone's level, band and overload. All randomness of a row comes
+from a generator of its own (`RowDraws`), so a seed replays a row, whatever batch it stands in.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,38 @@ from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
 
 EPS = 1e-8
+
+
+class RowDraws:
+    """Random numbers for the rows of a batch, each row's from a generator with its own seed.
+
+    What happens to a row then depends neither on the rows beside it nor on how many processes share the
+    batch.
+
+    Args:
+        seeds: `[B]` int64. count: numbers a row that `uniform` will hand out; they are drawn at once, since
+            many small draws would keep a GPU waiting. Taking more is a RuntimeError.
+    """
+
+    def __init__(self, seeds: Tensor, count: int, device: torch.device | str = "cpu"):
+        self.device = device
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds.tolist()]
+        self._numbers, self._taken = self.rows(torch.rand, count), 0
+
+    def rows(self, draw: Callable[..., Tensor], length: int) -> Tensor:
+        """`[B, length]` of `torch.rand` or `torch.randn`."""
+        return torch.stack([draw(length, generator=g, device=self.device) for g in self._generators])
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """`[B, *shape]` between `low` and `high`."""
+        count = math.prod(shape)
+        numbers = self._numbers.narrow(1, self._taken, count).reshape(-1, *shape)
+        self._taken += count
+        return low + (high - low) * numbers
+
+    def chance(self, p: float, *shape: int) -> Tensor:
+        """`[B, *shape]` bool, true with probability `p`."""
+        return self.uniform(0, 1, *shape) < p
 
 
 def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
@@ -80,7 +113,7 @@ def statistical_rooms(
     direct_to_reverberant_db: Tensor,
     length: int,
     sample_rate: int,
-    generator: torch.Generator,
+    draws: RowDraws,
 ) -> Tensor:
     """Room impulse responses `[B, length]` by the statistical model, direct sound of gain 1 at sample 0.
 
@@ -88,11 +121,10 @@ def statistical_rooms(
     `rt60_s [B]` seconds (Polack's model: Gaussian noise under an exponential envelope). The tail is scaled to
     `direct_to_reverberant_db [B]` below the direct sound.
     """
-    b, device = len(rt60_s), rt60_s.device
-    t = torch.arange(length, device=device) / sample_rate
-    noise = torch.randn(b, length, generator=generator, device=device)
+    t = torch.arange(length, device=rt60_s.device) / sample_rate
+    noise = draws.rows(torch.randn, length)
     density = (t / 0.05).clamp(0.02, 1.0)  # chance that a sample holds a reflection
-    keep = torch.rand(b, length, generator=generator, device=device) < density
+    keep = draws.rows(torch.rand, length) < density
     tail = noise * keep / density.sqrt() * torch.exp(-6.908 * t / rt60_s[:, None]) * (t >= 1e-3)
     scale = 10 ** (-direct_to_reverberant_db / 20) / tail.square().sum(-1).sqrt().clamp(min=EPS)
     h = tail * scale[:, None]
@@ -197,37 +229,32 @@ class Degrade(nn.Module):
         """Samples of raw material that a row needs."""
         return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
 
-    def forward(self, speech: Tensor, noise: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """`speech [B, L]`, `noise [B, K, L]`, L >= `crop` -> noisy and clean `[B, segment]`."""
+    def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """`speech [B, L]`, `noise [B, K, L]`, L >= `crop`, `seeds [B]` -> noisy and clean `[B, segment]`."""
         device, b, k = speech.device, speech.shape[0], noise.shape[1]
         sr, n = self.sample_rate, self.segment
-        g = torch.Generator(device).manual_seed(int(seed) % 2**63)
+        draws = RowDraws(seeds, 30 + 9 * k, device)
+        uniform, chance = draws.uniform, draws.chance
 
-        def uniform(low: float, high: float, *shape: int) -> Tensor:
-            return low + (high - low) * torch.rand(*shape, generator=g, device=device)
+        def factors(range_: tuple[float, float], *shape: int) -> Tensor:
+            return torch.where(chance(self.speed_p, *shape), uniform(*range_, *shape), 1.0)
 
-        def chance(p: float, *shape: int) -> Tensor:
-            return torch.rand(*shape, generator=g, device=device) < p
-
-        def factors(range_: tuple[float, float], count: int) -> Tensor:
-            return torch.where(chance(self.speed_p, count), uniform(*range_, count), 1.0)
-
-        speech = varispeed(speech, factors(self.speed, b), n)
+        speech = varispeed(speech, factors(self.speed), n)
 
         # Rooms and equalisers act in one product of spectra, long enough that nothing wraps round.
         tail = sr // 2
         n_fft = n + tail
-        h = statistical_rooms(uniform(*self.rt60_s, b), uniform(*self.drr_db, b), tail, sr, g)
+        h = statistical_rooms(uniform(*self.rt60_s), uniform(*self.drr_db), tail, sr, draws)
         if self.rooms is not None:
-            pick = torch.randint(len(self.rooms), (b,), generator=g, device=device)
+            pick = uniform(0, len(self.rooms)).long().clamp(max=len(self.rooms) - 1)
             measured = nn.functional.pad(self.rooms, (0, max(0, tail - self.rooms.shape[1])))[pick, :tail]
-            h = torch.where(chance(self.rooms_share, b)[:, None], measured, h)
+            h = torch.where(chance(self.rooms_share)[:, None], measured, h)
         dry = torch.zeros_like(h)
         dry[:, 0] = 1.0
-        h = torch.where(chance(self.reverb_p, b)[:, None], h, dry)
-        band = torch.where(chance(self.band_limit_p, b), uniform(3400, 7500, b), math.inf)
+        h = torch.where(chance(self.reverb_p)[:, None], h, dry)
+        band = torch.where(chance(self.band_limit_p), uniform(3400, 7500), math.inf)
         band_gain = low_pass(band, n_fft, sr)
-        voice = equaliser(uniform(-self.eq_db, self.eq_db, b, 6), n_fft, sr) * band_gain
+        voice = equaliser(uniform(-self.eq_db, self.eq_db, 6), n_fft, sr) * band_gain
         spectrum = torch.fft.rfft(speech, n_fft) * voice
         wet = torch.fft.irfft(spectrum * torch.fft.rfft(h, n_fft), n_fft)[:, :n]
         clean = torch.fft.irfft(spectrum * torch.fft.rfft(early_part(h, sr, self.early_s), n_fft), n_fft)[
@@ -236,33 +263,30 @@ class Degrade(nn.Module):
 
         # How many noises at once: mostly one.
         share = torch.tensor([0.6, 0.25, 0.15, *[0.05] * max(0, k - 3)][:k], device=device)
-        used = torch.arange(k, device=device) <= torch.multinomial(share, b, True, generator=g)[:, None]
+        edges = (share / share.sum()).cumsum(0)[:-1]
+        used = torch.arange(k, device=device) <= (uniform(0, 1, 1) >= edges).sum(1, keepdim=True)
         row = used.nonzero()[:, 0]
-        noise = varispeed(noise[used], factors(self.noise_speed, b * k)[used.flatten()], n)
-        colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, b * k, 6)[used.flatten()], n_fft, sr)
-        gain = 10 ** (
-            uniform(-self.interfering_gain_db, self.interfering_gain_db, b * k, 1)[used.flatten()] / 20
-        )
+        noise = varispeed(noise[used], factors(self.noise_speed, k)[used], n)
+        colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, k, 6)[used], n_fft, sr)
+        gain = 10 ** (uniform(-self.interfering_gain_db, self.interfering_gain_db, k, 1)[used] / 20)
         level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
         parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
         summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
         noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
         # Slow swings of level: passing cars, doors, a head that turns.
-        swing = nn.functional.interpolate(uniform(-15, 5, b, 1, 6), n, mode="linear", align_corners=True)[
-            :, 0
-        ]
-        noise = torch.where(chance(self.modulate_p, b)[:, None], noise * 10 ** (swing / 20), noise)
+        swing = nn.functional.interpolate(uniform(-15, 5, 1, 6), n, mode="linear", align_corners=True)[:, 0]
+        noise = torch.where(chance(self.modulate_p)[:, None], noise * 10 ** (swing / 20), noise)
 
-        snr = uniform(*self.snr_db, b)
-        u = torch.rand(b, generator=g, device=device)
-        snr = torch.where(u < self.high_snr, uniform(self.snr_db[1], 40, b), snr)
+        snr = uniform(*self.snr_db)
+        u = uniform(0, 1)
+        snr = torch.where(u < self.high_snr, uniform(self.snr_db[1], 40), snr)
         snr = torch.where(u > 1 - self.clean, math.inf, snr)
         noisy = wet + mix(wet, noise, snr, sr)
 
-        target_level = 10 ** (uniform(*self.level_dbfs, b) / 20)
+        target_level = 10 ** (uniform(*self.level_dbfs) / 20)
         scale = target_level / active_level(noisy, sr).clamp(min=1e-5)
         scale = torch.minimum(scale, 0.99 / noisy.abs().amax(-1).clamp(min=EPS))[:, None]
         noisy, clean = noisy * scale, clean * scale
-        limit = noisy.abs().amax(-1) * uniform(0.3, 0.9, b)
-        limit = torch.where(chance(self.clip_p, b), limit, math.inf)[:, None]
+        limit = noisy.abs().amax(-1) * uniform(0.3, 0.9)
+        limit = torch.where(chance(self.clip_p), limit, math.inf)[:, None]
         return torch.minimum(torch.maximum(noisy, -limit), limit), clean

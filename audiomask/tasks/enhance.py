@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-import soxr
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
@@ -24,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from audiomask import metrics, weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir, Utterance
-from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
+from audiomask.data.loading import Corpus, PackedAudio, SpeechAndNoise, pack, read_mono
+from audiomask.data.shards import INDEX, ShardedAudio
 from audiomask.data.simulate import Degrade
 from audiomask.losses import WeightedSum
 from audiomask.streaming import StreamingModel
@@ -61,6 +61,13 @@ class Enhance(pl.LightningModule):
         scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
         shown: validation clips that go to TensorBoard as audio and spectrograms.
         start_from: folder with weights of the same architecture to fine-tune (a run's `model/`).
+        compile: train through `torch.compile`; validation runs the network as it is.
+
+    Several processes (docs/scale.md): W of them with B rows each give the parameters of one with W B rows, up
+    to the rounding of float sums, where the loss is a mean over rows and nothing in the network looks across
+    them. Batch norms do: in training they normalise by the rows of their own process, unless
+    `--trainer.sync_batchnorm true`, which torch has for GPUs only. Of our losses, only the spectral
+    convergence of the multi-resolution STFT loss is no mean over rows.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class Enhance(pl.LightningModule):
         scored: int = 40,
         shown: int = 3,
         start_from: str | None = None,
+        compile: bool = False,
     ):
         super().__init__()
         if degrade.sample_rate != model.sample_rate:
@@ -89,6 +97,8 @@ class Enhance(pl.LightningModule):
         self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
+        if compile:
+            model.compile()  # in place: the names of the parameters stay
         self._clips: list[dict[str, float]] = []
 
     def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -99,7 +109,7 @@ class Enhance(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         with torch.no_grad():
-            noisy, clean = self.degrade(batch["speech"], batch["noise"], int(batch["seed"]))
+            noisy, clean = self.degrade(batch["speech"], batch["noise"], batch["seed"])
         total, parts, _ = self._compare(noisy, clean)
         self.log_dict(
             {"train/loss": total} | {f"train/{k}": v for k, v in parts.items()}, batch_size=len(noisy)
@@ -108,7 +118,8 @@ class Enhance(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         noisy, clean = batch["noisy"], batch["clean"]
-        with torch.autocast(noisy.device.type, enabled=False):  # as exported: in float32
+        # As exported: in float32, and not compiled, which would be done again for every length of a clip.
+        with torch.autocast(noisy.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             total, parts, estimate = self._compare(noisy, clean)
         self.log_dict(
             {"val/loss": total} | {f"val/{k}": v for k, v in parts.items()},
@@ -158,21 +169,28 @@ class Enhance(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Steps(Sampler[int]):
-    """Numbers of the batches from where the training stands to the end of its epoch.
+class Batches(Sampler[list[int]]):
+    """Row numbers of the batches of one process, from where the training stands to the end of its epoch.
 
-    They follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is one
-    further in a run resumed from a checkpoint written at the end of an epoch. Of `world` processes, each
-    takes every `world`-th number from its `rank` on: no two of them train on the same crops.
+    The rows of a run are counted through. Batch `i` of `world` processes is the next `world * batch_size` of
+    them, and each process takes its `batch_size` in the order of `rank`: two processes with B rows each train
+    on the rows of one process with 2 B.
+
+    Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
+    one further in a run resumed from a checkpoint written at the end of an epoch.
     """
 
-    def __init__(self, steps: int, position: Callable[[], int], rank: int = 0, world: int = 1):
-        self.steps, self.position, self.rank, self.world = steps, position, rank, world
+    def __init__(
+        self, steps: int, batch_size: int, position: Callable[[], int], rank: int = 0, world: int = 1
+    ):
+        self.steps, self.batch_size, self.position = steps, batch_size, position
+        self.rank, self.world = rank, world
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[list[int]]:
         start = self.position()
-        stop = start + self.steps - start % self.steps
-        return iter(range(start * self.world + self.rank, stop * self.world, self.world))
+        for batch in range(start, start + self.steps - start % self.steps):
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
 
     def __len__(self) -> int:
         return self.steps
@@ -205,23 +223,17 @@ class Pairs(Dataset[dict[str, Any]]):
         return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": u.key}
 
 
-def read_mono(data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav") -> np.ndarray:
-    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
-    x, rate = data.load(utterance, table)
-    mono = x.mean(0)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
-
-
 class NoisySpeech(pl.LightningDataModule):
     """Speech and noise for training, fixed pairs for validation.
 
     Args:
         train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its
-            kind.
-        valid: data directory of fixed pairs. music: data directory, optional.
+            kind. music: optional. Each of them may also be a folder of shards (see `data.shards`).
+        valid: data directory of fixed pairs.
         cache: folder for the packed corpora (see `data.loading`); made once, reused while the tables are
             unchanged.
-        batch_size, steps: rows of a batch, batches of an epoch (validation and checkpoints come at its end).
+        batch_size, steps: rows of a batch in each process, batches of an epoch (validation and checkpoints
+            come at its end).
         segment: samples of a training pair; crop: of the raw material, see `Degrade.crop` (0: half as
             much again).
         speech_weights, noise_weights, music_share, babble, synthetic, noises, seed: see `data.loading`.
@@ -283,28 +295,42 @@ class NoisySpeech(pl.LightningDataModule):
 
     def prepare_data(self) -> None:
         for path in filter(None, (self.train_dir, self.noise_dir, self.music_dir)):
-            self._pack(path)
+            if not (Path(path) / INDEX).exists():
+                self._pack(path)
+
+    def _corpus(self, path: str, weights: dict[str, float] | None = None) -> Corpus:
+        """Where crops come from; AudioError for weights of groups, which one shard at a time cannot keep."""
+        if not (Path(path) / INDEX).exists():
+            return PackedAudio(self._pack(path), weights)
+        if weights:
+            raise AudioError(
+                f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them"
+            )
+        assert self.trainer is not None
+        world = self.trainer.world_size
+        return ShardedAudio(
+            path, self.sample_rate, self.crop, self.batch_size, world, self.workers, self.seed
+        )
 
     def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
         dataset = SpeechAndNoise(
-            PackedAudio(self._pack(self.train_dir), self.speech_weights),
-            PackedAudio(self._pack(self.noise_dir), self.noise_weights),
-            self.batch_size,
+            self._corpus(self.train_dir, self.speech_weights),
+            self._corpus(self.noise_dir, self.noise_weights),
             self.crop,
-            steps=2**40,
-            music=PackedAudio(self._pack(self.music_dir)) if self.music_dir else None,
+            music=self._corpus(self.music_dir) if self.music_dir else None,
             seed=self.seed,
             **self.options,
         )
-        trainer = self.trainer
-        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
-        sampler = Steps(
+        batches = Batches(
             self.steps,
+            self.batch_size,
             lambda: trainer.global_step * trainer.accumulate_grad_batches,
             trainer.global_rank,
             trainer.world_size,
         )
-        return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=self.workers)
+        return DataLoader(dataset, batch_sampler=batches, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Pairs(self.valid_dir, self.sample_rate), batch_size=1)

@@ -15,6 +15,8 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -82,9 +84,10 @@ def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
             save_config_callback=None,
             run=False,
             args=["--config", str(config), *options],
-            trainer_defaults={"logger": False},
+            # The data modules divide the rows among the processes themselves.
+            trainer_defaults={"logger": False, "use_distributed_sampler": False},
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:
         raise AudioError(f"{config}: {error}") from error
 
 
@@ -102,13 +105,24 @@ def fit(
     """
     torch.set_float32_matmul_precision("high")
     cli = parse(config, options)
-    out.mkdir(parents=True, exist_ok=True)
-    text = cli.parser.dump(cli.config, skip_none=False)
-    (out / "config.yaml").write_text(text)
-    record = {"command": list(command), "git": _git_commit(), "versions": _versions(), "recipe": str(config)}
-    (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
-
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+        # Their shards are vectors: Muon finds no matrix, weight decay no weight, and no process a whole model.
+        raise AudioError(
+            f"{config}: the weights cannot be divided among processes; use ddp for trainer.strategy"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if trainer.is_global_zero:  # of several processes one writes
+        (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
+        record = {
+            "command": list(command),
+            "git": _git_commit(),
+            "versions": _versions(),
+            "recipe": str(config),
+            "processes": trainer.world_size,
+        }
+        (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config)
     saver = ModelCheckpoint(  # one file, overwritten after every epoch
@@ -122,7 +136,7 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
-    if not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
+    if trainer.is_global_zero and not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
         weights.save(out / "model", cli.model.model, model_config)
     return cli.model
 

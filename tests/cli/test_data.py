@@ -120,3 +120,23 @@ def test_errors(imported, cli, monkeypatch, words, code, message):
     assert answer.code == code
     assert message in answer.err
     assert not (imported / "out").exists()
+
+
+def test_shard(imported, cli):
+    pytest.importorskip("webdataset", reason="needs webdataset: pip install 'audiomask[train]'")
+    out = imported / "shards"
+    words = ("data", "shard", imported / "d", "-o", out, "--size", "0.01", "--rate", "8000")
+    answer = cli(*words)
+    assert answer.code == 0
+    assert "6 utterances in 6 shards" in answer.out  # each beyond 10 kB
+    assert json.loads((out / "shards.json").read_text())["sample_rate"] == 8000
+    answer = cli(*words)
+    assert answer.code == 1
+    assert "holds shards already; -f overwrites them" in answer.err
+    (imported / "speech" / "bob-1.wav").write_bytes(b"nonsense")
+    answer = cli(*words, "-f")
+    assert answer.code == 1
+    assert "5 utterances in 5 shards" in answer.out
+    assert "1 of 6 failed:" in answer.err
+    assert "bob-1.wav: not audio" in answer.err
+    assert len(list(out.glob("*.tar"))) == 5  # none is left of the six

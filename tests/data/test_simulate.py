@@ -92,9 +92,8 @@ def test_low_pass_stops_what_is_above():
 
 
 def test_rooms_have_the_reverberation_time_and_level_asked_for():
-    g = torch.Generator().manual_seed(0)
     rt60, drr = torch.tensor([0.3, 0.8]), torch.tensor([0.0, 10.0])
-    h = simulate.statistical_rooms(rt60, drr, RATE, RATE, g)
+    h = simulate.statistical_rooms(rt60, drr, RATE, RATE, simulate.RowDraws(torch.arange(2), 0))
     assert (h[:, 0] == 1).all()
     tail = h[:, 1:].square().sum(-1)
     assert torch.allclose(-10 * torch.log10(tail), drr, atol=0.01)
@@ -108,7 +107,7 @@ def test_rooms_have_the_reverberation_time_and_level_asked_for():
 def test_degrade_replays_a_seed_and_differs_between_seeds():
     degrade = simulate.Degrade(RATE, 16000)
     speech, noise = speechlike(4, degrade.crop / RATE + 0.01), torch.randn(4, 3, degrade.crop + 160)
-    a, b, c = degrade(speech, noise, 7), degrade(speech, noise, 7), degrade(speech, noise, 8)
+    a, b, c = (degrade(speech, noise, torch.arange(first, first + 4)) for first in (7, 7, 8))
     assert torch.equal(a[0], b[0])
     assert torch.equal(a[1], b[1])
     assert not torch.equal(a[0], c[0])
@@ -116,9 +115,48 @@ def test_degrade_replays_a_seed_and_differs_between_seeds():
     assert a[0].abs().max() <= 1
 
 
+@pytest.mark.parametrize("rooms", [None, torch.randn(3, 800)])
+def test_a_row_is_the_same_in_any_batch(rooms):
+    degrade = simulate.Degrade(RATE, 8000, rooms=rooms, reverb_p=0.7, clip_p=0.5)
+    speech, noise, seeds = speechlike(6), torch.randn(6, 3, 32000), torch.arange(6)
+    whole = degrade(speech, noise, seeds)
+    for rows in (slice(0, 3), slice(3, 6), slice(4, 5)):
+        part = degrade(speech[rows], noise[rows], seeds[rows])
+        for x, y in zip(part, whole, strict=True):
+            assert torch.allclose(x, y[rows], atol=1e-5)
+
+
+def test_numbers_are_spread_as_asked_and_no_row_or_kind_is_like_another():
+    draws = simulate.RowDraws(torch.arange(4000), 7)
+    u, v, c = draws.uniform(-2, 6), draws.uniform(0, 1, 2, 2), draws.chance(0.25, 2)
+    assert (float(u.mean()), float(u.std())) == pytest.approx((2, 8 / 12**0.5), abs=0.1)
+    assert -2 <= float(u.min()) <= float(u.max()) <= 6
+    assert v.shape == (4000, 2, 2)
+    assert c.float().mean() == pytest.approx(0.25, abs=0.02)
+    assert torch.corrcoef(torch.cat([u[:, None], v.flatten(1)], 1).T).fill_diagonal_(0).abs().max() < 0.06
+    assert torch.corrcoef(torch.stack([u[1:], u[:-1]]))[0, 1].abs() < 0.06  # neighbouring seeds
+    with pytest.raises(RuntimeError):
+        draws.uniform(0, 1)
+
+
+def test_mostly_one_noise_sometimes_more():
+    """Each slot is a tone of its own, so that the spectrum counts them."""
+    degrade = simulate.Degrade(RATE, 1600, snr_db=(0, 0), high_snr=0, clean=0, speed_p=0, modulate_p=0,
+                               clip_p=0, reverb_p=0, band_limit_p=0, interfering_gain_db=0,
+                               noise_eq_db=0)  # fmt: skip
+    t = torch.arange(4000) / RATE
+    tones = torch.stack([torch.sin(2 * math.pi * hz * t) for hz in (1000, 2000, 3000)])
+    noisy, _ = degrade(torch.full((150, 4000), 1e-3), tones.expand(150, 3, -1), torch.arange(150))
+    lines = torch.fft.rfft(noisy).abs()[:, [100, 200, 300]]
+    count = (lines > 0.1 * lines.amax(1, keepdim=True)).sum(1)
+    assert [(count == n).float().mean().item() for n in (1, 2, 3)] == pytest.approx(
+        [0.6, 0.25, 0.15], abs=0.1
+    )
+
+
 def test_clean_rows_are_untouched_by_noise():
     degrade = simulate.Degrade(RATE, 16000, clean=1.0, high_snr=0.0, reverb_p=0.0, clip_p=0.0)
-    noisy, clean = degrade(speechlike(4), torch.randn(4, 3, 32000), 0)
+    noisy, clean = degrade(speechlike(4), torch.randn(4, 3, 32000), torch.arange(4))
     assert torch.allclose(noisy, clean, atol=1e-6)
 
 
@@ -126,7 +164,7 @@ def test_snr_of_pairs_lies_in_the_range():
     degrade = simulate.Degrade(
         RATE, 32000, snr_db=(0, 10), clean=0, high_snr=0, reverb_p=0, clip_p=0, modulate_p=0
     )
-    noisy, clean = degrade(speechlike(16, 3.0), torch.randn(16, 3, 48000), 3)
+    noisy, clean = degrade(speechlike(16, 3.0), torch.randn(16, 3, 48000), torch.arange(16))
     noise = (noisy - clean).square().mean(-1).sqrt()
     snr = 20 * torch.log10(simulate.active_level(clean, RATE) / noise)
     assert snr.min() > -0.1
@@ -140,7 +178,8 @@ def test_silent_material_gives_finite_pairs(broken):
     speech, noise = speechlike(4), torch.randn(4, 3, 32000)
     (speech if broken == "speech" else noise).zero_()
     for seed in range(3):
-        assert all(x.isfinite().all() for x in degrade(speech, noise, seed))
+        seeds = torch.arange(4) + 4 * seed
+        assert all(x.isfinite().all() for x in degrade(speech, noise, seeds))
 
 
 def test_measured_rooms_start_with_the_direct_sound(tmp_path):
@@ -153,7 +192,7 @@ def test_measured_rooms_start_with_the_direct_sound(tmp_path):
     assert float(rooms[0, 0]) == pytest.approx(1.0)
     assert float(rooms[0, 250]) == pytest.approx(-0.5, abs=0.05)  # 500 samples later at twice the rate
     degrade = simulate.Degrade(RATE, 8000, reverb_p=1.0, rooms=str(tmp_path), rooms_share=1.0)
-    noisy, clean = degrade(speechlike(2), torch.zeros(2, 3, 32000), 0)
+    noisy, clean = degrade(speechlike(2), torch.zeros(2, 3, 32000), torch.arange(2))
     assert not torch.allclose(noisy, clean, atol=1e-3)  # the late part is in the one, not in the other
     audio.write(tmp_path / "room.wav", np.zeros((1, 100), np.float32), RATE, overwrite=True)
     with pytest.raises(AudioError, match="silent room"):

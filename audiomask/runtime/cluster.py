@@ -1,0 +1,180 @@
+"""The batch of `files.py` over the machines of a Ray cluster: the same code for a file, in more processes.
+
+The list of files goes through Ray Data, one actor per stream of files, which loads the model once. The files
+themselves are read and written by the actors, so every machine must see them under the same paths (a shared
+file system) and have the same audiomask installed.
+
+A worker that is lost (killed, out of memory, its machine gone) costs time and nothing else. Ray starts it
+anew and hands it the same files again; an output appears under its name only when it is whole, so each is
+there once or not yet, and what the dead worker had begun is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from audiomask.audio import AudioError, check_writable, remove_parts
+from audiomask.runtime.artifact import choose, resolve
+from audiomask.runtime.files import Job, Options, Report, enhance_file
+from audiomask.sources import Source
+
+ATTEMPTS = 4  # workers that may be lost with one file: Ray would go on for ever with one that kills them
+BLOCKS = 4096  # parts that the list is cut into: Ray plans every part, and a lost worker repeats at most one
+
+
+class Attempts:
+    """An actor that counts how often each file was begun."""
+
+    def __init__(self) -> None:
+        self.count: Counter[int] = Counter()
+
+    def begin(self, index: int) -> int:
+        self.count[index] += 1
+        return self.count[index]
+
+
+class Worker:
+    """What an actor is: a model, and a folder that relative paths start from.
+
+    A row `{"source": ..., "output": path, "index": n}` becomes a row of the report; a bad file is an `error`.
+    `attempts` is the handle of the `Attempts`.
+    """
+
+    def __init__(self, model: str | None, options: Options, folder: str, attempts: Any):
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            raise AudioError(f"{folder}: not seen from {os.uname().nodename} ({error.strerror})") from None
+        self.family, self.options, self.attempts = resolve(model), options, attempts
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        import ray
+
+        job = Job(Source(**row["source"]), Path(row["output"]))
+        try:
+            remove_parts(job.output)  # of a worker that was lost with this file
+            if ray.get(self.attempts.begin.remote(row["index"])) > ATTEMPTS:
+                raise AudioError(
+                    f"{job.source}: {ATTEMPTS} workers were lost with it, killed or out of memory; "
+                    "try it alone, without --ray"
+                )
+            report = self.finished(job) or enhance_file(job, self.family, self.options)
+        except AudioError as error:
+            report = Report(job, error=error)
+        return {
+            "index": row["index"],
+            "model": report.model,
+            "seconds": report.seconds,
+            "elapsed": report.elapsed,
+            "notes": "\n".join(report.notes),
+            "error": str(report.error or ""),
+        }
+
+    def finished(self, job: Job) -> Report | None:
+        """A report if a worker that was lost had written the output already.
+
+        The driver has seen that it did not exist, so it was written in this run. With `overwrite` that cannot
+        be known, and the file is done again.
+        """
+        if self.options.overwrite or not job.output.exists():
+            return None
+        with job.source.open() as reader:
+            model, seconds = choose(self.family, reader.info.rate).name, reader.info.seconds
+        note = f"{job.output}: its worker was lost right after writing it, and any warning about it with it"
+        return Report(job, model, seconds, notes=[note])
+
+
+def enhance_on_ray(
+    jobs: Iterable[Job], model: str | None, options: Options, address: str, workers: int | None = None
+) -> Iterator[Report]:
+    """As `files.enhance_batch`, on the cluster at `address` ("local": one of this machine, for this run).
+
+    `model` is resolved on each machine; `workers` files at once (default: all processors of the cluster). No
+    file may be its own output. Errors: `AudioError` for a cluster that cannot be reached or used; a bad file
+    is a report with `error`, and so is one that takes its workers with it.
+    """
+    import ray
+    import ray.data
+
+    jobs = list(jobs)
+    rows = []
+    for index, job in enumerate(jobs):
+        try:
+            check_writable(job.output, overwrite=options.overwrite)
+        except AudioError as error:
+            yield Report(job, error=error)
+        else:
+            rows.append({"index": index, "source": asdict(job.source), "output": str(job.output)})
+    if not rows:
+        return
+    missing = {row["index"] for row in rows}
+    try:
+        with _connected(address):
+            cpus = int(ray.cluster_resources().get("CPU", 0))
+            if cpus < options.threads:
+                raise AudioError(
+                    f"--ray {address}: it has {cpus} CPUs, too few for --threads {options.threads}"
+                )
+            size = min(workers or cpus, cpus // options.threads, len(rows))
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            attempts = ray.remote(num_cpus=0)(Attempts).remote()
+            actor: Any = Worker  # Ray's types know functions only
+            done = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
+                actor,
+                fn_constructor_args=(model, options, str(Path.cwd()), attempts),
+                # One file in flight: a short one must not wait behind a long one.
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+                num_cpus=options.threads,
+            )
+            for row in done.iter_rows():
+                index = int(row["index"])
+                missing.discard(index)
+                notes = row["notes"].split("\n") if row["notes"] else []
+                bad = AudioError(row["error"]) if row["error"] else None
+                yield Report(jobs[index], row["model"], row["seconds"], row["elapsed"], notes, bad)
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise AudioError(f"--ray {address}: the cluster gave up ({reason}); see its logs") from None
+    finally:
+        for lost in missing:
+            remove_parts(jobs[lost].output)
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """A connection to a cluster, and the signal handler that was there before."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data itself does
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AudioError(
+            f"--ray {address}: no cluster can be used there ({reason}); `ray start --head` starts one, "
+            "--ray local takes this machine"
+        ) from None
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # each lost worker would be a page of warnings
+    if main:
+        signal.signal(signal.SIGTERM, before)  # ray sets its own, and then nothing is cleaned up
+    try:
+        yield
+    finally:
+        ray.shutdown()

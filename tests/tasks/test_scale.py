@@ -1,0 +1,155 @@
+"""More than one process gives what one gives; data in shards resumes; the switches for speed do run."""
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from training import SIEVE, checkpoint, command, train, train_and_kill
+
+from audiomask.audio import AudioError
+from audiomask.data import shards
+from audiomask.data.kaldi import DataDir
+from audiomask.tasks.enhance import NoisySpeech
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TWO = {"trainer__devices": 2, "trainer__accelerator": "cpu", "trainer__strategy": "ddp"}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe, with Muon and averaged weights, for a network without batch norms: torch has SyncBatchNorm
+    for GPUs only."""
+    config = yaml.safe_load(SIEVE.read_text())
+    assert config["model"]["init_args"]["optimizer"] == "muon"
+    assert "EMAWeightAveraging" in config["trainer"]["callbacks"][0]["class_path"]
+    config["model"]["init_args"]["model"] = {
+        "class_path": "audiomask.models.cleanunet.CleanUNet",
+        "init_args": {"hidden": 16, "most": 32, "depth": 4, "blocks": 1, "width": 16, "heads": 2,
+                      "feed_forward": 24},
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tmp_path, recipe):
+    """Two started by the trainer, killed, resumed under torchrun, against one process that was left alone.
+
+    What AdamW moves agrees to float32. Muon orthogonalises in bfloat16, which makes of 1e-7 between two sums
+    of gradients up to a quarter of a step after six of them: there the distance is measured against how far
+    training went (other rows give about 1 and more).
+    """
+    from audiomask.tasks.fit import parse
+
+    options = {"recipe": recipe, "model__lr": 2e-4, "model__warmup": 1}
+    out = tmp_path / "two"
+    steps = train_and_kill(data, out, **TWO, **options) + 4
+    train(data, out, steps, start=TORCHRUN, **TWO, **options)
+    train(data, tmp_path / "one", steps, data__batch_size=4, **options)
+    one, two = checkpoint(tmp_path / "one"), checkpoint(out)
+    assert one["global_step"] == two["global_step"] == steps
+
+    words = command(data, out, steps, **options)
+    start = parse(recipe, words[words.index(str(recipe)) + 1 : -2]).model.model.state_dict()
+    matrices = 0
+    for kind, share in (("current_model_state", 0.5), ("state_dict", 0.1)):  # the weights, and their average
+        for name, value in one[kind].items():
+            apart = (value - two[kind][name]).norm()
+            if value.ndim > 1 and min(value.shape[0], value[0].numel()) >= 16:
+                matrices += 1
+                assert apart < share * (value - start[name.removeprefix("model.")]).norm(), f"{kind} {name}"
+            else:
+                assert torch.allclose(value, two[kind][name], atol=1e-5), f"{kind} {name}"
+    assert matrices
+
+
+@pytest.fixture(scope="module")
+def sharded(data):
+    """The speech of the mini corpus in shards."""
+    folder = data / "shards"
+    count, failed = shards.write(DataDir.read(data / "speech_train"), folder, 16000, shard_bytes=200_000)
+    assert count >= 3
+    assert not failed
+    return folder
+
+
+def loader(data, speech, step: int, rank: int = 0, **options):
+    """The batches that a training at `step` sees, without the training."""
+    module = NoisySpeech(
+        **{"train": str(speech), "noise": str(data / "noise_train"), "valid": "",
+           "cache": str(data / "cache"), "batch_size": 2, "steps": 1000, "segment": 8000, "workers": 2,
+           **options}
+    )  # fmt: skip
+    module.trainer = SimpleNamespace(
+        global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=1
+    )
+    return module.train_dataloader()
+
+
+def test_rows_of_shards_go_on_where_they_stopped(data, sharded):
+    """With two loading processes, from an odd step, across the end of a shard."""
+    whole = list(itertools.islice(loader(data, sharded, 0), 40))
+    resumed = list(itertools.islice(loader(data, sharded, 13), 27))
+    for a, b in zip(whole[13:], resumed, strict=True):
+        assert all(torch.equal(a[key], b[key]) for key in ("speech", "noise", "seed"))
+    assert not torch.equal(whole[0]["speech"], whole[1]["speech"])
+    corpus = loader(data, sharded, 0).dataset.speech
+    assert len({corpus.shard_of(row) for row in range(0, 80, 4)}) > 1
+
+
+def test_a_damaged_shard_stops_the_loading_process_with_its_name(data, sharded, tmp_path):
+    for path in sharded.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[: None if path.suffix == ".json" else 5000])
+    with pytest.raises(AudioError, match=r"shard-.*tar: .*copy it again"):
+        next(iter(loader(data, tmp_path, 0)))
+
+
+def test_shards_know_no_weights(data, sharded):
+    with pytest.raises(AudioError, match="without weights"):
+        loader(data, sharded, 0, speech_weights={"a": 1.0})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_on_shards_killed_and_resumed_equals_one_that_was_not(data, sharded, tmp_path):
+    options = {"data__train": sharded, "data__workers": 2}
+    out = tmp_path / "killed"
+    steps = train_and_kill(data, out, **options) + 5
+    train(data, out, steps, **options)
+    train(data, tmp_path / "whole", steps, **options)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(out)
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("strategy", "text"),
+    [("fsdp", "requires a GPU"), ("pytorch_lightning.strategies.ModelParallelStrategy", "use ddp")],
+)
+def test_sharded_weights_are_refused(data, tmp_path, strategy, text):
+    from audiomask.tasks.fit import fit
+
+    words = command(data, tmp_path / "out", 1, trainer__strategy=strategy, trainer__accelerator="cpu")
+    with pytest.raises(AudioError, match=text):
+        fit(SIEVE, tmp_path / "out", words[words.index(str(SIEVE)) + 1 : -2])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_bfloat16_and_compile_train_and_give_about_the_same(data, tmp_path):
+    train(data, tmp_path / "plain", 3)
+    train(data, tmp_path / "fast", 3, trainer__precision="bf16-mixed", model__compile=True)
+    plain, fast = (checkpoint(tmp_path / name)["current_model_state"] for name in ("plain", "fast"))
+    assert plain.keys() == fast.keys()  # compiled in place
+    same = 0
+    for name, value in plain.items():
+        if value.is_floating_point() and value.ndim > 1:
+            assert torch.allclose(value, fast[name], atol=1e-3), name
+            same += torch.equal(value, fast[name])
+    assert same < len(plain) / 2, "bfloat16 left no trace: was it on?"
