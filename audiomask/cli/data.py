@@ -118,6 +118,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("dir", type=Path, nargs="+")
     output(sub)
 
+    sub = action("convert", "write the audio anew, mono and at one rate, and list it", _convert)
+    sub.add_argument("dir", type=Path)
+    sub.add_argument("out", type=Path, help="gets audio/TABLE/*.wav and the tables that list them")
+    sub.add_argument("--rate", type=positive, required=True, metavar="HZ")
+    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
+    output(sub)
+
     sub = action("mix", "write fixed mixtures of speech and noise with their clean references", _mix)
     sub.add_argument("out", type=Path, help="gets noisy/*.wav, clean/*.wav and the tables that list them")
     sub.add_argument(
@@ -303,6 +310,17 @@ def _combine(args: argparse.Namespace) -> int:
     from audiomask.data.kaldi import DataDir, combine
 
     return _write_parts({args.out: combine(DataDir.read(d) for d in args.dir)}, args.force)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from audiomask.data.convert import convert
+    from audiomask.data.kaldi import DataDir, DataError
+
+    data = DataDir.read(args.dir)
+    if args.out.resolve() == args.dir.resolve():
+        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
+    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    return 0
 
 
 def _mix(args: argparse.Namespace) -> int:

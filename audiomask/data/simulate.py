@@ -266,3 +266,28 @@ class Degrade(nn.Module):
         limit = noisy.abs().amax(-1) * uniform(0.3, 0.9, b)
         limit = torch.where(chance(self.clip_p, b), limit, math.inf)[:, None]
         return torch.minimum(torch.maximum(noisy, -limit), limit), clean
+
+
+class Remix(nn.Module):
+    """Pairs as a corpus gives them: speech plus its own noise, or plus that of another row.
+
+    Takes the place of `Degrade` where noisy recordings come with their clean ones (`tasks.paired`). Dealing
+    the noises of a batch out anew makes mixtures that the corpus does not hold and leaves the levels of
+    speech and noise alone (Defossez et al. 2020, Real time speech enhancement in the waveform domain).
+
+    Args:
+        sample_rate: Hz. segment: samples of the pairs given out.
+        share: chance that a batch has its noises dealt out anew.
+    """
+
+    def __init__(self, sample_rate: int = 16000, segment: int = 32000, share: float = 1.0):
+        super().__init__()
+        self.sample_rate, self.segment, self.share = sample_rate, segment, share
+
+    def forward(self, speech: Tensor, noise: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """`speech [B, L]`, `noise [B, 1, L]`, L >= `segment` -> noisy and clean `[B, segment]`."""
+        g = torch.Generator().manual_seed(int(seed) % 2**63)
+        clean, noise = speech[:, : self.segment], noise[:, 0, : self.segment]
+        if float(torch.rand((), generator=g)) < self.share:
+            noise = noise[torch.randperm(len(noise), generator=g).to(noise.device)]
+        return clean + noise, clean
