@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 import hashlib
+import http.client
 import shutil
 import sys
 import tarfile
@@ -58,6 +59,8 @@ def read_list(path: Path) -> list[Archive]:
         parts = line.split("\t")
         try:
             name, url, size, checksum = parts
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"{url!r} is no address")
             if checksum != "-":
                 kind, _, digits = checksum.partition(":")
                 bytes.fromhex(digits)
@@ -133,7 +136,7 @@ def download(archive: Archive, part: Path, timeout: float = 60.0) -> None:
             "look at the corpus' page for its new address" if error.code in (403, 404, 410) else "try later"
         )
         raise Failure(f"{archive.url}: the server answers {error.code} {error.reason}; {remedy}") from None
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise Failure(f"{archive.url}: {reason}; the same command continues where it stopped") from None
 

@@ -207,6 +207,7 @@ def test_files_that_are_there_are_not_replaced(corpus):
     [
         ("one.zip http://x", ":1: want NAME, URL, SIZE, CHECKSUM"),
         ("one.zip\thttp://x\tbig\t-", ":1: want NAME"),
+        ("one.zip\tfile:///etc/passwd\t-\t-", "is no address"),
         ("one.zip\thttp://x\t1\tmd5:12", "no md5 checksum"),
         ("../one.zip\thttp://x\t1\t-", "not a plain file name"),
     ],
