@@ -17,9 +17,10 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import positive
+from audiomask.cli._common import note, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,9 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reads_audio(sub)
 
     sub = action("import", "make a data directory from a corpus on disk", _import)
-    sub.add_argument("layout", choices=("folder", "librispeech", "voicebank", "lhotse"))
+    sub.add_argument("layout", choices=("folder", "librispeech", "voicebank", "dns", "chime3", "lhotse"))
     sub.add_argument("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
-    sub.add_argument("out", type=Path, help="data directory (voicebank: one below it for each part)")
+    sub.add_argument(
+        "out", type=Path, help="data directory (voicebank, dns, chime3: one below it for each part)"
+    )
+    sub.add_argument(
+        "--bad-files",
+        choices=("stop", "skip"),
+        default="stop",
+        help="corrupt, double, without a partner: list them and stop (default), or leave them out",
+    )
+    sub.add_argument("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
+    sub.add_argument(
+        "--references", type=Path, metavar="DIR", help="layout chime3: the simulation's isolated_ext"
+    )
     sub.add_argument(
         "--speaker",
         default="folder",
@@ -104,6 +117,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub = action("combine", "put several data directories into one", _combine)
     sub.add_argument("out", type=Path)
     sub.add_argument("dir", type=Path, nargs="+")
+    output(sub)
+
+    sub = action("convert", "write the audio anew, mono and at one rate, and list it", _convert)
+    sub.add_argument("dir", type=Path)
+    sub.add_argument("out", type=Path, help="gets audio/TABLE/*.wav and the tables that list them")
+    sub.add_argument("--rate", type=positive, required=True, metavar="HZ")
+    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
     output(sub)
 
     sub = action("mix", "write fixed mixtures of speech and noise with their clean references", _mix)
@@ -194,25 +214,35 @@ def _fix(args: argparse.Namespace) -> int:
     else:
         out = _may_write(args.out, args.force)
     data.write(out)
-    for note in notes:
-        print(note)
+    for line in notes:
+        print(line)
     _say(data, out)
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from audiomask.data import importers
+    from audiomask.data import corpora, importers
 
-    if args.supervisions and args.layout != "lhotse":
-        raise UsageError(f"--supervisions goes with the layout lhotse, not {args.layout}")
+    for option, layout in (("supervisions", "lhotse"), ("channel", "chime3"), ("references", "chime3")):
+        if getattr(args, option) is not None and args.layout != layout:
+            raise UsageError(f"--{option} goes with the layout {layout}, not {args.layout}")
+    skipped: list[str] | None = [] if args.bad_files == "skip" else None
+    parts: dict[str, Any] = {}
     if args.layout == "voicebank":
-        parts = {args.out / name: part for name, part in importers.from_voicebank(args.source).items()}
+        parts = corpora.from_voicebank(args.source, skipped)
+    elif args.layout == "dns":
+        parts = corpora.from_dns(args.source, skipped)
+    elif args.layout == "chime3":
+        parts = corpora.from_chime3(args.source, args.channel or 5, args.references, skipped)
     elif args.layout == "lhotse":
-        parts = {args.out: importers.from_lhotse(args.source, args.supervisions)}
+        parts[""] = importers.from_lhotse(args.source, args.supervisions)
     elif args.layout == "librispeech":
-        parts = {args.out: importers.from_librispeech(args.source)}
+        parts[""] = importers.from_librispeech(args.source, skipped)
     else:
-        parts = {args.out: importers.from_folder(args.source, args.speaker)}
+        parts[""] = importers.from_folder(args.source, args.speaker, skipped)
+    for fault in skipped or []:
+        note(f"left out: {fault}")
+    parts = {args.out / name: part for name, part in parts.items()}
     return _write_parts(parts, args.force)
 
 
@@ -290,6 +320,17 @@ def _combine(args: argparse.Namespace) -> int:
     from audiomask.data.kaldi import DataDir, combine
 
     return _write_parts({args.out: combine(DataDir.read(d) for d in args.dir)}, args.force)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from audiomask.data.convert import convert
+    from audiomask.data.kaldi import DataDir, DataError
+
+    data = DataDir.read(args.dir)
+    if args.out.resolve() == args.dir.resolve():
+        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
+    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    return 0
 
 
 def _mix(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ an absolute folder to get a directory that works from anywhere.
 
 from __future__ import annotations
 
+import filecmp
 import gzip
 import json
 import re
@@ -19,35 +20,124 @@ from audiomask.data.kaldi import DataDir, DataError, invert
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".sph"}
 
 
-def _audio_files(folder: Path) -> list[Path]:
+def audio_files(folder: Path) -> list[Path]:
+    """All audio below `folder`, sorted, without hidden files (archives made on macOS hold `._NAME`)."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
     if not files:
         raise DataError(f"{folder}: no audio files below it ({', '.join(sorted(SUFFIXES))})")
     return files
 
 
-def _key(text: str) -> str:
+def as_key(text: str) -> str:
     """`text` as a key: no white space, no slash."""
     return re.sub(r"[\s/\\]+", "_", text)
 
 
-def _finish(wav: dict[str, str], utt2spk: dict[str, str], **more: dict[str, str]) -> DataDir:
-    """A DataDir with spk2utt and reco2dur filled in."""
-    durations = {}
-    for key, entry in wav.items():
-        durations[key] = f"{audio.info(entry).seconds:.4f}"
-    tables = {"wav.scp": wav, "utt2spk": utt2spk, "spk2utt": invert(utt2spk), "reco2dur": durations}
-    return DataDir({**tables, **{name.replace("_scp", ".scp"): table for name, table in more.items()}})
+def probe(path: Path) -> audio.AudioInfo:
+    """What the header says; AudioError if the file is no audio, empty, or ends before its header says so."""
+    with audio.Reader(path) as reader:
+        short = reader._short
+        if reader.info.format == "FLAC" and reader._file is not None:
+            try:
+                reader._file.seek(reader.info.frames - 1)
+                whole = reader.read(1).shape[1] == 1
+            except (RuntimeError, AudioError):  # libsndfile cannot seek to what is not there
+                whole = False
+            short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
+    if short:
+        raise AudioError(f"{path}: truncated: {short}; copy or unpack it again")
+    return reader.info
 
 
-def from_folder(folder: str | Path, speaker: str = "folder") -> DataDir:
+class Collector:
+    """A data directory in the making: entries as they are found, and what is wrong with them, file by file.
+
+    `finish` raises one DataError that lists all faults, so that a corpus is mended in one go. With a list
+    `skipped`, bad entries are left out instead and their faults appended to it. `seen`, shared by several
+    collectors, makes a recording that lies in two places a fault of the second.
+    """
+
+    SHOWN = 20  # faults in a message; a wrong folder may have thousands
+
+    def __init__(
+        self,
+        folder: Path,
+        skipped: list[str] | None = None,
+        seen: dict[tuple[str, int], list[Path]] | None = None,
+    ):
+        self.folder, self.skipped, self.seen = folder, skipped, seen
+        self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
+        self.faults: list[str] = []
+
+    def add(self, key: str, speaker: str, wav: Path, **partners: Path) -> None:
+        """A recording and, of its rate and length, its `partners` by table: `clean=` goes to clean.scp."""
+        if key in self.tables["wav.scp"]:
+            self.faults.append(
+                f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one"
+            )
+            return
+        before = len(self.faults)
+        info = self._info(wav)
+        for name, path in partners.items():
+            if not path.is_file():
+                self.faults.append(f"{wav}: its {name} partner {path} is missing; unpack the corpus again")
+                continue
+            other = self._info(path)
+            if info and other and (info.rate, info.frames) != (other.rate, other.frames):
+                self.faults.append(
+                    f"{path}: {other.frames} samples at {other.rate} Hz, but {wav} has {info.frames} at "
+                    f"{info.rate} Hz; unpack both again"
+                )
+        if self.seen is not None and info:
+            same = self.seen.setdefault((wav.name, wav.stat().st_size), [])
+            twin = next((p for p in same if filecmp.cmp(p, wav, shallow=False)), None)
+            if twin:
+                self.faults.append(f"{wav}: the same recording as {twin}; remove one of them")
+            same.append(wav)
+        if info is None or len(self.faults) > before:
+            return
+        self.tables["wav.scp"][key], self.tables["utt2spk"][key] = str(wav), speaker
+        self.tables["reco2dur"][key] = f"{info.seconds:.4f}"
+        for name, path in partners.items():
+            self.tables.setdefault(f"{name}.scp", {})[key] = str(path)
+
+    def _info(self, path: Path) -> audio.AudioInfo | None:
+        try:
+            return probe(path)
+        except AudioError as error:
+            self.faults.append(str(error))
+            return None
+
+    def finish(self, **more: dict[str, str]) -> DataDir:
+        """The directory, with the tables `more`; DataError for faults, and if nothing is left."""
+        shown = [f"  {fault}" for fault in self.faults[: self.SHOWN]]
+        if len(self.faults) > self.SHOWN:
+            shown.append(f"  and {len(self.faults) - self.SHOWN} more")
+        if self.faults and self.skipped is None:
+            raise DataError(
+                f"{self.folder}: {len(self.faults)} of its files cannot be used:\n"
+                + "\n".join(shown)
+                + "\nmend them, or leave them out with --bad-files skip"
+            )
+        if self.skipped is not None:
+            self.skipped += self.faults
+        if not self.tables["wav.scp"]:
+            raise DataError(f"{self.folder}: not one of its files can be used\n" + "\n".join(shown))
+        return DataDir({**self.tables, "spk2utt": invert(self.tables["utt2spk"]), **more})
+
+
+def from_folder(folder: str | Path, speaker: str = "folder", skipped: list[str] | None = None) -> DataDir:
     """Any folder of audio, recursively.
 
     `speaker` (the kind, for noise): "folder", that of the file; "file", each file its own; or a regular
     expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH: so the
-    order by utterance is the order by speaker, which Kaldi's tools need.
+    order by utterance is the order by speaker, which Kaldi's tools need. `skipped`: see `Collector`.
     """
     folder = Path(folder)
     pattern = None
@@ -60,37 +150,34 @@ def from_folder(folder: str | Path, speaker: str = "folder") -> DataDir:
             raise DataError(
                 f"speaker pattern {speaker!r} has no group; put ( ) round the speaker, as in '([^/-]+)-'"
             )
-    wav: dict[str, str] = {}
-    utt2spk: dict[str, str] = {}
-    for path in _audio_files(folder):
+    found = Collector(folder, skipped)
+    for path in audio_files(folder):
         inside = path.relative_to(folder)
-        stem = _key(str(inside.with_suffix("")))
+        stem = as_key(str(inside.with_suffix("")))
         if pattern is not None:
             match = pattern.search(inside.as_posix())
             if not match or not match.group(1):
                 raise DataError(f"{path}: the speaker pattern {speaker!r} does not match")
-            who = _key(match.group(1))
+            who = as_key(match.group(1))
         else:
-            who = stem if speaker == "file" else _key(inside.parent.name or folder.resolve().name)
-        key = stem if stem.startswith(who) else f"{who}-{stem}"
-        if key in wav:
-            raise DataError(f"{path}: makes the same key {key} as {wav[key]}; rename one")
-        wav[key], utt2spk[key] = str(path), who
-    return _finish(wav, utt2spk)
+            who = stem if speaker == "file" else as_key(inside.parent.name or folder.resolve().name)
+        found.add(stem if stem.startswith(who) else f"{who}-{stem}", who, path)
+    return found.finish()
 
 
-def from_librispeech(folder: str | Path) -> DataDir:
+def from_librispeech(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
     """LibriSpeech's layout, READER/CHAPTER/READER-CHAPTER-NUMBER.flac with .trans.txt beside.
 
-    Also flat folders.
+    Also flat folders. `skipped`: see `Collector`.
     """
     folder = Path(folder)
-    wav, utt2spk, text = {}, {}, {}
-    for path in _audio_files(folder):
+    found, text = Collector(folder, skipped), {}
+    for path in audio_files(folder):
         parts = path.stem.split("-")
         if len(parts) != 3 or not all(p.isdigit() for p in parts):
             raise DataError(f"{path}: not a LibriSpeech name (READER-CHAPTER-NUMBER); use `import folder`")
-        wav[path.stem], utt2spk[path.stem] = str(path), parts[0]
+        found.add(path.stem, parts[0], path)
+    wav = found.tables["wav.scp"]
     for transcript in sorted(folder.rglob("*.trans.txt")):
         for line in transcript.read_text(encoding="utf-8").splitlines():
             key, _, words = line.partition(" ")
@@ -100,31 +187,7 @@ def from_librispeech(folder: str | Path) -> DataDir:
         raise DataError(
             f"{folder}: {len(wav) - len(text)} utterances have no transcript; complete or remove *.trans.txt"
         )
-    return _finish(wav, utt2spk, **({"text": text} if text else {}))
-
-
-def from_voicebank(folder: str | Path) -> dict[str, DataDir]:
-    """VoiceBank+DEMAND as distributed: clean_X_wav and noisy_X_wav (X: trainset_28spk, trainset_56spk,
-    testset, ...).
-
-    Returns a directory for each X, with wav.scp the noisy and clean.scp the clean recordings.
-    """
-    folder = Path(folder)
-    out = {}
-    for noisy in sorted(folder.glob("noisy_*_wav")):
-        part = noisy.name.removeprefix("noisy_").removesuffix("_wav")
-        clean = folder / f"clean_{part}_wav"
-        wav, clean_scp, utt2spk = {}, {}, {}
-        for path in _audio_files(noisy):
-            partner = clean / path.name
-            if not partner.is_file():
-                raise DataError(f"{path}: its clean partner {partner} is missing; unpack the corpus again")
-            wav[path.stem], clean_scp[path.stem] = str(path), str(partner)
-            utt2spk[path.stem] = path.stem.split("_")[0]
-        out[part] = _finish(wav, utt2spk, clean_scp=clean_scp)
-    if not out:
-        raise DataError(f"{folder}: no noisy_*_wav folders; this is not the layout of VoiceBank+DEMAND")
-    return out
+    return found.finish(**({"text": text} if text else {}))
 
 
 def _json_lines(path: Path) -> Iterator[dict]:
@@ -154,18 +217,18 @@ def from_lhotse(recordings: str | Path, supervisions: str | Path | None = None) 
         if len(sources) != 1 or sources[0].get("type") not in ("file", "command"):
             raise DataError(f"{recordings}: {item['id']}: need exactly one source, a file or a command")
         source = sources[0]
-        key = _key(item["id"])
+        key = as_key(item["id"])
         wav[key] = source["source"] + (" |" if source["type"] == "command" else "")
         durations[key] = f"{item['duration']:.4f}"
     tables = {"wav.scp": wav, "reco2dur": durations}
     if supervisions is not None:
         segments, utt2spk, text = {}, {}, {}
         for item in _json_lines(Path(supervisions)):
-            key, recording, start = _key(item["id"]), _key(item["recording_id"]), float(item["start"])
+            key, recording, start = as_key(item["id"]), as_key(item["recording_id"]), float(item["start"])
             if recording not in wav:
                 raise DataError(f"{supervisions}: {item['id']}: unknown recording {item['recording_id']}")
             segments[key] = f"{recording} {start:.4f} {start + float(item['duration']):.4f}"
-            utt2spk[key] = _key(item.get("speaker") or key)
+            utt2spk[key] = as_key(item.get("speaker") or key)
             text[key] = item.get("text") or ""
         whole = set(segments) == set(wav) and all(
             segments[k] == f"{k} 0.0000 {durations[k]}" for k in segments

@@ -173,13 +173,17 @@ class PackedAudio:
     def seek(self, row: int) -> None:
         """Nothing to do: every row is drawn from the whole corpus."""
 
+    def draw(self, rng: np.random.Generator) -> int:
+        """The number of a recording, by the weights and the lengths."""
+        return min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
+
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """Samples `[length]` float32 from a random place.
 
         A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random
         among zeros (`"pad"`, right for speech, which then also teaches silence).
         """
-        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
+        i = self.draw(rng)
         start, n = self.offsets[i], self.lengths[i]
 
         def read(at: int, count: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask import metrics, weights
 from audiomask.audio import AudioError
+from audiomask.data.augment import Augment
 from audiomask.data.kaldi import DataDir, Utterance
 from audiomask.data.loading import Corpus, PackedAudio, SpeechAndNoise, pack, read_mono
 from audiomask.data.shards import INDEX, ShardedAudio
@@ -54,7 +56,7 @@ class Enhance(pl.LightningModule):
         model: what is trained; `[B, 1, T]` -> `[B, 1, T]`.
         loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal
             first, so that loud and quiet rows count alike.
-        degrade: makes the pairs.
+        degrade: makes the pairs, or augments those of a corpus (`Augment`, with `tasks.paired`).
         optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
         lr, betas, weight_decay: of it; biases, norms and embeddings are not decayed.
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
@@ -74,7 +76,7 @@ class Enhance(pl.LightningModule):
         self,
         model: StreamingModel,
         loss: WeightedSum,
-        degrade: Degrade,
+        degrade: Degrade | Augment,
         optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 1.5e-3,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -223,6 +225,40 @@ class Pairs(Dataset[dict[str, Any]]):
         return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": u.key}
 
 
+def packed(
+    data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
+) -> Path:
+    """The packed corpus (see `data.loading`) of what `read` gives for each utterance; made if missing.
+
+    Its name holds a hash of what it depends on: the place of `data` and its `tables`, comma-separated stems.
+    """
+    names = (*(f"{stem}.scp" for stem in tables.split(",")), "segments", "utt2spk")
+    digest = hashlib.sha256(
+        json.dumps(
+            [str(data.path.resolve()), {name: data.tables.get(name) for name in names}], sort_keys=True
+        ).encode()
+    ).hexdigest()
+    prefix = cache / f"{data.path.resolve().name}-{sample_rate}-{digest[:12]}"
+    if not prefix.with_suffix(".json").exists():
+        pack(((u.key, u.speaker or u.key, partial(read, u)) for u in data.utterances()), prefix, sample_rate)
+    return prefix
+
+
+def batches(
+    trainer: pl.Trainer | None, dataset: Dataset[dict[str, Tensor]], steps: int, batch_size: int, workers: int
+) -> DataLoader:
+    """Loader of `steps` batches of numbered rows an epoch, which go on from where the trainer stands."""
+    assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
+    sampler = Batches(
+        steps,
+        batch_size,
+        lambda: trainer.global_step * trainer.accumulate_grad_batches,
+        trainer.global_rank,
+        trainer.world_size,
+    )
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+
+
 class NoisySpeech(pl.LightningDataModule):
     """Speech and noise for training, fixed pairs for validation.
 
@@ -276,22 +312,9 @@ class NoisySpeech(pl.LightningDataModule):
         self.seed = seed
 
     def _pack(self, path: str) -> Path:
-        """The packed corpus of a data directory, named after a hash of its tables; made if missing."""
+        """The packed corpus of a data directory; made if missing."""
         data = DataDir.read(path)
-        tables = {name: data.tables.get(name) for name in ("wav.scp", "segments", "utt2spk")}
-        digest = hashlib.sha256(
-            json.dumps([str(data.path.resolve()), tables], sort_keys=True).encode()
-        ).hexdigest()
-        prefix = self.cache / f"{Path(path).resolve().name}-{self.sample_rate}-{digest[:12]}"
-        if not prefix.with_suffix(".json").exists():
-
-            def reader(u: Utterance) -> Callable[[], np.ndarray]:
-                return lambda: read_mono(data, u, self.sample_rate)
-
-            pack(
-                ((u.key, u.speaker or u.key, reader(u)) for u in data.utterances()), prefix, self.sample_rate
-            )
-        return prefix
+        return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
 
     def prepare_data(self) -> None:
         for path in filter(None, (self.train_dir, self.noise_dir, self.music_dir)):
@@ -323,14 +346,7 @@ class NoisySpeech(pl.LightningDataModule):
             seed=self.seed,
             **self.options,
         )
-        batches = Batches(
-            self.steps,
-            self.batch_size,
-            lambda: trainer.global_step * trainer.accumulate_grad_batches,
-            trainer.global_rank,
-            trainer.world_size,
-        )
-        return DataLoader(dataset, batch_sampler=batches, num_workers=self.workers)
+        return batches(trainer, dataset, self.steps, self.batch_size, self.workers)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Pairs(self.valid_dir, self.sample_rate), batch_size=1)

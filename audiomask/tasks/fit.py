@@ -107,7 +107,7 @@ def fit(
     cli = parse(config, options)
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        # Their shards are vectors: Muon finds no matrix, weight decay no weight, and no process a whole model.
+        # Their shards are vectors: Muon finds no matrix, weight decay no weight, no process a model.
         raise AudioError(
             f"{config}: the weights cannot be divided among processes; use ddp for trainer.strategy"
         )

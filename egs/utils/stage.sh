@@ -4,8 +4,11 @@
 #   stage 1 fetch corpus conf/fetch.yaml     # runs fetch, which reads these files and folders
 #
 # A finished stage leaves $marks/FUNCTION with a hash of the function's text, of the options that the text names, of
-# the files and folders it reads, and of the marks of the stages before it; when all are the same, it is skipped.
-# Needs the variables stage, stop_stage and marks.
+# the files it reads, of the names, sizes and times of the files in the folders it reads (a corpus is too large to be
+# read again), and of the marks of the stages before it; when all are the same, it is skipped.
+# Needs the variables stage, stop_stage and exp; marks is $exp/.marks. For the function, fresh is "--fresh", or nothing if an attempt with
+# the same hash was cut short: a training is then continued.
+marks=$exp/.marks
 stages_before=""
 
 stage() {
@@ -19,7 +22,8 @@ stage() {
     echo "$stages_before"
     for name in "$@"; do
       [ -e "$name" ] || { echo "$0: error: stage $number ($step) reads $name, which does not exist" >&2; exit 1; }
-      find "$name" -type f -not -name '.*' -print0 | sort -z | xargs -0 -r sha256sum
+      if [ -d "$name" ]; then find -L "$name" -type f -not -name '.*' -printf '%P %s %T@\n' | sort
+      else sha256sum "$name"; fi
     done
   } | sha256sum) || exit 1
   stages_before=$hash
@@ -31,6 +35,10 @@ stage() {
   echo "== stage $number: $step"
   mkdir -p "$marks"
   rm -f "$marks/$step"
+  fresh=--fresh
+  if [ "$(cat "$marks.started" 2> /dev/null)" = "$step $hash" ]; then fresh=""; fi
+  echo "$step $hash" > "$marks.started"
   "$step"
   echo "$hash" > "$marks/$step"
+  rm "$marks.started"
 }

@@ -50,6 +50,17 @@ def test_import_validate_fix(imported, cli):
     assert (imported / "d" / ".backup" / "wav.scp").read_text() == before
 
 
+def test_import_leaves_bad_files_out_when_asked(corpus, cli):
+    (corpus / "speech/bob-1.wav").write_bytes(b"")
+    words = ("data", "import", "folder", corpus / "speech", corpus / "d")
+    answer = cli(*words)
+    assert (answer.code, "bob-1.wav: is empty" in answer.err) == (1, True)
+    assert not (corpus / "d").exists()
+    answer = cli(*words, "--bad-files", "skip")
+    assert (answer.code, "left out: " in answer.err, "bob-1.wav" in answer.err) == (0, True, True)
+    assert len(DataDir.read(corpus / "d").recordings) == 5
+
+
 def test_split_subset_combine(imported, cli):
     d, out = imported / "d", imported / "parts"
     assert cli("data", "split", d, out, "--ratio", "train=2,valid=1").code == 0
@@ -86,6 +97,25 @@ def test_mix_then_lhotse_and_back(imported, cli):
     assert cli("data", "validate", imported / "back").code == 0
 
 
+def test_convert(imported, cli):
+    words = ("data", "mix", imported / "m", "--speech", imported / "d", "--noise", imported / "n")
+    assert cli(*words, "--count", 2, "--seconds", 0.3, 0.3).code == 0
+    answer = cli("data", "convert", imported / "m", imported / "c", "--rate", 8000)
+    assert answer.code == 0, answer.err
+    assert cli("data", "validate", imported / "c").code == 0
+    old, new = DataDir.read(imported / "m"), DataDir.read(imported / "c")
+    assert old.tables.keys() == new.tables.keys()
+    for table in ("wav.scp", "clean.scp"):
+        key = new.recordings[0]
+        x, rate = audio.read(imported / "m" / old.tables[table][key])
+        y, half = audio.read(imported / "c" / new.tables[table][key])
+        assert (rate, half) == (16000, 8000)
+        low = np.fft.rfft(x[0])[: y.shape[1] // 4] / 2  # the lower half of what is left
+        assert np.abs(np.fft.rfft(y[0])[: len(low)] - low).max() < 0.02 * np.abs(low).max()
+    answer = cli("data", "convert", imported / "m", imported / "m", "--rate", 8000, "-f")
+    assert (answer.code, "give another" in answer.err) == (1, True)
+
+
 def test_what_exists_is_kept(imported, cli):
     words = ("data", "import", "folder", imported / "noise", imported / "d")
     answer = cli(*words)
@@ -110,6 +140,9 @@ def test_what_exists_is_kept(imported, cli):
         (["subset", "d", "out", "--keys", "nowhere"], 1, "cannot read"),
         (["import", "librispeech", "speech", "out"], 1, "not a LibriSpeech name"),
         (["import", "folder", "speech", "out", "--supervisions", "x"], 2, "goes with the layout lhotse"),
+        (["import", "folder", "speech", "out", "--channel", "5"], 2, "goes with the layout chime3"),
+        (["import", "dns", "speech", "out"], 1, "speech/clean: no such folder"),
+        (["import", "chime3", "speech", "out", "--channel", "9"], 1, "channels 1 to 6"),
         (["mix", "out", "--speech", "d", "--noise", "n", "--snr", "9", "1"], 1, "lower bound first"),
         (["sort", "d"], 2, "invalid choice"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from audiomask import audio
 from audiomask.data.health import validate
-from audiomask.data.importers import from_folder, from_lhotse, from_librispeech, from_voicebank, to_lhotse
+from audiomask.data.importers import from_folder, from_lhotse, from_librispeech, to_lhotse
 from audiomask.data.kaldi import DataDir, DataError
 
 
@@ -66,22 +66,6 @@ def test_librispeech_with_transcripts(tmp_path):
     sound(tmp_path / "in" / "other.wav")
     with pytest.raises(DataError, match="not a LibriSpeech name"):
         from_librispeech(tmp_path / "in")
-
-
-def test_voicebank_demand_pairs(tmp_path):
-    for part in ("trainset_28spk", "testset"):
-        for kind in ("clean", "noisy"):
-            sound(tmp_path / f"{kind}_{part}_wav" / "p226_001.wav", rate=48000)
-    parts = from_voicebank(tmp_path)
-    assert set(parts) == {"trainset_28spk", "testset"}
-    data = sound_directory(parts["testset"], tmp_path)
-    assert data.speakers == ["p226"]
-    assert data.tables["clean.scp"]["p226_001"].endswith("clean_testset_wav/p226_001.wav")
-    (tmp_path / "clean_testset_wav" / "p226_001.wav").unlink()
-    with pytest.raises(DataError, match="its clean partner"):
-        from_voicebank(tmp_path)
-    with pytest.raises(DataError, match="not the layout of VoiceBank"):
-        from_voicebank(tmp_path / "out")
 
 
 @pytest.mark.parametrize("segmented", [False, True])

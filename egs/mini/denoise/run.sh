@@ -15,12 +15,13 @@ max_steps=80
 batch_size=4
 mixtures=24
 seed=0
+cmd=local
 
-. ./cmd.sh
 . ../../utils/parse_options.sh
 . ./path.sh
-marks=$exp/.marks
+. ./cmd.sh
 . ../../utils/stage.sh
+. ../../utils/denoise.sh
 
 prepare() { # data directories: readers are speakers, kinds of noise take their place for noise
   for part in train valid; do
@@ -39,11 +40,8 @@ train() { # far too short for a good model: the point is that every step runs
     --data.steps "$max_steps" --trainer.max_steps "$max_steps" --model.warmup 10 \
     --seed_everything "$seed" --out "$exp" --fresh
 }
-export_model() { # one file that needs no torch, checked against the network it came from
-  audiomask export "$exp" -o "$exp/model.onnx" --check -f
-}
 enhance() {
-  audiomask enhance "$data/mixtures" -m "$exp/model.onnx" -o "$exp/enhanced" -f -q
+  $enhance_cmd audiomask enhance "$data/mixtures" -m "$exp/model.onnx" -o "$exp/enhanced" -f -q
   audiomask score --ref "$data/mixtures/clean.scp" --noisy "$data/mixtures" --est "$exp/enhanced" \
     --json "$exp/scores.json" -f
 }

@@ -1,0 +1,165 @@
+"""Corpora of speech enhancement as they are distributed: VoiceBank+DEMAND, the DNS challenge, CHiME-3.
+
+Each function takes the folder that holds the unpacked corpus and returns data directories by name. A missing
+partner, a corrupt file, two files for one key: all are found before anything is written, see
+`importers.Collector`, whose `skipped` every function takes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from audiomask.data.importers import Collector, as_key, audio_files
+from audiomask.data.kaldi import DataDir, DataError
+
+CHIME3_CHANNELS = range(1, 7)  # of the tablet; CH0 is the speaker's headset, on a recorder of its own
+
+
+def from_voicebank(folder: str | Path, skipped: list[str] | None = None) -> dict[str, DataDir]:
+    """VoiceBank+DEMAND as distributed (Edinburgh DataShare 10283/2791): clean_X_wav and noisy_X_wav, X being
+    trainset_28spk, trainset_56spk or testset.
+
+    Returns a directory for each X, with wav.scp the noisy and clean.scp the clean recordings. No utterance
+    may be in two of them: what is tested on must not be trained on.
+    """
+    folder = Path(folder)
+    out: dict[str, DataDir] = {}
+    for noisy in sorted(folder.glob("noisy_*_wav")):
+        part = noisy.name.removeprefix("noisy_").removesuffix("_wav")
+        clean = folder / f"clean_{part}_wav"
+        found = Collector(noisy, skipped)
+        for path in audio_files(noisy):
+            inside = [p for p, data in out.items() if path.stem in data.tables["wav.scp"]]
+            if inside:
+                found.faults.append(f"{path}: {path.stem} is in {inside[0]} too; remove it from one of them")
+                continue
+            found.add(path.stem, path.stem.split("_")[0], path, clean=clean / path.relative_to(noisy))
+        for path in audio_files(clean):
+            if not (noisy / path.relative_to(clean)).is_file():
+                found.faults.append(f"{path}: its noisy partner is missing in {noisy}; unpack it again")
+        out[part] = found.finish()
+    if not out:
+        raise DataError(f"{folder}: no noisy_*_wav folders; this is not the layout of VoiceBank+DEMAND")
+    return out
+
+
+def from_dns(folder: str | Path, skipped: list[str] | None = None) -> dict[str, DataDir]:
+    """The DNS challenge of 2020 and 2021: datasets/{clean,noise,impulse_responses,test_set}; `folder` is
+    `datasets` or the folder round it.
+
+    Returns `clean` (speakers: the reader in book_B_chp_C_reader_R_N, or else the folder), `noise` (every clip
+    its own kind, for the names do not tell) and, where they are, `rooms` (impulse responses, kind: the room)
+    and `test_no_reverb`, `test_with_reverb`: pairs by the number after `_fileid_`. A recording that lies in
+    two folders, as after unpacking two editions over each other, is a fault.
+    """
+    root = Path(folder)
+    root = root / "datasets" if (root / "datasets").is_dir() else root
+    seen: dict[tuple[str, int], list[Path]] = {}
+    out = {}
+    for name in ("clean", "noise", "impulse_responses"):
+        part = root / name
+        if name == "impulse_responses" and not part.is_dir():
+            continue  # the edition of 2020 has none
+        found = Collector(part, skipped, seen)
+        for path in audio_files(part):
+            inside = path.relative_to(part)
+            stem = as_key(str(inside.with_suffix("")))
+            if name == "impulse_responses":
+                if "noise" in path.name:
+                    continue  # OpenSLR 28 keeps recordings of the rooms' own noise among their responses
+                found.add(stem, as_key(str(inside.parent)), path)
+            elif name == "clean":
+                reader = re.search(r"reader_\d+", path.stem)
+                who = reader.group() if reader else as_key(inside.parts[0] if len(inside.parts) > 1 else stem)
+                found.add(f"{who}-{stem}", who, path)
+            else:
+                found.add(stem, stem, path)
+        out["rooms" if name == "impulse_responses" else name] = found.finish()
+    for part in sorted(root.glob("test_set/synthetic/*/noisy")):
+        out[f"test_{part.parent.name}"] = _dns_pairs(part, skipped)
+    return out
+
+
+def _dns_pairs(noisy: Path, skipped: list[str] | None) -> DataDir:
+    """The pairs of `noisy` and the folder `clean` beside it, keys fileid_N."""
+    found, clean = Collector(noisy, skipped), noisy.parent / "clean"
+    sides: list[dict[str, Path]] = [{}, {}]
+    for side, folder in zip(sides, (noisy, clean), strict=True):
+        for path in audio_files(folder):
+            match = re.search(r"fileid_\d+$", path.stem)
+            if not match:
+                found.faults.append(f"{path}: its name does not end in _fileid_NUMBER; remove or rename it")
+            elif match.group() in side:
+                found.faults.append(
+                    f"{path}: makes the same key {match.group()} as {side[match.group()]}; remove one"
+                )
+            else:
+                side[match.group()] = path
+    for key, path in sides[0].items():
+        found.add(key, key, path, clean=sides[1].get(key, clean / f"clean_{key}.wav"))
+    for key in sides[1].keys() - sides[0].keys():
+        found.faults.append(f"{sides[1][key]}: no *_{key}.wav in {noisy}; unpack it again")
+    return found.finish()
+
+
+def from_chime3(
+    folder: str | Path,
+    channel: int = 5,
+    references: str | Path | None = None,
+    skipped: list[str] | None = None,
+) -> dict[str, DataDir]:
+    """CHiME-3 (LDC2017S24): data/audio/16kHz/{isolated,backgrounds}, a file for each channel.
+
+    Returns what is there of {tr05,dt05,et05}_{simu,real,bth} and tr05_org (the clean WSJ0 utterances that the
+    simulation starts from), keys as Kaldi's recipe makes them (F01_050C0101_BUS_SIMU), and `noise`, the
+    backgrounds, whose kind is the environment. wav.scp lists `channel` (Kaldi's baseline takes the fifth) and
+    ch1.scp to ch6.scp all of them, so that a model of several channels finds the same moment in each.
+
+    The corpus holds no clean image of the simulated speech at the microphones: the simulation filters and
+    scales it. The organisers' script as patched for ESPnet writes it, to isolated_ext/X_simu/*.CHn.Clean.wav;
+    with `references` naming that folder the simulated parts get a clean.scp.
+    """
+    root = Path(folder) / "data/audio/16kHz"
+    if channel not in CHIME3_CHANNELS:
+        raise DataError(f"channel {channel}: the tablet has the channels 1 to 6")
+    if not (root / "isolated").is_dir():
+        raise DataError(f"{root}/isolated: no such folder; name the folder CHiME3 that holds data/audio")
+    parts: dict[str, list[Path]] = {}
+    for part in sorted((root / "isolated").iterdir()):
+        if match := re.fullmatch(r"(tr05|dt05|et05)(?:_(?:bus|caf|ped|str))?_(simu|real|bth|org)", part.name):
+            parts.setdefault("_".join(match.groups()), []).append(part)
+    if (root / "backgrounds").is_dir():
+        parts["noise"] = [root / "backgrounds"]
+    if not parts:
+        raise DataError(f"{root}/isolated: no folders such as tr05_bus_simu; this is not CHiME-3's layout")
+    out = {}
+    for name, folders in parts.items():
+        found = Collector(folders[0] if len(folders) == 1 else root / "isolated", skipped)
+        for part in folders:
+            stems: dict[str, Path] = {}
+            for path in audio_files(part):
+                if match := re.fullmatch(r"(.+)\.CH[1-6]", path.stem):
+                    stems.setdefault(match.group(1), part)
+                elif name.endswith("_org"):
+                    found.add(path.stem, path.stem.split("_")[0], path)
+                elif not path.stem.endswith(".CH0"):
+                    found.faults.append(
+                        f"{path}: not a CHiME-3 name (SPEAKER_PROMPT_PLACE.CHn.wav); remove it"
+                    )
+            for stem in stems:
+                kind = name.rpartition("_")[2]
+                channels = {f"ch{n}": part / f"{stem}.CH{n}.wav" for n in CHIME3_CHANNELS}
+                wav = channels[f"ch{channel}"]
+                if not wav.is_file():
+                    found.faults.append(f"{wav}: missing, other channels of it are there; unpack it again")
+                    continue
+                if kind == "simu" and references is not None:
+                    channels["clean"] = Path(references) / part.name / f"{stem}.CH{channel}.Clean.wav"
+                speaker = stem.rpartition("_")[2] if name == "noise" else stem.partition("_")[0]
+                key = f"{speaker}-{stem}" if name == "noise" else stem
+                found.add(
+                    f"{key}_{kind.upper()}" if kind in ("simu", "real") else key, speaker, wav, **channels
+                )
+        out[name] = found.finish()
+    return out

@@ -1,0 +1,106 @@
+"""Small corpora in the layout of the real ones, made of the excerpts that ship in egs/mini/denoise/corpus."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+from audiomask import audio
+
+MINI = Path(__file__).parents[1] / "egs/mini/denoise/corpus"
+RATE = 16000
+
+
+@lru_cache(maxsize=64)
+def excerpt(kind: str, number: int, seconds: float = 1.2) -> np.ndarray:
+    """The loudest `seconds` of the `number`-th recording of "speech" or "noise", at 16 kHz, peak 0.3."""
+    path = sorted((MINI / kind / "train").rglob("*.opus"))[number]
+    x, rate = audio.read(path)
+    x = soxr.resample(x[0], rate, RATE)
+    n = round(seconds * RATE)
+    starts = range(0, len(x) - n + 1, RATE // 10)
+    at = max(starts, key=lambda i: float(np.square(x[i : i + n]).sum()))
+    return x[at : at + n] * np.float32(0.3 / np.abs(x[at : at + n]).max())
+
+
+def put(path: Path, x: np.ndarray, rate: int = RATE) -> Path:
+    """`x`, at 16 kHz, as a 16-bit file at `rate` Hz."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, x if rate == RATE else soxr.resample(x, RATE, rate), rate, "PCM_16")
+    return path
+
+
+def noisy(speech: int, noise: int) -> tuple[np.ndarray, np.ndarray]:
+    """(noisy, clean)."""
+    clean = excerpt("speech", speech)
+    return clean + 0.5 * excerpt("noise", noise), clean
+
+
+def voicebank(folder: Path) -> Path:
+    """48 kHz. Two speakers to train on, the two of validation, the two of the test."""
+    speakers = {"trainset_28spk": ("p226", "p227", "p228", "p287"), "testset": ("p232", "p257")}
+    for part, names in speakers.items():
+        for i, name in enumerate(names):
+            for kind, x in zip(("noisy", "clean"), noisy(i, i + 1), strict=True):
+                put(folder / f"{kind}_{part}_wav" / f"{name}_00{i + 1}.wav", x, 48000)
+    return folder
+
+
+def dns(folder: Path) -> Path:
+    """The layout of 2021, with the synthetic test set of 2020."""
+    data = folder / "datasets"
+    for i in range(4):
+        name = f"book_0000{i}_chp_0009_reader_0670{i}_{i}.wav"
+        put(data / "clean/read_speech" / name, excerpt("speech", i))
+        put(data / "noise" / f"noise_Freesound_{i}.wav", excerpt("noise", i))
+    decay = np.exp(-np.arange(RATE // 4) / 800) * np.random.default_rng(0).standard_normal(RATE // 4) / 4
+    for name in ("largeroom/Room001/Room001-00004", "smallroom/Room001/Room001-00004"):
+        decay[0], decay = 1.0, decay * 0.9
+        put(data / f"impulse_responses/SLR26/simulated_rirs_16k/{name}.wav", decay)
+    isotropic = "RIRS_NOISES/real_rirs_isotropic_noises/RVB2014_type1_noise_largeroom1_1.wav"
+    put(data / "impulse_responses/SLR28" / isotropic, excerpt("noise", 5))
+    for i, noise in ((7, "traffic_248091_3_snr0_tl-21"), (12, "G3hs6PFniM0_snr4_tl-27")):
+        x, clean = noisy(i, 5)
+        put(data / f"test_set/synthetic/no_reverb/noisy/clnsp{i}_{noise}_fileid_{i}.wav", x)
+        put(data / f"test_set/synthetic/no_reverb/clean/clean_fileid_{i}.wav", clean)
+    return folder
+
+
+def chime3(folder: Path) -> Path:
+    """Every kind of set, some utterances each; isolated_ext holds what the patched simulation writes."""
+    root = folder / "data/audio/16kHz"
+    for i, speaker in enumerate(("011", "012", "013")):
+        put(root / f"isolated/tr05_org/{speaker}_011C0201_ORG.wav", excerpt("speech", i))
+    for i, stem in enumerate(("BGD_150203_010_CAF", "BGD_150203_020_CAF", "BGD_150204_010_BUS")):
+        for n in range(1, 7):
+            put(root / f"backgrounds/{stem}.CH{n}.wav", excerpt("noise", i, 2.5) * (1 - n / 20))
+    sets = {
+        "tr05_bus_simu/011_011C0201_BUS": 1,
+        "dt05_bth/F01_050C0101_BTH": 0,
+        "dt05_bth/M03_050C0102_BTH": 0,
+        "et05_caf_simu/F05_440C0201_CAF": 1,
+        "et05_caf_real/F05_440C0201_CAF": 0,
+    }
+    for i, (stem, first) in enumerate(sets.items()):
+        x, clean = noisy(i + 3, i)
+        for n in range(first, 7):
+            put(root / f"isolated/{stem}.CH{n}.wav", x if "_bth" not in stem else clean)
+            if "_simu" in stem:
+                put(root / f"isolated_ext/{stem}.CH{n}.Clean.wav", clean)
+    (folder / "data/annotations").mkdir(parents=True)
+    (folder / "data/annotations/dt05_bth.json").write_text("[]\n")
+    return folder
+
+
+def spoil(path: Path, how: str) -> Path:
+    """Make a file of a corpus missing, empty, cut short or no audio."""
+    if how == "missing":
+        path.unlink()
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(
+            {"empty": b"", "truncated": whole[: len(whole) // 2], "not audio": b"<html>" * 99}[how]
+        )
+    return path

@@ -1,0 +1,40 @@
+"""Recipes run in a copy that lies in a tree of its own."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """`recipe(NAME)` copies egs/NAME/denoise and returns `run(*words)`, which runs the script there."""
+
+    def make(name):
+        tree = tmp_path / "repo"
+        home = tree / f"egs/{name}/denoise"
+        home.parent.mkdir(parents=True)
+        shutil.copytree(ROOT / "egs/utils", tree / "egs/utils")
+        kept = shutil.ignore_patterns("data", "exp", "corpus", ".*")
+        shutil.copytree(ROOT / f"egs/{name}/denoise", home, ignore=kept)
+        for folder in ("recipes", "tools"):
+            (tree / folder).symlink_to(ROOT / folder)
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+        def run(*words):
+            return subprocess.run(
+                [home / "run.sh", *map(str, words)],
+                capture_output=True,
+                text=True,
+                env={**os.environ, "PATH": path},
+            )
+
+        run.home = home
+        return run
+
+    return make
