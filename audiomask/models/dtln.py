@@ -39,7 +39,8 @@ class DTLN(StreamingModel):
 
     Args:
         size, hop: samples of a frame, and from one to the next. units: of each LSTM. layers: LSTMs in each
-            core. filters: of the learned transform. sample_rate: Hz. name: of the artifact.
+            core. filters: of the learned transform. dropout: between the LSTMs of a core, in training.
+            sample_rate: Hz. name: of the artifact.
     """
 
     task = "enhance"
@@ -52,6 +53,7 @@ class DTLN(StreamingModel):
         units: int = 128,
         layers: int = 2,
         filters: int = 256,
+        dropout: float = 0.25,
         sample_rate: int = 16000,
         name: str = "dtln",
     ):
@@ -59,10 +61,10 @@ class DTLN(StreamingModel):
         self.name, self.sample_rate, self.hop, self.delay = name, sample_rate, hop, size - hop
         self.analysis = Analysis(size, hop, "rect")
         bins = size // 2 + 1
-        self.lstm1, self.mask1 = LSTM(bins, units, layers), nn.Conv1d(units, bins, 1)
+        self.lstm1, self.mask1 = LSTM(bins, units, layers, dropout=dropout), nn.Conv1d(units, bins, 1)
         self.encode = nn.Conv1d(size, filters, 1, bias=False)
         self.norm = FrameNorm(filters, eps=1e-7)
-        self.lstm2, self.mask2 = LSTM(filters, units, layers), nn.Conv1d(units, filters, 1)
+        self.lstm2, self.mask2 = LSTM(filters, units, layers, dropout=dropout), nn.Conv1d(units, filters, 1)
         self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:

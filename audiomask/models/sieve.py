@@ -43,6 +43,8 @@ class Block(nn.Module):
     layer one product.
     """
 
+    hidden = 0.0  # share of places that attention does not see, in training
+
     def __init__(self, channels: int, bands: int, heads: int):
         super().__init__()
         self.bands, self.heads = bands, heads
@@ -57,7 +59,8 @@ class Block(nn.Module):
         c = x.shape[1]
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)])
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
-        y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads)
+        hidden = self.hidden if self.training else 0.0
+        y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads, hidden)
         return x + self.out_norm(self.out(y.reshape(-1, c))), end.reshape(h.shape)
 
 
@@ -85,6 +88,7 @@ class MaskNet(nn.Module):
     """
 
     frames = 3  # of context in the first convolution
+    hidden = 0.0  # share of bins that the network does not see, in training
 
     def __init__(
         self,
@@ -130,6 +134,8 @@ class MaskNet(nn.Module):
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
         p = power(spectrum) + 1e-6
         z = torch.cat([spectrum * p**-0.35, p**0.15], 1)
+        if self.training and self.hidden:
+            z = z * (torch.rand_like(z[:, :1]) >= self.hidden)
         z = torch.cat([state["features"], z], 2)  # [B, 3, 2 + T, 256]
         new = {"features": z[:, :, 1 - self.frames :]}
         x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
@@ -207,6 +213,14 @@ class Sieve(StreamingModel):
         self.net = MaskNet(**net)
         self.synthesis = Synthesis(2 * self.hop, self.hop, w)
         self.delay = self.hop
+
+    def hide(self, inputs: float, attention: float) -> None:
+        """Masked training: hide a share of the bins from the network, whose mask still acts on all of them,
+        and of the bands from each other in attention. Only in training mode.
+        """
+        self.net.hidden = inputs
+        for block in self.net.blocks:
+            block.hidden = attention  # type: ignore[assignment]
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return {

@@ -37,8 +37,11 @@ class _Projections(Streaming):
         return self.out_proj(y)
 
 
-def attend_all(qkv: Tensor, heads: int) -> Tensor:
+def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
     """Self-attention of L places to each other, from their projections: `[N, L, 3 C]` -> `[N, L, C]`.
+
+    `hidden`, for training: chance that a place is not seen by the others of its row (never by itself), as in
+    Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising".
 
     One `Attention` node (opset 23) in a graph. Otherwise heads are split off channels first, since moving
     rows of C / heads numbers about takes longer than the products.
@@ -47,7 +50,13 @@ def attend_all(qkv: Tensor, heads: int) -> Tensor:
         return torch.onnx.ops.attention(*qkv.chunk(3, 2), q_num_heads=heads, kv_num_heads=heads)[0]
     c, places = qkv.shape[2] // 3, qkv.shape[1]
     q, k, v = qkv.mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
-    weights = torch.softmax((q * (c // heads) ** -0.5).mT @ k, -1)  # [N, heads, L, L]
+    scores = (q * (c // heads) ** -0.5).mT @ k  # [N, heads, L, L]
+    if hidden:
+        gone = torch.rand(len(scores), 1, 1, places, device=scores.device) < hidden
+        scores = scores.masked_fill(
+            gone & ~torch.eye(places, dtype=torch.bool, device=scores.device), -torch.inf
+        )
+    weights = torch.softmax(scores, -1)
     return (v @ weights.mT).reshape(-1, c, places).mT
 
 

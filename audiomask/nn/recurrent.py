@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from audiomask.streaming import State, Streaming
 
@@ -100,7 +101,8 @@ class PlainLSTM(nn.LSTM):
 
 class _Recurrent(Streaming):
     """`[B, C, T]` -> `[B, hidden, T]`; with `freqs`, `[B, C, T, F]` -> `[B, hidden, T, F]`, each frequency a
-    sequence of its own with shared weights."""
+    sequence of its own with shared weights. `dropout`: between layers, in training.
+    """
 
     operator: str
     gates: int
@@ -114,10 +116,11 @@ class _Recurrent(Streaming):
         num_layers: int = 1,
         bias: bool = True,
         freqs: int | None = None,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.freqs = bias, freqs
+        self.bias, self.freqs, self.dropout = bias, freqs, dropout
         bound = 1 / math.sqrt(hidden_size)  # as nn.GRU initialises
 
         def parameter(*shape: int) -> nn.Parameter:
@@ -151,6 +154,8 @@ class _Recurrent(Streaming):
             skip = before.T if self.freqs is None else before.T.repeat_interleave(self.freqs, 1)
             skip = skip[:, :, None].to(x.dtype)
         for i in range(self.num_layers):
+            if i and self.dropout:
+                x = functional.dropout(x, self.dropout, self.training)
             start = [state[f"{name}{i}"].reshape(1, -1, self.hidden_size) for name in self.states]
             x, end = self.layer(x, start, skip, i)
             for name, value in zip(self.states, end, strict=True):

@@ -54,8 +54,8 @@ class Enhance(pl.LightningModule):
 
     Args:
         model: what is trained; `[B, 1, T]` -> `[B, 1, T]`.
-        loss: named losses of (estimate, target) waveforms, both divided by the RMS of the noisy signal
-            first, so that loud and quiet rows count alike.
+        loss: named losses of (estimate, target) waveforms. relative: both are divided by the RMS of the noisy
+            signal first, so that loud and quiet rows count alike; the published systems do not.
         degrade: makes the pairs, or augments those of a corpus (`Augment`, with `tasks.paired`).
         optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
         lr, betas, weight_decay: of it; biases, norms and embeddings are not decayed.
@@ -63,6 +63,10 @@ class Enhance(pl.LightningModule):
         scored: validation clips that get PESQ and ESTOI beside SI-SDR (they take a second each).
         shown: validation clips that go to TensorBoard as audio and spectrograms.
         start_from: folder with weights of the same architecture to fine-tune (a run's `model/`).
+        mask_input, mask_attention: masked training, for noises that the corpus lacks: shares of the
+            time-frequency bins and of the attention that are hidden from the network at random while it
+            trains (after Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising"),
+            for models that have `hide`.
         compile: train through `torch.compile`; validation runs the network as it is.
 
     Several processes (docs/scale.md): W of them with B rows each give the parameters of one with W B rows, up
@@ -77,6 +81,7 @@ class Enhance(pl.LightningModule):
         model: StreamingModel,
         loss: WeightedSum,
         degrade: Degrade | Augment,
+        relative: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 1.5e-3,
         betas: tuple[float, float] = (0.9, 0.98),
@@ -86,6 +91,8 @@ class Enhance(pl.LightningModule):
         scored: int = 40,
         shown: int = 3,
         start_from: str | None = None,
+        mask_input: float = 0.0,
+        mask_attention: float = 0.0,
         compile: bool = False,
     ):
         super().__init__()
@@ -94,22 +101,33 @@ class Enhance(pl.LightningModule):
                 f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at "
                 f"{model.sample_rate} Hz; make them equal"
             )
-        self.model, self.loss, self.degrade = model, loss, degrade
+        self.model, self.loss, self.degrade, self.relative = model, loss, degrade, relative
         self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
         self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
+        if mask_input or mask_attention:
+            if not 0 <= mask_input < 1 or not 0 <= mask_attention < 1:
+                raise AudioError(
+                    f"mask_input {mask_input}, mask_attention {mask_attention}: shares are in [0, 1)"
+                )
+            hide = getattr(model, "hide", None)
+            if hide is None:
+                raise AudioError(f"{type(model).__name__} has no masked training; set the shares to 0")
+            hide(mask_input, mask_attention)
         if compile:
             model.compile()  # in place: the names of the parameters stay
         self._clips: list[dict[str, float]] = []
 
     def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         estimate = self.model(noisy[:, None])[:, 0]
+        if not self.relative:
+            return *self.loss(estimate, clean), estimate
         level = noisy.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
-        total, parts = self.loss(estimate / level, clean / level)
-        return total, parts, estimate
+        return *self.loss(estimate / level, clean / level), estimate
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        torch.manual_seed(int(batch["seed"][0]))  # of what is hidden: a resumed run goes on as it would have
         with torch.no_grad():
             noisy, clean = self.degrade(batch["speech"], batch["noise"], batch["seed"])
         total, parts, _ = self._compare(noisy, clean)

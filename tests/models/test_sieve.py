@@ -157,3 +157,33 @@ def test_both_rates_hear_the_same_below_7500_hz():
     x, y16, y48 = (torch.fft.rfft(v)[..., :7500] for v in (x16, a(x16), b(x48) / 3))
     assert level((y16 - x).abs()) - level(y16.abs()) > -12
     assert level((y16 - y48).abs()) - level(y16.abs()) < -46
+
+
+@pytest.mark.parametrize(("inputs", "attention"), [(0.4, 0.0), (0.0, 0.4)])
+def test_masked_training_hides_in_training_only(inputs, attention):
+    x = noise(16000)
+    model = tiny(16000)
+    want = model(x)
+    model.hide(inputs, attention)
+    assert torch.equal(model(x), want)
+    model.train()
+    for norm in model.modules():  # whose statistics of the batch are not the point here
+        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+            norm.eval()
+    torch.manual_seed(1)
+    first = model(x)
+    torch.manual_seed(1)
+    assert torch.equal(model(x), first)
+    torch.manual_seed(2)
+    assert not torch.allclose(model(x), first, atol=1e-4)
+    assert not torch.allclose(first, want, atol=1e-4)
+    first.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_mask_still_acts_on_what_was_hidden():
+    model = with_mask(16000, ONE)
+    model.hide(0.9, 0.0)
+    model.train()
+    x = noise(16000)
+    assert torch.allclose(model(x), x, atol=1e-4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from audiomask.nn.attention import CausalAttention, FrequencyAttention
+from audiomask.nn.attention import CausalAttention, FrequencyAttention, attend_all
 from audiomask.streaming import Delay, Sequential
 
 
@@ -69,3 +69,20 @@ def test_frequency_attention_equals_torch_frame_by_frame():
 def test_heads_must_divide():
     with pytest.raises(ValueError, match="9 channels do not divide into 2 heads"):
         CausalAttention(9, 2, 4)
+
+
+def test_hidden_places_are_not_seen_by_others():
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 6, 24)
+    torch.manual_seed(5)
+    gone = (torch.rand(1, 1, 1, 6) < 0.5)[0, 0, 0]
+    assert 0 < gone.sum() < 6
+    torch.manual_seed(5)
+    y = attend_all(qkv, 2, hidden=0.5)
+    other = qkv.clone()
+    other[:, gone, 8:] += 1.0  # keys and values of what is hidden
+    torch.manual_seed(5)
+    z = attend_all(other, 2, hidden=0.5)
+    assert torch.allclose(y[:, ~gone], z[:, ~gone], atol=1e-6)
+    assert not torch.allclose(y[:, gone], z[:, gone], atol=1e-3)  # by themselves they are
+    assert attend_all(qkv, 2, hidden=0.999).isfinite().all()

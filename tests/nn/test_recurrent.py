@@ -22,6 +22,17 @@ def test_loads_and_equals_torch(ours, theirs, bias):
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_dropout_lies_between_layers_and_in_training_only(ours, theirs):
+    reference = theirs(4, 5, 2, dropout=0.5, batch_first=True)
+    one, two = ours(4, 5, 1, dropout=0.5), ours(4, 5, 2, dropout=0.5)
+    two.load_state_dict(reference.state_dict())
+    x = torch.randn(3, 4, 11)
+    assert torch.equal(one(x), one(x))
+    assert not torch.equal(two(x), two(x))
+    torch.testing.assert_close(two.eval()(x), reference.eval()(x.transpose(1, 2))[0].transpose(1, 2))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_frames_before_the_signal_leave_the_state_alone(ours, theirs):
     reference = theirs(4, 5, 2, batch_first=True)
     model = ours(4, 5, 2)
