@@ -107,10 +107,8 @@ def fit(
     cli = parse(config, options)
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
     if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        # Their shards are vectors: Muon finds no matrix, weight decay no weight, no process a model.
-        raise AudioError(
-            f"{config}: the weights cannot be divided among processes; use ddp for trainer.strategy"
-        )
+        # Their shards are vectors: Muon finds no matrix, weight decay no weight, no process a whole model.
+        raise AudioError(f"{config}: trainer.strategy would divide the weights among processes; use ddp")
     out.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:  # of several processes one writes
         (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))

@@ -129,7 +129,10 @@ def test_a_run_on_shards_killed_and_resumed_equals_one_that_was_not(data, sharde
 
 @pytest.mark.parametrize(
     ("strategy", "text"),
-    [("fsdp", "requires a GPU"), ("pytorch_lightning.strategies.ModelParallelStrategy", "use ddp")],
+    [
+        ("fsdp", "requires a GPU"),
+        ('{"class_path": "pytorch_lightning.strategies.ModelParallelStrategy"}', "use ddp"),
+    ],
 )
 def test_sharded_weights_are_refused(data, tmp_path, strategy, text):
     from audiomask.tasks.fit import fit
