@@ -253,6 +253,8 @@ def _port(port: Port) -> dict[str, Any]:
     }
     if port.kind == "stream":
         entry["rate"] = str(port.rate)
+        if port.channels > 1:
+            entry["reference"] = port.reference
     else:
         entry |= {
             "default": port.default,
@@ -425,15 +427,16 @@ def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) ->
     from audiomask.runtime.session import Session
 
     random = np.random.default_rng(0)
-    x = (0.1 * random.standard_normal(int(seconds * model.sample_rate))).astype(np.float32)
+    shape = (model.inputs[0].channels, int(seconds * model.sample_rate))
+    x = (0.1 * random.standard_normal(shape)).astype(np.float32)
     session, pieces, at = Session(path), [], 0
-    while at < len(x):
+    while at < x.shape[1]:
         n = int(random.integers(1, 4 * model.hop))
-        pieces.append(session.feed(x[at : at + n]))
+        pieces.append(session.feed(x[:, at : at + n]))
         at += n
-    ours = np.concatenate([*pieces, session.flush()])
-    theirs = model(torch.from_numpy(x)[None, None])
-    theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0, 0].numpy()
+    ours = np.concatenate([*pieces, np.atleast_2d(session.flush())], 1)
+    theirs = model(torch.from_numpy(x)[None])
+    theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
     error = (
         float(np.abs(ours - theirs).max() / np.abs(theirs).max()) if ours.shape == theirs.shape else math.inf
     )

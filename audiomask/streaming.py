@@ -343,6 +343,7 @@ class Port:
     """A named input or output of a model: a stream in time, or a constant held for a session.
 
     A constant with `channels` 1 is a tensor `[B]`, else `[B, channels]`. `rate`: frames per audio sample.
+    `reference`: of a stream of several channels that becomes one, the channel that this one belongs to.
     """
 
     name: str
@@ -350,6 +351,7 @@ class Port:
     type: str = ""  # pcm, codes, bits, probabilities...; default: pcm for a stream, float for a constant
     rate: Fraction = Fraction(1)
     channels: int = 1
+    reference: int = 0
     default: float | None = None
     minimum: float | None = None
     maximum: float | None = None

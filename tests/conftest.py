@@ -47,11 +47,23 @@ def document(name="toy", rate=16000, hop=256, delay=256, **changes):
     return meta | changes
 
 
-def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None, external=False, **options):
+def build_artifact(
+    path,
+    *,
+    pole=0.5,
+    gains=(1.0,),
+    reference=0,
+    metadata=None,
+    extra_nodes=(),
+    domain=None,
+    external=False,
+    **options,
+):
     """y = strength lowpass(x[n - delay]) + (1 - strength) x[n - delay], lowpass: l[n] = pole l[n-1] + (1 -
     pole) x[n].
 
     The graph fails for lengths that are no multiple of hop, like a real one. ``pole=None``: only the delay.
+    ``gains``: of several microphones, whose sum is x.
     """
     import onnx
     from onnx import TensorProto as T
@@ -59,6 +71,8 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
 
     meta = document(**options)
     hop, delay = meta["hop"], meta["delay"]
+    if len(gains) > 1:
+        meta["inputs"][0] |= {"channels": len(gains), "reference": reference}
     ints = {
         "axis1": [1],
         "front": [0],
@@ -80,6 +94,7 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
         h.make_tensor("pole", T.FLOAT, [], [pole or 0]),
         h.make_tensor("rest", T.FLOAT, [], [1 - (pole or 0)]),
         h.make_tensor("unit", T.FLOAT, [], [1.0]),
+        h.make_tensor("gains", T.FLOAT, [1, len(gains), 1], gains),
     ]
     body = h.make_graph(
         [
@@ -94,7 +109,9 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
     )
     n = h.make_node
     nodes = [
-        n("Reshape", ["audio", "frames"], ["framed"]),
+        n("Mul", ["audio", "gains"], ["weighted"]),
+        n("ReduceSum", ["weighted", "axis1"], ["sum"], keepdims=1),
+        n("Reshape", ["sum", "frames"], ["framed"]),
         n("Reshape", ["framed", "flat"], ["x"]),
         n("Slice", ["state_f32", "front", "pole_at", "axis1"], ["line2"]),
         n("Unsqueeze", ["line2", "axis1"], ["line"]),
@@ -120,7 +137,7 @@ def build_artifact(path, *, pole=0.5, metadata=None, extra_nodes=(), domain=None
         nodes,
         "toy",
         [
-            h.make_tensor_value_info("audio", T.FLOAT, ["B", 1, "T"]),
+            h.make_tensor_value_info("audio", T.FLOAT, ["B", len(gains), "T"]),
             h.make_tensor_value_info("strength", T.FLOAT, ["B"]),
             h.make_tensor_value_info("state_f32", T.FLOAT, ["B", delay + 1]),
             h.make_tensor_value_info("state_i64", T.INT64, ["B", 1]),
@@ -168,6 +185,16 @@ def toy16(toy):
     return toy / "toy_16k.onnx"
 
 
+@pytest.fixture(scope="session")
+def array3(tmp_path_factory):
+    """A model of three microphones with the reference 1: the low-passed 1, 2, -4 times of them, delayed."""
+    path = tmp_path_factory.mktemp("array") / "array3.onnx"
+    return build_artifact(path, name="array3", gains=ARRAY_GAINS, reference=1)
+
+
+ARRAY_GAINS = (1.0, 2.0, -4.0)
+
+
 @pytest.fixture
 def noise():
     """``noise(channels, samples)``: seeded, -20 dB."""
@@ -178,8 +205,8 @@ def noise():
 
 @pytest.fixture(scope="session")
 def toys():
-    """The two functions above, for tests that need other artifacts: ``toys.build``, ``toys.document``."""
-    return SimpleNamespace(build=build_artifact, document=document, lowpass=lowpass)
+    """What is above, for tests that need other artifacts or their outputs."""
+    return SimpleNamespace(build=build_artifact, document=document, lowpass=lowpass, gains=ARRAY_GAINS)
 
 
 @pytest.fixture

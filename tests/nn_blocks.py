@@ -12,7 +12,7 @@ from torch import nn
 from audiomask.frontend.resample import Resample
 from audiomask.frontend.stft import Analysis, Synthesis, log_power, low_delay_windows
 from audiomask.nn.attention import CausalAttention, FrequencyAttention
-from audiomask.nn.conv import Conv1d, Conv2d, ConvTranspose1d
+from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
 from audiomask.nn.norm import CumulativeNorm, FrameNorm, RunningNorm
 from audiomask.nn.recurrent import GRU, LSTM
 from audiomask.streaming import Delay, Gate, Parallel, Residual, Sequential, Streaming
@@ -47,6 +47,10 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
     "conv2d-lookahead": (
         lambda: Conv2d(2, 2, (3, 3), dilation=(2, 1), padding=1, lookahead=2, freqs=9),
         (2, 9),
+    ),
+    "conv2d-complex-tied": (
+        lambda: ComplexConv2d(2, 4, (3, 1), groups=2, tied=True, bias=False, freqs=5),
+        (4, 5),
     ),
     "transposed": (lambda: ConvTranspose1d(4, 3, 8, 4), (4,)),
     "transposed-trim-late": (lambda: late(ConvTranspose1d(4, 3, 9, 4, trim=2)), (4,)),

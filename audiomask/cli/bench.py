@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=positive, metavar="HZ", help="of the sound (default: each model's own)"
     )
-    parser.add_argument("--channels", type=positive, default=1, metavar="N")
+    parser.add_argument("--channels", type=positive, metavar="N", help="default: what the model takes")
     parser.add_argument("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
     parser.add_argument("--json", action="store_true", help="for programs")
 

@@ -1,6 +1,7 @@
 """denoise recordings: files, folders, globs, Kaldi data directories, standard input
 
-Output has the input's length, rate, channels and format and is aligned with it. Without -o it is written
+Output has the input's length, rate, channels and format and is aligned with it; a model for a microphone
+array takes files of a channel per microphone and makes one channel of them. Without -o it is written
 beside the input; with -o it goes to a file (one input), into a folder (which mirrors the input's), or with
 '-o -' to standard output. A bad file does not stop the others: failures are listed at the end, and the exit
 code is 1.

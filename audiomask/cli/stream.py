@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=positive, default=16000, metavar="HZ", help="of the samples (default 16000)"
     )
-    parser.add_argument("--channels", type=positive, default=1, metavar="N", help="interleaved (default 1)")
+    parser.add_argument(
+        "--channels", type=positive, metavar="N", help="interleaved (default: what the model takes, mostly 1)"
+    )
     parser.add_argument(
         "--format",
         choices=("s16le", "f32le"),
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not MIN_RATE <= args.rate <= MAX_RATE:
         raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if args.channels > MAX_CHANNELS:
+    if args.channels and args.channels > MAX_CHANNELS:
         raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
     if args.block is not None and not 0 < args.block <= 60_000:
         raise UsageError(f"--block {args.block}: is outside 0 to 60000 ms")
@@ -66,12 +68,15 @@ def run(args: argparse.Namespace) -> int:
         **controls(args),
     )
     ms = 1000 / args.rate
+    channels = f"{session.channels} channels" + f" to {session.outputs}" * (
+        session.outputs < session.channels
+    )
     note(
-        f"{session.artifact.name}, {args.rate} Hz, {args.channels} channels, {args.format}; latency "
+        f"{session.artifact.name}, {args.rate} Hz, {channels}, {args.format}; latency "
         f"{session.latency * ms:.1f} ms (delay {session.delay * ms:.1f} + hop {session.hop * ms:.1f})",
         quiet=args.quiet,
     )
-    pipe = Pipe(args.format, args.channels)
+    pipe = Pipe(args.format, session.channels)
     frame = pipe.frame_bytes
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * frame
     for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
@@ -100,7 +105,8 @@ def _chunks(fd: int, size: int, *, exact: bool):
 
 
 class Pipe:
-    """Interleaved samples to ``[C, T]`` and back; a frame cut by a block border waits for the rest of it."""
+    """Interleaved samples to ``[channels, T]``, and any ``[C, T]`` back; a frame cut by a block border waits
+    for the rest of it."""
 
     def __init__(self, format: str, channels: int):
         self.format, self.channels = format, channels

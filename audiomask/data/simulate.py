@@ -138,14 +138,20 @@ def early_part(h: Tensor, sample_rate: int, early_s: float = 0.05) -> Tensor:
     return h * (0.5 + 0.5 * torch.cos(math.pi * ((t - early_s) / early_s).clamp(0, 1)))
 
 
-def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
-    """Scale `noise [B, T]` so that `speech [B, T]` stands `snr_db [B]` above it; infinite SNR silences it.
+def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
+    """The factor `[B]` for `noise [B, T]` that puts it `snr_db [B]` below `speech [B, T]`: 0 for an infinite
+    SNR, 1 where nobody speaks.
 
     Levels are those of the active part (`active_level`) for the speech and the plain RMS for the noise.
     """
     level = active_level(speech, sample_rate)
     scale = level * 10 ** (-snr_db / 20) / noise.square().mean(-1).sqrt().clamp(min=EPS)
-    return noise * torch.where(level > EPS, scale, 1.0).nan_to_num(0.0)[:, None]
+    return torch.where(level > EPS, scale, 1.0).nan_to_num(0.0)
+
+
+def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
+    """`noise [B, T]` scaled by its `noise_gain`."""
+    return noise * noise_gain(speech, noise, snr_db, sample_rate)[:, None]
 
 
 def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:

@@ -11,6 +11,7 @@ unchanged.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,7 @@ class Conv2d(_Conv):
     """`[B, in, T, F]` -> `[B, out, T / stride, F']`. Kernel, stride and dilation are (time, frequency).
 
     `padding` across frequency only: an int or (low, high). `freqs`: F, needed where the kernel spans time.
+    `tied`: all groups have the same kernels.
     """
 
     def __init__(
@@ -104,10 +106,12 @@ class Conv2d(_Conv):
         bias: bool = True,
         lookahead: int | None = None,
         freqs: int | None = None,
+        tied: bool = False,
     ) -> None:
         super().__init__()
         twin = nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, bias=bias)
-        self.weight, self.bias = twin.weight, twin.bias
+        self.weight = nn.Parameter(twin.weight[: out_channels // groups].detach()) if tied else twin.weight
+        self.bias, self.tied = twin.bias, tied
         self.in_channels, self.stride, self.dilation, self.groups = in_channels, stride, dilation, groups
         self.padding = (padding, padding) if isinstance(padding, int) else padding
         self._set_time(kernel_size[0], stride[0], dilation[0], lookahead)
@@ -126,7 +130,42 @@ class Conv2d(_Conv):
         if low != high:
             x = F.pad(x, (low, high))
         pad = (0, low if low == high else 0)
-        return F.conv2d(x, self.weight, self.bias, self.stride, pad, self.dilation, self.groups), state
+        kernel = self._kernel()
+        if self.tied:
+            kernel = kernel.repeat(self.groups, 1, 1, 1)
+        return F.conv2d(x, kernel, self.bias, self.stride, pad, self.dilation, self.groups), state
+
+    def _kernel(self) -> Tensor:
+        return self.weight
+
+
+class ComplexConv2d(Conv2d):
+    """Complex numbers, real and imaginary parts interleaved as in `frontend.stft`: `[B, 2 in, T, F]` -> `[B,
+    2 out, T / stride, F']`. Arguments as of `Conv2d`.
+
+    `weight [out, 2 in, kernel]` holds complex kernels likewise interleaved, `bias [2 out]`. One real
+    convolution computes it (Trabelsi et al. 2018, eq. 5):
+
+        [ y_re ]   [ w_re  -w_im ] [ x_re ]
+        [ y_im ] = [ w_im   w_re ] [ x_im ]
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        *,
+        bias: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(2 * in_channels, out_channels, kernel_size, bias=False, **options)
+        self.bias = nn.Parameter(torch.zeros(2 * out_channels)) if bias else None
+
+    def _kernel(self) -> Tensor:
+        re, im = self.weight.unflatten(1, (-1, 2)).unbind(2)
+        rows = torch.stack([torch.stack([re, -im], 2), torch.stack([im, re], 2)], 1)
+        return rows.flatten(2, 3).flatten(0, 1)  # [out, 2, in, 2, ...] -> [2 out, 2 in, ...]
 
 
 class ConvTranspose1d(Streaming):

@@ -55,14 +55,15 @@ class ArtifactError(AudioError):
 
 @dataclass(frozen=True)
 class Port:
-    """A named input or output. ``rate``: frames per sample of the reference clock; ``width``: values of a
-    constant (None for one per stream)."""
+    """A named input or output. ``rate``: frames per sample of the reference clock; ``reference``: of several
+    channels that become one, the one that this belongs to."""
 
     name: str
     kind: str
     type: str = "float"
     rate: Fraction = Fraction(1)
     channels: int = 1
+    reference: int = 0
     default: Any = None
     minimum: float | None = None
     maximum: float | None = None
@@ -77,6 +78,8 @@ class Port:
             raise ValueError(f"port {known['name']}: kind {known['kind']!r} is neither stream nor constant")
         if known["rate"] <= 0 or int(known.get("channels", 1)) < 1:
             raise ValueError(f"port {known['name']}: rate and channels must be positive")
+        if not 0 <= int(known.get("reference", 0)) < int(known.get("channels", 1)):
+            raise ValueError(f"port {known['name']}: reference {known['reference']} is none of its channels")
         return cls(**known)
 
 

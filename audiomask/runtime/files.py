@@ -2,7 +2,7 @@
 
 A job reads blocks, feeds them to a `Session` at the file's own rate and channels, and writes what comes out;
 the output is aligned with the input and has its length, rate and channels and, unless asked otherwise, its
-format.
+format. A model of several channels takes files of as many, and may make one channel of them.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ class Cancelled(BaseException):
 def enhanced(
     reader: Reader, artifact: Artifact, options: Options, session: Session | None = None
 ) -> Iterator[np.ndarray]:
-    """What ``reader`` holds, through ``artifact``: blocks ``[C, n]`` at ``options.rate`` or the file's own
-    rate."""
+    """What ``reader`` holds, through ``artifact``: blocks ``[outputs, n]`` at ``options.rate`` or the file's
+    own rate."""
     info = reader.info
     session = session or open_session(reader, artifact, options)
     frames = max(1, BULK_HOPS * artifact.hop * info.rate // artifact.sample_rate)
     convert = (
-        Polyphase(info.rate, options.rate, info.channels) if options.rate not in (None, info.rate) else None
+        Polyphase(info.rate, options.rate, session.outputs) if options.rate not in (None, info.rate) else None
     )
     total = done = 0
     for x in reader.blocks(frames):
@@ -84,16 +84,23 @@ def enhanced(
         # ceil(T rate): a port's length by the contract; zeros push the converter's look-ahead out.
         rest = -(-total * options.rate // info.rate) - done
         y = convert.push(
-            np.concatenate((y, np.zeros((info.channels, 2 * convert.half), np.float32)), axis=1)
+            np.concatenate((y, np.zeros((session.outputs, 2 * convert.half), np.float32)), axis=1)
         )[:, :rest]
     yield y
 
 
 def open_session(reader: Reader, artifact: Artifact, options: Options) -> Session:
+    """Errors: `AudioError` for a file of another number of channels than the model takes."""
+    channels, wanted = reader.info.channels, artifact.streams[0].channels
+    if channels != wanted > 1:
+        raise AudioError(
+            f"{reader.name}: has {channels} channel{'s' * (channels > 1)}, and {artifact.name} takes "
+            f"{wanted} microphones, a channel each; choose another file, or another model with -m"
+        )
     return Session(
         artifact,
         sample_rate=reader.info.rate,
-        channels=reader.info.channels,
+        channels=channels,
         threads=options.threads,
         dry=options.dry,
         **options.constants,
@@ -121,7 +128,7 @@ def enhance_file(
         with Writer(
             job.output,
             rate,
-            info.channels,
+            session.outputs,
             format=format,
             subtype=subtype,
             clip=options.clip,

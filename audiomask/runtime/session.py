@@ -44,16 +44,19 @@ class Session:
     chosen).
 
     ``sample_rate``: of the blocks, in Hz; default the model's. ``channels`` become independent rows of the
-    batch of a mono model. ``dry``: share 0..1 of the untouched signal in the output, delayed alike.
-    ``constants``: values of the model's controls, as in `set`. ``threads``: of the graph.
+    batch of a mono model; a model of M channels takes M, which is the default, and gives as many or one.
+    ``dry``: share 0..1 of the untouched signal in the output, delayed alike; where M channels become one, of
+    the reference channel. ``constants``: values of the model's controls, as in `set`. ``threads``: of the
+    graph.
 
     ``trim=True``: the first sample out belongs to the first one in, however late it comes, and `flush`
     completes the length. ``trim=False``, for sound cards: each `feed` returns exactly as many samples as it
     got, `lag` later; ``block``: promise that blocks are multiples of this, which may shorten the lag.
 
-    Attributes: ``hop`` (samples that advance the model by one step, rounded up), ``delay`` and ``latency`` =
-    delay + hop in samples of ``sample_rate``, rate conversion included; ``cleaned``: input samples that were
-    NaN or infinite; ``faults``: blocks in which the model itself failed (muted, its state started anew).
+    Attributes: ``outputs``: channels that come out; ``hop`` (samples that advance the model by one step,
+    rounded up), ``delay`` and ``latency`` = delay + hop in samples of ``sample_rate``, rate conversion
+    included; ``cleaned``: input samples that were NaN or infinite; ``faults``: blocks in which the model
+    itself failed (muted, its state started anew).
 
     Errors: `ArtifactError` for a model that cannot be found or run or a control out of range; ValueError for
     blocks of a wrong shape.
@@ -64,7 +67,7 @@ class Session:
         model: str | Path | Artifact | None = None,
         *,
         sample_rate: int | None = None,
-        channels: int = 1,
+        channels: int | None = None,
         threads: int = 1,
         dry: float = 0.0,
         trim: bool = True,
@@ -79,20 +82,31 @@ class Session:
         pcm = [p for p in artifact.outputs if p.type == "pcm" and p.rate == 1]
         if len(artifact.streams) != 1 or not pcm:
             raise ArtifactError(f"{artifact.name}: is no audio-to-audio model; a session cannot play it")
-        width = artifact.streams[0].channels
-        if channels < 1 or (width != 1 and channels != width) or pcm[0].channels != width:
-            raise ArtifactError(f"{artifact.name}: takes {width} channels, not {channels}")
+        audio = artifact.streams[0]
+        width = audio.channels
+        channels = width if channels is None else channels
+        if pcm[0].channels not in (1, width):
+            raise ArtifactError(
+                f"{artifact.name}: makes {pcm[0].channels} channels of {width}; a session plays models that "
+                "keep the number or make one"
+            )
+        if channels < 1 or (width != 1 and channels != width):
+            each = ", one for each of its microphones" if width > 1 else ""
+            raise ArtifactError(f"{artifact.name}: takes {width} channels, not {channels}{each}")
         if sample_rate is not None and sample_rate < 1:
             raise ArtifactError(f"sample rate {sample_rate} Hz is not positive")
         self.artifact = artifact
         self.sample_rate = sample_rate or artifact.sample_rate
         self.channels, self.trim = channels, trim
+        self.outputs = channels // width * pcm[0].channels
+        first = audio.reference  # of the channels that the dry sound is made of
+        self._dried = slice(first, first + 1) if self.outputs < channels else slice(None)
         self.engine = Engine(artifact, channels // width, threads)
-        self._in, self._out = artifact.streams[0].name, pcm[0].name
+        self._in, self._out = audio.name, pcm[0].name
         self._up = self._down = None
         if self.sample_rate != artifact.sample_rate:
             self._up = Polyphase(self.sample_rate, artifact.sample_rate, channels)
-            self._down = Polyphase(artifact.sample_rate, self.sample_rate, channels)
+            self._down = Polyphase(artifact.sample_rate, self.sample_rate, self.outputs)
         before, after = (self._up.half, self._down.half) if self._up and self._down else (0, 0)
         ratio = self.sample_rate / artifact.sample_rate
         self.latency = ceil(before + (artifact.delay + artifact.hop + after) * ratio - 1e-6)
@@ -106,8 +120,8 @@ class Session:
         self.reset()
 
     def _views(self, plan: Plan) -> tuple[Plan, np.ndarray, np.ndarray]:
-        """A plan with its input and output as ``[channels, T]``."""
-        return plan, plan.x[self._in].reshape(self.channels, -1), plan.y[self._out].reshape(self.channels, -1)
+        """A plan with its input as ``[channels, T]`` and its output as ``[outputs, T]``."""
+        return plan, plan.x[self._in].reshape(self.channels, -1), plan.y[self._out].reshape(self.outputs, -1)
 
     def _ready(self, fed):
         """Samples that can be out once ``fed`` are in (integer arrays)."""
@@ -145,8 +159,8 @@ class Session:
         self._fill = 0  # samples that wait in the one-hop input for the rest of their hop
         self._skip = self.artifact.delay  # outputs of the graph that lie before the signal's start
         self._fed = self._aligned = 0
-        self._late = np.zeros((self.channels, 0), np.float32)  # dry signal whose wet part is not out yet
-        self._held = np.zeros((self.channels, self.lag), np.float32)
+        self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
+        self._held = np.zeros((self.outputs, self.lag), np.float32)
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that the next output depends on."""
@@ -179,8 +193,8 @@ class Session:
         return self.artifact.name, self.artifact.meta.get("hash"), self.sample_rate, self.channels, self.lag
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """``block [T]`` (one channel) or ``[C, T]``, any T, to the samples that are ready, in the same
-        layout."""
+        """``block [T]`` (one channel) or ``[C, T]``, any T, to the samples that are ready: ``[n]``, or
+        ``[outputs, n]``."""
         x = np.asarray(block, dtype=np.float32)
         mono = x.ndim == 1
         if mono:
@@ -188,7 +202,7 @@ class Session:
         if x.ndim != 2 or x.shape[0] != self.channels:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
         if x.shape[1] == 0:
-            return np.zeros(np.shape(block), np.float32)
+            return np.zeros(0 if mono else (self.outputs, 0), np.float32)
         # One product finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
         if not np.vdot(x, x) < np.inf:
             finite = np.isfinite(x)
@@ -202,10 +216,10 @@ class Session:
         return y[0] if mono else y
 
     def flush(self) -> np.ndarray:
-        """The rest of the signal ``[C, n]`` (``[n]`` for one channel). Then the session is as after
+        """The rest of the signal ``[outputs, n]`` (``[n]`` for one channel in). Then the session is as after
         `reset`."""
         wanted = self._fed - self._aligned
-        parts = [np.zeros((self.channels, 0), np.float32)]
+        parts = [np.zeros((self.outputs, 0), np.float32)]
         while (missing := wanted - sum(p.shape[1] for p in parts)) > 0:
             parts.append(
                 self._push(np.zeros((self.channels, max(missing, self.hop)), np.float32))[:, :missing]
@@ -215,13 +229,13 @@ class Session:
         return y[0] if self.channels == 1 else y
 
     def _push(self, x: np.ndarray) -> np.ndarray:
-        """Outer ``[C, T]`` to the aligned outer ``[C, n]`` that it completes."""
+        """Outer ``[C, T]`` to the aligned outer ``[outputs, n]`` that it completes."""
         y = self._hops(self._up.push(x) if self._up else x)
         if self._down:
             y = self._down.push(y)
         self._aligned += y.shape[1]
         # The dry path is kept even at dry = 0, so that the mix can be turned at any moment.
-        late = np.concatenate((self._late, x), axis=1)
+        late = np.concatenate((self._late, x[self._dried]), axis=1)
         n = y.shape[1]
         if self._dry:
             y = (1 - self._dry) * y + self._dry * late[:, :n]
@@ -229,7 +243,8 @@ class Session:
         return y
 
     def _hops(self, x: np.ndarray) -> np.ndarray:
-        """Model-rate ``[C, T]`` through the graph, hop by hop or many at once, without its delay."""
+        """Model-rate ``[C, T]`` through the graph, hop by hop or many at once, without its delay:
+        ``[outputs, n]``."""
         hop, total = self.artifact.hop, x.shape[1]
         parts, at = [], 0
         while at < total:
@@ -250,7 +265,7 @@ class Session:
                 at += bulk * hop
             parts.append(self._run(*view))
         if not parts:
-            return np.zeros((self.channels, 0), np.float32)
+            return np.zeros((self.outputs, 0), np.float32)
         y = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         if self._skip:
             cut = min(self._skip, y.shape[1])
@@ -270,7 +285,7 @@ class Session:
 
 
 def run(session: Session, blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    """Blocks ``[C, T]`` through a session to its end, as blocks ``[C, n]``."""
+    """Blocks ``[C, T]`` through a session to its end, as blocks ``[outputs, n]``."""
     for block in blocks:
         if (y := session.feed(block)).shape[-1]:
             yield y

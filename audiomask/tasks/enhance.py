@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask import metrics, weights
 from audiomask.audio import AudioError
+from audiomask.data.arrays import ArrayScenes
 from audiomask.data.augment import Augment
 from audiomask.data.kaldi import DataDir, Utterance
 from audiomask.data.loading import Corpus, PackedAudio, SpeechAndNoise, pack, read_mono
@@ -53,7 +54,7 @@ class Enhance(pl.LightningModule):
     """Trains a model that maps noisy speech to clean speech.
 
     Args:
-        model: what is trained; `[B, 1, T]` -> `[B, 1, T]`.
+        model: what is trained; `[B, 1, T]` -> `[B, 1, T]`, or `[B, M, T]` -> `[B, 1, T]` for an array.
         loss: named losses of (estimate, target) waveforms. relative: both are divided by the RMS of the noisy
             signal first, so that loud and quiet rows count alike; the published systems do not.
         degrade: makes the pairs, or augments those of a corpus (`Augment`, with `tasks.paired`).
@@ -80,7 +81,7 @@ class Enhance(pl.LightningModule):
         self,
         model: StreamingModel,
         loss: WeightedSum,
-        degrade: Degrade | Augment,
+        degrade: Degrade | Augment | ArrayScenes,
         relative: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 1.5e-3,
@@ -101,6 +102,12 @@ class Enhance(pl.LightningModule):
                 f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at "
                 f"{model.sample_rate} Hz; make them equal"
             )
+        self.reference = model.inputs[0].reference
+        if isinstance(degrade, ArrayScenes) and degrade.reference != self.reference:
+            raise AudioError(
+                f"degrade.reference is microphone {degrade.reference} and the model's is {self.reference}; "
+                "make them equal"
+            )
         self.model, self.loss, self.degrade, self.relative = model, loss, degrade, relative
         self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
         self.warmup, self.decay, self.scored, self.shown = warmup, decay, scored, shown
@@ -120,10 +127,17 @@ class Enhance(pl.LightningModule):
         self._clips: list[dict[str, float]] = []
 
     def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        estimate = self.model(noisy[:, None])[:, 0]
+        """`noisy [B, T]` or `[B, M, T]`, `clean [B, T]` -> loss, its parts, estimate `[B, T]`."""
+        noisy = noisy[:, None] if noisy.ndim == 2 else noisy
+        if noisy.shape[1] != self.model.inputs[0].channels:
+            raise AudioError(
+                f"the data have {noisy.shape[1]} channels and {self.model.name} takes "
+                f"{self.model.inputs[0].channels}; make them equal"
+            )
+        estimate = self.model(noisy)[:, 0]
         if not self.relative:
             return *self.loss(estimate, clean), estimate
-        level = noisy.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
+        level = noisy[:, self.reference].float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
         return *self.loss(estimate / level, clean / level), estimate
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
@@ -151,7 +165,8 @@ class Enhance(pl.LightningModule):
         row = metrics.score(clean[0].cpu().numpy(), estimate[0].float().cpu().numpy(), rate, names)
         self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
         if index < self.shown:
-            self._show(f"{index}", {"noisy": noisy[0], "enhanced": estimate[0], "clean": clean[0]})
+            heard = noisy[0] if noisy.ndim == 2 else noisy[0, self.reference]
+            self._show(f"{index}", {"noisy": heard, "enhanced": estimate[0], "clean": clean[0]})
 
     def on_validation_epoch_end(self) -> None:
         means = {

@@ -63,6 +63,30 @@ def test_keeps_rate_channels_format_and_length(here, cli, toy, name, channels, r
     assert f"model toy_{16 if rate <= 16000 else 48}k: 1" in done.err
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_an_array_as_a_file_and_through_a_pipe(here, cli, array3, toys, rate):
+    """Three microphones in, one channel out, the same from both; the dry share is of the reference."""
+    x = wav("a.wav", 3, 30001, rate, "FLOAT")
+    wav("stereo.wav", 2)
+    done = cli("enhance", "stereo.wav", "a.wav", "-o", "out/", "-m", array3, "--dry", "0.25")
+    assert done.code == 1
+    assert "error: stereo.wav: has 2 channels, and array3 takes 3 microphones" in done.err
+    assert not Path("out/stereo.wav").exists()
+    y, got = read("out/a.wav")
+    assert (y.shape, got) == ((1, 30001), rate)
+    words = ("stream", "-m", str(array3), "--rate", str(rate), "--format", "f32le", "--dry", "0.25")
+    piped = subprocess.run(
+        [sys.executable, "-m", "audiomask", *words], input=x.T.tobytes(), capture_output=True, check=True
+    )
+    assert f"array3, {rate} Hz, 3 channels to 1, f32le" in piped.stderr.decode()
+    np.testing.assert_allclose(np.frombuffer(piped.stdout, "<f4"), y[0], atol=1e-5 * np.abs(y).max())
+    if rate == 16000:
+        wet = toys.lowpass(np.asarray(toys.gains, np.float32) @ x)
+        assert np.abs(y[0] - (0.75 * wet + 0.25 * x[1])).max() < 1e-5
+    other = cli("enhance", "a.wav", "-o", "b.wav", "-m", array3, "--rate", "8000")
+    assert (other.code, read("b.wav")[0].shape) == (0, (1, -(-30001 * 8000 // rate)))
+
+
 def test_equals_the_stream(here, cli, toy):
     """A 48 kHz stereo file, as a file and through a pipe."""
     x = wav("a.wav", 2, 50001, 48000, "FLOAT")

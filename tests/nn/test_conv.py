@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from audiomask.nn.conv import Conv1d, Conv2d, ConvTranspose1d
+from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,29 @@ def test_conv2d_pads_frequency_on_one_side():
     ours = Conv2d(1, 1, (1, 3), padding=(2, 0))
     x = torch.randn(1, 1, 4, 6)
     torch.testing.assert_close(ours(x), F.conv2d(F.pad(x, (2, 0)), ours.weight, ours.bias))
+
+
+def as_complex(x):
+    """Interleaved parts on axis 1 as complex numbers."""
+    return torch.view_as_complex(x.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+
+
+def test_complex_conv_equals_torch_on_complex_numbers():
+    ours = ComplexConv2d(4, 6, (3, 3), stride=(1, 2), padding=1, groups=2, freqs=9)
+    torch.nn.init.normal_(ours.bias)
+    x = torch.randn(2, 8, 11, 9)
+    bias = as_complex(ours.bias[None])[0]
+    theirs = F.conv2d(F.pad(as_complex(x), (1, 1, 2, 0)), as_complex(ours.weight), bias, (1, 2), groups=2)
+    torch.testing.assert_close(as_complex(ours(x)), theirs)
+
+
+@pytest.mark.parametrize("kind", [Conv2d, ComplexConv2d])
+def test_tied_groups_have_one_kernel(kind):
+    tied = kind(3, 6, (2, 1), groups=3, tied=True, bias=False, freqs=5)
+    alone = kind(1, 2, (2, 1), bias=False, freqs=5)
+    alone.load_state_dict(tied.state_dict())
+    x = torch.randn(2, 3 * (1 + (kind is ComplexConv2d)), 7, 5)
+    torch.testing.assert_close(tied(x), torch.cat([alone(part) for part in x.chunk(3, 1)], 1))
 
 
 @pytest.mark.parametrize(("kernel", "stride", "trim"), [(8, 4, 0), (9, 4, 3), (4, 4, 0), (5, 1, 2)])

@@ -143,6 +143,48 @@ def test_channels_are_independent(model, noise):
         np.testing.assert_allclose(together[c], whole(model, x[c : c + 1])[0], atol=1e-7)
 
 
+@pytest.mark.parametrize("rate", [16000, 48000])
+@pytest.mark.parametrize("trim", [True, False])
+def test_an_array_becomes_one_channel_and_the_dry_sound_is_its_reference(array3, toys, noise, rate, trim):
+    x = noise(3, 4000)
+    s = Session(array3, sample_rate=rate, dry=0.25, trim=trim)
+    assert (s.channels, s.outputs) == (3, 1)
+    y = split(s, x, [1, 0, 300, 1111])
+    assert y.shape == (1, 4000 + s.lag)
+    y = y[:, s.lag :]
+    if rate == 16000:
+        wet = toys.lowpass(np.asarray(toys.gains, np.float32) @ x)
+        assert np.abs(y[0] - (0.75 * wet + 0.25 * x[1])).max() < 1e-5
+    else:  # conversion is linear: the dry share is what the wet one lacks
+        wet = whole(Artifact.load(array3), x, sample_rate=rate)
+        np.testing.assert_allclose(y, 0.75 * wet + 0.25 * x[1:2], atol=1e-5)
+
+
+def test_an_array_session_is_restored_and_mended(array3, noise):
+    s, x = Session(array3, dry=0.5), noise(3, 2000)
+    s.feed(x[:, :700])
+    before = s.snapshot()
+    first = s.feed(x[:, 700:])
+    s.restore(before)
+    np.testing.assert_array_equal(s.feed(x[:, 700:]), first)
+    s.engine.state[0][:] = np.nan
+    assert np.isfinite(s.feed(x)).all()
+    assert s.faults == 1
+
+
+def test_a_wrong_number_of_microphones_is_refused(array3, tmp_path, toys):
+    with pytest.raises(ArtifactError, match="array3: takes 3 channels, not 2, one for each"):
+        Session(array3, channels=2)
+    for reference in (-1, 3):
+        path = toys.build(tmp_path / "a.onnx", gains=(1.0, 1.0, 1.0), reference=reference)
+        with pytest.raises(ArtifactError, match=f"reference {reference} is none of its channels"):
+            Artifact.load(path)
+    two = [{"name": "enhanced", "kind": "stream", "type": "pcm", "rate": "1", "channels": 2}]
+    path = toys.build(tmp_path / "b.onnx", gains=(1.0, 1.0, 1.0), outputs=two)
+    with pytest.raises(ArtifactError, match="makes 2 channels of 3"):
+        Session(path)
+
+
 def test_controls(model, toys, noise):
     x = noise(1, 2000)
     np.testing.assert_allclose(whole(model, x, strength=0.0), x, atol=1e-7)

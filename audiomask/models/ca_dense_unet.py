@@ -1,0 +1,193 @@
+"""Channel-Attention Dense U-Net for microphone arrays: Tolooshams, Giri, Song, Isik and Krishnaswamy,
+"Channel-Attention Dense U-Net for Multichannel Speech Enhancement" (ICASSP 2020, arXiv 2001.11542).
+
+M microphones in, the speech at the reference microphone out, by a complex mask for each microphone::
+
+    x [M] -> X [M, F]  (the Nyquist bin is left out, so that F halves well)
+      -> Z = X / level, magnitudes compressed
+      -> block 1 -> down -> block 2 -> down -> ... -> block n          down: F / 2
+           |                  '----------------------- up -> block     up: 2 F, beside what block 2 gave
+           '------------------------------------------ up -> block -> 1x1 -> M_1 .. M_M
+    Y = sum_m M_m X_m -> y [1]
+
+    block:      x -> (x, attention(x)) -> four times: (x, elu(norm(conv 3x3 (x)))) -> 1x1
+    attention:  in each frequency, over the channels c of x:
+                  K, Q [C, d], V [C]: of each channel, by kernels over time that all channels share
+                  S = Q K^H / sqrt(d)   [C, C]
+                  P = softmax(Re S) + i softmax(Im S)
+                  P V: channels re-weighted by what they have in common, a beamformer that is learned
+
+All of it is complex: kernels, similarities, masks. `complex_=False` is the real variant of as many maps.
+
+The paper's network sees the whole clip. This one streams, and differs in:
+
+- Convolutions over time are causal; down and up-sampling is over frequency only, since each halving of the
+  frame rate would cost latency. The latency is that of the transform.
+- The paper reduces the T frames of the clip to d features for keys and queries by a learned product. Here a
+  learned product over the last `window` frames does, anew in each frame, so talkers may move. Values, which
+  the paper also takes from the whole clip, come from the same frames.
+- The input is divided by a running level, and magnitudes are raised to `exponent`: a stream cannot be
+  normalised by its clip, and speech spans more decades than a network likes. Masks multiply X as it was.
+- Batch norms act on real and imaginary parts one by one, as ELU does, so that export folds them away.
+- How the masks become one signal is our choice, since our notes on the paper do not say: filter and sum,
+  which contains every beamformer with one tap a bin. So are the widths, the transform (32 ms, hop 16), and
+  the mask of the Nyquist bin, which is that of the bin below.
+
+There are no weights of the authors to compare with. The network knows its microphones by their order:
+attention permutes with them, the first convolution and the masks do not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, Synthesis, compress
+from audiomask.nn.conv import ComplexConv2d, Conv2d
+from audiomask.nn.norm import RunningNorm
+from audiomask.streaming import Parallel, Port, Sequential, State, Streaming, StreamingModel
+
+
+def _times_i(z: Tensor) -> Tensor:
+    """i z of complex numbers `[..., 2]`."""
+    re, im = z.unbind(-1)
+    return torch.stack([-im, re], -1)
+
+
+class ChannelAttention(Streaming):
+    """Channels re-weighted by their similarity, `[B, P C, T, F]` -> the same; P = 2 parts if complex, else 1.
+
+    `width`: d; `window`: frames that keys, queries and values are made of. No channel is told from another
+    but by what it carries, so permuted channels give permuted outputs.
+    """
+
+    def __init__(self, channels: int, width: int, window: int, freqs: int, complex_: bool = True) -> None:
+        super().__init__()
+        self.channels, self.width, self.parts = channels, width, 2 if complex_ else 1
+        conv = ComplexConv2d if complex_ else Conv2d
+        features = channels * (2 * width + 1)
+        self.reduce = conv(
+            channels, features, (window, 1), groups=channels, tied=True, bias=False, freqs=freqs
+        )
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        self.reduce.align(lag)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return self.reduce.initial_state(batch, device, dtype)
+
+    def step(self, x, state, **constants):
+        c, d, p = self.channels, self.width, self.parts
+        y, state = self.reduce.step(x, state)
+        y = y.unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
+        q, k, v = y.split((d * p, d * p, p), -1)  # [B, T, F, C, ...]
+        if p == 2:  # Re(q k*) = q . k, and Im(q k*) = Re(-i q k*), with parts side by side
+            q = torch.cat([q, -_times_i(q.unflatten(-1, (d, 2))).flatten(-2)], -2)
+        y = torch.softmax(q @ k.mT / math.sqrt(d), -1) @ v
+        if p == 2:
+            re, im = y.split(c, -2)
+            y = re + _times_i(im)
+        return y.flatten(-2).permute(0, 3, 1, 2), state
+
+
+def _beside(block: nn.Module) -> Parallel:
+    """x -> (x, block(x)), concatenated over channels."""
+    return Parallel(nn.Identity(), block, merge="cat")
+
+
+class CADenseUNet(StreamingModel):
+    """The recording of an array in, clean speech at its reference microphone out: `[B, M, T]` -> `[B, 1, T]`.
+
+    Args:
+        microphones: M. reference: the microphone whose speech is wanted, from 0.
+        widths: complex maps of the blocks, the first at all frequencies, each next at half as many.
+        layers: convolutions of a block. attention: d of its channel attention; window: frames it sees.
+        complex_: complex arithmetic; otherwise real and imaginary parts are plain maps.
+        exponent: of the magnitudes that the network sees. memory: seconds of the running level.
+        size, hop: of the transform, in samples. sample_rate: Hz. name: of the artifact.
+    """
+
+    task = "enhance"
+    outputs = (Port("enhanced"),)
+
+    def __init__(
+        self,
+        microphones: int = 6,
+        reference: int = 0,
+        widths: Sequence[int] = (8, 12, 16, 24),
+        layers: int = 4,
+        attention: int = 4,
+        window: int = 16,
+        complex_: bool = True,
+        exponent: float = 0.5,
+        memory: float = 2.0,
+        size: int = 512,
+        hop: int = 256,
+        sample_rate: int = 16000,
+        name: str = "ca_dense_unet",
+    ):
+        super().__init__()
+        bins, halvings = size // 2, len(widths) - 1
+        if not 0 <= reference < microphones:
+            raise ValueError(f"reference {reference} is none of {microphones} microphones; they count from 0")
+        if bins % 2**halvings:
+            raise ValueError(f"{bins} bins do not halve {halvings} times; take fewer widths or another size")
+        self.name, self.sample_rate, self.hop, self.exponent = name, sample_rate, hop, exponent
+        self.inputs = (Port("audio", channels=microphones, reference=reference),)
+
+        def conv(inside: int, outside: int, kernel: tuple[int, int], **options) -> Conv2d:
+            if complex_:
+                return ComplexConv2d(inside, outside, kernel, **options)
+            return Conv2d(2 * inside, 2 * outside, kernel, **options)
+
+        def block(inside: int, outside: int, freqs: int) -> Sequential:
+            maps = inside if complex_ else 2 * inside
+            parts = [_beside(ChannelAttention(maps, attention, window, freqs, complex_))]
+            for i in range(layers):
+                layer = conv(2 * inside + i * outside, outside, (3, 3), padding=1, bias=False, freqs=freqs)
+                parts.append(_beside(Sequential(layer, nn.BatchNorm2d(2 * outside), nn.ELU())))
+            return Sequential(*parts, conv(2 * inside + layers * outside, outside, (1, 1)))
+
+        net: nn.Module = nn.Identity()
+        for i in range(halvings, -1, -1):
+            inside, outside, freqs = widths[i - 1] if i else microphones, widths[i], bins >> i
+            if i == halvings:
+                net = block(inside, outside, freqs)
+                continue
+            down = conv(outside, outside, (1, 4), stride=(1, 2), padding=1)
+            net = Sequential(
+                block(inside, outside, freqs),
+                _beside(Sequential(down, net, nn.Upsample(scale_factor=(1, 2)))),
+                block(outside + widths[i + 1], outside, freqs),
+            )
+        head = conv(widths[0], microphones, (1, 1))
+        with torch.no_grad():  # the untrained network passes the reference microphone
+            head.weight.mul_(0.1)
+            assert head.bias is not None
+            head.bias.zero_()
+            head.bias[2 * reference] = 1.0
+        self.analysis = Analysis(size, hop, channels=microphones)
+        self.level = RunningNorm(2 * microphones, memory * sample_rate / hop)
+        self.net = Sequential({"unet": net, "masks": head})
+        self.synthesis = Synthesis(size, hop)
+        self.delay = int(self.synthesis.delay * hop)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        parts = {"analysis": self.analysis, "level": self.level, "net": self.net, "synthesis": self.synthesis}
+        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+
+    def step(self, x, state, **constants):
+        spectrum, analysis = self.analysis.step(x, state["analysis"])
+        z, level = self.level.step(spectrum[..., :-1], state["level"])
+        mask, net = self.net.step(compress(z, self.exponent, 1e-6), state["net"])
+        mask = torch.cat([mask, mask[..., -1:]], 3)
+        # Y = sum_m M_m X_m
+        a, b = mask.unflatten(1, (-1, 2)).unbind(2)
+        c, d = spectrum.unflatten(1, (-1, 2)).unbind(2)
+        estimate = torch.stack([(a * c - b * d).sum(1), (a * d + b * c).sum(1)], 1)
+        y, synthesis = self.synthesis.step(estimate, state["synthesis"])
+        return y, {"analysis": analysis, "level": level, "net": net, "synthesis": synthesis}
