@@ -9,7 +9,7 @@ from a generator of its own (`RowDraws`), so a seed replays a row, whatever batc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.audio import AudioError
+from audiomask.data import channel
 from audiomask.data.kaldi import DataDir
 
 EPS = 1e-8
@@ -189,6 +190,10 @@ class Degrade(nn.Module):
             used for `rooms_share` of the rows in a room.
         band_limit_p: share of rows cut at 3.4 to 7.5 kHz, target too. clip_p: share overloaded, target not.
         interfering_gain_db: half-range of the level of each noise slot against the others.
+        wind_p: share with wind among the noises, `wind_db` against the others.
+        codec_p: share whose noisy signal went through one of `codecs` (see `data.channel.CODECS`).
+        loss_p: share whose noisy signal lost packets of `packet_ms`: `loss` of them, in bursts of `burst` in
+            the mean.
     """
 
     rooms: Tensor | None
@@ -216,9 +221,22 @@ class Degrade(nn.Module):
         clip_p: float = 0.04,
         modulate_p: float = 0.15,
         interfering_gain_db: float = 10.0,
+        wind_p: float = 0.0,
+        wind_db: tuple[float, float] = (-10.0, 15.0),
+        codec_p: float = 0.0,
+        codecs: Sequence[str] = ("opus", "mp3", "vorbis", "gsm", "mulaw", "adpcm", "g721"),
+        loss_p: float = 0.0,
+        loss: tuple[float, float] = (0.01, 0.15),
+        burst: tuple[float, float] = (1.0, 4.0),
+        packet_ms: float = 20.0,
     ):
         super().__init__()
+        unknown = sorted(set(codecs) - set(channel.CODECS))
+        if unknown:
+            raise ValueError(f"no codec {unknown[0]!r}; there are: {', '.join(channel.CODECS)}")
         self.sample_rate, self.segment = sample_rate, segment
+        self.wind_p, self.wind_db, self.codec_p, self.codecs = wind_p, wind_db, codec_p, tuple(codecs)
+        self.loss_p, self.loss, self.burst, self.packet_ms = loss_p, loss, burst, packet_ms
         self.snr_db, self.high_snr, self.clean, self.level_dbfs = snr_db, high_snr, clean, level_dbfs
         self.speed, self.noise_speed, self.speed_p = speed, noise_speed, speed_p
         self.eq_db, self.noise_eq_db = eq_db, noise_eq_db
@@ -239,7 +257,8 @@ class Degrade(nn.Module):
         """`speech [B, L]`, `noise [B, K, L]`, L >= `crop`, `seeds [B]` -> noisy and clean `[B, segment]`."""
         device, b, k = speech.device, speech.shape[0], noise.shape[1]
         sr, n = self.sample_rate, self.segment
-        draws = RowDraws(seeds, 30 + 9 * k, device)
+        gusts = 3 + 4 * n // sr  # of wind: four a second
+        draws = RowDraws(seeds, 40 + 9 * k + gusts, device)
         uniform, chance = draws.uniform, draws.chance
 
         def factors(range_: tuple[float, float], *shape: int) -> Tensor:
@@ -283,6 +302,16 @@ class Degrade(nn.Module):
         swing = nn.functional.interpolate(uniform(-15, 5, 1, 6), n, mode="linear", align_corners=True)[:, 0]
         noise = torch.where(chance(self.modulate_p)[:, None], noise * 10 ** (swing / 20), noise)
 
+        if self.wind_p:
+            gale = channel.wind(draws.rows(torch.randn, n), uniform(-25, 0, gusts), uniform(40, 250), sr)
+            gale = gale * 10 ** (uniform(*self.wind_db) / 20)[:, None]
+            gale = (
+                channel.wind(white, gusts, uniform(40, 250), sr)
+                * 10 ** (uniform(*self.wind_db) / 20)[:, None]
+            )
+            level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
+            noise = torch.where(chance(self.wind_p)[:, None], noise / level + gale, noise)
+
         snr = uniform(*self.snr_db)
         u = uniform(0, 1)
         snr = torch.where(u < self.high_snr, uniform(self.snr_db[1], 40), snr)
@@ -295,4 +324,21 @@ class Degrade(nn.Module):
         noisy, clean = noisy * scale, clean * scale
         limit = noisy.abs().amax(-1) * uniform(0.3, 0.9)
         limit = torch.where(chance(self.clip_p), limit, math.inf)[:, None]
-        return torch.minimum(torch.maximum(noisy, -limit), limit), clean
+        noisy = torch.minimum(torch.maximum(noisy, -limit), limit)
+        if self.codec_p:
+            noisy = self._coded(noisy, draws)
+        if self.loss_p:
+            count, size = channel.packets(n, sr, self.packet_ms)
+            lost = channel.bursts(draws.rows(torch.rand, count), uniform(*self.loss), uniform(*self.burst))
+            noisy = torch.where(chance(self.loss_p)[:, None], channel.lose(noisy, lost, size), noisy)
+        return noisy, clean
+
+    def _coded(self, x: Tensor, draws: RowDraws) -> Tensor:
+        rows, which = draws.chance(self.codec_p), draws.uniform(0, len(self.codecs)).long()
+        effort = draws.uniform(0, 1)
+        x = x.clone()
+        for i in rows.nonzero()[:, 0].tolist():
+            codec = self.codecs[min(int(which[i]), len(self.codecs) - 1)]
+            y = channel.coded(x[i].cpu().numpy(), self.sample_rate, codec, float(effort[i]))
+            x[i] = torch.from_numpy(y).to(x.device)
+        return x

@@ -1,0 +1,85 @@
+"""What wind does to a microphone, and a network to what it sends: packets lost, codecs.
+
+Batched waveforms `[B, T]` float32 and per-row parameters `[B]`, as in `data.simulate`, which draws them.
+Codecs are those that libsndfile writes and reads back without a shift in time; they run row by row on the
+CPU.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# name: (container, subtype, least and greatest compression level, None where the codec has one rate)
+CODECS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
+    "opus": ("OGG", "OPUS", (0.7, 0.97)),  # 90 to 17 kbit/s
+    "vorbis": ("OGG", "VORBIS", (0.3, 1.0)),
+    "mp3": ("MP3", "MPEG_LAYER_III", (0.3, 0.95)),
+    "gsm": ("WAV", "GSM610", None),
+    "mulaw": ("WAV", "ULAW", None),
+    "adpcm": ("WAV", "IMA_ADPCM", None),
+    "g721": ("WAV", "G721_32", None),
+}
+
+
+def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> Tensor:
+    """Wind on a microphone, RMS 1: noise that falls by 12 dB an octave above `corner_hz [B]`, in gusts.
+
+    `white [B, T]`: Gaussian noise of variance 1. `gusts [B, P]`: levels in dB, evenly spaced over T, between
+    which they are interpolated. Most of the energy of recorded wind lies below 500 Hz (Nelke and Vary 2014,
+    "Measurement, analysis and simulation of wind noise signals for mobile communication devices").
+    """
+    n = white.shape[1]
+    f = torch.fft.rfftfreq(n, 1 / sample_rate, device=white.device)
+    shape = 1 / (1 + (f / corner_hz[:, None]) ** 2) * (f >= 15)
+    x = torch.fft.irfft(torch.fft.rfft(white) * shape, n)
+    x = x * 10 ** (F.interpolate(gusts[:, None], n, mode="linear", align_corners=True)[:, 0] / 20)
+    return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+
+
+def bursts(uniform: Tensor, rate: Tensor, length: Tensor) -> Tensor:
+    """Which of N packets are lost, `[B, N]` bool, from as many random numbers: Gilbert's two states.
+
+    `rate [B]`: share that is lost in the long run, below 1; `length [B]`: packets of a mean burst, from 1.
+    The channel turns bad with p = rate / ((1 - rate) length) and good again with 1 / length.
+    """
+    worse = (rate / ((1 - rate) * length)).clamp(max=1)
+    bad = uniform[:, 0] < rate
+    lost = [bad]
+    for u in uniform[:, 1:].unbind(1):
+        bad = torch.where(bad, u >= 1 / length, u < worse)
+        lost.append(bad)
+    return torch.stack(lost, 1)
+
+
+def lose(x: Tensor, lost: Tensor, size: int) -> Tensor:
+    """`x [B, T]` with zeros in place of the packets of `size` samples that are `lost [B, ceil(T / size)]`."""
+    return torch.where(lost.repeat_interleave(size, 1)[:, : x.shape[1]], 0.0, x)
+
+
+def packets(samples: int, sample_rate: int, packet_ms: float) -> tuple[int, int]:
+    """How many packets carry so many samples, and the samples of one."""
+    size = max(1, round(packet_ms * sample_rate / 1000))
+    return math.ceil(samples / size), size
+
+
+def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:
+    """`x [T]` through a codec and back, as long as before. `effort` 0..1: from its best quality to its worst.
+
+    Errors: ValueError for a codec that `CODECS` lacks.
+    """
+    if codec not in CODECS:
+        raise ValueError(f"no codec {codec!r}; there are: {', '.join(CODECS)}")
+    container, subtype, levels = CODECS[codec]
+    options = {} if levels is None else {"compression_level": levels[0] + effort * (levels[1] - levels[0])}
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(x, -1, 1), sample_rate, format=container, subtype=subtype, **options)
+    file.seek(0)
+    y, _ = soundfile.read(file, dtype="float32")
+    return np.pad(y[: len(x)], (0, max(0, len(x) - len(y))))
