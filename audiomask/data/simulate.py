@@ -305,10 +305,6 @@ class Degrade(nn.Module):
         if self.wind_p:
             gale = channel.wind(draws.rows(torch.randn, n), uniform(-25, 0, gusts), uniform(40, 250), sr)
             gale = gale * 10 ** (uniform(*self.wind_db) / 20)[:, None]
-            gale = (
-                channel.wind(white, gusts, uniform(40, 250), sr)
-                * 10 ** (uniform(*self.wind_db) / 20)[:, None]
-            )
             level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
             noise = torch.where(chance(self.wind_p)[:, None], noise / level + gale, noise)
 

@@ -79,8 +79,8 @@ def test_libsndfile_has_all_of_them():
 
 
 QUIET = {
-    "snr_db": (60.0, 60.0), "high_snr": 0, "clean": 1.0, "reverb_p": 0, "band_limit_p": 0, "clip_p": 0, "speed_p": 0,
-    "eq_db": 0, "level_dbfs": (-26.0, -26.0), "modulate_p": 0,
+    "snr_db": (60.0, 60.0), "high_snr": 0, "clean": 1.0, "reverb_p": 0, "band_limit_p": 0, "clip_p": 0,
+    "speed_p": 0, "eq_db": 0, "level_dbfs": (-26.0, -26.0), "modulate_p": 0,
 }  # fmt: skip
 
 
