@@ -5,10 +5,11 @@
 #
 # A flag that is no variable set before is an error; --help lists the variables with their values. OPTIONS holds the
 # names, for stage.sh. Options are the lower-case variables assigned at the start of a line above the one that sources this.
-OPTIONS=$(sed -n '/parse_options.sh/q; s/^\([a-z][a-z_0-9]*\)=.*/\1/p' "$0")
+script=${0##*/} # in this folder by now, wherever it was called from
+OPTIONS=$(sed -n '/parse_options.sh/q; s/^\([a-z][a-z_0-9]*\)=.*/\1/p' "$script")
 
 options_help() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"
   echo "Options and their values:"
   for name in $OPTIONS; do echo "  --${name//_/-} ${!name}"; done
 }

@@ -4,6 +4,7 @@ import http.server
 import itertools
 import json
 import shutil
+import subprocess
 import threading
 from functools import partial
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_a_corpus_that_is_not_there(recipe):
     assert "stage 1 (prepare) reads CHiME3, which does not exist" in done.stderr
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.parts[-3])
+def test_a_script_can_be_called_from_anywhere(script):
+    done = subprocess.run(
+        [script.relative_to(EGS), "--seed", "1", "--help"], cwd=EGS, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--seed 1" in done.stdout
+    assert script.read_text().splitlines()[1][2:] in done.stdout
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
@@ -124,6 +135,7 @@ def test_voicebank_is_downloaded(recipe, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a dozen processes that start slowly where other work has the cores
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_whole_recipe_in_small(prepared, name):
     pytest.importorskip("pytorch_lightning", reason="needs the extra train")
