@@ -3,7 +3,6 @@ the window."""
 
 import itertools
 
-import contract
 import pytest
 import torch
 from torch.nn import functional as F
@@ -16,11 +15,6 @@ TINY = {"hidden": 8, "most": 32, "depth": 4, "blocks": 2, "width": 16, "heads": 
 def tiny(**changes) -> CleanUNet:
     torch.manual_seed(0)
     return CleanUNet(**(TINY | {"window": 12} | changes)).eval()
-
-
-@pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
-def test_contract(promise):
-    promise(tiny())
 
 
 @pytest.mark.parametrize(("blocks", "size"), [(5, 46_071_937), (3, 39_771_265)])

@@ -14,7 +14,7 @@ def tiny(**changes) -> Demucs:
     return Demucs(8, **({"depth": 3} | changes)).eval()
 
 
-@pytest.mark.parametrize("resample", [1, 2, 4])
+@pytest.mark.parametrize("resample", [1, 4])  # 2: by the recipe
 @pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
 def test_contract(promise, resample):
     promise(tiny(resample=resample))
