@@ -21,6 +21,7 @@ from audiomask.cli._common import add_model_arguments, controls, note, positive
 from audiomask.runtime.session import Session
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
+LIVE_MS = 500  # a conversation bears no more: ITU-T G.114 calls 400 ms one way unacceptable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,13 @@ def run(args: argparse.Namespace) -> int:
         f"{session.latency * ms:.1f} ms (delay {session.delay * ms:.1f} + hop {session.hop * ms:.1f})",
         quiet=args.quiet,
     )
+    if session.latency * ms > LIVE_MS:
+        late = f"{session.latency * ms / 1000:.1f} s late"
+        note(
+            f"{session.artifact.name} needs what comes after a sound and is {late}; to talk through it, take a "
+            "causal model (audiomask models)",
+            quiet=args.quiet,
+        )
     pipe = Pipe(args.format, session.channels)
     frame = pipe.frame_bytes
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * frame

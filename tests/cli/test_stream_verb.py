@@ -34,6 +34,14 @@ def test_s16le(toy16, toys, noise):
     assert np.abs(y - toys.lowpass(x[0] / 32768) * 32768).max() <= 0.51
 
 
+def test_a_model_that_is_no_good_live_says_so(tmp_path, toys, noise):
+    model = toys.build(tmp_path / "late.onnx", name="late", hop=16000, delay=16000)
+    code, out, err = pipe(model, noise(1, 3000).astype("<f4").tobytes(), "--format", "f32le")
+    assert code == 0
+    assert len(out) == 4 * 3000
+    assert "late needs what comes after a sound and is 2.0 s late" in err
+
+
 @pytest.mark.parametrize("block", ["1", "7.3", "500"])
 def test_blocks_make_no_difference(toy, noise, block):
     x = noise(2, 4000).T.astype("<f4").tobytes()

@@ -1,4 +1,4 @@
-"""DTLN with the weights of an ONNX pair gives the samples of that pair. Its recipe stands for the contract."""
+"""DTLN with the weights of an ONNX pair gives the samples of that pair."""
 
 import numpy as np
 import onnxruntime
