@@ -80,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if session.latency * ms > LIVE_MS:
         late = f"{session.latency * ms / 1000:.1f} s late"
         note(
-            f"{session.artifact.name} needs what comes after a sound and is {late}; to talk through it, take a "
-            "causal model (audiomask models)",
+            f"{session.artifact.name} needs what comes after a sound and is {late}; to talk through it, "
+            "take a causal model (audiomask models)",
             quiet=args.quiet,
         )
     pipe = Pipe(args.format, session.channels)
