@@ -50,6 +50,14 @@ def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor:
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * x))
 
 
+def keep_recurrent_layers_whole() -> None:
+    """Have `torch.compile` leave `torch.gru` and `torch.lstm` as they are, here and in `nn.GRU`.
+
+    It would decompose them into their steps in time (`torch._decomp`, `one_layer_rnn`) and compile each.
+    """
+    torch._dynamo.disallow_in_graph([torch.gru, torch.lstm])
+
+
 class Enhance(pl.LightningModule):
     """Trains a model that maps noisy speech to clean speech.
 
@@ -123,6 +131,7 @@ class Enhance(pl.LightningModule):
                 raise AudioError(f"{type(model).__name__} has no masked training; set the shares to 0")
             hide(mask_input, mask_attention)
         if compile:
+            keep_recurrent_layers_whole()
             model.compile()  # in place: the names of the parameters stay
         self._clips: list[dict[str, float]] = []
 
