@@ -186,6 +186,36 @@ class Simple(StreamingModel):
         return self.block.step(x, state) if hasattr(self.block, "step") else (self.block(x), state)
 
 
+class Pair(StreamingModel):
+    """Two microphones to one channel, by a convolution."""
+
+    name, inputs = "pair", (Port("audio", channels=2, reference=1),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Conv1d(2, 1, 5)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32):
+        return self.conv.initial_state(batch, device, dtype)
+
+    def step(self, x, state, **constants):
+        return self.conv.step(x, state)
+
+
+def test_several_channels_to_one(tmp_path):
+    """The file says which is the reference, and the runtime plays what torch computes."""
+    torch.manual_seed(0)
+    model, path = Pair().eval(), tmp_path / "pair.onnx"
+    document = export.export(model, path, {"class_path": "test_export.Pair"})
+    assert (document["inputs"][0]["channels"], document["inputs"][0]["reference"]) == (2, 1)
+    assert Artifact.load(path).inputs[0].reference == 1
+    assert export.check_file(model, path, 0.2) < 1e-5
+    with torch.no_grad():
+        model.conv.weight[0, 1] += 0.1
+    with pytest.raises(ExportError, match="the runtime differs"):
+        export.check_file(model, path, 0.2)
+
+
 def test_a_model_that_differs_is_not_written(tmp_path):
     path = tmp_path / "lying.onnx"
     with pytest.raises(ExportError, match=r"lying.onnx: not written.*in output by 1.0e-04 of the peak"):
