@@ -107,7 +107,7 @@ def enhance_on_ray(
     import ray.data
 
     jobs = list(jobs)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, job in enumerate(jobs):
         try:
             check_writable(job.output, overwrite=options.overwrite)
