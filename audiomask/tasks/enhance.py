@@ -55,7 +55,8 @@ def keep_recurrent_layers_whole() -> None:
 
     It would decompose them into their steps in time (`torch._decomp`, `one_layer_rnn`) and compile each.
     """
-    torch._dynamo.disallow_in_graph([torch.gru, torch.lstm])
+    for layer in (torch.gru, torch.lstm):
+        torch._dynamo.disallow_in_graph(layer)
 
 
 class Enhance(pl.LightningModule):
