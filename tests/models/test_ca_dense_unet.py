@@ -69,7 +69,7 @@ def test_masks_are_complex_and_summed():
     model.net.masks.bias.copy_(torch.tensor([1.0, 0, 0, 1.0, 0, -1.0]))
     x = torch.randn(1, 1, 500)
     assert (model(x.expand(1, 3, 500)) - x).abs().max() < 1e-5
-    phase = 2 * torch.pi * 4 / 32 * torch.arange(512)  # at the centre of bin 4
+    phase = 0.7 + 2 * torch.pi * 4 / 32 * torch.arange(512)  # at the centre of bin 4
     silent = torch.zeros(512)
     y = model(torch.stack([silent, phase.cos(), silent])[None])[0, 0]
     assert (y + phase.sin())[64:-64].abs().max() < 0.01  # the window lets some of -f through
