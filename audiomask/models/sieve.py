@@ -97,8 +97,8 @@ class MaskNet(nn.Module):
         blocks: int = 3,
         heads: int = 4,
         convs: int = 1,
-        full: int = 256,
-        squeeze: int = 128,
+        full: int = 128,
+        squeeze: int = 64,
     ):
         super().__init__()
         self.channels, self.bands, self.full = channels, bands, full
