@@ -128,7 +128,7 @@ def test_diffuse_noise_gains_and_own_noise_differ_between_microphones():
     db = 20 * (gains(still, torch.randn(4, 1, 12000), SEEDS)[0].square().mean(2).sqrt()).log10()
     assert 0.5 < (db[:, 2] - db[:, 0]).abs().max() < 6
     gains = ArrayScenes(anechoic(), **loud | {"microphone_gain_db": 3.0, "clean": 1.0, "reference": 2})
-    noisy, clean = gains(torch.randn(4, 12000), still[:, None], 1)
+    noisy, clean = gains(torch.randn(4, 12000), still[:, None], SEEDS)
     assert torch.allclose(noisy[:, 2], clean, atol=1e-6)  # the target is at the level of its microphone
     hiss = ArrayScenes(anechoic(), **PLAIN | {"segment": 8000, "clean": 1.0, "self_noise_db": (20.0, 20.0)})
     noisy, clean = hiss(torch.randn(4, 12000), torch.randn(4, 1, 12000), SEEDS)
