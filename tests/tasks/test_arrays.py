@@ -94,8 +94,8 @@ def crops(part: str, count: int, length: int, rng: np.random.Generator) -> torch
 @pytest.mark.timeout(1800)
 def test_a_small_model_learns_to_use_its_microphones():
     """A talker at 0 dB among white noise from other places; judged on unseen places and talkers. Measured
-    with 606 parameters after 160 steps: 4.9 dB more SI-SDR than the reference microphone, 2.8 dB where that one
-    is given three times.
+    with 606 parameters after 160 steps: 4.9 dB more SI-SDR than the reference microphone, 2.8 dB where that
+    one is given three times.
     """
     rng = np.random.default_rng(0)
     options = {"segment": 4000, "speed_p": 0.0, "snr_db": (0.0, 0.0), "clean": 0.0, "diffuse": 0.0}
