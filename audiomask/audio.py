@@ -216,6 +216,22 @@ class Reader:
         self.close()
 
 
+def verify(path: str | Path) -> AudioInfo:
+    """What the header says, if the samples that it promises are there; `AudioError` if not."""
+    with Reader(path) as reader:
+        short = reader._short
+        if reader.info.format == "FLAC" and reader._file is not None:
+            try:
+                reader._file.seek(reader.info.frames - 1)
+                whole = reader.read(1).shape[1] == 1
+            except (RuntimeError, AudioError):  # libsndfile cannot seek to what is not there
+                whole = False
+            short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
+    if short:
+        raise AudioError(f"{path}: truncated: {short}; copy or unpack it again")
+    return reader.info
+
+
 def info(path: str | Path) -> AudioInfo:
     """Rate, channels, length and coding of a file; `AudioError` if it is no readable audio."""
     with Reader(path) as reader:

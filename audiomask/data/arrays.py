@@ -158,7 +158,7 @@ def diffuse_field(
     return total / math.sqrt(waves)
 
 
-class ArrayScenes(nn.Module):
+class ArrayScenes(simulate.Simulation):
     """Draws scenes around an array and makes (noisy, clean) pairs of them.
 
     Args (probabilities, and ranges drawn from uniformly, unless said otherwise):

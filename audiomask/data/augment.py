@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from audiomask.data.simulate import RowDraws, low_pass
+from audiomask.data.simulate import RowDraws, Simulation, low_pass
 
 
 def mel_hz(share: Tensor, sample_rate: int) -> Tensor:
@@ -47,7 +47,7 @@ def echoes(
     return h.scatter_add(1, at.clamp(max=length - 1).flatten(1), amount.flatten(1))
 
 
-class Augment(nn.Module):
+class Augment(Simulation):
     """Pairs of a corpus (`tasks.paired`), augmented in the authors' order. Takes the place of `Degrade`.
 
     Differences: each row has its own band and its own echoes, where the authors draw one for a batch.

@@ -39,22 +39,6 @@ def as_key(text: str) -> str:
     return re.sub(r"[\s/\\]+", "_", text)
 
 
-def probe(path: Path) -> audio.AudioInfo:
-    """What the header says; AudioError if the file is no audio, empty, or ends before its header says so."""
-    with audio.Reader(path) as reader:
-        short = reader._short
-        if reader.info.format == "FLAC" and reader._file is not None:
-            try:
-                reader._file.seek(reader.info.frames - 1)
-                whole = reader.read(1).shape[1] == 1
-            except (RuntimeError, AudioError):  # libsndfile cannot seek to what is not there
-                whole = False
-            short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
-    if short:
-        raise AudioError(f"{path}: truncated: {short}; copy or unpack it again")
-    return reader.info
-
-
 class Collector:
     """A data directory in the making: entries as they are found, and what is wrong with them, file by file.
 
@@ -109,7 +93,7 @@ class Collector:
 
     def _info(self, path: Path) -> audio.AudioInfo | None:
         try:
-            return probe(path)
+            return audio.verify(path)
         except AudioError as error:
             self.faults.append(str(error))
             return None

@@ -93,17 +93,18 @@ def within_full_scale(x: np.ndarray) -> np.ndarray:
 def cut(
     read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
 ) -> np.ndarray:
-    """Samples `[length]` from a random place of a recording of `n` samples, of which `read(at, count)` gives
-    some; for shorter recordings see `PackedAudio.crop`.
+    """Samples `[length]` (or `[C, length]`) from a random place of a recording of `n` samples, of which
+    `read(at, count)` gives some; for shorter recordings see `PackedAudio.crop`, of which only "pad" takes
+    several channels.
     """
     if n >= length:
         return read(int(rng.integers(n - length + 1)), length)
     x = read(0, n)
     if fill == "loop":
         return np.resize(np.roll(x, rng.integers(n)), length)
-    out = np.zeros(length, np.float32)
+    out = np.zeros((*x.shape[:-1], length), np.float32)
     at = rng.integers(length - n + 1)
-    out[at : at + n] = x
+    out[..., at : at + n] = x
     return out
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from audiomask.audio import AudioError
 from audiomask.data import channel
 from audiomask.data.kaldi import DataDir
+from audiomask.masks import packets
 
 EPS = 1e-8
 
@@ -173,7 +174,16 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
     return rooms
 
 
-class Degrade(nn.Module):
+class Simulation(nn.Module):
+    """Makes pairs of raw rows: `speech [B, L]`, `noise [B, K, L]`, `seeds [B]` -> noisy and clean `[B, T]`, or
+    noisy `[B, M, T]` for M microphones, of which the target belongs to `reference`.
+    """
+
+    sample_rate: int
+    reference = 0
+
+
+class Degrade(Simulation):
     """Draws what happens to each row of a batch and makes (noisy, clean) pairs of it.
 
     Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
@@ -324,9 +334,9 @@ class Degrade(nn.Module):
         if self.codec_p:
             noisy = self._coded(noisy, draws)
         if self.loss_p:
-            count, size = channel.packets(n, sr, self.packet_ms)
-            lost = channel.bursts(draws.rows(torch.rand, count), uniform(*self.loss), uniform(*self.burst))
-            noisy = torch.where(chance(self.loss_p)[:, None], channel.lose(noisy, lost, size), noisy)
+            count, size = packets.packets(n, sr, self.packet_ms)
+            lost = packets.bursts(draws.rows(torch.rand, count), uniform(*self.loss), uniform(*self.burst))
+            noisy = torch.where(chance(self.loss_p)[:, None], packets.lose(noisy, lost, size), noisy)
         return noisy, clean
 
     def _coded(self, x: Tensor, draws: RowDraws) -> Tensor:

@@ -23,12 +23,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask import metrics, weights
 from audiomask.audio import AudioError
-from audiomask.data.arrays import ArrayScenes
-from audiomask.data.augment import Augment
 from audiomask.data.kaldi import DataDir, Utterance
 from audiomask.data.loading import Corpus, PackedAudio, SpeechAndNoise, pack, read_mono
 from audiomask.data.shards import INDEX, ShardedAudio
-from audiomask.data.simulate import Degrade
+from audiomask.data.simulate import Simulation
 from audiomask.losses import WeightedSum
 from audiomask.streaming import StreamingModel
 from audiomask.tasks.muon import Muon, groups
@@ -66,7 +64,8 @@ class Enhance(pl.LightningModule):
         model: what is trained; `[B, 1, T]` -> `[B, 1, T]`, or `[B, M, T]` -> `[B, 1, T]` for an array.
         loss: named losses of (estimate, target) waveforms. relative: both are divided by the RMS of the noisy
             signal first, so that loud and quiet rows count alike; the published systems do not.
-        degrade: makes the pairs, or augments those of a corpus (`Augment`, with `tasks.paired`).
+        degrade: makes the pairs (`simulate.Degrade`; `arrays.ArrayScenes`, with `tasks.arrays`), or augments
+            those of a corpus (`augment.Augment`, with `tasks.paired`).
         optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
         lr, betas, weight_decay: of it; biases, norms and embeddings are not decayed.
         warmup: steps; decay: share of the run in which the learning rate falls (see `warmup_stable_decay`).
@@ -90,7 +89,7 @@ class Enhance(pl.LightningModule):
         self,
         model: StreamingModel,
         loss: WeightedSum,
-        degrade: Degrade | Augment | ArrayScenes,
+        degrade: Simulation,
         relative: bool = True,
         optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 1.5e-3,
@@ -112,7 +111,7 @@ class Enhance(pl.LightningModule):
                 f"{model.sample_rate} Hz; make them equal"
             )
         self.reference = model.inputs[0].reference
-        if isinstance(degrade, ArrayScenes) and degrade.reference != self.reference:
+        if degrade.reference != self.reference:
             raise AudioError(
                 f"degrade.reference is microphone {degrade.reference} and the model's is {self.reference}; "
                 "make them equal"

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import Utterance
-from audiomask.data.loading import PackedAudio, read_mono
+from audiomask.data.loading import PackedAudio, cut, read_mono
 from audiomask.tasks.enhance import Pairs, batches, packed
 
 
@@ -38,14 +38,11 @@ class PairCrops(Dataset[dict[str, torch.Tensor]]):
         n = self.pairs.lengths[i] // 2
         start = self.pairs.offsets[i]
         pair = self.pairs.samples[start : start + 2 * n].reshape(2, n)
-        if n < self.length:
-            out = np.zeros((2, self.length), np.float32)
-            at = rng.integers(self.length - n + 1)
-            out[:, at : at + n] = pair
-        else:
-            at = rng.integers(n - self.length + 1)
-            out = pair[:, at : at + self.length].astype(np.float32)
-        return out / 32768
+
+        def read(at: int, count: int) -> np.ndarray:
+            return pair[:, at : at + count].astype(np.float32) / 32768
+
+        return cut(read, int(n), rng, self.length, "pad")
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng([self.seed, row])

@@ -1,11 +1,11 @@
-"""Wind, lost packets and codecs do what they say, and shift nothing in time."""
+"""Wind and codecs do what they say and shift nothing in time; `Degrade` uses them, and lost packets."""
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from audiomask.data.channel import CODECS, bursts, coded, lose, packets, wind
+from audiomask.data.channel import CODECS, coded, wind
 from audiomask.data.simulate import Degrade
 
 RATE = 16000
@@ -31,22 +31,6 @@ def test_wind_is_low_and_comes_in_gusts():
     assert power[:, f < 10].sum() == 0 or power[:, f < 10].sum() < 1e-3 * power.sum()
     drop = 10 * torch.log10(x[:, :14000].square().mean(1) / x[:, 18000:].square().mean(1))
     assert ((drop > 15) & (drop < 25)).all()
-
-
-@pytest.mark.parametrize(("rate", "length"), [(0.05, 1.0), (0.2, 3.0), (0.5, 8.0)])
-def test_bursts_have_the_rate_and_the_length_asked_for(rate, length):
-    uniform = torch.rand(200, 2000, generator=torch.Generator().manual_seed(0))
-    lost = bursts(uniform, torch.full((200,), rate), torch.full((200,), length))
-    assert abs(float(lost.float().mean()) - rate) < 0.02
-    starts = (lost[:, 1:] & ~lost[:, :-1]).sum()
-    assert abs(float(lost[:, 1:].sum() / starts) - length) < 0.1 * length
-
-
-def test_lost_packets_are_silent_and_the_others_whole():
-    x = torch.ones(1, 1000)
-    y = lose(x, torch.tensor([[False, True, False, True]]), 320)
-    assert y[0].reshape(-1, 40).mean(1).tolist() == [1] * 8 + [0] * 8 + [1] * 8 + [0]
-    assert packets(1000, RATE, 20.0) == (4, 320)
 
 
 @pytest.mark.parametrize("codec", CODECS)
