@@ -175,8 +175,8 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
 
 
 class Simulation(nn.Module):
-    """Makes pairs of raw rows: `speech [B, L]`, `noise [B, K, L]`, `seeds [B]` -> noisy and clean `[B, T]`, or
-    noisy `[B, M, T]` for M microphones, of which the target belongs to `reference`.
+    """Makes pairs of raw rows: `speech [B, L]`, `noise [B, K, L]`, `seeds [B]` -> noisy and clean `[B, T]`,
+    or noisy `[B, M, T]` for M microphones, of which the target belongs to `reference`.
     """
 
     sample_rate: int
