@@ -94,3 +94,18 @@ def test_an_interrupted_pack_leaves_no_index(tmp_path):
 
 def test_index_records_the_rate(corpus):
     assert json.loads(corpus.with_suffix(".json").read_text())["sample_rate"] == 16000
+
+
+def test_a_short_recording_stands_anywhere_among_zeros_whole():
+    from audiomask.data.loading import cut
+
+    x = np.arange(1, 21, dtype=np.float32).reshape(2, 10)
+    rng, starts = np.random.default_rng(0), set()
+    for _ in range(60):
+        y = cut(lambda at, count: x[:, at : at + count], 10, rng, 15, "pad")
+        (start,) = {int(row.nonzero()[0][0]) for row in y}
+        starts.add(start)
+        assert np.array_equal(y[:, start : start + 10], x)
+        assert y.shape == (2, 15)
+        assert np.count_nonzero(y) == 20
+    assert starts == set(range(6))
