@@ -16,7 +16,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from audiomask.audio import AudioError
 from audiomask.streaming import Streaming
@@ -66,13 +67,20 @@ def load_model(config: Mapping[str, Any]) -> Streaming:
     return model
 
 
-def save(folder: str | Path, model: nn.Module, config: Mapping[str, Any]) -> Path:
-    """Write `model` and its config into `folder`, each file whole or not at all."""
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of `model`, on the CPU. What is divided among processes is gathered, so all of them have
+    to call this."""
+    state = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in model.state_dict().items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+
+def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mapping[str, Any]) -> Path:
+    """Write `model`, or its `tensors`, and its config into `folder`, each file whole or not at all."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = tensors(model) if isinstance(model, nn.Module) else model
     for path, write in (
-        (folder / WEIGHTS, lambda to: save_file(tensors, to)),
+        (folder / WEIGHTS, lambda to: save_file(state, to)),
         (folder / CONFIG, lambda to: to.write_text(json.dumps(config, indent=2, default=str) + "\n")),
     ):
         temporary = path.with_name(f".{path.name}.part")
@@ -95,14 +103,14 @@ def load(folder: str | Path, **changes: Any) -> tuple[Streaming, dict[str, Any]]
             )
     try:
         config = json.loads((folder / CONFIG).read_text())
-        tensors = load_file(folder / WEIGHTS)
+        state = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: damaged: {error}") from error
     if changes:
         config = {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
     model = load_model(config)
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{folder}: the weights do not fit the config: {error}") from error
     return model.eval(), config

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -39,13 +40,19 @@ class KeepBest(Callback):
         self.best = state["best"]
 
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
         value = trainer.callback_metrics.get(self.monitor)
         score = self.sign * float(value) if value is not None else float(trainer.global_step)
         if score > self.best:
             self.best = score
-            weights.save(self.folder, task.model, self.config)  # type: ignore[arg-type]
+            self.write(trainer, task)
+
+    def write(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """The model as it is; called in all processes, of which one writes."""
+        tensors = weights.tensors(task.model)  # type: ignore[arg-type]
+        if trainer.is_global_zero:
+            weights.save(self.folder, tensors, self.config)
 
 
 class _Cli(LightningCLI):
@@ -106,9 +113,11 @@ def fit(
     torch.set_float32_matmul_precision("high")
     cli = parse(config, options)
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
-    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-        # Their shards are vectors: Muon finds no matrix, weight decay no weight, no process a whole model.
-        raise AudioError(f"{config}: trainer.strategy would divide the weights among processes; use ddp")
+    if isinstance(trainer.strategy, FSDPStrategy):
+        # Its shards are vectors: Muon finds no matrix in them, and weight decay no weight.
+        raise AudioError(f"{config}: trainer.strategy fsdp flattens the weights; use ModelParallelStrategy")
+    if isinstance(trainer.strategy, ModelParallelStrategy):
+        _divide(cli)
     out.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:  # of several processes one writes
         (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
@@ -134,9 +143,34 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
-    if trainer.is_global_zero and not (out / "model" / weights.WEIGHTS).exists():  # a run without validation
-        weights.save(out / "model", cli.model.model, model_config)
+    if keep.best == -float("inf"):  # a run without validation
+        keep.write(trainer, cli.model)
     return cli.model
+
+
+def _divide(cli: LightningCLI) -> None:
+    """Have weights, gradients and the optimizer's state divided among the processes (FSDP2, `fully_shard`).
+
+    The network is one unit, whole while it computes: our blocks are stepped rather than called, so hooks on
+    them would not run. AudioError for averaged weights, which Lightning does not divide, and for a mesh that
+    gives some processes the rows of others (Lightning's default divides by machines only).
+    """
+    if any(isinstance(callback, WeightAveraging) for callback in cli.trainer.callbacks):  # type: ignore[attr-defined]
+        raise AudioError(
+            "trainer.strategy divides the weights, and averaged weights cannot be: "
+            "add --trainer.callbacks null"
+        )
+
+    def configure_model() -> None:
+        mesh = cli.model.device_mesh["data_parallel"]
+        if mesh.size() != (world := cli.trainer.world_size):
+            raise AudioError(
+                f"trainer.strategy has data_parallel_size {mesh.size()} and there are {world} processes; "
+                f"add data_parallel_size: {world}, tensor_parallel_size: 1"
+            )
+        fully_shard(cli.model.model, mesh=mesh)
+
+    cli.model.configure_model = configure_model
 
 
 def _model_config(task: Any) -> dict[str, Any]:

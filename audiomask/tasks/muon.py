@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 SMALLEST = 16  # rows or columns below which a matrix is left to AdamW
 
@@ -101,5 +102,8 @@ class Muon(torch.optim.AdamW):
         state["momentum"].lerp_(p.grad, 1 - self.momentum)
         ahead = p.grad.lerp(state["momentum"], self.momentum)
         rows, columns = p.shape[0] // maps, p[0].numel()
-        update = orthogonalise(ahead.reshape(maps, rows, columns)).reshape(p.shape)
+        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead  # divided: see docs/scale.md
+        update = orthogonalise(whole.reshape(maps, rows, columns)).reshape(p.shape)
+        if isinstance(p, DTensor):
+            update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
         p.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * lr * max(rows, columns) ** 0.5)

@@ -1,21 +1,27 @@
 """More than one process gives what one gives; data in shards resumes; the switches for speed do run."""
 
 import itertools
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from training import SIEVE, checkpoint, command, train, train_and_kill
+from training import SIEVE, checkpoint, command, environment, train, train_and_kill
 
+from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data import shards
 from audiomask.data.kaldi import DataDir
 from audiomask.tasks.enhance import NoisySpeech, keep_recurrent_layers_whole
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-TWO = {"trainer__devices": 2, "trainer__accelerator": "cpu", "trainer__strategy": "ddp"}
+TWO = {"trainer__devices": 2, "trainer__accelerator": "cpu"}
+DIVIDED = (  # FSDP2
+    '{"class_path": "pytorch_lightning.strategies.ModelParallelStrategy", '
+    '"init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1, "save_distributed_checkpoint": false}}'
+)
 
 
 @pytest.fixture
@@ -37,8 +43,10 @@ def recipe(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tmp_path, recipe):
+@pytest.mark.parametrize("strategy", ["ddp", DIVIDED], ids=["ddp", "fsdp2"])
+def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tmp_path, recipe, strategy):
     """Two started by the trainer, killed, resumed under torchrun, against one process that was left alone.
+    Averaged weights are not divided, so the run that divides does without.
 
     What AdamW moves agrees to float32. Muon orthogonalises in bfloat16, which makes of 1e-7 between two sums
     of gradients up to a quarter of a step after six of them: there the distance is measured against how far
@@ -47,9 +55,12 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tm
     from audiomask.tasks.fit import parse
 
     options = {"recipe": recipe, "model__lr": 2e-4, "model__warmup": 1}
-    out = tmp_path / "two"
-    steps = train_and_kill(data, out, **TWO, **options) + 4
-    train(data, out, steps, start=TORCHRUN, **TWO, **options)
+    kinds = {"current_model_state": 0.5, "state_dict": 0.1}  # the weights, and their average
+    if strategy != "ddp":
+        options["trainer__callbacks"], kinds = "null", {"state_dict": 0.5}
+    out, two = tmp_path / "two", {**TWO, "trainer__strategy": strategy}
+    steps = train_and_kill(data, out, **two, **options) + 4
+    train(data, out, steps, start=TORCHRUN, **two, **options)
     train(data, tmp_path / "one", steps, data__batch_size=4, **options)
     one, two = checkpoint(tmp_path / "one"), checkpoint(out)
     assert one["global_step"] == two["global_step"] == steps
@@ -57,7 +68,7 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tm
     words = command(data, out, steps, **options)
     start = parse(recipe, words[words.index(str(recipe)) + 1 : -2]).model.model.state_dict()
     matrices = 0
-    for kind, share in (("current_model_state", 0.5), ("state_dict", 0.1)):  # the weights, and their average
+    for kind, share in kinds.items():
         for name, value in one[kind].items():
             apart = (value - two[kind][name]).norm()
             if value.ndim > 1 and min(value.shape[0], value[0].numel()) >= 16:
@@ -66,6 +77,8 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tm
             else:
                 assert torch.allclose(value, two[kind][name], atol=1e-5), f"{kind} {name}"
     assert matrices
+    shipped = weights.load(out)[0].state_dict()  # gathered, where the best was kept
+    assert shipped.keys() == start.keys()
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +144,27 @@ def test_a_run_on_shards_killed_and_resumed_equals_one_that_was_not(data, sharde
     ("strategy", "text"),
     [
         ("fsdp", "requires a GPU"),
-        ('{"class_path": "pytorch_lightning.strategies.ModelParallelStrategy"}', "use ddp"),
+        (DIVIDED, "averaged weights cannot be: add --trainer.callbacks null"),
     ],
 )
-def test_sharded_weights_are_refused(data, tmp_path, strategy, text):
+def test_what_cannot_be_divided_is_refused(data, tmp_path, strategy, text):
     from audiomask.tasks.fit import fit
 
     words = command(data, tmp_path / "out", 1, trainer__strategy=strategy, trainer__accelerator="cpu")
     with pytest.raises(AudioError, match=text):
         fit(SIEVE, tmp_path / "out", words[words.index(str(SIEVE)) + 1 : -2])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_processes_that_would_train_on_rows_of_their_own_are_refused(data, tmp_path, recipe):
+    """Lightning's default is as many parts as machines: here one, and gradients would not be shared."""
+    undivided = '{"class_path": "pytorch_lightning.strategies.ModelParallelStrategy"}'
+    options = {"trainer__strategy": undivided, "trainer__callbacks": "null", "recipe": recipe}
+    words = command(data, tmp_path / "out", 1, **TWO, **options)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "add data_parallel_size: 2, tensor_parallel_size: 1" in done.stderr
 
 
 def test_recurrent_layers_stay_out_of_compiled_graphs():
