@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 
 from audiomask import __version__
 from audiomask.cli._common import table
+from audiomask.runtime.soundcard import LIBRARY
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
@@ -81,7 +82,8 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
     if least and _version(have) < _version(least):
         return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
     if deep and (why := _imports(name)):
-        return Finding(what, BROKEN, f"{have}: {why}", f"pip install --force-reinstall '{want}'")
+        remedy = LIBRARY if name == "sounddevice" else f"pip install --force-reinstall '{want}'"
+        return Finding(what, BROKEN, f"{have}: {why}", remedy)
     return Finding(what, OK, have)
 
 
