@@ -43,6 +43,7 @@ NEAR_S, FAR_S = 0.002, 0.020  # deviations of the lag that a splice mends, and t
 SHORT_S, LONG_S = 0.5, 4.0  # what "the middle" is taken over: long, since callbacks come late by milliseconds
 QUIET = 1e-3  # a splice waits for a place where its sides differ by 30 dB less than the sound of late has ...
 POWER_S = 3.0  # ... taken over so long; twice the deviation no longer waits
+BUSY = 0.5  # of the time of a block, that the model needs: with less it catches up as fast as sound comes
 GONE_S = 2.0  # a device that has not called for so long is gone; the longest buffers are well under 1 s
 SPARE_S = 2.0  # room in the rings beyond the buffer
 HISTORY = 1024  # callbacks remembered, 4 s at 256 a second
@@ -92,10 +93,11 @@ class Status:
     running: bool
 
 
-def least_buffer(block: int, chunk_in: int, chunk_out: int) -> int:
+def least_buffer(block: int, chunk_in: int, chunk_out: int, *, even: bool = True) -> int:
     """Samples that must be in flight for a loudspeaker that takes ``chunk_out`` at once: those, a chunk of
-    the microphone that is not there yet, and what waits for the rest of its block."""
-    return chunk_in + chunk_out + (block - 1 if chunk_in % block else 0)
+    the microphone that is not there yet, and what waits for the rest of its block unless chunks are
+    ``even``, whole blocks."""
+    return chunk_in + chunk_out + (0 if even else block - 1)
 
 
 class Live:
@@ -103,7 +105,7 @@ class Live:
     samples to keep in flight outside of it, at least what `least_buffer` says of the devices' chunks (else it
     is raised to that once they are seen); ``lag = buffer + session.lag``. ``clock``: seconds, for tests.
 
-    Attributes: ``counts``; ``seconds`` of sound captured since the last start."""
+    Attributes: ``counts``; ``seconds`` of sound captured so far."""
 
     def __init__(
         self,
@@ -127,17 +129,23 @@ class Live:
         self._devices: list[Device] = []
         self._ready = threading.Event()
         self._failure: BaseException | None = None
+        self._earlier = 0
         self._peaks, self._speed, self._power = [0.0, 0.0], 0.0, 0.0
+        self._rings()
         self._restart()
 
-    def _restart(self) -> None:
+    def _rings(self) -> None:
         room = self.buffer + 2 * self.block + round(SPARE_S * self.rate)
         self._in, self._out = Ring(self.session.channels, room), Ring(self.session.outputs, room)
+
+    def _restart(self) -> None:
+        self._earlier += self._in.written
+        self._rings()
         self._removed = 0  # samples that the worker dropped, less those that it repeated
         self._gone: str | None = None
         self._captured_at = self._played_at = self.clock()
-        self._chunk = self._period = 0  # samples of the last capture, of the last play
-        self._largest = [0, 0]  # of the two
+        self._period = 0  # samples of the last play
+        self._chunks, self._even = [0, 0], True  # the largest of captures and plays; captures of whole blocks
         self._playing = self._begun = self._again = False
         self._history = np.zeros(HISTORY)
         self._plays = 0  # entries of the history since the last start
@@ -155,7 +163,7 @@ class Live:
         if xrun or missed:
             self.counts.overflows += 1
             self.counts.lost_in += missed
-        self._chunk, self._captured_at = x.shape[1], self.clock()
+        self._captured_at = self.clock()
         self._fit(0, x.shape[1])
         self._ready.set()
 
@@ -195,52 +203,61 @@ class Live:
         self._plays, self._playing, self._begun, self._again = 0, True, True, False
 
     def _fit(self, side: int, n: int) -> None:
-        if n > self._largest[side]:
-            self._largest[side] = n
-            self.buffer = max(self.buffer, least_buffer(self.block, *self._largest))
+        even = self._even and (side == 1 or n % self.block == 0)
+        if n > self._chunks[side] or even != self._even:
+            self._chunks[side], self._even = max(n, self._chunks[side]), even
+            self.buffer = max(self.buffer, least_buffer(self.block, *self._chunks, even=even))
 
     def flight(self) -> float:
         """Samples between the two devices, the session's lag not counted."""
-        recording = min(max(0.0, self.clock() - self._captured_at) * self.rate, self._chunk)
+        recording = min(max(0.0, self.clock() - self._captured_at) * self.rate, self._chunks[0])
         return self._in.written - self._out.taken - self._removed + recording
 
     # The worker.
 
     def work(self, stop: threading.Event) -> None:
-        """Run the model on what is captured, until ``stop`` is set. For a thread of its own; what it raises is
-        raised by `check`."""
+        """Run the model on what is captured, until ``stop`` is set. For a thread of its own; `check` raises
+        what it raises."""
         try:
             while not stop.is_set():
                 self._ready.wait(0.1)
                 self._ready.clear()
-                self.pump()
+                while not stop.is_set() and self.step():
+                    pass
             self.pump()
         except BaseException as error:
             self._failure = error
 
-    def pump(self) -> int:
-        """All whole blocks that wait; how many that were."""
-        done = 0
-        while self._in.fill >= self.block:
-            while self._changes:
-                self.session.set(**self._changes.popleft())
-            if self._in.fill >= self.buffer + self.block:  # what is older cannot be played in time
-                self._cut(self._in.fill - self.buffer)
-            else:
-                self._take(self._x)
-            start = self.clock()
-            y = np.atleast_2d(self.session.feed(self._x))
-            share = (self.clock() - start) * self.rate / self.block
-            self._speed = share if not self._speed else 0.95 * self._speed + 0.05 * share
-            y = self._steady(y)
-            self._peaks[1] = max(self._peaks[1], float(np.abs(y).max()))
-            if self.record_out:
-                self.record_out.write(y)
-            full = y.shape[1] - self._out.write(y)  # the loudspeaker has not called for seconds
-            self._removed += full
-            self.counts.lost_out += full
-            done += 1
-        return done
+    def pump(self) -> None:
+        """All whole blocks that wait."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """One block, if a whole one waits; whether it did."""
+        if self._in.fill < self.block:
+            return False
+        while self._changes:
+            self.session.set(**self._changes.popleft())
+        keep, more = self.buffer, self.block  # what is older than the buffer cannot be played in time
+        if not self._playing and self._speed > BUSY:  # nor can a slow model work off what waits
+            keep, more = self.block, self.block // 4
+        if self._in.fill >= keep + more:
+            self._cut(self._in.fill - keep)
+        else:
+            self._take(self._x)
+        start = self.clock()
+        y = np.atleast_2d(self.session.feed(self._x))
+        share = (self.clock() - start) * self.rate / self.block
+        self._speed = share if not self._speed else 0.95 * self._speed + 0.05 * share
+        y = self._steady(y)
+        self._peaks[1] = max(self._peaks[1], float(np.abs(y).max()))
+        if self.record_out:
+            self.record_out.write(y)
+        full = y.shape[1] - self._out.write(y)  # the loudspeaker has not called for seconds
+        self._removed += full
+        self.counts.lost_out += full
+        return True
 
     def _take(self, x: np.ndarray) -> None:
         self._in.read(x)
@@ -334,7 +351,7 @@ class Live:
 
     @property
     def seconds(self) -> float:
-        return self._in.written / self.rate
+        return (self._earlier + self._in.written) / self.rate
 
     def stop(self) -> None:
         """Let the devices go."""
