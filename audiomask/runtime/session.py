@@ -212,9 +212,18 @@ class Session:
             if converter:
                 converter.state = copy.deepcopy(state)
 
-    _REST = tuple(
-        "dry bypass _target _mix _hop _fill _skip _fed _aligned _stepped _fading _changed _late _held".split()
+    _REST: tuple[str, ...] = (
+        "dry",
+        "bypass",
+        "_target",
+        "_mix",
+        "_hop",
+        "_fill",
+        "_skip",
+        "_fed",
+        "_aligned",
     )
+    _REST += ("_stepped", "_fading", "_changed", "_late", "_held")
 
     @property
     def _key(self) -> tuple:
