@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)"
     )
     parser.add_argument(
-        "--rate", type=positive, metavar="HZ", help="of both devices (default: the microphone's)"
+        "--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)"
     )
     parser.add_argument(
         "--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)"
@@ -76,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
         print(table(("number", "name", "system", "in", "out", "Hz", "default"), rows))
         return 0
     cards = _find(sd, args)
-    rate = args.rate or cards[0].rate
-    artifact = choose(resolve(args.model), rate)
+    family = resolve(args.model)
+    rate = args.rate or _rate(sd, cards, family)
+    artifact = choose(family, rate)
     block = _block(artifact, rate, args.block)
     session = Session(
         artifact,
@@ -139,6 +140,15 @@ def _clock() -> float:
 
 def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.Card]:
     return soundcard.find(sd, args.input, "input"), soundcard.find(sd, args.output, "output")
+
+
+def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Artifact]) -> int:
+    """The model's highest rate that both devices take, since conversion adds lag; else the microphone's."""
+    for artifact in reversed(family):
+        rate = artifact.sample_rate
+        if soundcard.takes(sd, cards[0], "input", rate) and soundcard.takes(sd, cards[1], "output", rate):
+            return rate
+    return cards[0].rate
 
 
 def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
@@ -213,7 +223,7 @@ def _sessions(
     """Play until the end; with --reconnect again and again. Errors: `DeviceError`."""
     first = True
     with _keys() as key, _screen(args.quiet) as show:
-        panel = Panel(live, args.dry)
+        panel = Panel(live)
         while True:
             try:
                 devices = _open(sd, cards, live)
@@ -273,8 +283,8 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
 class Panel:
     """What the keys change, and the line that shows how it goes."""
 
-    def __init__(self, live: Live, dry: float):
-        self.live, self.dry, self.bypass = live, dry, False
+    def __init__(self, live: Live):
+        self.live, self.bypass = live, False
         self.port = live.session.artifact.constants.get("strength")
         value = live.session.engine.constants["strength"] if self.port else 0.0
         self.strength = float(np.ravel(value)[0])
@@ -283,7 +293,7 @@ class Panel:
         """React to a key; True for the one that ends."""
         if key in ("b", "B", " "):
             self.bypass = not self.bypass
-            self.live.set(dry=1.0 if self.bypass else self.dry)
+            self.live.set(bypass=self.bypass)
         elif key in ("+", "=", "-", "_") and self.port:
             low = 0.0 if self.port.minimum is None else self.port.minimum
             high = 1.0 if self.port.maximum is None else self.port.maximum

@@ -144,7 +144,7 @@ class Live:
         self._removed = 0  # samples that the worker dropped, less those that it repeated
         self._gone: str | None = None
         self._captured_at = self._played_at = self.clock()
-        self._period = 0  # samples of the last play
+        self._period = self.block  # samples of the last play
         self._chunks, self._even = [0, 0], True  # the largest of captures and plays; captures of whole blocks
         self._playing = self._begun = self._again = False
         self._history = np.zeros(HISTORY)
@@ -251,7 +251,7 @@ class Live:
         share = (self.clock() - start) * self.rate / self.block
         self._speed = share if not self._speed else 0.95 * self._speed + 0.05 * share
         y = self._steady(y)
-        self._peaks[1] = max(self._peaks[1], float(np.abs(y).max()))
+        self._meet(1, y)
         if self.record_out:
             self.record_out.write(y)
         full = y.shape[1] - self._out.write(y)  # the loudspeaker has not called for seconds
@@ -261,9 +261,14 @@ class Live:
 
     def _take(self, x: np.ndarray) -> None:
         self._in.read(x)
-        self._peaks[0] = max(self._peaks[0], float(np.abs(x).max()))
+        self._meet(0, x)
         if self.record_in:
             self.record_in.write(x)
+
+    def _meet(self, side: int, x: np.ndarray) -> None:
+        peak = float(np.abs(x).max())
+        if peak < np.inf:  # no NaN either
+            self._peaks[side] = max(self._peaks[side], peak)
 
     def _cut(self, late: int) -> None:
         """Drop ``late`` samples of the input, across a crossfade."""

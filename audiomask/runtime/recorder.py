@@ -11,6 +11,7 @@ import numpy as np
 from audiomask.audio import AudioError, Writer
 
 WAIT_S = 60.0  # of sound that may wait for a slow disk
+SUFFIXES = (".wav", ".w64", ".rf64")  # plain samples: what is there can be read whenever the end comes
 
 
 class Recorder:
@@ -18,14 +19,17 @@ class Recorder:
 
     Until then it is hidden, ``.NAME.xxxxxxxx.part`` in the same folder, and complete up to the last block on
     the disk: what a crash leaves can be read, as by ``audiomask enhance``. A disk that is full ends the
-    recording, not the sound; what fitted is kept. ``block``: samples per write, to bound what waits.
+    recording, not the sound; what fitted is kept. So do the 4 GiB of a WAV; a .w64 has no such end.
+    ``block``: samples per write, to bound what waits.
 
-    Errors: `AudioError` if the file cannot be begun.
+    Errors: `AudioError` if the file cannot be begun, or is of another format.
     """
 
     def __init__(
         self, path: str | Path, rate: int, channels: int, *, block: int = 256, overwrite: bool = False
     ):
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise AudioError(f"{path}: is recorded as one of {' '.join(SUFFIXES)}; convert it afterwards")
         self._writer = Writer(path, rate, channels, overwrite=overwrite)
         self.error: AudioError | None = None
         self.lost = 0  # samples that the disk was too slow for
@@ -34,9 +38,9 @@ class Recorder:
         self._thread.start()
 
     def write(self, x: np.ndarray) -> None:
-        """Append ``x [C, n]``; returns at once."""
+        """Append a copy of ``x [C, n]``, NaN and infinities as 0; returns at once."""
         try:
-            self._queue.put_nowait(x.copy())
+            self._queue.put_nowait(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0))
         except queue.Full:
             self.lost += x.shape[1]
 

@@ -100,6 +100,17 @@ def find(sd: ModuleType, wanted: str | None, kind: str) -> Card:
     return chosen[0]
 
 
+def takes(sd: ModuleType, card: Card, kind: str, rate: int) -> bool:
+    """Whether a device works at ``rate`` Hz."""
+    check = sd.check_input_settings if kind == "input" else sd.check_output_settings
+    channels = 1 if kind == "input" else min(2, card.outputs)
+    try:
+        check(device=card.index, channels=channels, dtype="float32", samplerate=rate)
+    except (sd.PortAudioError, ValueError):
+        return False
+    return True
+
+
 def _names(cards: list[Card]) -> str:
     return "; ".join(f"{c.index} {c.name} ({c.api})" for c in cards) or "none"
 
