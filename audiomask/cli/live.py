@@ -324,15 +324,15 @@ class Panel:
 
 
 def meter(peak: float, width: int = 10) -> str:
-    """A bar over 60 dB and the level: ``#####..... -30 dB``."""
+    """A bar over 60 dB and the level: ``#####.....  -30 dBFS``."""
     db = max(FLOOR_DB, 20 * math.log10(max(peak, 1e-9)))
     full = round(min(1.0, 1 - db / FLOOR_DB) * width)
-    return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dB"
+    return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dBFS"
 
 
 @contextmanager
 def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line that is drawn over, where standard error is a terminal."""
+    """A line (two where it is long) that is drawn over, where standard error is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda text: None
         return
@@ -341,7 +341,7 @@ def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
     from rich.text import Text
 
     with Picture(console=Console(stderr=True), transient=True, auto_refresh=False) as picture:
-        yield lambda text: picture.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
+        yield lambda text: picture.update(Text(text), refresh=True)
 
 
 @contextmanager

@@ -222,9 +222,9 @@ def test_a_model_without_strength(toys, tmp_path, monkeypatch):
 
 
 def test_meter():
-    assert verb.meter(1.0) == "##########    0 dB"
-    assert verb.meter(10 ** (-30 / 20)) == "#####.....  -30 dB"
-    assert verb.meter(0.0) == "..........  -60 dB"
+    assert verb.meter(1.0) == "##########    0 dBFS"
+    assert verb.meter(10 ** (-30 / 20)) == "#####.....  -30 dBFS"
+    assert verb.meter(0.0) == "..........  -60 dBFS"
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, "Terminated"])
