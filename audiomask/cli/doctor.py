@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 
 from audiomask import __version__
 from audiomask.cli._common import table
-from audiomask.runtime.soundcard import LIBRARY
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
@@ -82,7 +81,9 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
     if least and _version(have) < _version(least):
         return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
     if deep and (why := _imports(name)):
-        remedy = LIBRARY if name == "sounddevice" else f"pip install --force-reinstall '{want}'"
+        remedy = f"pip install --force-reinstall '{want}'"
+        if "PortAudio library not found" in why:  # the wheels for macOS and Windows bring it along
+            remedy = "apt-get install libportaudio2, or your system's PortAudio"
         return Finding(what, BROKEN, f"{have}: {why}", remedy)
     return Finding(what, OK, have)
 

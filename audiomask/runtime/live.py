@@ -18,7 +18,8 @@ The callbacks of the devices only copy into and out of rings. What keeps the lag
   the output is left out or repeated by a crossfade, where it is quiet or repeats itself; no resampling, so
   all other samples are as the model made them.
 - Input that is older than the buffer when the model comes to it is dropped before the model, which is then
-  back in time however slow it is.
+  back in time however slow it is. (What waits for the loudspeaker is then older by what was cut behind it,
+  until it is played.)
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from audiomask.runtime.recorder import Recorder
 from audiomask.runtime.ring import Ring, mismatch, ramp, splice
 from audiomask.runtime.session import Session
 
-FADE_S = 0.004  # of every splice and of a start or stop: over a period of most voices, too short to notice
+FADE_S = 0.004  # of every splice, start and stop: long enough for a step to be no click
 NEAR_S, FAR_S = 0.002, 0.020  # deviations of the lag that a splice mends, and that a new start mends
 SHORT_S, LONG_S = 0.5, 4.0  # what "the middle" is taken over: long, since callbacks come late by milliseconds
 QUIET = 1e-3  # a splice waits for a place where its sides differ by 30 dB less than the sound of late has ...

@@ -188,7 +188,13 @@ def test_the_lag_can_be_set(cli, desk, delay):
 
 
 def test_keys(cli, desk, toy16):
-    desk.keys = [(1.0, "b"), (1.5, " "), (2.0, "-"), (2.2, "-"), (2.4, "+"), (2.6, "x"), (3.0, "q")]
+    bypassed = []
+
+    def look():
+        bypassed.append(desk.live.session.bypass)
+
+    desk.keys = [(1.0, "b"), (1.3, look), (1.5, " "), (1.8, look)]
+    desk.keys += [(2.0, "-"), (2.2, "-"), (2.4, "+"), (2.6, "x"), (3.0, "q")]
     assert cli("live", "-m", toy16).code == 0
     assert desk.sim.now < 3.2
     assert "strength 1.00" in desk.seen[0]
@@ -196,7 +202,7 @@ def test_keys(cli, desk, toy16):
     assert any(marks[9:16])
     assert not any(marks[16:])
     assert "strength 0.90" in desk.seen[-1]
-    assert desk.live.session.bypass is False
+    assert bypassed == [True, False]
     assert desk.live.session._target["strength"] == pytest.approx(0.9)
 
 

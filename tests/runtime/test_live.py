@@ -116,6 +116,13 @@ def test_a_stalled_model_catches_up(rig, seconds):
     assert live.counts.underflows == 1
 
 
+def test_a_loudspeaker_that_stalls_for_longer_than_there_is_room(rig):
+    sim, live, source, sink = rig(sink={"lost": (5, 10)})
+    sim.advance(13)
+    assert np.abs(settled(source, sink) - LAG).max() < 0.001
+    assert live.counts.lost_out == pytest.approx(5 * RATE, abs=2 * BLOCK)
+
+
 @pytest.mark.parametrize("ppm", [200, -200])
 @pytest.mark.parametrize("side", ["source", "sink"])
 def test_clocks_that_drift_apart(rig, side, ppm):
