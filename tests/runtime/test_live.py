@@ -67,6 +67,18 @@ def test_undisturbed_every_sample_is_played_at_the_set_lag(rig, phase):
     assert first / RATE < LAG + 3 * BLOCK / RATE
 
 
+def test_what_is_played_equals_the_offline_result(rig, toy16, noise):
+    """At the set lag, after the fade of the start."""
+    x = noise(1, 10 * RATE)[0]
+    session = Session(toy16, trim=False, block=BLOCK)
+    sim, live, _, sink = rig({"sound": lambda n: x[n]}, session=session)
+    sim.advance(9)
+    offline = Session(toy16)
+    want = np.concatenate((offline.feed(x), offline.flush()))
+    y = sink.output()[live.lag :]
+    assert np.abs(y[500:] - want[500 : len(y)]).max() <= 1e-5 * np.abs(want).max()
+
+
 def test_a_loudspeaker_that_starts_late(rig):
     """What was recorded before is too old to be played, and not counted as lost."""
     sim, live, source, sink = rig(sink={"phase": 1.0})
