@@ -374,11 +374,11 @@ class Writer:
             return
         peak = float(np.abs(x).max())
         self.peak = max(self.peak, peak)
-        self.frames += x.shape[1]
         if self.clip == "rescale":
             self._put(self._file, x, "FLOAT")
+            self.frames += x.shape[1]
             return
-        if self._limit is not None and self.frames > self._limit:
+        if self._limit is not None and self.frames + x.shape[1] > self._limit:
             raise AudioError(
                 f"{self.name}: more than 4 GiB, which {self.format} cannot hold; write .rf64 or .w64"
             )
@@ -386,6 +386,7 @@ class Writer:
             self.clipped += int((np.abs(x) > 1).sum())
             x = np.clip(x, -1, 1) if self.clip == "clamp" else x
         self._put(self._file, x, self.subtype)
+        self.frames += x.shape[1]  # counted once it is there, so that a file can be closed after a full disk
 
     def _put(self, file: sf.SoundFile, x: np.ndarray, subtype: str) -> None:
         # libsndfile cuts the bits below the last one off, half a step too low on average; this rounds.
@@ -421,7 +422,7 @@ class Writer:
             # A full disk can show first when the last buffer is flushed, which libsndfile does not report.
             written = self._part.stat().st_size
             lossless = self.subtype in _BYTES or self.subtype == "DOUBLE"
-            if written == 0 or (lossless and self.frames and sf.info(str(self._part)).frames != self.frames):
+            if written == 0 or (lossless and self.frames and sf.info(str(self._part)).frames < self.frames):
                 raise self._full("the end of it is missing")
             self._part.replace(self.path)
         except (sf.LibsndfileError, OSError) as error:

@@ -81,7 +81,10 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
     if least and _version(have) < _version(least):
         return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
     if deep and (why := _imports(name)):
-        return Finding(what, BROKEN, f"{have}: {why}", f"pip install --force-reinstall '{want}'")
+        remedy = f"pip install --force-reinstall '{want}'"
+        if "PortAudio library not found" in why:  # the wheels for macOS and Windows bring it along
+            remedy = "apt-get install libportaudio2, or your system's PortAudio"
+        return Finding(what, BROKEN, f"{have}: {why}", remedy)
     return Finding(what, OK, have)
 
 

@@ -37,7 +37,7 @@ def test_the_table_repeats_the_docstrings(verb):
     assert first.lower().startswith(VERBS[verb].lower())
 
 
-@pytest.mark.parametrize("verb", ["enhance", "stream", "models", "bench"])
+@pytest.mark.parametrize("verb", ["enhance", "stream", "live", "models", "bench"])
 def test_help_of_a_verb(cli, verb):
     done = cli(verb, "--help")
     assert done.code == 0

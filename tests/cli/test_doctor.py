@@ -76,6 +76,15 @@ def test_a_package_that_does_not_import_is_broken(monkeypatch):
     assert "lib is missing" in finding.detail
 
 
+def test_a_sound_library_that_is_absent_is_named(monkeypatch):
+    gone = "OSError: PortAudio library not found"
+    monkeypatch.setattr(doctor, "_imports", lambda name: gone if name == "sounddevice" else "")
+    finding = next(f for f in doctor.examine() if f.what == "sounddevice (live)")
+    assert finding.state == BROKEN
+    assert gone in finding.detail
+    assert "apt-get install libportaudio2" in finding.remedy
+
+
 def test_an_import_is_tried_in_a_process_of_its_own():
     assert doctor._imports("json") == ""
     assert "ModuleNotFoundError" in doctor._imports("no_such_package")

@@ -1,0 +1,413 @@
+"""denoise a microphone live, into a loudspeaker or a virtual microphone
+
+Shows the levels, the lag and what went wrong while it runs. Keys: b or space bypass the model, + and - change
+its strength where it has one, q ends. Where every millisecond of the lag goes is shown at the start. How to
+make a virtual microphone, for calls: docs/live.md.
+
+  audiomask live --list-devices
+  audiomask live -i 1 -o 4 --record-in heard.wav --record-out said.wav
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import add_model_arguments, controls, note, positive, table
+from audiomask.runtime import soundcard
+from audiomask.runtime.artifact import Artifact, choose, resolve
+from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
+from audiomask.runtime.recorder import Recorder
+from audiomask.runtime.session import Session
+
+LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # of the default: fewer calls than this a second, and no block longer
+JITTER_MS = 5.0  # by which callbacks and threads may be late, at least; else half a block
+TRIES = 50  # blocks that measure the time of the model, before it starts
+STEP = 0.1  # of the range of a control, for a key
+FLOOR_DB = -60.0
+TICK_S = 0.1  # between two pictures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
+    parser.add_argument(
+        "-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end"
+    )
+    parser.add_argument("--list-devices", action="store_true", help="show the devices, and end")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)"
+    )
+    parser.add_argument(
+        "--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)"
+    )
+    parser.add_argument(
+        "--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)"
+    )
+    parser.add_argument(
+        "--lag",
+        type=float,
+        metavar="MS",
+        help="from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
+    )
+    parser.add_argument("--record-in", metavar="FILE", help="record what the microphone gives")
+    parser.add_argument("--record-out", metavar="FILE", help="record what the model makes of it")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite recordings that exist")
+    parser.add_argument("--seconds", type=float, metavar="S", help="end after so much sound")
+    parser.add_argument("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
+    parser.add_argument("-q", "--quiet", action="store_true", help="show only warnings")
+
+
+def run(args: argparse.Namespace) -> int:
+    _usage(args)
+    sd = soundcard.load()
+    if args.list_devices:
+        rows = [(c.index, c.name, c.api, c.inputs, c.outputs, c.rate, c.default) for c in soundcard.cards(sd)]
+        print(table(("number", "name", "system", "in", "out", "Hz", "default"), rows))
+        return 0
+    cards = _find(sd, args)
+    family = resolve(args.model)
+    rate = args.rate or _rate(sd, cards, family)
+    artifact = choose(family, rate)
+    block = _block(artifact, rate, args.block)
+    session = Session(
+        artifact,
+        sample_rate=rate,
+        channels=args.channels,
+        threads=args.threads,
+        dry=args.dry,
+        trim=False,
+        block=block,
+        **controls(args),
+    )
+    compute_ms = _compute(session, block)
+    if compute_ms > block * 1000 / rate:
+        note(
+            f"warning: {artifact.name} needs {compute_ms:.1f} ms for a block of {block * 1000 / rate:.1f} ms "
+            "here and cannot keep up; try a longer --block, --threads, or another model (audiomask models)"
+        )
+    recorders: dict[str, Recorder] = {}
+    buffer = _buffer(session, block, args.lag)
+    live = None
+    try:
+        for option, path, channels in (
+            ("record_in", args.record_in, session.channels),
+            ("record_out", args.record_out, session.outputs),
+        ):
+            if path:
+                recorders[option] = Recorder(path, rate, channels, block=block, overwrite=args.force)
+        live = Live(session, block, buffer, clock=_clock, **recorders)
+        with _worker(live):
+            try:
+                _sessions(args, sd, cards, live, compute_ms)
+            finally:
+                live.stop()
+    finally:
+        failed = _finish(recorders, args.quiet)
+        if live is not None and live.seconds:
+            _summary(live, buffer, args.quiet)
+    return 1 if failed else 0
+
+
+def _usage(args: argparse.Namespace) -> None:
+    if args.rate and not MIN_RATE <= args.rate <= MAX_RATE:
+        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
+    if args.channels and args.channels > MAX_CHANNELS:
+        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    if args.block is not None and not 1 <= args.block <= 1000:
+        raise UsageError(f"--block {args.block}: is outside 1 to 1000 ms")
+    if args.lag is not None and not 0 < args.lag <= 60_000:
+        raise UsageError(f"--lag {args.lag}: is outside 0 to 60000 ms")
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise UsageError(f"--seconds {args.seconds}: is not above 0")
+    if args.record_in and args.record_in == args.record_out:
+        raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
+
+
+def _clock() -> float:
+    return time.perf_counter()
+
+
+def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.Card]:
+    return soundcard.find(sd, args.input, "input"), soundcard.find(sd, args.output, "output")
+
+
+def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Artifact]) -> int:
+    """The model's highest rate that both devices take, since conversion adds lag; else the microphone's."""
+    for artifact in reversed(family):
+        rate = artifact.sample_rate
+        if soundcard.takes(sd, cards[0], "input", rate) and soundcard.takes(sd, cards[1], "output", rate):
+            return rate
+    return cards[0].rate
+
+
+def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
+    """Samples at ``rate``. By default whole hops of the model, from 5 ms; a part of one that is very long."""
+    if ms is not None:
+        return max(1, round(ms * rate / 1000))
+    hop_ms = artifact.hop * 1000 / artifact.sample_rate
+    hops = (
+        math.ceil(LEAST_BLOCK_MS / hop_ms)
+        if hop_ms <= MOST_BLOCK_MS
+        else 1 / math.ceil(hop_ms / MOST_BLOCK_MS)
+    )
+    return max(1, round(hops * hop_ms * rate / 1000))
+
+
+def _buffer(session: Session, block: int, lag_ms: float | None) -> int:
+    """Samples to keep in flight. Errors: UsageError for a lag below what blocks and model take."""
+    rate = session.sample_rate
+    least = least_buffer(block, block, block)
+    if lag_ms is None:
+        return least + max(round(JITTER_MS * rate / 1000), block // 2)
+    buffer = round(lag_ms * rate / 1000) - session.lag
+    if buffer < least:
+        ms = 1000 / rate
+        raise UsageError(
+            f"--lag {lag_ms}: {session.artifact.name} takes {session.lag * ms:.1f} ms and two blocks "
+            f"{least * ms:.1f}; give at least {math.ceil((session.lag + least) * ms)}, or a shorter --block"
+        )
+    return buffer
+
+
+def _compute(session: Session, block: int) -> float:
+    """Milliseconds per block, the median; the session is as new afterwards, its memory allocated."""
+    x = (0.05 * np.random.default_rng(0).standard_normal((session.channels, block))).astype(np.float32)
+    times = []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        session.feed(x)
+        times.append(time.perf_counter() - start)
+    session.reset()
+    return float(np.median(times)) * 1000
+
+
+@contextmanager
+def _worker(live: Live) -> Iterator[None]:
+    """The model's thread. What it raises ends the run."""
+    stop = threading.Event()
+    thread = threading.Thread(target=live.work, args=(stop,), name="live", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _open(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], live: Live) -> tuple[Device, Device]:
+    # One channel goes to both sides of a headphone.
+    outputs = live.session.outputs
+    outputs = min(2, cards[1].outputs) if outputs == 1 else outputs
+    source = soundcard.SoundCard(sd, cards[0], "input", live.rate, live.session.channels, live.block)
+    return source, soundcard.SoundCard(sd, cards[1], "output", live.rate, outputs, live.block)
+
+
+def _sessions(
+    args: argparse.Namespace,
+    sd: Any,
+    cards: tuple[soundcard.Card, soundcard.Card],
+    live: Live,
+    compute_ms: float,
+) -> None:
+    """Play until the end; with --reconnect again and again. Errors: `DeviceError`."""
+    first = True
+    with _keys() as key, _screen(args.quiet) as show:
+        panel = Panel(live)
+        while True:
+            try:
+                devices = _open(sd, cards, live)
+                live.start(*devices)
+                note(_explain(live, *devices, compute_ms), quiet=args.quiet or not first)
+                first = False
+                while not (args.seconds and live.seconds >= args.seconds):
+                    live.check()
+                    if panel.press(key(TICK_S)):
+                        return
+                    show(panel.line(live.status()))
+                return
+            except DeviceError as error:
+                live.stop()
+                if first or not args.reconnect:
+                    raise
+                note(f"warning: {error}")
+            while True:
+                if panel.press(key(1.0)):
+                    return
+                try:
+                    sd._terminate()  # PortAudio looks for devices only when it starts
+                    sd._initialize()
+                    cards = _find(sd, args)
+                    break
+                except DeviceError:
+                    show("waiting for the device")
+
+
+def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str:
+    """Where every millisecond of the lag goes, from the air to the air."""
+    session, ms = live.session, 1000 / live.rate
+    block, artifact = live.block * ms, session.artifact
+    delay = min(session.delay, session.lag) * ms
+    rows = [
+        ("capture", source.latency * 1000, f"buffers of {source.name} and the system, by PortAudio"),
+        ("block", block, "being recorded"),
+        ("compute", compute_ms, "the model's time for a block, measured now"),
+        ("model", delay, f"what {artifact.name} waits for: its delay, and rate conversion if any"),
+        ("hop", session.lag * ms - delay, "what its hop does not share with the block"),
+        ("buffer", live.buffer * ms - block - compute_ms, "the block being played, and room for jitter"),
+        ("play", sink.latency * 1000, f"buffers of {sink.name} and the system, by PortAudio"),
+        (
+            "in all",
+            live.lag * ms + (source.latency + sink.latency) * 1000,
+            f"of it {live.lag * ms:.1f} ours: --lag",
+        ),
+    ]
+    channels = f"{session.channels} channel{'s' * (session.channels > 1)}"
+    return (
+        f"{artifact.name}, {live.rate} Hz, {channels}, blocks of {block:.1f} ms; keys: b bypass, "
+        f"+ - strength, q quit. The lag:\n"
+        + table(("", "ms", ""), [(name, float(f"{value:.1f}"), text) for name, value, text in rows])
+    )
+
+
+class Panel:
+    """What the keys change, and the line that shows how it goes."""
+
+    def __init__(self, live: Live):
+        self.live, self.bypass = live, False
+        self.port = live.session.artifact.constants.get("strength")
+        value = live.session.engine.constants["strength"] if self.port else 0.0
+        self.strength = float(np.ravel(value)[0])
+
+    def press(self, key: str) -> bool:
+        """React to a key; True for the one that ends."""
+        if key in ("b", "B", " "):
+            self.bypass = not self.bypass
+            self.live.set(bypass=self.bypass)
+        elif key in ("+", "=", "-", "_") and self.port:
+            low = 0.0 if self.port.minimum is None else self.port.minimum
+            high = 1.0 if self.port.maximum is None else self.port.maximum
+            step = STEP * (high - low) * (1 if key in "+=" else -1)
+            self.strength = round(min(high, max(low, self.strength + step)), 6)
+            self.live.set(strength=self.strength)
+        return key in ("q", "Q")
+
+    def line(self, status: Status) -> str:
+        """One line of plain text."""
+        live, ms = self.live, 1000 / self.live.rate
+        counts = live.counts
+        parts = [
+            f"in {meter(status.peak_in)}  out {meter(status.peak_out)}",
+            f"lag {status.lag * ms:.0f}/{live.lag * ms:.0f} ms",
+            f"speed {status.speed:.2f}",
+            f"xruns {counts.overflows} in {counts.underflows} out {counts.recovered} mended",
+        ]
+        if live.session.cleaned or live.session.faults:
+            parts.append(f"cleaned {live.session.cleaned}, faults {live.session.faults}")
+        if self.port:
+            parts.append(f"strength {self.strength:.2f}")
+        if self.bypass:
+            parts.append("BYPASS")
+        if not status.running:
+            parts.append("filling")
+        return "  ".join(parts)
+
+
+def meter(peak: float, width: int = 10) -> str:
+    """A bar over 60 dB and the level: ``#####.....  -30 dBFS``."""
+    db = max(FLOOR_DB, 20 * math.log10(max(peak, 1e-9)))
+    full = round(min(1.0, 1 - db / FLOOR_DB) * width)
+    return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dBFS"
+
+
+@contextmanager
+def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line (two where it is long) that is drawn over, where standard error is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.live import Live as Picture
+    from rich.text import Text
+
+    with Picture(console=Console(stderr=True), transient=True, auto_refresh=False) as picture:
+        yield lambda text: picture.update(Text(text), refresh=True)
+
+
+@contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """``key(seconds)``: the key that was pressed, or "" after so long. Without a terminal it only waits."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield _sleep
+        return
+    if sys.platform == "win32":
+        import msvcrt
+
+        yield lambda seconds: msvcrt.getwch() if msvcrt.kbhit() else _sleep(seconds)
+        return
+    import os
+    import select
+    import termios
+    import tty
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+
+    def key(seconds: float) -> str:
+        if not select.select([fd], [], [], seconds)[0]:
+            return ""
+        return os.read(fd, 1).decode("ascii", "replace") or _sleep(seconds)
+
+    try:
+        tty.setcbreak(fd)  # Ctrl-C stays a signal
+        yield key
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""
+
+
+def _finish(recorders: dict[str, Recorder], quiet: bool) -> bool:
+    """Close the recordings, each whatever becomes of the other; whether one failed."""
+    failed = False
+    for recorder in recorders.values():
+        try:
+            for text in recorder.close():
+                note(text, quiet=quiet and not text.startswith("warning"))
+            failed |= recorder.error is not None
+        except AudioError as error:
+            note(f"error: {error}")
+            failed = True
+    return failed
+
+
+def _summary(live: Live, buffer: int, quiet: bool) -> None:
+    counts, ms = live.counts, 1000 / live.rate
+    note(
+        f"{live.seconds:.1f} s; {counts.overflows} input overflows, {counts.underflows} output underflows "
+        f"({counts.silent * ms:.0f} ms of silence), lag mended {counts.recovered} times "
+        f"({(counts.lost_in + counts.lost_out) * ms:.0f} ms dropped), {counts.splices} splices for drift",
+        quiet=quiet,
+    )
+    if live.buffer > buffer:
+        note(
+            "warning: the devices hand over longer chunks than the block, so the lag was raised by "
+            f"{(live.buffer - buffer) * ms:.0f} ms to {live.lag * ms:.0f}"
+        )
+    if live.session.cleaned:
+        note(f"warning: {live.session.cleaned} samples of the input were NaN or infinite and were set to 0")
+    if live.session.faults:
+        note(f"warning: the model failed in {live.session.faults} blocks, which were muted")

@@ -1,0 +1,72 @@
+"""A recording of live sound: the disk is written by a thread of its own, so that it holds nobody up."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from audiomask.audio import AudioError, Writer
+
+WAIT_S = 60.0  # of sound that may wait for a slow disk
+SUFFIXES = (".wav", ".w64", ".rf64")  # plain samples: what is there can be read whenever the end comes
+
+
+class Recorder:
+    """Blocks ``[C, n]`` to a file that appears under its name at `close`.
+
+    Until then it is hidden, ``.NAME.xxxxxxxx.part`` in the same folder, and complete up to the last block on
+    the disk: what a crash leaves can be read, as by ``audiomask enhance``. A disk that is full ends the
+    recording, not the sound; what fitted is kept. So do the 4 GiB of a WAV; a .w64 has no such end.
+    ``block``: samples per write, to bound what waits.
+
+    Errors: `AudioError` if the file cannot be begun, or is of another format.
+    """
+
+    def __init__(
+        self, path: str | Path, rate: int, channels: int, *, block: int = 256, overwrite: bool = False
+    ):
+        if Path(path).suffix.lower() not in SUFFIXES:
+            raise AudioError(f"{path}: is recorded as one of {' '.join(SUFFIXES)}; convert it afterwards")
+        self._writer = Writer(path, rate, channels, overwrite=overwrite)
+        self.error: AudioError | None = None
+        self.lost = 0  # samples that the disk was too slow for
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(max(8, round(WAIT_S * rate / block)))
+        self._thread = threading.Thread(target=self._run, name=f"record {path}", daemon=True)
+        self._thread.start()
+
+    def write(self, x: np.ndarray) -> None:
+        """Append a copy of ``x [C, n]``, NaN and infinities as 0; returns at once."""
+        try:
+            self._queue.put_nowait(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0))
+        except queue.Full:
+            self.lost += x.shape[1]
+
+    def _run(self) -> None:
+        while (x := self._queue.get()) is not None:
+            if self.error is None:
+                try:
+                    self._writer.write(x)
+                except AudioError as error:
+                    self.error = error
+
+    def close(self) -> list[str]:
+        """Finish the file and give it its name; what has to be said about it. Of no sound there is no file.
+        Errors: `AudioError` if it could not be finished."""
+        self._queue.put(None)
+        self._thread.join()
+        if not self._writer.frames:
+            self._writer.abort()
+            return [f"warning: {self.error or f'{self._writer.name}: there was no sound to record'}"]
+        self._writer.close()
+        seconds = self._writer.frames / self._writer.rate
+        notes = [f"{self._writer.name}: {seconds:.1f} s", *self._writer.notes]
+        if self.error is not None:
+            notes.append(f"warning: {self.error}; what was recorded before is kept")
+        if self.lost:
+            notes.append(
+                f"warning: {self._writer.name}: {self.lost} samples are missing, the disk was too slow"
+            )
+        return notes

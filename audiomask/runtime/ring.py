@@ -1,0 +1,83 @@
+"""Sound between two threads, and the cut that joins what does not follow on.
+
+`Ring` hands samples from a sound card's callback to the thread that works on them, and back: nothing is
+allocated, nobody waits. `splice` takes samples out of a signal, or repeats some, where it is least heard.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Ring:
+    """``[channels, capacity]`` float32 from one thread that writes to one that reads, without a lock.
+
+    ``written`` and ``taken`` are totals since the start; each is changed by one side only, after the samples
+    are in place, so that the other never sees what is not there (CPython's lock orders the two).
+    """
+
+    def __init__(self, channels: int, capacity: int):
+        self._data = np.zeros((channels, capacity), np.float32)
+        self.capacity = capacity
+        self.written = self.taken = 0
+
+    @property
+    def fill(self) -> int:
+        """Samples that can be read."""
+        return self.written - self.taken
+
+    def write(self, x: np.ndarray) -> int:
+        """As much of ``x [C, n]`` as there is room for; how many that were. The writer's side."""
+        n = min(x.shape[1], self.capacity - self.fill)
+        at = self.written % self.capacity
+        first = min(n, self.capacity - at)
+        self._data[:, at : at + first] = x[:, :first]
+        self._data[:, : n - first] = x[:, first:n]
+        self.written += n
+        return n
+
+    def read(self, out: np.ndarray) -> int:
+        """Fill ``out [C, n]`` (one channel of the ring fills any number) as far as samples are there; how
+        many that were. The reader's side."""
+        n = min(out.shape[1], self.fill)
+        at = self.taken % self.capacity
+        first = min(n, self.capacity - at)
+        out[:, :first] = self._data[:, at : at + first]
+        out[:, first:n] = self._data[:, : n - first]
+        self.taken += n
+        return n
+
+    def skip(self, n: int) -> int:
+        """Pass over up to ``n`` samples; how many that were. The reader's side."""
+        n = max(0, min(n, self.fill))
+        self.taken += n
+        return n
+
+
+def mismatch(y: np.ndarray, shift: int, fade: int) -> np.ndarray:
+    """Mean square difference between the two sides of a crossfade of ``fade`` samples, for every place where
+    a `splice` of ``y [C, T]`` by ``shift`` can lie: ``[T - |shift| - fade + 1]``. Small where the sound is
+    quiet, and where it repeats itself."""
+    n = abs(shift)
+    square = ((y[:, n:] - y[:, : y.shape[1] - n]) ** 2).mean(axis=0, dtype=np.float64)
+    total = np.concatenate(([0.0], np.cumsum(square)))
+    return (total[fade:] - total[:-fade]) / fade
+
+
+def splice(y: np.ndarray, shift: int, fade: int, place: int) -> np.ndarray:
+    """``y [C, T]`` without ``shift`` of its samples (or with ``-shift`` of them twice): ``[C, T - shift]``.
+
+        shift > 0:  y[.. place] ~ y[place + shift ..]        shift < 0:  y[.. place + |shift|] ~ y[place ..]
+
+    where ~ is a crossfade of ``fade`` samples that begins there.
+    """
+    a, b = (place, place + shift) if shift > 0 else (place - shift, place)
+    rise = ramp(fade)
+    mixed = y[:, a : a + fade] * (1 - rise) + y[:, b : b + fade] * rise
+    return np.concatenate((y[:, :a], mixed, y[:, b + fade :]), axis=1)
+
+
+def ramp(n: int) -> np.ndarray:
+    """From just above 0 to just below 1 in ``n`` steps. Straight: the two sides of a splice are alike, so
+    their amplitudes add, not their powers."""
+    return ((np.arange(n) + 0.5) / n).astype(np.float32)
