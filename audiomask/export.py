@@ -73,7 +73,7 @@ def pack_state(state: State) -> dict[str, Tensor]:
     return packs
 
 
-class _Graph(nn.Module):
+class Packed(nn.Module):
     """The model as a function of tensors only: streams, constants, packed states."""
 
     def __init__(self, model: StreamingModel) -> None:
@@ -96,7 +96,7 @@ class _Graph(nn.Module):
         return (*(y if isinstance(y, tuple) else (y,)), *pack_state(state).values())
 
 
-def _names(model: StreamingModel) -> tuple[list[str], list[str]]:
+def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
     packs = [KINDS[dtype][0] for dtype in _packs(model)]
     inputs = [port.name for port in model.inputs] + packs
     outputs = [port.name for port in model.outputs] + [f"next_{name}" for name in packs]
@@ -126,7 +126,7 @@ def example(model: StreamingModel, batch: int, hops: int, generator: torch.Gener
 def build(model: StreamingModel) -> ir.Model:
     """The simplified graph of `model.step`. Weights are in the file; batch and time are dynamic."""
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-    inputs, outputs = _names(model)
+    inputs, outputs = port_names(model)
     batch, hops = torch.export.Dim("batch"), torch.export.Dim("hops")
     values = example(model, 2, 3, torch.Generator().manual_seed(0))
     shapes: list[dict[int, Any]] = []
@@ -143,7 +143,7 @@ def build(model: StreamingModel) -> ir.Model:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Graph(model),
+                Packed(model),
                 (*values.values(), *packs.values()),
                 dynamo=True,
                 dynamic_shapes=(tuple(shapes),),

@@ -46,6 +46,13 @@ def _lcm(a: Fraction, b: Fraction) -> Fraction:
     return Fraction(math.lcm(a.numerator, b.numerator), math.gcd(a.denominator, b.denominator))
 
 
+def to_onnx() -> bool:
+    """Whether an ONNX graph is being made, for blocks that are written otherwise there. `torch.export` for
+    torch itself keeps torch's operators.
+    """
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 # --- states -------------------------------------------------------------------------------------------------
 
 

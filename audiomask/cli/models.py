@@ -71,7 +71,7 @@ def _card(a: Artifact) -> str:
     for port in a.constants.values():
         bounds = f"{port.minimum} to {port.maximum} {port.unit}".rstrip()
         lines.append(f"control {port.name}: {bounds}, default {port.default}. {port.doc}".rstrip(" ."))
-    for key in ("training", "scores"):
+    for key in ("training", "scores", "variant"):
         if a.meta.get(key):
             lines.append(f"{key}: {json.dumps(a.meta[key])}")
     return "\n".join(line for line in lines if line)

@@ -22,7 +22,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from audiomask.streaming import State, Streaming
+from audiomask.streaming import State, Streaming, to_onnx
 
 # --- windows ------------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class RealDft(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x `[N, T, size]` -> `[N, 2, T, bins]`."""
-        if not torch.compiler.is_exporting():
+        if not to_onnx():
             return torch.view_as_real(torch.fft.rfft(x)).permute(0, 3, 1, 2)
         n, t, _ = x.shape
         if self.factors is None:
@@ -148,7 +148,7 @@ class RealDft(nn.Module):
 
     def inverse(self, x: Tensor) -> Tensor:
         """x `[N, 2, T, bins]` -> `[N, T, size]`."""
-        if not torch.compiler.is_exporting():
+        if not to_onnx():
             return torch.fft.irfft(torch.complex(x[:, 0], x[:, 1]), self.size)
         n, _, t, _ = x.shape
         if self.factors is None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from audiomask.streaming import State, Streaming
+from audiomask.streaming import State, Streaming, to_onnx
 
 SHUT = 1e4  # sigmoid(-1e4) = 0 and sigmoid(1e4) = 1 in float32, whatever is added to it
 
@@ -76,7 +76,7 @@ class PlainGRU(nn.GRU):
     """
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        if not torch.compiler.is_exporting():
+        if not to_onnx():
             return super().forward(x, h)
         if h is None:
             h = x.new_zeros(self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
@@ -90,7 +90,7 @@ class PlainLSTM(nn.LSTM):
     def forward(  # type: ignore[override]
         self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        if not torch.compiler.is_exporting():
+        if not to_onnx():
             return super().forward(x, state)
         if state is None:
             zero = x.new_zeros(self.num_layers * (1 + self.bidirectional), x.shape[1], self.hidden_size)
@@ -176,7 +176,7 @@ class _Recurrent(Streaming):
             x = torch.cat([x, skip], 2)
             shut = torch.tensor(self.shut, dtype=w.dtype, device=w.device).repeat_interleave(self.hidden_size)
             w = torch.cat([w, shut[:, None]], 1)
-        if not torch.compiler.is_exporting():
+        if not to_onnx():
             rest = ([w, r, *biases], self.bias, 1, 0.0, False, False, False)
             y, *end = torch.gru(x, start[0], *rest) if self.operator == "GRU" else torch.lstm(x, start, *rest)
             return y, end

@@ -1,0 +1,148 @@
+"""What a variant of an artifact costs and gains, measured on real speech, and the bars that it must clear.
+
+Twelve mixtures of 4 s at 0 to 15 dB are drawn, always the same, from a folder laid out as
+`egs/mini/denoise/corpus`: readers and noises that no model that ships was trained on. Both files run over
+them; speed is taken one hop at a time on one thread, in turns.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiomask.data.importers import from_folder, from_librispeech
+from audiomask.data.mix import MixSettings, Mixture, mixtures
+from audiomask.metrics import score
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.engine import Engine
+from audiomask.runtime.session import BULK_HOPS, Session
+
+CORPUS = Path(__file__).resolve().parents[1] / "egs/mini/denoise/corpus"
+COUNT, SECONDS = 12, 4.0
+PESQ_DROP = 0.03  # the bar: a variant that loses as much is refused
+GAIN = 1.05  # of int8 in speed, of float16 in size: less is within what two measurements differ by
+ROUNDS, HOPS = 15, 25  # of the timing: each round times so many hops of the one file, then of the other
+
+
+def pairs(rate: int, corpus: Path = CORPUS, count: int = COUNT, seconds: float = SECONDS) -> list[Mixture]:
+    """Mixtures at `rate` Hz from `corpus`/speech/valid and `corpus`/noise/valid; DataError without them."""
+    speech, noise = from_librispeech(corpus / "speech/valid"), from_folder(corpus / "noise/valid")
+    settings = MixSettings(sample_rate=rate, seconds=(seconds, seconds))
+    return list(mixtures(speech, noise, count, settings=settings))
+
+
+def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.ndarray:
+    """noisy [T] through a session, `hops` hops a call -> [T]. Every microphone of an array hears the same; of
+    several channels the first is returned."""
+    session = Session(artifact)
+    x = np.repeat(noisy[None], session.channels, 0)
+    step = hops * artifact.hop
+    blocks = [session.feed(x[:, i : i + step]) for i in range(0, x.shape[1], step)]
+    return np.concatenate([*blocks, np.atleast_2d(session.flush())], 1)[0]
+
+
+def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
+    """Median time of a step of one hop of each, in us, and the median over rounds of original / variant."""
+    engines = [Engine(original), Engine(variant)]
+    plans = [engine.plan(1) for engine in engines]
+    hop, rounds = original.hop, []
+    if len(noisy) < hop:
+        raise ValueError(f"{len(noisy)} samples are less than the {hop} of a hop")
+    blocks = [noisy[i : i + hop] for i in range(0, len(noisy) - hop + 1, hop)]
+    turn = 0
+    for number in range(ROUNDS + 1):
+        times: list[list[float]] = [[], []]
+        for k in (0, 1) if number % 2 else (1, 0):
+            for n in range(HOPS):
+                for port in original.streams:
+                    frames = plans[k].x[port.name].shape[2]
+                    plans[k].x[port.name][:] = np.resize(blocks[(turn + n) % len(blocks)], frames)
+                start = time.perf_counter()
+                engines[k].step(plans[k])
+                times[k].append(time.perf_counter() - start)
+        turn += HOPS
+        rounds.append([float(np.median(t)) for t in times])
+    us = np.array(rounds[1:]) * 1e6  # the first round warms up
+    middle = np.median(us, 0)
+    return {
+        "ratio": float(np.median(us[:, 0] / us[:, 1])),
+        "original_us": float(middle[0]),
+        "variant_us": float(middle[1]),
+    }
+
+
+def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dict[str, Any]:
+    """What goes into the metadata: error, PESQ, speed and size of `variant` beside `original`.
+
+    `error`: greatest difference over all mixtures relative to the peak, SNR in dB over all of them, and
+    `calls`, the difference of the variant from itself between one hop and 64 hops a call. `pesq`: means over
+    the mixtures that PESQ can judge in both, wide band; None where there are none.
+    """
+    worst = peak = power = noise = 0.0
+    marks = []
+    for pair in given:
+        theirs, ours = play(original, pair.noisy), play(variant, pair.noisy)
+        difference = ours - theirs
+        worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(np.abs(theirs).max()))
+        power += float(np.square(theirs, dtype=np.float64).sum())
+        noise += float(np.square(difference, dtype=np.float64).sum())
+        rate = original.sample_rate
+        marks.append([score(pair.clean, y, rate, ("pesq_wb",))["pesq_wb"] for y in (theirs, ours)])
+    first = given[0].noisy
+    by_hops, by_calls = play(variant, first, 1), play(variant, first)
+    calls = float(np.abs(by_hops - by_calls).max() / max(float(np.abs(by_calls).max()), 1e-20))
+    snr = 10 * math.log10(power / noise) if power and noise else (math.inf if power else math.nan)
+    table = np.array(marks)
+    judged = table[np.isfinite(table).all(1)]
+    before, after = judged.mean(0) if len(judged) else (math.nan, math.nan)
+    pesq = {"original": before, "variant": after, "drop": before - after, "pairs": len(judged)}
+    return {
+        "error": {"peak": worst / max(peak, 1e-20), "snr_db": snr, "calls": calls},
+        "pesq": pesq if len(judged) else None,
+        "speed": speed(original, variant, first),
+        "bytes": {"original": len(original.data), "variant": len(variant.data)},
+    }
+
+
+def faults(kind: str, measured: dict[str, Any]) -> list[str]:
+    """Why a variant must not be written, in words with figures; nothing where it pays."""
+    found = []
+    pesq, speed, size = measured["pesq"], measured["speed"], measured["bytes"]
+    if pesq is None:
+        found.append("PESQ can judge none of the outputs, so nobody knows what it costs")
+    elif not pesq["drop"] < PESQ_DROP:
+        found.append(f"PESQ drops by {pesq['drop']:.3f}, the limit is {PESQ_DROP}")
+    if kind == "int8" and not speed["ratio"] >= GAIN:
+        found.append(
+            f"one hop takes {speed['variant_us']:.0f} us instead of {speed['original_us']:.0f}: "
+            f"{speed['ratio']:.2f} x the speed, {GAIN} is the least that counts as a gain"
+        )
+    if kind == "float16" and not size["original"] / size["variant"] >= GAIN:
+        found.append(f"it has {size['variant']} bytes instead of {size['original']}")
+    return found
+
+
+def words(measured: dict[str, Any]) -> str:
+    """The figures in one line."""
+    error, speed, size, pesq = (measured[key] for key in ("error", "speed", "bytes", "pesq"))
+    drop = f"PESQ {pesq['original']:.3f} -> {pesq['variant']:.3f}" if pesq else "no PESQ"
+    return (
+        f"SNR {error['snr_db']:.1f} dB, greatest error {error['peak']:.1e} of the peak, {drop}, "
+        f"{speed['ratio']:.2f} x the speed "
+        f"({speed['original_us']:.0f} -> {speed['variant_us']:.0f} us a hop), "
+        f"{size['variant'] / 1e6:.2f} of {size['original'] / 1e6:.2f} MB"
+    )
+
+
+def rounded(value: Any) -> Any:
+    """Figures for a document: four significant digits, no infinities (JSON has none)."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+    return value
