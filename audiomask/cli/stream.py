@@ -68,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "samples are piped: audiomask stream < in.pcm > out.pcm; for files use audiomask enhance"
         )
+    # From here on: an exception while ONNX Runtime is imported would become an error of its own.
+    with _ended_by_sigterm(sys.stdin.fileno()) as terminated:
+        _pipe(args)
+        return 128 + signal.SIGTERM if terminated.is_set() else 0
+
+
+def _pipe(args: argparse.Namespace) -> None:
     session = Session(
         args.model,
         sample_rate=args.rate,
@@ -95,12 +102,10 @@ def run(args: argparse.Namespace) -> int:
     pipe = Pipe(args.format, session.channels)
     frame = pipe.frame_bytes
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * frame
-    with _ended_by_sigterm(sys.stdin.fileno()) as terminated:
-        for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
-            pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
-        pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
-        pipe.report(session)
-        return 128 + signal.SIGTERM if terminated.is_set() else 0
+    for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
+        pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
+    pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
+    pipe.report(session)
 
 
 @contextmanager

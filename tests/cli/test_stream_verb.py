@@ -144,6 +144,25 @@ def test_sigterm_brings_out_what_went_in(toy16, toys, noise, block):
     process.stdin.close(), process.stdout.close(), process.stderr.close()
 
 
+def test_sigterm_while_the_model_is_loaded(toy16):
+    code = (
+        "import os, signal, sys\n"
+        "from audiomask.cli import main, stream\n"
+        "class Session(stream.Session):\n"
+        "    def __init__(self, *args, **options):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        super().__init__(*args, **options)\n"
+        "stream.Session = Session\n"
+        "sys.exit(main(['stream', '-m', sys.argv[1]]))\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, str(toy16)], **pipes)
+    assert process.wait(30) == 143  # the input is open
+    out, err = process.communicate()
+    assert out == b""
+    assert b"Traceback" not in err
+
+
 @pytest.mark.parametrize("signals", [1, 2])
 def test_sigterm_does_not_wait_for_a_reader_that_sleeps(toy16, signals):
     process = stream(toy16)
