@@ -1,5 +1,7 @@
 """audiomask.runtime.session: what changes while sound is running does not click, and is exact afterwards."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -176,3 +178,25 @@ def test_a_ramp_arrives_exactly():
     assert ramp.take(0) == 0.3
     np.testing.assert_allclose(ramp.take(4), [0.3 - 1 / 7, 0.3 - 2 / 7, 0, 0], atol=1e-7)
     assert ramp.take(3) is None
+
+
+def test_another_thread_may_turn_controls(muffler, noise):
+    """Whatever happens at the same time, the last value set is the one that holds in the end."""
+    x, stop = noise(1, 1600)[0], threading.Event()
+    s = Session(muffler)
+
+    def turn():
+        rng = np.random.default_rng(0)
+        while not stop.is_set():
+            s.set(strength=float(rng.integers(0, 2)), dry=float(rng.integers(0, 2)))
+
+    thread = threading.Thread(target=turn)
+    thread.start()
+    for _ in range(100):
+        assert np.isfinite(s.feed(x)).all()
+    stop.set()
+    thread.join()
+    s.set(strength=0.0, dry=0.0)
+    s.feed(x)
+    tail = np.concatenate((s.feed(x), s.flush()))[-1600:]
+    np.testing.assert_allclose(tail, x, atol=1e-6)
