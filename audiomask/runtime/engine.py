@@ -120,7 +120,7 @@ def run(steps: Iterable[Step]) -> None:
 
 
 def _call(steps: list[Step]) -> None:
-    """One call of the graph. Fails it, each step is tried alone, so that only the guilty ones fail."""
+    """One call of the graph. If it fails, each step is tried alone, so that only the guilty ones fail."""
     first = steps[0].engine
     engines = [step.engine for step in steps]
     feeds = {first.audio: _rows([step.x for step in steps])}

@@ -48,13 +48,14 @@ class Ramp:
     def take(self, count: int) -> Any:
         """The next ``count`` values ``[count]``, or a number if they are all the same, or None if that is
         0."""
-        if self.now == self.target or not count:
+        target = self.target  # another thread may change it
+        if self.now == target or not count:
             return self.now or None
-        way = self.target - self.now
+        way = target - self.now
         steps = np.minimum(self.slope * np.arange(1, count + 1), abs(way))
         arrived = steps[-1] == abs(way)
         values = (self.now + np.copysign(steps, way)).astype(np.float32)
-        self.now = self.target if arrived else float(self.now + np.copysign(steps[-1], way))
+        self.now = target if arrived else float(self.now + np.copysign(steps[-1], way))
         return values
 
 
@@ -170,16 +171,18 @@ class Session:
 
     def set(self, **values: Any) -> None:
         """Change controls while running: ``dry``, ``bypass`` and the model's constant ports (``strength``,
-        ``atten_lim``). Errors: `ArtifactError`; then nothing is changed."""
+        ``atten_lim``). Any thread may do so. Errors: `ArtifactError`; then nothing is changed."""
         target = dict(self._target)
         dry, bypass = values.pop("dry", self.dry), bool(values.pop("bypass", self.bypass))
         if not 0 <= float(dry) <= 1:
             raise ArtifactError(f"dry = {dry} is outside 0 to 1")
         for name, value in values.items():
             target[name] = self.engine.constant(name, value)
+        changed = _differ(target, self._target)
         self.dry, self.bypass, self._target = float(dry), bypass, target
         self._mix.target = 1.0 if bypass else self.dry
-        self._changed = any(not np.array_equal(v, target[k]) for k, v in self.engine.constants.items())
+        if changed:
+            self._changed = True
 
     def reset(self) -> None:
         """Start a new signal; controls keep their values."""
@@ -309,8 +312,8 @@ class Session:
         parts, at = [], 0
         while at < total:
             bulk = min((total - at) // hop, BULK_HOPS, max(1, BULK_ROWS // self.channels))
-            # Controls change in hops of their own.
-            if self._fill or bulk <= 1 or self._changed or self._fading:
+            alone = self._fading or (self._changed and self._stepped)  # a hop in which controls change
+            if self._fill or bulk <= 1 or alone:
                 take = min(hop - self._fill, total - at)
                 self._hop[:, self._fill : self._fill + take] = x[:, at : at + take]
                 self._fill = (self._fill + take) % hop
@@ -319,9 +322,8 @@ class Session:
                     break
                 piece = self._hop
             else:
-                bulk = (
-                    1 << bulk.bit_length() - 1
-                )  # few different lengths, so that the runtime's memory is bound
+                # Few different lengths, so that the memory of ONNX Runtime stays bound.
+                bulk = 1 << bulk.bit_length() - 1
                 piece = x[:, at : at + bulk * hop]
                 at += bulk * hop
             parts.append((yield from self._step(piece.reshape(self.engine.batch, -1, piece.shape[1]))))
@@ -337,16 +339,18 @@ class Session:
     def _step(self, x: np.ndarray) -> Work:
         """``x [batch, M, T]``, whole hops, through the graph: ``[outputs, T]``."""
         if self._changed and not self._fading:
-            if self._stepped:
+            self._changed = False  # first: another thread may call `set` here
+            target = self._target
+            if self._stepped and _differ(target, self.engine.constants):
                 self._before.load(self.engine.save())
                 self._fading = self._fades
-            self.engine.constants, self._changed = dict(self._target), False
+            self.engine.constants = dict(target)
         steps = [Step(self.engine, x)] + [Step(self._before, x)] * bool(self._fading)
         yield steps
         for step in steps:
             if step.error:
                 raise step.error
-            self.faults += step.broken is not None
+        self.faults += any(step.broken is not None for step in steps)
         self._stepped += 1
         y = _flat(steps[0], self.outputs)
         if self._fading:
@@ -355,6 +359,10 @@ class Session:
             y = old + np.arange(done + 1, done + y.shape[1] + 1, dtype=np.float32) / length * (y - old)
             self._fading -= 1
         return y
+
+
+def _differ(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return any(not np.array_equal(value, b[name]) for name, value in a.items())
 
 
 def _flat(step: Step, outputs: int) -> np.ndarray:

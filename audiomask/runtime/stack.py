@@ -5,10 +5,10 @@
     y_a, y_b = feed_all([(a, block_a), (b, block_b)])     # as a.feed(block_a), b.feed(block_b)
     rest_a, y_b = feed_all([(a, None), (b, next_block)])  # a's signal ends: as a.flush()
 
-A model of a million parameters spends half the time of one row on what every call costs; stacked, that is
-paid once for all. Sessions stack that were made of the same `Artifact` object with the same ``threads``;
-any others may be in the list and run in calls of their own. Rates, channels, controls and lengths of blocks
-may differ; what has the same number of hops to do at a time goes together.
+A small model spends about half of its time on what a call costs, however many rows it has; stacked, the
+sessions share that (tools/bench_sessions.py). Sessions stack that were made of the same `Artifact` object
+with the same ``threads``; any others may be in the list and run in calls of their own. Rates, channels,
+controls and lengths of blocks may differ; what has the same number of hops to do at a time goes together.
 """
 
 from __future__ import annotations
