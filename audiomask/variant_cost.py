@@ -19,7 +19,7 @@ from audiomask.data.importers import from_folder, from_librispeech
 from audiomask.data.mix import MixSettings, Mixture, mixtures
 from audiomask.metrics import score
 from audiomask.runtime.artifact import Artifact
-from audiomask.runtime.engine import Engine
+from audiomask.runtime.engine import Engine, Step, run
 from audiomask.runtime.session import BULK_HOPS, Session
 
 CORPUS = Path(__file__).resolve().parents[1] / "egs/mini/denoise/corpus"
@@ -49,7 +49,6 @@ def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.nda
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
     """Median time of a step of one hop of each, in us, and the median over rounds of original / variant."""
     engines = [Engine(original), Engine(variant)]
-    plans = [engine.plan(1) for engine in engines]
     hop, rounds = original.hop, []
     if len(noisy) < hop:
         raise ValueError(f"{len(noisy)} samples are less than the {hop} of a hop")
@@ -59,11 +58,9 @@ def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str,
         times: list[list[float]] = [[], []]
         for k in (0, 1) if number % 2 else (1, 0):
             for n in range(HOPS):
-                for port in original.streams:
-                    frames = plans[k].x[port.name].shape[2]
-                    plans[k].x[port.name][:] = np.resize(blocks[(turn + n) % len(blocks)], frames)
+                block = np.resize(blocks[(turn + n) % len(blocks)], (1, original.streams[0].channels, hop))
                 start = time.perf_counter()
-                engines[k].step(plans[k])
+                run([Step(engines[k], block)])
                 times[k].append(time.perf_counter() - start)
         turn += HOPS
         rounds.append([float(np.median(t)) for t in times])

@@ -28,8 +28,9 @@ import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError, choose, resolve
 from audiomask.runtime.engine import Engine, Step
+from audiomask.runtime.engine import run as run_steps
 from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.stack import Work, drive
+from audiomask.runtime.stack import Work
 
 # Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops
 # times channels: about 100 MB of activations.
@@ -133,7 +134,7 @@ class Session:
         self._dried = slice(first, first + 1) if self.outputs < channels else slice(None)
         self.engine = Engine(artifact, channels // width, threads, pcm[0].name)
         self._before = Engine(artifact, channels // width, threads, pcm[0].name)  # a change fades out of it
-        self._target = dict(self.engine.constants)
+        self._target = {name: value.copy() for name, value in self.engine.constants.items()}
         self._up = self._down = None
         if self.sample_rate != artifact.sample_rate:
             self._up = Polyphase(self.sample_rate, artifact.sample_rate, channels)
@@ -344,7 +345,7 @@ class Session:
             if self._stepped and _differ(target, self.engine.constants):
                 self._before.load(self.engine.save())
                 self._fading = self._fades
-            self.engine.constants = dict(target)
+            self.engine.turn(target)
         steps = [Step(self.engine, x)] + [Step(self._before, x)] * bool(self._fading)
         yield steps
         for step in steps:
@@ -371,10 +372,12 @@ def _flat(step: Step, outputs: int) -> np.ndarray:
 
 
 def _alone(work: Work) -> np.ndarray:
-    (result,) = drive([work])
-    if isinstance(result, Exception):
-        raise result
-    return result
+    """As `stack.drive` for one."""
+    try:
+        while True:
+            run_steps(next(work))
+    except StopIteration as end:
+        return end.value
 
 
 def run(session: Session, blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
