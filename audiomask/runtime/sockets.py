@@ -289,10 +289,7 @@ class Socket:
         assert stream is not None
         assert worker is not None
         session = stream.session
-        stream.inbox.clear()  # of a frame that was never completed
-        self._deliver(
-            await worker.call(lambda: stream.pcm.encode(session.flush().reshape(session.outputs, -1))), 0.0
-        )
+        await worker.flush(stream)
         cleaned, faults = self._before
         self._before = session.cleaned, session.faults
         report = {

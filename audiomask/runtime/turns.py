@@ -18,6 +18,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.session import Session
@@ -25,15 +27,15 @@ from audiomask.runtime.session import Session
 TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
 EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
-TURN_JOBS = 4  # openings and flushes between two turns
+TURN_JOBS = 4  # openings of sessions and changes of controls between two turns
 
 
 def feed_all(pairs):
-    """Blocks through their sessions: the samples that are ready, or the exception, of each."""
+    """Blocks (None: the end) through their sessions: what is ready, or the exception, of each."""
     results = []
     for session, block in pairs:
         try:
-            results.append(session.feed(block))
+            results.append(session.flush() if block is None else session.feed(block))
         except Exception as error:
             results.append(error)
     return results
@@ -62,6 +64,7 @@ class Stream:
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
+        self.ending: asyncio.Future | None = None  # done when the signal has been flushed
         self.moved = asyncio.Event()  # set after every turn that it took part in
 
     @property
@@ -81,7 +84,7 @@ class Stream:
         return data
 
 
-Turn = list[tuple[Stream, bytearray, float]]
+Turn = list[tuple[Stream, bytearray | None, float]]  # sound that arrived when, or the end of a signal
 Job = tuple[Callable[[], Any], asyncio.Future]
 
 
@@ -114,6 +117,12 @@ class Worker:
 
     def forget(self, stream: Stream) -> None:
         self._ready.pop(stream, None)
+
+    async def flush(self, stream: Stream) -> None:
+        """End the signal: the rest is delivered, and a new one may begin."""
+        stream.ending = self._loop.create_future()
+        self.wake(stream)
+        await stream.ending
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run what touches a session where sessions run, between two turns."""
@@ -149,8 +158,12 @@ class Worker:
         wait = 0.0
         for stream in list(self._ready):
             whole = stream.whole
-            if not whole or stream.choked:
-                del self._ready[stream]  # until there is sound, or room
+            if stream.choked or not (whole or stream.ending):
+                del self._ready[stream]  # until there is room, or sound
+            elif not whole:
+                stream.inbox.clear()  # of a frame that was never completed
+                stream.flying = True
+                turn.append((stream, None, 0.0))
             elif (excess := stream.paid - now - stream.window) > 0:
                 wait = min(wait or excess, excess)
                 if not stream.throttled:
@@ -183,9 +196,12 @@ class Worker:
             start = time.perf_counter()
             outputs: list[bytes | Exception]
             try:
-                blocks = [(stream.session, stream.pcm.decode(data)) for stream, data, _ in turn]
+                blocks = [
+                    (stream.session, None if data is None else stream.pcm.decode(data))
+                    for stream, data, _ in turn
+                ]
                 outputs = [
-                    y if isinstance(y, Exception) else stream.pcm.encode(y)
+                    y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
                     for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
                 ]
             except Exception as error:  # nothing may end this thread, all streams live on it
@@ -205,12 +221,17 @@ class Worker:
         work = 0.0
         for (stream, data, since), output in zip(turn, outputs, strict=True):
             session = stream.session
-            frames = len(data) // stream.pcm.frame
+            frames = session.latency if data is None else len(data) // stream.pcm.frame
             work += frames / session.hop * session.engine.batch
-            add("audio_seconds_total", frames / session.sample_rate, "in")
             stream.flying = False
-            stream.moved.set()
             stream.deliver(output, since)
+            if data is not None:
+                add("audio_seconds_total", frames / session.sample_rate, "in")
+            elif stream.ending:
+                if not stream.ending.done():  # else its socket has gone
+                    stream.ending.set_result(None)
+                stream.ending = None
+            stream.moved.set()
         if turn:
             self.counters.histograms["turn_seconds"].observe(took)
             rows = sum(stream.session.engine.batch for stream, _, _ in turn)
