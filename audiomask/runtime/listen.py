@@ -18,6 +18,7 @@ from audiomask.runtime.server import Service
 from audiomask.runtime.sockets import HELLO_S
 
 MAX_MESSAGE = 2**20  # bytes: 16 s of one channel at 16 kHz in f32le
+KERNEL = 2**18  # bytes that the system holds per connection and direction; by itself it goes to megabytes
 SPARE = 64  # connections beside the sockets: pages, metrics, and those who are told that it is full
 HTTP_S = 300.0  # for a connection that is no socket: a page and its models, over a slow line
 
@@ -72,6 +73,8 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         made = socket.socket(family)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
+            made.setsockopt(socket.SOL_SOCKET, direction, KERNEL)
         made.bind(address)
         made.listen(2048)  # now, so that who reads where it listens can connect at once
     except OSError as error:
@@ -92,6 +95,7 @@ def server(
         http=Http,
         ws=Wire,
         ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=None,  # an answer can wait behind sound that back-pressure holds up
         ws_per_message_deflate=False,  # sound does not shrink, and it would cost more than the model
         lifespan="on",
         log_level="error",

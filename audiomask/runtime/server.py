@@ -182,9 +182,12 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(1)
-            now = asyncio.get_running_loop().time()
-            for socket in list(self.sockets):
-                socket.check(now, self.settings.idle_s)
+            self._check(asyncio.get_running_loop().time())
+
+    def _check(self, now: float) -> None:
+        # Not in the coroutine above, whose variables would keep the last socket alive.
+        for socket in list(self.sockets):
+            socket.check(now, self.settings.idle_s)
 
     async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
         """Let the sockets go with what they are owed, and no new ones come; returns how many had to be cut

@@ -351,7 +351,7 @@ class Socket:
                     item, since = self._outbox.popleft()
                     if isinstance(item, int):
                         self._loop.call_later(CLOSE_S, self.abort)
-                        await self._send({"type": "websocket.close", "code": item})
+                        await self._emit({"type": "websocket.close", "code": item})
                         return
                     await self._pass(item, since)
         except OSError:
@@ -359,10 +359,17 @@ class Socket:
         finally:
             self._gone()
 
+    async def _emit(self, event: dict[str, Any]) -> None:
+        """Errors: OSError if the connection has ended."""
+        try:
+            await self._send(event)
+        except RuntimeError as error:  # uvicorn has closed it, and the client has not yet answered
+            raise OSError(str(error)) from None
+
     async def _pass(self, item: bytes | str, since: float) -> None:
         self.sent, self._sending = self._loop.time(), True
         if isinstance(item, str):
-            await self._send({"type": "websocket.send", "text": item})
+            await self._emit({"type": "websocket.send", "text": item})
         else:
             if self._outbox and isinstance(self._outbox[0][0], bytes):  # a client that lags gets it at once
                 parts = [item]
@@ -370,7 +377,7 @@ class Socket:
                     parts.append(part)
                     self._outbox.popleft()
                 item = b"".join(parts)
-            await self._send({"type": "websocket.send", "bytes": item})
+            await self._emit({"type": "websocket.send", "bytes": item})
             self._size -= len(item)
             stream = self.stream
             if stream and stream.choked and self._size <= OUTBOX // 2 and self._worker:

@@ -23,22 +23,12 @@ import numpy as np
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.session import Session
+from audiomask.runtime.stack import feed_all
 
 TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
 EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
 TURN_JOBS = 4  # openings of sessions and changes of controls between two turns
-
-
-def feed_all(pairs):
-    """Blocks (None: the end) through their sessions: what is ready, or the exception, of each."""
-    results = []
-    for session, block in pairs:
-        try:
-            results.append(session.flush() if block is None else session.feed(block))
-        except Exception as error:
-            results.append(error)
-    return results
 
 
 class Stream:
@@ -100,7 +90,7 @@ class Worker:
         self._busy = self._planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._cost = 0.001  # seconds per row and hop, measured from the first turn on
-        self._thread = threading.Thread(target=self._compute, name="audiomask-compute", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="audiomask-compute", daemon=True)
         self._thread.start()
 
     def put(self, stream: Stream, data: bytes, now: float) -> None:
@@ -190,30 +180,33 @@ class Worker:
             self._timer = self._loop.call_later(wait + 0.001, self._plan)
         return turn
 
-    def _compute(self) -> None:
+    def _run(self) -> None:
         while (item := self._turns.get()) is not None:
-            turn, jobs = item
-            start = time.perf_counter()
-            outputs: list[bytes | Exception]
+            self._compute(*item)
+            item = None  # a session that ends now is not kept until the next turn
+
+    def _compute(self, turn: Turn, jobs: list[Job]) -> None:
+        start = time.perf_counter()
+        outputs: list[bytes | Exception]
+        try:
+            blocks = [
+                (stream.session, None if data is None else stream.pcm.decode(data))
+                for stream, data, _ in turn
+            ]
+            outputs = [
+                y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
+                for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
+            ]
+        except Exception as error:  # nothing may end this thread, all streams live on it
+            outputs = [error] * len(turn)
+        took = time.perf_counter() - start
+        results: list[tuple[asyncio.Future, Any, Exception | None]] = []
+        for function, future in jobs:
             try:
-                blocks = [
-                    (stream.session, None if data is None else stream.pcm.decode(data))
-                    for stream, data, _ in turn
-                ]
-                outputs = [
-                    y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
-                    for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
-                ]
-            except Exception as error:  # nothing may end this thread, all streams live on it
-                outputs = [error] * len(turn)
-            took = time.perf_counter() - start
-            results: list[tuple[asyncio.Future, Any, Exception | None]] = []
-            for function, future in jobs:
-                try:
-                    results.append((future, function(), None))
-                except Exception as error:
-                    results.append((future, None, error))
-            self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+                results.append((future, function(), None))
+            except Exception as error:
+                results.append((future, None, error))
+        self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
 
     def _finish(self, turn: Turn, outputs: list, took: float, results: list) -> None:
         self._busy = False

@@ -28,7 +28,7 @@ class Running:
         self.service = Service(self.families, replace(Settings(), **settings), self.reports.append)
         self.server = listen.server(self.service, certificate=None, key=None, say=lambda text: None)
         self.listening = listen.bind("127.0.0.1", 0)
-        self.host = "127.0.0.1:{}".format(self.listening.getsockname()[1])
+        self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"
         self.thread = threading.Thread(target=listen.run, args=(self.server, self.listening), daemon=True)
         self.thread.start()
         wait(lambda: self.server.started)
@@ -38,13 +38,14 @@ class Running:
         self.thread.join(30)
         assert not self.thread.is_alive()
 
+    @contextlib.contextmanager
     def open(self, hello=None, **options):
         """A websocket, its hello said; the answer is its attribute ``ready``."""
-        ws = connect(f"ws://{self.host}/ws", compression=None, max_size=None, proxy=None, **options)
-        if hello is not None:
-            ws.send(json.dumps({"type": "hello", **hello}))
-            ws.ready = json.loads(ws.recv(20))
-        return ws
+        with connect(f"ws://{self.host}/ws", compression=None, max_size=None, proxy=None, **options) as ws:
+            if hello is not None:
+                ws.send(json.dumps({"type": "hello", **hello}))
+                ws.ready = json.loads(ws.recv(20))
+            yield ws
 
     def get(self, path, method="GET", **headers):
         """An object with status, headers, body."""
@@ -64,7 +65,10 @@ class Running:
     def raw(self, hello=None):
         """A bare TCP connection after the handshake, and after the hello if there is one."""
         host, _, port = self.host.partition(":")
-        wire = socket.create_connection((host, int(port)), timeout=20)
+        wire = socket.socket()
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15)  # what it does not read is soon felt
+        wire.settimeout(20)
+        wire.connect((host, int(port)))
         wire.sendall(
             f"GET /ws HTTP/1.1\r\nHost: {self.host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
@@ -75,6 +79,16 @@ class Running:
             wire.sendall(frame(json.dumps({"type": "hello", **hello}).encode(), 1))
             wire.recv(4096)
         return wire
+
+
+def pour(wire, until, most=2**28):
+    """Send zeros and read nothing, until it holds."""
+    wire.settimeout(0.1)
+    sent, block = 0, frame(bytes(2**16))
+    while not until():
+        with contextlib.suppress(TimeoutError):
+            sent += wire.send(block[sent % len(block) :])
+        assert sent < most
 
 
 def frame(data, opcode=2, length=None):
