@@ -18,8 +18,7 @@ output is exactly that of the new values.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, gcd
 from pathlib import Path
@@ -47,9 +46,10 @@ class Ramp:
         self.slope, self.now, self.target = slope, 0.0, 0.0
 
     def take(self, count: int) -> Any:
-        """The next ``count`` values ``[count]``; a number where they are all the same."""
+        """The next ``count`` values ``[count]``, or a number if they are all the same, or None if that is
+        0."""
         if self.now == self.target or not count:
-            return self.now
+            return self.now or None
         way = self.target - self.now
         steps = np.minimum(self.slope * np.arange(1, count + 1), abs(way))
         arrived = steps[-1] == abs(way)
@@ -254,35 +254,36 @@ class Session:
             good = np.abs(x) <= GARBAGE
             self.cleaned += int(x.size - good.sum())
             x = np.where(good, x, np.float32(0))
-        with self._alone():
+        self._begin()
+        try:
             self._fed += x.shape[1]
             y = yield from self._push(x)
-            if not self.trim:
-                self._held = np.concatenate((self._held, y), axis=1)
-                y, self._held = self._held[:, : x.shape[1]], self._held[:, x.shape[1] :]
+        finally:
+            self._busy = False
+        if not self.trim:
+            self._held = np.concatenate((self._held, y), axis=1)
+            y, self._held = self._held[:, : x.shape[1]], self._held[:, x.shape[1] :]
         return y[0] if mono else y
 
     def flushing(self) -> Work:
         """`flush` as work whose steps somebody else runs."""
-        with self._alone():
+        self._begin()
+        try:
             parts, missing = [self._held], self._fed - self._aligned
             while missing > 0:
                 zeros = np.zeros((self.channels, max(missing, self.hop)), np.float32)
                 parts.append((yield from self._push(zeros))[:, :missing])
                 missing -= parts[-1].shape[1]
-            self.reset()
+        finally:
+            self._busy = False
+        self.reset()
         y = np.concatenate(parts, axis=1)
         return y[0] if self.channels == 1 else y
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _begin(self) -> None:
         if self._busy:
             raise RuntimeError("this session is being fed already; it belongs to one thread at a time")
         self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
 
     def _push(self, x: np.ndarray) -> Work:
         """Outer ``[C, T]`` to the aligned outer ``[outputs, n]`` that it completes."""
@@ -295,7 +296,8 @@ class Session:
         if not self._aligned:  # nothing has been heard yet that a change could click against
             self._mix.now = self._mix.target
         self._aligned += n
-        if np.any(dry := self._mix.take(n)):
+        dry = self._mix.take(n)
+        if dry is not None:
             y = (1 - dry) * y + dry * late[:, :n]
         self._late = late[:, n:]
         return y

@@ -344,3 +344,31 @@ def test_works_without_torch(toy16):
         [sys.executable, "-c", code, str(toy16)], capture_output=True, text=True, check=True
     )
     assert done.stdout == "10000\n"
+
+
+def test_silence_leaves_zeros_and_no_denormal_numbers(tmp_path, toys, noise):
+    """A pole of .999 multiplies the smallest numbers for ever without reaching 0: many processors crawl then."""
+    s = Session(toys.build(tmp_path / "a.onnx", pole=0.999))
+    s.feed(noise(1, 4096)[0])
+    zeros, seconds = np.zeros(64 * 256, np.float32), 0
+    while s.engine.state[0].any():
+        s.feed(zeros)
+        seconds += 1
+        assert seconds < 10
+        assert not np.abs(s.engine.state[0][s.engine.state[0] != 0]).min(initial=1) < 1e-30
+    for _ in range(60):
+        assert not s.feed(zeros).any()
+    x = noise(1, 4096)[0]
+    np.testing.assert_allclose(s.feed(x)[256:], toys.lowpass(x, 0.999)[:-256], atol=1e-6)
+
+
+def test_a_state_that_overflows_is_renewed_though_its_output_is_sound(tmp_path, toys, noise):
+    """An infinite level in a state may mute a model for ever without a NaN in what it puts out."""
+    s, x = Session(toys.build(tmp_path / "a.onnx", delay=512)), noise(1, 2048)[0]
+    s.feed(x)
+    s.engine.state[0][0, 300] = np.inf  # comes out of the delay line with the next hop but one
+    s.feed(x[:256])
+    assert s.faults == 1
+    assert np.isfinite(s.engine.state[0]).all()
+    s.feed(x)
+    assert s.faults == 1
