@@ -208,7 +208,7 @@ class Service:
     def fits(self, token: str | None) -> bool:
         """Whether a client may come in; takes as long for every token of one length."""
         wanted = self.settings.token
-        return wanted is None or hmac.compare_digest((token or "").encode(), wanted.encode())
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
     # Who may ask
 

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
@@ -30,6 +31,7 @@ INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
 HELLO_S = 10.0  # to the hello
 SLOW_S = 10.0  # in which a client takes nothing of what waits for it
 CLOSE_S = 5.0  # in which a client answers a close
+MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
 BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is limited
 
 
@@ -79,7 +81,7 @@ class Socket:
         self.stream: Stream | None = None
         self._worker: Worker | None = None
         self._loop = asyncio.get_running_loop()
-        self.heard = self.sent = self._loop.time()
+        self.heard = self.sent = self._beat = self._loop.time()
         self._outbox: deque[tuple[bytes | str | int, float]] = deque()
         self._size = 0  # bytes of sound in the outbox
         self._filled = asyncio.Event()
@@ -100,6 +102,10 @@ class Socket:
                     await self._read()
             except Refusal as found:
                 self.fail(found)
+            except _Gone:
+                raise
+            except Exception as error:  # nobody's fault but ours
+                self._break(error)
             while (await self._receive())["type"] != "websocket.disconnect":
                 pass  # what a client still sent before it heard of the close
         except _Gone as gone:
@@ -122,10 +128,16 @@ class Socket:
         self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
         self._end(refusal.close)
 
+    def _break(self, error: Exception) -> None:
+        self.service.report(error)
+        self.fail(Refusal("internal", 1011, "the server failed; its standard error says how"))
+
     async def depart(self, code: int) -> None:
         """Give what is owed for what was received, then close."""
         self._closing = True
-        if self.stream:
+        if self.stream and self._worker:
+            self.stream.window = float("inf")  # the input rate no longer matters
+            self._worker.wake(self.stream)
             await self._drained()
             if self.stream.samples_in and not self._closed:
                 await self._flush()
@@ -198,7 +210,8 @@ class Socket:
             return session
 
         self._worker = min(self.service.workers, key=lambda w: w.load)
-        session = await self._checked(open_session)
+        # In a thread of its own: the filters of odd rates take a while.
+        session = await self._checked(asyncio.to_thread(open_session))
         pcm = Pcm(form, session.channels)
         self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
         self._worker.load += 1
@@ -233,19 +246,21 @@ class Socket:
         stream, worker = self.stream, self._worker
         assert stream is not None
         assert worker is not None
-        if self._closing and event["type"] == "websocket.receive":
+        if event["type"] == "websocket.disconnect":
+            raise _Gone(event.get("code", 1005))
+        self.heard = now = self._loop.time()
+        self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+        if self._beat > now + 1:
+            await asyncio.sleep(self._beat - now - 1)
+        if self._closing:
             return
         if data is not None:
             self.service.counters.add("messages_total")
-            self.heard = now = self._loop.time()
             worker.put(stream, data, now)
             while len(stream.inbox) > INBOX and not self._closing:
                 stream.moved.clear()
                 await stream.moved.wait()
             return
-        if event["type"] == "websocket.disconnect":
-            raise _Gone(event.get("code", 1005))
-        self.heard = self._loop.time()
         command = message(event["text"])
         kind = command.pop("type")
         if kind not in ("set", "flush", "close"):
@@ -263,15 +278,15 @@ class Socket:
             return
         await self._drained()
         if kind == "set":
-            await self._checked(lambda: stream.session.set(**values))
+            await self._checked(worker.call(lambda: stream.session.set(**values)))
         elif not self._closed:
             await self._flush()
 
-    async def _checked(self, function) -> Any:
+    @staticmethod
+    async def _checked(asked: Awaitable[Any]) -> Any:
         """What a client asks of a session. Errors: `Refusal` for values that it does not take."""
-        assert self._worker
         try:
-            return await self._worker.call(function)
+            return await asked
         except (ArtifactError, TypeError, ValueError, OverflowError) as error:
             raise Refusal("bad_value", 1007, str(error)) from None
 
@@ -311,8 +326,7 @@ class Socket:
         if stream is None or self._closed:
             return
         if isinstance(output, Exception):
-            self.service.report(output)
-            self.fail(Refusal("internal", 1011, "the model failed; the server's log says more"))
+            self._break(output)
         elif output:
             samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
             stream.samples_out += samples

@@ -11,6 +11,7 @@ real time at least and fast when there is room, and a live stream waits for one 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ from audiomask.runtime.stack import feed_all
 TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
 EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
-TURN_JOBS = 4  # openings of sessions and changes of controls between two turns
+TURN_JOBS = 16  # changes of controls between two turns
 
 
 class Stream:
@@ -106,7 +107,10 @@ class Worker:
         self._plan()
 
     def forget(self, stream: Stream) -> None:
+        """Nothing more of it is computed."""
         self._ready.pop(stream, None)
+        if stream.ending and not stream.flying:
+            self._ended(stream)
 
     async def flush(self, stream: Stream) -> None:
         """End the signal: the rest is delivered, and a new one may begin."""
@@ -206,7 +210,15 @@ class Worker:
                 results.append((future, function(), None))
             except Exception as error:
                 results.append((future, None, error))
-        self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+        with contextlib.suppress(RuntimeError):  # a loop that was stopped in a hurry
+            self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+
+    @staticmethod
+    def _ended(stream: Stream) -> None:
+        assert stream.ending
+        if not stream.ending.done():  # else who waited was cancelled
+            stream.ending.set_result(None)
+        stream.ending = None
 
     def _finish(self, turn: Turn, outputs: list, took: float, results: list) -> None:
         self._busy = False
@@ -216,14 +228,12 @@ class Worker:
             session = stream.session
             frames = session.latency if data is None else len(data) // stream.pcm.frame
             work += frames / session.hop * session.engine.batch
-            stream.flying = False
             stream.deliver(output, since)
+            stream.flying = False
             if data is not None:
                 add("audio_seconds_total", frames / session.sample_rate, "in")
             elif stream.ending:
-                if not stream.ending.done():  # else its socket has gone
-                    stream.ending.set_result(None)
-                stream.ending = None
+                self._ended(stream)
             stream.moved.set()
         if turn:
             self.counters.histograms["turn_seconds"].observe(took)

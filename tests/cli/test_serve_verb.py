@@ -198,4 +198,5 @@ def test_the_docs_name_every_error_and_limit():
         assert value == 10, "the docs say 10 s"
     assert (sockets.INBOX, sockets.OUTBOX, listen.KERNEL) == (2**18,) * 3
     assert (listen.MAX_MESSAGE, sockets.MAX_TEXT, sockets.MAX_ROWS) == (2**20, 2**16, 8)
+    assert (sockets.MAX_MESSAGES, listen.HTTP_S) == (1000, 300)
     assert (LIVE_S, EXTRA_S) == (0.25, 0.004)

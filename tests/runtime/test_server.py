@@ -4,9 +4,11 @@ import asyncio
 import gc
 import json
 import re
+import socket
 import struct
 import subprocess
 import sys
+import time
 import weakref
 
 import numpy as np
@@ -14,8 +16,8 @@ import pytest
 from serving import Running, client, ending, frame, offline, pour, sound, wait
 from websockets.exceptions import InvalidStatus
 
+from audiomask.runtime import listen, sockets
 from audiomask.runtime import server as server_module
-from audiomask.runtime import sockets
 from audiomask.runtime.artifact import ArtifactError
 from audiomask.runtime.session import Session
 
@@ -202,6 +204,8 @@ HELLO = {"type": "hello"}
         ([HELLO | {"controls": {"dry": 0.5}}], "bad_value", 1007),
         ([HELLO | {"controls": {"volume": 2}}], "bad_value", 1007),
         ([HELLO | {"volume": 2}], "bad_value", 1007),
+        (['{"type": "hello", "\\ud800": 1}'], "bad_value", 1007),
+        (['{"type": "hello", "model": "\\ud800"}'], "bad_value", 1007),
         ([HELLO, HELLO], "unexpected", 1003),
         ([HELLO, {"type": "sing"}], "unexpected", 1003),
         ([HELLO, {"type": "set", "controls": {"strength": "loud"}}], "bad_value", 1007),
@@ -250,8 +254,8 @@ def test_a_client_that_vanishes_in_the_middle_of_a_frame(running):
         wire = running.raw({})
         wait(lambda: len(running.service.sockets) == 1)
         wire.sendall(frame(bytes(40000)) + frame(bytes(3000), length=40000))
-        if reset:
-            wire.setsockopt(1, 13, struct.pack("ii", 1, 0))  # SO_LINGER: RST instead of FIN
+        if reset:  # RST instead of FIN
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wire.close()
         wait(lambda: not running.service.sockets)
     assert not running.service.workers[0].load
@@ -274,6 +278,46 @@ def test_a_slow_reader_is_stopped_then_closed_and_harms_nobody(serve, swift, noi
     wait(lambda: not running.service.sockets)
     wait(lambda: not running.server.server_state.connections)
     wire.close()
+
+
+def test_a_client_that_vanishes_while_its_end_waits_for_room(serve, swift):
+    running = serve(swift, max_rate=1e6)
+    with running.raw({}) as wire:
+        (one,) = running.service.sockets
+        stream, sent = one.stream, 0
+        while not stream.choked:
+            wire.sendall(frame(bytes(4096)))
+            sent += 1024
+            wait(lambda: stream.samples_in == sent and not stream.flying)  # noqa: B023
+        wire.sendall(frame(b'{"type": "flush"}', 1))
+        wait(lambda: stream.ending)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait(lambda: not running.service.sockets)
+    wait(lambda: not running.server.server_state.tasks)
+
+
+def test_tiny_messages_are_taken_a_thousand_a_second(serve):
+    running = serve()
+    begin = time.monotonic()
+    with running.raw({}) as wire:
+        wire.sendall(frame(b"\0") * 3000)
+        wait(lambda: running.count("messages_total") > 500)
+        (one,) = running.service.sockets
+        handled, passed = running.count("messages_total"), time.monotonic() - begin
+        assert handled <= 1000 * (1 + passed) + 1
+        wait(lambda: running.count("messages_total") == 3000)
+        assert time.monotonic() - begin >= 2 - 0.01
+        wait(lambda: one.stream.samples_in == 750)
+
+
+def test_connections_that_ask_for_nothing_are_cut(serve, monkeypatch):
+    monkeypatch.setattr(listen, "HELLO_S", 0.3)
+    running = serve()
+    host, _, port = running.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as wire:
+        wire.sendall(b"GET /health HTTP/1.1\r\n")  # and never the rest
+        assert wire.recv(1) == b""
+    assert not running.server.server_state.connections
 
 
 def test_silence_is_ended(serve, monkeypatch):
@@ -390,10 +434,10 @@ def test_tokens(serve):
             assert ws.ready["type"] == "ready"
     with pytest.raises(InvalidStatus, match="401"), running.open({}, **wrong):
         pass
-    for hello in ({}, {"token": "wrong"}, {"token": "корректно"}):
+    for hello in ({}, {"token": "wrong"}, {"token": "корректно"}, {"token": "\ud800"}):
         with running.open(hello) as ws:
             assert (ws.ready["code"], ending(ws)[1]) == ("unauthorized", 1008)
-    assert running.count("errors_total", "unauthorized") == 3
+    assert running.count("errors_total", "unauthorized") == 4
     assert running.count("refused_total", "token") == 1
     for path in ("/metrics", "/models", "/models/toy_16k.onnx"):
         assert running.get(path).status == 401
