@@ -66,6 +66,17 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
     return value
 
 
+def values(entry: dict[str, Any]) -> dict[str, Any]:
+    """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
+    found = dict(field(entry, "controls", dict, {}))
+    if reserved := {"dry", "bypass"} & found.keys():
+        raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
+    for name, kinds in (("dry", (int, float)), ("bypass", bool)):
+        if (value := field(entry, name, kinds, None)) is not None:
+            found[name] = value
+    return found
+
+
 def done(entry: dict[str, Any]) -> None:
     """Nothing may be left in a command that all fields have been taken out of."""
     if entry:
@@ -135,11 +146,13 @@ class Socket:
     async def depart(self, code: int) -> None:
         """Give what is owed for what was received, then close."""
         self._closing = True
-        if self.stream and self._worker:
-            self.stream.window = float("inf")  # the input rate no longer matters
-            self._worker.wake(self.stream)
-            await self._drained()
-            if self.stream.samples_in and not self._closed:
+        stream, worker = self.stream, self._worker
+        if stream and worker and not self._closed:
+            stream.window = float("inf")  # the input rate no longer matters
+            worker.wake(stream)
+            if stream.ending:  # the client has asked for the same
+                await worker.flush(stream)
+            elif stream.samples_in or stream.whole:
                 await self._flush()
         self._end(code)
 
@@ -185,10 +198,11 @@ class Socket:
         rate = field(hello, "rate", int, 16000)
         form = field(hello, "format", str, "f32le")
         channels = field(hello, "channels", int, None)
-        controls = field(hello, "controls", dict, {})
-        dry = field(hello, "dry", (int, float), 0)
-        field(hello, "version", int, VERSION)
+        version = field(hello, "version", int, VERSION)
+        wanted = values(hello)
         done(hello)
+        if version != VERSION:
+            raise Refusal("bad_value", 1007, f"version {version} is not spoken here; {VERSION} is")
         if not MIN_RATE <= rate <= MAX_RATE:
             raise Refusal("bad_value", 1007, f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
@@ -203,10 +217,8 @@ class Socket:
             raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
 
         def open_session() -> Session:
-            if reserved := {"dry", "bypass"} & controls.keys():
-                raise ArtifactError(f"{' '.join(reserved)} is no control of the model")
             session = Session(artifact, sample_rate=rate, channels=channels)
-            session.set(dry=dry, **controls)
+            session.set(**wanted)
             return session
 
         self._worker = min(self.service.workers, key=lambda w: w.load)
@@ -265,22 +277,17 @@ class Socket:
         kind = command.pop("type")
         if kind not in ("set", "flush", "close"):
             raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
-        if kind == "set":
-            values = field(command, "controls", dict, {})
-            if reserved := {"dry", "bypass"} & values.keys():
-                raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
-            for name, types in (("dry", (int, float)), ("bypass", bool)):
-                if (value := field(command, name, types, None)) is not None:
-                    values[name] = value
+        wanted = values(command) if kind == "set" else {}
         done(command)
         if kind == "close":
             await self.depart(1000)
-            return
-        await self._drained()
-        if kind == "set":
-            await self._checked(worker.call(lambda: stream.session.set(**values)))
-        elif not self._closed:
+        elif kind == "flush":
             await self._flush()
+        else:
+            while (stream.whole or stream.flying) and not self._closed:  # what came before it
+                stream.moved.clear()
+                await stream.moved.wait()
+            await self._checked(worker.call(lambda: stream.session.set(**wanted)))
 
     @staticmethod
     async def _checked(asked: Awaitable[Any]) -> Any:
@@ -289,14 +296,6 @@ class Socket:
             return await asked
         except (ArtifactError, TypeError, ValueError, OverflowError) as error:
             raise Refusal("bad_value", 1007, str(error)) from None
-
-    async def _drained(self) -> None:
-        """Until everything that was received has been computed."""
-        stream = self.stream
-        assert stream
-        while (stream.whole or stream.flying) and not self._closed:
-            stream.moved.clear()
-            await stream.moved.wait()
 
     async def _flush(self) -> None:
         """The rest of the signal, and a report on it."""

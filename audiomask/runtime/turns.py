@@ -114,9 +114,10 @@ class Worker:
 
     async def flush(self, stream: Stream) -> None:
         """End the signal: the rest is delivered, and a new one may begin."""
-        stream.ending = self._loop.create_future()
-        self.wake(stream)
-        await stream.ending
+        if not stream.ending:
+            stream.ending = self._loop.create_future()
+            self.wake(stream)
+        await asyncio.wait([stream.ending])
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run what touches a session where sessions run, between two turns."""

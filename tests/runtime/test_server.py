@@ -204,6 +204,8 @@ HELLO = {"type": "hello"}
         ([HELLO | {"controls": {"dry": 0.5}}], "bad_value", 1007),
         ([HELLO | {"controls": {"volume": 2}}], "bad_value", 1007),
         ([HELLO | {"volume": 2}], "bad_value", 1007),
+        ([HELLO | {"version": 2}], "bad_value", 1007),
+        ([HELLO | {"controls": {"self": 2}}], "bad_value", 1007),
         (['{"type": "hello", "\\ud800": 1}'], "bad_value", 1007),
         (['{"type": "hello", "model": "\\ud800"}'], "bad_value", 1007),
         ([HELLO, HELLO], "unexpected", 1003),
@@ -516,6 +518,41 @@ def test_draining_gives_everybody_what_they_are_owed(serve, noise):
     running.thread.join(20)
     assert not running.thread.is_alive()
     assert not [t for t in running.service.workers if t._thread.is_alive()]
+
+
+def test_draining_while_a_client_has_asked_for_its_end(serve, swift):
+    """Both ask for the same flush; the client, who does not read at first, gets one report."""
+    running = serve(swift, max_rate=1e6)
+    with running.open({}) as ws:
+        (one,) = running.service.sockets
+        one.stream.choked = True  # as if nothing had been read
+        ws.send(bytes(4 * 1000))
+        ws.send('{"type": "flush"}')
+        wait(lambda: one.stream.ending)
+        running.server.should_exit = True
+        wait(lambda: running.service.draining and one._closing)
+        one.stream.choked = False
+        running.service.workers[0]._loop.call_soon_threadsafe(running.service.workers[0].wake, one.stream)
+        y, report = sound(ws)
+        assert (len(y), report["samples_in"], report["samples_out"]) == (1000, 1000, 1000)
+        assert ending(ws) == (None, 1001)
+    running.thread.join(20)
+    assert not running.thread.is_alive()
+
+
+def test_a_change_waits_for_nothing_but_the_sound_before_it(running, noise):
+    """Bypass, and back, in the midst of a file that is sent at once."""
+    x = noise(1, 256 * 60)
+    data = x.astype("<f4").tobytes()
+    with running.open({"bypass": True}) as ws:
+        ws.send(data[: len(data) // 2])
+        ws.send('{"type": "set", "bypass": false}')
+        ws.send(data[len(data) // 2 :])
+        ws.send('{"type": "flush"}')
+        y, _ = sound(ws)
+    half, wet = x.shape[1] // 2, offline(model(running), x)[0]
+    assert np.abs(y[: half - 256] - x[0, : half - 256]).max() <= 1e-6
+    assert close_to(y[half + 512 :], wet[half + 512 :])
 
 
 def test_draining_does_not_wait_for_ever(serve, swift, monkeypatch):
