@@ -168,6 +168,17 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
     assert f"127.0.0.1:{port}: cannot be listened on" in done.err
 
 
+@pytest.mark.parametrize("package", ["uvicorn", "starlette", "websockets"])
+def test_a_missing_package_is_named(toy16, package):
+    code = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        f"from audiomask.cli import main; sys.exit(main(['serve', '--no-page', '-m', {str(toy16)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"serve: needs {package}, which is not installed; pip install 'audiomask[serve]'" in done.stderr
+
+
 def test_a_page_that_is_missing_is_said(cli, toy16, monkeypatch, tmp_path):
     monkeypatch.setattr("audiomask.runtime.server.PAGE", tmp_path)
     done = cli("serve", "-m", toy16)

@@ -410,6 +410,18 @@ def test_a_model_that_raises_ends_its_own_stream(serve, noise):
     assert running.count("errors_total", "internal") == 1
 
 
+def test_faults_of_a_model_are_muted_told_and_counted(serve, tmp_path, toys):
+    running = serve(toys.build(tmp_path / "loud.onnx", name="loud", gains=(3e38,)))
+    with running.open({}) as ws:
+        ws.send(np.full(1000, 2, "<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        y, report = sound(ws)
+    assert not y.any()
+    assert report["faults"] >= 1
+    wait(lambda: running.count("faults_total") == report["faults"])
+    assert f"audiomask_faults_total {report['faults']}" in running.get("/metrics").body.decode()
+
+
 # Who may come in
 
 
