@@ -19,6 +19,7 @@ VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
     "stream": "denoise a live pipe of samples from standard input to standard output",
     "live": "denoise a microphone live, into a loudspeaker or a virtual microphone",
+    "serve": "serve models to other programs and to browsers: a websocket per live sound, and a page",
     "models": "list the models that ship, or show the card of one",
     "train": "train a model from a recipe",
     "score": "measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals",
@@ -124,7 +125,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _verb(verb: str, argv: list[str]) -> int:
-    if verb in ("enhance", "stream", "live", "bench"):
+    if verb in ("enhance", "stream", "live", "serve", "bench"):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError

@@ -25,6 +25,7 @@ import numpy as np
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import Terminated, UsageError
 from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=("s16le", "f32le"),
+        choices=tuple(FORMATS),
         default="s16le",
         help="of the samples, in and out (default s16le)",
     )
@@ -100,8 +101,7 @@ def _pipe(args: argparse.Namespace) -> None:
             quiet=args.quiet,
         )
     pipe = Pipe(args.format, session.channels)
-    frame = pipe.frame_bytes
-    size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * frame
+    size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * pipe.frame
     for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
         pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
     pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
@@ -157,29 +157,16 @@ def _chunks(fd: int, size: int, *, exact: bool):
         yield waiting
 
 
-class Pipe:
-    """Interleaved samples to ``[channels, T]``, and any ``[C, T]`` back; a frame cut by a block border waits
-    for the rest of it."""
+class Pipe(Pcm):
+    """Samples of a pipe; a frame cut by a block border waits for the rest of it."""
 
-    def __init__(self, format: str, channels: int):
-        self.format, self.channels = format, channels
-        self.dtype = np.dtype("<i2" if format == "s16le" else "<f4")
-        self.frame_bytes = self.dtype.itemsize * channels
-        self.clipped = 0
-        self._waiting = b""
+    _waiting = b""
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes) -> np.ndarray:  # type: ignore[override]
         data = self._waiting + data
-        whole = len(data) // self.frame_bytes * self.frame_bytes
+        whole = len(data) // self.frame * self.frame
         self._waiting = data[whole:]
-        x = np.frombuffer(data[:whole], self.dtype).reshape(-1, self.channels).T
-        return x.astype(np.float32) / np.float32(32768) if self.format == "s16le" else x.astype(np.float32)
-
-    def encode(self, y: np.ndarray) -> bytes:
-        if self.format == "s16le":
-            self.clipped += int((np.abs(y) > 1).sum())
-            y = np.clip(np.rint(y * 32768.0), -32768, 32767)
-        return np.ascontiguousarray(y.T).astype(self.dtype).tobytes()
+        return super().decode(data[:whole])
 
     def write(self, fd: int, y: np.ndarray) -> None:
         """Everything, at once: no buffer may hold live sound back. Errors: BrokenPipeError if nobody
