@@ -18,6 +18,7 @@ from audiomask import __version__
 VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
     "stream": "denoise a live pipe of samples from standard input to standard output",
+    "serve": "serve models to other programs and to browsers: a websocket per live sound, and a page",
     "models": "list the models that ship, or show the card of one",
     "train": "train a model from a recipe",
     "score": "measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals",
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, argv: list[str]) -> int:
-    if verb in ("enhance", "stream", "bench"):
+    if verb in ("enhance", "stream", "serve", "bench"):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError

@@ -1,0 +1,146 @@
+"""serve models to other programs and to browsers: a websocket per live sound, and a page
+
+  audiomask serve                          # on this machine only: http://127.0.0.1:8765
+  AUDIOMASK_TOKEN=... audiomask serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
+
+docs/serve.md describes the protocol, with clients in Python and JavaScript. Ctrl-C or SIGTERM lets running
+sockets finish, for 10 s at most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from audiomask.audio import AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import note, positive
+
+LEAST_TOKEN = 16  # characters; nobody guesses that many in a lifetime of attempts over a network
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is outside 0 to 65535")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-m",
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME|FILE|DIR",
+        help="offer this one; may be repeated, the first is the default (default: all that ship)",
+    )
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default 127.0.0.1)")
+    add("--port", type=_port, default=8765, metavar="N", help="0 takes a free one (default 8765)")
+    add(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="holds the token that clients must show; without it the variable AUDIOMASK_TOKEN does",
+    )
+    add("--tls-cert", type=Path, metavar="FILE", help="PEM file: serve https and wss")
+    add("--tls-key", type=Path, metavar="FILE", help="PEM file of its key (default: in the same file)")
+    add(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="other web pages that may open sockets, as in https://example.org; may be repeated",
+    )
+    add("--no-page", action="store_true", help="serve no page, only sockets, models, health and metrics")
+    add("--max-sockets", type=positive, default=64, metavar="N", help="open at once (default 64)")
+    add(
+        "--max-rate",
+        type=_above_zero,
+        default=20.0,
+        metavar="X",
+        help="times real time that a socket may send for long (default 20)",
+    )
+    add("--idle", type=_above_zero, default=60.0, metavar="S", help="close silent sockets (default 60)")
+    add(
+        "--threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="that compute, each for a part of the sockets (default 1)",
+    )
+    add("-q", "--quiet", action="store_true", help="do not show where it listens")
+
+
+def token(args: argparse.Namespace) -> str | None:
+    """The token, from the file or the environment. Errors: `UsageError` for one that is too short."""
+    if args.token_file:
+        try:
+            found, where = args.token_file.read_text().strip(), str(args.token_file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--token-file {args.token_file}: cannot be read ({error})") from None
+    elif "AUDIOMASK_TOKEN" in os.environ:
+        found, where = os.environ["AUDIOMASK_TOKEN"].strip(), "AUDIOMASK_TOKEN"
+    else:
+        return None
+    if len(found) < LEAST_TOKEN or not found.isascii() or not found.isprintable() or " " in found:
+        raise UsageError(
+            f"{where}: a token has {LEAST_TOKEN} or more letters, digits and signs; make one with: "
+            "python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return found
+
+
+def run(args: argparse.Namespace) -> int:
+    from audiomask.runtime import listen
+    from audiomask.runtime.server import PAGE, Service, Settings, is_loopback, offer
+
+    secret, local = token(args), is_loopback(args.host)
+    if not local and secret is None:
+        raise UsageError(
+            f"--host {args.host}: others could use it; give a token in AUDIOMASK_TOKEN or --token-file, "
+            "or listen on 127.0.0.1"
+        )
+    if args.tls_key and not args.tls_cert:
+        raise UsageError(f"--tls-key {args.tls_key}: needs its certificate; give --tls-cert FILE")
+    for origin in args.origin:
+        if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+            raise UsageError(f"--origin {origin}: expected a scheme and a host, as in https://example.org")
+    if not args.no_page and not (PAGE / "index.html").is_file():
+        raise AudioError(f"{PAGE}: the page is missing; install audiomask again, or give --no-page")
+    settings = Settings(
+        token=secret,
+        origins=tuple(args.origin),
+        loopback=local,
+        max_sockets=args.max_sockets,
+        max_rate=args.max_rate,
+        idle_s=args.idle,
+        threads=args.threads,
+        page=None if args.no_page else PAGE,
+    )
+    service = Service(offer(args.model), settings)
+
+    def say(text: str) -> None:
+        note(text, quiet=args.quiet)
+
+    server = listen.server(service, certificate=args.tls_cert, key=args.tls_key, say=say)
+    listening = listen.bind(args.host, args.port)
+    host, port = listening.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
+    say(f"{' '.join(service.artifacts)} at http{'s' * bool(args.tls_cert)}://{host}:{port}")
+    if not local and not args.tls_cert:
+        say("warning: without --tls-cert, the token and the sound can be read on their way")
+    try:
+        listen.run(server, listening)
+    except KeyboardInterrupt:
+        say("stopped")  # as told: a clean end is no failure
+    return 0

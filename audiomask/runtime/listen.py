@@ -1,0 +1,122 @@
+"""From a port to the application: limits on connections, TLS, and the way from a signal to a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from audiomask.audio import AudioError
+from audiomask.runtime.server import Service
+from audiomask.runtime.sockets import HELLO_S
+
+MAX_MESSAGE = 2**20  # bytes: 16 s of one channel at 16 kHz in f32le
+SPARE = 64  # connections beside the sockets: pages, metrics, and those who are told that it is full
+HTTP_S = 300.0  # for a connection that is no socket: a page and its models, over a slow line
+
+
+class Http(H11Protocol):
+    """Bounds how many connections there are and how long one may stay without becoming a socket."""
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        service: Service = self.config.app  # type: ignore[assignment]
+        if len(self.connections) > 2 * service.settings.max_sockets + SPARE:
+            service.counters.add("refused_total", label="connections")
+            transport.abort()
+        else:
+            self.loop.call_later(HELLO_S, self._late, False)
+            self.loop.call_later(HTTP_S, self._late, True)
+
+    def _late(self, asked: bool) -> None:
+        if self in self.connections and (asked or self.cycle is None):
+            self.transport.abort()
+
+
+class Wire(WebSocketsSansIOProtocol):
+    """Gives the application the means to end a connection that does not end by itself."""
+
+    def handle_connect(self, event) -> None:
+        # The scope, made in here, gets a copy of this; the application looks at it in a later step.
+        self.app_state = {**self.app_state, "abort": self.transport.abort}
+        super().handle_connect(event)
+
+
+class Server(uvicorn.Server):
+    """``say`` gets a line for people."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]):
+        super().__init__(config)
+        self.service, self.say = service, say
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.service.sockets:
+            self.say(f"stopping; {len(self.service.sockets)} sockets get what they are owed")
+        if late := await self.service.drain(lambda: self.force_exit):
+            self.say(f"cut off {late} sockets that took too long")
+        await super().shutdown(sockets)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on that address; port 0 takes any that is free. Errors: `AudioError`."""
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(2048)  # now, so that who reads where it listens can connect at once
+    except OSError as error:
+        raise AudioError(
+            f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --host or --port"
+        ) from None
+    return made
+
+
+def server(
+    service: Service, *, certificate: Path | None, key: Path | None, say: Callable[[str], None]
+) -> Server:
+    """A server that `run` starts. Errors: `AudioError` for TLS files that are no good."""
+    logging.getLogger("uvicorn.error").addFilter(_worth_a_line)
+    config = uvicorn.Config(
+        service,
+        interface="asgi3",
+        http=Http,
+        ws=Wire,
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,  # sound does not shrink, and it would cost more than the model
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise AudioError(
+            f"{certificate}: with the key {key or 'in the same file'}, TLS cannot use it "
+            f"({error.strerror or error}); give PEM files that belong together"
+        ) from None
+    return Server(config, service, say)
+
+
+def run(server: Server, listening: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go."""
+    asyncio.run(server.serve(sockets=[listening]))
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Not what a client alone is to blame for, and is counted."""
+    return not record.getMessage().startswith("Invalid UTF-8")

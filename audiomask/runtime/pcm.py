@@ -1,0 +1,33 @@
+"""Bare samples, as sockets carry them: interleaved frames of bytes to ``[C, T]`` and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+
+
+class Pcm:
+    """``format``: a key of FORMATS; ``channels`` of what is decoded. ``frame``: bytes of one sample of every
+    channel. ``clipped``: encoded samples that were beyond full scale and were clamped (s16le only)."""
+
+    def __init__(self, format: str, channels: int):
+        self.dtype, self.channels = FORMATS[format], channels
+        self.frame = self.dtype.itemsize * channels
+        self.clipped = 0
+
+    def decode(self, data: bytes | bytearray) -> np.ndarray:
+        """Whole frames to ``[channels, T]`` float32."""
+        x = np.frombuffer(data, self.dtype).reshape(-1, self.channels).T
+        return x.astype(np.float32) * np.float32(1 / 32768) if self.dtype.kind == "i" else x
+
+    def encode(self, y: np.ndarray) -> bytes:
+        """``[C, T]`` float32, any C, to interleaved bytes."""
+        if self.dtype.kind == "f":
+            return y.T.astype(self.dtype, copy=False).tobytes()
+        scaled = np.rint(y.T * np.float32(32768))
+        fits = np.clip(scaled, -32768, 32767)
+        self.clipped += int((np.abs(y) > 1).sum())
+        return fits.astype(self.dtype).tobytes()

@@ -1,0 +1,343 @@
+"""The web application of ``audiomask serve``: sockets, the models as files, the page, health and metrics.
+
+It runs in one process: an event loop that moves bytes, and threads that compute (`audiomask.runtime.turns`).
+`audiomask.runtime.listen` starts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import mimetypes
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from audiomask import __version__
+from audiomask.runtime.artifact import Artifact, ArtifactError, family, resolve, shipped
+from audiomask.runtime.counters import Counters
+from audiomask.runtime.session import Session
+from audiomask.runtime.sockets import Refusal, Socket
+from audiomask.runtime.turns import Worker
+
+PAGE = Path(__file__).resolve().parent / "web"
+DRAIN_S = 10.0  # from the signal to stop until what is not through is cut off
+CHUNK = 65536  # bytes of a model at a time, so that a slow client holds no copy of it
+
+# The page computes in a worker with WebAssembly threads, which needs isolation from other origins.
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'self'",
+            "script-src 'self' 'wasm-unsafe-eval'",
+            "worker-src 'self' blob:",
+            "media-src 'self' blob:",
+            "img-src 'self' blob: data:",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+}
+# Not left to the machine's own table, which knows some of them wrongly or not at all.
+TYPES = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``max_rate``: seconds of sound per second that a socket may send for long. ``origins``: of web pages
+    that may open sockets, besides the server's own. ``loopback``: only this machine is served, so that a
+    request under another name is somebody's trick with DNS. ``page``: a folder, or None."""
+
+    token: str | None = None
+    origins: tuple[str, ...] = ()
+    loopback: bool = True
+    max_sockets: int = 64
+    max_rate: float = 20.0
+    idle_s: float = 60.0
+    threads: int = 1
+    page: Path | None = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def offer(names: list[str]) -> list[list[Artifact]]:
+    """The families that are served, the default first: what ``names`` mean to `resolve`, or everything that
+    ships and that a session can play.
+
+    Errors: `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
+    """
+    if names:
+        families = [resolve(name) for name in names]
+    else:
+        first = resolve(None)
+        others: dict[str, list[Artifact]] = {}
+        for artifact in shipped():
+            with contextlib.suppress(ArtifactError):
+                Session(artifact)
+                others.setdefault(family(artifact), []).append(artifact)
+        others.pop(family(first[0]), None)
+        families = [first, *(sorted(group, key=lambda a: a.sample_rate) for group in others.values())]
+    stems: dict[str, Artifact] = {}
+    for artifact in (a for group in families for a in group):
+        Session(artifact)  # says why a model cannot be played, before anybody asks for it
+        if artifact.path.stem in stems:
+            raise ArtifactError(
+                f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "
+                "rename one"
+            )
+        stems[artifact.path.stem] = artifact
+    return families
+
+
+class Service:
+    """An ASGI application. ``families``: see `offer`. ``report`` gets the exceptions that nobody expected.
+
+    Attributes: ``models``: what a hello may name (file name, name, family) to the family or the one member;
+    ``sockets`` at present; ``draining``: no new ones.
+    """
+
+    def __init__(
+        self,
+        families: list[list[Artifact]],
+        settings: Settings,
+        report: Callable[[BaseException], None] = traceback.print_exception,
+    ):
+        self.settings, self.report = settings, report
+        self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
+        self.default = families[0]
+        self.models: dict[str, list[Artifact]] = {}
+        for group in families:
+            self.models.setdefault(family(group[0]), group)
+        for artifact in self.artifacts.values():
+            self.models.setdefault(artifact.path.stem, [artifact])
+            self.models.setdefault(artifact.name, [artifact])
+        self.counters = Counters()
+        self.sockets: set[Socket] = set()
+        self.workers: list[Worker] = []
+        self.draining = False
+        for suffix, type_ in TYPES.items():
+            mimetypes.add_type(type_, suffix)
+        routes: list[Any] = [
+            Route("/health", self._health),
+            Route("/metrics", self._metrics),
+            Route("/models", self._models),
+            Route("/models/{name}.onnx", self._model),
+        ]
+        if settings.page:
+            routes.append(Mount("/", StaticFiles(directory=settings.page, html=True)))
+        self._http = Starlette(routes=routes, lifespan=self._lifespan)
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._request(scope, receive, send)
+        else:
+            await self._http(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette):
+        self.workers = [Worker(self.counters) for _ in range(self.settings.threads)]
+        watch = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            for worker in self.workers:
+                worker.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            now = asyncio.get_running_loop().time()
+            for socket in list(self.sockets):
+                socket.check(now, self.settings.idle_s)
+
+    async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
+        """Let the sockets go with what they are owed, and no new ones come; returns how many had to be cut
+        off after DRAIN_S, or when ``hurry``."""
+        self.draining = True
+        end = asyncio.get_running_loop().time() + DRAIN_S
+        leaving = [asyncio.create_task(socket.depart(1001)) for socket in self.sockets]
+        while self.sockets and asyncio.get_running_loop().time() < end and not hurry():
+            await asyncio.sleep(0.02)
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+        late = list(self.sockets)
+        for socket in late:
+            socket.abort()
+        return len(late)
+
+    def fits(self, token: str | None) -> bool:
+        """Whether a client may come in; takes as long for every token of one length."""
+        wanted = self.settings.token
+        return wanted is None or hmac.compare_digest((token or "").encode(), wanted.encode())
+
+    # Who may ask
+
+    def _stranger(self, headers: Headers) -> str:
+        """Why a request is not from where it may come from: "host", "origin", or ""."""
+        settings, host = self.settings, headers.get("host", "")
+        origin = headers.get("origin")
+        given = [urlsplit(allowed).netloc for allowed in settings.origins]
+        if settings.loopback and host not in given and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return "host"
+        if origin and origin not in settings.origins and urlsplit(origin).netloc != host:
+            return "origin"
+        return ""
+
+    @staticmethod
+    def _bearer(headers: Headers) -> str | None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else None
+
+    # Sockets
+
+    async def _websocket(self, scope, receive, send) -> None:
+        headers = Headers(scope=scope)
+        try:
+            stranger = self._stranger(headers)
+        except ValueError:  # a host that is no host
+            stranger = "host"
+        token = self._bearer(headers)
+        if stranger:
+            await self._reject(send, 403, stranger)
+        elif token is not None and not self.fits(token):
+            await self._reject(send, 401, "token")
+        elif scope["path"] != "/ws":
+            await self._reject(send, 404, "path")
+        else:
+            await receive()
+            await send({"type": "websocket.accept"})
+            abort = scope["state"]["abort"]
+            socket = Socket(self, receive, send, abort, authorized=token is not None)
+            if self.draining or len(self.sockets) >= self.settings.max_sockets:
+                code, close = ("draining", 1001) if self.draining else ("full", 1013)
+                words = "no more sockets now; try again later"
+                await socket.run(Refusal(code, close, words, "refused_total"))
+                return
+            self.counters.add("sockets_total")
+            self.sockets.add(socket)
+            try:
+                await socket.run()
+            finally:
+                self.sockets.discard(socket)
+
+    async def _reject(self, send, status: int, reason: str) -> None:
+        """Turn a handshake away."""
+        self.counters.add("refused_total", label=reason)
+        body = f"refused: {reason}\n".encode()
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+
+    # Pages
+
+    async def _request(self, scope, receive, send) -> None:
+        async def secured(event) -> None:
+            if event["type"] == "http.response.start":
+                MutableHeaders(scope=event).update(HEADERS)
+            await send(event)
+
+        headers, path = Headers(scope=scope), scope["path"]
+        try:
+            stranger = self._stranger(headers)
+        except ValueError:
+            stranger = "host"
+        app: Any = self._http
+        if stranger:
+            app = PlainTextResponse(f"refused: {stranger}\n", 403)
+        elif path.startswith(("/metrics", "/models")) and not self.fits(self._bearer(headers)):
+            app = PlainTextResponse("refused: token\n", 401, {"WWW-Authenticate": "Bearer"})
+        await app(scope, receive, secured)
+
+    async def _health(self, request: Request) -> Response:
+        status = "draining" if self.draining else "ok"
+        facts = {
+            "status": status,
+            "version": __version__,
+            "models": list(self.artifacts),
+            "sockets": len(self.sockets),
+        }
+        return JSONResponse(facts, 503 if self.draining else 200, {"Cache-Control": "no-store"})
+
+    async def _metrics(self, request: Request) -> Response:
+        for socket in self.sockets:
+            socket.account()
+        gauges = {
+            "sockets": ("websockets open now", float(len(self.sockets))),
+            "max_sockets": ("websockets that may be open at once", float(self.settings.max_sockets)),
+            "draining": ("1 while the server is stopping", float(self.draining)),
+        }
+        return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _models(self, request: Request) -> Response:
+        entries = []
+        for stem, artifact in self.artifacts.items():
+            meta = artifact.meta
+            entry = {
+                "name": stem,
+                "family": family(artifact),
+                "default": artifact in self.default,
+                "url": f"/models/{stem}.onnx",
+                "bytes": len(artifact.data),
+                "sha256": self.hashes[stem],
+            }
+            for key in ("task", "description", "licence", "sample_rate", "hop", "delay", "latency"):
+                entry[key] = meta.get(key)
+            for key in ("inputs", "outputs", "states"):
+                entry[key] = meta[key]
+            entries.append(entry)
+        return JSONResponse(entries, headers={"Cache-Control": "no-cache"})
+
+    async def _model(self, request: Request) -> Response:
+        stem = request.path_params["name"]
+        if stem not in self.artifacts:
+            return PlainTextResponse(f"no such model; there are: {' '.join(self.artifacts)}\n", 404)
+        tag = f'"{self.hashes[stem]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        data = self.artifacts[stem].data
+        headers["Content-Length"] = str(len(data))
+        return StreamingResponse(_pieces(data), headers=headers, media_type=TYPES[".onnx"])
+
+
+async def _pieces(data: bytes):
+    view = memoryview(data)
+    for start in range(0, len(view), CHUNK):
+        yield bytes(view[start : start + CHUNK])

@@ -1,0 +1,393 @@
+"""One websocket, one session: the protocol of ``audiomask serve``, version 1 (docs/serve.md).
+
+Two coroutines per socket. The reader turns messages into sound for the worker and into commands, which wait
+until the sound before them is through. The writer sends what is in the outbox. Both queues are bounded: a
+full inbox stops the reader, and so TCP stops the client; a full outbox stops the computing of that stream,
+and so fills the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from audiomask.audio import MAX_RATE, MIN_RATE
+from audiomask.runtime.artifact import ArtifactError, choose
+from audiomask.runtime.pcm import FORMATS, Pcm
+from audiomask.runtime.session import Session
+from audiomask.runtime.turns import Stream, Worker
+
+if TYPE_CHECKING:
+    from audiomask.runtime.server import Service
+
+VERSION = 1
+MAX_TEXT = 65536  # characters of a command
+MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
+INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
+HELLO_S = 10.0  # to the hello
+SLOW_S = 10.0  # in which a client takes nothing of what waits for it
+CLOSE_S = 5.0  # in which a client answers a close
+BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is limited
+
+
+class Refusal(Exception):
+    """What ends a socket: ``code`` in the error message and in /metrics, ``close`` of the websocket."""
+
+    def __init__(self, code: str, close: int, words: str, counter: str = "errors_total"):
+        super().__init__(words)
+        self.code, self.close, self.counter = code, close, counter
+
+
+def message(text: str) -> dict[str, Any]:
+    """A command. Errors: `Refusal`."""
+    if len(text) > MAX_TEXT:
+        raise Refusal("too_big", 1009, f"a text message has {len(text)} characters; {MAX_TEXT} are taken")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        raise Refusal("bad_message", 1007, 'a text message is no JSON object with a "type"')
+    return found
+
+
+def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+    """A value of a command, taken out of it. Errors: `Refusal` for a wrong type."""
+    value = entry.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise Refusal("bad_value", 1007, f"{name} is {str(value)[:50]!r}, of a wrong type")
+    return value
+
+
+def done(entry: dict[str, Any]) -> None:
+    """Nothing may be left in a command that all fields have been taken out of."""
+    if entry:
+        raise Refusal("bad_value", 1007, f"unknown: {' '.join(map(str, entry))[:100]}")
+
+
+class Socket:
+    """``abort`` ends the connection without waiting for the client."""
+
+    def __init__(self, service: Service, receive, send, abort, authorized: bool):
+        self.service, self.abort, self.authorized = service, abort, authorized
+        self._receive, self._send = receive, send
+        self.stream: Stream | None = None
+        self._worker: Worker | None = None
+        self._loop = asyncio.get_running_loop()
+        self.heard = self.sent = self._loop.time()
+        self._outbox: deque[tuple[bytes | str | int, float]] = deque()
+        self._size = 0  # bytes of sound in the outbox
+        self._filled = asyncio.Event()
+        self._closing = False  # nothing more is read
+        self._closed = False  # nothing more is put into the outbox
+        self._sending = False
+        self._before = self._reported = (0, 0)  # cleaned samples, faults: of earlier signals; counted
+
+    async def run(self, refusal: Refusal | None = None) -> None:
+        """From the accepted handshake to the end of the connection; with a refusal, say only that."""
+        writer = asyncio.create_task(self._write())
+        try:
+            try:
+                if refusal:
+                    raise refusal
+                await self._start()
+                while not self._closing:
+                    await self._read()
+            except Refusal as found:
+                self.fail(found)
+            while (await self._receive())["type"] != "websocket.disconnect":
+                pass  # what a client still sent before it heard of the close
+        except _Gone as gone:
+            if gone.code in (1002, 1007, 1009) and not self._closed:  # found, and closed, by uvicorn
+                code = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}[gone.code]
+                self.service.counters.add("errors_total", label=code)
+        finally:
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writer
+            self.account()
+            if self.stream and self._worker:
+                self._worker.load -= 1
+
+    def fail(self, refusal: Refusal) -> None:
+        """Say why, close and count, once."""
+        if self._closed:
+            return
+        self.service.counters.add(refusal.counter, label=refusal.code)
+        self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
+        self._end(refusal.close)
+
+    async def depart(self, code: int) -> None:
+        """Give what is owed for what was received, then close."""
+        self._closing = True
+        if self.stream:
+            await self._drained()
+            if self.stream.samples_in and not self._closed:
+                await self._flush()
+        self._end(code)
+
+    def check(self, now: float, idle_s: float) -> None:
+        """Once a second: end a socket that is idle or takes nothing."""
+        self.account()
+        if self._sending:
+            if now - self.sent > SLOW_S:
+                self.service.counters.add("errors_total", label="slow_reader")
+                self._gone()
+                self.abort()
+        elif self.stream and now - self.heard > idle_s and not (self.stream.whole or self.stream.flying):
+            self.fail(Refusal("idle", 1008, f"nothing came for {idle_s:g} s"))
+
+    def account(self) -> None:
+        """Bring what the session counts to the server's counters."""
+        if self.stream:
+            session = self.stream.session
+            cleaned, faults = self._reported
+            self.service.counters.add("cleaned_samples_total", session.cleaned - cleaned)
+            self.service.counters.add("faults_total", session.faults - faults)
+            self._reported = session.cleaned, session.faults
+
+    # In
+
+    async def _start(self) -> None:
+        """The hello, a session, the answer."""
+        try:
+            first = await asyncio.wait_for(self._receive(), HELLO_S)
+        except TimeoutError:
+            raise Refusal("hello_timeout", 1008, f"no hello came in {HELLO_S:g} s") from None
+        if first["type"] == "websocket.disconnect":
+            raise _Gone(first.get("code", 1005))
+        if first.get("text") is None:
+            raise Refusal("unexpected", 1003, "the first message has to be a text, the hello")
+        hello = message(first["text"])
+        if hello.pop("type") != "hello":
+            raise Refusal("unexpected", 1003, "the first message has to be the hello")
+        token = field(hello, "token", str, "")
+        if not self.authorized and not self.service.fits(token):
+            raise Refusal("unauthorized", 1008, "the token is missing or wrong")
+        model = field(hello, "model", str, None)
+        rate = field(hello, "rate", int, 16000)
+        form = field(hello, "format", str, "f32le")
+        channels = field(hello, "channels", int, None)
+        controls = field(hello, "controls", dict, {})
+        dry = field(hello, "dry", (int, float), 0)
+        field(hello, "version", int, VERSION)
+        done(hello)
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise Refusal("bad_value", 1007, f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
+        if form not in FORMATS:
+            raise Refusal("bad_value", 1007, f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
+        if model is not None and model not in self.service.models:
+            names = " ".join(self.service.models)
+            raise Refusal("bad_value", 1007, f"model {model[:50]!r} is not offered; there are: {names}")
+        family = self.service.models[model] if model else self.service.default
+        artifact = choose(family, rate)
+        width = artifact.streams[0].channels
+        if channels is not None and not 1 <= channels <= MAX_ROWS * width:
+            raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
+
+        def open_session() -> Session:
+            if reserved := {"dry", "bypass"} & controls.keys():
+                raise ArtifactError(f"{' '.join(reserved)} is no control of the model")
+            session = Session(artifact, sample_rate=rate, channels=channels)
+            session.set(dry=dry, **controls)
+            return session
+
+        self._worker = min(self.service.workers, key=lambda w: w.load)
+        session = await self._checked(open_session)
+        pcm = Pcm(form, session.channels)
+        self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
+        self._worker.load += 1
+        self.heard = self._loop.time()
+        ready = {
+            "type": "ready",
+            "version": VERSION,
+            "model": artifact.path.stem,
+            "rate": rate,
+            "format": form,
+            "channels": session.channels,
+            "outputs": session.outputs,
+            "hop": session.hop,
+            "delay": session.delay,
+            "latency": session.latency,
+            "controls": {
+                port.name: {
+                    "minimum": port.minimum,
+                    "maximum": port.maximum,
+                    "default": port.default,
+                    "unit": port.unit,
+                    "doc": port.doc,
+                }
+                for port in artifact.constants.values()
+            },
+        }
+        self._put(json.dumps(ready))
+
+    async def _read(self) -> None:
+        event = await self._receive()
+        data = event.get("bytes")
+        stream, worker = self.stream, self._worker
+        assert stream is not None
+        assert worker is not None
+        if self._closing and event["type"] == "websocket.receive":
+            return
+        if data is not None:
+            self.service.counters.add("messages_total")
+            self.heard = now = self._loop.time()
+            worker.put(stream, data, now)
+            while len(stream.inbox) > INBOX and not self._closing:
+                stream.moved.clear()
+                await stream.moved.wait()
+            return
+        if event["type"] == "websocket.disconnect":
+            raise _Gone(event.get("code", 1005))
+        self.heard = self._loop.time()
+        command = message(event["text"])
+        kind = command.pop("type")
+        if kind not in ("set", "flush", "close"):
+            raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
+        if kind == "set":
+            values = field(command, "controls", dict, {})
+            if reserved := {"dry", "bypass"} & values.keys():
+                raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
+            for name, types in (("dry", (int, float)), ("bypass", bool)):
+                if (value := field(command, name, types, None)) is not None:
+                    values[name] = value
+        done(command)
+        if kind == "close":
+            await self.depart(1000)
+            return
+        await self._drained()
+        if kind == "set":
+            await self._checked(lambda: stream.session.set(**values))
+        elif not self._closed:
+            await self._flush()
+
+    async def _checked(self, function) -> Any:
+        """What a client asks of a session. Errors: `Refusal` for values that it does not take."""
+        assert self._worker
+        try:
+            return await self._worker.call(function)
+        except (ArtifactError, TypeError, ValueError, OverflowError) as error:
+            raise Refusal("bad_value", 1007, str(error)) from None
+
+    async def _drained(self) -> None:
+        """Until everything that was received has been computed."""
+        stream = self.stream
+        assert stream
+        while (stream.whole or stream.flying) and not self._closed:
+            stream.moved.clear()
+            await stream.moved.wait()
+
+    async def _flush(self) -> None:
+        """The rest of the signal, and a report on it."""
+        stream, worker = self.stream, self._worker
+        assert stream is not None
+        assert worker is not None
+        session = stream.session
+        stream.inbox.clear()  # of a frame that was never completed
+        self._deliver(
+            await worker.call(lambda: stream.pcm.encode(session.flush().reshape(session.outputs, -1))), 0.0
+        )
+        cleaned, faults = self._before
+        self._before = session.cleaned, session.faults
+        report = {
+            "type": "flushed",
+            "samples_in": stream.samples_in,
+            "samples_out": stream.samples_out,
+            "cleaned": session.cleaned - cleaned,
+            "faults": session.faults - faults,
+            "clipped": stream.pcm.clipped,
+        }
+        stream.samples_in = stream.samples_out = stream.pcm.clipped = 0
+        self._put(json.dumps(report))
+
+    # Out
+
+    def _deliver(self, output: bytes | Exception, since: float) -> None:
+        """From the worker: bytes of sound, or what its computation raised."""
+        stream = self.stream
+        if stream is None or self._closed:
+            return
+        if isinstance(output, Exception):
+            self.service.report(output)
+            self.fail(Refusal("internal", 1011, "the model failed; the server's log says more"))
+        elif output:
+            samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
+            stream.samples_out += samples
+            seconds = samples / stream.session.sample_rate
+            self.service.counters.add("audio_seconds_total", seconds, "out")
+            self._size += len(output)
+            if self._size > OUTBOX and not stream.choked:
+                stream.choked = True
+                self.service.counters.add("overflows_total")
+            self._outbox.append((output, since))
+            self._filled.set()
+
+    def _put(self, item: str | int) -> None:
+        """A text, or the code of the close."""
+        if not self._closed:
+            self._outbox.append((item, 0.0))
+            self._filled.set()
+
+    def _end(self, code: int) -> None:
+        self._put(code)
+        self._gone()
+
+    def _gone(self) -> None:
+        """Nothing more goes in or is computed; what waits in the outbox still goes out."""
+        self._closing = self._closed = True
+        if self.stream and self._worker:
+            self._worker.forget(self.stream)
+            self.stream.moved.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                while self._outbox:
+                    item, since = self._outbox.popleft()
+                    if isinstance(item, int):
+                        self._loop.call_later(CLOSE_S, self.abort)
+                        await self._send({"type": "websocket.close", "code": item})
+                        return
+                    await self._pass(item, since)
+        except OSError:
+            pass  # the client has gone; the reader hears of it too
+        finally:
+            self._gone()
+
+    async def _pass(self, item: bytes | str, since: float) -> None:
+        self.sent, self._sending = self._loop.time(), True
+        if isinstance(item, str):
+            await self._send({"type": "websocket.send", "text": item})
+        else:
+            if self._outbox and isinstance(self._outbox[0][0], bytes):  # a client that lags gets it at once
+                parts = [item]
+                while self._outbox and isinstance(part := self._outbox[0][0], bytes):
+                    parts.append(part)
+                    self._outbox.popleft()
+                item = b"".join(parts)
+            await self._send({"type": "websocket.send", "bytes": item})
+            self._size -= len(item)
+            stream = self.stream
+            if stream and stream.choked and self._size <= OUTBOX // 2 and self._worker:
+                stream.choked = False
+                self._worker.wake(stream)
+            if since:
+                waited = self._loop.time() - since
+                self.service.counters.histograms["block_seconds"].observe(waited)
+        self._sending = False
+
+
+class _Gone(Exception):
+    """The connection has ended, with this code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code

@@ -1,0 +1,225 @@
+"""Whose turn it is: many streams on one computing thread, those in real time first.
+
+The event loop puts bytes into a stream's inbox. When the thread is free, everything that is due goes to it as
+one turn; what arrives meanwhile waits for the next, so the busier the server, the more streams share one call
+of the graph. A stream's ``due`` is the moment at which the sound taken from it so far would have passed in
+real time. Streams that are at most LIVE_S ahead of that all take part in every turn. Others, files that are
+sent as fast as the socket takes them, get what EXTRA_S holds, the least advanced first. So a file is read in
+real time at least and fast when there is room, and a live stream waits for one turn at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from audiomask.runtime.counters import Counters
+from audiomask.runtime.pcm import Pcm
+from audiomask.runtime.session import Session
+
+TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
+LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
+EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
+TURN_JOBS = 4  # openings and flushes between two turns
+
+
+def feed_all(pairs):
+    """Blocks through their sessions: the samples that are ready, or the exception, of each."""
+    results = []
+    for session, block in pairs:
+        try:
+            results.append(session.feed(block))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+class Stream:
+    """A session, its inbox and its clocks. All but ``session`` and ``pcm`` belong to the event loop.
+
+    ``max_rate``: seconds of sound that may be taken per second, once ``burst_s`` seconds of sound have been
+    taken at once; what is not taken stays in the inbox. ``deliver(data, since)`` gets bytes, or the exception
+    that ended the stream; ``since``: when the oldest of the sound arrived, 0 for a stream that is ahead of
+    real time.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        pcm: Pcm,
+        deliver: Callable[[bytes | Exception, float], None],
+        max_rate: float,
+        burst_s: float,
+    ):
+        self.session, self.pcm, self.deliver = session, pcm, deliver
+        self.max_rate, self.window = max_rate, burst_s / max_rate
+        self.inbox = bytearray()
+        self.since = self.due = self.paid = 0.0
+        self.flying = self.choked = self.throttled = False
+        self.samples_in = self.samples_out = 0
+        self.moved = asyncio.Event()  # set after every turn that it took part in
+
+    @property
+    def whole(self) -> int:
+        """Frames that wait."""
+        return len(self.inbox) // self.pcm.frame
+
+    def take(self, frames: int, now: float) -> bytearray:
+        seconds = frames / self.session.sample_rate
+        self.due = max(self.due, now) + seconds
+        self.paid = max(self.paid, now) + seconds / self.max_rate
+        size = frames * self.pcm.frame
+        data = self.inbox[:size]
+        del self.inbox[:size]
+        self.samples_in += frames
+        self.flying = True
+        return data
+
+
+Turn = list[tuple[Stream, bytearray, float]]
+Job = tuple[Callable[[], Any], asyncio.Future]
+
+
+class Worker:
+    """The thread, and the event loop's end of it."""
+
+    def __init__(self, counters: Counters):
+        self.counters, self.load = counters, 0
+        self._loop = asyncio.get_running_loop()
+        self._ready: dict[Stream, None] = {}
+        self._jobs: deque[Job] = deque()
+        self._turns: SimpleQueue[tuple[Turn, list[Job]] | None] = SimpleQueue()
+        self._busy = self._planned = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._cost = 0.001  # seconds per row and hop, measured from the first turn on
+        self._thread = threading.Thread(target=self._compute, name="audiomask-compute", daemon=True)
+        self._thread.start()
+
+    def put(self, stream: Stream, data: bytes, now: float) -> None:
+        """Sound has arrived."""
+        if len(stream.inbox) < stream.pcm.frame:
+            stream.since = now
+        stream.inbox += data
+        self.wake(stream)
+
+    def wake(self, stream: Stream) -> None:
+        """Look at a stream again."""
+        self._ready[stream] = None
+        self._plan()
+
+    def forget(self, stream: Stream) -> None:
+        self._ready.pop(stream, None)
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run what touches a session where sessions run, between two turns."""
+        future = self._loop.create_future()
+        self._jobs.append((function, future))
+        self._plan()
+        return await future
+
+    def stop(self) -> None:
+        """End the thread after what it has."""
+        self._turns.put(None)
+        self._thread.join(10)
+
+    def _plan(self) -> None:
+        # Not at once: everything that this round of the event loop brings belongs to the same turn.
+        if not (self._busy or self._planned):
+            self._planned = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._planned = False
+        if self._busy:
+            return
+        turn = self._choose(self._loop.time())
+        jobs = [self._jobs.popleft() for _ in range(min(TURN_JOBS, len(self._jobs)))]
+        if turn or jobs:
+            self._busy = True
+            self._turns.put((turn, jobs))
+
+    def _choose(self, now: float) -> Turn:
+        turn: Turn = []
+        ahead: list[Stream] = []
+        wait = 0.0
+        for stream in list(self._ready):
+            whole = stream.whole
+            if not whole or stream.choked:
+                del self._ready[stream]  # until there is sound, or room
+            elif (excess := stream.paid - now - stream.window) > 0:
+                wait = min(wait or excess, excess)
+                if not stream.throttled:
+                    stream.throttled = True
+                    self.counters.add("throttled_total")
+            elif stream.due - now > LIVE_S:
+                ahead.append(stream)
+            else:
+                stream.throttled &= excess > -stream.window / 2
+                since = stream.since
+                stream.since = now  # of what stays
+                turn.append((stream, stream.take(min(whole, TURN_HOPS * stream.session.hop), now), since))
+        room = EXTRA_S / self._cost
+        for stream in sorted(ahead, key=lambda s: s.due):
+            hops = min(TURN_HOPS, int(room / stream.session.engine.batch))
+            if hops < 1 and turn:
+                break
+            hops = max(1, hops)
+            room -= hops * stream.session.engine.batch
+            turn.append((stream, stream.take(min(stream.whole, hops * stream.session.hop), now), 0.0))
+        if wait and not turn:
+            if self._timer:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(wait + 0.001, self._plan)
+        return turn
+
+    def _compute(self) -> None:
+        while (item := self._turns.get()) is not None:
+            turn, jobs = item
+            start = time.perf_counter()
+            outputs: list[bytes | Exception]
+            try:
+                blocks = [(stream.session, stream.pcm.decode(data)) for stream, data, _ in turn]
+                outputs = [
+                    y if isinstance(y, Exception) else stream.pcm.encode(y)
+                    for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
+                ]
+            except Exception as error:  # nothing may end this thread, all streams live on it
+                outputs = [error] * len(turn)
+            took = time.perf_counter() - start
+            results: list[tuple[asyncio.Future, Any, Exception | None]] = []
+            for function, future in jobs:
+                try:
+                    results.append((future, function(), None))
+                except Exception as error:
+                    results.append((future, None, error))
+            self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+
+    def _finish(self, turn: Turn, outputs: list, took: float, results: list) -> None:
+        self._busy = False
+        add = self.counters.add
+        work = 0.0
+        for (stream, data, since), output in zip(turn, outputs, strict=True):
+            session = stream.session
+            frames = len(data) // stream.pcm.frame
+            work += frames / session.hop * session.engine.batch
+            add("audio_seconds_total", frames / session.sample_rate, "in")
+            stream.flying = False
+            stream.moved.set()
+            stream.deliver(output, since)
+        if turn:
+            self.counters.histograms["turn_seconds"].observe(took)
+            rows = sum(stream.session.engine.batch for stream, _, _ in turn)
+            self.counters.histograms["stacked_rows"].observe(rows)
+            self._cost += 0.1 * (took / max(work, 1) - self._cost)
+        for future, value, error in results:
+            if not future.done():  # else its socket has gone
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(error)
+        self._plan()
