@@ -14,19 +14,26 @@ const KEEP_S = 600; // of a live recording
 const DECODE_RATE = 48000; // of files that are no WAV
 const COLUMN_S = 0.01; // of a live spectrogram
 const METER_DB = 60;
+const METER_S = 0.03;
 const TICKS_HZ = [250, 1000, 4000, 12000];
 
 const $ = (id) => document.getElementById(id);
 const buffering = { name: "buffer", minimum: 5, maximum: 500, unit: "ms", doc: "more of it, more lag and fewer underruns" };
 
 const runner = new Runner();
+const context = new AudioContext({ latencyHint: "interactive" }); // sleeps until something is heard
 const pictures = { before: new Spectrogram($("before")), after: new Spectrogram($("after")) };
-const player = new Player({ onended: () => showTransport() });
+const player = new Player(context, {
+  onended: () => {
+    showTransport();
+    restMeters();
+  },
+});
 
 let models = [];
 let values = {}; // of the controls
 let spare = null; // chosen buffer in ms
-let live = null; // {handle, context, stream, gain, recording, info}
+let live = null; // {handle, stream, gain, recording, info}
 let take = null; // {name, rate, before, after}
 let round = 0; // counts what was begun, so that what is outdated knows
 
@@ -82,7 +89,7 @@ async function listModels() {
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
   $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
   const preferred = models.filter((m) => m.default);
-  $("model").value = choose(preferred.length ? preferred : models, Infinity).name;
+  $("model").value = choose(preferred.length ? preferred : models, context.sampleRate).name;
 }
 
 /** Make the chosen model ready in the chosen place; with a sound at hand, put it through. */
@@ -91,6 +98,7 @@ async function prepare() {
   complain("");
   try {
     if (!models.length) await listModels();
+    await Runner.prepare(context);
     showPorts();
     $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
     if (mode() === "browser") {
@@ -179,6 +187,12 @@ function meter(side, row) {
   $(`${side}-meter`).setAttribute("aria-valuenow", Math.round(levels[side]));
 }
 
+function restMeters() {
+  levels.before = levels.after = -METER_DB;
+  meter("before", []);
+  meter("after", []);
+}
+
 function startPictures(rate, hop) {
   for (const [side, picture] of Object.entries(pictures)) {
     picture.start({ rate, hop });
@@ -255,6 +269,7 @@ async function enhance(mine) {
     say("busy", `Working: ${Math.round((100 * count) / before[0].length)} %, ${speed.toFixed(1)} times real time`);
   });
   if (!done || mine !== round) return;
+  await runner.close();
   finish(after);
 }
 
@@ -275,13 +290,11 @@ async function startLive() {
   complain("");
   player.pause();
   say("busy", "Asking for the microphone");
-  let context = null;
   let stream = null;
   try {
     if (!navigator.mediaDevices) throw new Error("browsers give the microphone only to pages from localhost or over https");
     const wishes = { channelCount: width(), echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
-    context = new AudioContext({ latencyHint: "interactive" });
     await context.resume();
     const info = await openSession(context.sampleRate, width());
     const recording = { before: [], after: [], pending: new Float32Array(0) };
@@ -294,7 +307,7 @@ async function startLive() {
     });
     const gain = new GainNode(context, { gain: $("hear").checked ? 1 : 0 });
     handle.node.connect(gain).connect(context.destination);
-    live = { handle, context, stream, gain, recording, info };
+    live = { handle, stream, gain, recording, info };
     take = null;
     showTransport();
     say("live", "Live");
@@ -303,7 +316,7 @@ async function startLive() {
     handle.ended.catch((error) => live && mine === round && stopLive(explain(error)));
   } catch (error) {
     stream?.getTracks().forEach((track) => track.stop());
-    await context?.close();
+    runner.close();
     complain(explain(error));
     say("ready", "Ready");
   }
@@ -328,23 +341,23 @@ function onLive(recording, { before, after, figures }) {
   }
   showFigures(figures);
   if (!live) return;
-  const { context, info } = live;
+  const { info } = live;
   const device = context.baseLatency + (context.outputLatency || 0);
   show("lag", milliseconds(lagOf(info) / info.rate + device));
 }
 
 /** Stop, and keep what was recorded as a take. */
 async function stopLive(words = "") {
-  const { handle, context, stream, recording, info } = live;
+  const { handle, stream, recording, info } = live;
   live = null;
   say("busy", "Stopping");
   await handle.stop().catch((error) => {
     words ||= explain(error);
   });
   stream.getTracks().forEach((track) => track.stop());
-  await context.close();
-  meter("before", []);
-  meter("after", []);
+  await runner.close();
+  context.suspend();
+  restMeters();
   const rate = context.sampleRate;
   const both = [recording.before, recording.after].map(gather);
   const length = Math.min(...both.map((sound) => sound[0]?.length ?? 0));
@@ -390,7 +403,10 @@ function showTransport() {
   if (document.activeElement !== $("seek") || player.playing) $("seek").value = all ? at / all : 0;
   $("clock").textContent = `${clock(at)} / ${clock(all)}`;
   for (const head of document.querySelectorAll(".head")) head.style.left = `${all ? (100 * at) / all : 0}%`;
-  if (player.playing) requestAnimationFrame(showTransport);
+  if (!player.playing) return;
+  const start = Math.floor(at * take.rate);
+  for (const side of ["before", "after"]) meter(side, take[side][0].subarray(start, start + METER_S * take.rate));
+  requestAnimationFrame(showTransport);
 }
 
 function togglePlay() {
@@ -398,6 +414,7 @@ function togglePlay() {
   if (player.playing) player.pause();
   else player.play();
   showTransport();
+  if (!player.playing) restMeters();
 }
 
 function save(sound, suffix) {
@@ -456,7 +473,7 @@ $("seek").addEventListener("input", () => {
   showTransport();
 });
 $("hear").addEventListener("change", () => {
-  live?.gain.gain.setTargetAtTime($("hear").checked ? 1 : 0, live.context.currentTime, 0.01);
+  live?.gain.gain.setTargetAtTime($("hear").checked ? 1 : 0, context.currentTime, 0.01);
 });
 for (const type of ["dragenter", "dragover"]) {
   document.addEventListener(type, (event) => {

@@ -3,9 +3,10 @@
 const FADE_S = 0.01;
 
 export class Player {
-  #context = null; #sources = []; #gains = []; #buffers = []; #offset = 0; #started = null; #enhanced = true;
+  #context; #sources = []; #gains = []; #buffers = []; #offset = 0; #started = null; #enhanced = true;
 
-  constructor({ onended }) {
+  constructor(context, { onended }) {
+    this.#context = context;
     this.onended = onended;
   }
 
@@ -40,8 +41,7 @@ export class Player {
   play() {
     if (!this.duration || this.playing) return;
     if (this.#offset >= this.duration - 0.01) this.#offset = 0;
-    this.#context ??= new AudioContext();
-    this.#context.resume();
+    this.#context.resume(); // plays at once, or as soon as it may
     const when = this.#context.currentTime + 0.02;
     this.#gains = this.#buffers.map((_, i) => {
       const gain = new GainNode(this.#context, { gain: i === Number(this.#enhanced) ? 1 : 0 });

@@ -30,6 +30,11 @@ export class Runner {
     });
   }
 
+  /** Give a context what `live` needs of it, so that nothing is left to fetch. */
+  static prepare(context) {
+    return context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
+  }
+
   /** Get a model (`url` of the .onnx file) ready to run in this browser. */
   load(options) {
     return this.#call("load", options);
@@ -67,7 +72,7 @@ export class Runner {
    * `ended` resolves after `stop()` when all is done, or is rejected with what went wrong. */
   async live(context, source, info, { lag, enhanced = true, onsound, onreport = () => {} }) {
     const { channels, outputs } = info;
-    await context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
+    await Runner.prepare(context);
     const capacity = CAPACITY_S * context.sampleRate;
     const ends = globalThis.crossOriginIsolated
       ? { input: Ring.buffer(channels, capacity, true), output: Ring.buffer(outputs, capacity, true) }
@@ -90,9 +95,11 @@ export class Runner {
       ended,
       setLag: (samples) => node.port.postMessage({ lag: samples }),
       setEnhanced: (value) => node.port.postMessage({ enhanced: value }),
-      stop() {
+      stop: () => {
         node.port.postMessage({ stop: true });
-        source.disconnect(node);
+        source.disconnect();
+        node.disconnect();
+        this.#call("end");
         return ended;
       },
     };

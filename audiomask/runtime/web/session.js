@@ -45,8 +45,8 @@ const append = (sound, more) => sound.map((row, c) => join(row, more[c]));
  * delayed alike. `controls`: values of the model's constant ports.
  *
  * Attributes: `outputs` (channels that come out), `hop`, `delay`, `latency` (samples of `sampleRate`, rate
- * conversion included), `cleaned` (input samples that were NaN or infinite), `faults` (rows of blocks in which
- * the model failed: muted, their state started anew). Throws `ArtifactError`.
+ * conversion included), `cleaned` (input samples that were NaN or infinite), `faults` (blocks in which the
+ * model failed: muted, its state started anew). Throws `ArtifactError`.
  */
 export class Session {
   #graph; #Tensor; #up = null; #down = null; #dry = 0; #constants = {}; #states = {};
@@ -235,15 +235,17 @@ export class Session {
     const data = results[sound.name].data;
     for (const { name } of this.artifact.states) this.#states[name] = results[`next_${name}`];
     const wide = sound.channels * length;
+    let failed = false;
     for (let row = 0; row < this.batch; row++) {
       const mine = data.subarray(row * wide, (row + 1) * wide);
       if (!mine.every(Number.isFinite)) {
         // A state that holds a NaN would never recover. Mute the block, start the row anew, and say so.
-        this.faults++;
+        failed = true;
         mine.fill(0);
         for (const { name, array } of this.artifact.states) this.#states[name].data.set(array, row * array.length);
       }
     }
+    this.faults += failed;
     return Array.from({ length: this.outputs }, (_, c) => data.slice(c * length, (c + 1) * length));
   }
 }

@@ -41,7 +41,10 @@ async function fetchModel(url, headers) {
     const words = answer ? `the server answers ${answer.status}` : "the server cannot be reached";
     throw Object.assign(new Error(`the model ${url.split("/").at(-1)} was not found: ${words}`), { code: "no-model" });
   }
-  return loadModel(await loadRuntime(), await answer.arrayBuffer());
+  const model = await loadModel(await loadRuntime(), await answer.arrayBuffer());
+  const { audio, hop } = model.artifact;
+  await new Session(model).feed(silence(audio.channels, hop)); // the first step is slow, live it would be late
+  return model;
 }
 
 function load({ url, headers }) {
@@ -135,6 +138,7 @@ class Tap {
 
 let engine = null;
 let cancelled = false;
+let source = null; // the ring of the live sound
 
 const calls = {
   load: async (options) => {
@@ -180,13 +184,14 @@ const calls = {
     return !cancelled;
   },
 
-  /** From the input ring through the session to the output ring, until the input is closed. */
+  /** From the input ring through the session to the output ring, until `end`. */
   async live({ input, output, link, capacity }) {
     const mine = engine;
     const { rate, channels, outputs } = mine.info;
     const ring = new Ring(input ?? Ring.buffer(channels, capacity, false), channels);
     const sink = output ? new Ring(output, outputs) : { write: (sound) => link.postMessage(sound) };
-    if (link) link.onmessage = ({ data }) => (data ? ring.write(data) : ring.close());
+    if (link) link.onmessage = ({ data }) => ring.write(data);
+    source = ring;
     const tap = new Tap(mine);
     mine.onsound = (sound) => {
       sink.write(sound);
@@ -230,6 +235,10 @@ const calls = {
     await mine.flush();
     tap.send(true);
     link?.close();
+  },
+
+  end() {
+    source?.close();
   },
 
   close() {

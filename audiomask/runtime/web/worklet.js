@@ -32,16 +32,8 @@ class Pump extends AudioWorkletProcessor {
       }
       if (data.lag !== undefined) this.#lag = Math.min(data.lag, this.#input.capacity / 2);
       if (data.enhanced !== undefined) this.#target = data.enhanced ? 1 : 0;
-      if (data.stop) this.#stop();
+      if (data.stop) this.#input.close();
     };
-  }
-
-  #stop() {
-    if (!this.#input.closed) {
-      this.#input.close();
-      this.#link?.postMessage(null);
-      this.#report();
-    }
   }
 
   #report() {
