@@ -62,13 +62,15 @@ def serving(service: Service) -> Iterator[str]:
 
 
 @contextmanager
-def chromium(microphone: Path | None = None) -> Iterator[Any]:
+def chromium(microphone: Path, *flags: str) -> Iterator[Any]:
     """A browser with a fresh profile, whose microphone plays a WAV file again and again."""
     from playwright.sync_api import sync_playwright
 
-    flags = [*FLAGS, f"--use-file-for-fake-audio-capture={microphone}"] if microphone else FLAGS
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        microphone_flag = f"--use-file-for-fake-audio-capture={microphone}"
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=[*FLAGS, microphone_flag, *flags]
+        )
         try:
             yield browser
         finally:

@@ -9,7 +9,7 @@ import { Spectrogram } from "./spectrogram.js";
 import { join } from "./polyphase.js";
 import { readWav, writeWav } from "./wav.js";
 
-const BUFFER_MS = { browser: 20, server: 100 }; // spare time between the session and the loudspeaker
+const BUFFER_MS = { browser: 30, server: 100 }; // spare time between the session and the loudspeaker
 const KEEP_S = 600; // of a live recording
 const DECODE_RATE = 48000; // of files that are no WAV
 const COLUMN_S = 0.01; // of a live spectrogram

@@ -2,14 +2,24 @@
 
 const IN_FLIGHT_S = 2; // sound sent whose answer has not come yet, beyond the latency
 
-/** Sound to interleaved bytes and back. */
-const pack = (sound) => {
-  const flat = new Float32Array(sound.length * sound[0].length);
-  sound.forEach((row, c) => row.forEach((value, n) => (flat[n * sound.length + c] = value)));
+/** Sound to interleaved samples. */
+function pack(sound) {
+  const channels = sound.length;
+  const flat = new Float32Array(channels * sound[0].length);
+  for (let c = 0; c < channels; c++) {
+    for (let n = 0; n < sound[c].length; n++) flat[n * channels + c] = sound[c][n];
+  }
   return flat;
-};
-const unpack = (flat, channels) =>
-  Array.from({ length: channels }, (_, c) => Float32Array.from({ length: flat.length / channels }, (_, n) => flat[n * channels + c]));
+}
+
+/** And back. */
+function unpack(flat, channels) {
+  return Array.from({ length: channels }, (_, c) => {
+    const row = new Float32Array(flat.length / channels);
+    for (let n = 0; n < row.length; n++) row[n] = flat[n * channels + c];
+    return row;
+  });
+}
 
 export class Remote {
   #socket; #error = null; #wake = []; #flushed = false; #sent = 0; #received = 0;

@@ -30,9 +30,10 @@ export class Runner {
     });
   }
 
-  /** Give a context what `live` needs of it, so that nothing is left to fetch. */
-  static prepare(context) {
-    return context.audioWorklet.addModule(new URL("./worklet.js", import.meta.url));
+  /** Give a context what `live` needs of it, so that nothing is left to fetch. Pages over plain http from
+   * another machine have no AudioWorklet; there it does nothing. */
+  static async prepare(context) {
+    await context.audioWorklet?.addModule(new URL("./worklet.js", import.meta.url));
   }
 
   /** Get a model (`url` of the .onnx file) ready to run in this browser. */
@@ -68,9 +69,9 @@ export class Runner {
 
   /** The open session (`info`, from `open` at the context's rate) between a source node and the returned
    * `node`, which is to be connected to something. `lag`: samples between in and out, more than info.latency.
-   * `onsound({before, after, figures})`: what went in and came out; `onreport({underruns, missed, played})`.
+   * `onsound({before, after, figures})`: lists of what went in and came out; `onreport({underruns, missed, played})`.
    * `ended` resolves after `stop()` when all is done, or is rejected with what went wrong. */
-  async live(context, source, info, { lag, enhanced = true, onsound, onreport = () => {} }) {
+  async live(context, source, info, { lag, enhanced = true, onsound = () => {}, onreport = () => {} }) {
     const { channels, outputs } = info;
     await Runner.prepare(context);
     const capacity = CAPACITY_S * context.sampleRate;

@@ -177,7 +177,7 @@ export class Session {
 
   /** A copy of a channel with silence for what is no number. */
   #clean(row) {
-    const out = Float32Array.from(row);
+    const out = row.slice();
     for (let n = 0; n < out.length; n++) {
       if (!Number.isFinite(out[n])) {
         out[n] = 0;

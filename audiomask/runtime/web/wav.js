@@ -39,8 +39,11 @@ function decode(view, start, size, { kind, channels, rate, bits }) {
   const read = readers[`${kind}/${bits}`];
   if (!read) return null;
   const length = Math.floor(size / width / channels);
-  const sound = Array.from({ length: channels }, (_, c) =>
-    Float32Array.from({ length }, (_, n) => read(start + (n * channels + c) * width)));
+  const sound = Array.from({ length: channels }, (_, c) => {
+    const row = new Float32Array(length);
+    for (let n = 0; n < length; n++) row[n] = read(start + (n * channels + c) * width);
+    return row;
+  });
   return { rate, sound };
 }
 

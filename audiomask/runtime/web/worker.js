@@ -137,7 +137,7 @@ class Tap {
 }
 
 let engine = null;
-let cancelled = false;
+let run = 0; // the file that is being worked on; another one, or none, ends it
 let source = null; // the ring of the live sound
 
 const calls = {
@@ -158,30 +158,30 @@ const calls = {
   },
 
   cancel() {
-    cancelled = true;
+    run++;
   },
 
   /** A whole file as fast as it goes. */
   async file({ sound }) {
-    cancelled = false;
+    const me = ++run;
     const mine = engine;
     const tap = new Tap(mine);
     mine.onsound = (made) => tap.after(made);
     const size = Math.ceil(FILE_BLOCK_S * mine.info.rate);
     let breath = performance.now();
-    for (let at = 0; at < sound[0].length && !cancelled; at += size) {
+    for (let at = 0; at < sound[0].length && me === run; at += size) {
       const block = sound.map((row) => row.slice(at, at + size));
       tap.before(block);
       await mine.feed(block);
-      tap.send(false, false);
+      if (me === run) tap.send(false, false);
       if (performance.now() - breath > BREATH_MS) {
         await breathe();
         breath = performance.now();
       }
     }
-    if (!cancelled) await mine.flush();
-    tap.send(true, false);
-    return !cancelled;
+    if (me === run) await mine.flush();
+    if (me === run) tap.send(true, false);
+    return me === run;
   },
 
   /** From the input ring through the session to the output ring, until `end`. */
