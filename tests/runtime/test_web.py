@@ -263,6 +263,25 @@ def test_keys_and_labels(page, folder):
     assert nameless == []
 
 
+DROP = """([name, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+    const drop = (type) => document.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true }));
+    drop("dragenter");
+    const shown = document.body.classList.contains("dropping");
+    drop("drop");
+    return [shown, document.body.classList.contains("dropping")];
+}"""
+
+
+def test_a_file_is_dropped(page, folder):
+    text = base64.b64encode((folder / "stereo.wav").read_bytes()).decode()
+    assert page.at.evaluate(DROP, ["two channels.wav", text]) == [True, False]
+    page.at.wait_for_selector("#save:enabled")
+    assert page.text("status") == "Ready: two channels, 0:02"
+    assert page.saved()[0].shape[0] == 2
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone(browser, site, scheme):
     window = {"viewport": {"width": 340, "height": 700}, "color_scheme": scheme}

@@ -18,7 +18,7 @@ const METER_S = 0.03;
 const TICKS_HZ = [250, 1000, 4000, 12000];
 
 const $ = (id) => document.getElementById(id);
-const buffering = { name: "buffer", minimum: 5, maximum: 500, unit: "ms", doc: "more of it, more lag and fewer underruns" };
+const buffering = { name: "buffer", type: "int", minimum: 5, maximum: 500, unit: "ms", doc: "more of it, more lag and fewer underruns" };
 
 const runner = new Runner();
 const context = new AudioContext({ latencyHint: "interactive" }); // sleeps until something is heard
@@ -63,7 +63,8 @@ const HINTS = {
     + "\u201cpython tools/vendor_web.py\u201d where audiomask is installed from and load the page again; or let the server do the work.",
 };
 
-const explain = (error) => HINTS[error.code] ?? HINTS[error.name] ?? `${error.message[0].toUpperCase()}${error.message.slice(1)}.`;
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+const explain = (error) => HINTS[error.code] ?? HINTS[error.name] ?? sentence(error.message || error.name);
 
 // ---- the choice of model and place
 
@@ -215,7 +216,8 @@ async function openFile(file) {
   try {
     const bytes = await file.arrayBuffer();
     const { rate, sound } = readWav(bytes) ?? (await decode(bytes));
-    if (!sound[0].length) throw new Error("it holds no sound");
+    if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
+    player.pause();
     take = { name: file.name.replace(/\.[^.]*$/, ""), rate, before: sound, after: null };
     await process();
   } catch (error) {
