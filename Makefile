@@ -18,7 +18,7 @@ $(VENV)/.score: pyproject.toml constraints.txt | $(BIN)/python
 
 # Everything a developer needs, torch included.
 $(VENV)/.dev: $(VENV)/.score
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,serve,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
 	@touch $@
 
 demo: $(VENV)/.score

@@ -106,18 +106,17 @@ async def stream(url: str, hello: dict, x: np.ndarray, block: int, ready: np.nda
 
 
 async def load(url: str, hello: dict, signals, block: int, ready, seconds: float, cpu) -> tuple:
-    """All streams, their starts spread over one block; with the server's processor time over the middle."""
+    """All streams, their starts spread over one block; and the server's processor time, in cores."""
     begin = asyncio.get_running_loop().time() + 1 + 0.02 * len(signals)
     period = block / hello["rate"]
     tasks = [
         asyncio.create_task(stream(url, hello, x, block, ready, begin + period * i / len(signals)))
         for i, x in enumerate(signals)
     ]
-    await asyncio.sleep(begin + 0.1 * seconds - asyncio.get_running_loop().time())
-    first, at = cpu(), time.perf_counter()
-    await asyncio.sleep(0.8 * seconds)
-    share = (cpu() - first) / (time.perf_counter() - at)
-    return await asyncio.gather(*tasks), share
+    await asyncio.sleep(begin - 0.5 - asyncio.get_running_loop().time())
+    first = cpu()
+    results = await asyncio.gather(*tasks)
+    return results, (cpu() - first) / seconds
 
 
 def processor_seconds(pid: int) -> float:

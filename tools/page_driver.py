@@ -33,6 +33,11 @@ FLAGS = [
     "--disable-sync",
     "--use-fake-device-for-media-stream",
 ]
+# A state may be too short for a look from outside.
+ONCE_READY = """window.onceReady = new Promise((done) => {
+    const look = () => document.body.dataset.state === "ready" && done();
+    new MutationObserver(look).observe(document.body, { attributeFilter: ["data-state"] });
+}), undefined"""
 WAIT_MS = 60_000  # for what takes a second where nothing else runs
 
 
@@ -116,9 +121,9 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Put a file through, to its end."""
+        self.at.evaluate(ONCE_READY)
         self.at.set_input_files("#file", path)
-        self.at.wait_for_selector("body:not([data-state=ready])")
-        self.wait("ready")
+        self.at.evaluate("window.onceReady")
 
     def start(self) -> None:
         """Start the microphone."""

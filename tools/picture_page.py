@@ -51,9 +51,7 @@ def main() -> None:
                 page.at.screenshot(path=out / "page_live.png")
                 page.stop()
     for name in ("page_file.png", "page_live.png"):
-        Image.open(out / name).convert("RGB").quantize(COLOURS, kmeans=2).save(
-            out / name, optimize=True
-        )
+        Image.open(out / name).convert("RGB").quantize(COLOURS, kmeans=2).save(out / name, optimize=True)
         print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
 
 

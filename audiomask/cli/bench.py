@@ -17,6 +17,8 @@ from audiomask.audio import read
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, positive, table
 from audiomask.runtime.artifact import resolve
+from audiomask.runtime.engine import Step
+from audiomask.runtime.engine import run as step
 from audiomask.runtime.session import Session
 
 WARM_UP = 20  # blocks: the first ones allocate
@@ -85,11 +87,13 @@ def measure(
         start = time.perf_counter()
         session.feed(block)
         times[max(0, n - WARM_UP)] = time.perf_counter() - start  # the warm-up's are overwritten
-    plan = session.engine.plan(1)
+    x = np.zeros(
+        (session.engine.batch, session.artifact.streams[0].channels, session.artifact.hop), np.float32
+    )
     graph = np.empty(min(count, 1000))
     for n in range(len(graph)):
         start = time.perf_counter()
-        session.engine.step(plan)
+        step([Step(session.engine, x)])
         graph[n] = time.perf_counter() - start
     p50, p95, p99 = np.percentile(times, (50, 95, 99)) * 1000
     ms = 1000 / rate

@@ -35,6 +35,7 @@ def _port(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.allow_abbrev = False  # --token would be taken for --token-file, and a token is no argument
     add = parser.add_argument
     add(
         "-m",

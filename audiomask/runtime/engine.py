@@ -1,13 +1,14 @@
-"""A model and its state, stepped hop by hop: the thin layer on ONNX Runtime below
-`audiomask.runtime.session`.
+"""Models and their memory, stepped hop by hop, one stream or many at once: the thin layer on ONNX Runtime
+below `audiomask.runtime.session`.
 
-Inputs, outputs and both copies of the state live in memory that is bound to the graph once. A step writes its
-state into the other copy and the two change places, so nothing is allocated or looked up while sound is
-running.
+An `Engine` is memory only: state and controls of a few streams. A `Step` is the wish to bring one engine
+forward by some hops. `run` fulfils many wishes: those for the same graph and length become rows of one call,
+because a small model spends much of its time on what a call costs, however many rows it has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,55 +16,50 @@ import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
 
-MAX_PLANS = 8  # bound block lengths kept: a session uses powers of two up to 64 hops
-
-
-@dataclass
-class Plan:
-    """Memory bound for steps of one length: ``x[port]`` to fill, ``y[port]`` to read, ``[batch, channels,
-    frames]``."""
-
-    x: dict[str, np.ndarray]
-    y: dict[str, np.ndarray]
-    bindings: tuple[Any, Any]
+# Rows x hops in one call when steps are stacked. From 16 on a row costs the same; with 64 the activations of
+# the shipped models leave a cache of 1 MB and it costs more again (tools/bench_sessions.py).
+STACK_ROWS = 32
+TINY = 1e-30  # -600 dB: below lie denormal numbers, on which many processors crawl
 
 
 class Engine:
-    """``batch`` independent streams through one graph."""
+    """The memory of ``batch`` independent streams through one graph.
 
-    def __init__(self, artifact: Artifact, batch: int = 1, threads: int = 1):
-        import onnxruntime as ort
+    ``state``: a list of ``[batch, ...]``, one for each dtype. ``constants``: the values of the control ports,
+    ``[batch]`` or ``[batch, n]``. ``output``: the port that is wanted, default the first.
+    """
 
+    def __init__(self, artifact: Artifact, batch: int = 1, threads: int = 1, output: str = ""):
         self.artifact, self.batch = artifact, batch
-        self._value = ort.OrtValue.ortvalue_from_numpy  # shares the array's memory on a CPU
-        self._session = artifact.session(threads)
-        self._run = self._session.run_with_iobinding
-        shapes = {node.name: node.shape for node in self._session.get_inputs()}
-        types = {node.name: node.type for node in self._session.get_inputs()}
+        self.graph = artifact.session(threads)
+        self.audio = artifact.streams[0].name
+        self.names = [output or artifact.outputs[0].name, *(f"next_{s.name}" for s in artifact.states)]
+        self.state = [spec.rows(batch) for spec in artifact.states]
         self.constants: dict[str, np.ndarray] = {}
+        nodes = {node.name: node for node in self.graph.get_inputs()}
         for port in artifact.constants.values():
-            width = () if len(shapes[port.name]) == 1 else np.shape(port.default) or (port.channels,)
-            dtype = np.int64 if types[port.name] == "tensor(int64)" else np.float32
-            value = np.zeros((batch, *width), dtype)
+            node = nodes[port.name]
+            width = () if len(node.shape) == 1 else np.shape(port.default) or (port.channels,)
+            value = np.zeros((batch, *width), np.int64 if node.type == "tensor(int64)" else np.float32)
             value[:] = 0 if port.default is None else port.default
             self.constants[port.name] = value
-        self._states = tuple([spec.rows(batch) for spec in artifact.states] for _ in range(2))
-        self._turn = 0
-        self._plans: dict[int, Plan] = {}
-
-    @property
-    def state(self) -> list[np.ndarray]:
-        """The present state, ``[batch, ...]`` per dtype: the memory itself, so that it can be set in
-        place."""
-        return self._states[self._turn]
 
     def reset(self, rows: Any = slice(None)) -> None:
         """Bring ``rows`` of the batch to the start of a signal."""
         for value, spec in zip(self.state, self.artifact.states, strict=True):
             value[rows] = 0 if spec.initial is None else spec.initial
 
-    def set(self, name: str, value: Any) -> None:
-        """Set a constant port, for all streams or one value each.
+    def save(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """A copy of the memory, for `load`."""
+        return [value.copy() for value in self.state], {k: v.copy() for k, v in self.constants.items()}
+
+    def load(self, memory: tuple[list[np.ndarray], dict[str, np.ndarray]]) -> None:
+        state, constants = memory
+        self.state = [value.copy() for value in state]
+        self.constants = {name: value.copy() for name, value in constants.items()}
+
+    def constant(self, name: str, value: Any) -> np.ndarray:
+        """A value for a control port as its array: for all streams, or one each.
 
         Errors: `ArtifactError` for a port that the model lacks or a value out of its range.
         """
@@ -79,64 +75,97 @@ class Engine:
             raise ArtifactError(
                 f"{self.artifact.name}: {name} = {value} is outside {low} to {high} {port.unit}".rstrip()
             )
+        made = np.empty_like(self.constants[name])
         try:
-            self.constants[name][:] = array
+            made[:] = array
         except ValueError:
-            shape = self.constants[name].shape
             raise ArtifactError(
-                f"{self.artifact.name}: {name} has shape {array.shape}, not {shape}"
+                f"{self.artifact.name}: {name} has shape {array.shape}, not {made.shape}"
             ) from None
+        return made
 
-    def plan(self, hops: int) -> Plan:
-        """The bound memory for steps of ``hops`` hops."""
-        plan = self._plans.get(hops)
-        if plan is None:
-            if len(self._plans) >= MAX_PLANS:
-                del self._plans[next(key for key in self._plans if key != 1)]
-            plan = self._plans[hops] = self._bind(hops)
-        return plan
 
-    def _bind(self, hops: int) -> Plan:
-        time = hops * self.artifact.hop
-        x = {
-            p.name: np.zeros((self.batch, p.channels, int(time * p.rate)), np.float32)
-            for p in self.artifact.streams
-        }
-        types = {node.name: node.type for node in self._session.get_outputs()}
-        y = {
-            p.name: np.zeros(
-                (self.batch, p.channels, int(time * p.rate)),
-                np.int64 if types[p.name] == "tensor(int64)" else np.float32,
-            )
-            for p in self.artifact.outputs
-        }
-        inputs = {name: self._value(a) for name, a in {**x, **self.constants}.items()}
-        outputs = {name: self._value(a) for name, a in y.items()}
-        bindings = []
-        for turn in range(2):
-            binding = self._session.io_binding()
-            for name, value in inputs.items():
-                binding.bind_ortvalue_input(name, value)
-            for name, value in outputs.items():
-                binding.bind_ortvalue_output(name, value)
-            for spec, now, then in zip(
-                self.artifact.states, self._states[turn], self._states[1 - turn], strict=True
-            ):
-                binding.bind_ortvalue_input(spec.name, self._value(now))
-                binding.bind_ortvalue_output(f"next_{spec.name}", self._value(then))
-            bindings.append(binding)
-        return Plan(x, y, (bindings[0], bindings[1]))
+@dataclass(eq=False)
+class Step:
+    """``engine`` forward over ``x [batch, channels, T]``, whole hops of the model's rate.
 
-    def step(self, plan: Plan) -> None:
-        """Run the graph on ``plan.x`` into ``plan.y`` and move the state on.
+    `run` fills in ``y [batch, channels, T]``, or ``error``, in which case the engine is as before. ``broken
+    [batch]``: rows in which the model failed, if any; they are muted and at the start of a signal again.
+    """
 
-        Errors: `ArtifactError` if the graph fails.
-        """
-        try:
-            self._run(plan.bindings[self._turn])
-        except Exception as error:  # see Artifact.session
-            words = str(error).splitlines()[0][:300]
-            raise ArtifactError(
-                f"{self.artifact.path}: failed while running ({words}); export it again"
-            ) from None
-        self._turn = 1 - self._turn
+    engine: Engine
+    x: np.ndarray
+    y: np.ndarray | None = None
+    broken: np.ndarray | None = None
+    error: ArtifactError | None = None
+
+
+def run(steps: Iterable[Step]) -> None:
+    """Run every step, in as few calls as `STACK_ROWS` allows. No engine may occur twice."""
+    groups: dict[tuple, list[Step]] = {}
+    for step in steps:
+        engine = step.engine
+        groups.setdefault((id(engine.graph), engine.names[0], step.x.shape[2]), []).append(step)
+    for (_, _, length), group in groups.items():
+        limit = STACK_ROWS * group[0].engine.artifact.hop // length
+        stack: list[Step] = []
+        rows = 0
+        for step in group:
+            if stack and rows + step.engine.batch > limit:
+                _call(stack)
+                stack, rows = [], 0
+            stack.append(step)
+            rows += step.engine.batch
+        _call(stack)
+
+
+def _call(steps: list[Step]) -> None:
+    """One call of the graph. Fails it, each step is tried alone, so that only the guilty ones fail."""
+    first = steps[0].engine
+    engines = [step.engine for step in steps]
+    feeds = {first.audio: _rows([step.x for step in steps])}
+    for name in first.constants:
+        feeds[name] = _rows([engine.constants[name] for engine in engines])
+    for n, spec in enumerate(first.artifact.states):
+        feeds[spec.name] = _rows([engine.state[n] for engine in engines])
+    try:
+        y, *state = first.graph.run(first.names, feeds)
+    except Exception as error:  # see Artifact.session
+        if len(steps) > 1:
+            for step in steps:
+                _call([step])
+            return
+        words = str(error).splitlines()[0][:300]
+        steps[0].error = ArtifactError(
+            f"{first.artifact.path}: failed while running ({words}); export it again"
+        )
+        return
+    floats = [value for value in (y, *state) if value.dtype == np.float32]
+    for value in floats[1:]:
+        value[np.abs(value) < TINY] = 0
+    # One product a tensor finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
+    sound = all(np.vdot(value, value) < np.inf for value in floats)
+    at = 0
+    for step in steps:
+        rows = slice(at, at := at + step.engine.batch)
+        step.y = y[rows].copy() if len(steps) > 1 else y
+        for value, new in zip(step.engine.state, state, strict=True):
+            value[:] = new[rows]
+        if not sound:
+            _mend(step)
+
+
+def _rows(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _mend(step: Step) -> None:
+    # A state that holds a NaN would never recover, and one that holds infinity may mute the model for ever.
+    assert step.y is not None
+    broken = np.zeros(step.engine.batch, bool)
+    for value in (step.y, *step.engine.state):
+        broken |= ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
+    if broken.any():
+        step.broken = broken
+        step.y[broken] = 0
+        step.engine.reset(broken)

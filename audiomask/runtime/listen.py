@@ -17,7 +17,9 @@ from audiomask.audio import AudioError
 from audiomask.runtime.server import Service
 from audiomask.runtime.sockets import HELLO_S
 
+READ = 2**14  # bytes taken from a connection at a time
 MAX_MESSAGE = 2**20  # bytes: 16 s of one channel at 16 kHz in f32le
+KERNEL = 2**18  # bytes that the system holds per connection and direction; by itself it goes to megabytes
 SPARE = 64  # connections beside the sockets: pages, metrics, and those who are told that it is full
 HTTP_S = 300.0  # for a connection that is no socket: a page and its models, over a slow line
 
@@ -27,16 +29,15 @@ class Http(H11Protocol):
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
+        self.born = self.loop.time()
         service: Service = self.config.app  # type: ignore[assignment]
         if len(self.connections) > 2 * service.settings.max_sockets + SPARE:
             service.counters.add("refused_total", label="connections")
             transport.abort()
-        else:
-            self.loop.call_later(HELLO_S, self._late, False)
-            self.loop.call_later(HTTP_S, self._late, True)
 
-    def _late(self, asked: bool) -> None:
-        if self in self.connections and (asked or self.cycle is None):
+    def check(self, now: float) -> None:
+        """Once a second: end a connection that asks for nothing, or stays for ever."""
+        if now - self.born > (HELLO_S if self.cycle is None else HTTP_S):
             self.transport.abort()
 
 
@@ -48,6 +49,11 @@ class Wire(WebSocketsSansIOProtocol):
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         super().handle_connect(event)
 
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        # Asyncio's own 256 KiB could hold 40,000 messages of a byte, which are all parsed in one go.
+        transport.max_size = READ
+
 
 class Server(uvicorn.Server):
     """``say`` gets a line for people."""
@@ -55,6 +61,14 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]):
         super().__init__(config)
         self.service, self.say = service, say
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # once a second
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Http):
+                    connection.check(now)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self.service.sockets:
@@ -72,6 +86,8 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         made = socket.socket(family)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
+            made.setsockopt(socket.SOL_SOCKET, direction, KERNEL)
         made.bind(address)
         made.listen(2048)  # now, so that who reads where it listens can connect at once
     except OSError as error:
@@ -89,9 +105,11 @@ def server(
     config = uvicorn.Config(
         service,
         interface="asgi3",
+        loop="asyncio",
         http=Http,
         ws=Wire,
         ws_max_size=MAX_MESSAGE,
+        ws_ping_interval=None,  # an answer can wait behind sound that back-pressure holds up
         ws_per_message_deflate=False,  # sound does not shrink, and it would cost more than the model
         lifespan="on",
         log_level="error",

@@ -182,9 +182,12 @@ class Service:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(1)
-            now = asyncio.get_running_loop().time()
-            for socket in list(self.sockets):
-                socket.check(now, self.settings.idle_s)
+            self._check(asyncio.get_running_loop().time())
+
+    def _check(self, now: float) -> None:
+        # Not in the coroutine above, whose variables would keep the last socket alive.
+        for socket in list(self.sockets):
+            socket.check(now, self.settings.idle_s)
 
     async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
         """Let the sockets go with what they are owed, and no new ones come; returns how many had to be cut
@@ -205,7 +208,7 @@ class Service:
     def fits(self, token: str | None) -> bool:
         """Whether a client may come in; takes as long for every token of one length."""
         wanted = self.settings.token
-        return wanted is None or hmac.compare_digest((token or "").encode(), wanted.encode())
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
     # Who may ask
 

@@ -6,7 +6,13 @@
     play(session.flush())               # the rest: as many samples came out as went in, aligned
 
 Around the graph lie, in order: cleaning of NaN, conversion to the model's rate, collection into hops, the
-graph, the cut of its delay, conversion back, and the mix with the dry signal.
+graph, the cut of its delay, conversion back, and the mix with the dry signal. Many sessions share the calls
+of a graph through `audiomask.runtime.stack.feed_all`; `feed` is the same for one.
+
+Nothing that is changed while sound is running clicks. The dry share and the bypass are ramps of the mix. The
+model's controls are constants of a call of the graph, so a change is a crossfade of two runs, of the old
+values and of the new ones, from the same state on, over `RAMP_S` rounded up to whole hops; from there on the
+output is exactly that of the new values.
 """
 
 from __future__ import annotations
@@ -21,12 +27,35 @@ from typing import Any
 import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError, choose, resolve
-from audiomask.runtime.engine import Engine, Plan
+from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.polyphase import Polyphase
+from audiomask.runtime.stack import Work, drive
 
 # Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops
 # times channels: about 100 MB of activations.
 BULK_HOPS, BULK_ROWS = 64, 256
+RAMP_S = 0.01  # of a change: too short to wait for, too long to be heard as a click
+# Even 32-bit integers taken for samples are smaller; what is beyond is garbage, which models do not forget.
+GARBAGE = 2.0**32
+
+
+class Ramp:
+    """A value that moves to its ``target`` by ``slope`` a sample."""
+
+    def __init__(self, slope: float):
+        self.slope, self.now, self.target = slope, 0.0, 0.0
+
+    def take(self, count: int) -> Any:
+        """The next ``count`` values ``[count]``, or a number if they are all the same, or None if that is
+        0."""
+        if self.now == self.target or not count:
+            return self.now or None
+        way = self.target - self.now
+        steps = np.minimum(self.slope * np.arange(1, count + 1), abs(way))
+        arrived = steps[-1] == abs(way)
+        values = (self.now + np.copysign(steps, way)).astype(np.float32)
+        self.now = self.target if arrived else float(self.now + np.copysign(steps[-1], way))
+        return values
 
 
 @dataclass(frozen=True)
@@ -34,8 +63,7 @@ class Snapshot:
     """The whole memory of a session, to be restored into one of the same model, rate and channels."""
 
     key: tuple
-    states: list[np.ndarray]
-    constants: dict[str, np.ndarray]
+    memory: list[tuple[list[np.ndarray], dict[str, np.ndarray]]]
     rest: dict[str, Any]
 
 
@@ -46,8 +74,8 @@ class Session:
     ``sample_rate``: of the blocks, in Hz; default the model's. ``channels`` become independent rows of the
     batch of a mono model; a model of M channels takes M, which is the default, and gives as many or one.
     ``dry``: share 0..1 of the untouched signal in the output, delayed alike; where M channels become one, of
-    the reference channel. ``constants``: values of the model's controls, as in `set`. ``threads``: of the
-    graph.
+    the reference channel. ``bypass``: the untouched signal only, delayed alike, while the model goes on
+    listening. ``constants``: values of the model's controls, as in `set`. ``threads``: of the graph.
 
     ``trim=True``: the first sample out belongs to the first one in, however late it comes, and `flush`
     completes the length. ``trim=False``, for sound cards: each `feed` returns exactly as many samples as it
@@ -55,11 +83,11 @@ class Session:
 
     Attributes: ``outputs``: channels that come out; ``hop`` (samples that advance the model by one step,
     rounded up), ``delay`` and ``latency`` = delay + hop in samples of ``sample_rate``, rate conversion
-    included; ``cleaned``: input samples that were NaN or infinite; ``faults``: blocks in which the model
-    itself failed (muted, its state started anew).
+    included; ``cleaned``: input samples that were NaN, infinite or beyond `GARBAGE`, and became 0;
+    ``faults``: blocks in which the model itself failed (muted, its state started anew).
 
     Errors: `ArtifactError` for a model that cannot be found or run or a control out of range; ValueError for
-    blocks of a wrong shape.
+    blocks of a wrong shape; RuntimeError for a session that another thread is feeding.
     """
 
     def __init__(
@@ -70,6 +98,7 @@ class Session:
         channels: int | None = None,
         threads: int = 1,
         dry: float = 0.0,
+        bypass: bool = False,
         trim: bool = True,
         block: int = 1,
         **constants: Any,
@@ -101,8 +130,9 @@ class Session:
         self.outputs = channels // width * pcm[0].channels
         first = audio.reference  # of the channels that the dry sound is made of
         self._dried = slice(first, first + 1) if self.outputs < channels else slice(None)
-        self.engine = Engine(artifact, channels // width, threads)
-        self._in, self._out = audio.name, pcm[0].name
+        self.engine = Engine(artifact, channels // width, threads, pcm[0].name)
+        self._before = Engine(artifact, channels // width, threads, pcm[0].name)  # a change fades out of it
+        self._target = dict(self.engine.constants)
         self._up = self._down = None
         if self.sample_rate != artifact.sample_rate:
             self._up = Polyphase(self.sample_rate, artifact.sample_rate, channels)
@@ -113,15 +143,14 @@ class Session:
         self.hop = ceil(artifact.hop * ratio - 1e-6)
         self.delay = self.latency - self.hop
         self.lag = 0 if trim else self._lag(block)
-        self._dry = 0.0
         self.cleaned = self.faults = 0
-        self._one = self._views(self.engine.plan(1))
-        self.set(dry=dry, **constants)
+        self._busy = self._changed = False
+        self.dry, self.bypass = 0.0, False
+        self._fades = ceil(RAMP_S * artifact.sample_rate / artifact.hop)  # hops of a change of controls
+        self._hop = np.zeros((channels, artifact.hop), np.float32)
+        self._mix = Ramp(1 / (RAMP_S * self.sample_rate))
+        self.set(dry=dry, bypass=bypass, **constants)
         self.reset()
-
-    def _views(self, plan: Plan) -> tuple[Plan, np.ndarray, np.ndarray]:
-        """A plan with its input as ``[channels, T]`` and its output as ``[outputs, T]``."""
-        return plan, plan.x[self._in].reshape(self.channels, -1), plan.y[self._out].reshape(self.outputs, -1)
 
     def _ready(self, fed):
         """Samples that can be out once ``fed`` are in (integer arrays)."""
@@ -140,15 +169,17 @@ class Session:
         return int((fed - self._ready(fed)).max())
 
     def set(self, **values: Any) -> None:
-        """Change controls while running: ``dry`` and the model's constant ports (``strength``,
-        ``atten_lim``)."""
+        """Change controls while running: ``dry``, ``bypass`` and the model's constant ports (``strength``,
+        ``atten_lim``). Errors: `ArtifactError`; then nothing is changed."""
+        target = dict(self._target)
+        dry, bypass = values.pop("dry", self.dry), bool(values.pop("bypass", self.bypass))
+        if not 0 <= float(dry) <= 1:
+            raise ArtifactError(f"dry = {dry} is outside 0 to 1")
         for name, value in values.items():
-            if name == "dry":
-                if not 0 <= float(value) <= 1:
-                    raise ArtifactError(f"dry = {value} is outside 0 to 1")
-                self._dry = float(value)
-            else:
-                self.engine.set(name, value)
+            target[name] = self.engine.constant(name, value)
+        self.dry, self.bypass, self._target = float(dry), bypass, target
+        self._mix.target = 1.0 if bypass else self.dry
+        self._changed = any(not np.array_equal(v, target[k]) for k, v in self.engine.constants.items())
 
     def reset(self) -> None:
         """Start a new signal; controls keep their values."""
@@ -156,37 +187,43 @@ class Session:
         for converter in (self._up, self._down):
             if converter:
                 converter.reset()
-        self._fill = 0  # samples that wait in the one-hop input for the rest of their hop
+        self._fill = 0  # samples that wait in `_hop` for the rest of their hop
         self._skip = self.artifact.delay  # outputs of the graph that lie before the signal's start
-        self._fed = self._aligned = 0
+        self._fed = self._aligned = self._stepped = self._fading = 0
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
         self._held = np.zeros((self.outputs, self.lag), np.float32)
 
     def snapshot(self) -> Snapshot:
         """A copy of everything that the next output depends on."""
         rest = {name: copy.deepcopy(getattr(self, name)) for name in self._REST}
-        rest["pending"] = self._one[1][:, : self._fill].copy()
         rest["converters"] = [copy.deepcopy(c.state) if c else None for c in (self._up, self._down)]
-        states = [value.copy() for value in self.engine.state]
-        return Snapshot(self._key, states, {k: v.copy() for k, v in self.engine.constants.items()}, rest)
+        return Snapshot(self._key, [self.engine.save(), self._before.save()], rest)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot. Errors: ValueError if it comes from another model, rate or number of
         channels."""
         if snapshot.key != self._key:
             raise ValueError(f"a snapshot of {snapshot.key} does not fit a session of {self._key}")
-        for value, saved in zip(self.engine.state, snapshot.states, strict=True):
-            value[:] = saved
-        for name, saved in snapshot.constants.items():
-            self.engine.constants[name][:] = saved
+        for engine, memory in zip((self.engine, self._before), snapshot.memory, strict=True):
+            engine.load(memory)
         for name in self._REST:
             setattr(self, name, copy.deepcopy(snapshot.rest[name]))
-        self._one[1][:, : self._fill] = snapshot.rest["pending"]
         for converter, state in zip((self._up, self._down), snapshot.rest["converters"], strict=True):
             if converter:
                 converter.state = copy.deepcopy(state)
 
-    _REST = ("_fill", "_skip", "_fed", "_aligned", "_dry", "_late", "_held")
+    _REST: tuple[str, ...] = (
+        "dry",
+        "bypass",
+        "_target",
+        "_mix",
+        "_hop",
+        "_fill",
+        "_skip",
+        "_fed",
+        "_aligned",
+    )
+    _REST += ("_stepped", "_fading", "_changed", "_late", "_held")
 
     @property
     def _key(self) -> tuple:
@@ -195,6 +232,15 @@ class Session:
     def feed(self, block: np.ndarray) -> np.ndarray:
         """``block [T]`` (one channel) or ``[C, T]``, any T, to the samples that are ready: ``[n]``, or
         ``[outputs, n]``."""
+        return _alone(self.feeding(block))
+
+    def flush(self) -> np.ndarray:
+        """The rest of the signal ``[outputs, n]`` (``[n]`` for one channel in). Then the session is as after
+        `reset`."""
+        return _alone(self.flushing())
+
+    def feeding(self, block: np.ndarray) -> Work:
+        """`feed` as work whose steps somebody else runs, see `stack.drive`."""
         x = np.asarray(block, dtype=np.float32)
         mono = x.ndim == 1
         if mono:
@@ -203,67 +249,82 @@ class Session:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
         if x.shape[1] == 0:
             return np.zeros(0 if mono else (self.outputs, 0), np.float32)
-        # One product finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
-        if not np.vdot(x, x) < np.inf:
-            finite = np.isfinite(x)
-            self.cleaned += int(x.size - finite.sum())
-            x = np.where(finite, x, np.float32(0))
-        self._fed += x.shape[1]
-        y = self._push(x)
+        # One product finds a NaN or garbage anywhere; many loud samples are looked at more closely.
+        if not np.vdot(x, x) < GARBAGE**2:
+            good = np.abs(x) <= GARBAGE
+            self.cleaned += int(x.size - good.sum())
+            x = np.where(good, x, np.float32(0))
+        self._begin()
+        try:
+            self._fed += x.shape[1]
+            y = yield from self._push(x)
+        finally:
+            self._busy = False
         if not self.trim:
             self._held = np.concatenate((self._held, y), axis=1)
             y, self._held = self._held[:, : x.shape[1]], self._held[:, x.shape[1] :]
         return y[0] if mono else y
 
-    def flush(self) -> np.ndarray:
-        """The rest of the signal ``[outputs, n]`` (``[n]`` for one channel in). Then the session is as after
-        `reset`."""
-        wanted = self._fed - self._aligned
-        parts = [np.zeros((self.outputs, 0), np.float32)]
-        while (missing := wanted - sum(p.shape[1] for p in parts)) > 0:
-            parts.append(
-                self._push(np.zeros((self.channels, max(missing, self.hop)), np.float32))[:, :missing]
-            )
-        y = np.concatenate((self._held, *parts), axis=1)
+    def flushing(self) -> Work:
+        """`flush` as work whose steps somebody else runs."""
+        self._begin()
+        try:
+            parts, missing = [self._held], self._fed - self._aligned
+            while missing > 0:
+                zeros = np.zeros((self.channels, max(missing, self.hop)), np.float32)
+                parts.append((yield from self._push(zeros))[:, :missing])
+                missing -= parts[-1].shape[1]
+        finally:
+            self._busy = False
         self.reset()
+        y = np.concatenate(parts, axis=1)
         return y[0] if self.channels == 1 else y
 
-    def _push(self, x: np.ndarray) -> np.ndarray:
+    def _begin(self) -> None:
+        if self._busy:
+            raise RuntimeError("this session is being fed already; it belongs to one thread at a time")
+        self._busy = True
+
+    def _push(self, x: np.ndarray) -> Work:
         """Outer ``[C, T]`` to the aligned outer ``[outputs, n]`` that it completes."""
-        y = self._hops(self._up.push(x) if self._up else x)
+        y = yield from self._hops(self._up.push(x) if self._up else x)
         if self._down:
             y = self._down.push(y)
-        self._aligned += y.shape[1]
         # The dry path is kept even at dry = 0, so that the mix can be turned at any moment.
         late = np.concatenate((self._late, x[self._dried]), axis=1)
         n = y.shape[1]
-        if self._dry:
-            y = (1 - self._dry) * y + self._dry * late[:, :n]
+        if not self._aligned:  # nothing has been heard yet that a change could click against
+            self._mix.now = self._mix.target
+        self._aligned += n
+        dry = self._mix.take(n)
+        if dry is not None:
+            y = (1 - dry) * y + dry * late[:, :n]
         self._late = late[:, n:]
         return y
 
-    def _hops(self, x: np.ndarray) -> np.ndarray:
+    def _hops(self, x: np.ndarray) -> Work:
         """Model-rate ``[C, T]`` through the graph, hop by hop or many at once, without its delay:
         ``[outputs, n]``."""
         hop, total = self.artifact.hop, x.shape[1]
         parts, at = [], 0
         while at < total:
             bulk = min((total - at) // hop, BULK_HOPS, max(1, BULK_ROWS // self.channels))
-            if self._fill or bulk <= 1:
-                view = self._one
+            # Controls change in hops of their own.
+            if self._fill or bulk <= 1 or self._changed or self._fading:
                 take = min(hop - self._fill, total - at)
-                view[1][:, self._fill : self._fill + take] = x[:, at : at + take]
-                self._fill += take
+                self._hop[:, self._fill : self._fill + take] = x[:, at : at + take]
+                self._fill = (self._fill + take) % hop
                 at += take
-                if self._fill < hop:
+                if self._fill:
                     break
-                self._fill = 0
+                piece = self._hop
             else:
-                bulk = 1 << bulk.bit_length() - 1  # few different lengths, so that their memory stays bound
-                view = self._views(self.engine.plan(bulk))
-                view[1][:] = x[:, at : at + bulk * hop]
+                bulk = (
+                    1 << bulk.bit_length() - 1
+                )  # few different lengths, so that the runtime's memory is bound
+                piece = x[:, at : at + bulk * hop]
                 at += bulk * hop
-            parts.append(self._run(*view))
+            parts.append((yield from self._step(piece.reshape(self.engine.batch, -1, piece.shape[1]))))
         if not parts:
             return np.zeros((self.outputs, 0), np.float32)
         y = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -273,15 +334,39 @@ class Session:
             y = y[:, cut:]
         return y
 
-    def _run(self, plan: Plan, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        self.engine.step(plan)
-        y = y.copy()
-        if not np.vdot(y, y) < np.inf and not (rows := np.isfinite(y).all(axis=1)).all():
-            # A state that holds a NaN would never recover. Mute the block, start the row anew, and say so.
-            self.faults += 1
-            y[~rows] = 0
-            self.engine.reset(~rows if self.engine.batch == self.channels else slice(None))
+    def _step(self, x: np.ndarray) -> Work:
+        """``x [batch, M, T]``, whole hops, through the graph: ``[outputs, T]``."""
+        if self._changed and not self._fading:
+            if self._stepped:
+                self._before.load(self.engine.save())
+                self._fading = self._fades
+            self.engine.constants, self._changed = dict(self._target), False
+        steps = [Step(self.engine, x)] + [Step(self._before, x)] * bool(self._fading)
+        yield steps
+        for step in steps:
+            if step.error:
+                raise step.error
+            self.faults += step.broken is not None
+        self._stepped += 1
+        y = _flat(steps[0], self.outputs)
+        if self._fading:
+            old, length = _flat(steps[1], self.outputs), self._fades * self.artifact.hop
+            done = (self._fades - self._fading) * self.artifact.hop
+            y = old + np.arange(done + 1, done + y.shape[1] + 1, dtype=np.float32) / length * (y - old)
+            self._fading -= 1
         return y
+
+
+def _flat(step: Step, outputs: int) -> np.ndarray:
+    assert step.y is not None
+    return step.y.reshape(outputs, -1)
+
+
+def _alone(work: Work) -> np.ndarray:
+    (result,) = drive([work])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def run(session: Session, blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
@@ -30,6 +31,7 @@ INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
 HELLO_S = 10.0  # to the hello
 SLOW_S = 10.0  # in which a client takes nothing of what waits for it
 CLOSE_S = 5.0  # in which a client answers a close
+MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
 BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is limited
 
 
@@ -64,6 +66,17 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
     return value
 
 
+def values(entry: dict[str, Any]) -> dict[str, Any]:
+    """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
+    found = dict(field(entry, "controls", dict, {}))
+    if reserved := {"dry", "bypass"} & found.keys():
+        raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
+    for name, kinds in (("dry", (int, float)), ("bypass", bool)):
+        if (value := field(entry, name, kinds, None)) is not None:
+            found[name] = value
+    return found
+
+
 def done(entry: dict[str, Any]) -> None:
     """Nothing may be left in a command that all fields have been taken out of."""
     if entry:
@@ -79,7 +92,7 @@ class Socket:
         self.stream: Stream | None = None
         self._worker: Worker | None = None
         self._loop = asyncio.get_running_loop()
-        self.heard = self.sent = self._loop.time()
+        self.heard = self.sent = self._beat = self._loop.time()
         self._outbox: deque[tuple[bytes | str | int, float]] = deque()
         self._size = 0  # bytes of sound in the outbox
         self._filled = asyncio.Event()
@@ -100,6 +113,10 @@ class Socket:
                     await self._read()
             except Refusal as found:
                 self.fail(found)
+            except _Gone:
+                raise
+            except Exception as error:  # nobody's fault but ours
+                self._break(error)
             while (await self._receive())["type"] != "websocket.disconnect":
                 pass  # what a client still sent before it heard of the close
         except _Gone as gone:
@@ -122,12 +139,20 @@ class Socket:
         self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
         self._end(refusal.close)
 
+    def _break(self, error: Exception) -> None:
+        self.service.report(error)
+        self.fail(Refusal("internal", 1011, "the server failed; its standard error says how"))
+
     async def depart(self, code: int) -> None:
         """Give what is owed for what was received, then close."""
         self._closing = True
-        if self.stream:
-            await self._drained()
-            if self.stream.samples_in and not self._closed:
+        stream, worker = self.stream, self._worker
+        if stream and worker and not self._closed:
+            stream.window = float("inf")  # the input rate no longer matters
+            worker.wake(stream)
+            if stream.ending:  # the client has asked for the same
+                await worker.flush(stream)
+            elif stream.samples_in or stream.whole:
                 await self._flush()
         self._end(code)
 
@@ -173,10 +198,11 @@ class Socket:
         rate = field(hello, "rate", int, 16000)
         form = field(hello, "format", str, "f32le")
         channels = field(hello, "channels", int, None)
-        controls = field(hello, "controls", dict, {})
-        dry = field(hello, "dry", (int, float), 0)
-        field(hello, "version", int, VERSION)
+        version = field(hello, "version", int, VERSION)
+        wanted = values(hello)
         done(hello)
+        if version != VERSION:
+            raise Refusal("bad_value", 1007, f"version {version} is not spoken here; {VERSION} is")
         if not MIN_RATE <= rate <= MAX_RATE:
             raise Refusal("bad_value", 1007, f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
@@ -191,14 +217,13 @@ class Socket:
             raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
 
         def open_session() -> Session:
-            if reserved := {"dry", "bypass"} & controls.keys():
-                raise ArtifactError(f"{' '.join(reserved)} is no control of the model")
             session = Session(artifact, sample_rate=rate, channels=channels)
-            session.set(dry=dry, **controls)
+            session.set(**wanted)
             return session
 
         self._worker = min(self.service.workers, key=lambda w: w.load)
-        session = await self._checked(open_session)
+        # In a thread of its own: the filters of odd rates take a while.
+        session = await self._checked(asyncio.to_thread(open_session))
         pcm = Pcm(form, session.channels)
         self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
         self._worker.load += 1
@@ -233,55 +258,44 @@ class Socket:
         stream, worker = self.stream, self._worker
         assert stream is not None
         assert worker is not None
-        if self._closing and event["type"] == "websocket.receive":
+        if event["type"] == "websocket.disconnect":
+            raise _Gone(event.get("code", 1005))
+        self.heard = now = self._loop.time()
+        self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+        if self._beat > now + 1:
+            await asyncio.sleep(self._beat - now - 1)
+        if self._closing:
             return
         if data is not None:
             self.service.counters.add("messages_total")
-            self.heard = now = self._loop.time()
             worker.put(stream, data, now)
             while len(stream.inbox) > INBOX and not self._closing:
                 stream.moved.clear()
                 await stream.moved.wait()
             return
-        if event["type"] == "websocket.disconnect":
-            raise _Gone(event.get("code", 1005))
-        self.heard = self._loop.time()
         command = message(event["text"])
         kind = command.pop("type")
         if kind not in ("set", "flush", "close"):
             raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
-        if kind == "set":
-            values = field(command, "controls", dict, {})
-            if reserved := {"dry", "bypass"} & values.keys():
-                raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
-            for name, types in (("dry", (int, float)), ("bypass", bool)):
-                if (value := field(command, name, types, None)) is not None:
-                    values[name] = value
+        wanted = values(command) if kind == "set" else {}
         done(command)
         if kind == "close":
             await self.depart(1000)
-            return
-        await self._drained()
-        if kind == "set":
-            await self._checked(lambda: stream.session.set(**values))
-        elif not self._closed:
+        elif kind == "flush":
             await self._flush()
+        else:
+            while (stream.whole or stream.flying) and not self._closed:  # what came before it
+                stream.moved.clear()
+                await stream.moved.wait()
+            await self._checked(worker.call(lambda: stream.session.set(**wanted)))
 
-    async def _checked(self, function) -> Any:
+    @staticmethod
+    async def _checked(asked: Awaitable[Any]) -> Any:
         """What a client asks of a session. Errors: `Refusal` for values that it does not take."""
-        assert self._worker
         try:
-            return await self._worker.call(function)
+            return await asked
         except (ArtifactError, TypeError, ValueError, OverflowError) as error:
             raise Refusal("bad_value", 1007, str(error)) from None
-
-    async def _drained(self) -> None:
-        """Until everything that was received has been computed."""
-        stream = self.stream
-        assert stream
-        while (stream.whole or stream.flying) and not self._closed:
-            stream.moved.clear()
-            await stream.moved.wait()
 
     async def _flush(self) -> None:
         """The rest of the signal, and a report on it."""
@@ -289,10 +303,7 @@ class Socket:
         assert stream is not None
         assert worker is not None
         session = stream.session
-        stream.inbox.clear()  # of a frame that was never completed
-        self._deliver(
-            await worker.call(lambda: stream.pcm.encode(session.flush().reshape(session.outputs, -1))), 0.0
-        )
+        await worker.flush(stream)
         cleaned, faults = self._before
         self._before = session.cleaned, session.faults
         report = {
@@ -314,8 +325,7 @@ class Socket:
         if stream is None or self._closed:
             return
         if isinstance(output, Exception):
-            self.service.report(output)
-            self.fail(Refusal("internal", 1011, "the model failed; the server's log says more"))
+            self._break(output)
         elif output:
             samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
             stream.samples_out += samples
@@ -354,7 +364,7 @@ class Socket:
                     item, since = self._outbox.popleft()
                     if isinstance(item, int):
                         self._loop.call_later(CLOSE_S, self.abort)
-                        await self._send({"type": "websocket.close", "code": item})
+                        await self._emit({"type": "websocket.close", "code": item})
                         return
                     await self._pass(item, since)
         except OSError:
@@ -362,10 +372,17 @@ class Socket:
         finally:
             self._gone()
 
+    async def _emit(self, event: dict[str, Any]) -> None:
+        """Errors: OSError if the connection has ended."""
+        try:
+            await self._send(event)
+        except RuntimeError as error:  # uvicorn has closed it, and the client has not yet answered
+            raise OSError(str(error)) from None
+
     async def _pass(self, item: bytes | str, since: float) -> None:
         self.sent, self._sending = self._loop.time(), True
         if isinstance(item, str):
-            await self._send({"type": "websocket.send", "text": item})
+            await self._emit({"type": "websocket.send", "text": item})
         else:
             if self._outbox and isinstance(self._outbox[0][0], bytes):  # a client that lags gets it at once
                 parts = [item]
@@ -373,7 +390,7 @@ class Socket:
                     parts.append(part)
                     self._outbox.popleft()
                 item = b"".join(parts)
-            await self._send({"type": "websocket.send", "bytes": item})
+            await self._emit({"type": "websocket.send", "bytes": item})
             self._size -= len(item)
             stream = self.stream
             if stream and stream.choked and self._size <= OUTBOX // 2 and self._worker:

@@ -11,6 +11,7 @@ real time at least and fast when there is room, and a live stream waits for one 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -18,25 +19,17 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.session import Session
+from audiomask.runtime.stack import feed_all
 
 TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
 EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
-TURN_JOBS = 4  # openings and flushes between two turns
-
-
-def feed_all(pairs):
-    """Blocks through their sessions: the samples that are ready, or the exception, of each."""
-    results = []
-    for session, block in pairs:
-        try:
-            results.append(session.feed(block))
-        except Exception as error:
-            results.append(error)
-    return results
+TURN_JOBS = 16  # changes of controls between two turns
 
 
 class Stream:
@@ -62,6 +55,7 @@ class Stream:
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
+        self.ending: asyncio.Future | None = None  # done when the signal has been flushed
         self.moved = asyncio.Event()  # set after every turn that it took part in
 
     @property
@@ -81,7 +75,7 @@ class Stream:
         return data
 
 
-Turn = list[tuple[Stream, bytearray, float]]
+Turn = list[tuple[Stream, bytearray | None, float]]  # sound that arrived when, or the end of a signal
 Job = tuple[Callable[[], Any], asyncio.Future]
 
 
@@ -97,7 +91,7 @@ class Worker:
         self._busy = self._planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._cost = 0.001  # seconds per row and hop, measured from the first turn on
-        self._thread = threading.Thread(target=self._compute, name="audiomask-compute", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="audiomask-compute", daemon=True)
         self._thread.start()
 
     def put(self, stream: Stream, data: bytes, now: float) -> None:
@@ -113,7 +107,17 @@ class Worker:
         self._plan()
 
     def forget(self, stream: Stream) -> None:
+        """Nothing more of it is computed."""
         self._ready.pop(stream, None)
+        if stream.ending and not stream.flying:
+            self._ended(stream)
+
+    async def flush(self, stream: Stream) -> None:
+        """End the signal: the rest is delivered, and a new one may begin."""
+        if not stream.ending:
+            stream.ending = self._loop.create_future()
+            self.wake(stream)
+        await asyncio.wait([stream.ending])
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run what touches a session where sessions run, between two turns."""
@@ -149,8 +153,12 @@ class Worker:
         wait = 0.0
         for stream in list(self._ready):
             whole = stream.whole
-            if not whole or stream.choked:
-                del self._ready[stream]  # until there is sound, or room
+            if stream.choked or not (whole or stream.ending):
+                del self._ready[stream]  # until there is room, or sound
+            elif not whole:
+                stream.inbox.clear()  # of a frame that was never completed
+                stream.flying = True
+                turn.append((stream, None, 0.0))
             elif (excess := stream.paid - now - stream.window) > 0:
                 wait = min(wait or excess, excess)
                 if not stream.throttled:
@@ -177,27 +185,41 @@ class Worker:
             self._timer = self._loop.call_later(wait + 0.001, self._plan)
         return turn
 
-    def _compute(self) -> None:
+    def _run(self) -> None:
         while (item := self._turns.get()) is not None:
-            turn, jobs = item
-            start = time.perf_counter()
-            outputs: list[bytes | Exception]
+            self._compute(*item)
+            item = None  # a session that ends now is not kept until the next turn
+
+    def _compute(self, turn: Turn, jobs: list[Job]) -> None:
+        start = time.perf_counter()
+        outputs: list[bytes | Exception]
+        try:
+            blocks = [
+                (stream.session, None if data is None else stream.pcm.decode(data))
+                for stream, data, _ in turn
+            ]
+            outputs = [
+                y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
+                for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
+            ]
+        except Exception as error:  # nothing may end this thread, all streams live on it
+            outputs = [error] * len(turn)
+        took = time.perf_counter() - start
+        results: list[tuple[asyncio.Future, Any, Exception | None]] = []
+        for function, future in jobs:
             try:
-                blocks = [(stream.session, stream.pcm.decode(data)) for stream, data, _ in turn]
-                outputs = [
-                    y if isinstance(y, Exception) else stream.pcm.encode(y)
-                    for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
-                ]
-            except Exception as error:  # nothing may end this thread, all streams live on it
-                outputs = [error] * len(turn)
-            took = time.perf_counter() - start
-            results: list[tuple[asyncio.Future, Any, Exception | None]] = []
-            for function, future in jobs:
-                try:
-                    results.append((future, function(), None))
-                except Exception as error:
-                    results.append((future, None, error))
+                results.append((future, function(), None))
+            except Exception as error:
+                results.append((future, None, error))
+        with contextlib.suppress(RuntimeError):  # a loop that was stopped in a hurry
             self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+
+    @staticmethod
+    def _ended(stream: Stream) -> None:
+        assert stream.ending
+        if not stream.ending.done():  # else who waited was cancelled
+            stream.ending.set_result(None)
+        stream.ending = None
 
     def _finish(self, turn: Turn, outputs: list, took: float, results: list) -> None:
         self._busy = False
@@ -205,12 +227,15 @@ class Worker:
         work = 0.0
         for (stream, data, since), output in zip(turn, outputs, strict=True):
             session = stream.session
-            frames = len(data) // stream.pcm.frame
+            frames = session.latency if data is None else len(data) // stream.pcm.frame
             work += frames / session.hop * session.engine.batch
-            add("audio_seconds_total", frames / session.sample_rate, "in")
-            stream.flying = False
-            stream.moved.set()
             stream.deliver(output, since)
+            stream.flying = False
+            if data is not None:
+                add("audio_seconds_total", frames / session.sample_rate, "in")
+            elif stream.ending:
+                self._ended(stream)
+            stream.moved.set()
         if turn:
             self.counters.histograms["turn_seconds"].observe(took)
             rows = sum(stream.session.engine.batch for stream, _, _ in turn)

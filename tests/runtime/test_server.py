@@ -1,0 +1,595 @@
+"""audiomask.runtime.server: the sound is the offline sound, and no client harms another."""
+
+import asyncio
+import gc
+import json
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+import weakref
+
+import numpy as np
+import pytest
+from serving import Running, client, ending, frame, offline, pour, sound, wait
+from websockets.exceptions import InvalidStatus
+
+from audiomask.runtime import listen, sockets
+from audiomask.runtime import server as server_module
+from audiomask.runtime.artifact import ArtifactError
+from audiomask.runtime.session import Session
+
+
+@pytest.fixture(scope="module")
+def running(toy, array3):
+    made = Running(toy, array3)
+    yield made
+    made.stop()
+    assert not made.reports
+
+
+@pytest.fixture
+def serve(toy):
+    """A server of its own for a test: ``serve(**settings)``."""
+    made = []
+
+    def start(*names, **settings):
+        made.append(Running(*(names or (toy,)), **settings))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture(scope="module")
+def swift(tmp_path_factory, toys):
+    """A model that only delays: as fast as sockets can fill it."""
+    return toys.build(tmp_path_factory.mktemp("swift") / "swift.onnx", name="swift", pole=None)
+
+
+def model(running, name="toy_16k"):
+    return running.service.artifacts[name]
+
+
+def close_to(y, wanted):
+    return y.shape == wanted.shape and np.abs(y - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+# The sound
+
+
+def test_ready_says_what_a_client_has_to_know(running):
+    with running.open({"rate": 44100, "channels": 2}) as ws:
+        session = Session(model(running, "toy_48k"), sample_rate=44100, channels=2)
+        controls = {"strength": {"minimum": 0, "maximum": 1, "default": 1, "unit": "", "doc": ""}}
+        assert ws.ready == {
+            "type": "ready",
+            "version": 1,
+            "model": "toy_48k",
+            "rate": 44100,
+            "format": "f32le",
+            "channels": 2,
+            "outputs": 2,
+            "hop": session.hop,
+            "delay": session.delay,
+            "latency": session.latency,
+            "controls": controls,
+        }
+
+
+def test_frames_may_be_cut_anywhere_even_inside_a_sample(running, noise):
+    x = noise(2, 5001)
+    data = x.T.astype("<f4").tobytes()
+    with running.open({"rate": 16000, "channels": 2}) as ws:
+        for cut in range(0, len(data), 1003):
+            ws.send(data[cut : cut + 1003])
+        ws.send('{"type": "flush"}')
+        y, report = sound(ws)
+        assert close_to(y.reshape(-1, 2).T, offline(model(running), x))
+        assert report == {
+            "type": "flushed",
+            "samples_in": 5001,
+            "samples_out": 5001,
+            "cleaned": 0,
+            "faults": 0,
+            "clipped": 0,
+        }
+        ws.send(data[: 8 * 1000] + b"\0\0\0")  # a new signal; the end of it is no whole frame
+        ws.send('{"type": "close"}')
+        y, report = sound(ws)
+        assert close_to(y.reshape(-1, 2).T, offline(model(running), x[:, :1000]))
+        assert (report["samples_in"], ending(ws)) == (1000, (None, 1000))
+
+
+def test_s16le_clips_and_says_so_and_nan_is_cleaned(running, noise):
+    x = np.rint(noise(1, 3000) * 32768).astype("<i2")
+    with running.open({"format": "s16le"}) as ws:
+        ws.send(x.tobytes())
+        ws.send('{"type": "flush"}')
+        y, _ = sound(ws, "<i2")
+        assert np.abs(y - offline(model(running), x / np.float32(32768))[0] * 32768).max() <= 0.51
+    before = running.count("cleaned_samples_total")
+    with running.open({"controls": {"strength": 0}}) as ws:
+        ws.send(np.array([0.5, np.nan, np.inf, -np.inf], "<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        y, report = sound(ws)
+        assert list(y) == [0.5, 0, 0, 0]
+        assert report["cleaned"] == 3
+        ws.send(bytes(16))
+        ws.send('{"type": "flush"}')
+        assert sound(ws)[1]["cleaned"] == 0
+    wait(lambda: running.count("cleaned_samples_total") == before + 3)
+
+
+def test_several_microphones_become_one(running, noise, toys):
+    x = noise(3, 2000)
+    with running.open({"model": "array3"}) as ws:
+        assert (ws.ready["channels"], ws.ready["outputs"]) == (3, 1)
+        ws.send(x.T.astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        y, report = sound(ws)
+    assert close_to(y[None], offline(model(running, "array3"), x))
+    assert report["samples_out"] == 2000
+
+
+def test_many_streams_at_once_are_each_the_offline_sound(running, noise):
+    rates = (16000, 48000, 44100, 8000)
+    jobs = [(noise(1 + i % 2, 4000 + 100 * i, i), rates[i % 4], [160 + 7 * i, 1, 900]) for i in range(16)]
+
+    async def all_of_them():
+        return await asyncio.gather(
+            *(client(running.host, x, {"rate": rate}, sizes, 0.001) for x, rate, sizes in jobs)
+        )
+
+    for (x, rate, _), y in zip(jobs, asyncio.run(all_of_them()), strict=True):
+        assert close_to(
+            y, offline(model(running, "toy_48k" if rate > 16000 else "toy_16k"), x, sample_rate=rate)
+        )
+    histogram = running.service.counters.histograms["stacked_rows"]
+    assert histogram.sum > sum(histogram.counts), "no two streams ever shared a turn"
+
+
+def test_controls_change_where_they_are_sent(running, noise):
+    """What is sent before a change has the old value: the model's strength turned from 1 to 0."""
+    x = noise(1, 256 * 40)
+    data = x.astype("<f4").tobytes()
+    with running.open({}) as ws:
+        ws.send(data[: len(data) // 2])
+        ws.send('{"type": "set", "controls": {"strength": 0}}')
+        ws.send(data[len(data) // 2 :])
+        ws.send('{"type": "flush"}')
+        y, _ = sound(ws)
+    half = x.shape[1] // 2
+    wet = offline(model(running), x)[0]
+    assert close_to(y[: half - 256], wet[: half - 256])
+    assert close_to(y[half + 512 :], x[0, half + 512 :])
+    with running.open({"dry": 1}) as ws:
+        ws.send(data)
+        ws.send('{"type": "flush"}')
+        assert close_to(sound(ws)[0], x[0])
+
+
+# What clients do wrong
+
+HELLO = {"type": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "code", "close"),
+    [
+        ([b"\0\0\0\0"], "unexpected", 1003),
+        (["no json"], "bad_message", 1007),
+        (["[]"], "bad_message", 1007),
+        (["[" * 60000], "bad_message", 1007),
+        (['{"type": 1}'], "bad_message", 1007),
+        (["x" * 70000], "too_big", 1009),
+        ([{"type": "flush"}], "unexpected", 1003),
+        ([HELLO | {"model": "nobody"}], "bad_value", 1007),
+        ([HELLO | {"model": ["toy"]}], "bad_value", 1007),
+        ([HELLO | {"rate": 100}], "bad_value", 1007),
+        ([HELLO | {"rate": True}], "bad_value", 1007),
+        ([HELLO | {"rate": 1e4}], "bad_value", 1007),
+        ([HELLO | {"format": "mp3"}], "bad_value", 1007),
+        ([HELLO | {"channels": 0}], "bad_value", 1007),
+        ([HELLO | {"channels": 9}], "bad_value", 1007),
+        ([HELLO | {"channels": 1, "model": "array3"}], "bad_value", 1007),
+        ([HELLO | {"dry": 2}], "bad_value", 1007),
+        ([HELLO | {"dry": 10**400}], "bad_value", 1007),
+        (['{"type": "hello", "dry": NaN}'], "bad_value", 1007),
+        ([HELLO | {"controls": {"strength": 2}}], "bad_value", 1007),
+        ([HELLO | {"controls": {"strength": {}}}], "bad_value", 1007),
+        ([HELLO | {"controls": {"dry": 0.5}}], "bad_value", 1007),
+        ([HELLO | {"controls": {"volume": 2}}], "bad_value", 1007),
+        ([HELLO | {"volume": 2}], "bad_value", 1007),
+        ([HELLO | {"version": 2}], "bad_value", 1007),
+        ([HELLO | {"controls": {"self": 2}}], "bad_value", 1007),
+        (['{"type": "hello", "\\ud800": 1}'], "bad_value", 1007),
+        (['{"type": "hello", "model": "\\ud800"}'], "bad_value", 1007),
+        ([HELLO, HELLO], "unexpected", 1003),
+        ([HELLO, {"type": "sing"}], "unexpected", 1003),
+        ([HELLO, {"type": "set", "controls": {"strength": "loud"}}], "bad_value", 1007),
+        ([HELLO, {"type": "set", "dry": "much"}], "bad_value", 1007),
+        ([HELLO, {"type": "set", "bypass": 1}], "bad_value", 1007),
+        ([HELLO, {"type": "flush", "now": True}], "bad_value", 1007),
+        ([HELLO, bytes(2**20 + 1)], None, 1009),
+    ],
+)
+def test_errors_say_why_and_close(running, messages, code, close):
+    before = running.count("errors_total", code or "too_big")
+    with running.open() as ws:
+        for message in messages:
+            ws.send(json.dumps(message) if isinstance(message, dict) else message)
+        error, closed = ending(ws)
+    assert closed == close
+    assert (error and error["code"]) == code
+    wait(lambda: running.count("errors_total", code or "too_big") == before + 1)
+    wait(lambda: not running.service.sockets)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "protocol"),
+        (frame(b"\xff\xfe", 1), "bad_message"),
+        (frame(b"", length=2**62), "too_big"),
+        (frame(b"abc", 3), "protocol"),
+    ],
+)
+def test_garbage_ends_only_its_own_socket(running, noise, data, code):
+    before = running.count("errors_total", code)
+    with running.open({}) as ws:
+        wire = running.raw({})
+        ws.send(noise(1, 1000).astype("<f4").tobytes())
+        wire.sendall(data)
+        wait(lambda: running.count("errors_total", code) == before + 1)
+        wait(lambda: len(running.service.sockets) == 1)
+        ws.send('{"type": "flush"}')
+        assert sound(ws)[1]["samples_out"] == 1000
+        wire.close()
+
+
+def test_a_client_that_vanishes_in_the_middle_of_a_frame(running):
+    for reset in (False, True):
+        wire = running.raw({})
+        wait(lambda: len(running.service.sockets) == 1)
+        wire.sendall(frame(bytes(40000)) + frame(bytes(3000), length=40000))
+        if reset:  # RST instead of FIN
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.close()
+        wait(lambda: not running.service.sockets)
+    assert not running.service.workers[0].load
+
+
+def test_a_slow_reader_is_stopped_then_closed_and_harms_nobody(serve, swift, noise, monkeypatch):
+    running = serve(swift, max_rate=1e6)
+    wire = running.raw({})
+    (slow,) = running.service.sockets
+    pour(wire, lambda: running.count("overflows_total"))
+    assert slow._size <= 2 * sockets.OUTBOX
+    assert len(slow.stream.inbox) <= sockets.INBOX + 2**17
+    with running.open({}) as ws:
+        x = noise(1, 4000)
+        ws.send(x.astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        assert close_to(sound(ws)[0], x[0])
+    monkeypatch.setattr(sockets, "SLOW_S", 0.5)
+    wait(lambda: running.count("errors_total", "slow_reader") == 1)
+    wait(lambda: not running.service.sockets)
+    wait(lambda: not running.server.server_state.connections)
+    wire.close()
+
+
+def test_a_client_that_vanishes_while_its_end_waits_for_room(serve, swift):
+    running = serve(swift, max_rate=1e6)
+    with running.raw({}) as wire:
+        (one,) = running.service.sockets
+        stream, sent = one.stream, 0
+        while not stream.choked:
+            wire.sendall(frame(bytes(4096)))
+            sent += 1024
+            wait(lambda: stream.samples_in == sent and not stream.flying)  # noqa: B023
+        wire.sendall(frame(b'{"type": "flush"}', 1))
+        wait(lambda: stream.ending)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait(lambda: not running.service.sockets)
+    wait(lambda: not running.server.server_state.tasks)
+
+
+def test_tiny_messages_are_taken_a_thousand_a_second(serve):
+    running = serve()
+    begin = time.monotonic()
+    with running.raw({}) as wire:
+        wire.sendall(frame(b"\0") * 3000)
+        wait(lambda: running.count("messages_total") > 500)
+        (one,) = running.service.sockets
+        handled, passed = running.count("messages_total"), time.monotonic() - begin
+        assert handled <= 1000 * (1 + passed) + 1
+        wait(lambda: running.count("messages_total") == 3000)
+        assert time.monotonic() - begin >= 2 - 0.01
+        wait(lambda: one.stream.samples_in == 750)
+
+
+def test_connections_that_ask_for_nothing_are_cut(serve, monkeypatch):
+    monkeypatch.setattr(listen, "HELLO_S", 0.3)
+    running = serve()
+    host, _, port = running.host.partition(":")
+    with socket.create_connection((host, int(port)), timeout=20) as wire:
+        wire.sendall(b"GET /health HTTP/1.1\r\n")  # and never the rest
+        assert wire.recv(1) == b""
+    assert not running.server.server_state.connections
+
+
+def test_silence_is_ended(serve, monkeypatch):
+    monkeypatch.setattr(sockets, "HELLO_S", 0.2)
+    running = serve(idle_s=0.5)
+    with running.open() as ws:
+        error, code = ending(ws)
+        assert (error["code"], code) == ("hello_timeout", 1008)
+    with running.open({}) as ws:
+        error, code = ending(ws)
+        assert (error["code"], code) == ("idle", 1008)
+    assert running.count("errors_total", "idle") == 1
+
+
+def test_two_hundred_at_once(serve, noise):
+    """20 sockets are allowed: the others are told so or dropped, and the live one beside them goes on."""
+    running = serve(max_sockets=20)
+    x = noise(1, 16000)
+
+    async def visitor():
+        try:
+            await client(running.host, x[:, :1000], {}, [1000])
+            return "served"
+        except AssertionError as error:
+            return "told" if "'code': 'full'" in str(error) else str(error)
+        except Exception:
+            return "dropped"
+
+    async def crowd():
+        live = asyncio.create_task(client(running.host, x, {}, [256], 0.002))
+        await asyncio.sleep(0.1)
+        return await asyncio.gather(live, *(visitor() for _ in range(200)))
+
+    y, *visitors = asyncio.run(crowd())
+    assert close_to(y, offline(model(running), x))
+    assert set(visitors) <= {"served", "told", "dropped"}
+    assert visitors.count("served") >= 19
+    wait(lambda: not running.service.sockets)
+    wait(lambda: not running.server.server_state.connections)
+    refused = running.count("refused_total", "full") + running.count("refused_total", "connections")
+    assert refused == 200 - visitors.count("served")
+    assert running.count("sockets_total") == 1 + visitors.count("served")
+    wait(lambda: not running.server.server_state.tasks)
+
+
+def test_nothing_is_left_of_sockets_that_have_gone(running, noise, monkeypatch):
+    monkeypatch.setattr(sockets, "CLOSE_S", 0.5)
+    born = []
+
+    class Watched(Session):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            born.append(weakref.ref(self))
+
+    monkeypatch.setattr(sockets, "Session", Watched)
+    for turn in range(12):
+        block = noise(1, 1000).astype("<f4").tobytes()
+        if turn % 3 == 2:
+            with running.raw({}) as wire:
+                wire.sendall(frame(block))
+        else:
+            with running.open({}) as ws:
+                ws.send(block)
+                ws.send(("garbage", '{"type": "close"}')[turn % 3])
+                ending(ws)
+    wait(lambda: not running.service.sockets and not running.server.server_state.tasks)
+    wait(lambda: gc.collect() is not None and not any(ref() for ref in born))
+    assert len(born) == 12
+    assert not running.service.workers[0]._ready
+    assert running.service.workers[0].load == 0
+
+
+def test_a_model_that_raises_ends_its_own_stream(serve, noise):
+    running = serve()
+    with running.open({}) as good, running.open({}) as bad:
+        streams = {s.stream.session: s for s in running.service.sockets}
+        bad.send(noise(1, 100).astype("<f4").tobytes())
+        wait(lambda: any(s.stream.samples_in for s in streams.values()))
+        (session,) = (k for k, s in streams.items() if s.stream.samples_in)
+        session.channels = 7  # no block fits it any more
+        bad.send(bytes(4096))
+        good.send(bytes(4096))
+        error, code = ending(bad)
+        assert (error["code"], code) == ("internal", 1011)
+        good.send('{"type": "flush"}')
+        assert sound(good)[1]["samples_out"] == 1024
+    assert len(running.reports) == 1
+    assert running.count("errors_total", "internal") == 1
+
+
+# Who may come in
+
+
+def test_origins(serve):
+    running = serve(origins=("https://friend.example",))
+    host = running.host
+    for origin in (None, f"http://{host}", "https://friend.example"):
+        with running.open({}, origin=origin):
+            pass
+    for origin in ("http://evil.example", "null", "https://friend.example.evil", "http://[::1"):
+        with pytest.raises(InvalidStatus, match="403"), running.open({}, origin=origin):
+            pass
+    assert running.count("refused_total", "origin") + running.count("refused_total", "host") == 4
+    assert running.get("/models", Host="evil.example").status == 403  # a name that leads to 127.0.0.1
+    assert running.get("/health", Host="localhost:1").status == 200
+
+
+def test_tokens(serve):
+    running = serve(token="correct horse battery")
+    right = {"additional_headers": {"Authorization": "Bearer correct horse battery"}}
+    wrong = {"additional_headers": {"Authorization": "Bearer wrong"}}
+    for hello, options in (({}, right), ({"token": "correct horse battery"}, {})):
+        with running.open(hello, **options) as ws:
+            assert ws.ready["type"] == "ready"
+    with pytest.raises(InvalidStatus, match="401"), running.open({}, **wrong):
+        pass
+    for hello in ({}, {"token": "wrong"}, {"token": "корректно"}, {"token": "\ud800"}):
+        with running.open(hello) as ws:
+            assert (ws.ready["code"], ending(ws)[1]) == ("unauthorized", 1008)
+    assert running.count("errors_total", "unauthorized") == 4
+    assert running.count("refused_total", "token") == 1
+    for path in ("/metrics", "/models", "/models/toy_16k.onnx"):
+        assert running.get(path).status == 401
+        assert running.get(path, Authorization="Bearer correct horse battery").status == 200
+    assert running.get("/health").status == 200
+
+
+# Pages
+
+
+def test_health_metrics_and_models(running, toy16):
+    health = json.loads(running.get("/health").body)
+    assert health["status"] == "ok"
+    assert health["models"] == ["toy_16k", "toy_48k", "array3"]
+    text = running.get("/metrics").body.decode()
+    for line in text.splitlines():
+        assert re.fullmatch(r'# (HELP|TYPE) audiomask_\w+ .+|audiomask_\w+(\{\w+="[^"]+"\})? \S+', line), line
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    assert float(samples["audiomask_sockets"]) == 0
+    assert float(samples['audiomask_audio_seconds_total{direction="in"}']) > 1
+    buckets = [float(v) for k, v in samples.items() if k.startswith("audiomask_block_seconds_bucket")]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == float(samples["audiomask_block_seconds_count"]) > 0
+    entry = json.loads(running.get("/models").body)[0]
+    meta = model(running).meta
+    for key in ("task", "sample_rate", "hop", "delay", "latency", "inputs", "outputs", "states"):
+        assert entry[key] == meta[key]
+    answer = running.get(entry["url"])
+    assert answer.body == toy16.read_bytes()
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    again = running.get(entry["url"], If_None_Match=answer.headers["ETag"])
+    assert (again.status, again.body) == (304, b"")
+    assert running.get("/models/nobody.onnx").status == 404
+    assert running.get("/models/..%2F..%2Fetc%2Fpasswd.onnx").status == 404
+    assert running.get("/health", method="POST").status == 405
+    assert running.get("/").status == 404
+
+
+def test_the_page_is_isolated_and_typed(serve, tmp_path):
+    kinds = {
+        "index.html": "text/html; charset=utf-8",
+        "page.js": "text/javascript; charset=utf-8",
+        "ort.mjs": "text/javascript; charset=utf-8",
+        "ort.wasm": "application/wasm",
+        "page.css": "text/css; charset=utf-8",
+    }
+    for name in kinds:
+        (tmp_path / name).write_text(name)
+    (tmp_path.parent / "secret").write_text("secret")
+    running = serve(page=tmp_path)
+    for name, kind in kinds.items():
+        answer = running.get(f"/{name}")
+        assert (answer.body.decode(), answer.headers["Content-Type"]) == (name, kind)
+        for header, value in server_module.HEADERS.items():
+            assert answer.headers[header] == value
+    assert running.get("/").body == b"index.html"
+    assert running.get("/../secret").status == 404
+    assert running.get("/%2e%2e/secret").status == 404
+
+
+# The end
+
+
+def test_draining_gives_everybody_what_they_are_owed(serve, noise):
+    running = serve()
+    x = noise(1, 5000)
+    with running.open({}) as ws, running.open() as silent:
+        ws.send(x.astype("<f4").tobytes())
+        wait(lambda: running.service.counters.get("audio_seconds_total", "in") == 5000 / 16000)
+        running.server.should_exit = True
+        y, report = sound(ws)
+        assert close_to(y, offline(model(running), x)[0])
+        assert report["samples_out"] == 5000
+        assert ending(ws) == (None, 1001)
+        assert ending(silent) == (None, 1001)
+    running.thread.join(20)
+    assert not running.thread.is_alive()
+    assert not [t for t in running.service.workers if t._thread.is_alive()]
+
+
+def test_draining_while_a_client_has_asked_for_its_end(serve, swift):
+    """Both ask for the same flush; the client, who does not read at first, gets one report."""
+    running = serve(swift, max_rate=1e6)
+    with running.open({}) as ws:
+        (one,) = running.service.sockets
+        one.stream.choked = True  # as if nothing had been read
+        ws.send(bytes(4 * 1000))
+        ws.send('{"type": "flush"}')
+        wait(lambda: one.stream.ending)
+        running.server.should_exit = True
+        wait(lambda: running.service.draining and one._closing)
+        one.stream.choked = False
+        running.service.workers[0]._loop.call_soon_threadsafe(running.service.workers[0].wake, one.stream)
+        y, report = sound(ws)
+        assert (len(y), report["samples_in"], report["samples_out"]) == (1000, 1000, 1000)
+        assert ending(ws) == (None, 1001)
+    running.thread.join(20)
+    assert not running.thread.is_alive()
+
+
+def test_a_change_waits_for_nothing_but_the_sound_before_it(running, noise):
+    """Bypass, and back, in the midst of a file that is sent at once."""
+    x = noise(1, 256 * 60)
+    data = x.astype("<f4").tobytes()
+    with running.open({"bypass": True}) as ws:
+        ws.send(data[: len(data) // 2])
+        ws.send('{"type": "set", "bypass": false}')
+        ws.send(data[len(data) // 2 :])
+        ws.send('{"type": "flush"}')
+        y, _ = sound(ws)
+    half, wet = x.shape[1] // 2, offline(model(running), x)[0]
+    assert np.abs(y[: half - 256] - x[0, : half - 256]).max() <= 1e-6
+    assert close_to(y[half + 512 :], wet[half + 512 :])
+
+
+def test_draining_does_not_wait_for_ever(serve, swift, monkeypatch):
+    monkeypatch.setattr(server_module, "DRAIN_S", 1.0)
+    running = serve(swift, max_rate=1e6)
+    wire = running.raw({})
+    pour(wire, lambda: running.count("overflows_total"))
+    running.server.should_exit = True
+    wait(lambda: running.service.draining)
+    assert running.get("/health").status == 503
+    with running.open() as ws:
+        error, code = ending(ws)
+        assert (error["code"], code) == ("draining", 1001)
+    running.thread.join(20)
+    assert not running.thread.is_alive()
+    wire.close()
+
+
+# Models
+
+
+def test_what_is_offered(toy, tmp_path, toys):
+    with pytest.raises(ArtifactError, match="rename one"):
+        Running(toy, toy)
+    deaf = toys.document(name="deaf")
+    deaf["outputs"] = [{"name": "enhanced", "kind": "stream", "type": "probability", "rate": "1"}]
+    path = toys.build(tmp_path / "deaf.onnx", metadata=json.dumps(deaf))
+    with pytest.raises(ArtifactError, match="no audio-to-audio model"):
+        Running(path)
+    families = server_module.offer([])
+    assert families[0][0].meta.get("default") or len(families) == 1
+
+
+def test_no_torch_and_no_server_where_it_is_not_asked_for():
+    code = (
+        "import sys, audiomask.runtime.listen; "
+        "print([m for m in ('torch', 'scipy', 'librosa') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,135 @@
+"""audiomask.runtime.turns: whose turn it is, decided by clocks that the tests set."""
+
+import asyncio
+
+import pytest
+
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.counters import Counters
+from audiomask.runtime.pcm import Pcm
+from audiomask.runtime.session import Session
+from audiomask.runtime.turns import EXTRA_S, LIVE_S, TURN_HOPS, Stream, Worker
+
+HOP = 256
+SECOND = 4 * 16000
+
+
+@pytest.fixture
+def desk(toy16):
+    """``desk(test)``: runs ``test(worker, stream)`` in an event loop; ``stream()`` makes one. The computing
+    thread has ended, so that only `_choose` is at work."""
+    artifact = Artifact.load(toy16)
+
+    def run(test, max_rate=1000.0, burst_s=1000.0):
+        async def inside():
+            worker = Worker(Counters())
+            worker.stop()
+            test(
+                worker,
+                lambda: Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, max_rate, burst_s),
+            )
+
+        asyncio.run(inside())
+
+    return run
+
+
+def hops(turn):
+    return [(stream, len(data) / 4 / HOP) for stream, data, _ in turn]
+
+
+def test_a_file_gets_what_live_streams_leave(desk):
+    def test(worker, stream):
+        live, file = stream(), stream()
+        worker._cost = EXTRA_S / 3  # three hops fit beside the live ones
+        worker.put(file, bytes(100 * SECOND), 10.0)
+        while file.due <= 10.0 + LIVE_S:  # its first quarter of a second is as good as live
+            assert hops(worker._choose(10.0)) == [(file, TURN_HOPS)]
+        for step in range(20):
+            now = 10.0 + 0.016 * step
+            worker.put(live, bytes(4 * HOP), now)
+            assert hops(worker._choose(now))[0] == (live, 1)
+        now += 0.001
+        worker.put(live, bytes(4 * HOP), now)
+        file.due = now + 1
+        assert hops(worker._choose(now)) == [(live, 1), (file, 3)]
+
+    desk(test)
+
+
+def test_the_least_advanced_of_the_files_goes_first_and_one_hop_always_goes(desk):
+    def test(worker, stream):
+        files = [stream() for _ in range(3)]
+        for file, due in zip(files, (30.0, 20.0, 25.0), strict=True):
+            worker.put(file, bytes(SECOND), 10.0)
+            file.due = due
+        worker._cost = EXTRA_S / 10
+        assert hops(worker._choose(10.0)) == [(files[1], TURN_HOPS), (files[2], 2)]
+        worker._cost = 1.0  # a model that is slower than everything
+        assert hops(worker._choose(10.0)) == [(files[1], 1)]
+
+    desk(test)
+
+
+def test_a_late_stream_is_not_owed_the_past(desk):
+    def test(worker, stream):
+        one = stream()
+        worker.put(one, bytes(4 * HOP), 10.0)
+        worker._choose(10.0)
+        worker.put(one, bytes(4 * HOP), 100.0)
+        worker._choose(100.0)
+        assert one.due == pytest.approx(100.016)
+
+    desk(test)
+
+
+def test_the_input_rate_is_limited_after_a_burst(desk):
+    """Twice real time, after 4 s at once: what has been taken over the clock."""
+
+    def test(worker, stream):
+        one = stream()
+        worker.put(one, bytes(100 * SECOND), 0.0)
+
+        def taken(now):
+            while turn := worker._choose(now):
+                assert turn[0][0] is one
+            return one.samples_in / 16000
+
+        block = TURN_HOPS * HOP / 16000
+        for now in (0.0, 0.5, 1.0, 2.9, 4.5, 6.0):
+            assert 0 <= taken(now) - (4 + 2 * now) <= block
+        assert worker._timer
+        assert worker.counters.get("throttled_total") >= 1
+        one.inbox.clear()
+        worker.put(one, bytes(100 * SECOND), 100.0)  # a rest gives a burst back, no more
+        before = one.samples_in / 16000
+        assert 0 <= taken(100.0) - before - 4 <= block
+
+    desk(test, max_rate=2.0, burst_s=4.0)
+
+
+def test_no_room_no_turn(desk):
+    def test(worker, stream):
+        one = stream()
+        one.choked = True
+        worker.put(one, bytes(SECOND), 0.0)
+        assert worker._choose(0.0) == []
+        one.choked = False
+        assert worker._choose(0.0) == [], "it waits until it is woken"
+        worker.wake(one)
+        assert hops(worker._choose(0.0)) == [(one, TURN_HOPS)]
+
+    desk(test)
+
+
+def test_half_a_sample_waits(desk):
+    def test(worker, stream):
+        one = stream()
+        worker.put(one, bytes(7), 1.0)
+        ((_, data, since),) = worker._choose(1.0)
+        assert (len(data), since) == (4, 1.0)
+        assert worker._choose(1.0) == []
+        worker.put(one, bytes(1), 2.0)
+        assert len(worker._choose(2.0)[0][1]) == 4
+
+    desk(test)
