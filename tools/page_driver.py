@@ -121,8 +121,14 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Put a file through, to its end."""
+        with self.working():
+            self.at.set_input_files("#file", path)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Wait until what is begun in here is done."""
         self.at.evaluate(ONCE_READY)
-        self.at.set_input_files("#file", path)
+        yield
         self.at.evaluate("window.onceReady")
 
     def start(self) -> None:

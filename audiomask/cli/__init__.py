@@ -114,6 +114,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, argv: list[str]) -> int:
+    try:
+        return _verb(verb, argv)
+    except Terminated:  # these two may come at any time, while modules are imported too
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:
+        print("audiomask: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _verb(verb: str, argv: list[str]) -> int:
     if verb in ("enhance", "stream", "serve", "bench"):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -131,11 +141,6 @@ def _run(verb: str, argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         _say(_missing(verb, error))
         return 1
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("audiomask: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of our output left. Python would complain once more when it flushes standard output at
         # exit.

@@ -1,8 +1,10 @@
 """measure speed and latency of a model on this machine
 
-One block at a time through a session, as live: time per block at the 50th, 95th and 99th percentile, the
-share of the block's duration that this is, the real-time factor (time needed / duration of the sound), delay
-and latency.
+For every length of block and number of threads: blocks one at a time through a session, as live: time per
+block at the 50th, 95th and 99th percentile, the share of the block's duration that the last is, the real-time
+factor (time needed / duration of the sound), delay and latency. Then sessions that are stacked into one call,
+as in the server: how many of them a core carries. That is computed from processor time, so it counts all
+threads, and other work on the machine disturbs it little.
 """
 
 from __future__ import annotations
@@ -10,18 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from audiomask.audio import read
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, positive, table
+from audiomask.cli._common import positive, table
 from audiomask.runtime.artifact import resolve
 from audiomask.runtime.engine import Step
-from audiomask.runtime.engine import run as step
+from audiomask.runtime.engine import run as run_steps
 from audiomask.runtime.session import Session
+from audiomask.runtime.stack import feed_all
 
 WARM_UP = 20  # blocks: the first ones allocate
+STACKED = 16  # sessions: more gain little (tools/bench_sessions.py)
+ROUNDS = 40  # of them, at least
 COLUMNS = {
     "model": "model",
     "sample_rate": "Hz",
@@ -35,16 +41,41 @@ COLUMNS = {
     "graph_p50_ms": "graph ms",
     "delay_ms": "delay ms",
     "latency_ms": "latency ms",
-    "state_kb": "state kB",
+    "state_bytes": "state bytes",
+    "sessions_per_core": "sessions/core",
 }
 
 
+def several(kind: Callable[[str], float]) -> Callable[[str], list]:
+    """A list of numbers with commas between, for argparse."""
+
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",")]
+
+    parse.__name__ = f"list of {kind.__name__}"
+    return parse
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, controls=False)
-    parser.set_defaults(threads=None)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of sound to run (default 10)")
     parser.add_argument(
-        "--block", type=float, metavar="MS", help="length of a block (default: the model's hop)"
+        "-m",
+        "--model",
+        metavar="NAME|FILE|DIR",
+        help="a shipped model (audiomask models lists them), or your own",
+    )
+    parser.add_argument(
+        "--threads",
+        type=several(positive),
+        default=[1],
+        metavar="N,N,..",
+        help="threads per stream (default 1)",
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="of sound for each row (default 10)")
+    parser.add_argument(
+        "--block",
+        type=several(float),
+        metavar="MS,MS,..",
+        help="lengths of a block (default: the model's hop)",
     )
     parser.add_argument(
         "--rate", type=positive, metavar="HZ", help="of the sound (default: each model's own)"
@@ -57,14 +88,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not 0.1 <= args.seconds <= 3600:
         raise UsageError(f"--seconds {args.seconds}: is outside 0.1 to 3600")
-    if args.block is not None and not 0 < args.block <= 10_000:
-        raise UsageError(f"--block {args.block}: is outside 0 to 10000 ms")
+    for block in args.block or ():
+        if not 0 < block <= 10_000:
+            raise UsageError(f"--block {block}: is outside 0 to 10000 ms")
     results = []
     for artifact in resolve(args.model):
-        session = Session(artifact, sample_rate=args.rate, channels=args.channels, threads=args.threads or 1)
-        results.append(
-            measure(session, args.seconds, args.block, args.audio) | {"threads": args.threads or 1}
-        )
+        for threads in args.threads:
+            for block in args.block or [None]:
+                sessions = [
+                    Session(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
+                    for _ in range(STACKED)
+                ]
+                facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
+                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
+                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / STACKED))
+                facts |= many(sessions, size, rounds, args.audio)
+                results.append(facts)
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
@@ -87,18 +126,17 @@ def measure(
         start = time.perf_counter()
         session.feed(block)
         times[max(0, n - WARM_UP)] = time.perf_counter() - start  # the warm-up's are overwritten
-    x = np.zeros(
-        (session.engine.batch, session.artifact.streams[0].channels, session.artifact.hop), np.float32
-    )
+    engine, artifact = session.engine, session.artifact
+    hop = np.zeros((engine.batch, artifact.streams[0].channels, artifact.hop), np.float32)
     graph = np.empty(min(count, 1000))
     for n in range(len(graph)):
         start = time.perf_counter()
-        step([Step(session.engine, x)])
+        run_steps([Step(engine, hop)])
         graph[n] = time.perf_counter() - start
     p50, p95, p99 = np.percentile(times, (50, 95, 99)) * 1000
     ms = 1000 / rate
     return {
-        "model": session.artifact.name,
+        "model": artifact.name,
         "sample_rate": rate,
         "channels": session.channels,
         "block_ms": size * ms,
@@ -112,8 +150,40 @@ def measure(
         "graph_p50_ms": np.percentile(graph, 50) * 1000,
         "delay_ms": session.delay * ms,
         "latency_ms": session.latency * ms,
-        "state_kb": session.artifact.state_bytes / 1000,
-        "operators": session.artifact.operators,
+        "state_bytes": artifact.state_bytes * engine.batch,
+        "operators": artifact.operators,
+    }
+
+
+def many(
+    sessions: list[Session], size: int, rounds: int, audio: str | None = None, *, stacked: bool = True
+) -> dict:
+    """Rounds in which each session gets a block of ``size`` samples, ``stacked`` into one call or one by one:
+    medians over the rounds, and what a core carries.
+
+    Blocks that are no multiple of the hop make rounds of unequal work, so the median of the processor time is
+    that of the means of eight parts.
+    """
+    first = sessions[0]
+    sound = _sound(first, (rounds + WARM_UP) * size, audio)
+    wall, cpu = np.empty(rounds), np.empty(rounds)
+    for n in range(rounds + WARM_UP):
+        pairs = [(session, sound[:, n * size : (n + 1) * size]) for session in sessions]
+        start, processor = time.perf_counter(), time.process_time()
+        if stacked:
+            feed_all(pairs)
+        else:
+            for session, block in pairs:
+                session.feed(block)
+        at = max(0, n - WARM_UP)
+        wall[at], cpu[at] = time.perf_counter() - start, time.process_time() - processor
+    mean = float(np.median([part.mean() for part in np.array_split(cpu, 8)]))
+    return {
+        "sessions": len(sessions),
+        "round_p50_ms": np.median(wall) * 1000,
+        "round_p99_ms": np.percentile(wall, 99) * 1000,
+        "cpu_ms_per_block": mean * 1000 / len(sessions),
+        "sessions_per_core": len(sessions) * size / first.sample_rate / mean,
     }
 
 

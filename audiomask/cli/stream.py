@@ -5,22 +5,30 @@ latency that is shown at the start. It plays with ffmpeg, sox and gstreamer:
 
   ffmpeg -i in.mp4 -f s16le -ar 48000 -ac 1 - |
     audiomask stream --rate 48000 | aplay -f S16_LE -r 48000
+
+The end of the input and SIGTERM end it alike: what has been read comes out to its last sample, and the exit
+code is 0 or 143. It is 141 when the reader leaves, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
-from audiomask.cli import UsageError
+from audiomask.cli import Terminated, UsageError
 from audiomask.cli._common import add_model_arguments, controls, note, positive
 from audiomask.runtime.session import Session
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
+GRACE_S = 5  # after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
 LIVE_MS = 500  # a conversation bears no more: ITU-T G.114 calls 400 ms one way unacceptable
 
 
@@ -60,6 +68,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "samples are piped: audiomask stream < in.pcm > out.pcm; for files use audiomask enhance"
         )
+    # From here on: an exception while ONNX Runtime is imported would become an error of its own.
+    with _ended_by_sigterm(sys.stdin.fileno()) as terminated:
+        _pipe(args)
+        return 128 + signal.SIGTERM if terminated.is_set() else 0
+
+
+def _pipe(args: argparse.Namespace) -> None:
     session = Session(
         args.model,
         sample_rate=args.rate,
@@ -91,7 +106,37 @@ def run(args: argparse.Namespace) -> int:
         pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
     pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
     pipe.report(session)
-    return 0
+
+
+@contextmanager
+def _ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
+    """SIGTERM becomes the end of the input ``fd``. A second one, or `GRACE_S` in which nobody takes the rest,
+    raises `Terminated`."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated  # signals are somebody else's
+        return
+
+    def at_once(number, frame):
+        raise Terminated
+
+    def end(number, frame):
+        terminated.set()
+        signal.signal(signal.SIGTERM, at_once)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, at_once)
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, fd)  # a read that waits is repeated by Python, and finds the end
+        os.close(null)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _chunks(fd: int, size: int, *, exact: bool):

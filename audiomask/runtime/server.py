@@ -28,9 +28,10 @@ from starlette.staticfiles import StaticFiles
 
 from audiomask import __version__
 from audiomask.runtime.artifact import Artifact, ArtifactError, family, resolve, shipped
+from audiomask.runtime.commands import Refusal
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.session import Session
-from audiomask.runtime.sockets import Refusal, Socket
+from audiomask.runtime.sockets import Socket
 from audiomask.runtime.turns import Worker
 
 PAGE = Path(__file__).resolve().parent / "web"

@@ -309,8 +309,8 @@ class Session:
         parts, at = [], 0
         while at < total:
             bulk = min((total - at) // hop, BULK_HOPS, max(1, BULK_ROWS // self.channels))
-            # Controls change in hops of their own.
-            if self._fill or bulk <= 1 or self._changed or self._fading:
+            alone = self._fading or (self._changed and self._stepped)  # a hop in which controls change
+            if self._fill or bulk <= 1 or alone:
                 take = min(hop - self._fill, total - at)
                 self._hop[:, self._fill : self._fill + take] = x[:, at : at + take]
                 self._fill = (self._fill + take) % hop

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.runtime.artifact import ArtifactError, choose
+from audiomask.runtime.commands import Refusal, done, field, message, values
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session
 from audiomask.runtime.turns import Stream, Worker
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from audiomask.runtime.server import Service
 
 VERSION = 1
-MAX_TEXT = 65536  # characters of a command
 MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
 INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
 HELLO_S = 10.0  # to the hello
@@ -33,54 +33,6 @@ SLOW_S = 10.0  # in which a client takes nothing of what waits for it
 CLOSE_S = 5.0  # in which a client answers a close
 MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
 BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is limited
-
-
-class Refusal(Exception):
-    """What ends a socket: ``code`` in the error message and in /metrics, ``close`` of the websocket."""
-
-    def __init__(self, code: str, close: int, words: str, counter: str = "errors_total"):
-        super().__init__(words)
-        self.code, self.close, self.counter = code, close, counter
-
-
-def message(text: str) -> dict[str, Any]:
-    """A command. Errors: `Refusal`."""
-    if len(text) > MAX_TEXT:
-        raise Refusal("too_big", 1009, f"a text message has {len(text)} characters; {MAX_TEXT} are taken")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
-        raise Refusal("bad_message", 1007, 'a text message is no JSON object with a "type"')
-    return found
-
-
-def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
-    """A value of a command, taken out of it. Errors: `Refusal` for a wrong type."""
-    value = entry.pop(name, None)
-    if value is None:
-        return default
-    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-        raise Refusal("bad_value", 1007, f"{name} is {str(value)[:50]!r}, of a wrong type")
-    return value
-
-
-def values(entry: dict[str, Any]) -> dict[str, Any]:
-    """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
-    found = dict(field(entry, "controls", dict, {}))
-    if reserved := {"dry", "bypass"} & found.keys():
-        raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
-    for name, kinds in (("dry", (int, float)), ("bypass", bool)):
-        if (value := field(entry, name, kinds, None)) is not None:
-            found[name] = value
-    return found
-
-
-def done(entry: dict[str, Any]) -> None:
-    """Nothing may be left in a command that all fields have been taken out of."""
-    if entry:
-        raise Refusal("bad_value", 1007, f"unknown: {' '.join(map(str, entry))[:100]}")
 
 
 class Socket:

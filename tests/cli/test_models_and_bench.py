@@ -1,12 +1,16 @@
 """audiomask models and audiomask bench: what they say is what the artifact and the clock say."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+from audiomask.cli import bench
 from audiomask.runtime import artifact
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.session import Session
 
 
 def test_no_models(cli, tmp_path, monkeypatch):
@@ -39,7 +43,7 @@ def test_bench(cli, toy):
     assert done.code == 0
     small, large = json.loads(done.out)
     assert (small["model"], small["delay_ms"], small["latency_ms"]) == ("toy_16k", 16, 32)
-    assert small["state_kb"] == pytest.approx(1.036)
+    assert small["state_bytes"] == 257 * 4 + 8
     assert (large["sample_rate"], large["block_ms"]) == (48000, 16)
     for r in (small, large):
         assert 0 < r["p50_ms"] <= r["p95_ms"] <= r["p99_ms"] <= r["max_ms"]
@@ -52,6 +56,32 @@ def test_bench(cli, toy):
     assert words.splitlines()[1].split()[:4] == ["toy_16k", "48000", "1", "10.0"]
 
 
+def test_bench_of_several_blocks_and_threads(cli, toy16):
+    words = ("--seconds", "0.2", "--block", "10,32", "--threads", "1,2", "--channels", "2", "--json")
+    rows = json.loads(cli("bench", "-m", toy16, *words).out)
+    assert [(r["threads"], r["block_ms"]) for r in rows] == [(1, 10), (1, 32), (2, 10), (2, 32)]
+    for r in rows:
+        assert r["state_bytes"] == 2 * (257 * 4 + 8)
+        assert r["sessions"] == 16
+        assert 0 < r["round_p50_ms"] <= r["round_p99_ms"]
+        assert r["sessions_per_core"] * r["cpu_ms_per_block"] == pytest.approx(r["block_ms"])
+    head = cli("bench", "-m", toy16, "--seconds", "0.1").out.splitlines()[0]
+    assert head.endswith("state bytes  sessions/core")
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_rounds_of_sessions(toy16, stacked, monkeypatch):
+    """Every session gets every block, whichever way."""
+    artifact = Artifact.load(toy16)
+    sessions = [Session(artifact, strength=0.0) for _ in range(3)]
+    fed = Counter()
+    feeding = Session.feeding
+    monkeypatch.setattr(Session, "feeding", lambda s, x: (fed.update([(s, x.size)]), feeding(s, x))[1])
+    facts = bench.many(sessions, 100, 10, stacked=stacked)
+    assert fed == {(s, 100): 10 + bench.WARM_UP for s in sessions}
+    assert facts["sessions"] == 3
+
+
 def test_bench_on_a_recording(cli, toy16, tmp_path):
     sf.write(tmp_path / "a.wav", np.zeros(1000), 16000)
     assert cli("bench", "-m", toy16, "--seconds", "0.2", "--audio", tmp_path / "a.wav").code == 0
@@ -59,4 +89,5 @@ def test_bench_on_a_recording(cli, toy16, tmp_path):
     assert done.code == 2
     assert "has 16000 Hz, the session 8000; give --rate 16000" in done.err
     assert cli("bench", "-m", toy16, "--seconds", "0").code == 2
-    assert cli("bench", "-m", toy16, "--block", "0").code == 2
+    for wrong in (("--block", "10,0"), ("--block", "ten"), ("--threads", "1,0"), ("--threads", "")):
+        assert cli("bench", "-m", toy16, *wrong).code == 2

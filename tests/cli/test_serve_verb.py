@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from audiomask.runtime import listen, sockets
+from audiomask.runtime import commands, listen, sockets
 from audiomask.runtime.server import DRAIN_S
 from audiomask.runtime.turns import EXTRA_S, LIVE_S
 
@@ -168,6 +168,17 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
     assert f"127.0.0.1:{port}: cannot be listened on" in done.err
 
 
+@pytest.mark.parametrize("package", ["uvicorn", "starlette", "websockets"])
+def test_a_missing_package_is_named(toy16, package):
+    code = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        f"from audiomask.cli import main; sys.exit(main(['serve', '--no-page', '-m', {str(toy16)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"serve: needs {package}, which is not installed; pip install 'audiomask[serve]'" in done.stderr
+
+
 def test_a_page_that_is_missing_is_said(cli, toy16, monkeypatch, tmp_path):
     monkeypatch.setattr("audiomask.runtime.server.PAGE", tmp_path)
     done = cli("serve", "-m", toy16)
@@ -189,7 +200,8 @@ def test_the_client_of_the_docs(start, tmp_path):
 def test_the_docs_name_every_error_and_limit():
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
     source = "".join(
-        (Path(sockets.__file__).parent / f"{name}.py").read_text() for name in ("sockets", "server")
+        (Path(sockets.__file__).parent / f"{name}.py").read_text()
+        for name in ("commands", "sockets", "server")
     )
     codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {"slow_reader", "protocol", "full", "draining"}
     assert len(codes) > 8
@@ -197,6 +209,6 @@ def test_the_docs_name_every_error_and_limit():
     for value in (sockets.HELLO_S, sockets.SLOW_S, sockets.BURST_S, DRAIN_S):
         assert value == 10, "the docs say 10 s"
     assert (sockets.INBOX, sockets.OUTBOX, listen.KERNEL) == (2**18,) * 3
-    assert (listen.MAX_MESSAGE, sockets.MAX_TEXT, sockets.MAX_ROWS) == (2**20, 2**16, 8)
+    assert (listen.MAX_MESSAGE, commands.MAX_TEXT, sockets.MAX_ROWS) == (2**20, 2**16, 8)
     assert (sockets.MAX_MESSAGES, listen.HTTP_S) == (1000, 300)
     assert (LIVE_S, EXTRA_S) == (0.25, 0.004)

@@ -1,13 +1,18 @@
 """audiomask stream: samples in, as many out, live; ends of pipes and signals end it without a word."""
 
+import fcntl
 import os
+import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 
 def stream(model, *words, **options):
@@ -103,16 +108,110 @@ def test_the_reader_leaves(toy16, noise):
     process.stderr.close()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals(toy16, number, code):
+def test_ctrl_c(toy16):
     process = stream(toy16)
     process.stdin.write(bytes(65536))
     assert os.read(process.stdout.fileno(), 10)
     time.sleep(0.1)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == code
+    assert process.returncode == 130
     assert b"Traceback" not in err
+
+
+def waiting_in(pipe):
+    """Bytes that nobody has read yet."""
+    return struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0]
+
+
+@pytest.mark.parametrize("block", [[], ["--block", "100"]])
+def test_sigterm_brings_out_what_went_in(toy16, toys, noise, block):
+    process = stream(toy16, "--format", "f32le", *block)
+    x = noise(1, 4010)
+    process.stdin.write(x.astype("<f4").tobytes())
+    out = os.read(process.stdout.fileno(), 65536)
+    while len(out) < 4 * (2816 if block else 3584):
+        out += os.read(process.stdout.fileno(), 65536)
+    while waiting_in(process.stdin):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out += process.stdout.read()  # the input stays open
+    assert process.wait(30) == 143
+    y = np.frombuffer(out, "<f4")
+    assert y.shape == (4010,)
+    np.testing.assert_allclose(y, toys.lowpass(x)[0], atol=1e-6)
+    assert b"Traceback" not in process.stderr.read()
+    process.stdin.close(), process.stdout.close(), process.stderr.close()
+
+
+def test_sigterm_while_the_model_is_loaded(toy16):
+    code = (
+        "import os, signal, sys\n"
+        "from audiomask.cli import main, stream\n"
+        "class Session(stream.Session):\n"
+        "    def __init__(self, *args, **options):\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        except BaseException:  # what an extension module makes of it\n"
+        "            raise ImportError('initialization failed') from None\n"
+        "        super().__init__(*args, **options)\n"
+        "stream.Session = Session\n"
+        "sys.exit(main(['stream', '-m', sys.argv[1]]))\n"
+    )
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, str(toy16)], **pipes)
+    assert process.wait(30) == 143  # the input is open
+    out, err = process.communicate()
+    assert out == b""
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_sigterm_does_not_wait_for_a_reader_that_sleeps(toy16, signals):
+    process = stream(toy16)
+    process.stdin.write(bytes(60000))
+    assert os.read(process.stdout.fileno(), 10)
+    os.set_blocking(process.stdin.fileno(), False)
+    full = 0
+    while full < 5:  # the pipes and the buffers in between
+        try:
+            full = 0 if process.stdin.write(bytes(65536)) else full + 1
+        except BlockingIOError:
+            full += 1
+        if full:
+            time.sleep(0.2)
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert process.wait(30) == 143, process.stderr.read()
+    assert b"Traceback" not in process.stderr.read()
+    process.stdin.close(), process.stdout.close(), process.stderr.close()
+
+
+FIRST = {
+    "ffmpeg": "ffmpeg -v error -i in.wav -f s16le -",
+    "sox": "sox in.wav -t raw -e signed -b 16 -",
+}
+LAST = {
+    "ffmpeg": "ffmpeg -v error -f s16le -ar 44100 -ac 2 -i - -c:a pcm_s16le out.wav",
+    "sox": "sox -t raw -e signed -b 16 -r 44100 -c 2 - out.wav",
+}
+
+
+@pytest.mark.parametrize(("first", "last"), [("ffmpeg", "ffmpeg"), ("sox", "ffmpeg"), ("ffmpeg", "sox")])
+def test_between_sox_and_ffmpeg(toy, cli, tmp_path, noise, first, last):
+    for program in (first, last):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    sf.write(tmp_path / "in.wav", noise(2, 100_000).T, 44100)
+    verb = f"{sys.executable} -m audiomask stream -m {toy} --rate 44100 --channels 2 -q"
+    line = f"set -o pipefail; {FIRST[first]} | {verb} | {LAST[last]}"
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, timeout=60)
+    assert cli("enhance", "-m", toy, tmp_path / "in.wav", "-o", tmp_path / "file").code == 0
+    live, rate = sf.read(tmp_path / "out.wav", dtype="int16")
+    file, _ = sf.read(tmp_path / "file" / "in.wav", dtype="int16")
+    assert (rate, live.shape) == (44100, (100_000, 2))
+    assert np.abs(live.astype(int) - file).max() <= 1
 
 
 def test_a_full_disk(toy16):

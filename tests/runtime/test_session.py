@@ -347,7 +347,7 @@ def test_works_without_torch(toy16):
 
 
 def test_silence_leaves_zeros_and_no_denormal_numbers(tmp_path, toys, noise):
-    """A pole of .999 multiplies the smallest numbers for ever without reaching 0: many processors crawl then."""
+    """Rounded, .999 times the smallest numbers is themselves for ever, and on them many processors crawl."""
     s = Session(toys.build(tmp_path / "a.onnx", pole=0.999))
     s.feed(noise(1, 4096)[0])
     zeros, seconds = np.zeros(64 * 256, np.float32), 0

@@ -109,17 +109,16 @@ def test_every_constant_port_is_a_slider(page, folder, models, mode):
     page.open(folder / "speech.wav")
     x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
     before = page.saved()[0]
-    page.at.get_by_label("Atten lim").fill("12")
-    page.at.get_by_label("Dry").fill("0.25")
-    page.at.wait_for_selector("body[data-state=busy]")  # by itself, once the controls are at rest
-    page.wait("ready")
+    with page.working():  # by itself, once the controls are at rest
+        page.at.get_by_label("Atten lim").fill("12")
+        page.at.get_by_label("Dry").fill("0.25")
     got = page.saved()[0]
     same(got, whole(models[0][0], x.T, rate, atten_lim=12.0, dry=0.25))
     assert np.abs(got - before).max() > 0.01
     page.at.get_by_label("Dry").fill("0.75")
-    page.at.wait_for_selector("body[data-state=busy]")
-    page.at.get_by_label("Dry").fill("0.5")  # while it works
     page.at.wait_for_timeout(400)
+    page.at.get_by_label("Dry").fill("0.5")  # while it works
+    page.at.wait_for_timeout(1500)
     page.wait("ready")
     same(page.saved()[0], whole(models[0][0], x.T, rate, atten_lim=12.0, dry=0.5))
 

@@ -2,10 +2,10 @@
 // after. What is done with sound is in runner.js and behind it; this file connects it with what is on the page.
 
 import { DRY, showControls } from "./controls.js";
+import { clock, meter, milliseconds, pictures, restMeters, show, showFigures, startPictures } from "./figures.js";
 import { Player } from "./player.js";
 import { Runner } from "./runner.js";
 import { choose } from "./session.js";
-import { Spectrogram } from "./spectrogram.js";
 import { join } from "./polyphase.js";
 import { readWav, writeWav } from "./wav.js";
 
@@ -13,16 +13,16 @@ const BUFFER_MS = { browser: 30, server: 100 }; // spare time between the sessio
 const KEEP_S = 600; // of a live recording
 const DECODE_RATE = 48000; // of files that are no WAV
 const COLUMN_S = 0.01; // of a live spectrogram
-const METER_DB = 60;
 const METER_S = 0.03;
-const TICKS_HZ = [250, 1000, 4000, 12000];
 
 const $ = (id) => document.getElementById(id);
-const buffering = { name: "buffer", type: "int", minimum: 5, maximum: 500, unit: "ms", doc: "more of it, more lag and fewer underruns" };
+const buffering = {
+  name: "buffer", type: "int", minimum: 5, maximum: 500, unit: "ms",
+  doc: "more of it, more lag and fewer underruns",
+};
 
 const runner = new Runner();
 const context = new AudioContext({ latencyHint: "interactive" }); // sleeps until something is heard
-const pictures = { before: new Spectrogram($("before")), after: new Spectrogram($("after")) };
 const player = new Player(context, {
   onended: () => {
     showTransport();
@@ -97,18 +97,16 @@ async function listModels() {
 async function prepare() {
   const mine = ++round;
   complain("");
+  say("loading", "Loading the model");
   try {
     if (!models.length) await listModels();
     await Runner.prepare(context);
     showPorts();
     $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
-    if (mode() === "browser") {
-      say("loading", "Loading the model");
-      await runner.load({ url: modelUrl(), headers: headers() });
-    }
+    if (mode() === "browser") await runner.load({ url: modelUrl(), headers: headers() });
     if (mine !== round) return;
-    say("ready", "Ready");
     if (take) await process();
+    else say("ready", "Ready");
   } catch (error) {
     if (mine === round) fail(error);
   }
@@ -161,52 +159,6 @@ async function openSession(rate, channels) {
 }
 
 const width = () => model().inputs.find((p) => p.kind === "stream").channels ?? 1;
-
-// ---- figures
-
-const milliseconds = (seconds) => `${Math.round(1000 * seconds)} ms`;
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-
-function show(id, text, alarming = false) {
-  $(id).textContent = text;
-  $(id).classList.toggle("alarm", alarming);
-}
-
-function showFigures({ rtf, seconds, dropped, faults, cleaned }) {
-  show("rtf", rtf === null ? "on the server" : rtf.toFixed(3), rtf >= 1);
-  const notes = [[dropped, "samples dropped"], [faults, "faults of the model"], [cleaned, "samples cleaned"]];
-  show("length", [clock(seconds), ...notes.filter(([n]) => n).map(([n, words]) => `${n} ${words}`)].join(", "));
-}
-
-const levels = { before: -METER_DB, after: -METER_DB };
-function meter(side, row) {
-  let power = 0;
-  for (const value of row) power += value * value;
-  const db = row.length ? 10 * Math.log10(power / row.length + 1e-12) : -METER_DB;
-  levels[side] = Math.max(-METER_DB, Math.min(0, Math.max(db, levels[side] - 1.5)));
-  $(`${side}-meter`).firstElementChild.style.transform = `scaleX(${1 + levels[side] / METER_DB})`;
-  $(`${side}-meter`).setAttribute("aria-valuenow", Math.round(levels[side]));
-}
-
-function restMeters() {
-  levels.before = levels.after = -METER_DB;
-  meter("before", []);
-  meter("after", []);
-}
-
-function startPictures(rate, hop) {
-  for (const [side, picture] of Object.entries(pictures)) {
-    picture.start({ rate, hop });
-    const plot = $(side).parentElement;
-    plot.querySelectorAll(".tick, .head").forEach((old) => old.remove());
-    for (const hz of TICKS_HZ.filter((f) => f < 0.42 * rate)) {
-      const tick = Object.assign(document.createElement("span"), { className: "tick", ariaHidden: "true" });
-      tick.textContent = hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`;
-      tick.style.bottom = `${100 * Spectrogram.place(hz, rate)}%`;
-      plot.append(tick);
-    }
-  }
-}
 
 // ---- a file, or a recording once more
 
@@ -294,7 +246,9 @@ async function startLive() {
   say("busy", "Asking for the microphone");
   let stream = null;
   try {
-    if (!navigator.mediaDevices) throw new Error("browsers give the microphone only to pages from localhost or over https");
+    if (!navigator.mediaDevices) {
+      throw new Error("browsers give the microphone only to pages from localhost or over https");
+    }
     const wishes = { channelCount: width(), echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
     await context.resume();

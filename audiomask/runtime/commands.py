@@ -1,0 +1,56 @@
+"""The texts that clients send to ``audiomask serve``, taken apart: whatever is wrong ends in a `Refusal`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+MAX_TEXT = 65536  # characters of a command
+
+
+class Refusal(Exception):
+    """What ends a socket: ``code`` in the error message and in /metrics, ``close`` of the websocket."""
+
+    def __init__(self, code: str, close: int, words: str, counter: str = "errors_total"):
+        super().__init__(words)
+        self.code, self.close, self.counter = code, close, counter
+
+
+def message(text: str) -> dict[str, Any]:
+    """A command. Errors: `Refusal`."""
+    if len(text) > MAX_TEXT:
+        raise Refusal("too_big", 1009, f"a text message has {len(text)} characters; {MAX_TEXT} are taken")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        raise Refusal("bad_message", 1007, 'a text message is no JSON object with a "type"')
+    return found
+
+
+def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
+    """A value of a command, taken out of it. Errors: `Refusal` for a wrong type."""
+    value = entry.pop(name, None)
+    if value is None:
+        return default
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise Refusal("bad_value", 1007, f"{name} is {str(value)[:50]!r}, of a wrong type")
+    return value
+
+
+def values(entry: dict[str, Any]) -> dict[str, Any]:
+    """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
+    found = dict(field(entry, "controls", dict, {}))
+    if reserved := {"dry", "bypass"} & found.keys():
+        raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
+    for name, kinds in (("dry", (int, float)), ("bypass", bool)):
+        if (value := field(entry, name, kinds, None)) is not None:
+            found[name] = value
+    return found
+
+
+def done(entry: dict[str, Any]) -> None:
+    """Nothing may be left in a command that all fields have been taken out of."""
+    if entry:
+        raise Refusal("bad_value", 1007, f"unknown: {' '.join(map(str, entry))[:100]}")
