@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := egs/mini/denoise/corpus/demo
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow web browser lint clean
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "audiomask needs Python 3.11 or newer, this is " + sys.version'
@@ -30,10 +30,18 @@ demo: $(VENV)/.score
 
 # One thread a worker: the tests share the cores, and threads that wait for each other across workers crawl.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not peer and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not peer and not nightly and not browser"
 
 slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+# onnxruntime-web beside the page of audiomask serve, so that it runs models in the browser: fetched once, with npm.
+web: $(VENV)/.score
+	$(BIN)/python tools/vendor_web.py
+
+# The page in a real Chromium (Debian: apt-get install chromium).
+browser: $(VENV)/.dev web
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check --output-format concise .

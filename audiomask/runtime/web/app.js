@@ -1,0 +1,448 @@
+// The page: a microphone or a file through a model, in this browser or on the server, seen and heard before and
+// after. What is done with sound is in runner.js and behind it; this file connects it with what is on the page.
+
+import { DRY, showControls } from "./controls.js";
+import { clock, meter, milliseconds, pictures, restMeters, show, showFigures, startPictures } from "./figures.js";
+import { Player } from "./player.js";
+import { Runner } from "./runner.js";
+import { choose } from "./session.js";
+import { join } from "./polyphase.js";
+import { readWav, writeWav } from "./wav.js";
+
+const BUFFER_MS = { browser: 30, server: 100 }; // spare time between the session and the loudspeaker
+const KEEP_S = 600; // of a live recording
+const DECODE_RATE = 48000; // of files that are no WAV
+const COLUMN_S = 0.01; // of a live spectrogram
+const METER_S = 0.03;
+
+const $ = (id) => document.getElementById(id);
+const buffering = {
+  name: "buffer", type: "int", minimum: 5, maximum: 500, unit: "ms",
+  doc: "more of it, more lag and fewer underruns",
+};
+
+const runner = new Runner();
+const context = new AudioContext({ latencyHint: "interactive" }); // sleeps until something is heard
+const player = new Player(context, {
+  onended: () => {
+    showTransport();
+    restMeters();
+  },
+});
+
+let models = [];
+let values = {}; // of the controls
+let spare = null; // chosen buffer in ms
+let live = null; // {handle, stream, gain, recording, info}
+let take = null; // {name, rate, before, after}
+let round = 0; // counts what was begun, so that what is outdated knows
+
+// ---- what is said
+
+function say(state, words) {
+  document.body.dataset.state = state;
+  $("status").textContent = words;
+  const busy = state === "live" || state === "busy";
+  $("model").disabled = busy || !models.length;
+  for (const input of document.getElementsByName("mode")) input.disabled = busy || input.dataset.missing === "true";
+  $("mic").disabled = !(state === "ready" || state === "live");
+  $("open").disabled = !(state === "ready");
+  $("mic").textContent = state === "live" ? "Stop the microphone" : "Start the microphone";
+}
+
+function complain(words) {
+  $("message").hidden = !words;
+  $("message").textContent = words;
+}
+
+const HINTS = {
+  NotAllowedError: "The microphone was refused. Allow it for this page in the browser's settings, or open a file.",
+  NotFoundError: "No microphone was found. Connect one and try again, or open a file.",
+  NotReadableError: "The microphone cannot be read; another program may hold it. Close that program and try again.",
+  "no-runtime": "The runtime for this browser (onnxruntime-web) is not installed with this page. Run "
+    + "\u201cpython tools/vendor_web.py\u201d where audiomask is installed from and load the page again; or let the server do the work.",
+};
+
+const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;
+const explain = (error) => HINTS[error.code] ?? HINTS[error.name] ?? sentence(error.message || error.name);
+
+// ---- the choice of model and place
+
+const mode = () => document.querySelector("[name=mode]:checked").value;
+const model = () => models.find((m) => m.name === $("model").value);
+const token = () => $("token").value || new URLSearchParams(location.hash.slice(1)).get("token") || "";
+const headers = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
+const settings = () => ({ dry: 0, ...values });
+
+async function listModels() {
+  say("loading", "Looking for models");
+  let answer;
+  try {
+    answer = await fetch(new URL("models", document.baseURI), { headers: headers() });
+  } catch {
+    throw new Error("the server cannot be reached; start it with \u201caudiomask serve\u201d and load the page again");
+  }
+  $("token-form").hidden = answer.status !== 401;
+  if (answer.status === 401) throw new Error("this server asks for a token");
+  if (!answer.ok) throw new Error(`the server has no list of models (it answers ${answer.status})`);
+  models = await answer.json();
+  if (!models.length) throw new Error("the server offers no model; start it with -m FILE");
+  const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
+  $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
+  const preferred = models.filter((m) => m.default);
+  $("model").value = choose(preferred.length ? preferred : models, context.sampleRate).name;
+}
+
+/** Make the chosen model ready in the chosen place; with a sound at hand, put it through. */
+async function prepare() {
+  const mine = ++round;
+  complain("");
+  say("loading", "Loading the model");
+  try {
+    if (!models.length) await listModels();
+    await Runner.prepare(context);
+    showPorts();
+    $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
+    if (mode() === "browser") await runner.load({ url: modelUrl(), headers: headers() });
+    if (mine !== round) return;
+    if (take) await process();
+    else say("ready", "Ready");
+  } catch (error) {
+    if (mine === round) fail(error);
+  }
+}
+
+function fail(error) {
+  complain(explain(error));
+  if (error.code !== "no-runtime") return say("failed", "Not ready");
+  const [local, remote] = document.getElementsByName("mode");
+  local.dataset.missing = "true";
+  remote.checked = true;
+  say("ready", "Ready");
+  $("where").textContent = "Sound is sent to this server.";
+}
+
+const modelUrl = () => new URL(model().url ?? `models/${model().name}.onnx`, document.baseURI).href;
+
+function showPorts() {
+  const ports = [...model().inputs.filter((p) => p.kind === "constant"), DRY];
+  values = Object.fromEntries(Object.entries(values).filter(([name]) => ports.some((p) => p.name === name)));
+  const shown = { ...values, buffer: spare ?? BUFFER_MS[mode()] };
+  showControls($("controls"), [...ports, buffering], shown, (name, value) => {
+    if (name === "buffer") {
+      spare = value;
+      if (live) live.handle.setLag(lagOf(live.info));
+      return;
+    }
+    values[name] = value;
+    if (live) runner.set({ [name]: value }).catch((error) => complain(explain(error)));
+    else if (take) later();
+  });
+}
+
+let timer = 0;
+/** Put the sound through again once the controls have come to rest. */
+function later() {
+  clearTimeout(timer);
+  timer = setTimeout(() => !live && take && process(), 300);
+}
+
+async function openSession(rate, channels) {
+  const { dry, ...controls } = settings();
+  const place = mode() === "server"
+    ? { url: new URL("ws", document.baseURI).href.replace(/^http/, "ws"), model: model().name, token: token() }
+    : { url: modelUrl(), headers: headers() };
+  const info = await runner.open({ mode: mode(), ...place, rate, channels, dry, controls });
+  $("latency").textContent = milliseconds(info.latency / rate);
+  $("rate").textContent = `${rate} Hz`;
+  return info;
+}
+
+const width = () => model().inputs.find((p) => p.kind === "stream").channels ?? 1;
+
+// ---- a file, or a recording once more
+
+async function openFile(file) {
+  if (live || document.body.dataset.state !== "ready") return;
+  complain("");
+  try {
+    const bytes = await file.arrayBuffer();
+    const { rate, sound } = readWav(bytes) ?? (await decode(bytes));
+    if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
+    player.pause();
+    take = { name: file.name.replace(/\.[^.]*$/, ""), rate, before: sound, after: null };
+    await process();
+  } catch (error) {
+    complain(`${file.name} cannot be used: ${error.message}.`);
+  }
+}
+
+async function decode(bytes) {
+  const context = new OfflineAudioContext(1, 1, DECODE_RATE);
+  const buffer = await context.decodeAudioData(bytes).catch(() => {
+    throw new Error("this browser cannot decode it; convert it to WAV");
+  });
+  return { rate: buffer.sampleRate, sound: Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c)) };
+}
+
+/** The whole take through the model, as fast as it goes. What goes wrong is said, and can be tried again. */
+async function process() {
+  const mine = ++round;
+  try {
+    await enhance(mine);
+  } catch (error) {
+    if (mine !== round) return;
+    complain(explain(error));
+    say("ready", "Ready");
+  }
+}
+
+async function enhance(mine) {
+  const { rate, before } = take;
+  await runner.cancel();
+  if (width() > 1 && before.length !== width()) {
+    throw new Error(`${model().name} takes ${width()} channels, and this sound has ${before.length}`);
+  }
+  say("busy", "Working");
+  const info = await openSession(rate, before.length);
+  const after = Array.from({ length: info.outputs }, () => new Float32Array(before[0].length));
+  let count = 0;
+  startPictures(rate, before[0].length / pictures.before.width);
+  pictures.before.push(before[0]);
+  show("underruns", "–");
+  show("lag", "–");
+  const done = await runner.file(before, (made) => {
+    if (mine !== round) return;
+    for (const sound of made.after) {
+      sound.forEach((row, c) => after[c].set(row, count));
+      count += sound[0].length;
+      pictures.after.push(sound[0]);
+    }
+    showFigures(made.figures);
+    const speed = made.figures.seconds / made.figures.elapsed;
+    say("busy", `Working: ${Math.round((100 * count) / before[0].length)} %, ${speed.toFixed(1)} times real time`);
+  });
+  if (!done || mine !== round) return;
+  await runner.close();
+  finish(after);
+}
+
+function finish(after) {
+  take.after = after;
+  player.load(take.before, after, take.rate);
+  for (const side of ["before", "after"]) {
+    $(side).parentElement.append(Object.assign(document.createElement("span"), { className: "head" }));
+  }
+  say("ready", `Ready: ${take.name}, ${clock(player.duration)}`);
+  showTransport();
+}
+
+// ---- the microphone
+
+async function startLive() {
+  const mine = ++round;
+  complain("");
+  player.pause();
+  say("busy", "Asking for the microphone");
+  let stream = null;
+  try {
+    if (!navigator.mediaDevices) {
+      throw new Error("browsers give the microphone only to pages from localhost or over https");
+    }
+    const wishes = { channelCount: width(), echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
+    await context.resume();
+    const info = await openSession(context.sampleRate, width());
+    const recording = { before: [], after: [], pending: new Float32Array(0) };
+    startPictures(context.sampleRate, COLUMN_S * context.sampleRate);
+    const handle = await runner.live(context, new MediaStreamAudioSourceNode(context, { mediaStream: stream }), info, {
+      lag: lagOf(info),
+      enhanced: hearing(),
+      onsound: (heard) => onLive(recording, heard),
+      onreport: ({ underruns }) => show("underruns", String(underruns), underruns > 0),
+    });
+    const gain = new GainNode(context, { gain: $("hear").checked ? 1 : 0 });
+    handle.node.connect(gain).connect(context.destination);
+    live = { handle, stream, gain, recording, info };
+    take = null;
+    showTransport();
+    say("live", "Live");
+    const lost = () => live && stopLive("The microphone is gone. Connect it and start again.");
+    stream.getAudioTracks()[0].addEventListener("ended", lost);
+    handle.ended.catch((error) => live && mine === round && stopLive(explain(error)));
+  } catch (error) {
+    stream?.getTracks().forEach((track) => track.stop());
+    runner.close();
+    complain(explain(error));
+    say("ready", "Ready");
+  }
+}
+
+const lagOf = (info) => info.latency + Math.round(((spare ?? BUFFER_MS[mode()]) / 1000) * info.rate);
+
+function onLive(recording, { before, after, figures }) {
+  const kept = figures.seconds < KEEP_S;
+  for (const sound of before) {
+    if (kept) recording.before.push(sound);
+    recording.pending = join(recording.pending, sound[0]);
+  }
+  for (const sound of after) {
+    if (kept) recording.after.push(sound);
+    const count = sound[0].length; // both pictures show the same moment
+    pictures.before.push(recording.pending.subarray(0, count));
+    pictures.after.push(sound[0]);
+    meter("before", recording.pending.subarray(0, count));
+    meter("after", sound[0]);
+    recording.pending = recording.pending.slice(count);
+  }
+  showFigures(figures);
+  if (!live) return;
+  const { info } = live;
+  const device = context.baseLatency + (context.outputLatency || 0);
+  show("lag", milliseconds(lagOf(info) / info.rate + device));
+}
+
+/** Stop, and keep what was recorded as a take. */
+async function stopLive(words = "") {
+  const { handle, stream, recording, info } = live;
+  live = null;
+  say("busy", "Stopping");
+  await handle.stop().catch((error) => {
+    words ||= explain(error);
+  });
+  stream.getTracks().forEach((track) => track.stop());
+  await runner.close();
+  context.suspend();
+  restMeters();
+  const rate = context.sampleRate;
+  const both = [recording.before, recording.after].map(gather);
+  const length = Math.min(...both.map((sound) => sound[0]?.length ?? 0));
+  complain(words);
+  if (!length) return say("ready", "Ready");
+  const [before, after] = both.map((sound) => sound.map((row) => row.slice(0, length)));
+  take = { name: "microphone", rate, before, after };
+  startPictures(info.rate, length / pictures.before.width);
+  pictures.before.push(before[0]);
+  pictures.after.push(after[0]);
+  finish(after);
+}
+
+/** Sounds one after the other. */
+function gather(parts) {
+  const length = parts.reduce((sum, sound) => sum + sound[0].length, 0);
+  return (parts[0] ?? []).map((_, c) => {
+    const row = new Float32Array(length);
+    let at = 0;
+    for (const sound of parts) {
+      row.set(sound[c], at);
+      at += sound[c].length;
+    }
+    return row;
+  });
+}
+
+// ---- listening and saving
+
+const hearing = () => document.querySelector("[name=listen]:checked").value === "after";
+
+function listen() {
+  player.setEnhanced(hearing());
+  live?.handle.setEnhanced(hearing());
+}
+
+function showTransport() {
+  const ready = Boolean(take?.after);
+  for (const id of ["play", "save", "save-input", "seek"]) $(id).disabled = !ready;
+  $("play").textContent = player.playing ? "Pause" : "Play";
+  const at = ready ? player.position : 0;
+  const all = ready ? player.duration : 0;
+  if (document.activeElement !== $("seek") || player.playing) $("seek").value = all ? at / all : 0;
+  $("clock").textContent = `${clock(at)} / ${clock(all)}`;
+  for (const head of document.querySelectorAll(".head")) head.style.left = `${all ? (100 * at) / all : 0}%`;
+  if (!player.playing) return;
+  const start = Math.floor(at * take.rate);
+  for (const side of ["before", "after"]) meter(side, take[side][0].subarray(start, start + METER_S * take.rate));
+  requestAnimationFrame(showTransport);
+}
+
+function togglePlay() {
+  if (!take?.after || live) return;
+  if (player.playing) player.pause();
+  else player.play();
+  showTransport();
+  if (!player.playing) restMeters();
+}
+
+function save(sound, suffix) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(writeWav(sound, take.rate));
+  link.download = `${take.name}_${suffix}.wav`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
+// ---- events
+
+const toggleMic = () => (live ? stopLive() : startLive());
+const saveResult = () => take?.after && save(take.after, model().task);
+const KEYS = {
+  " ": () => {
+    const other = document.querySelector("[name=listen]:not(:checked)");
+    other.checked = true;
+    listen();
+  },
+  m: () => $("mic").disabled || toggleMic(),
+  o: () => $("open").disabled || $("file").click(),
+  p: togglePlay,
+  d: saveResult,
+};
+
+document.addEventListener("keydown", (event) => {
+  const { target, key } = event;
+  const typing = target.matches("select, input[type=text], input[type=number], input[type=password]");
+  const action = KEYS[key.toLowerCase()];
+  // Space belongs to a button, a box or a choice that has the focus.
+  if (!action || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (key === " " && target.matches("button, input:not([type=range])")) return;
+  event.preventDefault();
+  if (!event.repeat) action();
+});
+$("mic").addEventListener("click", toggleMic);
+$("open").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", () => {
+  if ($("file").files[0]) openFile($("file").files[0]);
+  $("file").value = "";
+});
+$("modes").addEventListener("change", prepare);
+$("model").addEventListener("change", prepare);
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  models = [];
+  prepare();
+});
+$("listen").addEventListener("change", listen);
+$("play").addEventListener("click", togglePlay);
+$("save").addEventListener("click", saveResult);
+$("save-input").addEventListener("click", () => save(take.before, "input"));
+$("seek").addEventListener("input", () => {
+  player.seek($("seek").value * player.duration);
+  showTransport();
+});
+$("hear").addEventListener("change", () => {
+  live?.gain.gain.setTargetAtTime($("hear").checked ? 1 : 0, context.currentTime, 0.01);
+});
+for (const type of ["dragenter", "dragover"]) {
+  document.addEventListener(type, (event) => {
+    event.preventDefault();
+    document.body.classList.add("dropping");
+  });
+}
+document.addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dropping"));
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dropping");
+  if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]);
+});
+
+startPictures(16000, 160);
+prepare();

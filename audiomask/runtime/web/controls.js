@@ -1,0 +1,45 @@
+// A labelled control for each constant port of a model, made from what its document says of the port.
+
+/** The ports of the session itself, in the manner of a model's. */
+export const DRY = { name: "dry", default: 0, minimum: 0, maximum: 1, unit: "", doc: "share of the untouched sound in the result" };
+
+const title = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
+
+const element = (tag, properties, ...children) => {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+};
+
+/** Fill `box` with controls for `ports`, at `values` where given; `onchange(name, value)` on each change.
+ * A port with bounds is a slider, another a number, a port of several values a list of numbers. */
+export function showControls(box, ports, values, onchange) {
+  box.replaceChildren(...ports.map((port) => {
+    const { name, minimum, maximum, unit = "", doc = "", type = "float" } = port;
+    const start = values[name] ?? port.default ?? 0;
+    const many = Array.isArray(start) || (port.channels ?? 1) > 1;
+    const bounded = !many && typeof minimum === "number" && typeof maximum === "number";
+    const id = `control-${name}`;
+    const input = element("input", { id, type: bounded ? "range" : many ? "text" : "number", name });
+    if (bounded) Object.assign(input, { min: minimum, max: maximum });
+    if (!many) input.step = type === "int" ? 1 : bounded ? (maximum - minimum) / 100 : "any";
+    input.value = [start].flat().join(" ");
+    const shown = element("output", { htmlFor: id });
+    const show = () => {
+      shown.textContent = bounded ? `${Number(Number(input.value).toFixed(2))} ${unit}`.trim() : unit;
+      if (bounded) input.setAttribute("aria-valuetext", shown.textContent);
+    };
+    input.addEventListener("input", () => {
+      show();
+      const numbers = input.value.trim().split(/[\s,]+/).map(Number);
+      if (input.value.trim() && numbers.every(Number.isFinite)) onchange(name, many ? numbers : numbers[0]);
+    });
+    show();
+    const parts = [element("label", { htmlFor: id, textContent: title(name) }), shown, input];
+    if (doc) {
+      parts.push(element("p", { id: `${id}-doc`, className: "note", textContent: doc }));
+      input.setAttribute("aria-describedby", `${id}-doc`);
+    }
+    return element("div", { className: "control" }, ...parts);
+  }));
+}

@@ -1,0 +1,54 @@
+// What the page shows of a sound: levels, pictures, and the figures of the session.
+
+import { Spectrogram } from "./spectrogram.js";
+
+const METER_DB = 60; // below full scale
+const TICKS_HZ = [250, 1000, 4000, 12000];
+
+const $ = (id) => document.getElementById(id);
+
+export const pictures = { before: new Spectrogram($("before")), after: new Spectrogram($("after")) };
+
+export const milliseconds = (seconds) => `${Math.round(1000 * seconds)} ms`;
+export const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+export function show(id, text, alarming = false) {
+  $(id).textContent = text;
+  $(id).classList.toggle("alarm", alarming);
+}
+
+export function showFigures({ rtf, seconds, dropped, faults, cleaned }) {
+  show("rtf", rtf === null ? "on the server" : rtf.toFixed(3), rtf >= 1);
+  const notes = [[dropped, "samples dropped"], [faults, "faults of the model"], [cleaned, "samples cleaned"]];
+  show("length", [clock(seconds), ...notes.filter(([n]) => n).map(([n, words]) => `${n} ${words}`)].join(", "));
+}
+
+const levels = { before: -METER_DB, after: -METER_DB };
+export function meter(side, row) {
+  let power = 0;
+  for (const value of row) power += value * value;
+  const db = row.length ? 10 * Math.log10(power / row.length + 1e-12) : -METER_DB;
+  levels[side] = Math.max(-METER_DB, Math.min(0, Math.max(db, levels[side] - 1.5)));
+  $(`${side}-meter`).firstElementChild.style.transform = `scaleX(${1 + levels[side] / METER_DB})`;
+  $(`${side}-meter`).setAttribute("aria-valuenow", Math.round(levels[side]));
+}
+
+export function restMeters() {
+  levels.before = levels.after = -METER_DB;
+  meter("before", []);
+  meter("after", []);
+}
+
+export function startPictures(rate, hop) {
+  for (const [side, picture] of Object.entries(pictures)) {
+    picture.start({ rate, hop });
+    const plot = $(side).parentElement;
+    plot.querySelectorAll(".tick, .head").forEach((old) => old.remove());
+    for (const hz of TICKS_HZ.filter((f) => f < 0.42 * rate)) {
+      const tick = Object.assign(document.createElement("span"), { className: "tick", ariaHidden: "true" });
+      tick.textContent = hz < 1000 ? `${hz} Hz` : `${hz / 1000} kHz`;
+      tick.style.bottom = `${100 * Spectrogram.place(hz, rate)}%`;
+      plot.append(tick);
+    }
+  }
+}

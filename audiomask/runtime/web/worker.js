@@ -1,0 +1,256 @@
+// Where the work is done, off the page's thread and off the audio thread: a session, in this worker or on the
+// server, is fed from a ring (live) or from memory (a file).
+//
+// Calls come as {id, type, ...} and are answered with {id, value} or {id, error}; between them go events
+// {event: "sound", ...}. See runner.js for the other side.
+
+import { Remote } from "./remote.js";
+import { Ring } from "./ring.js";
+import { Session, loadModel } from "./session.js";
+
+const TAP_MS = 30; // how often sound and figures go to the page
+const BREATH_MS = 50; // how often messages are let in while there is always something to do
+const LATE_S = 1; // sound that waits longer than this is given up, or a stall would never end
+const FILE_BLOCK_S = 0.25;
+const REMOTE_BLOCK_S = 0.01; // a frame on the wire
+
+const breathe = () => new Promise((done) => setTimeout(done));
+const silence = (channels, count) => Array.from({ length: channels }, () => new Float32Array(count));
+
+let runtime = null; // the promise of onnxruntime-web
+const models = new Map(); // address to the promise of a model
+
+function loadRuntime() {
+  runtime ??= import("./vendor/ort.wasm.min.mjs").then(
+    (ort) => {
+      ort.env.wasm.numThreads = 1;
+      ort.env.wasm.wasmPaths = new URL("./vendor/", import.meta.url).href;
+      return ort;
+    },
+    () => {
+      runtime = null;
+      throw Object.assign(new Error("onnxruntime-web is not installed here"), { code: "no-runtime" });
+    },
+  );
+  return runtime;
+}
+
+async function fetchModel(url, headers) {
+  const answer = await fetch(url, { headers }).catch(() => null);
+  if (!answer?.ok) {
+    const words = answer ? `the server answers ${answer.status}` : "the server cannot be reached";
+    throw Object.assign(new Error(`the model ${url.split("/").at(-1)} was not found: ${words}`), { code: "no-model" });
+  }
+  const model = await loadModel(await loadRuntime(), await answer.arrayBuffer());
+  const { audio, hop } = model.artifact;
+  await new Session(model).feed(silence(audio.channels, hop)); // the first step is slow, live it would be late
+  return model;
+}
+
+function load({ url, headers }) {
+  if (!models.has(url)) {
+    const model = loadRuntime().then(() => fetchModel(url, headers));
+    model.catch(() => models.delete(url)); // another try may succeed
+    models.set(url, model);
+  }
+  return models.get(url);
+}
+
+/** A session in this worker, with the calls of `Remote`. */
+class Local {
+  static async open(options, onsound) {
+    return new Local(await load(options), options, onsound);
+  }
+
+  constructor(model, { rate, channels, dry, controls }, onsound) {
+    this.session = new Session(model, { sampleRate: rate, channels, dry, controls });
+    const { outputs, hop, delay, latency } = this.session;
+    this.info = { rate, channels, outputs, hop, delay, latency };
+    this.onsound = onsound;
+    this.busy = 0; // seconds
+  }
+
+  async #timed(work) {
+    const start = performance.now();
+    const sound = await work;
+    this.busy += (performance.now() - start) / 1000;
+    if (sound[0].length) this.onsound(sound);
+  }
+
+  feed(sound) {
+    return this.#timed(this.session.feed(sound));
+  }
+
+  flush() {
+    return this.#timed(this.session.flush());
+  }
+
+  set(values) {
+    this.session.set(values);
+  }
+
+  close() {}
+}
+
+/** Gathers sound and figures for the page. */
+class Tap {
+  #sent = 0; #fed = 0; #made = 0; #marks = []; #before = []; #after = []; #answer = 0; #start = performance.now();
+
+  constructor(engine) {
+    this.engine = engine;
+    this.dropped = 0;
+  }
+
+  before(sound) {
+    this.#fed += sound[0].length;
+    this.#marks.push([this.#fed, performance.now()]);
+    this.#before.push(sound);
+  }
+
+  after(sound) {
+    this.#made += sound[0].length;
+    while (this.#marks.length && this.#marks[0][0] <= this.#made) {
+      this.#answer = performance.now() - this.#marks.shift()[1];
+    }
+    this.#after.push(sound);
+  }
+
+  /** Send what came together, if it is time or `now` is true. */
+  send(now = false, keep = true) {
+    if (!now && performance.now() - this.#sent < TAP_MS) return;
+    this.#sent = performance.now();
+    const { session, info, busy } = this.engine;
+    const seconds = this.#fed / info.rate;
+    const figures = {
+      seconds,
+      rtf: session && seconds ? busy / seconds : null, // the server's load is the server's secret
+      elapsed: (performance.now() - this.#start) / 1000,
+      answer: this.#answer,
+      dropped: this.dropped,
+      cleaned: session?.cleaned ?? 0,
+      faults: session?.faults ?? 0,
+    };
+    postMessage({ event: "sound", before: keep ? this.#before : [], after: this.#after, figures });
+    this.#before = [];
+    this.#after = [];
+  }
+}
+
+let engine = null;
+let run = 0; // the file that is being worked on; another one, or none, ends it
+let source = null; // the ring of the live sound
+
+const calls = {
+  load: async (options) => {
+    const { artifact } = await load(options);
+    return artifact.name;
+  },
+
+  async open({ mode, ...options }) {
+    engine?.close();
+    engine = null;
+    engine = await (mode === "server" ? Remote : Local).open(options, () => {});
+    return engine.info;
+  },
+
+  set({ values }) {
+    engine?.set(values);
+  },
+
+  cancel() {
+    run++;
+  },
+
+  /** A whole file as fast as it goes. */
+  async file({ sound }) {
+    const me = ++run;
+    const mine = engine;
+    const tap = new Tap(mine);
+    mine.onsound = (made) => tap.after(made);
+    const size = Math.ceil(FILE_BLOCK_S * mine.info.rate);
+    let breath = performance.now();
+    for (let at = 0; at < sound[0].length && me === run; at += size) {
+      const block = sound.map((row) => row.slice(at, at + size));
+      tap.before(block);
+      await mine.feed(block);
+      if (me === run) tap.send(false, false);
+      if (performance.now() - breath > BREATH_MS) {
+        await breathe();
+        breath = performance.now();
+      }
+    }
+    if (me === run) await mine.flush();
+    if (me === run) tap.send(true, false);
+    return me === run;
+  },
+
+  /** From the input ring through the session to the output ring, until `end`. */
+  async live({ input, output, link, capacity }) {
+    const mine = engine;
+    const { rate, channels, outputs } = mine.info;
+    const ring = new Ring(input ?? Ring.buffer(channels, capacity, false), channels);
+    const sink = output ? new Ring(output, outputs) : { write: (sound) => link.postMessage(sound) };
+    if (link) link.onmessage = ({ data }) => ring.write(data);
+    source = ring;
+    const tap = new Tap(mine);
+    mine.onsound = (sound) => {
+      sink.write(sound);
+      tap.after(sound);
+      tap.send();
+    };
+    const least = mine.session ? 1 : Math.ceil(REMOTE_BLOCK_S * rate);
+    let at = 0;
+    let breath = performance.now();
+    for (;;) {
+      const closed = ring.closed; // before the counter: what was written before the end counts
+      const seen = ring.written;
+      const ahead = (seen - at) | 0;
+      if (closed && !ahead) break;
+      if (ahead < least && !closed) {
+        await ring.wait(seen);
+        breath = performance.now();
+        continue;
+      }
+      if (ahead > LATE_S * rate) {
+        await mine.flush(); // as many samples came out as went in: both sides can jump alike
+        const lost = ahead - least;
+        at = (at + lost) | 0;
+        tap.dropped += lost;
+        tap.before(silence(channels, lost));
+        mine.onsound(silence(outputs, lost));
+        continue;
+      }
+      const count = Math.min(ahead, Math.ceil(rate / 10));
+      const block = silence(channels, count);
+      block.forEach((row, c) => ring.read(at, c, row, count));
+      at = (at + count) | 0;
+      tap.before(block);
+      await mine.feed(block);
+      tap.send();
+      if (performance.now() - breath > BREATH_MS) {
+        await breathe();
+        breath = performance.now();
+      }
+    }
+    await mine.flush();
+    tap.send(true);
+    link?.close();
+  },
+
+  end() {
+    source?.close();
+  },
+
+  close() {
+    engine?.close();
+    engine = null;
+  },
+};
+
+onmessage = async ({ data: { id, type, ...body } }) => {
+  try {
+    postMessage({ id, value: await calls[type](body) });
+  } catch (error) {
+    postMessage({ id, error: { message: error.message, code: error.code ?? "" } });
+  }
+};

@@ -1,0 +1,624 @@
+"""The page of ``audiomask serve`` in a real browser, in both of its ways, against the session in Python."""
+
+import base64
+import itertools
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import soxr
+
+from audiomask.runtime import server
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.server import PAGE, Service, Settings, offer
+from audiomask.runtime.session import Session
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import page_driver  # noqa: E402 - beside the tools that use it too
+
+REASON = page_driver.missing()
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(REASON), reason=REASON)]
+NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
+MODES = ("browser", "server")
+ELSEWHERE = "elsewhere.test"  # a name of this machine that browsers do not trust as they trust localhost
+
+
+class NoSockets(Service):
+    """A server whose websocket route was deleted."""
+
+    async def _websocket(self, scope, receive, send):
+        await self._reject(send, 404, "path")
+
+
+def whole(model, x, rate, **options):
+    session = Session(model, sample_rate=rate, channels=len(x), **options)
+    return np.concatenate((session.feed(x), np.reshape(session.flush(), (session.outputs, -1))), 1)
+
+
+def same(got, want):
+    """Equal to 1e-4 of peak."""
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    speech, rate = sf.read(NOISY, dtype="float32")
+    sf.write(folder / "mic.wav", soxr.resample(speech, rate, 48000), 48000)
+    sf.write(folder / "speech.wav", speech[: 4 * rate], rate, subtype="FLOAT")
+    stereo = np.stack((speech[: 2 * rate], speech[rate : 3 * rate]), 1)
+    sf.write(folder / "stereo.wav", soxr.resample(stereo, rate, 44100), 44100, subtype="PCM_24")
+    (folder / "broken.wav").write_bytes(b"RIFF of nothing")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(folder):
+    with page_driver.chromium(
+        folder / "mic.wav", f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"
+    ) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def models(toy, array3):
+    return offer(["sieve", str(toy), str(array3)])
+
+
+@pytest.fixture(scope="module")
+def site(models):
+    with page_driver.serving(Service(models, Settings(page=PAGE))) as url:
+        yield url
+
+
+@pytest.fixture
+def page(browser, site):
+    with page_driver.Page(browser, site) as page:
+        yield page
+        assert page.errors == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_comes_out_as_offline(page, folder, models, mode):
+    page.choose(mode)
+    assert page.text("message") == ""
+    artifacts = {a.path.stem: a for group in models for a in group}
+    for name, file in (("sieve_16k", "speech.wav"), ("sieve_48k", "stereo.wav"), ("toy_48k", "speech.wav")):
+        page.choose(model=name)
+        page.open(folder / file)
+        x, rate = sf.read(folder / file, dtype="float32", always_2d=True)
+        got, got_rate = page.saved()
+        assert got_rate == rate
+        same(got, whole(artifacts[name], x.T, rate))
+        np.testing.assert_array_equal(page.saved("save-input")[0], x.T)
+    factor = page.text("rtf")
+    assert float(factor) > 0 if mode == "browser" else factor == "on the server"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_constant_port_is_a_slider(page, folder, models, mode):
+    page.choose(mode, "sieve_16k")
+    assert page.at.locator("#controls input[type=range]").count() == 4  # strength, atten_lim, dry, buffer
+    page.open(folder / "speech.wav")
+    x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+    before = page.saved()[0]
+    with page.working():  # by itself, once the controls are at rest
+        page.at.get_by_label("Atten lim").fill("12")
+        page.at.get_by_label("Dry").fill("0.25")
+    got = page.saved()[0]
+    same(got, whole(models[0][0], x.T, rate, atten_lim=12.0, dry=0.25))
+    assert np.abs(got - before).max() > 0.01
+    page.at.get_by_label("Dry").fill("0.75")
+    page.at.wait_for_timeout(400)
+    page.at.get_by_label("Dry").fill("0.5")  # while it works
+    page.at.wait_for_timeout(1500)
+    page.wait("ready")
+    same(page.saved()[0], whole(models[0][0], x.T, rate, atten_lim=12.0, dry=0.5))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_microphone_comes_out_as_offline(page, folder, models, mode):
+    page.choose(mode, "sieve_48k")
+    page.at.check("#hear")
+    page.start()
+    page.at.wait_for_timeout(2500)
+    page.at.get_by_label("Buffer").fill("60")
+    assert page.text("lag").endswith(" ms")
+    assert page.text("underruns").isdigit()
+    page.stop()
+    heard, rate = page.saved("save-input")
+    same(page.saved()[0], whole(models[0][1], heard, rate))
+    # And what was heard is what the microphone plays.
+    played, played_rate = sf.read(folder / "mic.wav", dtype="float32")
+    played = np.tile(soxr.resample(played, played_rate, rate), 2)
+    piece = heard[0, -rate:]
+    size = len(played) + len(piece)
+    match = np.fft.irfft(np.fft.rfft(played, size) * np.conj(np.fft.rfft(piece, size)), size)
+    energy = np.cumsum(np.pad(played.astype(np.float64) ** 2, (1, 0)))
+    power = energy[len(piece) :] - energy[: -len(piece)]
+    match = match[: len(power)] / np.sqrt(power * (piece**2).sum() + 1e-9)
+    assert match.max() > 0.9
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_controls_turn_while_the_microphone_runs(page, models, mode):
+    page.choose(mode, "sieve_48k")
+    page.start()
+    page.at.wait_for_timeout(700)
+    page.at.get_by_label("Strength").fill("0")
+    page.at.wait_for_timeout(700)
+    page.stop()
+    heard, rate = page.saved("save-input")
+    got = page.saved()[0]
+    last = slice(-rate // 4, -rate // 20)
+    assert np.abs(got - whole(models[0][1], heard, rate))[:, last].max() > 1e-3
+    same(got[:, last], whole(models[0][1], heard, rate, strength=0.0)[:, last])
+
+
+def test_without_a_network_and_without_the_socket(browser, folder, models):
+    """Once it is loaded, the server may go: nothing is asked of it any more."""
+    with page_driver.serving(NoSockets(models, Settings(page=PAGE))) as url:
+        page = page_driver.Page(browser, url)
+        asked = []
+        page.at.on("request", lambda request: asked.append(request.url))
+        page.at.on("websocket", lambda socket: asked.append(socket.url))
+        page.context.set_offline(True)
+        page.context.route("**", lambda route: route.abort())
+    with page:
+        name = page.at.input_value("#model")
+        artifact = next(a for group in models for a in group if a.path.stem == name)
+        page.open(folder / "speech.wav")
+        x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+        same(page.saved()[0], whole(artifact, x.T, rate))
+        page.start()
+        page.at.wait_for_timeout(1500)
+        page.stop()
+        heard, rate = page.saved("save-input")
+        assert heard.shape[1] > rate
+        same(page.saved()[0], whole(artifact, heard, rate))
+        assert [url for url in asked if not url.startswith("blob:")] == []
+        assert page.errors == []
+
+
+def test_without_isolation_samples_travel_in_messages(browser, models, monkeypatch):
+    kept = {k: v for k, v in server.HEADERS.items() if not k.startswith("Cross-Origin")}
+    monkeypatch.setattr(server, "HEADERS", kept)
+    with (
+        page_driver.serving(Service(models, Settings(page=PAGE))) as url,
+        page_driver.Page(browser, url) as page,
+    ):
+        assert page.at.evaluate("crossOriginIsolated") is False
+        page.choose("browser", "sieve_16k")
+        page.start()
+        page.at.wait_for_timeout(1500)
+        page.stop()
+        heard, rate = page.saved("save-input")
+        assert heard.shape[1] > rate
+        same(page.saved()[0], whole(models[0][0], heard, rate))
+        assert page.errors == []
+
+
+def test_over_plain_http_from_elsewhere_files_work(browser, models, folder):
+    """No microphone, no AudioWorklet and no shared memory there; the rest of the page does without."""
+    with (
+        page_driver.serving(Service(models, Settings(page=PAGE, loopback=False))) as url,
+        page_driver.Page(browser, url.replace("127.0.0.1", ELSEWHERE), microphone=False) as page,
+    ):
+        assert page.at.evaluate("isSecureContext") is False
+        page.choose("browser", "sieve_16k")
+        page.open(folder / "speech.wav")
+        x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+        same(page.saved()[0], whole(models[0][0], x.T, rate))
+        page.at.click("#mic")
+        page.at.wait_for_selector("#message:not([hidden])")
+        assert "only to pages from localhost or over https" in page.text("message")
+
+
+def test_an_array_needs_its_microphones(page, folder, models, tmp_path, noise, toys):
+    page.choose("browser", "array3")
+    x = noise(3, 8000)
+    sf.write(tmp_path / "three.wav", x.T, 16000, subtype="FLOAT")
+    page.open(tmp_path / "three.wav")
+    same(page.saved()[0], toys.lowpass(np.asarray(toys.gains, np.float32) @ x)[None].astype(np.float32))
+    page.at.set_input_files("#file", folder / "stereo.wav")
+    page.at.wait_for_selector("#message:not([hidden])")
+    assert page.text("message") == "Array3 takes 3 channels, and this sound has 2."
+
+
+def test_keys_and_labels(page, folder):
+    after = page.at.get_by_role("radio", name="B after")
+    assert after.is_checked()
+    page.at.keyboard.press(" ")
+    assert page.at.get_by_role("radio", name="A before").is_checked()
+    page.at.keyboard.press(" ")
+    assert after.is_checked()
+    page.open(folder / "speech.wav")
+    page.at.keyboard.press("p")
+    page.at.wait_for_timeout(700)
+    assert page.text("play") == "Pause"
+    assert float(page.at.input_value("#seek")) > 0
+    page.at.keyboard.press("p")
+    assert page.text("play") == "Play"
+    page.at.focus("#open")
+    page.at.keyboard.press(" ")  # a button's own key: A and B stay
+    assert after.is_checked()
+    with page.at.expect_download() as download:
+        page.at.keyboard.press("d")
+    assert download.value.suggested_filename == "speech_enhance.wav"
+    page.at.keyboard.press("m")
+    page.wait("live")
+    page.at.keyboard.press("m")
+    page.wait("ready")
+    nameless = page.at.evaluate("""() => [...document.querySelectorAll("button, input, select, canvas")]
+        .filter((e) => !e.hidden && !(e.labels?.length || e.textContent.trim() || e.ariaLabel
+            || e.getAttribute("aria-labelledby"))).map((e) => e.id || e.outerHTML)""")
+    assert nameless == []
+
+
+DROP = """([name, text]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
+    const drop = (type) => document.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true }));
+    drop("dragenter");
+    const shown = document.body.classList.contains("dropping");
+    drop("drop");
+    return [shown, document.body.classList.contains("dropping")];
+}"""
+
+
+def test_a_file_is_dropped(page, folder):
+    text = base64.b64encode((folder / "stereo.wav").read_bytes()).decode()
+    assert page.at.evaluate(DROP, ["two channels.wav", text]) == [True, False]
+    page.at.wait_for_selector("#save:enabled")
+    assert page.text("status") == "Ready: two channels, 0:02"
+    assert page.saved()[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_telephone(browser, site, scheme):
+    window = {"viewport": {"width": 340, "height": 700}, "color_scheme": scheme}
+    with page_driver.Page(browser, site, **window) as page:
+        wide = page.at.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 340
+        paper = page.at.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (int(paper[4:].split(",")[0]) < 128) == (scheme == "dark")
+
+
+# What goes wrong is said
+
+
+def test_a_refused_microphone(browser, site):
+    with page_driver.Page(browser, site, microphone=False) as page:
+        page.at.click("#mic")
+        page.at.wait_for_selector("#message:not([hidden])")
+        assert page.text("message").startswith("The microphone was refused. Allow it")
+        page.wait("ready")
+
+
+def test_no_microphone(browser, site):
+    script = "MediaDevices.prototype.getUserMedia = () => Promise.reject({ name: 'NotFoundError' })"
+    with page_driver.Page(browser, site, scripts=(script,)) as page:
+        page.at.click("#mic")
+        page.at.wait_for_selector("#message:not([hidden])")
+        assert page.text("message").startswith("No microphone was found. Connect one")
+
+
+def test_a_file_that_is_no_sound(page, folder):
+    page.at.set_input_files("#file", folder / "broken.wav")
+    page.at.wait_for_selector("#message:not([hidden])")
+    assert page.text("message") == (
+        "broken.wav cannot be used: this browser cannot decode it; convert it to WAV."
+    )
+
+
+def test_a_model_that_is_gone(browser, site):
+    with page_driver.Page(browser, site) as page:
+        page.at.route("**/models/sieve_16k.onnx", lambda route: route.fulfill(status=404))
+        page.choose("browser", "sieve_16k")
+        page.wait("failed")
+        assert page.text("message") == "The model sieve_16k.onnx was not found: the server answers 404."
+        page.choose(model="sieve_48k")
+        page.wait("ready")
+        assert page.text("message") == ""
+
+
+def test_a_server_that_goes_while_it_works(browser, models):
+    with page_driver.serving(Service(models, Settings(page=PAGE))) as url:
+        page = page_driver.Page(browser, url)
+        page.choose("server")
+        page.start()
+        page.at.wait_for_timeout(1500)
+    with page:
+        page.wait("ready")
+        assert page.text("message").startswith("The server closed the connection")
+        heard, rate = page.saved("save-input")  # what came until then is kept
+        assert heard.shape == page.saved()[0].shape
+        assert heard.shape[1] > rate / 2
+
+
+def test_a_server_without_the_socket_says_so(browser, models, folder):
+    with (
+        page_driver.serving(NoSockets(models, Settings(page=PAGE))) as url,
+        page_driver.Page(browser, url) as page,
+    ):
+        page.choose("server")
+        page.open(folder / "speech.wav")
+        assert page.text("message") == "The server cannot be reached."
+
+
+def test_a_token(browser, models, folder):
+    token = "a token of some length"
+    with page_driver.serving(Service(models, Settings(page=PAGE, token=token))) as url:
+        with page_driver.Page(browser, url) as page:
+            assert page.text("message") == "This server asks for a token."
+            page.at.fill("#token", token)
+            page.at.keyboard.press("Enter")
+            page.wait("ready")
+            for mode in MODES:
+                page.choose(mode)
+                page.open(folder / "speech.wav")
+                assert page.text("message") == ""
+        with page_driver.Page(browser, f"{url}#token={token.replace(' ', '%20')}") as page:
+            page.wait("ready")
+
+
+def test_without_the_runtime_the_server_still_works(browser, models, folder, tmp_path):
+    shutil.copytree(PAGE, tmp_path / "web", ignore=shutil.ignore_patterns("vendor"))
+    with (
+        page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
+        page_driver.Page(browser, url) as page,
+    ):
+        assert "python tools/vendor_web.py" in page.text("message")
+        assert page.at.locator("[name=mode][value=browser]").is_disabled()
+        page.open(folder / "speech.wav")
+        x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+        name = page.at.input_value("#model")
+        same(page.saved()[0], whole(next(a for a in models[0] if a.path.stem == name), x.T, rate))
+
+
+# session.js by itself
+
+PLAY = """async ([bytes, options, x, sizes, turns]) => {
+    const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const ort = await import("/vendor/ort.wasm.min.mjs");
+    const { Session, loadModel } = await import("/session.js");
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.wasmPaths = "/vendor/";
+    try {
+        const session = new Session(await loadModel(ort, decode(bytes)), options);
+        const rows = x.map((row) => new Float32Array(decode(row).buffer));
+        const parts = [];
+        let at = 0;
+        for (const [n, size] of sizes.entries()) {
+            if (turns[n]) session.set(turns[n]);
+            parts.push(await session.feed(rows.map((row) => row.subarray(at, at + size))));
+            at += size;
+        }
+        parts.push(await session.flush());
+        const bytesOf = (row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength);
+        const text = (row) => btoa(String.fromCharCode(...bytesOf(row)));
+        const { latency, delay, hop, cleaned, faults } = session;
+        return { parts: parts.map((sound) => sound.map(text)), latency, delay, hop, cleaned, faults };
+    } catch (error) {
+        return { error: `${error.name}: ${error.message}` };
+    }
+}"""
+
+
+@pytest.fixture(scope="module")
+def empty(browser, site):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(site)
+    yield page
+    context.close()
+
+
+def play(page, path, x, sizes, options=None, turns=None):
+    """A sound through session.js in blocks of ``sizes``: what came out, the session's facts, the lengths."""
+    b64 = [base64.b64encode(np.ascontiguousarray(row, "<f4")).decode() for row in x]
+    model = base64.b64encode(path.read_bytes()).decode()
+    facts = page.evaluate(PLAY, [model, options or {}, b64, sizes, turns or {}])
+    if "error" in facts:
+        return facts["error"]
+    parts = [[np.frombuffer(base64.b64decode(row), "<f4") for row in part] for part in facts.pop("parts")]
+    return np.concatenate([np.stack(part) for part in parts], 1), facts, [part[0].size for part in parts]
+
+
+def cut(total, seed):
+    rng = np.random.default_rng(seed)
+    ends = np.sort(rng.integers(0, total + 1, 12))
+    return [int(n) for n in np.diff([0, *ends, total])]
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "dry"),
+    [(16000, 1, 0.0), (48000, 2, 0.25), (44100, 1, 0.0), (8000, 3, 1.0), (44101, 1, 0.5)],
+)
+def test_the_session_equals_the_one_in_python(empty, toy16, noise, rate, channels, dry):
+    x, sizes = noise(channels, 9000), cut(9000, rate)
+    options = {"sampleRate": rate, "channels": channels, "dry": dry, "controls": {"strength": 0.75}}
+    got, facts, lengths = play(empty, toy16, x, sizes, options)
+    session = Session(toy16, sample_rate=rate, channels=channels, dry=dry, strength=0.75)
+    ends = itertools.pairwise(np.cumsum([0, *sizes]))
+    want = [np.reshape(session.feed(x[:, a:b]), (channels, -1)) for a, b in ends]
+    want.append(np.reshape(session.flush(), (channels, -1)))
+    assert lengths == [part.shape[1] for part in want]  # ready at the same moments too
+    assert np.abs(got - np.concatenate(want, 1)).max() < 1e-6
+    assert [facts[k] for k in ("latency", "delay", "hop")] == [session.latency, session.delay, session.hop]
+
+
+def test_states_begin_where_the_file_says(empty, toys, tmp_path, noise):
+    start = np.linspace(-1, 1, 257, dtype=np.float32)
+    states = toys.document()["states"]
+    for n, initial in enumerate(({"base64": base64.b64encode(start).decode()}, start.tolist())):
+        states[0]["initial"] = initial
+        path = toys.build(tmp_path / f"{n}.onnx", states=states, delay=256)
+        x = noise(1, 3000)
+        got = play(empty, path, x, [1000, 2000])[0]
+        want = whole(Artifact.load(path), x, 16000)
+        assert np.abs(want[0, 0]) > 0.3  # the low-pass starts at the last value of its state, 1
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_changes_fade_as_in_python(empty, toy16, noise, rate, channels):
+    """Controls, dry share and bypass, changed before the sound, within a hop, and while a change fades."""
+    x, sizes = noise(channels, 12000), [0, 3000, 100, 900, 4000, 4000]
+    turns = [{"strength": 0.5}, {"dry": 0.25}, {"strength": 0}, {"strength": 1, "dry": 0}, {"bypass": True}]
+    turns = {str(n): turn for n, turn in enumerate([*turns, {"bypass": False}])}
+    options = {"sampleRate": rate, "channels": channels}
+    got, _, lengths = play(empty, toy16, x, sizes, options, turns)
+    session, at, want = Session(toy16, sample_rate=rate, channels=channels), 0, []
+    for n, size in enumerate(sizes):
+        session.set(**turns[str(n)])
+        want.append(np.reshape(session.feed(x[:, at : at + size]), (channels, -1)))
+        at += size
+    want.append(np.reshape(session.flush(), (channels, -1)))
+    assert lengths == [part.shape[1] for part in want]
+    assert np.abs(got - np.concatenate(want, 1)).max() < 1e-6
+
+
+def test_what_is_no_sample_is_silence(empty, toy16, noise):
+    x = noise(1, 3000)
+    clean = x.copy()
+    x[0, 700:703], clean[0, 700:703] = (np.nan, np.inf, 1e20), 0
+    got, facts, _ = play(empty, toy16, x, [3000])
+    assert facts["cleaned"] == 3
+    np.testing.assert_allclose(got, whole(toy16, clean, 16000), atol=1e-6)
+
+
+def test_a_model_that_fails_starts_anew(empty, toys, tmp_path, noise):
+    """The eighth power of 1e9 overflows to infinity in this graph's state and would stay there for ever."""
+    import onnx
+    from onnx import helper
+
+    path = toys.build(tmp_path / "a.onnx")
+    model = onnx.load(path)
+    at = [node.output[0] for node in model.graph.node].index("next_state_f32")
+    model.graph.node[at].input[1] = "eighth"
+    for a, b in (("fourth", "eighth"), ("square", "fourth"), ("l_end", "square")):
+        model.graph.node.insert(at, helper.make_node("Mul", [a, a], [b]))
+    onnx.save(model, path)
+    x, sizes = noise(2, 2048), [256] * 8
+    x[1, :256] = 1e9
+    session = Session(path, channels=2)
+    want = [session.feed(x[:, n : n + 256]) for n in range(0, 2048, 256)]
+    want = np.concatenate([*want, session.flush()], 1)
+    got, facts, _ = play(empty, path, x, sizes, {"channels": 2})
+    assert facts["faults"] == session.faults >= 1
+    assert np.isfinite(got).all()
+    assert np.abs(got[1, -256:]).max() > 0.01
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"controls": {"depth": 1}}, "ArtifactError: toy_16k: has no control 'depth'; it has: strength"),
+        ({"controls": {"strength": 1.5}}, "ArtifactError: toy_16k: strength = 1.5 is outside 0 to 1"),
+        ({"controls": {"strength": "much"}}, "ArtifactError: toy_16k: strength = much is not a number"),
+        ({"dry": -1}, "ArtifactError: toy_16k: dry = -1 is outside 0 to 1"),
+        ({"channels": 0}, "ArtifactError: toy_16k: takes 1 channels, not 0"),
+        ({"sampleRate": 0.5}, "ArtifactError: a sample rate of 0.5 Hz is not possible"),
+    ],
+)
+def test_bad_options_are_refused(empty, toy16, noise, options, words):
+    assert play(empty, toy16, noise(1, 10), [10], options) == words
+
+
+def test_files_that_are_no_artifacts_are_refused(empty, toys, tmp_path, noise):
+    (tmp_path / "text.onnx").write_text("this is no protobuf")
+    assert "is no ONNX model" in play(empty, tmp_path / "text.onnx", noise(1, 10), [10])
+    path = toys.build(tmp_path / "plain.onnx", metadata="")
+    assert "has no 'audiomask' metadata" in play(empty, path, noise(1, 10), [10])
+    path = toys.build(tmp_path / "new.onnx", metadata=json.dumps(toys.document(format=9)))
+    assert "has artifact format 9" in play(empty, path, noise(1, 10), [10])
+
+
+def test_the_examples_of_the_docs(browser, models, tmp_path, noise):
+    shutil.copytree(PAGE, tmp_path / "web")
+    for text in re.findall(r"^```js\n(.*?)^```$", (ROOT / "docs/browser.md").read_text(), re.M | re.S):
+        (tmp_path / "web" / re.match(r"// (\w+\.js)", text)[1]).write_text(text)
+    x = noise(1, 24000)
+    with (
+        page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
+        page_driver.Page(browser, url) as page,
+    ):
+        call = """async (x) => {
+            const { denoise } = await import("/denoise.js");
+            return (await denoise(Float32Array.from(x))).flatMap((part) => [...part]);
+        }"""
+        got = page.at.evaluate(call, x[0].tolist())
+        same(np.float32(got)[None], whole(models[0][0], x, 48000, strength=0.9))
+        call = """async () => {
+            const live = await (await import("/live.js")).start();
+            const meter = new AnalyserNode(live.node.context, { fftSize: 32768 });
+            live.node.connect(meter);
+            await new Promise((done) => setTimeout(done, 1500));
+            const heard = new Float32Array(32768);
+            meter.getFloatTimeDomainData(heard);
+            await live.stop();
+            return Math.max(...heard);
+        }"""
+        assert page.at.evaluate(call) > 0.01  # the microphone speaks
+        assert page.errors == []
+
+
+# The audio thread
+
+PUMP = """async ([lag, delay, stall]) => {
+    const port = { postMessage: (data) => (port.said = data) };
+    let Pump;
+    globalThis.sampleRate = 16000;
+    globalThis.AudioWorkletProcessor = class { port = port };
+    globalThis.registerProcessor = (name, made) => (Pump = made);
+    await import(`/worklet.js?${stall}`); // not the one that was imported before
+    const { Ring } = await import("/ring.js");
+    const input = Ring.buffer(1, 16000, true);
+    const output = Ring.buffer(1, 16000, true);
+    const processorOptions = { channels: 1, outputs: 1, capacity: 16000, input, output, lag };
+    const pump = new Pump({ processorOptions });
+    port.onmessage({ data: { enhanced: true } });
+    const [source, sink] = [new Ring(input, 1), new Ring(output, 1)];
+    const heard = [];
+    let at = 0;
+    for (let n = 0; n < 100; n++) {
+        const block = Float32Array.from({ length: 128 }, (_, i) => n * 128 + i + 1);
+        const out = new Float32Array(128);
+        pump.process([[block]], [[out]]);
+        heard.push(...out);
+        // The engine gives every sample back, negative, once `delay` more are in, but stands still at times.
+        if (n >= stall[0] && n < stall[1]) continue;
+        const ready = Math.max(0, source.written - delay - at);
+        const row = new Float32Array(ready);
+        source.read(at, 0, row, ready);
+        at += ready;
+        sink.write([row.map((value) => -value)]);
+    }
+    return { heard, ...port.said };
+}"""
+
+
+def test_the_lag_is_kept_and_a_stall_costs_only_itself(empty):
+    done = empty.evaluate(PUMP, [1000, 512, [0, 0]])
+    heard = np.array(done["heard"])
+    want = np.concatenate((np.zeros(1000), -np.arange(1, 11801)))
+    np.testing.assert_array_equal(heard, want)
+    assert done["underruns"] == done["missed"] == 0
+    # 20 blocks long nothing comes: the spare 1000 - 512 - 128 samples cover the first of it.
+    done = empty.evaluate(PUMP, [1000, 512, [40, 60]])
+    heard = np.array(done["heard"])
+    lost = heard != want
+    assert done["underruns"] == 1
+    assert done["missed"] == lost.sum() == 20 * 128 - (1000 - 512 - 128)
+    assert not heard[lost].any()  # silence, and after it everything in its place
+    assert not lost[60 * 128 + 128 :].any()
