@@ -84,7 +84,9 @@ def bind(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        made = socket.socket(family)
+        # Of no named protocol, asyncio would leave Nagle's algorithm on: an answer then waits for the next
+        # block of the client, whose packet acknowledges the answer before.
+        made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
             made.setsockopt(socket.SOL_SOCKET, direction, KERNEL)

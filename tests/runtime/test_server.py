@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from audiomask.runtime import server as server_module
 from audiomask.runtime.artifact import ArtifactError
+from audiomask.runtime.listen import bind
 from audiomask.runtime.session import Session
 
 
@@ -164,10 +166,26 @@ def test_tokens(serve):
     assert running.get("/health").status == 200
 
 
+def test_answers_do_not_wait_for_the_next_block():
+    """Asyncio turns Nagle's algorithm off where the listening socket says that it is of TCP."""
+    with bind("127.0.0.1", 0) as listening:
+        listening.listen()
+        assert listening.proto == socket.IPPROTO_TCP
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+            with accepted:
+                assert accepted.proto == socket.IPPROTO_TCP
+
+
 # Pages
 
 
-def test_health_metrics_and_models(running, toy16):
+def test_health_metrics_and_models(running, toy16, noise):
+    with running.open() as ws:
+        ws.send(noise(1, 20000).astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        sound(ws)
+    wait(lambda: not running.service.sockets)
     health = json.loads(running.get("/health").body)
     assert health["status"] == "ok"
     assert health["models"] == ["toy_16k", "toy_48k", "array3"]
