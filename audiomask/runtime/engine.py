@@ -54,7 +54,7 @@ class Engine:
         if self._bound is None or self._bound[1].shape != x.shape:
             import onnxruntime as ort
 
-            binding, given = self.graph.io_binding(), np.empty(x.shape, np.float32)
+            binding, given = self.graph.io_binding(), np.zeros(x.shape, np.float32)
             feeds = self._feeds(given)
             got = [np.empty_like(value) for value in self.graph.run(self.names, feeds)]
             for name, value in feeds.items():

@@ -8,7 +8,7 @@ from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.session import Session
-from audiomask.runtime.turns import EXTRA_S, LIVE_S, TURN_HOPS, Stream, Worker
+from audiomask.runtime.turns import EXTRA_S, GATHER_S, LIVE_S, TURN_HOPS, Stream, Worker
 
 HOP = 256
 SECOND = 4 * 16000
@@ -133,3 +133,29 @@ def test_half_a_sample_waits(desk):
         assert len(worker._choose(2.0)[0][1]) == 4
 
     desk(test)
+
+
+def test_what_arrives_soon_after_a_turn_shares_the_next(toy16):
+    artifact = Artifact.load(toy16)
+
+    async def inside():
+        worker, loop = Worker(Counters()), asyncio.get_running_loop()
+        worker.stop()
+        a, b, c = (Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0) for _ in "abc")
+        begin = loop.time()
+        worker.put(a, bytes(4 * HOP), begin)
+        await asyncio.sleep(0)
+        assert hops(worker._turns.get_nowait()[0]) == [(a, 1)]
+        assert worker._next >= begin + GATHER_S > begin
+        worker._busy, worker._next = (
+            False,
+            loop.time() + 0.2,
+        )  # the turn is over; a wait that slow machines keep
+        worker.put(b, bytes(4 * HOP), loop.time())
+        await asyncio.sleep(0.01)
+        worker.put(c, bytes(4 * HOP), loop.time())
+        while worker._turns.empty():
+            await asyncio.sleep(0.01)
+        assert hops(worker._turns.get_nowait()[0]) == [(b, 1), (c, 1)]
+
+    asyncio.run(inside())
