@@ -6,7 +6,7 @@ added, which tells all bands what the others went through.
 
 One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz)::
 
-    spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over the last 3 frames      [9, 256]
+    spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over this and the last 2 frames   [9, 256]
       -> conv 8 / 4 over frequency -> residual convs 3           bands E                [C, 64]
       -> learned projection of 64 bands to `bands`, + embedding of the band             [bands, C]
       -> + full-band branch: linear, GRU, linear
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.nn.attention import attend_all
 from audiomask.nn.recurrent import GRU
-from audiomask.streaming import Port, State, StreamingModel
+from audiomask.streaming import Delay, Port, State, StreamingModel
 
 BINS = 256  # bins that the network sees
 CODED = 64  # bands after the strided convolution
@@ -82,12 +82,11 @@ class MaskNet(nn.Module):
     Args:
         channels: C. bands: bands that the recurrent blocks work on. blocks, heads: of those. convs: residual
             convolutions on each side. full: units of the full-band GRU (0: no such branch). squeeze: its
-            input width.
+            input width. ahead: frames after the one that the mask is for; the mask lags by as many.
 
     Shape: `spectrum [B, 2, T, 256]` -> mask `[B, 2, T, 256]`.
     """
 
-    frames = 3  # of context in the first convolution
     hidden = 0.0  # share of bins that the network does not see, in training
 
     def __init__(
@@ -99,9 +98,11 @@ class MaskNet(nn.Module):
         convs: int = 1,
         full: int = 128,
         squeeze: int = 64,
+        ahead: int = 0,
     ):
         super().__init__()
         self.channels, self.bands, self.full = channels, bands, full
+        self.frames = 3 + ahead  # that the first convolution sees
         self.encode = nn.Conv1d(3 * self.frames, channels, 8, 4, 2, bias=False)  # of frames side by side
         self.encode_norm = nn.BatchNorm2d(channels)
         self.encoder = nn.ModuleList(Residual(channels) for _ in range(convs))
@@ -212,7 +213,8 @@ class Sieve(StreamingModel):
         self.analysis = Analysis(2 * self.hop, self.hop, w)
         self.net = MaskNet(**net)
         self.synthesis = Synthesis(2 * self.hop, self.hop, w)
-        self.delay = self.hop
+        self.wait = Delay(self.net.frames - 3, (2, self.hop + 1))
+        self.delay = self.hop * (1 + self.wait.delay)
 
     def hide(self, inputs: float, attention: float) -> None:
         """Masked training: hide a share of the bins from the network, whose mask still acts on all of them,
@@ -227,12 +229,14 @@ class Sieve(StreamingModel):
             "analysis": self.analysis.initial_state(batch, device, dtype),
             "net": self.net.initial_state(batch, device, dtype),
             "synthesis": self.synthesis.initial_state(batch, device, dtype),
+            "wait": self.wait.initial_state(batch, device, dtype),
         }
 
     def step(self, x, state, strength=None, atten_lim=None, **constants):
         spectrum, analysis = self.analysis.step(x, state["analysis"])
+        mask, net = self.net.step(spectrum[..., :BINS], state["net"])
+        spectrum, wait = self.wait.step(spectrum, state["wait"])
         seen = spectrum[..., :BINS]
-        mask, net = self.net.step(seen, state["net"])
         mask = self._extend(mask, seen, spectrum.shape[3] - BINS)
         w = self.constant("strength", strength, x)
         w = w * (1 - (10 ** (-1 / 20)) ** self.constant("atten_lim", atten_lim, x))
@@ -241,7 +245,7 @@ class Sieve(StreamingModel):
         a, b = spectrum.split(1, 1)
         estimate = spectrum * (re + (1 - w)) + torch.cat([-b, a], 1) * im
         y, synthesis = self.synthesis.step(estimate, state["synthesis"])
-        return y, {"analysis": analysis, "net": net, "synthesis": synthesis}
+        return y, {"analysis": analysis, "net": net, "synthesis": synthesis, "wait": wait}
 
     def _extend(self, mask: Tensor, seen: Tensor, more: int) -> Tensor:
         """The mask `[B, 2, T, 256]` with `more` bins: its last bin again, or the gain that follows."""
