@@ -59,8 +59,8 @@ def recur(
     carry: tuple[Tensor, ...],
     inputs: tuple[Tensor, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """`step(carry, inputs of one frame) -> (carry, outputs of that frame)` over the first axis of `inputs`: for
-    recursions that no operator has. -> (last carry, outputs `[T, ...]`). In an ONNX graph it is a Scan.
+    """`step(carry, inputs of one frame) -> (carry, outputs of that frame)` over the first axis of `inputs`:
+    for recursions that no operator has. -> (last carry, outputs `[T, ...]`). In an ONNX graph it is a Scan.
     """
     if not to_onnx():
         frames = []

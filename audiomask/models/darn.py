@@ -14,12 +14,12 @@ there. A network of `models.sieve`'s blocks then estimates complex masks for bot
           samples on both sides
 
 so the output waits 20 ms, and 10 for the hop: 20 ms beyond the end of a packet of 10 or 20 ms. With nothing
-lost it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled by
-the gain of the mask at the top of what it does see.
+lost it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled
+by the gain of the mask at the top of what it does see.
 
 Comfort noise has the spectrum of the least that was heard (minimum statistics in the manner of Martin 2001:
-smoothed magnitudes, their minimum, which rises by 3 dB a second), and phases from a fixed table, so that every
-run of a session gives the same.
+smoothed magnitudes, their minimum, which rises by 3 dB a second), and phases from a fixed table, so that
+every run of a session gives the same.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Darn(StreamingModel):
 
     Args:
         sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
-        blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16 bits
-            count as lost. So does digital silence, which becomes comfort noise.
+        blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16
+            bits count as lost. So does digital silence, which becomes comfort noise.
         The others are `MendNet`'s.
     """
 
@@ -277,7 +277,7 @@ class Darn(StreamingModel):
         return (1 - w) * y + w * noise * floor.transpose(0, 1)[:, None]
 
     def _weight(self, flags: Tensor, state: State, new: dict) -> Tensor:
-        """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 where samples were lost, a ramp beside."""
+        """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 in losses, ramps beside them."""
         n, count = self.fade, flags.shape[2]
         edges = torch.cat([state["edges"], flags], 2)
         new["edges"] = edges[:, :, count:]

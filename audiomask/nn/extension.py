@@ -27,8 +27,8 @@ from audiomask.streaming import State, Streaming, recur
 
 
 class Extension(Streaming):
-    """`[B, 1, T]` samples and `lost [B, 1, T]` (true where they are) -> filled samples `[B, 1, T]`, and per hop
-    the period (samples) and the length of the loss that lasts at the hop's end (samples; 0 where the last
+    """`[B, 1, T]` samples and `lost [B, 1, T]` (true where they are) -> filled samples `[B, 1, T]`, and per
+    hop the period (samples) and the length of the loss that lasts at the hop's end (samples; 0 where the last
     sample is there): `[B, T / hop]` int64 each. No delay.
 
     Args:
@@ -66,15 +66,12 @@ class Extension(Streaming):
         batch = x.shape[0]
         hops = x.reshape(batch, -1, self.hop).transpose(0, 1)
         flags = lost.reshape(batch, -1, self.hop).transpose(0, 1)
-        carry = (state["past"], state["period"], state["run"])
-        carry, (y, period, run) = recur(self._hop, carry, (hops, flags))
         names = ("past", "period", "run")
-        return (
-            (y.transpose(0, 1).reshape(batch, 1, -1), period.T, run.T),
-            dict(zip(names, carry, strict=True)),
-        )
+        end, (y, period, run) = recur(self._hop, tuple(state[name] for name in names), (hops, flags))
+        y = y.transpose(0, 1).reshape(batch, 1, -1)
+        return (y, period.T, run.T), dict(zip(names, end, strict=True))
 
-    def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, Tensor]) -> tuple[tuple, tuple]:
+    def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[tuple, tuple]:
         """One hop `[B, hop]`: past, period, run -> the same after it; filled, period, run."""
         past, period, run = carry
         x, lost = inputs
