@@ -121,6 +121,7 @@ class Darn(StreamingModel):
     followed = 140  # the band above 8 kHz follows the mask from this bin (7 kHz) up
     fade_ms = (80, 200)  # of the loss's length: from speech to comfort noise
     floor = 1e-6  # of |X|^2, under the compression
+    bias = 1.6  # of white noise, its level against the minimum of its smoothed magnitudes, measured
 
     noise: Tensor
 
@@ -260,7 +261,7 @@ class Darn(StreamingModel):
 
         def listen(carry, frame):
             (smooth, least), (now, whole) = carry, frame
-            heard = torch.where(whole, smooth + 0.2 * (now - smooth), smooth)
+            heard = torch.where(whole, now + 0.8 * torch.where(smooth > 0, smooth - now, 0.0), smooth)
             low = torch.where(least > 0, torch.minimum(least * rise, heard), heard)
             least = torch.where(whole, low, least)
             return (heard, least), (least,)
@@ -274,7 +275,7 @@ class Darn(StreamingModel):
         noise = self.noise[:, frame % TABLE].transpose(0, 1)  # [B, 2, T, bins]
         first, last = (ms * self.sample_rate / 1000 for ms in self.fade_ms)
         w = ((length - first) / (last - first)).clamp(0, 1)[:, None, :, None]
-        return (1 - w) * y + w * noise * floor.transpose(0, 1)[:, None]
+        return (1 - w) * y + w * noise * self.bias * floor.transpose(0, 1)[:, None]
 
     def _weight(self, flags: Tensor, state: State, new: dict) -> Tensor:
         """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 in losses, ramps beside them."""

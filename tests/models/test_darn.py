@@ -69,7 +69,9 @@ def test_another_rate_is_refused():
 def test_nothing_lost_is_the_input_bit_for_bit(rate, blind):
     x = torch.randn(2, 1, rate // 5 + 77, generator=torch.Generator().manual_seed(1))
     model = tiny(rate, blind=blind)
-    assert torch.equal(model(x), x)
+    y = model(x)
+    end = rate // 250 if blind else 0  # the zeros after the end are lost to a blind model
+    assert torch.equal(y[..., : x.shape[2] - end], x[..., : x.shape[2] - end])
     if not blind:
         assert torch.equal(model(x, lost=torch.zeros_like(x)), x)
 
@@ -103,10 +105,11 @@ def test_a_voice_goes_on_from_either_side(rate, masks):
     """One packet of a steady voice, from behind, from the front, and half from either (M = .5 each)."""
     ms, x = rate // 1000, voice(rate, 0.4)
     for start in (200, 203):
-        if masks[0] == 0 and start == 203:
+        if masks[1] and start == 203:
             continue  # the front is then not yet known where the first half of the loss is heard
-        y = plain(rate, *masks)(x, lost=lost(x, (start * ms, (start + 10) * ms)))
-        assert (y - x).abs().max() < 0.02 * x.abs().max()
+        flags = lost(x, (start * ms, (start + 10) * ms))
+        y = plain(rate, *masks)(x, lost=flags)
+        assert ((y - x) * flags).abs().max() < 0.02 * x.abs().max()
 
 
 @torch.no_grad()
