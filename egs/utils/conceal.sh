@@ -1,9 +1,12 @@
 # Sourced by the run.sh of a concealment recipe: the stages that are the same for every corpus. Needs the variables exp,
-# data and noise, those of the training, its train_set and valid_set, and tests: the data directories below $data, with
+# data, corpus and noise, those of the training, its train_set and valid_set, and tests: the data directories below $data, with
 # utt2trace, that are concealed and scored. losses_of_training, if set, is a YAML list of loss models.
 . ../../utils/denoise.sh
 metrics=pesq_wb,estoi,plcmos unprocessed=$exp/lossy processed=$exp/concealed
 
+get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
+  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
+}
 train() { # without noise, unless --noise names some
   local noises=(--data.noise "$train_set" --model.degrade.clean 1.0)
   if [ -n "$noise" ]; then noises=(--data.noise "$noise"); fi

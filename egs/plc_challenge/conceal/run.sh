@@ -31,9 +31,6 @@ train_set=$data/split/train valid_set=$data/split/valid # with the losses that w
 losses_of_training='[{class_path: audiomask.masks.packets.Recorded, init_args: {table: '$train_set/utt2trace'}}]'
 . ../../utils/conceal.sh
 
-get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
-}
 prepare() { # recordings, and traces, that the training never meets are kept for the validation
   audiomask data import plc "${corpus:-$data/corpus}" "$data" ${references:+--references "$references"} \
     --bad-files "$bad_files" -f

@@ -31,9 +31,6 @@ cmd=local
 train_set=$data/train valid_set=$data/valid tests=$(sed -E 's/=[^ ]*//g' <<< "$losses")
 . ../../utils/conceal.sh
 
-get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
-}
 prepare() { # two talkers select the model, two others test it
   audiomask data import vctk "${corpus:-$data/corpus}" "$data/all" --bad-files "$bad_files" -f
   audiomask data subset "$data/all" "$train_set" --speakers "$valid_speakers,$test_speakers" --exclude -f
