@@ -237,6 +237,11 @@ class Artifact:
     def streams(self) -> tuple[Port, ...]:
         return tuple(port for port in self.inputs if port.kind == "stream")
 
+    @property
+    def mask(self) -> Port | None:
+        """The stream beside the sound that says which of its samples are lost, of a model that is told."""
+        return next((port for port in self.streams[1:] if port.type == "mask"), None)
+
     def session(self, threads: int = 1):
         """The graph loaded into ONNX Runtime, checked against the metadata; shared by all streams of this
         process.
