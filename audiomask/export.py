@@ -112,14 +112,13 @@ def example(model: StreamingModel, batch: int, hops: int, generator: torch.Gener
     for port in model.inputs:
         if port.kind == "stream":
             frames = whole(hops * model.hop * port.rate, f"frames of {port.name} in a hop")
-            shape = (batch, port.channels, frames)
             if port.type == "mask":
                 burst = frames // hops
                 lost = torch.rand(batch, port.channels, hops + 1, generator=generator) < 0.3
                 start = int(torch.randint(burst, (), generator=generator))  # borders inside of hops too
                 inputs[port.name] = lost.repeat_interleave(burst, 2)[:, :, start : start + frames].float()
             else:
-                inputs[port.name] = 0.1 * torch.randn(*shape, generator=generator)
+                inputs[port.name] = 0.1 * torch.randn(batch, port.channels, frames, generator=generator)
         else:
             shape = (batch,) if port.channels == 1 else (batch, port.channels)
             low = port.minimum if port.minimum is not None else (port.default or 0.0)

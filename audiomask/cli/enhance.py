@@ -22,7 +22,7 @@ from pathlib import Path
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told
 from audiomask.runtime.artifact import Artifact, resolve
 from audiomask.runtime.files import Job, Options, Report, enhance_batch
 from audiomask.runtime.session import Session
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     family = resolve(args.model)
+    refuse_told(family, "use audiomask conceal")
     options = Options(
         dry=args.dry,
         constants=controls(args),

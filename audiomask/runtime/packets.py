@@ -29,14 +29,29 @@ next place too.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
-BITS = 32  # of a number, in our framing
+NUMBER = struct.Struct("<I")  # before the samples of a packet in a websocket's message
+RECORD = struct.Struct("<IH")  # in a pipe: number, bytes of samples
+BITS = 32  # of a number
+PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
 DRIFT = 5e-4  # of the time: crystals are within 100 ppm of their nominal rate, sound cards within a few 100
 HISTORY = 1024  # places played that are remembered, to tell a duplicate from a late one: 20 s of 20 ms
+
+
+def shape(packet_ms: float, jitter_ms: float, sample_rate: int) -> tuple[int, int]:
+    """Samples of a packet of so many ms, and how many packets cover ``jitter_ms``. Errors: ValueError for
+    what is out of range."""
+    for what, ms, (low, high) in (("packets", packet_ms, PACKET_MS), ("jitter", jitter_ms, JITTER_MS)):
+        if not low <= ms <= high:
+            raise ValueError(f"{what} of {ms:g} ms are outside {low:g} to {high:g} ms")
+    size = max(1, round(packet_ms * sample_rate / 1000))
+    return size, ceil(jitter_ms * sample_rate / 1000 / size - 1e-6)
 
 
 @dataclass
@@ -52,6 +67,11 @@ class Counts:
     reordered: int = 0
     stray: int = 0
     played: int = 0
+
+    def since(self, earlier: Counts) -> dict[str, int]:
+        """What has been added, by name."""
+        before = asdict(earlier)
+        return {name: value - before[name] for name, value in asdict(self).items()}
 
     def __str__(self) -> str:
         share = self.lost / max(1, self.played)
@@ -139,6 +159,7 @@ class JitterBuffer:
             self._waiting[place] = payload
         if place > self._last[1]:
             self._last = number, place
+        self._give(self._last[1] - self.depth + 1)
 
     def _anew(self, number: int) -> int:
         """What waits is played out, and ``number`` takes the place after it."""
@@ -166,10 +187,8 @@ class JitterBuffer:
 
     def take(self, now: float = 0.0) -> list[Any]:
         """The payloads of the places that are given up by now, in order, None for a lost one."""
-        if self._last:
-            self._give(self._last[1] - self.depth + 1)
-            while self._clock and now >= self.due():
-                self._give(self._next + 1)
+        while now >= self.due():
+            self._give(self._next + 1)
         taken, self._ahead = self._ahead, []
         return taken
 
@@ -187,7 +206,3 @@ class JitterBuffer:
         taken, self._ahead = self._ahead, []
         self.reset()
         return taken
-
-    def facts(self) -> dict[str, int]:
-        """The counts, by name."""
-        return asdict(self.counts)

@@ -154,7 +154,7 @@ class Session:
         self.latency = ceil(before + (artifact.delay + artifact.hop + after) * ratio - 1e-6)
         self.hop = ceil(artifact.hop * ratio - 1e-6)
         self.delay = self.latency - self.hop
-        self.lag = 0 if trim else self._lag(block)
+        self.lag = 0 if trim else self.lag_of(block)
         self.cleaned = self.faults = 0
         self._busy = self._changed = False
         self.dry, self.bypass = 0.0, False
@@ -170,7 +170,8 @@ class Session:
         inner = np.maximum(0, inner // self.artifact.hop * self.artifact.hop - self.artifact.delay)
         return self._down.ready(inner) if self._down else inner
 
-    def _lag(self, block: int) -> int:
+    def lag_of(self, block: int) -> int:
+        """By how many samples what has come out may fall behind what went in, in blocks of ``block``."""
         # What is ready repeats once the blocks end where a hop of the model ends too.
         up, down = (self._up.up, self._up.down) if self._up else (1, 1)
         period = self.artifact.hop * down // gcd(self.artifact.hop * down, up)
@@ -271,9 +272,13 @@ class Session:
             x = x[None]
         if x.ndim != 2 or x.shape[0] != self.channels:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
-        gone = None if lost is None else np.atleast_2d(np.asarray(lost)) != 0
-        if gone is not None and gone.shape not in ((1, x.shape[1]), x.shape):
-            raise ValueError(f"flags of shape {np.shape(lost)} do not fit a block of shape {np.shape(block)}")
+        gone = None
+        if lost is not None:
+            gone = np.atleast_2d(np.asarray(lost)) != 0
+            if gone.shape not in ((1, x.shape[1]), x.shape):
+                raise ValueError(
+                    f"flags of shape {np.shape(lost)} do not fit a block of shape {np.shape(block)}"
+                )
         if x.shape[1] == 0:
             return np.zeros(0 if mono else (self.outputs, 0), np.float32)
         if gone is not None:
