@@ -8,6 +8,7 @@ import soundfile as sf
 import soxr
 
 from audiomask import audio
+from audiomask.masks.packets import Gilbert, per_sample, write_trace
 
 MINI = Path(__file__).parents[1] / "egs/mini/denoise/corpus"
 RATE = 16000
@@ -91,6 +92,30 @@ def chime3(folder: Path) -> Path:
                 put(root / f"isolated_ext/{stem}.CH{n}.Clean.wav", clean)
     (folder / "data/annotations").mkdir(parents=True)
     (folder / "data/annotations/dt05_bth.json").write_text("[]\n")
+    return folder
+
+
+def plc(folder: Path) -> Path:
+    """Interspeech 2022: four recordings to train on, two of the blind set, whose references lie elsewhere."""
+    parts = {"test_train/train": range(1, 5), "blind": range(5, 7)}
+    for part, numbers in parts.items():
+        for i in numbers:
+            x = excerpt("speech", i)
+            lost = Gilbert.of(0.2, 2).sample(np.array([i]), 60)[0]
+            sent = "blind_set_reference" if part == "blind" else f"{part}/clean_signals"
+            put(folder / sent / f"{i}.wav", x)
+            put(folder / part / f"lossy_signals/{i}.wav", np.where(per_sample(lost, len(x), 320), 0, x))
+            write_trace(folder / part / f"lossy_signals/{i}_is_lost.txt", lost)
+    return folder
+
+
+def vctk(folder: Path) -> Path:
+    """0.92: two recordings of each of six talkers, by both microphones."""
+    for i, name in enumerate(("p225", "p226", "p232", "p257", "p287", "s5")):
+        for n in (1, 2):
+            for mic in (1, 2):
+                path = folder / f"wav48_silence_trimmed/{name}/{name}_00{n}_mic{mic}.flac"
+                put(path, excerpt("speech", (i + n) % 8) / mic, 48000)
     return folder
 
 

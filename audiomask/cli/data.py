@@ -7,6 +7,7 @@ audiomask data validate data/train
 audiomask data fix data/train
 audiomask data split data/all data/parts --ratio train=0.9,valid=0.1 --by speaker
 audiomask data mix data/mixtures --speech data/valid --noise data/noise --count 200 --seed 1
+audiomask data lose data/valid data/lossy --loss gilbert:0.05,0.5 --seed 1
 audiomask data shard data/train -o shards/train --size 256
 """
 
@@ -57,10 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reads_audio(sub)
 
     sub = action("import", "make a data directory from a corpus on disk", _import)
-    sub.add_argument("layout", choices=("folder", "librispeech", "voicebank", "dns", "chime3", "lhotse"))
+    sub.add_argument(
+        "layout", choices=("folder", "librispeech", "vctk", "voicebank", "dns", "chime3", "plc", "lhotse")
+    )
     sub.add_argument("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
     sub.add_argument(
-        "out", type=Path, help="data directory (voicebank, dns, chime3: one below it for each part)"
+        "out", type=Path, help="data directory (voicebank, dns, chime3, plc: one below it for each part)"
     )
     sub.add_argument(
         "--bad-files",
@@ -70,7 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
     sub.add_argument(
-        "--references", type=Path, metavar="DIR", help="layout chime3: the simulation's isolated_ext"
+        "--references",
+        type=Path,
+        metavar="DIR",
+        help="layout chime3: the simulation's isolated_ext; plc: what was sent of the blind set",
     )
     sub.add_argument(
         "--speaker",
@@ -142,6 +148,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--level", type=float, nargs=2, default=(-30.0, -20.0), metavar=("MIN", "MAX"), help="dBFS RMS"
     )
+    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
+    output(sub)
+
+    sub = action(
+        "lose", "draw the packets that each utterance loses, so that every method meets the same", _lose
+    )
+    sub.add_argument("dir", type=Path)
+    sub.add_argument("out", type=Path, help="gets traces/*.txt, utt2trace, and the tables of DIR")
+    sub.add_argument("--loss", required=True, metavar="TRACE|gilbert:P,Q|drop:RATE", help="packets of 20 ms")
+    sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
     output(sub)
 
@@ -223,9 +239,10 @@ def _fix(args: argparse.Namespace) -> int:
 def _import(args: argparse.Namespace) -> int:
     from audiomask.data import corpora, importers
 
-    for option, layout in (("supervisions", "lhotse"), ("channel", "chime3"), ("references", "chime3")):
-        if getattr(args, option) is not None and args.layout != layout:
-            raise UsageError(f"--{option} goes with the layout {layout}, not {args.layout}")
+    for option, layouts in (("supervisions", "lhotse"), ("channel", "chime3"), ("references", "chime3 plc")):
+        if getattr(args, option) is not None and args.layout not in layouts.split():
+            wanted = layouts.replace(" ", " or ")
+            raise UsageError(f"--{option} goes with the layout {wanted}, not {args.layout}")
     skipped: list[str] | None = [] if args.bad_files == "skip" else None
     parts: dict[str, Any] = {}
     if args.layout == "voicebank":
@@ -234,6 +251,10 @@ def _import(args: argparse.Namespace) -> int:
         parts = corpora.from_dns(args.source, skipped)
     elif args.layout == "chime3":
         parts = corpora.from_chime3(args.source, args.channel or 5, args.references, skipped)
+    elif args.layout == "plc":
+        parts = corpora.from_plc(args.source, args.references, skipped)
+    elif args.layout == "vctk":
+        parts[""] = corpora.from_vctk(args.source, skipped)
     elif args.layout == "lhotse":
         parts[""] = importers.from_lhotse(args.source, args.supervisions)
     elif args.layout == "librispeech":
@@ -356,6 +377,24 @@ def _mix(args: argparse.Namespace) -> int:
         allow_pipes=args.allow_pipes,
     )
     _say(data, args.out)
+    return 0
+
+
+def _lose(args: argparse.Namespace) -> int:
+    from audiomask.data.kaldi import DataDir, DataError
+    from audiomask.data.lossy import write_traces
+    from audiomask.masks.packets import parse_loss
+
+    try:
+        model = parse_loss(args.loss)
+    except ValueError as error:
+        raise UsageError(f"--loss {error}") from None
+    data = DataDir.read(args.dir)
+    if args.out.resolve() == args.dir.resolve():
+        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
+    data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
+    _say(data, args.out)
+    print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
     return 0
 
 

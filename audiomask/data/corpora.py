@@ -1,4 +1,4 @@
-"""Corpora of speech enhancement as they are distributed: VoiceBank+DEMAND, the DNS challenge, CHiME-3.
+"""Corpora as they are distributed: VoiceBank+DEMAND, the DNS challenge, CHiME-3, the PLC Challenge, VCTK.
 
 Each function takes the folder that holds the unpacked corpus and returns data directories by name. A missing
 partner, a corrupt file, two files for one key: all are found before anything is written, see
@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from audiomask import audio
+from audiomask.audio import AudioError
 from audiomask.data.importers import Collector, as_key, audio_files
 from audiomask.data.kaldi import DataDir, DataError
+from audiomask.masks.packets import TRACE_MS, read_trace
 
 CHIME3_CHANNELS = range(1, 7)  # of the tablet; CH0 is the speaker's headset, on a recorder of its own
 
@@ -163,3 +166,72 @@ def from_chime3(
                 )
         out[name] = found.finish()
     return out
+
+
+def from_plc(
+    folder: str | Path, references: str | Path | None = None, skipped: list[str] | None = None
+) -> dict[str, DataDir]:
+    """The PLC Challenge of Interspeech 2022: PART/lossy_signals/N.wav with N_is_lost.txt beside it, and
+    PART/clean_signals/N.wav.
+
+    Returns a directory for each part (train, blind, ...): wav.scp and clean.scp what was sent, lossy.scp what
+    arrived, utt2trace the packets lost. The blind set came without what was sent; `references` is the folder
+    into which that was unpacked later, and without it wav.scp is what arrived and there is no clean.scp. The
+    talkers are not named: each recording is its own.
+    """
+    folder = Path(folder)
+    seen: dict[tuple[str, int], list[Path]] = {}
+    out: dict[str, DataDir] = {}
+    for lossy in sorted(folder.rglob("lossy_signals")):
+        part, clean = lossy.parent.name, lossy.parent / "clean_signals"
+        if part in out:
+            raise DataError(f"{lossy}: there are two parts named {part}; keep them in different folders")
+        if not clean.is_dir() and references is not None:
+            clean = Path(references)
+        sent = {path.stem: path for path in audio_files(clean)} if clean.is_dir() else None
+        found, traces = Collector(lossy, skipped, seen), {}
+        for path in audio_files(lossy):
+            trace = path.with_name(f"{path.stem}_is_lost.txt")
+            try:
+                short = len(read_trace(trace)) + 1 < audio.info(path).seconds * 1000 / TRACE_MS
+            except AudioError as error:
+                found.faults.append(str(error))
+                continue
+            if short:
+                found.faults.append(f"{trace}: has fewer packets of {TRACE_MS:g} ms than {path.name}")
+            elif sent is None:
+                found.add(path.stem, path.stem, path)
+            else:
+                wav = sent.get(path.stem, clean / path.name)
+                if not wav.is_file():
+                    found.faults.append(f"{path}: what was sent, {wav}, is missing; unpack the corpus again")
+                    continue
+                found.add(path.stem, path.stem, wav, clean=wav, lossy=path)
+            traces[path.stem] = str(trace)
+        arrived = {path.stem for path in audio_files(lossy)}
+        for path in [p for stem, p in (sent or {}).items() if stem not in arrived]:
+            found.faults.append(f"{path}: nothing of its name in {lossy}; unpack it again")
+        data = found.finish()
+        data.tables["utt2trace"] = {key: traces[key] for key in data.recordings}
+        out[part] = data
+    if not out:
+        raise DataError(
+            f"{folder}: no folders lossy_signals below it; this is not the PLC Challenge's layout"
+        )
+    return out
+
+
+def from_vctk(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
+    """VCTK: wav48_silence_trimmed/SPEAKER/SPEAKER_N_mic1.flac (0.92), or wav48/SPEAKER/SPEAKER_N.wav (0.80).
+
+    Of the two microphones of 0.92 the first is taken; two speakers lack the second. Keys are SPEAKER_N.
+    """
+    folder = Path(folder)
+    found = Collector(folder, skipped)
+    for path in audio_files(folder):
+        match = re.fullmatch(r"((?:p|s)\d+)_\d+(?:_mic([12]))?", path.stem)
+        if not match or match.group(1) != path.parent.name:
+            found.faults.append(f"{path}: not a name of VCTK (SPEAKER/SPEAKER_N_micM.flac); remove it")
+        elif match.group(2) != "2":
+            found.add(path.stem.removesuffix("_mic1"), match.group(1), path)
+    return found.finish()

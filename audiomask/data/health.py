@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from audiomask import audio
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import (
@@ -16,6 +18,7 @@ from audiomask.data.kaldi import (
     scan_table,
     source_file,
 )
+from audiomask.masks.packets import TRACE_MS, Trace, packets, read_trace
 
 DURATION_TOLERANCE_S = 0.05  # reco2dur is often rounded to hundredths, and codecs pad a frame
 
@@ -148,6 +151,14 @@ def _check_audio(data: DataDir, line_of: dict[str, dict[str, int]], allow_pipes:
         if recording in seen and (end or start) > seen[recording][1] + DURATION_TOLERANCE_S:
             message = f"{key}: ends at {end or start} s, its recording at {seen[recording][1]:.2f} s"
             problems.append(Problem("segments", line_of["segments"][key], message))
+    for key, entry in data.tables.get("utt2trace", {}).items():
+        try:
+            trace = Trace(read_trace(data.resolve(entry)), entry)
+            if key in seen and "segments" not in data.tables:
+                rate, seconds = seen[key]
+                trace.sample(np.zeros(1, int), packets(round(rate * seconds), rate, TRACE_MS)[0])
+        except AudioError as error:
+            problems.append(Problem("utt2trace", line_of["utt2trace"][key], f"{key}: {error}"))
     return problems
 
 

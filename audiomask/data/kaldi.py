@@ -6,6 +6,7 @@
     segments    UTTERANCE  RECORDING START END in seconds, END -1: to the end; absent: it is the recording
     utt2spk     UTTERANCE  speaker, or the kind of noise; spk2utt is the same turned round
     reco2dur    RECORDING  seconds
+    utt2trace   UTTERANCE  file of lost packets: a line each, 1 where it is lost and else 0 (masks/packets.py)
     utt2label, text, other utt2*, spk2*, reco2*: keyed as the name says
 
 Keys hold no white space; every table is sorted by key (by code point, which is the C locale's order) and has
@@ -75,6 +76,11 @@ def keyed_by(name: str) -> str | None:
     if name.endswith(".scp") or name.startswith("reco2"):
         return "recording"
     return "speaker" if name.startswith("spk2") else None
+
+
+def names_files(name: str) -> bool:
+    """Whether a table's values are files, whose paths may be relative."""
+    return name.endswith(".scp") or name == "utt2trace"
 
 
 def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
@@ -187,7 +193,7 @@ class DataDir:
                 raise DataError(f"{path}/{name}: not the name of a table of a data directory")
             lines = []
             for key in sorted(table):
-                value = self.relocated(table[key], path) if name.endswith(".scp") else table[key]
+                value = self.relocated(table[key], path) if names_files(name) else table[key]
                 lines.append(f"{key} {value}".rstrip() + "\n")
             temporary = path / f".{name}.{os.getpid()}"
             temporary.write_text("".join(lines), encoding="utf-8", newline="\n")

@@ -168,16 +168,19 @@ class ThreeState(Chain):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A recorded trace `lost [N]`, for every row from its beginning; `name` is for the error."""
+    """A recorded trace `lost [N]`, for every row from its beginning; `name` is for the error.
+
+    Where the trace lacks one packet, as some do that count whole packets only, that has arrived.
+    """
 
     lost: np.ndarray
     name: str = "trace"
 
     def sample(self, seeds: Array, packets: int) -> Array:
         """`[B, packets]` bool. AudioError for a trace that is too short."""
-        if packets > len(self.lost):
+        if packets > len(self.lost) + 1:
             raise AudioError(f"{self.name}: has {len(self.lost)} packets, and the signal {packets}")
-        return like(self.lost[:packets], seeds)[None] & (seeds == seeds)[:, None]
+        return like(np.append(self.lost, False)[:packets], seeds)[None] & (seeds == seeds)[:, None]
 
 
 class Windows:
@@ -190,6 +193,25 @@ class Windows:
         """`[B, packets]` bool."""
         start = mixed(mixed(seeds)) % len(self.lost)
         return like(self.lost, seeds)[(start[:, None] + like(np.arange(packets), seeds)) % len(self.lost)]
+
+
+class Recorded(Windows):
+    """`Windows` of the traces that a table names: lines KEY PATH, as `utt2trace` of a data directory.
+
+    A relative path is looked for beside the table, or else from the working directory. AudioError for a table
+    or a trace that cannot be read.
+    """
+
+    def __init__(self, table: str):
+        try:
+            lines = Path(table).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise AudioError(f"{table}: cannot be read ({error})") from None
+        files = [line.partition(" ")[2].strip() for line in lines]
+        if not all(files) or not files:
+            raise AudioError(f"{table}: want lines KEY PATH, the path of a trace")
+        beside = [Path(table).parent / file for file in files]
+        super().__init__(read_trace(b if b.exists() else f) for b, f in zip(beside, files, strict=True))
 
 
 def parse_loss(spec: str) -> LossModel:

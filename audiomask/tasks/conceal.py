@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import read_mono
-from audiomask.masks.packets import TRACE_MS, LossModel, packets, per_sample, read_trace
+from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
 from audiomask.tasks.enhance import Enhance, NoisySpeech
 
 
@@ -90,12 +90,10 @@ class Traced(Dataset[dict[str, Any]]):
         file = self.data.tables["utt2trace"].get(u.key)
         if file is None:
             raise AudioError(f"{u.key}: utt2trace names no loss trace for it")
-        trace = torch.from_numpy(read_trace(self.data.resolve(file)))
-        if len(trace) < count:
-            raise AudioError(
-                f"{file}: has {len(trace)} packets of {self.packet_ms:g} ms, and {u.key} needs {count}"
-            )
-        return {"clean": x, "lost": per_sample(trace[None, :count], len(x), size)[0], "key": u.key}
+        lost = Trace(read_trace(self.data.resolve(file)), file).sample(
+            torch.zeros(1, dtype=torch.int64), count
+        )
+        return {"clean": x, "lost": per_sample(lost, len(x), size)[0], "key": u.key}
 
 
 class LossySpeech(NoisySpeech):

@@ -5,7 +5,7 @@ import shutil
 import corpus_trees
 import pytest
 
-from audiomask.data.corpora import from_chime3, from_dns, from_voicebank
+from audiomask.data.corpora import from_chime3, from_dns, from_plc, from_vctk, from_voicebank
 from audiomask.data.health import validate
 from audiomask.data.importers import from_librispeech
 from audiomask.data.kaldi import DataError
@@ -64,7 +64,74 @@ def test_chime3(tree, tmp_path):
         from_chime3(folder, 7)
 
 
+def test_plc(tree, tmp_path):
+    folder = tree("plc")
+    parts = sound(from_plc(folder), tmp_path)
+    assert set(parts) == {"train", "blind"}
+    train, blind = parts["train"].tables, parts["blind"].tables
+    assert train["wav.scp"]["3"].endswith("train/clean_signals/3.wav")
+    assert train["clean.scp"] == train["wav.scp"]
+    assert train["lossy.scp"]["3"].endswith("train/lossy_signals/3.wav")
+    assert train["utt2trace"]["3"].endswith("train/lossy_signals/3_is_lost.txt")
+    assert blind["wav.scp"]["5"].endswith("blind/lossy_signals/5.wav")
+    assert "clean.scp" not in blind
+    references = folder / "blind_set_reference"
+    blind = sound(from_plc(folder, references), tmp_path)["blind"].tables
+    assert blind["clean.scp"]["5"] == blind["wav.scp"]["5"] == str(references / "5.wav")
+    train = folder / "test_train/train"
+    for name in ("2.wav", "2_is_lost.txt"):
+        shutil.copy(train / "lossy_signals" / name, folder / "blind/lossy_signals")
+    shutil.copy(train / "clean_signals/2.wav", references)
+    with pytest.raises(DataError, match=r"clean_signals/2\.wav: the same recording as .*reference/2\.wav"):
+        from_plc(folder, references)
+    (references / "2.wav").unlink()
+    (folder / "blind/lossy_signals/2.wav").unlink()
+    with pytest.raises(DataError, match="not the PLC Challenge's layout"):
+        from_plc(references)
+    (references / "6.wav").unlink()
+    with pytest.raises(DataError, match=r"6\.wav: what was sent, .*6\.wav, is missing"):
+        from_plc(folder, references)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("0\n1\n2\n", "1_is_lost.txt:3: '2' is neither"), ("0\n" * 58, "has fewer packets"), ("", "is empty")],
+)
+def test_a_bad_trace_is_named_and_can_be_left_out(tree, text, message):
+    folder = tree("plc")
+    trace = folder / "test_train/train/lossy_signals/1_is_lost.txt"
+    trace.write_text("0\n" * 59)  # one packet that is not whole may lack its line
+    from_plc(folder)
+    trace.write_text(text)
+    with pytest.raises(DataError, match=message):
+        from_plc(folder)
+    skipped = []
+    data = from_plc(folder, skipped=skipped)["train"]
+    assert len(skipped) == 1
+    assert set(data.tables["utt2trace"]) == {"2", "3", "4"} == set(data.recordings)
+
+
+def test_vctk(tree, tmp_path):
+    folder = tree("vctk")
+    data = sound({"": from_vctk(folder)}, tmp_path)[""]
+    assert data.speakers == ["p225", "p226", "p232", "p257", "p287", "s5"]
+    assert len(data.recordings) == 12
+    assert data.tables["wav.scp"]["s5_002"].endswith("s5/s5_002_mic1.flac")
+    old = folder / "wav48/p225"
+    old.mkdir(parents=True)
+    shutil.copy(folder / "wav48_silence_trimmed/p225/p225_001_mic1.flac", old / "p225_003.flac")
+    assert len(from_vctk(folder).recordings) == 13
+    shutil.move(old / "p225_003.flac", old / "other.flac")
+    with pytest.raises(DataError, match=r"other\.flac: not a name of VCTK"):
+        from_vctk(folder)
+
+
 FAULTS = [
+    ("plc", "test_train/train/clean_signals/2.wav", "missing", "what was sent"),
+    ("plc", "test_train/train/lossy_signals/2.wav", "missing", "nothing of its name"),
+    ("plc", "test_train/train/lossy_signals/2.wav", "truncated", "truncated"),
+    ("plc", "test_train/train/lossy_signals/2_is_lost.txt", "missing", "cannot be read as a trace"),
+    ("vctk", "wav48_silence_trimmed/p225/p225_001_mic1.flac", "not audio", "not audio"),
     ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "missing", "its clean partner"),
     ("voicebank", "noisy_trainset_28spk_wav/p227_002.wav", "missing", "its noisy partner is missing"),
     ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "truncated", "copy or unpack it again"),
@@ -81,7 +148,13 @@ FAULTS = [
     ("chime3", "data/audio/16kHz/isolated/et05_caf_real/F05_440C0201_CAF.CH2.wav", "missing", "ch2 partner"),
     ("chime3", "data/audio/16kHz/backgrounds/BGD_150203_010_CAF.CH6.wav", "truncated", "truncated"),
 ]
-READERS = {"voicebank": from_voicebank, "dns": from_dns, "chime3": from_chime3}
+READERS = {
+    "voicebank": from_voicebank,
+    "dns": from_dns,
+    "chime3": from_chime3,
+    "plc": from_plc,
+    "vctk": lambda folder, **how: {"": from_vctk(folder, **how)},
+}
 
 
 @pytest.mark.parametrize(("kind", "file", "how", "message"), FAULTS, ids=lambda x: x if " " not in x else "")

@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[2]
 def recipe(tmp_path):
     """`recipe(NAME)` copies egs/NAME/denoise and returns `run(*words)`, which runs the script there."""
 
-    def make(name):
+    def make(name, task="denoise"):
         tree = tmp_path / "repo"
-        home = tree / f"egs/{name}/denoise"
+        home = tree / f"egs/{name}/{task}"
         home.parent.mkdir(parents=True)
         shutil.copytree(ROOT / "egs/utils", tree / "egs/utils")
         kept = shutil.ignore_patterns("data", "exp", "corpus", ".*")
-        shutil.copytree(ROOT / f"egs/{name}/denoise", home, ignore=kept)
+        shutil.copytree(ROOT / f"egs/{name}/{task}", home, ignore=kept)
         for folder in ("recipes", "tools"):
             (tree / folder).symlink_to(ROOT / folder)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -14,6 +14,7 @@ from audiomask.masks.packets import (
     Bursts,
     Gilbert,
     GilbertElliott,
+    Recorded,
     ThreeState,
     Uniform,
     Windows,
@@ -197,8 +198,9 @@ def test_loss_specs(tmp_path):
     trace = parse_loss(str(tmp_path / "drop.txt"))
     assert trace.sample(SEEDS[:2], 3).tolist() == [[False, True, True]] * 2
     assert trace.sample(torch.zeros(2, dtype=torch.int64), 2).tolist() == [[False, True]] * 2
-    with pytest.raises(AudioError, match=r"drop.txt: has 3 packets, and the signal 4"):
-        trace.sample(SEEDS[:1], 4)
+    assert trace.sample(SEEDS[:1], 4).tolist() == [[False, True, True, False]]  # the last, not whole, arrived
+    with pytest.raises(AudioError, match=r"drop.txt: has 3 packets, and the signal 5"):
+        trace.sample(SEEDS[:1], 5)
     for spec in ("gilbert:0.1", "gilbert:.1,.2,.3", "drop:x", "drop:1.5", "gilbert:0,0", "drop:"):
         with pytest.raises(ValueError, match=r"want (gilbert:P,Q|drop:RATE), each from 0 to 1"):
             parse_loss(spec)
@@ -230,6 +232,23 @@ def test_windows_are_stretches_of_the_traces():
     assert len({bytes(row) for row in drawn}) > 300
     np.testing.assert_array_equal(drawn, windows.sample(torch.from_numpy(SEEDS), 40).numpy())
     assert windows.sample(SEEDS[:1], 1500).shape == (1, 1500)
+
+
+def test_windows_of_the_traces_that_a_table_names(tmp_path):
+    for name, flags in (("a", [0, 1]), ("b", [1, 1, 1])):
+        write_trace(tmp_path / f"{name}.txt", np.array(flags))
+    table = tmp_path / "utt2trace"
+    table.write_text(f"one a.txt\ntwo {tmp_path}/b.txt\n")
+    assert Recorded(str(table)).lost.tolist() == [False, True, True, True, True]
+    for text in ("one\n", ""):
+        table.write_text(text)
+        with pytest.raises(AudioError, match="want lines KEY PATH"):
+            Recorded(str(table))
+    table.write_text("one none.txt\n")
+    with pytest.raises(AudioError, match=r"none\.txt: cannot be read as a trace"):
+        Recorded(str(table))
+    with pytest.raises(AudioError, match="none: cannot be read"):
+        Recorded(str(tmp_path / "none"))
 
 
 @pytest.mark.parametrize("size", [160, 320, 640, 256, 777, 1536])
