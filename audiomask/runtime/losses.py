@@ -25,22 +25,22 @@ from audiomask.audio import MAX_RATE, AudioError, AudioInfo
 from audiomask.masks.packets import Bursts, LossModel, Trace, packets, parse_loss, read_trace, statistics
 from audiomask.runtime.artifact import Port
 from audiomask.runtime.classical import METHODS
-from audiomask.sources import Source, find_audio
+from audiomask.sources import Source, read_scp
 
 NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # what `classical` takes
 
 
 def loss_models(spec: str) -> Callable[[Source], LossModel]:
     """``gilbert:P,Q``, ``drop:RATE``, or a trace: a file, a folder of one for each recording, found by its
-    stem, or a table of them, a ``.scp`` of lines ``name path``.
+    stem, or a table of them, a ``.scp`` (or a data directory's utt2trace) of lines ``name path``.
 
     Errors: ValueError and `AudioError` as from `parse_loss`; the function raises `AudioError` for a recording
     without a trace.
     """
     if os.path.isdir(spec):  # noqa: PTH112 - Path's test raises for names that are too long
         entries = [(path.stem, path) for path in sorted(Path(spec).iterdir()) if path.is_file()]
-    elif Path(spec).suffix.lower() == ".scp":
-        entries = [(s.key or "", Path(s.path)) for s in find_audio([spec]) if not s.command]
+    elif Path(spec).suffix.lower() == ".scp" or Path(spec).name == "utt2trace":
+        entries = [(s.key or "", Path(s.path)) for s in read_scp(Path(spec)) if not s.command]
     else:
         model = parse_loss(spec)
         return lambda source: model
