@@ -110,9 +110,9 @@ def _expand(text: str, exclude: Path | None) -> Iterator[Source]:
         yield Source("-", "stdin.wav")
     elif os.path.isdir(text):  # noqa: PTH112
         scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
-        yield from _read_scp(path / "wav.scp") if scp else _walk(path, exclude)
+        yield from read_scp(path / "wav.scp") if scp else _walk(path, exclude)
     elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
-        yield from _read_scp(path)
+        yield from read_scp(path)
     elif not os.path.lexists(text) and globbing.has_magic(text):
         matches = sorted(globbing.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
         if not matches:
@@ -143,7 +143,7 @@ def _walk(folder: Path, exclude: Path | None, required: bool = True) -> Iterator
         raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(SUFFIXES))}")
 
 
-def _read_scp(scp: Path) -> Iterator[Source]:
+def read_scp(scp: Path) -> Iterator[Source]:
     """Lines ``key path`` or ``key command |``. A relative path is looked for in the ``.scp``'s own folder
     first, so that a data directory can be moved, then in the working folder (`data.kaldi` does the same).
     """

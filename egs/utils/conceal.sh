@@ -18,7 +18,8 @@ train() { # without noise, unless --noise names some
 conceal_tests() { # and silence in the place of what was lost, which is scored beside it
   for part in $tests; do
     $enhance_cmd audiomask conceal "$data/$part" --loss "$data/$part/utt2trace" -m "$exp/model.onnx" \
-      -o "$processed/$part" -f -q
-    audiomask conceal "$data/$part" --loss "$data/$part/utt2trace" -m zero -o "$unprocessed/$part" -f -q
+      -o "$processed/$part" --format wav -f -q
+    audiomask conceal "$data/$part" --loss "$data/$part/utt2trace" -m zero -o "$unprocessed/$part" \
+      --format wav -f -q
   done
 }

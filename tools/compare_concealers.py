@@ -1,12 +1,15 @@
-"""The concealers we are measured against that need no training: the classical floors, and libopus's own.
+"""Compare concealers on clean speech: the classical floors, libopus's own, and artifacts of ours.
 
-    python tools/conceal_peers.py CLEAN/*.wav --loss gilbert:0.05,0.5 drop:0.1 trace.txt
+    python tools/compare_concealers.py CLEAN/*.wav --loss gilbert:.05,.5 trace.txt --model darn --words
 
-prints PESQ-WB, ESTOI and PLCMOS (v2) of every method for every loss. Opus cannot conceal a signal that it did
-not code, so it is run whole, encoder and decoder, at a rate that leaves speech as good as clean; its row
-"opus, no loss" is what its other rows should be judged by. Its output is aligned: the encoder's look-ahead is
-trimmed. A model with seeds draws other losses for each file, the same ones for each method; a trace is played
-from its beginning and must be as long as the longest file.
+prints PESQ-WB, ESTOI and PLCMOS (v2) of every method for every loss, with --words also how many of the words
+that pocketsphinx (its own English model) hears in the clean recording it gets wrong, in %, and the real-time
+factor, one packet of 20 ms at a time on one thread, with the 99th percentile of a packet (`Session.feed`).
+
+Opus cannot conceal a signal that it did not code, so it is run whole, encoder and decoder, at a rate that
+leaves speech as good as clean; its row "opus, no loss" is what its other rows should be judged by. Its output
+is aligned: the encoder's look-ahead is trimmed. A model of loss with seeds draws other losses for each file,
+the same ones for each method; a trace is played from its beginning and must be as long as the longest file.
 
 libopus comes from the package av (PyAV), whose wheels bundle it, or from the system (Debian: libopus0).
 """
@@ -19,10 +22,12 @@ import ctypes.util
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -30,7 +35,9 @@ import soxr
 
 from audiomask import metrics
 from audiomask.masks import packets
+from audiomask.runtime.artifact import resolve
 from audiomask.runtime.classical import METHODS
+from audiomask.runtime.session import Session
 
 RATE, PACKET_MS = 16000, 20.0
 METRICS = ("pesq_wb", "estoi", "plcmos")
@@ -124,29 +131,100 @@ class Opus:
             self.library.opus_decoder_destroy(decoder)
 
 
-def methods(kbps: float) -> dict[str, Callable[..., np.ndarray]]:
+class Ours:
+    """An artifact, packet by packet; `times`: seconds of each."""
+
+    def __init__(self, model: str):
+        self.artifact = next(a for a in resolve(model, task="conceal") if a.sample_rate == RATE)
+        self.times: list[float] = []
+
+    def conceal(self, x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarray:
+        session, out, size = Session(self.artifact), [], int(PACKET_MS * sample_rate / 1000)
+        for at in range(0, len(x), size):
+            begin = time.perf_counter()
+            out.append(session.feed(x[at : at + size], lost[at : at + size]))
+            self.times.append(time.perf_counter() - begin)
+        return np.concatenate([*out, session.flush()])
+
+
+def methods(kbps: float, models: Sequence[str] = ()) -> dict[str, Callable[..., np.ndarray]]:
     """Every method by its name in the table; libopus where it is."""
     out: dict[str, Callable[..., np.ndarray]] = dict(METHODS)
     try:
         out["opus"] = Opus(kbps).conceal
     except MissingPeer as error:
-        print(f"conceal_peers: {error}; its rows are left out", file=sys.stderr)
+        print(f"compare_concealers: {error}; its rows are left out", file=sys.stderr)
+    for model in models:
+        ours = Ours(model)
+        out[ours.artifact.name] = ours.conceal
     return out
 
 
-def score_file(path: Path, seed: int, specs: Sequence[str], kbps: float) -> dict[str, dict[str, float]]:
-    """Scores of every method for every loss, by "LOSS METHOD"; "none opus" is the codec by itself."""
+@lru_cache(maxsize=1)
+def _recogniser() -> Any:
+    import pocketsphinx
+
+    return pocketsphinx.Decoder(samprate=RATE, loglevel="FATAL")
+
+
+def words(x: np.ndarray) -> list[str]:
+    """What pocketsphinx hears in `x [T]`."""
+    recogniser = _recogniser()
+    recogniser.start_utt()
+    recogniser.process_raw(np.round(x.clip(-1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
+    recogniser.end_utt()
+    heard = recogniser.hyp()
+    return heard.hypstr.split() if heard else []
+
+
+def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
+    """The least number of words to put in, take out or change (Levenshtein 1966)."""
+    row = list(range(len(heard) + 1))
+    for i, a in enumerate(reference, 1):
+        last, row[0] = row[0], i
+        for j, b in enumerate(heard, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (a != b))
+    return row[-1]
+
+
+def score_file(
+    path: Path, seed: int, specs: Sequence[str], kbps: float, models: Sequence[str] = (), speech: bool = False
+) -> dict[str, dict[str, float]]:
+    """Scores of every method for every loss, by "LOSS METHOD"; "none METHOD" is nothing lost."""
     x, rate = sf.read(path, dtype="float32", always_2d=True)
     x = x[:, 0] if rate == RATE else soxr.resample(x[:, 0], rate, RATE, quality="HQ")
     count, size = packets.packets(len(x), RATE, PACKET_MS)
-    out, known = {}, methods(kbps)
+    out, known = {}, methods(kbps, models)
+    reference = words(x) if speech else []
     flags = {s: packets.parse_loss(s).sample(np.array([seed]), count)[0] for s in specs}
     for spec, gone in {"none": np.zeros(count, bool), **flags}.items():
         lost = packets.per_sample(gone, len(x), size)
         for name, conceal in known.items():
-            if spec != "none" or name in ("zero", "opus"):
-                made = conceal(np.where(lost, 0, x) if name != "opus" else x, lost, RATE)
-                out[f"{spec} {name}"] = dict(metrics.score(x, made, RATE, METRICS))
+            if spec == "none" and name in METHODS and name != "zero":
+                continue  # they are the input
+            made = conceal(np.where(lost, 0, x) if name != "opus" else x, lost, RATE)
+            row = out[f"{spec} {name}"] = dict(metrics.score(x, made, RATE, METRICS))
+            if speech:
+                row |= {"errors": word_errors(reference, words(made)), "words": len(reference)}
+    return out
+
+
+def speed(models: Sequence[str], seconds: float, runs: int = 5) -> dict[str, tuple[float, float]]:
+    """Real-time factor (median of the runs) and 99th percentile of a packet in ms, by the artifact's name."""
+    random = np.random.default_rng(0)
+    x = 0.1 * random.standard_normal(int(seconds * RATE)).astype(np.float32)
+    lost = np.repeat(random.random(len(x) // 320 + 1) < 0.1, 320)[: len(x)]
+    out = {}
+    for ours in map(Ours, models):
+        totals = []
+        for _ in range(runs + 1):  # the first warms caches
+            begin = len(ours.times)
+            ours.conceal(x, lost, RATE)
+            totals.append(sum(ours.times[begin:]))
+        out[ours.artifact.name] = (
+            float(np.median(totals[1:])) / seconds,
+            1000 * float(np.percentile(ours.times, 99)),
+        )
     return out
 
 
@@ -156,23 +234,34 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="clean speech")
     parser.add_argument("--loss", nargs="+", required=True, help="TRACE, gilbert:P,Q or drop:RATE")
+    parser.add_argument("--model", nargs="+", default=[], metavar="NAME|FILE", help="artifacts of ours")
+    parser.add_argument("--words", action="store_true", help="word errors too, about a second each")
     parser.add_argument("--kbps", type=float, default=32.0, help="of Opus (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the first file; the next has the next")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores of every file")
     args = parser.parse_args(argv)
+    times = speed(args.model, 10.0)  # before scoring: its processes would share the cores
     seeds = range(args.seed, args.seed + len(args.files))
+    work = partial(score_file, specs=args.loss, kbps=args.kbps, models=tuple(args.model), speech=args.words)
     with ProcessPoolExecutor(args.jobs) as pool:
-        scores = list(pool.map(partial(score_file, specs=args.loss, kbps=args.kbps), args.files, seeds))
+        scores = list(pool.map(work, args.files, seeds))
     if args.json:
         args.json.write_text(
             json.dumps(dict(zip(map(str, args.files), scores, strict=True)), indent=1) + "\n"
         )
-    print(f"{'loss':24} {'method':14} {'PESQ-WB':>8} {'ESTOI':>7} {'PLCMOS':>7}   {len(scores)} files")
+    wrong = " words %" if args.words else ""
+    print(f"{'loss':24} {'method':14} {'PESQ-WB':>8} {'ESTOI':>7} {'PLCMOS':>7}{wrong}   {len(scores)} files")
     for row in scores[0]:
         spec, name = row.rsplit(" ", 1)
-        means = [np.mean([s[row][metric] for s in scores]) for metric in METRICS]
-        print(f"{spec:24} {name:14} {means[0]:8.3f} {means[1]:7.3f} {means[2]:7.3f}")
+        means = [np.nanmean([s[row][metric] for s in scores]) for metric in METRICS]
+        line = f"{spec:24} {name:14} {means[0]:8.3f} {means[1]:7.3f} {means[2]:7.3f}"
+        if args.words:
+            errors, total = (sum(s[row][key] for s in scores) for key in ("errors", "words"))
+            line += f" {100 * errors / max(1, total):7.1f}"
+        print(line)
+    for name, (rtf, p99) in times.items():
+        print(f"{name}: RTF {rtf:.4f}, 99 % of packets within {p99:.2f} ms")
     return 0
 
 

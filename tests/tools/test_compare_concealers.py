@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from conceal_peers import METRICS, MissingPeer, Opus, find_opus, main
+from compare_concealers import METRICS, MissingPeer, Opus, find_opus, main, word_errors, words
 
 try:
     find_opus()
@@ -60,3 +60,16 @@ def test_the_table(tmp_path, capsys):
     assert len(scores) == 2
     mean = np.mean([s["drop:0.3 opus"][METRICS[0]] for s in scores.values()])
     assert mean == pytest.approx(table["drop:0.3", "opus"][0], abs=1e-3)
+
+
+def test_word_errors_are_the_least_edits():
+    assert word_errors(["a", "b", "c", "d"], ["a", "b", "c", "d"]) == 0
+    assert word_errors(["a", "b", "c", "d"], ["b", "x", "d", "e"]) == 3
+    assert word_errors([], ["a", "b"]) == 2
+    assert word_errors(["a", "b"], []) == 2
+
+
+def test_speech_has_words_and_silence_hardly():
+    pytest.importorskip("pocketsphinx", reason="needs the extra dev")
+    assert len(words(np.zeros(16000, np.float32))) <= 1
+    assert len(words(corpus_trees.excerpt("speech", 3))) > 3
