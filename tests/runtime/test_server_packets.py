@@ -7,7 +7,7 @@ import concealer
 import numpy as np
 import pytest
 from serving import ending, model, sound, wait
-from test_packets import disturbed
+from test_jitter_buffer import disturbed
 
 from audiomask.runtime.session import Session
 
