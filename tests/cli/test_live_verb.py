@@ -307,6 +307,12 @@ def test_devices_are_listed(cli, desk):
     assert len(lines) == 4
 
 
+def test_a_model_that_is_told_of_losses(cli, desk, repeat16):
+    done = cli("live", "-m", repeat16)
+    assert done.code == 2
+    assert "repeat_16k: conceals losses that it is told of; a microphone loses nothing" in done.err
+
+
 def test_no_device_at_all(cli, desk):
     desk.sd.devices, desk.sd.default.device = [], [-1, -1]
     for words in (["--list-devices"], []):

@@ -56,6 +56,20 @@ def test_bench(cli, toy):
     assert words.splitlines()[1].split()[:4] == ["toy_16k", "48000", "1", "10.0"]
 
 
+def test_a_model_that_is_told_of_losses(cli, repeats, monkeypatch):
+    """The card says so; bench tells it, alone and stacked, of a tenth."""
+    card = cli("models", repeats / "repeat_16k.onnx").out
+    assert "conceals losses that it is told of (lost): audiomask conceal, stream --packets, serve" in card
+    told, feeding = [], Session.feeding
+    monkeypatch.setattr(
+        Session, "feeding", lambda s, x, lost=None: (told.append(lost), feeding(s, x, lost))[1]
+    )
+    rows = json.loads(cli("bench", "-m", repeats, "--seconds", "2", "--json").out)
+    assert [r["model"] for r in rows] == ["repeat_16k", "repeat_48k"]
+    assert all(flags is not None for flags in told)
+    assert 0.05 < np.concatenate(told).mean() < 0.15
+
+
 def test_bench_of_several_blocks_and_threads(cli, toy16):
     words = ("--seconds", "0.2", "--block", "10,32", "--threads", "1,2", "--channels", "2", "--json")
     rows = json.loads(cli("bench", "-m", toy16, *words).out)
@@ -76,7 +90,9 @@ def test_rounds_of_sessions(toy16, stacked, monkeypatch):
     sessions = [Session(artifact, strength=0.0) for _ in range(3)]
     fed = Counter()
     feeding = Session.feeding
-    monkeypatch.setattr(Session, "feeding", lambda s, x: (fed.update([(s, x.size)]), feeding(s, x))[1])
+    monkeypatch.setattr(
+        Session, "feeding", lambda s, x, lost=None: (fed.update([(s, x.size)]), feeding(s, x))[1]
+    )
     facts = bench.many(sessions, 100, 10, stacked=stacked)
     assert fed == {(s, 100): 10 + bench.WARM_UP for s in sessions}
     assert facts["sessions"] == 3

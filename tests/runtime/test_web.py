@@ -622,3 +622,18 @@ def test_the_lag_is_kept_and_a_stall_costs_only_itself(empty):
     assert done["missed"] == lost.sum() == 20 * 128 - (1000 - 512 - 128)
     assert not heard[lost].any()  # silence, and after it everything in its place
     assert not lost[60 * 128 + 128 :].any()
+
+
+def test_models_that_are_told_of_losses_are_not_offered(browser, toy, repeats, folder):
+    """The page loses nothing; and a server that has no other model says so."""
+    service = Service(offer([str(repeats), str(toy)]), Settings(page=PAGE))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        names = page.at.eval_on_selector_all("#model option", "all => all.map((one) => one.value)")
+        assert names == ["toy_16k", "toy_48k"]
+        for mode in MODES:
+            page.choose(mode)
+            page.open(folder / "speech.wav")
+            assert page.text("message") == ""
+    service = Service(offer([str(repeats)]), Settings(page=PAGE))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        assert page.text("message") == "The server offers no model for the page; start it with -m FILE."

@@ -85,8 +85,9 @@ async function listModels() {
   $("token-form").hidden = answer.status !== 401;
   if (answer.status === 401) throw new Error("this server asks for a token");
   if (!answer.ok) throw new Error(`the server has no list of models (it answers ${answer.status})`);
-  models = await answer.json();
-  if (!models.length) throw new Error("the server offers no model; start it with -m FILE");
+  // Not those that are told of lost packets: the page loses none.
+  models = (await answer.json()).filter((m) => m.inputs.filter((p) => p.kind === "stream").length === 1);
+  if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
   $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
   const preferred = models.filter((m) => m.default);
