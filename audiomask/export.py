@@ -106,12 +106,18 @@ def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
 
 
 def example(model: StreamingModel, batch: int, hops: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random inputs for every port: streams of `hops` hops, constants within their range."""
+    """Random inputs for every port: streams of `hops` hops (masks of 0 and 1), constants within their
+    range."""
     inputs = {}
     for port in model.inputs:
         if port.kind == "stream":
             frames = whole(hops * model.hop * port.rate, f"frames of {port.name} in a hop")
-            inputs[port.name] = 0.1 * torch.randn(batch, port.channels, frames, generator=generator)
+            if port.type == "mask":  # pieces of a hop, which begin somewhere in it
+                n = frames // hops
+                gone = torch.rand(batch, port.channels, hops, generator=generator) < 0.3
+                inputs[port.name] = gone.float().repeat_interleave(n, 2).roll(n // 3, 2)
+            else:
+                inputs[port.name] = 0.1 * torch.randn(batch, port.channels, frames, generator=generator)
         else:
             shape = (batch,) if port.channels == 1 else (batch, port.channels)
             low = port.minimum if port.minimum is not None else (port.default or 0.0)
@@ -189,9 +195,28 @@ def simplify(model: ir.Model) -> None:
         passes.ClearMetadataAndDocStringPass(),  # the exporter leaves stack traces with local paths
     ):
         clean(model)
+    for node in model.graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _distinct_outputs(attribute.as_graph())
     model.graph.metadata_props.clear()
     model.metadata_props.clear()
     model.producer_name, model.producer_version = "audiomask", __version__
+
+
+def _distinct_outputs(body: ir.Graph) -> None:
+    """Outputs of a Scan's body that are one value (a carry that is also put out) become several: ONNX Runtime
+    leaves the second of them unset.
+    """
+    seen: set[ir.Value] = set()
+    for i, value in enumerate(body.outputs):
+        if value in seen:
+            copy_ = ir.node("Identity", [value])
+            body.append(copy_)
+            twin = copy_.outputs[0]
+            twin.name, twin.type, twin.shape = f"{value.name}_{i}", value.type, value.shape
+            body.outputs[i] = twin
+        seen.add(value)
 
 
 def _constant_reshapes(graph: ir.Graph) -> None:

@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan
 
 State: TypeAlias = Any  # nested dict or tuple of tensors, or None
 Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, frequencies)
@@ -51,6 +52,28 @@ def to_onnx() -> bool:
     torch itself keeps torch's operators.
     """
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
+def recur(
+    step: Callable[[tuple[Tensor, ...], tuple[Tensor, ...]], tuple[tuple[Tensor, ...], tuple[Tensor, ...]]],
+    carry: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """`step(carry, inputs of one frame) -> (carry, outputs of that frame)` over the first axis of `inputs`:
+    for recursions that no operator has. -> (last carry, outputs `[T, ...]`). In an ONNX graph it is a Scan.
+    """
+    if not to_onnx():
+        frames = []
+        for now in zip(*inputs, strict=True):
+            carry, y = step(carry, now)
+            frames.append(y)
+        return carry, tuple(torch.stack(parts) for parts in zip(*frames, strict=True))
+
+    def body(carry, now):  # scan wants the carry back as it came, and outputs that share no memory with it
+        carry, y = step(carry, now)
+        return tuple(c.contiguous() for c in carry), tuple(part.clone() for part in y)
+
+    return scan(body, tuple(c.clone(memory_format=torch.contiguous_format) for c in carry), inputs)
 
 
 # --- states -------------------------------------------------------------------------------------------------
@@ -355,7 +378,9 @@ class Port:
 
     name: str
     kind: Literal["stream", "constant"] = "stream"
-    type: str = ""  # pcm, codes, bits, probabilities...; default: pcm for a stream, float for a constant
+    type: str = (
+        ""  # pcm, mask, codes, bits, probabilities...; default: pcm for a stream, float for a constant
+    )
     rate: Fraction = Fraction(1)
     channels: int = 1
     reference: int = 0

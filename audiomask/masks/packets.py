@@ -1,37 +1,330 @@
-"""Masks over packets: which of them a network loses, and what the loss leaves.
+"""Masks over packets: which of them a network loses, in models and in recorded traces.
 
-Batched waveforms `[B, T]` float32 and per-row parameters `[B]`; true where a packet is lost.
+Flags are bool, true where a packet is lost: `[B, N]`, or `[N]` for one signal. Every function takes numpy
+arrays or torch tensors and answers in kind, on the tensor's device, with the same flags for the same seeds;
+torch is not imported. Sampling is a function of each row's seed alone, whatever batch the row stands in, and
+the first packets do not depend on how many follow.
+
+The models are Markov chains that step once a packet, from their stationary state (`Chain`): `Uniform`,
+`Gilbert`, `GilbertElliott`, `ThreeState`. `Trace` and `Windows` play what was recorded.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from audiomask.audio import AudioError
+from audiomask.masks.markov import Array, Chain, follow, like, mixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TRACE_MS = 20.0  # of a packet in the format of the PLC Challenge
+BINS_MS = (120.0, 320.0, 1000.0)  # upper edges of the challenge's classes of burst
 
 
-def bursts(uniform: Tensor, rate: Tensor, length: Tensor) -> Tensor:
+class LossModel(Protocol):
+    """What loses packets."""
+
+    def sample(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` bool from `seeds [B]` int64."""
+
+
+def _check(**probabilities: float) -> None:
+    for name, p in probabilities.items():
+        if not 0 <= p <= 1:
+            raise ValueError(f"{name} is {p:g}; a probability lies between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Uniform(Chain):
+    """Packets are lost independently of each other, a share `rate` of them (Bernoulli)."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check(rate=self.rate)
+        object.__setattr__(self, "transition", np.ones((1, 1)))
+        object.__setattr__(self, "loss", np.array([self.rate]))
+
+    @classmethod
+    def fit(cls, traces: Array | Iterable[Array]) -> Self:
+        """From flags `[N]` of one trace or several."""
+        return cls(statistics(traces).rate)
+
+
+@dataclass(frozen=True)
+class GilbertElliott(Chain):
+    """Two states, good and bad, which both lose packets (E. O. Elliott, Bell Syst. Tech. J. 42, 1963).
+
+    Args:
+        p, q: probability from good to bad, and from bad to good, a packet.
+        good_loss, bad_loss: share of packets lost in either state: 1 - k and 1 - h in the papers. Gilbert's
+            own model of 1960 has good_loss 0.
+    """
+
+    p: float
+    q: float
+    good_loss: float
+    bad_loss: float
+
+    def __post_init__(self) -> None:
+        _check(p=self.p, q=self.q, good_loss=self.good_loss, bad_loss=self.bad_loss)
+        if self.p + self.q == 0:
+            raise ValueError("p and q are both 0; a chain that never moves has no loss rate")
+        object.__setattr__(self, "transition", np.array([[1 - self.p, self.p], [self.q, 1 - self.q]]))
+        object.__setattr__(self, "loss", np.array([self.good_loss, self.bad_loss]))
+
+    @classmethod
+    def fit(cls, traces: Array | Iterable[Array]) -> Self:
+        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        traces = _traces(traces)
+        simple = Gilbert.fit(traces)
+        p, q = min(simple.p, 0.5), min(simple.q, 0.5)
+        moves, loss = cls(p / 2, q / 2, statistics(traces).rate / 4, 0.8).fitted(traces)
+        good, bad = np.argsort(loss)
+        return cls(*map(float, (moves[good, bad], moves[bad, good], loss[good], loss[bad])))
+
+
+@dataclass(frozen=True)
+class Gilbert(Chain):
+    """Two states, good and bad; the bad one loses every packet ("simple Gilbert").
+
+    `p`: probability from good to bad, a packet; `q`: from bad to good. Loses p / (p + q) in the long run, in
+    bursts of 1 / q packets in the mean.
+    """
+
+    p: float
+    q: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transition", GilbertElliott(self.p, self.q, 0.0, 1.0).transition)
+        object.__setattr__(self, "loss", np.array([0.0, 1.0]))
+
+    @classmethod
+    def of(cls, rate: float, burst: float) -> Self:
+        """With this loss rate, below 1, and mean burst, in packets from 1. ValueError where there is none."""
+        if not (0 <= rate < 1 <= burst and rate <= (1 - rate) * burst):
+            raise ValueError(f"no chain loses {rate:g} of the packets in bursts of {burst:g} in the mean")
+        return cls(rate / ((1 - rate) * burst), 1 / burst)
+
+    @classmethod
+    def fit(cls, traces: Array | Iterable[Array]) -> Self:
+        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        traces = _traces(traces)
+        from_good = np.concatenate([t[1:][~t[:-1]] for t in traces])
+        from_bad = np.concatenate([t[1:][t[:-1]] for t in traces])
+        if not (len(from_good) and len(from_bad)):
+            raise ValueError("bursts need packets that are lost and packets that are not; give other traces")
+        return cls(float(from_good.mean()), float(1 - from_bad.mean()))
+
+
+@dataclass(frozen=True)
+class ThreeState(Chain):
+    """Good, and two kinds of burst that lose every packet: isolated or short, and long.
+
+    The chain of Salsano, Ludovici, Ordine and Giannuzzi ("Definition of a general and intuitive loss model
+    for packet networks and its implementation in the Netem module", 2012) without its state 2, reception
+    within a burst. There and in netem an isolated loss is over after one packet (p41 = 1); here it may go on.
+
+    Args (probabilities a packet; the names of the paper):
+        short: from good to a short burst, p14. long: from good to a long burst, p13.
+        short_end, long_end: from there to good, p41 and p31: bursts of 1 / short_end and 1 / long_end.
+    """
+
+    short: float
+    long: float
+    short_end: float
+    long_end: float
+
+    def __post_init__(self) -> None:
+        _check(short=self.short, long=self.long, short_end=self.short_end, long_end=self.long_end)
+        _check(**{"short + long": self.short + self.long})
+        if 0 in (self.short_end, self.long_end):
+            raise ValueError("short_end and long_end must be above 0; else a burst never ends")
+        p, q = self.short_end, self.long_end
+        rows = [[1 - self.short - self.long, self.short, self.long], [p, 1 - p, 0], [q, 0, 1 - q]]
+        object.__setattr__(self, "transition", np.array(rows))
+        object.__setattr__(self, "loss", np.array([0.0, 1.0, 1.0]))
+
+    @classmethod
+    def fit(cls, traces: Array | Iterable[Array]) -> Self:
+        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        traces = _traces(traces)
+        simple = Gilbert.fit(traces)
+        end = max(simple.q, 1e-3)
+        guess = cls(0.8 * simple.p, 0.2 * simple.p, min(1.0, 1.4 * end) * 0.98, end / 3)
+        moves, _ = guess.fitted(traces)
+        ends = moves[1:, 0]
+        short, long = (1, 2) if ends[0] >= ends[1] else (2, 1)
+        return cls(*(float(moves[i]) for i in ((0, short), (0, long), (short, 0), (long, 0))))
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A recorded trace `lost [N]`, for every row from its beginning; `name` is for the error."""
+
+    lost: np.ndarray
+    name: str = "trace"
+
+    def sample(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` bool. AudioError for a trace that is too short."""
+        if packets > len(self.lost):
+            raise AudioError(f"{self.name}: has {len(self.lost)} packets, and the signal {packets}")
+        return like(self.lost[:packets], seeds)[None] & (seeds == seeds)[:, None]
+
+
+class Windows:
+    """Stretches of recorded traces `[N]`, joined end to end, each row's from a packet of its own."""
+
+    def __init__(self, traces: Array | Iterable[Array]):
+        self.lost = np.concatenate(_traces(traces))
+
+    def sample(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` bool."""
+        start = mixed(mixed(seeds)) % len(self.lost)
+        return like(self.lost, seeds)[(start[:, None] + like(np.arange(packets), seeds)) % len(self.lost)]
+
+
+def parse_loss(spec: str) -> LossModel:
+    """`gilbert:P,Q`, `drop:RATE` or the path of a trace.
+
+    ValueError for probabilities that are none, AudioError for a file that is not there or no trace.
+    """
+    kind, colon, rest = spec.partition(":")
+    wanted = {"gilbert": (Gilbert, "P,Q"), "drop": (Uniform, "RATE")}
+    if not colon or kind not in wanted:
+        if not Path(spec).is_file():
+            raise AudioError(f"{spec}: no such file; a loss is a trace file, gilbert:P,Q or drop:RATE")
+        return Trace(read_trace(spec), spec)
+    model, form = wanted[kind]
+    try:
+        numbers = [float(part) for part in rest.split(",")]
+        if len(numbers) != form.count(",") + 1:
+            raise ValueError(f"{len(numbers)} numbers")
+        return model(*numbers)
+    except ValueError as error:
+        raise ValueError(f"{spec}: {error}; want {kind}:{form}, each from 0 to 1") from None
+
+
+def read_trace(path: str | Path) -> np.ndarray:
+    """Flags `[N]` of a text file in the format of the PLC Challenge: a line for each packet of 20 ms, 1 where
+    it is lost and else 0. AudioError names file, line and value.
+    """
+    try:
+        lines = Path(path).read_text(encoding="ascii").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudioError(f"{path}: cannot be read as a trace ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip() not in ("0", "1"):
+            raise AudioError(
+                f"{path}:{number}: {line[:40]!r} is neither 0 nor 1; want a line for each packet"
+            )
+    if not lines:
+        raise AudioError(f"{path} is empty; want a line for each packet, 1 where it is lost and else 0")
+    return np.array([line.strip() == "1" for line in lines])
+
+
+def write_trace(path: str | Path, lost: Array) -> None:
+    """Write flags `[N]` in that format; the file is whole or not there."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text("".join(f"{int(flag)}\n" for flag in lost), encoding="ascii")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _traces(traces: Array | Iterable[Array]) -> list[np.ndarray]:
+    """`[N]`, `[B, N]` or several of them, on whatever device, as bool arrays `[N]`. ValueError for none."""
+    arrays: list[Array] = [traces] if hasattr(traces, "ndim") else list(traces)
+    arrays = [np.asarray(a.cpu() if hasattr(a, "cpu") else a, bool) for a in arrays]
+    out = [row for a in arrays for row in (a if a.ndim == 2 else [a]) if len(row)]
+    if not out:
+        raise ValueError("there are no packets in the traces")
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Bursts:
+    """Of a trace or several: how many `packets`, and bursts of each length, `histogram [longest + 1]`."""
+
+    packets: int
+    histogram: np.ndarray
+
+    @property
+    def rate(self) -> float:
+        """Share of packets that is lost."""
+        return float(self.histogram @ np.arange(len(self.histogram))) / self.packets
+
+    @property
+    def mean(self) -> float:
+        """Packets of a burst in the mean; NaN without a burst."""
+        count = self.histogram.sum()
+        return self.rate * self.packets / float(count) if count else math.nan
+
+    @property
+    def longest(self) -> int:
+        """Packets of the longest burst, 0 without one."""
+        return len(self.histogram) - 1
+
+    def by_class(self, packet_ms: float = TRACE_MS) -> np.ndarray:
+        """Bursts `[4]` of up to 120 ms, to 320 ms, to 1 s, and longer ones."""
+        kinds = burst_class(np.arange(len(self.histogram)), packet_ms)
+        return np.bincount(kinds, self.histogram, minlength=len(BINS_MS) + 1).astype(int)
+
+
+def burst_class(length: int | np.ndarray, packet_ms: float = TRACE_MS) -> Any:
+    """Class of a burst of so many packets: 0 up to 120 ms, 1 to 320 ms, 2 to 1 s, 3 above.
+
+    The challenge sorts traces by the class of their longest burst and has none of class 3.
+    """
+    return np.searchsorted(np.array(BINS_MS) + 1e-6, np.asarray(length) * packet_ms)
+
+
+def statistics(traces: Array | Iterable[Array]) -> Bursts:
+    """Of flags `[N]`, `[B, N]` or several of them; a burst ends with its trace."""
+    rows = _traces(traces)
+    joined = np.concatenate([np.append(row, False) for row in rows])
+    edges = np.flatnonzero(np.diff(joined, prepend=False))
+    lengths = edges[1::2] - edges[::2]
+    return Bursts(sum(map(len, rows)), np.bincount(lengths, minlength=1))
+
+
+def bursts(uniform: Array, rate: Array, length: Array) -> Array:
     """Which of N packets are lost, `[B, N]` bool, from as many random numbers: Gilbert's two states.
 
     `rate [B]`: share that is lost in the long run, below 1; `length [B]`: packets of a mean burst, from 1.
     The channel turns bad with p = rate / ((1 - rate) length) and good again with 1 / length.
     """
-    worse = (rate / ((1 - rate) * length)).clamp(max=1)
-    bad = uniform[:, 0] < rate
-    lost = [bad]
-    for u in uniform[:, 1:].unbind(1):
-        bad = torch.where(bad, u >= 1 / length, u < worse)
-        lost.append(bad)
-    return torch.stack(lost, 1)
-
-
-def lose(x: Tensor, lost: Tensor, size: int) -> Tensor:
-    """`x [B, T]` with zeros in place of the packets of `size` samples that are `lost [B, ceil(T / size)]`."""
-    return torch.where(lost.repeat_interleave(size, 1)[:, : x.shape[1]], 0.0, x)
+    one = like(np.int8(1), uniform)
+    worse, better = (rate / ((1 - rate) * length))[:, None], (1 / length)[:, None]
+    return follow([(uniform < worse) * one, (uniform >= better) * one], (uniform[:, 0] < rate) * one) > 0
 
 
 def packets(samples: int, sample_rate: int, packet_ms: float) -> tuple[int, int]:
     """How many packets carry so many samples, and the samples of one."""
     size = max(1, round(packet_ms * sample_rate / 1000))
     return math.ceil(samples / size), size
+
+
+def per_sample(lost: Array, samples: int, size: int) -> Array:
+    """Flags `[..., samples]` from those of packets of `size` samples, `[..., ceil(samples / size)]`.
+
+    ValueError for too few packets.
+    """
+    if lost.shape[-1] * size < samples:
+        raise ValueError(f"{lost.shape[-1]} packets of {size} samples do not hold {samples} samples")
+    return lost[..., like(np.arange(samples) // size, lost)]
+
+
+def lose(x: Tensor, lost: Tensor, size: int) -> Tensor:
+    """`x [B, T]` with zeros in place of the packets of `size` samples that are `lost [B, ceil(T / size)]`."""
+    return x * ~per_sample(lost, x.shape[-1], size)

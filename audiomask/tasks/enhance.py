@@ -85,6 +85,8 @@ class Enhance(pl.LightningModule):
     convergence of the multi-resolution STFT loss is no mean over rows.
     """
 
+    measured: tuple[str, ...] = ("pesq_wb", "estoi")  # of the first validation clips
+
     def __init__(
         self,
         model: StreamingModel,
@@ -135,47 +137,63 @@ class Enhance(pl.LightningModule):
             model.compile()  # in place: the names of the parameters stay
         self._clips: list[dict[str, float]] = []
 
-    def _compare(self, noisy: Tensor, clean: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """`noisy [B, T]` or `[B, M, T]`, `clean [B, T]` -> loss, its parts, estimate `[B, T]`."""
+    def _compare(
+        self, noisy: Tensor, clean: Tensor, **inputs: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """`noisy [B, T]` or `[B, M, T]`, `clean [B, T]` -> loss, its parts, estimate `[B, T]`. `inputs`: the
+        model's others."""
         noisy = noisy[:, None] if noisy.ndim == 2 else noisy
         if noisy.shape[1] != self.model.inputs[0].channels:
             raise AudioError(
                 f"the data have {noisy.shape[1]} channels and {self.model.name} takes "
                 f"{self.model.inputs[0].channels}; make them equal"
             )
-        estimate = self.model(noisy)[:, 0]
+        estimate = self.model(noisy, **inputs)[:, 0]
         if not self.relative:
             return *self.loss(estimate, clean), estimate
-        level = noisy[:, self.reference].float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
+        level = self._level(noisy[:, self.reference], clean)
+        level = level.float().square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4)
         return *self.loss(estimate / level, clean / level), estimate
+
+    def _level(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        """The signal `[B, T]` by whose level a row is divided."""
+        return noisy
+
+    def _pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """A batch as what goes in, what should come out, and the model's other inputs."""
+        if "clean" in batch:
+            return batch["noisy"], batch["clean"], {}
+        return *self.degrade(batch["speech"], batch["noise"], batch["seed"]), {}
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         torch.manual_seed(int(batch["seed"][0]))  # of what is hidden: a resumed run goes on as it would have
         with torch.no_grad():
-            noisy, clean = self.degrade(batch["speech"], batch["noise"], batch["seed"])
-        total, parts, _ = self._compare(noisy, clean)
+            noisy, clean, inputs = self._pair(batch)
+        total, parts, _ = self._compare(noisy, clean, **inputs)
         self.log_dict(
             {"train/loss": total} | {f"train/{k}": v for k, v in parts.items()}, batch_size=len(noisy)
         )
         return total
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        noisy, clean = batch["noisy"], batch["clean"]
+        noisy, clean, inputs = self._pair(batch)
         # As exported: in float32, and not compiled, which would be done again for every length of a clip.
         with torch.autocast(noisy.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
-            total, parts, estimate = self._compare(noisy, clean)
+            total, parts, estimate = self._compare(noisy, clean, **inputs)
         self.log_dict(
             {"val/loss": total} | {f"val/{k}": v for k, v in parts.items()},
             batch_size=len(noisy),
             sync_dist=True,
         )
-        names = ["si_sdr", "pesq_wb", "estoi"] if index < self.scored else ["si_sdr"]
+        names = ["si_sdr", *self.measured] if index < self.scored else ["si_sdr"]
         rate = self.model.sample_rate
         row = metrics.score(clean[0].cpu().numpy(), estimate[0].float().cpu().numpy(), rate, names)
         self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
         if index < self.shown:
             heard = noisy[0] if noisy.ndim == 2 else noisy[0, self.reference]
-            self._show(f"{index}", {"noisy": heard, "enhanced": estimate[0], "clean": clean[0]})
+            self._show(
+                f"{index}", {"noisy": heard, self.model.outputs[0].name: estimate[0], "clean": clean[0]}
+            )
 
     def on_validation_epoch_end(self) -> None:
         means = {
@@ -195,7 +213,7 @@ class Enhance(pl.LightningModule):
         rate = self.model.sample_rate
         window = torch.hann_window(512, device=self.device)
         for kind, x in signals.items():
-            if kind != "enhanced" and self.global_step > 0 and self.current_epoch > 0:
+            if kind in ("noisy", "clean") and self.global_step > 0 and self.current_epoch > 0:
                 continue  # the references do not change
             x = x.float()
             writer.add_audio(f"{name}/{kind}", x.clamp(-1, 1), self.global_step, rate)

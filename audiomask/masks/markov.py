@@ -1,0 +1,177 @@
+"""Markov chains that lose packets: sampled in batches, described in closed form, fitted to traces.
+
+Every function takes numpy arrays or torch tensors and answers in kind, on the tensor's device, with the same
+flags for the same seeds; torch is not imported. `audiomask.masks.packets` has the models with names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any  # np.ndarray, or torch.Tensor
+
+
+def like(values: Any, other: Array) -> Array:
+    """`values` as an array of the kind of `other`, on its device."""
+    if isinstance(other, np.ndarray):
+        return np.asarray(values)
+    import torch
+
+    return torch.as_tensor(np.asarray(values), device=other.device)
+
+
+def _join(a: Array, b: Array) -> Array:
+    if isinstance(a, np.ndarray):
+        return np.concatenate([a, b], 1)
+    import torch
+
+    return torch.cat([a, b], 1)
+
+
+def mixed(z: Array) -> Array:
+    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): int64 to int64, one to one, no pattern left."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor  # the shift is arithmetic, so it is masked
+    return z ^ (z >> 31 & (1 << 33) - 1)
+
+
+def uniform(seeds: Array, count: int, stream: int = 0) -> Array:
+    """`[B, count]` float32 in [0, 1) from `seeds [B]` int64; a row has four streams of them, 0 to 3.
+
+    A hash of seed and position instead of a generator: all rows at once, the same numbers on every device.
+    """
+    position = like(4 * np.arange(count, dtype=np.int64) + stream + 1, seeds)
+    z = mixed(mixed(seeds[:, None]) + position * -0x61C8864680B583EB)
+    bits = z >> 40 & 0xFFFFFF
+    return bits * like(np.float32(2.0**-24), seeds)
+
+
+def follow(successors: list[Array], start: Array) -> Array:
+    """States `[B, N]` int8 of a chain that is in `start [B]` at packet 0.
+
+    `successors`: for each of the K states, `[B, N]` int8, which one follows it at packet n (those of packet 0
+    are not used). Steps are functions of states, so they are composed in pairs, pairs of pairs and so on:
+    log2(N) operations on whole batches instead of N small ones.
+    """
+    f, step = [_join(start[:, None], after[:, 1:]) for after in successors], 1
+    while step < f[0].shape[1]:
+        onward, composed = [after[:, step:] for after in f], []
+        for before in f:
+            state = onward[0]
+            for k in range(1, len(f)):
+                state = state + (before[:, :-step] >= k) * (onward[k] - onward[k - 1])
+            composed.append(_join(before[:, :step], state))
+        f, step = composed, 2 * step
+    return f[0]
+
+
+class Chain:
+    """A Markov chain that loses packets with a probability of its state.
+
+    `transition [K, K]`: row i holds the probabilities of the states after i. `loss [K]`: share of the packets
+    that a state loses. Subclasses give both, by named parameters.
+    """
+
+    transition: np.ndarray
+    loss: np.ndarray
+
+    def sample(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` bool from `seeds [B]` int64."""
+
+        one = like(np.int8(1), seeds)
+
+        def state(u: Array, probabilities: np.ndarray) -> Array:  # in whose interval u lies
+            inside = (u < 0) * one
+            for edge in np.cumsum(probabilities)[:-1].astype(np.float32):
+                inside = inside + (u >= float(edge)) * one
+            return inside
+
+        u, v = (uniform(seeds, packets, stream) for stream in (0, 1))
+        states = follow([state(u, row) for row in self.transition], state(u[:, 0], self.stationary))
+        lost = v < 0
+        for k, share in enumerate(self.loss.astype(np.float32)):
+            lost = lost | (states == k) & (v < float(share))
+        return lost
+
+    @property
+    def stationary(self) -> np.ndarray:
+        """Share of time `[K]` in each state, in the long run."""
+        k = len(self.loss)
+        balance = np.vstack([self.transition.T - np.eye(k), np.ones(k)])
+        return np.linalg.lstsq(balance, np.eye(k + 1)[k], rcond=None)[0].clip(0, 1)
+
+    @property
+    def loss_rate(self) -> float:
+        """Share of packets lost in the long run."""
+        return float(self.stationary @ self.loss)
+
+    def _burst_starts(self) -> tuple[np.ndarray, np.ndarray]:
+        """State `[K]` in which a burst begins, as probabilities, and `[K, K]`: a further packet is lost."""
+        onward = self.transition * self.loss
+        starts = (self.stationary * (1 - self.loss)) @ onward
+        return starts / starts.sum() if starts.sum() > 0 else starts * np.nan, onward
+
+    def burst_lengths(self, longest: int) -> np.ndarray:
+        """Probabilities `[longest]` that a burst is of 1, 2, ... packets; NaN for a chain without bursts."""
+        state, onward = self._burst_starts()
+        going_on = []
+        for _ in range(longest + 1):
+            going_on.append(state.sum())
+            state = state @ onward
+        return -np.diff(going_on)
+
+    @property
+    def mean_burst(self) -> float:
+        """Packets of a burst in the mean; NaN for a chain without bursts."""
+        state, onward = self._burst_starts()
+        return float(state @ np.linalg.solve(np.eye(len(state)) - onward, np.ones(len(state))))
+
+    def fitted(self, traces: list[np.ndarray], steps: int = 200) -> tuple[np.ndarray, np.ndarray]:
+        """`transition`, `loss` of greatest likelihood for traces `[N]`, by Baum and Welch from this chain on.
+
+        What is impossible in this chain stays so. Traces are cut into rows that overlap by a packet, each
+        taken to begin in the stationary state.
+        """
+        rows = 256
+        parts = [t[i : i + rows + 1] for t in traces for i in range(0, max(1, len(t) - 1), rows)]
+        lost = np.full((rows + 1, len(parts)), -1)
+        for part, column in zip(parts, lost.T, strict=True):
+            column[: len(part)] = part
+        known = (lost >= 0)[1:, None]
+        chain = _Given(self.transition, self.loss)
+        for _ in range(steps):
+            p, chances = chain.transition, np.stack([1 - chain.loss, chain.loss, np.ones(len(chain.loss))])
+            e = chances[lost].swapaxes(1, 2).copy()  # [rows + 1, K, parts]
+            forward, back = np.empty_like(e), np.ones_like(e)
+            scale = np.empty(lost.shape)
+            state = chain.stationary[:, None]
+            for n in range(rows + 1):
+                forward[n] = state * e[n]
+                scale[n] = forward[n].sum(0)
+                forward[n] /= scale[n]
+                state = p.T @ forward[n]
+            for n in range(rows, 0, -1):
+                e[n] *= back[n] / scale[n]
+                back[n - 1] = p @ e[n]
+            moves = np.tensordot(forward[:-1], e[1:] * known, ((0, 2), (0, 2))) * p
+            here = (forward * back)[1:] * known
+            visits, losses = here.sum((0, 2)), (here * (lost[1:, None] == 1)).sum((0, 2))
+            seen = moves.sum(1)
+            new = _Given(
+                np.where(seen[:, None] > 0, moves / seen[:, None].clip(1e-300), p),
+                np.where(visits > 0, losses / visits.clip(1e-300), chain.loss),
+            )
+            moved = max(np.abs(new.transition - p).max(), np.abs(new.loss - chain.loss).max())
+            chain = new
+            if moved < 1e-5:
+                break
+        return chain.transition, chain.loss
+
+
+@dataclass(frozen=True)
+class _Given(Chain):
+    transition: np.ndarray
+    loss: np.ndarray

@@ -1,0 +1,286 @@
+"""Darn: our small packet-loss concealer. It repeats the last period, and a network mends the repetition.
+
+Nothing here is published elsewhere as it stands; the parts are. A gap is first filled by periodic extension
+(`nn.extension`, after ITU-T G.711 Appendix I), from behind, and from the front where the packet after it is
+there. A network of `models.sieve`'s blocks then estimates complex masks for both, frame by frame::
+
+    x, lost -> filled from behind f (hop 10 ms) --window 20 ms--> F_t-1, F_t, F_t+1   [2, 160] each
+            -> frame t filled from hop t + 1 b  --window 20 ms--> B_t                 [2, 160]
+    F, B as X |X|^-.7 with magnitudes; shares of lost samples, length of the loss     [17, 160]
+      -> conv 8 / 4 over frequency -> bands -> blocks over time and bands (as in Sieve)
+      -> masks M_F, M_B, |M| < 2 each
+    Y = M_F F + M_B B, which fades to comfort noise as the loss goes on
+    out = x where it was received;  overlap-add of Y where it was lost, cross-faded over 4 ms of received
+          samples on both sides
+
+so the output waits 20 ms, and 10 for the hop: 20 ms beyond the end of a packet of 10 or 20 ms. With nothing
+lost it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled
+by the gain of the mask at the top of what it does see.
+
+Comfort noise has the spectrum of the least that was heard (minimum statistics in the manner of Martin 2001:
+smoothed magnitudes, their minimum, which rises by 3 dB a second), and phases from a fixed table, so that
+every run of a session gives the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, Synthesis, power, window
+from audiomask.models.sieve import Block, Residual
+from audiomask.nn.extension import Extension
+from audiomask.nn.recurrent import GRU
+from audiomask.streaming import Delay, Port, State, StreamingModel, recur
+
+BINS = 160  # that the network sees: up to 8 kHz
+CODED = 40  # bands after the strided convolution
+TABLE = 97  # frames of the noise table; prime, so that it does not repeat with any rhythm
+
+
+class MendNet(nn.Module):
+    """Features in, two complex masks out, frame by frame.
+
+    Args: as `models.sieve.MaskNet`'s.
+
+    Shape: `features [B, 17, T, 160]` -> masks `[B, 4, T, 160]`.
+    """
+
+    def __init__(
+        self,
+        features: int = 17,
+        channels: int = 32,
+        bands: int = 24,
+        blocks: int = 3,
+        heads: int = 4,
+        full: int = 128,
+        squeeze: int = 64,
+    ):
+        super().__init__()
+        self.channels, self.bands, self.full = channels, bands, full
+        self.encode = nn.Conv1d(features, channels, 8, 4, 2, bias=False)
+        self.encode_norm = nn.BatchNorm1d(channels)
+        self.encoder = Residual(channels)
+        self.gather = nn.Linear(CODED, bands, bias=False)
+        self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
+        self.full_in = nn.Linear(bands * channels, squeeze)
+        self.full_gru = GRU(squeeze, full)
+        self.full_out = nn.Linear(full, bands * channels)
+        self.blocks = nn.ModuleList(Block(channels, bands, heads) for _ in range(blocks))
+        self.spread = nn.Linear(bands, CODED, bias=False)
+        self.decoder = Residual(channels)
+        self.decode = nn.Conv1d(channels, 4 * BINS // CODED, 3, padding=1)
+        with torch.no_grad():  # the untrained network passes the extension: M_F close to 1, M_B to 0
+            self.decode.weight.mul_(0.1)
+            assert self.decode.bias is not None
+            self.decode.bias.zero_()
+            self.decode.bias[: BINS // CODED] = 1.1547
+
+    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
+        new = {"full": torch.zeros(batch, self.full, device=device, dtype=dtype)}
+        for i in range(len(self.blocks)):
+            new[f"block{i}"] = torch.zeros(batch, self.bands * self.channels, device=device, dtype=dtype)
+        return new
+
+    def step(self, z: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        b, c, t, _ = z.shape
+        new = {}
+        x = z.permute(2, 0, 1, 3).reshape(-1, c, BINS)  # time first from here on
+        skip = self.encoder(F.relu(self.encode_norm(self.encode(x))))  # [T B, C, 40]
+        x = self.gather(skip).mT + self.embedding  # [T B, bands, C]
+        x = x.reshape(-1, self.bands * self.channels)
+        y = F.relu(self.full_in(x)).reshape(t, -1, self.full_in.out_features)
+        y, (h,) = self.full_gru.layer(y, [state["full"][None]])
+        new["full"] = h.reshape(-1, self.full)
+        x = (x + self.full_out(y.reshape(-1, self.full))).reshape(-1, self.channels)
+        for i, block in enumerate(self.blocks):
+            x, new[f"block{i}"] = block(x, state[f"block{i}"], t)
+        x = self.decoder(self.spread(x.reshape(-1, self.bands, self.channels).mT) + skip)
+        x = self.decode(x).reshape(t, -1, 4, BINS // CODED, CODED)
+        z = x.permute(1, 2, 0, 4, 3).reshape(b, 2, 2, t, BINS)
+        z = z / (1 + z.square().sum(2, keepdim=True) / 4).sqrt()
+        return z.flatten(1, 2), new
+
+
+class Darn(StreamingModel):
+    """The concealer: samples in, samples out, `[B, 1, T]`; `lost [B, 1, T]`: above .5 where a sample is lost
+    and what is there is to be ignored. None: nothing is lost.
+
+    Args:
+        sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
+        blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16
+            bits count as lost. So does digital silence, which becomes comfort noise.
+        The others are `MendNet`'s.
+    """
+
+    task = "conceal"
+    outputs = (Port("concealed"),)
+    followed = 140  # the band above 8 kHz follows the mask from this bin (7 kHz) up
+    fade_ms = (80, 200)  # of the loss's length: from speech to comfort noise
+    floor = 1e-6  # of |X|^2, under the compression
+    bias = 1.6  # of white noise, its level against the minimum of its smoothed magnitudes, measured
+
+    noise: Tensor
+
+    def __init__(self, sample_rate: int = 16000, name: str = "darn", blind: bool = False, **net: int):
+        super().__init__()
+        if sample_rate not in (16000, 48000):
+            raise ValueError(
+                f"Darn at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session"
+            )
+        self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate // 100
+        self.inputs = (Port("audio"),)
+        if not blind:
+            self.inputs += (Port("lost", "stream", type="mask", doc="1 where a sample is lost"),)
+        hop = self.hop
+        self.extension = Extension(sample_rate, hop)
+        w = window("sqrt_hann", 2 * hop)
+        w *= 100 / w.sum()  # a sine of amplitude a has |X| = 50 a at both rates, as in Sieve
+        self.analysis = Analysis(2 * hop, hop, w)
+        self.net = MendNet(**net)
+        self.synthesis = Synthesis(2 * hop, hop, w)
+        self.wait = Delay(2 * hop, 2)
+        self.delay = 2 * hop
+        self.fade = sample_rate // 250  # samples of a cross-fade
+        phase = 2 * math.pi * torch.rand(TABLE, hop + 1, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("noise", torch.stack([phase.cos(), phase.sin()]), persistent=False)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, device=device, dtype=dtype)
+
+        hop = self.hop
+        return {
+            "extension": self.extension.initial_state(batch, device, dtype),
+            "analysis": self.analysis.initial_state(batch, device, dtype),
+            "spectra": zeros(2, 2, hop + 1),  # of the last two frames
+            "hops": zeros(2, 2, hop),  # received and lost samples of the last two hops
+            "runs": torch.zeros(batch, 2, dtype=torch.int64, device=device),
+            "period": torch.full((batch,), self.extension.least, dtype=torch.int64, device=device),
+            "net": self.net.initial_state(batch, device, dtype),
+            "heard": zeros(2, hop + 1),  # smoothed magnitudes, and their running minimum
+            "frame": torch.zeros(batch, dtype=torch.int64, device=device),
+            "synthesis": self.synthesis.initial_state(batch, device, dtype),
+            "wait": self.wait.initial_state(batch, device, dtype),
+            "edges": zeros(1, 2 * hop + self.fade),
+        }
+
+    def step(self, x, state, lost=None, **constants):
+        new = {}
+        gone = self._silent(x) if lost is None else lost > 0.5
+        x = torch.where(gone, 0.0, x)
+        (filled, period, run), new["extension"] = self.extension.step(x, state["extension"], gone)
+        spectrum, new["analysis"] = self.analysis.step(filled, state["analysis"])
+        spectra = torch.cat([state["spectra"], spectrum], 2)  # F_t-1, F_t, F_t+1 of the first frame t
+        new["spectra"] = spectra[:, :, -2:]
+        forward = spectra[:, :, 1:-1]
+        flags = gone.to(x.dtype)
+        hops = torch.cat([x, flags], 1).unflatten(2, (-1, self.hop)).transpose(1, 2)  # [B, T, 2, hop]
+        hops = torch.cat([state["hops"], hops], 1)
+        new["hops"] = hops[:, -2:]
+        backward, reach, share = self._backward(hops, state, period, new)
+        runs = torch.cat([state["runs"], run], 1)
+        new["runs"] = runs[:, -2:]
+        length = torch.maximum(runs[:, :-2], runs[:, 1:-1]).to(x.dtype)  # [B, T] of the loss in frame t
+        features = self._features(spectra, backward, share, reach, length)
+        masks, new["net"] = self.net.step(features, state["net"])
+        y = self._masked(masks, forward, backward)
+        y = self._comfort(y, forward, share, length, state, new)
+        y, new["synthesis"] = self.synthesis.step(y, state["synthesis"])
+        waited, new["wait"] = self.wait.step(torch.cat([x, flags], 1), state["wait"])
+        x, gone = waited.split(1, 1)
+        weight = self._weight(flags, state, new)
+        weight = torch.where(gone > 0.5, 1.0, weight)
+        return torch.where(weight > 0, weight * y + (1 - weight) * x, x), new
+
+    def _silent(self, x: Tensor) -> Tensor:
+        """Samples that count as lost where nobody says which are."""
+        if len(self.inputs) > 1:
+            return torch.zeros_like(x, dtype=torch.bool)
+        quarters = x.abs().unflatten(2, (-1, self.hop // 4))
+        return (quarters.amax(3, keepdim=True) < 2**-16).expand_as(quarters).reshape(x.shape)
+
+    def _backward(
+        self, hops: Tensor, state: State, period: Tensor, new: dict
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Frame t as what follows says that it was: from the last loss in hops t - 1, t, t + 1 on it is what
+        was received, and before that its periodic extension. `hops [B, T + 2, 2, hop]` -> spectrum
+        `[B, 2, T, bins]`, share of it that is known `[B, T]`, shares of lost samples of the hops `[B, 3, T]`.
+        """
+        n = 3 * self.hop
+        frames = torch.cat([hops[:, :-2], hops[:, 1:-1], hops[:, 2:]], 3)  # [B, T, 2, 3 hop]
+        x, gone = frames.unbind(2)
+        i = torch.arange(n, device=x.device)
+        s = (gone * (i + 1)).amax(2, keepdim=True).long()  # the first sample after the last loss
+        periods = torch.cat([state["period"][:, None], period], 1)
+        new["period"] = periods[:, -1]
+        t = periods[:, :-1, None]
+        at = torch.where(i < s, i + (s - i + t - 1) // t * t, i)[..., : 2 * self.hop]
+        known = at < n
+        b = x.gather(2, at.clamp_max(n - 1)) * known
+        spectrum = self.analysis.dft(b * self.analysis.window)
+        return spectrum, known.to(x.dtype).mean(2), gone.unflatten(2, (3, -1)).mean(3).transpose(1, 2)
+
+    def _features(self, spectra, backward, share, reach, length) -> Tensor:
+        def compressed(z: Tensor) -> Tensor:
+            p = power(z) + self.floor
+            return torch.cat([z * p**-0.35, p**0.15], 1)
+
+        z = compressed(spectra[..., :BINS])
+        parts = [z[:, :, :-2], z[:, :, 1:-1], z[:, :, 2:], compressed(backward[..., :BINS])]
+        age = (length / (self.sample_rate * 0.1))[:, None].clamp_max(2.0)
+        known = torch.cat([share, reach[:, None], age], 1)[..., None]  # [B, 5, T, 1]
+        return torch.cat([*parts, known.expand(-1, -1, -1, BINS)], 1)
+
+    def _masked(self, masks: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
+        """Y `[B, 2, T, bins]` of masks `[B, 4, T, 160]`."""
+
+        def times(m: Tensor, z: Tensor) -> Tensor:
+            re, im = z.split(1, 1)
+            return m[:, :1] * z + m[:, 1:] * torch.cat([-im, re], 1)
+
+        f, b = forward[..., :BINS], backward[..., :BINS]
+        y = times(masks[:, :2], f) + times(masks[:, 2:], b)
+        more = forward.shape[3] - BINS
+        if more == 1:
+            return torch.cat([y, forward[..., BINS:]], 3)
+        top = slice(self.followed, None)
+        gain = (power(y[..., top]).sum(3, keepdim=True) + self.floor) / (
+            power(f[..., top]).sum(3, keepdim=True) + self.floor
+        )
+        return torch.cat([y, forward[..., BINS:] * gain.sqrt().clamp(max=1.0)], 3)
+
+    def _comfort(self, y, forward, share, length, state, new) -> Tensor:
+        """y, fading to the background's level as the loss grows."""
+        there = (share[:, 0] + share[:, 1] == 0)[..., None]  # [B, T, 1]: the frame is whole
+        magnitude = power(forward)[:, 0].sqrt()
+        rise = 10 ** (3 / 20 * self.hop / self.sample_rate)
+
+        def listen(carry, frame):
+            (smooth, least), (now, whole) = carry, frame
+            heard = torch.where(whole, now + 0.8 * torch.where(smooth > 0, smooth - now, 0.0), smooth)
+            low = torch.where(least > 0, torch.minimum(least * rise, heard), heard)
+            least = torch.where(whole, low, least)
+            return (heard, least), (least,)
+
+        frames = (magnitude.transpose(0, 1), there.transpose(0, 1))
+        heard, (floor,) = recur(listen, (state["heard"][:, 0], state["heard"][:, 1]), frames)
+        new["heard"] = torch.stack(heard, 1)
+        count = y.shape[2]
+        frame = state["frame"][:, None] + torch.arange(count, device=y.device)
+        new["frame"] = (state["frame"] + count) % TABLE
+        noise = self.noise[:, frame % TABLE].transpose(0, 1)  # [B, 2, T, bins]
+        first, last = (ms * self.sample_rate / 1000 for ms in self.fade_ms)
+        w = ((length - first) / (last - first)).clamp(0, 1)[:, None, :, None]
+        return (1 - w) * y + w * noise * self.bias * floor.transpose(0, 1)[:, None]
+
+    def _weight(self, flags: Tensor, state: State, new: dict) -> Tensor:
+        """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 in losses, ramps beside them."""
+        n, count = self.fade, flags.shape[2]
+        edges = torch.cat([state["edges"], flags], 2)
+        new["edges"] = edges[:, :, count:]
+        wide = F.max_pool1d(edges[:, :, : count + 2 * n], n + 1, 1)
+        return F.avg_pool1d(wide, n + 1, 1)

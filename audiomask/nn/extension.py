@@ -1,0 +1,119 @@
+"""Periodic extension: the classical filling of a gap, and what a concealing network starts from.
+
+Speech repeats itself. Where samples are lost, the last period before the loss is repeated; its length T is
+the lag of the greatest normalised cross-correlation of what was heard last,
+
+    T = argmax_l  sum_k x[s - k] x[s - k - l] / sqrt(sum_k x[s - k]^2 sum_k x[s - k - l]^2) - bias (l - l_min)
+
+over lags of 5 to 15 ms, as in ITU-T G.711 Appendix I, which names them. A voice of more than 200 Hz is
+repeated by two periods or more, and what has no period by pieces long enough not to buzz. `bias` decides for
+the shorter lag where two fit alike.
+
+    x      ... . . . . . |  lost                    |
+    filled ... a b c d e | b' c d e  b' c d e  b' c |     T = 4
+                                                          b' and what follows carry the step that the jump
+                                                          from e to b would have, fading over a quarter of T
+
+The filled signal is also what later periods are measured on: after a short island between two losses there is
+not enough else. That makes it a recursion over hops, in an exported graph a Scan.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from audiomask.streaming import State, Streaming, recur
+
+
+class Extension(Streaming):
+    """`[B, 1, T]` samples and `lost [B, 1, T]` (true where they are) -> filled samples `[B, 1, T]`, and per
+    hop the period (samples) and the length of the loss that lasts at the hop's end (samples; 0 where the last
+    sample is there): `[B, T / hop]` int64 each. No delay.
+
+    Args:
+        sample_rate: Hz. hop: samples, at least 5 ms.
+    """
+
+    lags: Tensor
+    lagged: Tensor
+
+    def __init__(self, sample_rate: int, hop: int):
+        super().__init__()
+        if sample_rate % 8000:
+            raise ValueError(f"Extension at {sample_rate} Hz: needs a multiple of 8000")
+        self.hop, self.factor = hop, sample_rate // 8000  # the coarse search is at 8 kHz
+        ms = sample_rate // 1000
+        self.least, self.most, self.template = 5 * ms, 15 * ms, 10 * ms
+        self.past = 30 * ms
+        coarse = torch.arange(self.least, self.most + 1, self.factor) // self.factor
+        width = self.template // self.factor
+        first = self.past // self.factor - width
+        self.register_buffer("lags", coarse, persistent=False)
+        lagged = first - coarse[:, None] + torch.arange(width)
+        self.register_buffer("lagged", lagged, persistent=False)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return {
+            "past": torch.zeros(batch, self.past, device=device, dtype=dtype),
+            "period": torch.full((batch,), self.least, dtype=torch.int64, device=device),
+            "run": torch.zeros(batch, dtype=torch.int64, device=device),
+        }
+
+    def step(  # type: ignore[override]
+        self, x: Tensor, state: State, lost: Tensor, **constants
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
+        batch = x.shape[0]
+        hops = x.reshape(batch, -1, self.hop).transpose(0, 1)
+        flags = lost.reshape(batch, -1, self.hop).transpose(0, 1)
+        names = ("past", "period", "run")
+        end, (y, period, run) = recur(self._hop, tuple(state[name] for name in names), (hops, flags))
+        y = y.transpose(0, 1).reshape(batch, 1, -1)
+        return (y, period.T, run.T), dict(zip(names, end, strict=True))
+
+    def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[tuple, tuple]:
+        """One hop `[B, hop]`: past, period, run -> the same after it; filled, period, run."""
+        past, period, run = carry
+        x, lost = inputs
+        i = torch.arange(self.hop, device=x.device)[None]
+        # The newest loss begins at sample s of the hop, after the last received one before it; s = 0 and
+        # run > 0: it began in an earlier hop and goes on.
+        last = torch.where(lost, i, -1).amax(1, keepdim=True)
+        s = torch.where(~lost & (i < last), i, -1).amax(1, keepdim=True) + 1
+        old = self.past + i - (i // period[:, None] + 1) * period[:, None]
+        goes_on = (run > 0)[:, None] & (lost.cumsum(1) == i + 1)
+        y = torch.where(goes_on, torch.cat([past, x], 1).gather(1, old), x)
+        seen = torch.cat([past, y], 1)
+        begins = (last >= 0) & ~((s == 0) & (run > 0)[:, None])
+        heard = seen.gather(1, s + torch.arange(self.past, device=x.device)[None])  # what is before s
+        period = torch.where(begins[:, 0], self._period(heard), period)
+        t = period[:, None]
+        phase = (i - s).clamp_min(0) % t
+        step = heard[:, -1:] - heard.gather(1, self.past - 1 - t)
+        fades = (1 - 4 * phase / t).clamp_min(0)
+        new = heard.gather(1, self.past - t + phase) + step * fades
+        y = torch.where(lost & begins & (i >= s), new, y)
+        received = torch.where(lost, -1, i).amax(1)
+        run = torch.where(received < 0, run + self.hop, self.hop - 1 - received)
+        past = torch.cat([past, y], 1)[:, self.hop :]
+        return (past, period, run), (y, period, run)
+
+    def _period(self, heard: Tensor) -> Tensor:
+        """The lag `[B]` at which `heard [B, past]` goes on best: found at 8 kHz, then among the samples
+        around."""
+        coarse = heard.unflatten(1, (-1, self.factor)).mean(2)
+        width = self.template // self.factor
+        bias = 0.1 * torch.linspace(0, 1, len(self.lags), device=heard.device)
+        best = (_correlation(coarse[:, self.lagged], coarse[:, None, -width:]) - bias).argmax(1)
+        near = self.lags[best] * self.factor
+        near = near[:, None] + torch.arange(-self.factor, self.factor + 1, device=heard.device)
+        near = near.clamp(self.least, self.most)
+        at = self.past - self.template - near[:, :, None] + torch.arange(self.template, device=heard.device)
+        lagged = heard.gather(1, at.flatten(1)).unflatten(1, at.shape[1:])
+        best = _correlation(lagged, heard[:, None, -self.template :]).argmax(1)
+        return near.gather(1, best[:, None])[:, 0]
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Normalised, over the last axis; 0 for silence."""
+    return (a * b).sum(-1) / ((a.square().sum(-1) * b.square().sum(-1)).sqrt() + 1e-9)
