@@ -31,12 +31,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._higher_order_ops import scan
 
 from audiomask.frontend.bands import mel
 from audiomask.frontend.stft import Analysis, Synthesis
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Port, State, StreamingModel, to_onnx
+from audiomask.streaming import Port, State, StreamingModel, recur
 
 AUTHORS_CLASS = "FRN"
 AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
@@ -118,8 +117,9 @@ class Predictor(nn.Module):
 
     def frame(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One frame, `[B, F]` and the state `[B, units]` each. No module is called: `scan` cannot."""
-        lstm = self.lstm
-        weights = (lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+        weights = [
+            getattr(self.lstm, f"{kind}_l0") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
         h, c = torch.lstm_cell(self._bands(magnitude), (h, c), *weights)
         return self._bins(h), h, c
 
@@ -214,7 +214,7 @@ class FRN(StreamingModel):
         y = x + self.joiner.known(encoded.reshape(-1, 2, self.hop)).reshape_as(x)
         re, im = y.unbind(2)
         start = (state["magnitude"], *state["predictor"])
-        (magnitude, *predictor), im = self._recur(start, re.abs(), im)
+        (magnitude, *predictor), (im,) = recur(self._frame, start, (re.abs(), im))
         y = torch.cat([lowest, torch.stack([re, im], 2).permute(1, 2, 0, 3)], 3)
         y, synthesis = self.synthesis.step(y, state["synthesis"])
         return y, {
@@ -225,25 +225,16 @@ class FRN(StreamingModel):
             "synthesis": synthesis,
         }
 
-    def _frame(self, carry: tuple[Tensor, ...], x: tuple[Tensor, Tensor]) -> tuple[tuple, Tensor]:
+    def _frame(
+        self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Of one frame: (|Y| of the frame before, the predictor's h and c), (|Re Y|, Im Y but for the
-        prediction) -> the same for the next frame, Im Y.
+        prediction) -> the same for the next frame, (Im Y,).
         """
         real, im = x
         magnitude, h, c = self.predictor.frame(*carry)
         im = im + self.joiner.predicted(magnitude)
-        return (real + im.abs(), h, c), im
-
-    def _recur(self, carry: tuple[Tensor, ...], real: Tensor, im: Tensor) -> tuple[tuple, Tensor]:
-        """`_frame` over all of `[T, B, F]`."""
-        if to_onnx():
-            carry = tuple(part.contiguous() for part in carry)  # as what `_frame` returns: scan insists
-            return scan(self._frame, carry, (real, im))
-        frames = []
-        for pair in zip(real.unbind(0), im.unbind(0), strict=True):
-            carry, y = self._frame(carry, pair)
-            frames.append(y)
-        return carry, torch.stack(frames)
+        return (real + im.abs(), h, c), (im,)
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
