@@ -106,16 +106,17 @@ def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
 
 
 def example(model: StreamingModel, batch: int, hops: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random inputs for every port: streams of `hops` hops (masks of 0 and 1), constants within their
-    range."""
+    """Random inputs for every port: streams of `hops` hops (a mask: bursts of a hop or two of 1 among 0),
+    constants within their range."""
     inputs = {}
     for port in model.inputs:
         if port.kind == "stream":
             frames = whole(hops * model.hop * port.rate, f"frames of {port.name} in a hop")
-            if port.type == "mask":  # pieces of a hop, which begin somewhere in it
-                n = frames // hops
-                gone = torch.rand(batch, port.channels, hops, generator=generator) < 0.3
-                inputs[port.name] = gone.float().repeat_interleave(n, 2).roll(n // 3, 2)
+            if port.type == "mask":
+                burst = frames // hops
+                lost = torch.rand(batch, port.channels, hops + 1, generator=generator) < 0.3
+                start = int(torch.randint(burst, (), generator=generator))  # borders inside of hops too
+                inputs[port.name] = lost.repeat_interleave(burst, 2)[:, :, start : start + frames].float()
             else:
                 inputs[port.name] = 0.1 * torch.randn(batch, port.channels, frames, generator=generator)
         else:
@@ -445,9 +446,9 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
 
 @torch.no_grad()
 def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) -> float:
-    """Play noise through the file by the runtime's session, in blocks of random sizes, and compare with
-    `model` over the whole. Returns the difference, relative to the peak; ExportError where it exceeds
-    TOLERANCE.
+    """Play noise, and losses if the model is told of them, through the file by the runtime's session, in
+    blocks of random sizes, and compare with `model` over the whole. Returns the difference, relative to the
+    peak; ExportError where it exceeds TOLERANCE.
     """
     from audiomask.runtime.session import Session
 
@@ -455,12 +456,15 @@ def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) ->
     shape = (model.inputs[0].channels, int(seconds * model.sample_rate))
     x = (0.1 * random.standard_normal(shape)).astype(np.float32)
     session, pieces, at = Session(path), [], 0
+    mask = session.artifact.mask
+    lost = np.repeat(random.random(shape[1]) < 0.2, max(1, model.sample_rate // 50))[: shape[1]]
     while at < x.shape[1]:
         n = int(random.integers(1, 4 * model.hop))
-        pieces.append(session.feed(x[:, at : at + n]))
+        pieces.append(session.feed(x[:, at : at + n], lost[at : at + n] if mask else None))
         at += n
     ours = np.concatenate([*pieces, np.atleast_2d(session.flush())], 1)
-    theirs = model(torch.from_numpy(x)[None])
+    told = {mask.name: torch.from_numpy(lost.astype(np.float32))[None, None]} if mask else {}
+    theirs = model(torch.from_numpy(np.where(lost, 0, x) if mask else x)[None], **told)
     theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
     error = (
         float(np.abs(ours - theirs).max() / np.abs(theirs).max()) if ours.shape == theirs.shape else math.inf

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import concealer
 import numpy as np
 import pytest
 
@@ -193,6 +194,20 @@ def array3(tmp_path_factory):
 
 
 ARRAY_GAINS = (1.0, 2.0, -4.0)
+
+
+@pytest.fixture(scope="session")
+def repeats(tmp_path_factory):
+    """A folder with a family of concealers that are told what is lost, at 16 and 48 kHz: see `concealer`."""
+    folder = tmp_path_factory.mktemp("repeats")
+    for rate in (16000, 48000):
+        concealer.build(folder / f"repeat_{rate // 1000}k.onnx", rate=rate)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def repeat16(repeats):
+    return repeats / "repeat_16k.onnx"
 
 
 @pytest.fixture

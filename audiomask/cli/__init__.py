@@ -17,6 +17,7 @@ from audiomask import __version__
 # Static, so that --help imports nothing. A test compares it with the first lines of the verbs' docstrings.
 VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
+    "conceal": "conceal lost packets of recordings, with losses from a trace, a model or the sound itself",
     "stream": "denoise a live pipe of samples from standard input to standard output",
     "live": "denoise a microphone live, into a loudspeaker or a virtual microphone",
     "serve": "serve models to other programs and to browsers: a websocket per live sound, and a page",
@@ -125,7 +126,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _verb(verb: str, argv: list[str]) -> int:
-    if verb in ("enhance", "stream", "live", "serve", "bench"):
+    if verb in ("enhance", "conceal", "stream", "live", "serve", "bench"):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError

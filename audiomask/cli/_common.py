@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from audiomask.cli import UsageError
+
+if TYPE_CHECKING:
+    from audiomask.runtime.artifact import Artifact
 
 
 def positive(text: str) -> int:
@@ -73,6 +76,13 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
     if args.atten_lim is not None:
         values["atten_lim"] = args.atten_lim
     return values
+
+
+def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
+    """Errors: `UsageError` if one of the models is told what is lost, where nobody can tell it."""
+    for artifact in artifacts:
+        if artifact.mask:
+            raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
 
 
 def note(text: str, *, quiet: bool = False) -> None:

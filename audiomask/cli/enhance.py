@@ -16,20 +16,32 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told
 from audiomask.runtime.artifact import Artifact, resolve
 from audiomask.runtime.files import Job, Options, Report, enhance_batch
+from audiomask.runtime.losses import Classical
 from audiomask.runtime.session import Session
 from audiomask.sources import Source, find_audio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_file_arguments(parser)
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
+    )
+
+
+def add_file_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every verb takes that makes files of files; `batch` wants ``ray`` too."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="file, folder, glob, .scp, data directory or -"
     )
@@ -57,17 +69,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)"
     )
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
-    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
 
 
 def run(args: argparse.Namespace) -> int:
     family = resolve(args.model)
-    options = Options(
+    refuse_told(family, "use audiomask conceal")
+    return batch(args, family, file_options(args))[0]
+
+
+def file_options(args: argparse.Namespace, **more: Any) -> Options:
+    """What the arguments say, and ``more``."""
+    return Options(
         dry=args.dry,
         constants=controls(args),
         subtype=args.subtype,
@@ -75,9 +88,21 @@ def run(args: argparse.Namespace) -> int:
         rate=args.rate,
         overwrite=args.force,
         threads=args.threads,
+        **more,
     )
+
+
+def batch(
+    args: argparse.Namespace,
+    family: Sequence[Artifact | Classical],
+    options: Options,
+    arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
+) -> tuple[int, list[Report]]:
+    """All inputs through a model: the exit code, and how the finished ones went. ``arranged`` may change the
+    jobs before they run. Errors: `UsageError`, `AudioError` for what no file can be to blame for."""
     for artifact in family:  # a wrong control is one error here, not one for each file
-        Session(artifact, dry=args.dry, **options.constants)
+        if not isinstance(artifact, Classical):
+            Session(artifact, dry=args.dry, **options.constants)
     to_stdout = args.out == "-"
     with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else _nothing() as folder:
         sources, failed = _find(args)
@@ -86,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         if to_stdout and len(sources) + len(failed) > 1:
             raise UsageError(f"-o -: standard output takes one file, and the inputs name {len(sources)}")
         suffix = f".{args.format or 'wav'}"
-        jobs = (
+        jobs = arranged(
             [Job(s, Path(folder) / f"out{suffix}") for s in sources]
             if to_stdout
             else _plan(args, sources, family)
@@ -108,11 +133,11 @@ def run(args: argparse.Namespace) -> int:
         elif any(r.job.source.key for r in done):
             _write_scp(Path(args.out), [r.job for r in done])
     _summary(done, failed, time.perf_counter() - start, args.quiet)
-    return 1 if failed else 0
+    return int(bool(failed)), done
 
 
 def _reports(
-    args: argparse.Namespace, jobs: list[Job], family: list[Artifact], options: Options, show
+    args: argparse.Namespace, jobs: list[Job], family: Sequence[Artifact | Classical], options: Options, show
 ) -> Iterator[Report]:
     """The jobs done, on this machine or on a cluster."""
     if not args.ray:
@@ -158,7 +183,7 @@ def _find(args: argparse.Namespace) -> tuple[list[Source], list[AudioError]]:
     return list(found.values()), failed
 
 
-def _plan(args: argparse.Namespace, sources: list[Source], family: list) -> list[Job]:
+def _plan(args: argparse.Namespace, sources: list[Source], family: Sequence) -> list[Job]:
     """Where each output goes. Errors: UsageError for outputs that would collide or have no place."""
     out = Path(args.out) if args.out else None
     is_folder = out is not None and (

@@ -23,7 +23,7 @@ import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive, table
+from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told, table
 from audiomask.runtime import soundcard
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     cards = _find(sd, args)
     family = resolve(args.model)
+    refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
     rate = args.rate or _rate(sd, cards, family)
     artifact = choose(family, rate)
     block = _block(artifact, rate, args.block)

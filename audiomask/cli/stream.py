@@ -6,6 +6,10 @@ latency that is shown at the start. It plays with ffmpeg, sox and gstreamer:
   ffmpeg -i in.mp4 -f s16le -ar 48000 -ac 1 - |
     audiomask stream --rate 48000 | aplay -f S16_LE -r 48000
 
+With --packets the input is records, of which some may be missing, late, double or in a wrong order: a number
+of 4 bytes, the length of the samples in bytes in 2, both little-endian, and the samples of one packet. Every
+packet's place comes out, --jitter and the model's delay later; docs/conceal.md.
+
 The end of the input and SIGTERM end it alike: what has been read comes out to its last sample, and the exit
 code is 0 or 143. It is 141 when the reader leaves, 130 after Ctrl-C.
 """
@@ -24,7 +28,9 @@ import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import Terminated, UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told
+from audiomask.runtime.artifact import choose, resolve
+from audiomask.runtime.packets import RECORD, JitterBuffer, shape
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session
 
@@ -53,6 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MS",
         help="work on blocks of this length (default: whatever has arrived)",
     )
+    parser.add_argument(
+        "--packets", type=float, metavar="MS", help="the input is numbered packets of this length"
+    )
+    parser.add_argument(
+        "--jitter",
+        type=float,
+        metavar="MS",
+        help="how long a packet is waited for, with --packets (default 60)",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not show model and latency")
 
 
@@ -63,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
     if args.block is not None and not 0 < args.block <= 60_000:
         raise UsageError(f"--block {args.block}: is outside 0 to 60000 ms")
+    if args.packets is None and args.jitter is not None:
+        raise UsageError(f"--jitter {args.jitter:g}: is for packets; give --packets MS")
+    if args.packets is not None and args.block is not None:
+        raise UsageError(f"--block {args.block:g}: packets are the blocks; leave it out")
     if sys.stdin is None or sys.stdout is None:
         raise UsageError("standard input and output must be open")
     if sys.stdin.isatty() or sys.stdout.isatty():
@@ -76,8 +95,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pipe(args: argparse.Namespace) -> None:
+    family = resolve(args.model, task="enhance" if args.packets is None else "conceal")
     session = Session(
-        args.model,
+        choose(family, args.rate),
         sample_rate=args.rate,
         channels=args.channels,
         threads=args.threads,
@@ -101,11 +121,62 @@ def _pipe(args: argparse.Namespace) -> None:
             quiet=args.quiet,
         )
     pipe = Pipe(args.format, session.channels)
+    if args.packets is not None:
+        _packets(args, session, pipe)
+        return
+    refuse_told([session.artifact], "give --packets MS and numbered packets")
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * pipe.frame
     for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
         pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
     pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
     pipe.report(session)
+
+
+def _packets(args: argparse.Namespace, session: Session, pipe: Pipe) -> None:
+    """As the rest of `_pipe`, of records."""
+    try:
+        size, depth = shape(args.packets, 60.0 if args.jitter is None else args.jitter, args.rate)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    length, ms = size * pipe.frame, 1000 / args.rate
+    if length > 65535:
+        raise UsageError(f"--packets {args.packets:g}: are {length} bytes; a record holds 65535")
+    lag = session.lag_of(size)
+    note(
+        f"packets of {size * ms:g} ms; delay {(depth * size + lag) * ms:.1f} ms (jitter "
+        f"{depth * size * ms:g} + model {lag * ms:.1f})",
+        quiet=args.quiet,
+    )
+    if not session.artifact.mask:
+        note(f"{session.artifact.name} is not told of losses; it gets silence for them", quiet=args.quiet)
+    buffer, waiting = JitterBuffer(depth, size / args.rate), bytearray()
+
+    def play(payloads: list[bytes | None]) -> None:
+        if payloads:
+            lost = np.repeat([payload is None for payload in payloads], size)
+            x = pipe.decode(b"".join(payload or bytes(length) for payload in payloads))
+            pipe.write(sys.stdout.fileno(), session.feed(x, lost))
+
+    for data in _chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
+        waiting += data
+        while len(waiting) >= RECORD.size:
+            number, found = RECORD.unpack_from(waiting)
+            if found != length:
+                raise AudioError(
+                    f"standard input: packet {number} has {found} bytes, and {size * ms:g} ms are {length}; "
+                    "check --packets, --rate, --channels and --format"
+                )
+            if len(waiting) < RECORD.size + length:
+                break
+            buffer.put(number, bytes(waiting[RECORD.size : RECORD.size + length]))
+            del waiting[: RECORD.size + length]
+        play(buffer.take())
+    play(buffer.flush())
+    pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
+    if waiting:
+        note(f"warning: standard input: the last {len(waiting)} bytes were no whole packet; dropped")
+    pipe.report(session)
+    note(str(buffer.counts), quiet=args.quiet)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def uniform(seeds: Array, count: int, stream: int = 0) -> Array:
     position = like(4 * np.arange(count, dtype=np.int64) + stream + 1, seeds)
     z = mixed(mixed(seeds[:, None]) + position * -0x61C8864680B583EB)
     bits = z >> 40 & 0xFFFFFF
-    return bits * like(np.float32(2.0**-24), seeds)
+    return (bits.astype(np.float32) if isinstance(bits, np.ndarray) else bits.float()) * 2.0**-24
 
 
 def follow(successors: list[Array], start: Array) -> Array:

@@ -7,7 +7,8 @@ the lag of the greatest normalised cross-correlation of what was heard last,
 
 over lags of 5 to 15 ms, as in ITU-T G.711 Appendix I, which names them. A voice of more than 200 Hz is
 repeated by two periods or more, and what has no period by pieces long enough not to buzz. `bias` decides for
-the shorter lag where two fit alike.
+the shorter lag where two fit alike. The first 10 ms repeat one period, the next 10 the last two, and what is
+lost after that the last three, so that a long loss is no steady tone (also from there).
 
     x      ... . . . . . |  lost                    |
     filled ... a b c d e | b' c d e  b' c d e  b' c |     T = 4
@@ -45,7 +46,7 @@ class Extension(Streaming):
         self.hop, self.factor = hop, sample_rate // 8000  # the coarse search is at 8 kHz
         ms = sample_rate // 1000
         self.least, self.most, self.template = 5 * ms, 15 * ms, 10 * ms
-        self.past = 30 * ms
+        self.past = 3 * self.most + 3 * ms
         coarse = torch.arange(self.least, self.most + 1, self.factor) // self.factor
         width = self.template // self.factor
         first = self.past // self.factor - width
@@ -56,6 +57,7 @@ class Extension(Streaming):
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return {
             "past": torch.zeros(batch, self.past, device=device, dtype=dtype),
+            "heard": torch.zeros(batch, self.past, device=device, dtype=dtype),  # before the newest loss
             "period": torch.full((batch,), self.least, dtype=torch.int64, device=device),
             "run": torch.zeros(batch, dtype=torch.int64, device=device),
         }
@@ -66,37 +68,39 @@ class Extension(Streaming):
         batch = x.shape[0]
         hops = x.reshape(batch, -1, self.hop).transpose(0, 1)
         flags = lost.reshape(batch, -1, self.hop).transpose(0, 1)
-        names = ("past", "period", "run")
+        names = ("past", "heard", "period", "run")
         end, (y, period, run) = recur(self._hop, tuple(state[name] for name in names), (hops, flags))
         y = y.transpose(0, 1).reshape(batch, 1, -1)
         return (y, period.T, run.T), dict(zip(names, end, strict=True))
 
     def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[tuple, tuple]:
-        """One hop `[B, hop]`: past, period, run -> the same after it; filled, period, run."""
-        past, period, run = carry
+        """One hop `[B, hop]`: past, heard, period, run -> the same after it; filled, period, run."""
+        past, heard, period, run = carry
         x, lost = inputs
         i = torch.arange(self.hop, device=x.device)[None]
         # The newest loss begins at sample s of the hop, after the last received one before it; s = 0 and
         # run > 0: it began in an earlier hop and goes on.
         last = torch.where(lost, i, -1).amax(1, keepdim=True)
         s = torch.where(~lost & (i < last), i, -1).amax(1, keepdim=True) + 1
-        old = self.past + i - (i // period[:, None] + 1) * period[:, None]
-        goes_on = (run > 0)[:, None] & (lost.cumsum(1) == i + 1)
-        y = torch.where(goes_on, torch.cat([past, x], 1).gather(1, old), x)
-        seen = torch.cat([past, y], 1)
-        begins = (last >= 0) & ~((s == 0) & (run > 0)[:, None])
-        heard = seen.gather(1, s + torch.arange(self.past, device=x.device)[None])  # what is before s
+        going = (run > 0)[:, None]
+        y = torch.where(going & (lost.cumsum(1) == i + 1), self._repeat(heard, period, run[:, None] + i), x)
+        begins = (last >= 0) & ~((s == 0) & going)
+        before = s + torch.arange(self.past, device=x.device)
+        heard = torch.where(begins, torch.cat([past, y], 1).gather(1, before), heard)
         period = torch.where(begins[:, 0], self._period(heard), period)
-        t = period[:, None]
-        phase = (i - s).clamp_min(0) % t
-        step = heard[:, -1:] - heard.gather(1, self.past - 1 - t)
-        fades = (1 - 4 * phase / t).clamp_min(0)
-        new = heard.gather(1, self.past - t + phase) + step * fades
-        y = torch.where(lost & begins & (i >= s), new, y)
+        y = torch.where(lost & begins & (i >= s), self._repeat(heard, period, (i - s).clamp_min(0)), y)
         received = torch.where(lost, -1, i).amax(1)
         run = torch.where(received < 0, run + self.hop, self.hop - 1 - received)
         past = torch.cat([past, y], 1)[:, self.hop :]
-        return (past, period, run), (y, period, run)
+        return (past, heard, period, run), (y, period, run)
+
+    def _repeat(self, heard: Tensor, period: Tensor, at: Tensor) -> Tensor:
+        """Samples number `at [B, n]` of a loss after `heard [B, past]`."""
+        t = period[:, None] * (1 + at // self.template).clamp_max(3)
+        phase = at % t
+        step = heard[:, -1:] - heard.gather(1, self.past - 1 - t)
+        fades = (1 - 4 * phase / period[:, None]).clamp_min(0)
+        return heard.gather(1, self.past - t + phase) + step * fades
 
     def _period(self, heard: Tensor) -> Tensor:
         """The lag `[B]` at which `heard [B, past]` goes on best: found at 8 kHz, then among the samples

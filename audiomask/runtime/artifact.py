@@ -14,11 +14,11 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -237,6 +237,11 @@ class Artifact:
     def streams(self) -> tuple[Port, ...]:
         return tuple(port for port in self.inputs if port.kind == "stream")
 
+    @property
+    def mask(self) -> Port | None:
+        """The stream beside the sound that says which of its samples are lost, of a model that is told."""
+        return next((port for port in self.streams[1:] if port.type == "mask"), None)
+
     def session(self, threads: int = 1):
         """The graph loaded into ONNX Runtime, checked against the metadata; shared by all streams of this
         process.
@@ -345,7 +350,14 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     return sorted(found, key=lambda a: a.sample_rate)
 
 
-def choose(artifacts: list[Artifact], rate: int) -> Artifact:
+class _Rated(Protocol):
+    sample_rate: int
+
+
+_Model = TypeVar("_Model", bound=_Rated)
+
+
+def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
     """The one of a family that keeps the whole band of a signal at ``rate`` Hz at the least cost: the lowest
     sample rate not below ``rate``, else the highest."""
     return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

@@ -12,6 +12,7 @@ COUNTERS = {
     "messages_total": ("binary messages received", ""),
     "overflows_total": ("times that a socket's output queue was full, so that it was not read from", ""),
     "throttled_total": ("times that a socket reached its input rate and had to wait", ""),
+    "packets_total": ("packets by what became of them, of sockets in packet mode", "kind"),
     "cleaned_samples_total": ("input samples that were NaN or infinite and became 0", ""),
     "faults_total": ("blocks in which a model failed and was muted", ""),
     "errors_total": ("sockets ended by an error", "code"),

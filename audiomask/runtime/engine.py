@@ -35,6 +35,7 @@ class Engine:
         self.artifact, self.batch = artifact, batch
         self.graph = artifact.session(threads)
         self.audio = artifact.streams[0].name
+        self.mask = artifact.mask.name if artifact.mask else ""
         self.names = [output or artifact.outputs[0].name, *(f"next_{s.name}" for s in artifact.states)]
         self.state = [spec.rows(batch) for spec in artifact.states]
         self.constants: dict[str, np.ndarray] = {}
@@ -46,30 +47,36 @@ class Engine:
             value[:] = 0 if port.default is None else port.default
             self.constants[port.name] = value
         self._hops = 0
-        self._bound: tuple[Any, np.ndarray, list[np.ndarray]] | None = None
+        self._bound: tuple[Any, np.ndarray, np.ndarray, list[np.ndarray]] | None = None
 
-    def alone(self, x: np.ndarray) -> list[np.ndarray]:
+    def alone(self, x: np.ndarray, lost: np.ndarray | None = None) -> list[np.ndarray]:
         """The output for ``x`` and the next states, in memory that the next call overwrites and that is bound
         to the graph once: for one hop of a small model, handing arrays over takes a tenth of the time."""
         if self._bound is None or self._bound[1].shape != x.shape:
             import onnxruntime as ort
 
             binding, given = self.graph.io_binding(), np.zeros(x.shape, np.float32)
-            feeds = self._feeds(given)
+            gone = np.zeros((self.batch, 1, x.shape[2]), np.float32)
+            feeds = self._feeds(given, gone)
             got = [np.empty_like(value) for value in self.graph.run(self.names, feeds)]
             for name, value in feeds.items():
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
             for name, value in zip(self.names, got, strict=True):
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(value))
-            self._bound = binding, given, got
-        binding, given, got = self._bound
+            self._bound = binding, given, gone, got
+        binding, given, gone, got = self._bound
         given[:] = x
+        if self.mask:
+            gone[:] = 0 if lost is None else lost
         self.graph.run_with_iobinding(binding)
         return got
 
-    def _feeds(self, x: np.ndarray) -> dict[str, np.ndarray]:
+    def _feeds(self, x: np.ndarray, lost: np.ndarray | None) -> dict[str, np.ndarray]:
         states = {spec.name: value for spec, value in zip(self.artifact.states, self.state, strict=True)}
-        return {self.audio: x, **self.constants, **states}
+        feeds = {self.audio: x, **self.constants, **states}
+        if self.mask:
+            feeds[self.mask] = np.zeros((self.batch, 1, x.shape[2]), np.float32) if lost is None else lost
+        return feeds
 
     def sweep(self, hops: int) -> None:
         """After a call for so many: now and then, numbers that are next to nothing in the state become 0."""
@@ -129,7 +136,8 @@ class Engine:
 
 @dataclass(eq=False)
 class Step:
-    """``engine`` forward over ``x [batch, channels, T]``, whole hops of the model's rate.
+    """``engine`` forward over ``x [batch, channels, T]``, whole hops of the model's rate. ``lost
+    [batch, 1, T]`` is for models with a mask: 1 where a sample is lost, None where none is.
 
     `run` fills in ``y [batch, channels, T]``, or ``error``, in which case the engine is as before. ``broken
     [batch]``: rows in which the model failed, if any; they are muted and at the start of a signal again.
@@ -137,6 +145,7 @@ class Step:
 
     engine: Engine
     x: np.ndarray
+    lost: np.ndarray | None = None
     y: np.ndarray | None = None
     broken: np.ndarray | None = None
     error: ArtifactError | None = None
@@ -169,13 +178,13 @@ def _call(steps: Sequence[Step]) -> None:
     first = steps[0].engine
     try:
         if len(steps) > 1:
-            feeds = [step.engine._feeds(step.x) for step in steps]
+            feeds = [step.engine._feeds(step.x, step.lost) for step in steps]
             rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
             y, *state = first.graph.run(first.names, rows)
         elif steps[0].x.shape[2] == first.artifact.hop:
-            y, *state = first.alone(steps[0].x)
+            y, *state = first.alone(steps[0].x, steps[0].lost)
         else:
-            y, *state = first.graph.run(first.names, first._feeds(steps[0].x))
+            y, *state = first.graph.run(first.names, first._feeds(steps[0].x, steps[0].lost))
     except Exception as error:  # see Artifact.session
         if len(steps) > 1:
             for step in steps:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from audiomask.audio import AudioError, Reader, Writer, choose_format
+from audiomask.masks.packets import Bursts
 from audiomask.runtime.artifact import Artifact, choose
+from audiomask.runtime.losses import Classical, Loss, Losses, Whole
 from audiomask.runtime.polyphase import Polyphase
 from audiomask.runtime.session import BULK_HOPS, Session
 from audiomask.sources import Source
@@ -26,8 +29,8 @@ from audiomask.sources import Source
 
 @dataclass(frozen=True)
 class Options:
-    """What all files of a batch share. ``constants``: the model's controls; ``rate``: of the output, in
-    Hz."""
+    """What all files of a batch share. ``constants``: the model's controls; ``rate``: of the output, in Hz;
+    ``loss``: what is lost of them, for models that conceal it."""
 
     dry: float = 0.0
     constants: dict[str, Any] = field(default_factory=dict)
@@ -36,17 +39,22 @@ class Options:
     rate: int | None = None
     overwrite: bool = False
     threads: int = 1
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True)
 class Job:
+    """``lossy``: where what was left of the source goes, if anywhere."""
+
     source: Source
     output: Path
+    lossy: Path | None = None
 
 
 @dataclass
 class Report:
-    """How one file went. ``error`` is None for a finished one; ``notes`` have to be shown to the user."""
+    """How one file went. ``error`` is None for a finished one; ``notes`` have to be shown to the user;
+    ``bursts``: what was lost of it, if anything could be."""
 
     job: Job
     model: str = ""
@@ -54,6 +62,7 @@ class Report:
     elapsed: float = 0.0
     notes: list[str] = field(default_factory=list)
     error: AudioError | None = None
+    bursts: Bursts | None = None
 
 
 class Cancelled(BaseException):
@@ -62,10 +71,14 @@ class Cancelled(BaseException):
 
 
 def enhanced(
-    reader: Reader, artifact: Artifact, options: Options, session: Session | None = None
+    reader: Reader,
+    artifact: Artifact | Classical,
+    options: Options,
+    session: Session | Whole | None = None,
+    losses: Losses | None = None,
 ) -> Iterator[np.ndarray]:
-    """What ``reader`` holds, through ``artifact``: blocks ``[outputs, n]`` at ``options.rate`` or the file's
-    own rate."""
+    """What ``reader`` holds, less ``losses``, through ``artifact``: blocks ``[outputs, n]`` at
+    ``options.rate`` or the file's own rate."""
     info = reader.info
     session = session or open_session(reader, artifact, options)
     frames = max(1, BULK_HOPS * artifact.hop * info.rate // artifact.sample_rate)
@@ -73,9 +86,10 @@ def enhanced(
         Polyphase(info.rate, options.rate, session.outputs) if options.rate not in (None, info.rate) else None
     )
     total = done = 0
-    for x in reader.blocks(frames):
+    blocks = reader.blocks(frames)
+    for x, lost in losses.heard(blocks) if losses else ((x, None) for x in blocks):
         total += x.shape[1]
-        y = session.feed(x)
+        y = session.feed(x, lost)
         y = convert.push(y) if convert else y
         done += y.shape[1]
         yield y
@@ -89,8 +103,10 @@ def enhanced(
     yield y
 
 
-def open_session(reader: Reader, artifact: Artifact, options: Options) -> Session:
+def open_session(reader: Reader, artifact: Artifact | Classical, options: Options) -> Session | Whole:
     """Errors: `AudioError` for a file of another number of channels than the model takes."""
+    if isinstance(artifact, Classical):
+        return artifact.open(reader.info.rate, reader.info.channels)
     channels, wanted = reader.info.channels, artifact.streams[0].channels
     if channels != wanted > 1:
         raise AudioError(
@@ -109,7 +125,7 @@ def open_session(reader: Reader, artifact: Artifact, options: Options) -> Sessio
 
 def enhance_file(
     job: Job,
-    family: list[Artifact],
+    family: Sequence[Artifact | Classical],
     options: Options,
     progress: Callable[[float, float], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -125,17 +141,20 @@ def enhance_file(
         rate = options.rate or info.rate
         format, subtype = choose_format(job.output, subtype=options.subtype, like=info)
         session = open_session(reader, artifact, options)
-        with Writer(
-            job.output,
-            rate,
-            session.outputs,
-            format=format,
-            subtype=subtype,
-            clip=options.clip,
-            overwrite=options.overwrite,
-            frames=info.frames * rate // info.rate,
-        ) as writer:
-            for y in enhanced(reader, artifact, options, session):
+        losses = options.loss.of(job.source, info) if options.loss else None
+        how: dict[str, Any] = {
+            "format": format,
+            "subtype": subtype,
+            "clip": options.clip,
+            "overwrite": options.overwrite,
+        }
+        with ExitStack() as stack:
+            if job.lossy and losses:
+                lossy = Writer(job.lossy, info.rate, info.channels, frames=info.frames, **how)
+                losses.copy = stack.enter_context(lossy).write
+            frames = info.frames * rate // info.rate
+            writer = stack.enter_context(Writer(job.output, rate, session.outputs, frames=frames, **how))
+            for y in enhanced(reader, artifact, options, session, losses):
                 if cancelled():
                     raise Cancelled
                 writer.write(y)
@@ -149,12 +168,14 @@ def enhance_file(
                 f"{job.source}: {artifact.name} works at {artifact.sample_rate} Hz, so nothing above "
                 f"{artifact.sample_rate // 2} Hz is left of the {info.rate} Hz input"
             )
-        return Report(job, artifact.name, reader.position / info.rate, time.perf_counter() - start, notes)
+        seconds, elapsed = reader.position / info.rate, time.perf_counter() - start
+        bursts = losses.bursts() if losses else None
+        return Report(job, artifact.name, seconds, elapsed, notes, bursts=bursts)
 
 
 def enhance_batch(
     jobs: Iterable[Job],
-    family: list[Artifact],
+    family: Sequence[Artifact | Classical],
     options: Options,
     *,
     workers: int = 1,

@@ -138,7 +138,7 @@ class Service:
         self.settings, self.report = settings, report
         self.artifacts = {a.path.stem: a for group in families for a in group}
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
-        self.default = families[0]
+        self.families, self.default = families, families[0]
         self.models: dict[str, list[Artifact]] = {}
         for group in families:
             self.models.setdefault(family(group[0]), group)
@@ -210,6 +210,12 @@ class Service:
         """Whether a client may come in; takes as long for every token of one length."""
         wanted = self.settings.token
         return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
+
+    def preferred(self, packets: bool) -> list[Artifact]:
+        """The family that a hello without a model gets: in packet mode one that is told of losses, if there
+        is one."""
+        told = [group for group in self.families if group[0].mask] if packets else []
+        return (told or [self.default])[0]
 
     # Who may ask
 

@@ -5,6 +5,9 @@
         play(session.feed(block))       # what is ready
     play(session.flush())               # the rest: as many samples came out as went in, aligned
 
+A model that is told what a network lost (its second stream is a mask) hears of it in `feed(block, lost)`; any
+other model gets zeros there.
+
 Around the graph lie, in order: cleaning of NaN, conversion to the model's rate, collection into hops, the
 graph, the cut of its delay, conversion back, and the mix with the dry signal. Many sessions share the calls
 of a graph through `audiomask.runtime.stack.feed_all`; `feed` is the same for one.
@@ -29,7 +32,7 @@ import numpy as np
 from audiomask.runtime.artifact import Artifact, ArtifactError, choose, resolve
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.engine import run as run_steps
-from audiomask.runtime.polyphase import Polyphase
+from audiomask.runtime.polyphase import Polyphase, Spread
 from audiomask.runtime.stack import Work
 
 # Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops
@@ -111,8 +114,13 @@ class Session:
             family = resolve(model)
             artifact = choose(family, sample_rate or family[-1].sample_rate)
         pcm = [p for p in artifact.outputs if p.type == "pcm" and p.rate == 1]
-        if len(artifact.streams) != 1 or not pcm:
+        if len(artifact.streams) > 1 + (artifact.mask is not None) or not pcm:
             raise ArtifactError(f"{artifact.name}: is no audio-to-audio model; a session cannot play it")
+        if artifact.mask and (artifact.mask.rate, artifact.mask.channels) != (1, 1):
+            raise ArtifactError(
+                f"{artifact.name}: {artifact.mask.name} has {artifact.mask.channels} channels at rate "
+                f"{artifact.mask.rate}; a session gives one flag for each sample"
+            )
         audio = artifact.streams[0]
         width = audio.channels
         channels = width if channels is None else channels
@@ -135,21 +143,23 @@ class Session:
         self.engine = Engine(artifact, channels // width, threads, pcm[0].name)
         self._before = Engine(artifact, channels // width, threads, pcm[0].name)  # a change fades out of it
         self._target = {name: value.copy() for name, value in self.engine.constants.items()}
-        self._up = self._down = None
+        self._flags = self.engine.batch * bool(self.engine.mask)  # rows of what is lost, below the sound's
+        self._up = self._down = self._spread = None
         if self.sample_rate != artifact.sample_rate:
             self._up = Polyphase(self.sample_rate, artifact.sample_rate, channels)
             self._down = Polyphase(artifact.sample_rate, self.sample_rate, self.outputs)
+            self._spread = Spread(self._up, self._flags) if self._flags else None
         before, after = (self._up.half, self._down.half) if self._up and self._down else (0, 0)
         ratio = self.sample_rate / artifact.sample_rate
         self.latency = ceil(before + (artifact.delay + artifact.hop + after) * ratio - 1e-6)
         self.hop = ceil(artifact.hop * ratio - 1e-6)
         self.delay = self.latency - self.hop
-        self.lag = 0 if trim else self._lag(block)
+        self.lag = 0 if trim else self.lag_of(block)
         self.cleaned = self.faults = 0
         self._busy = self._changed = False
         self.dry, self.bypass = 0.0, False
         self._fades = ceil(RAMP_S * artifact.sample_rate / artifact.hop)  # hops of a change of controls
-        self._hop = np.zeros((channels, artifact.hop), np.float32)
+        self._hop = np.zeros((channels + self._flags, artifact.hop), np.float32)
         self._mix = Ramp(1 / (RAMP_S * self.sample_rate))
         self.set(dry=dry, bypass=bypass, **constants)
         self.reset()
@@ -160,7 +170,8 @@ class Session:
         inner = np.maximum(0, inner // self.artifact.hop * self.artifact.hop - self.artifact.delay)
         return self._down.ready(inner) if self._down else inner
 
-    def _lag(self, block: int) -> int:
+    def lag_of(self, block: int) -> int:
+        """By how many samples what has come out may fall behind what went in, in blocks of ``block``."""
         # What is ready repeats once the blocks end where a hop of the model ends too.
         up, down = (self._up.up, self._up.down) if self._up else (1, 1)
         period = self.artifact.hop * down // gcd(self.artifact.hop * down, up)
@@ -188,7 +199,7 @@ class Session:
     def reset(self) -> None:
         """Start a new signal; controls keep their values."""
         self.engine.reset()
-        for converter in (self._up, self._down):
+        for converter in self._converters:
             if converter:
                 converter.reset()
         self._fill = 0  # samples that wait in `_hop` for the rest of their hop
@@ -197,10 +208,14 @@ class Session:
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
         self._held = np.zeros((self.outputs, self.lag), np.float32)
 
+    @property
+    def _converters(self) -> tuple[Polyphase | None, ...]:
+        return self._up, self._down, self._spread
+
     def snapshot(self) -> Snapshot:
         """A copy of everything that the next output depends on."""
         rest = {name: copy.deepcopy(getattr(self, name)) for name in self._REST}
-        rest["converters"] = [copy.deepcopy(c.state) if c else None for c in (self._up, self._down)]
+        rest["converters"] = [copy.deepcopy(c.state) if c else None for c in self._converters]
         return Snapshot(self._key, [self.engine.save(), self._before.save()], rest)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -212,7 +227,7 @@ class Session:
             engine.load(memory)
         for name in self._REST:
             setattr(self, name, copy.deepcopy(snapshot.rest[name]))
-        for converter, state in zip((self._up, self._down), snapshot.rest["converters"], strict=True):
+        for converter, state in zip(self._converters, snapshot.rest["converters"], strict=True):
             if converter:
                 converter.state = copy.deepcopy(state)
 
@@ -233,17 +248,23 @@ class Session:
     def _key(self) -> tuple:
         return self.artifact.name, self.artifact.meta.get("hash"), self.sample_rate, self.channels, self.lag
 
-    def feed(self, block: np.ndarray) -> np.ndarray:
+    def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> np.ndarray:
         """``block [T]`` (one channel) or ``[C, T]``, any T, to the samples that are ready: ``[n]``, or
-        ``[outputs, n]``."""
-        return _alone(self.feeding(block))
+        ``[outputs, n]``.
+
+        ``lost [T]``, or ``[C, T]`` for each channel: other than 0 where a sample did not arrive, None for
+        nothing. What the block holds there is ignored: it becomes 0, in the dry sound too. For a model of
+        several microphones a sample is lost when any of them lacks it. At another rate than the model's, what
+        a lost sample has a part in is lost, see `polyphase.Spread`.
+        """
+        return _alone(self.feeding(block, lost))
 
     def flush(self) -> np.ndarray:
         """The rest of the signal ``[outputs, n]`` (``[n]`` for one channel in). Then the session is as after
         `reset`."""
         return _alone(self.flushing())
 
-    def feeding(self, block: np.ndarray) -> Work:
+    def feeding(self, block: np.ndarray, lost: np.ndarray | None = None) -> Work:
         """`feed` as work whose steps somebody else runs, see `stack.drive`."""
         x = np.asarray(block, dtype=np.float32)
         mono = x.ndim == 1
@@ -251,8 +272,17 @@ class Session:
             x = x[None]
         if x.ndim != 2 or x.shape[0] != self.channels:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
+        gone = None
+        if lost is not None:
+            gone = np.atleast_2d(np.asarray(lost)) != 0
+            if gone.shape not in ((1, x.shape[1]), x.shape):
+                raise ValueError(
+                    f"flags of shape {np.shape(lost)} do not fit a block of shape {np.shape(block)}"
+                )
         if x.shape[1] == 0:
             return np.zeros(0 if mono else (self.outputs, 0), np.float32)
+        if gone is not None:
+            x = np.where(gone, np.float32(0), x)
         # One product finds a NaN or garbage anywhere; many loud samples are looked at more closely.
         if not np.vdot(x, x) < GARBAGE**2:
             good = np.abs(x) <= GARBAGE
@@ -261,7 +291,7 @@ class Session:
         self._begin()
         try:
             self._fed += x.shape[1]
-            y = yield from self._push(x)
+            y = yield from self._push(x, gone)
         finally:
             self._busy = False
         if not self.trim:
@@ -289,9 +319,16 @@ class Session:
             raise RuntimeError("this session is being fed already; it belongs to one thread at a time")
         self._busy = True
 
-    def _push(self, x: np.ndarray) -> Work:
-        """Outer ``[C, T]`` to the aligned outer ``[outputs, n]`` that it completes."""
-        y = yield from self._hops(self._up.push(x) if self._up else x)
+    def _push(self, x: np.ndarray, gone: np.ndarray | None = None) -> Work:
+        """Outer ``[C, T]``, of which ``gone [1 or C, T]`` is lost, to the aligned outer ``[outputs, n]`` that
+        it completes."""
+        inner = self._up.push(x) if self._up else x
+        if self._flags:
+            flags = np.zeros((self._flags, x.shape[1]), np.float32)
+            if gone is not None:
+                flags[:] = np.broadcast_to(gone, x.shape).reshape(self._flags, -1, x.shape[1]).any(axis=1)
+            inner = np.concatenate((inner, self._spread.push(flags) if self._spread else flags))
+        y = yield from self._hops(inner)
         if self._down:
             y = self._down.push(y)
         # The dry path is kept even at dry = 0, so that the mix can be turned at any moment.
@@ -307,7 +344,7 @@ class Session:
         return y
 
     def _hops(self, x: np.ndarray) -> Work:
-        """Model-rate ``[C, T]`` through the graph, hop by hop or many at once, without its delay:
+        """Model-rate ``[C + flags, T]`` through the graph, hop by hop or many at once, without its delay:
         ``[outputs, n]``."""
         hop, total = self.artifact.hop, x.shape[1]
         parts, at = [], 0
@@ -327,7 +364,7 @@ class Session:
                 bulk = 1 << bulk.bit_length() - 1
                 piece = x[:, at : at + bulk * hop]
                 at += bulk * hop
-            parts.append((yield from self._step(piece.reshape(self.engine.batch, -1, piece.shape[1]))))
+            parts.append((yield from self._step(piece)))
         if not parts:
             return np.zeros((self.outputs, 0), np.float32)
         y = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
@@ -337,8 +374,11 @@ class Session:
             y = y[:, cut:]
         return y
 
-    def _step(self, x: np.ndarray) -> Work:
-        """``x [batch, M, T]``, whole hops, through the graph: ``[outputs, T]``."""
+    def _step(self, piece: np.ndarray) -> Work:
+        """``piece [C + flags, T]``, whole hops, through the graph: ``[outputs, T]``."""
+        batch, length = self.engine.batch, piece.shape[1]
+        x = piece[: self.channels].reshape(batch, -1, length)
+        lost = piece[self.channels :].reshape(batch, 1, length) if self._flags else None
         if self._changed and not self._fading:
             self._changed = False  # first: another thread may call `set` here
             target = self._target
@@ -346,7 +386,7 @@ class Session:
                 self._before.load(self.engine.save())
                 self._fading = self._fades
             self.engine.turn(target)
-        steps = [Step(self.engine, x)] + [Step(self._before, x)] * bool(self._fading)
+        steps = [Step(self.engine, x, lost)] + [Step(self._before, x, lost)] * bool(self._fading)
         yield steps
         for step in steps:
             if step.error:

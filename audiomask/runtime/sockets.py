@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.runtime.artifact import ArtifactError, choose
 from audiomask.runtime.commands import Refusal, done, field, message, values
+from audiomask.runtime.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session
 from audiomask.runtime.turns import Stream, Worker
@@ -52,6 +53,7 @@ class Socket:
         self._closed = False  # nothing more is put into the outbox
         self._sending = False
         self._before = self._reported = (0, 0)  # cleaned samples, faults: of earlier signals; counted
+        self.intake: Intake | None = None  # in packet mode
 
     async def run(self, refusal: Refusal | None = None) -> None:
         """From the accepted handshake to the end of the connection; with a refusal, say only that."""
@@ -80,6 +82,8 @@ class Socket:
             with contextlib.suppress(asyncio.CancelledError):
                 await writer
             self.account()
+            if self.intake:
+                self.intake.close()
             if self.stream and self._worker:
                 self._worker.load -= 1
 
@@ -104,7 +108,7 @@ class Socket:
             worker.wake(stream)
             if stream.ending:  # the client has asked for the same
                 await worker.flush(stream)
-            elif stream.samples_in or stream.whole:
+            elif stream.samples_in or stream.whole or self.intake:
                 await self._flush()
         self._end(code)
 
@@ -127,6 +131,9 @@ class Socket:
             self.service.counters.add("cleaned_samples_total", session.cleaned - cleaned)
             self.service.counters.add("faults_total", session.faults - faults)
             self._reported = session.cleaned, session.faults
+        if self.intake:
+            for kind, count in self.intake.account().items():
+                self.service.counters.add("packets_total", count, kind)
 
     # In
 
@@ -151,6 +158,7 @@ class Socket:
         form = field(hello, "format", str, "f32le")
         channels = field(hello, "channels", int, None)
         version = field(hello, "version", int, VERSION)
+        packets = field(hello, "packets", dict, None)
         wanted = values(hello)
         done(hello)
         if version != VERSION:
@@ -162,8 +170,11 @@ class Socket:
         if model is not None and model not in self.service.models:
             names = " ".join(self.service.models)
             raise Refusal("bad_value", 1007, f"model {model[:50]!r} is not offered; there are: {names}")
-        family = self.service.models[model] if model else self.service.default
+        family = self.service.models[model] if model else self.service.preferred(packets is not None)
         artifact = choose(family, rate)
+        if artifact.mask and packets is None:
+            words = f"{artifact.name} conceals losses that it is told of; say packets in the hello"
+            raise Refusal("bad_value", 1007, words)
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
             raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
@@ -179,6 +190,8 @@ class Socket:
         pcm = Pcm(form, session.channels)
         self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
         self._worker.load += 1
+        if packets is not None:
+            self.intake = Intake(packets, self.stream, self._worker, INBOX)
         self.heard = self._loop.time()
         ready = {
             "type": "ready",
@@ -202,6 +215,8 @@ class Socket:
                 for port in artifact.constants.values()
             },
         }
+        if self.intake:
+            ready["packets"] = self.intake.facts
         self._put(json.dumps(ready))
 
     async def _read(self) -> None:
@@ -220,7 +235,11 @@ class Socket:
             return
         if data is not None:
             self.service.counters.add("messages_total")
-            worker.put(stream, data, now)
+            if self.intake:
+                self.intake.arrived(data, now)
+                await self.intake.settled()
+            else:
+                worker.put(stream, data, now)
             while len(stream.inbox) > INBOX and not self._closing:
                 stream.moved.clear()
                 await stream.moved.wait()
@@ -255,6 +274,8 @@ class Socket:
         assert stream is not None
         assert worker is not None
         session = stream.session
+        if self.intake:
+            await self.intake.flush()
         await worker.flush(stream)
         cleaned, faults = self._before
         self._before = session.cleaned, session.faults
@@ -267,6 +288,8 @@ class Socket:
             "clipped": stream.pcm.clipped,
         }
         stream.samples_in = stream.samples_out = stream.pcm.clipped = 0
+        if self.intake:
+            report["packets"] = self.intake.report()
         self._put(json.dumps(report))
 
     # Out
@@ -303,6 +326,8 @@ class Socket:
     def _gone(self) -> None:
         """Nothing more goes in or is computed; what waits in the outbox still goes out."""
         self._closing = self._closed = True
+        if self.intake:
+            self.intake.close()
         if self.stream and self._worker:
             self._worker.forget(self.stream)
             self.stream.moved.set()

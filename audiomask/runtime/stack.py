@@ -26,16 +26,22 @@ if TYPE_CHECKING:
 Work = Generator[list[Step], None, np.ndarray]  # wishes that wait, then a result
 
 
-def feed_all(pairs: Sequence[tuple[Session, np.ndarray | None]]) -> list[np.ndarray | Exception]:
-    """What `Session.feed` gives for each block (`Session.flush` for None), within 1e-5 of its peak, or the
-    exception it raises: ValueError for a block of a wrong shape, `ArtifactError` for a graph that fails,
-    after which that session has to be reset; RuntimeError for a session that is in use already, twice in the
-    list or in another thread. No session feels the errors of another.
+def feed_all(
+    pairs: Sequence[tuple[Session, np.ndarray | None] | tuple[Session, np.ndarray | None, np.ndarray | None]],
+) -> list[np.ndarray | Exception]:
+    """What `Session.feed` gives for each block (`Session.flush` for None; a third member is its ``lost``),
+    within 1e-5 of its peak, or the exception it raises: ValueError for a block of a wrong shape,
+    `ArtifactError` for a graph that fails, after which that session has to be reset; RuntimeError for a
+    session that is in use already, twice in the list or in another thread. No session feels the errors of
+    another.
 
     A session belongs to one thread at a time; lists without a common session may run at once.
     """
     return drive(
-        [session.flushing() if block is None else session.feeding(block) for session, block in pairs]
+        [
+            session.flushing() if block is None else session.feeding(block, *lost)
+            for session, block, *lost in pairs
+        ]
     )
 
 

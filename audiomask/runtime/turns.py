@@ -37,7 +37,8 @@ TURN_JOBS = 16  # changes of controls between two turns
 
 
 class Stream:
-    """A session, its inbox and its clocks. All but ``session`` and ``pcm`` belong to the event loop.
+    """A session, its inbox and its clocks. All but ``session`` and ``pcm`` belong to the event loop. ``lost``
+    has a byte for each frame in the inbox, 1 where it did not arrive; it is empty where nothing can be lost.
 
     ``max_rate``: seconds of sound that may be taken per second, once ``burst_s`` seconds of sound have been
     taken at once; what is not taken stays in the inbox. ``deliver(data, since)`` gets bytes, or the exception
@@ -55,7 +56,7 @@ class Stream:
     ):
         self.session, self.pcm, self.deliver = session, pcm, deliver
         self.max_rate, self.window = max_rate, burst_s / max_rate
-        self.inbox = bytearray()
+        self.inbox, self.lost = bytearray(), bytearray()
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
@@ -67,20 +68,29 @@ class Stream:
         """Frames that wait."""
         return len(self.inbox) // self.pcm.frame
 
-    def take(self, frames: int, now: float) -> bytearray:
+    def take(self, frames: int, now: float) -> tuple[bytearray, bytearray]:
         seconds = frames / self.session.sample_rate
         self.due = max(self.due, now) + seconds
         self.paid = max(self.paid, now) + seconds / self.max_rate
         size = frames * self.pcm.frame
-        data = self.inbox[:size]
-        del self.inbox[:size]
+        data, lost = self.inbox[:size], self.lost[:frames]
+        del self.inbox[:size], self.lost[:frames]
         self.samples_in += frames
         self.flying = True
-        return data
+        return data, lost
 
 
-Turn = list[tuple[Stream, bytearray | None, float]]  # sound that arrived when, or the end of a signal
+# Sound and what of it is lost, or None, the end of a signal; and when it arrived.
+Turn = list[tuple[Stream, tuple[bytearray, bytearray] | None, float]]
 Job = tuple[Callable[[], Any], asyncio.Future]
+
+
+def _block(stream: Stream, sound: tuple[bytearray, bytearray] | None) -> tuple:
+    """A member of the list of `feed_all`."""
+    if sound is None:
+        return stream.session, None
+    data, lost = sound
+    return stream.session, stream.pcm.decode(data), np.frombuffer(lost, bool) if lost else None
 
 
 class Worker:
@@ -99,11 +109,12 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="audiomask-compute", daemon=True)
         self._thread.start()
 
-    def put(self, stream: Stream, data: bytes, now: float) -> None:
-        """Sound has arrived."""
+    def put(self, stream: Stream, data: bytes, now: float, lost: bytes = b"") -> None:
+        """Sound has arrived, or is missing."""
         if len(stream.inbox) < stream.pcm.frame:
             stream.since = now
         stream.inbox += data
+        stream.lost += lost
         self.wake(stream)
 
     def wake(self, stream: Stream) -> None:
@@ -203,10 +214,7 @@ class Worker:
         start = time.perf_counter()
         outputs: list[bytes | Exception]
         try:
-            blocks = [
-                (stream.session, None if data is None else stream.pcm.decode(data))
-                for stream, data, _ in turn
-            ]
+            blocks = [_block(stream, sound) for stream, sound, _ in turn]
             outputs = [
                 y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
                 for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
@@ -234,13 +242,13 @@ class Worker:
         self._busy = False
         add = self.counters.add
         work = 0.0
-        for (stream, data, since), output in zip(turn, outputs, strict=True):
+        for (stream, sound, since), output in zip(turn, outputs, strict=True):
             session = stream.session
-            frames = session.latency if data is None else len(data) // stream.pcm.frame
+            frames = session.latency if sound is None else len(sound[0]) // stream.pcm.frame
             work += frames / session.hop * session.engine.batch
             stream.deliver(output, since)
             stream.flying = False
-            if data is not None:
+            if sound is not None:
                 add("audio_seconds_total", frames / session.sample_rate, "in")
             elif stream.ending:
                 self._ended(stream)

@@ -47,10 +47,9 @@ def fill(rate: int, x: torch.Tensor, *losses: tuple[int, int]):
 CONTRACT = [f for f in contract.CONTRACT if f is not contract.gradients_flow]  # it has no parameters
 
 
-@pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda f: f.__name__)
-def test_contract(promise, rate):
-    promise(Model(rate))
+def test_contract(promise):
+    promise(Model(48000 if promise is contract.onnx_equals_torch else 16000))
 
 
 @pytest.mark.parametrize("rate", RATES)

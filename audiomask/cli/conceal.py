@@ -1,0 +1,138 @@
+"""conceal lost packets of recordings, with losses from a trace, a model or the sound itself
+
+Inputs and outputs are as in audiomask enhance. What --loss names is taken from the input before it is
+concealed, so that a method can be heard on clean recordings:
+
+  audiomask conceal clean.wav -o out.wav --loss gilbert:0.05,0.5    # good to bad, bad to good, a packet
+  audiomask conceal clean/ -o out/ --loss drop:0.1 --write-lossy
+  audiomask conceal clean/ -o out/ --loss traces/                    # traces/NAME.txt for NAME.wav
+
+A trace has a line for each packet, 1 where it is lost and else 0. Without --loss the input is what a call
+left: runs of zeros, a packet long or longer, are taken for lost. -m zero, repeat, repeat_faded and g711 are
+classical methods, to compare with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from audiomask.audio import AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import note
+from audiomask.cli.enhance import add_file_arguments, batch, file_options
+from audiomask.masks.packets import Bursts
+from audiomask.runtime.artifact import Artifact, resolve
+from audiomask.runtime.files import Job, Report
+from audiomask.runtime.losses import NAMES, Classical, Loss, entry, loss_models
+from audiomask.runtime.packets import shape
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_file_arguments(parser)
+    parser.set_defaults(ray=None)
+    parser.add_argument(
+        "--loss",
+        metavar="TRACE|gilbert:P,Q|drop:RATE",
+        help="lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
+    )
+    parser.add_argument(
+        "--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)"
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
+    parser.add_argument(
+        "--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros"
+    )
+    parser.add_argument(
+        "--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON"
+    )
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{value} is outside 0 to {2**31 - 1}")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.blind and not args.loss:
+        raise UsageError("--blind: without --loss nothing is told anyway")
+    if args.out == "-" and args.write_lossy:
+        raise UsageError("--write-lossy: standard output takes one file; give -o a name")
+    if args.report and args.report.exists() and not args.force:
+        raise UsageError(f"--report {args.report}: exists; -f overwrites it")
+    try:
+        shape(args.packet, 0, 16000)
+        loss = Loss(
+            loss_models(args.loss) if args.loss else None, args.packet, args.seed, told=not args.blind
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    family: Sequence[Artifact | Classical]
+    if args.model in NAMES:
+        family = [Classical(args.model, args.packet)]
+        if args.dry or args.strength is not None or args.atten_lim is not None or args.set:
+            raise UsageError(f"-m {args.model}: has no controls")
+    else:
+        family = resolve(args.model, task="conceal")
+    code, reports = batch(args, family, file_options(args, loss=loss), _lossy if args.write_lossy else _same)
+    _tell(reports, args.packet, args.quiet)
+    if args.report:
+        _write(args.report, reports)
+    return code
+
+
+def _same(jobs: list[Job]) -> list[Job]:
+    return jobs
+
+
+def _lossy(jobs: list[Job]) -> list[Job]:
+    """Each with a place for what was left. Errors: `UsageError` where that is an input or an output."""
+    taken = {os.path.realpath(path) for job in jobs for path in (job.source.path, job.output)}
+    made = []
+    for job in jobs:
+        lossy = job.output.with_name(f"{job.output.stem}_lossy{job.output.suffix}")
+        if os.path.realpath(lossy) in taken:
+            raise UsageError(f"--write-lossy: {lossy} is an input or an output; choose another -o")
+        made.append(replace(job, lossy=lossy))
+    return made
+
+
+def _tell(reports: list[Report], packet_ms: float, quiet: bool) -> None:
+    every = [report.bursts for report in reports if report.bursts]
+    if not every:
+        return
+    histogram = np.zeros(max(len(one.histogram) for one in every), np.int64)
+    for one in every:
+        histogram[: len(one.histogram)] += one.histogram.astype(np.int64)
+    total = Bursts(sum(one.packets for one in every), histogram)
+    text = f"lost {total.rate:.1%} of {total.packets} packets of {packet_ms:g} ms"
+    if total.longest:
+        kinds = zip(total.by_class(packet_ms), ("to 120 ms", "to 320 ms", "to 1 s", "above"), strict=True)
+        text += (
+            f" in {histogram.sum()} bursts ({', '.join(f'{n} {kind}' for n, kind in kinds if n)}), "
+            f"{total.mean * packet_ms:.0f} ms in the mean, {total.longest * packet_ms:g} ms at most"
+        )
+    note(text, quiet=quiet)
+
+
+def _write(path: Path, reports: list[Report]) -> None:
+    facts = [entry(r.job.source, r.job.output, r.bursts) for r in reports if r.bursts]
+    facts.sort(key=lambda fact: fact["input"])
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise AudioError(f"{path}: cannot be written ({error.strerror}); choose another --report") from None

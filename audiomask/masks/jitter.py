@@ -1,0 +1,123 @@
+"""Late packets and the buffer that waits for them: which packets a decoder never gets in time.
+
+A packet's delay, in ms, is its arrival less its sending; infinite for one that never arrives. Only
+differences of delays count, so clocks need not agree. Packet n of a sender is sent at n `packet_ms`.
+As in `masks.packets`, numpy arrays and torch tensors are answered in kind.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from audiomask.masks.markov import Array, like, uniform
+from audiomask.masks.packets import LossModel
+
+
+@dataclass(frozen=True)
+class Network:
+    """A path whose queues fill, and now and then stall.
+
+    Every packet is delayed by an exponential time of `jitter_ms` in the mean. With probability `stall_rate` a
+    packet, the path stops for an exponential time of `stall_ms` in the mean; what was sent meanwhile arrives
+    at once when it goes on, so that delays jump and fall by `packet_ms` a packet, as in the spikes that
+    Ramjee et al. describe (INFOCOM 1994). `loss` loses packets besides.
+    """
+
+    packet_ms: float = 20.0
+    jitter_ms: float = 5.0
+    stall_rate: float = 0.005
+    stall_ms: float = 80.0
+    loss: LossModel | None = None
+
+    def delays(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` float32 ms from `seeds [B]` int64, above the least possible delay."""
+        jitter, stall = (uniform(seeds, packets, stream) for stream in (2, 3))
+        sent = like(np.arange(packets, dtype=np.float32) * np.float32(self.packet_ms), seeds)
+        least = 2.0**-25  # half of the smallest step of the draws, whose logarithm would be infinite
+        stalled = stall < self.stall_rate
+        height = -_log((stall + least) / max(self.stall_rate, least)).clip(None, 0.0) * self.stall_ms
+        free = _running_max(height * stalled + sent)  # when the path is free again
+        delay = free - sent - _log(jitter + least) * self.jitter_ms
+        if self.loss is not None:
+            delay = delay + _where_lost(self.loss.sample(seeds, packets), delay)
+        return delay
+
+
+@dataclass(frozen=True)
+class Late:
+    """A loss model: packets that come over `network` too late for a fixed buffer of `depth_ms`."""
+
+    network: Network
+    depth_ms: float
+
+    def sample(self, seeds: Array, packets: int) -> Array:
+        """`[B, packets]` bool from `seeds [B]` int64."""
+        return fixed(self.network.delays(seeds, packets), self.depth_ms, self.network.packet_ms)
+
+
+def fixed(delay_ms: Array, depth_ms: float, packet_ms: float = 20.0) -> Array:
+    """Which packets `[..., N]` a buffer of constant depth loses.
+
+    The first packet to arrive is played `depth_ms` later, and sets the time of all others.
+    """
+    sent = like(np.arange(delay_ms.shape[-1], dtype=np.float32) * np.float32(packet_ms), delay_ms)
+    first = (delay_ms + sent).argmin(-1)[..., None]
+    if isinstance(delay_ms, np.ndarray):
+        base = np.take_along_axis(delay_ms, first, -1)
+    else:
+        base = delay_ms.take_along_dim(first, -1)
+    return ~(delay_ms <= base + depth_ms) | (delay_ms == math.inf)
+
+
+def adaptive(
+    delay_ms: np.ndarray,
+    depth_ms: float,
+    packet_ms: float = 20.0,
+    most_ms: float = 400.0,
+    memory: float = 0.99,
+    stretch: float = 0.25,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which packets `[N]` an adaptive buffer loses, and its depth at each: ms behind the first to arrive.
+
+    The target is that of Ramjee, Kurose, Towsley and Schulzrinne (INFOCOM 1994, algorithm 1): d + 4 v of the
+    running means of the delay and of its deviation, d <- a d + (1 - a) n and v <- a v + (1 - a) |d - n|, over
+    the packets that have arrived, late ones too. They move the playout between talk spurts, with a = .998;
+    here it moves at every packet, by `stretch` of its length at most, as a receiver does that plays faster
+    and slower. `memory` is a. It begins at `depth_ms` and stays within 0 and `most_ms`.
+    """
+    count = len(delay_ms)
+    arrival = delay_ms.astype(float) + np.arange(count) * packet_ms
+    order = np.argsort(arrival, kind="stable")
+    lost, depth = np.ones(count, bool), np.full(count, float(depth_ms))
+    base = delay_ms[order[0]] if count else 0.0
+    if not np.isfinite(base):
+        return lost, depth
+    d, v, now, seen = 0.0, depth_ms / 4, float(depth_ms), 0
+    for n in range(count):
+        target = min(max(d + 4 * v, 0.0), most_ms)
+        now += min(max(target - now, -stretch * packet_ms), stretch * packet_ms)
+        depth[n], due = now, base + n * packet_ms + now
+        lost[n] = not arrival[n] <= due
+        while seen < count and arrival[order[seen]] <= due:
+            late = delay_ms[order[seen]] - base
+            d = memory * d + (1 - memory) * late
+            v = memory * v + (1 - memory) * abs(d - late)
+            seen += 1
+    return lost, depth
+
+
+def _log(x: Array) -> Array:
+    return np.log(x) if isinstance(x, np.ndarray) else x.log()
+
+
+def _running_max(x: Array) -> Array:
+    return np.maximum.accumulate(x, -1) if isinstance(x, np.ndarray) else x.cummax(-1).values
+
+
+def _where_lost(lost: Array, delay: Array) -> Array:
+    """Infinite where lost, else 0, of the type of `delay`."""
+    never = like(np.array([0.0, math.inf], np.float32), delay)
+    return never[lost * 1]

@@ -1,0 +1,98 @@
+"""Packet mode of a socket: numbered messages through a `JitterBuffer` into the inbox of its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from audiomask.runtime.commands import Refusal, done, field
+from audiomask.runtime.packets import NUMBER, Counts, JitterBuffer, shape
+from audiomask.runtime.session import Session
+from audiomask.runtime.turns import Stream, Worker
+
+
+class Intake:
+    """``wanted``: what the hello says of packets. Belongs to the event loop.
+
+    Attributes: ``facts`` for the answer to the hello. Errors: `Refusal` for values that make no sense.
+    """
+
+    def __init__(self, wanted: dict[str, Any], stream: Stream, worker: Worker, room: int):
+        session: Session = stream.session
+        ms = field(wanted, "ms", (int, float), 20)
+        jitter_ms = field(wanted, "jitter_ms", (int, float), 60)
+        realtime = field(wanted, "realtime", bool, True)
+        done(wanted)
+        try:
+            self.size, depth = shape(ms, jitter_ms, session.sample_rate)
+        except ValueError as error:
+            raise Refusal("bad_value", 1007, str(error)) from None
+        self.stream, self.worker, self.room = stream, worker, room
+        self.jitter = JitterBuffer(depth, self.size / session.sample_rate, realtime=realtime)
+        self.facts = {
+            "size": self.size,
+            "jitter": depth * self.size,
+            "delay": depth * self.size + session.lag_of(self.size),
+            "realtime": realtime,
+            "told": session.artifact.mask is not None,
+        }
+        self._loop = asyncio.get_running_loop()
+        self._due: deque[bytes | None] = deque()  # packets for which the inbox had no room yet
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._counted = self._reported = Counts()
+
+    def arrived(self, data: bytes, now: float) -> None:
+        """A message. Errors: `Refusal` for one of another size than a packet."""
+        size = NUMBER.size + self.size * self.stream.pcm.frame
+        if len(data) != size:
+            words = f"a packet of {len(data)} bytes; a number and {self.size} samples are {size}"
+            raise Refusal("bad_packet", 1007, words)
+        self.jitter.put(NUMBER.unpack_from(data)[0], data[NUMBER.size :], now)
+        self._play()
+
+    def _play(self) -> None:
+        """Bring what the buffer gives up to the inbox, and come again when the next packet is due."""
+        if self._closed:
+            return
+        now = self._loop.time()
+        self._due.extend(self.jitter.take(now))
+        while self._due and len(self.stream.inbox) <= self.room:
+            payload = self._due.popleft()
+            data = payload or bytes(self.size * self.stream.pcm.frame)
+            self.worker.put(self.stream, data, now, bytes([payload is None]) * self.size)
+        if self._timer:
+            self._timer.cancel()
+        if (due := self.jitter.due()) < float("inf"):
+            self._timer = self._loop.call_later(max(0.001, due - now), self._play)
+
+    async def settled(self) -> None:
+        """Until the inbox holds all that is given up."""
+        while self._due and not self._closed:
+            self.stream.moved.clear()
+            await self.stream.moved.wait()
+            self._play()
+
+    async def flush(self) -> None:
+        """The end of the signal: all that came is in the inbox, and numbers may begin anywhere."""
+        self._due.extend(self.jitter.flush())
+        self._play()
+        await self.settled()
+
+    def close(self) -> None:
+        """Nothing more is given up. Who waits for `Stream.moved` has to be woken."""
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+
+    def report(self) -> dict[str, int]:
+        """What became of packets since the last time."""
+        before, self._reported = self._reported, replace(self.jitter.counts)
+        return self._reported.since(before)
+
+    def account(self) -> dict[str, int]:
+        """The same, for the counters of the server."""
+        before, self._counted = self._counted, replace(self.jitter.counts)
+        return self._counted.since(before)

@@ -1,0 +1,213 @@
+"""What is lost of recordings, packet by packet, and concealment without a model for whole ones.
+
+loss = Loss(loss_models("gilbert:0.05,0.5"), seed=1)
+losses = loss.of(source, reader.info)
+for x, lost in losses.heard(reader.blocks()):    # x with zeros in lost places; flags [T]
+    play(session.feed(x, lost))
+print(losses.bursts().rate)
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from audiomask.audio import MAX_RATE, AudioError, AudioInfo
+from audiomask.masks.packets import Bursts, LossModel, Trace, packets, parse_loss, read_trace, statistics
+from audiomask.runtime.artifact import Port
+from audiomask.runtime.classical import METHODS
+from audiomask.sources import Source, find_audio
+
+NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # what `classical` takes
+
+
+def loss_models(spec: str) -> Callable[[Source], LossModel]:
+    """``gilbert:P,Q``, ``drop:RATE``, or a trace: a file, a folder of one for each recording, found by its
+    stem, or a table of them, a ``.scp`` of lines ``name path``.
+
+    Errors: ValueError and `AudioError` as from `parse_loss`; the function raises `AudioError` for a recording
+    without a trace.
+    """
+    if os.path.isdir(spec):  # noqa: PTH112 - Path's test raises for names that are too long
+        entries = [(path.stem, path) for path in sorted(Path(spec).iterdir()) if path.is_file()]
+    elif Path(spec).suffix.lower() == ".scp":
+        entries = [(s.key or "", Path(s.path)) for s in find_audio([spec]) if not s.command]
+    else:
+        model = parse_loss(spec)
+        return lambda source: model
+    traces: dict[str, Path] = {}
+    for name, path in entries:
+        if name in traces:
+            raise AudioError(f"{spec}: {traces[name]} and {path} are both for {name}; keep one")
+        traces[name] = path
+
+    def find(source: Source) -> LossModel:
+        name = source.key or Path(source.relative).stem
+        if name not in traces:
+            raise AudioError(
+                f"{source}: {spec} has no trace of the name {name}; add it, or leave out the file"
+            )
+        return Trace(read_trace(traces[name]), str(traces[name]))
+
+    return find
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``models``: what loses the packets of a recording; None: nothing more is lost than is missing already.
+    ``told``: the flags are those of the loss; else they are guessed from the sound, see `Silence`. The
+    packets of a recording depend on ``seed`` and its name only."""
+
+    models: Callable[[Source], LossModel] | None = None
+    packet_ms: float = 20.0
+    seed: int = 0
+    told: bool = True
+
+    def of(self, source: Source, info: AudioInfo) -> Losses:
+        """Of one recording. Errors: `AudioError`, as for a trace that is too short."""
+        count, size = packets(info.frames, info.rate, self.packet_ms)
+        lost = None
+        if self.models:
+            name = str(source.key or source.relative).encode()
+            seed = self.seed << 32 | crc32(name)
+            lost = self.models(source).sample(np.array([seed], np.int64), count)[0]
+        return Losses(lost, size, self.told and lost is not None)
+
+
+class Losses:
+    """``lost``: flags of packets of ``size`` samples, or None. ``copy``, if set, is called with all that
+    `heard` yields of the sound."""
+
+    copy: Callable[[np.ndarray], None] | None = None
+
+    def __init__(self, lost: np.ndarray | None, size: int, told: bool):
+        self.lost, self.size = lost, size
+        self._silence = None if told else Silence(size)
+        self._at = 0
+
+    def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Blocks ``[C, T]`` to what is left of them, and flags ``[T]``; of the same length in all."""
+        for x in blocks:
+            place = np.arange(self._at, self._at + x.shape[1]) // self.size
+            self._at += x.shape[1]
+            flags = np.zeros(x.shape[1], bool)
+            if self.lost is not None:
+                flags = self.lost[place]
+                x = np.where(flags, np.float32(0), x)
+            if self.copy:
+                self.copy(x)
+            yield self._silence.push(x) if self._silence else (x, flags)
+        if self._silence:
+            yield self._silence.flush()
+
+    def bursts(self) -> Bursts:
+        """Of the packets that were heard."""
+        count = -(-self._at // self.size)
+        if self.lost is not None:
+            return statistics(self.lost[:count])
+        assert self._silence
+        lengths = np.maximum(1, np.rint(np.array(self._silence.runs) / self.size)).astype(int)
+        return Bursts(count, np.bincount(lengths, minlength=1))
+
+
+class Silence:
+    """The guess that runs of ``least`` samples or more that are exactly 0 in all channels did not arrive.
+
+    Zeros at the end of a block are held back until it shows how long they are.
+    """
+
+    def __init__(self, least: int):
+        self.least = least
+        self.runs: list[int] = []
+        self._held: np.ndarray | None = None
+        self._open = False  # what was given ends inside of a run
+
+    def push(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``x [C, T]`` to ``[C, n]`` and its flags ``[n]``."""
+        x = x if self._held is None else np.concatenate((self._held, x), axis=1)
+        lost = np.zeros(x.shape[1], bool)
+        edges = np.flatnonzero(np.diff(~x.any(axis=0), prepend=False, append=False)).tolist()
+        stop = x.shape[1]
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            goes_on = self._open and start == 0
+            if goes_on or end - start >= self.least:
+                lost[start:end] = True
+                if goes_on:
+                    self.runs[-1] += end
+                else:
+                    self.runs.append(end - start)
+            elif end == x.shape[1]:
+                stop = start
+        self._held = x[:, stop:].copy()
+        self._open = bool(lost[-1:].any()) if x.shape[1] else self._open
+        return x[:, :stop], lost[:stop]
+
+    def flush(self) -> tuple[np.ndarray, np.ndarray]:
+        """The zeros that are held back, which were too few."""
+        held, self._held = self._held, None
+        held = np.zeros((1, 0), np.float32) if held is None else held
+        return held, np.zeros(held.shape[1], bool)
+
+
+class Classical:
+    """A method of `audiomask.runtime.classical` in the place of a model: any rate, any number of channels,
+    the whole recording at once in memory. ``name``: a key of NAMES."""
+
+    sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
+    mask = None
+    outputs = (Port("concealed", "stream", "pcm"),)
+
+    def __init__(self, name: str, packet_ms: float):
+        self.name, self._method = name, METHODS[NAMES[name]]
+        if "packet_ms" in inspect.signature(self._method).parameters:
+            self._method = partial(self._method, **{"packet_ms": packet_ms})
+
+    def open(self, rate: int, channels: int) -> Whole:
+        """As `Session`, for one recording."""
+        return Whole(self._method, rate, channels)
+
+
+class Whole:
+    """What `files.enhanced` needs of a `Session`, for a function of whole signals."""
+
+    faults = 0
+
+    def __init__(self, method: Callable[..., np.ndarray], rate: int, channels: int):
+        self._method, self._rate, self.outputs = method, rate, channels
+        self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def feed(self, x: np.ndarray, lost: np.ndarray | None = None) -> np.ndarray:
+        """``x [C, T]``, ``lost [T]``: nothing yet, ``[C, 0]``."""
+        self._blocks.append((x, np.zeros(x.shape[1], bool) if lost is None else lost))
+        return x[:, :0]
+
+    def flush(self) -> np.ndarray:
+        """All of it. Errors: `AudioError` for a rate that the method is not made for."""
+        x, lost = (np.concatenate(parts, axis=-1) for parts in zip(*self._blocks, strict=True))
+        try:
+            return np.stack([self._method(row, lost, self._rate) for row in x])
+        except ValueError as error:
+            raise AudioError(f"{error}; convert it first, or choose a model with -m") from None
+
+
+def entry(source: Source, output: Path, bursts: Bursts) -> dict[str, Any]:
+    """What a report says of a recording."""
+    lengths = {str(n): int(count) for n, count in enumerate(bursts.histogram) if n and count}
+    return {
+        "input": str(source),
+        "output": str(output),
+        "packets": bursts.packets,
+        "loss_rate": bursts.rate if bursts.packets else 0.0,
+        "mean_burst": None if math.isnan(bursts.mean) else bursts.mean,
+        "longest_burst": bursts.longest,
+        "bursts": lengths,
+    }

@@ -1,0 +1,208 @@
+"""Numbered packets in, some missing, late, twice or in a wrong order; each place once, in order, out.
+
+    buffer = JitterBuffer(depth=3)
+    for number, payload in arrivals:
+        buffer.put(number, payload)
+        for payload in buffer.take():      # None: lost
+            play(payload)
+    for payload in buffer.flush():         # the end: what still waits
+        play(payload)
+
+A place is given up once a packet ``depth`` places further on has arrived, so order within ``depth`` does not
+matter. That is a clock that what arrives drives: the same packets give the same output, at whatever speed
+they come. With a `Clock` time passes too, and a place is given up when it is due, whether or not anything
+arrives:
+
+    due = start + place period + depth period
+
+``start`` is that of the sender as seen through the fastest packets: an early one moves it at once, and it
+gives way slowly, `DRIFT`, for a sender whose crystal is slower than ours. A packet that is later than the
+budget moves it by what is over, since the next may be as late; when the next is early, it goes back. So a
+packet in time waits ``depth`` periods and never more.
+
+Numbers wrap: one is taken for the nearest of its kind to the highest so far. One that is far from it
+(`LEAP_S`) counts as a stray, and if the next number follows it, the sender has begun anew, at the next place.
+A sender that paused without using up numbers has been overtaken by the clock: if its packets come too late by
+`PAUSE_S` for longer than `RESUME_S` (a network that held them up hands them over at once), they go on at the
+next place too.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+NUMBER = struct.Struct("<I")  # before the samples of a packet in a websocket's message
+RECORD = struct.Struct("<IH")  # in a pipe: number, bytes of samples
+BITS = 32  # of a number
+PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
+LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
+PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
+DRIFT = 5e-4  # of the time: crystals are within 100 ppm of their nominal rate, sound cards within a few 100
+HISTORY = 1024  # places played that are remembered, to tell a duplicate from a late one: 20 s of 20 ms
+
+
+def shape(packet_ms: float, jitter_ms: float, sample_rate: int) -> tuple[int, int]:
+    """Samples of a packet of so many ms, and how many packets cover ``jitter_ms``. Errors: ValueError for
+    what is out of range."""
+    for what, ms, (low, high) in (("packets", packet_ms, PACKET_MS), ("jitter", jitter_ms, JITTER_MS)):
+        if not low <= ms <= high:
+            raise ValueError(f"{what} of {ms:g} ms are outside {low:g} to {high:g} ms")
+    size = max(1, round(packet_ms * sample_rate / 1000))
+    return size, ceil(jitter_ms * sample_rate / 1000 / size - 1e-6)
+
+
+@dataclass
+class Counts:
+    """``received``: packets that came; of these ``late`` (their place was given up), ``duplicated`` (their
+    place had its packet), ``stray`` (far from all others), all three dropped, and ``reordered`` (after a
+    later one, yet in time). ``lost``: places without their packet, ``played``: all places."""
+
+    received: int = 0
+    lost: int = 0
+    late: int = 0
+    duplicated: int = 0
+    reordered: int = 0
+    stray: int = 0
+    played: int = 0
+
+    def since(self, earlier: Counts) -> dict[str, int]:
+        """What has been added, by name."""
+        before = asdict(earlier)
+        return {name: value - before[name] for name, value in asdict(self).items()}
+
+    def __str__(self) -> str:
+        share = self.lost / max(1, self.played)
+        return (
+            f"{self.played} packets, {self.lost} lost ({share:.1%}); {self.received} received, of which "
+            f"{self.late} late, {self.duplicated} duplicated, {self.reordered} reordered, {self.stray} stray"
+        )
+
+
+class Clock:
+    """When a place is due, for a buffer that real time drives. ``period``: of a packet, in s."""
+
+    def __init__(self, period: float):
+        self.period = period
+        self.start: float | None = None
+
+    def meet(self, place: int, now: float, budget: float) -> None:
+        """A packet has arrived that may be late by ``budget`` s."""
+        off = now - place * self.period
+        if self.start is None or off < self.start:
+            self.start = off
+        late = off - self.start
+        self.start += late - budget if late > budget else min(late, DRIFT * self.period)
+
+
+class JitterBuffer:
+    """``depth``: places that a packet may be behind a later one, from 0. ``period``: of a packet, in s, for
+    the bounds above. ``realtime``: with a clock; then `put` and `take` want ``now`` in s, of one monotonic
+    clock. ``bits`` of a number.
+
+    A payload is any object but None. Errors: ValueError for a number that does not fit.
+    """
+
+    def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False, bits: int = BITS):
+        self.depth, self.period, self.bits = depth, period, bits
+        self.realtime = realtime
+        self.counts = Counts()
+        self.reset()
+
+    def reset(self) -> None:
+        """A new signal, whose numbers may begin anywhere; the counts go on."""
+        self._waiting: dict[int, Any] = {}
+        self._had: dict[int, None] = {}  # places played with their packet, the oldest first
+        self._ahead: list[Any] = []  # given up already, not yet taken
+        self._next = 0  # the place to be played next
+        self._begun = False
+        self._last: tuple[int, int] | None = None  # (number, place) of the highest
+        self._stray: int | None = None  # the number that would follow a stray
+        self._clock = Clock(self.period) if self.realtime else None
+        self._behind: float | None = None  # since when the newest packets come too late by a pause
+
+    def put(self, number: int, payload: Any, now: float = 0.0) -> None:
+        """A packet has arrived."""
+        if not 0 <= number < 1 << self.bits:
+            raise ValueError(f"packet number {number} is outside 0 to {(1 << self.bits) - 1}")
+        self.counts.received += 1
+        if self._last is None:
+            self._last = number, 0
+        half = 1 << self.bits - 1
+        ahead = (number - self._last[0] + half) % (1 << self.bits) - half
+        place = self._last[1] + ahead
+        if abs(ahead) > max(self.depth, LEAP_S / self.period):
+            if number != self._stray:
+                self._stray = (number + 1) % (1 << self.bits)
+                self.counts.stray += 1
+                return
+            place = self._anew(number)
+        self._stray = None
+        if self._clock:
+            if place <= self._last[1] or (self._next - place) * self.period <= PAUSE_S:
+                self._behind = None
+            elif self._behind is None:
+                self._behind = now
+            elif now - self._behind > RESUME_S:
+                place, self._behind = self._anew(number), None
+            self._clock.meet(place, now, self.depth * self.period)
+        if not self._begun:  # the first to arrive need not be the first
+            self._next = min(self._next, place)
+        if place in self._waiting or place in self._had:
+            self.counts.duplicated += 1
+        elif place < self._next:
+            self.counts.late += 1
+        else:
+            self.counts.reordered += place < self._last[1]
+            self._waiting[place] = payload
+        if place > self._last[1]:
+            self._last = number, place
+        self._give(self._last[1] - self.depth + 1)
+
+    def _anew(self, number: int) -> int:
+        """What waits is played out, and ``number`` takes the place after it."""
+        assert self._last
+        self._give(self._last[1] + 1)
+        self._last = number, self._next
+        if self._clock:
+            self._clock.start = None
+        return self._next
+
+    def _give(self, stop: int) -> None:
+        """Give up all places below ``stop``."""
+        while self._next < stop:
+            payload = self._waiting.pop(self._next, None)
+            self.counts.played += 1
+            if payload is None:
+                self.counts.lost += 1
+            else:
+                self._had[self._next] = None
+                if len(self._had) > HISTORY:
+                    del self._had[next(iter(self._had))]
+            self._ahead.append(payload)
+            self._next += 1
+            self._begun = True
+
+    def take(self, now: float = 0.0) -> list[Any]:
+        """The payloads of the places that are given up by now, in order, None for a lost one."""
+        while now >= self.due():
+            self._give(self._next + 1)
+        taken, self._ahead = self._ahead, []
+        return taken
+
+    def due(self) -> float:
+        """When the next place is given up at the latest: a time of the clock, infinity if nothing has come or
+        nothing but packets drives this buffer."""
+        if not self._clock or self._clock.start is None:
+            return float("inf")
+        return self._clock.start + (self._next + self.depth) * self.period
+
+    def flush(self) -> list[Any]:
+        """The end of the signal: all that waits, up to the highest number; then as after `reset`."""
+        if self._last:
+            self._give(self._last[1] + 1)
+        taken, self._ahead = self._ahead, []
+        self.reset()
+        return taken
