@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
+from audiomask.audio import AudioError
 from audiomask.runtime import commands, listen, sockets
 from audiomask.runtime.server import DRAIN_S
 from audiomask.runtime.turns import EXTRA_S, LIVE_S
@@ -161,6 +162,8 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
     done = cli("serve", "-m", "nobody", "--no-page")
     assert done.code == 1
     assert "nobody: is neither a file nor a shipped model" in done.err
+    with pytest.raises(AudioError, match=r"a..b:0: cannot be listened on"):
+        listen.bind("a..b", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cli("serve", "-m", toy16, "--no-page", "--port", port)
@@ -203,7 +206,13 @@ def test_the_docs_name_every_error_and_limit():
         (Path(sockets.__file__).parent / f"{name}.py").read_text()
         for name in ("commands", "sockets", "server")
     )
-    codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {"slow_reader", "protocol", "full", "draining"}
+    codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {
+        "slow_reader",
+        "protocol",
+        "full",
+        "draining",
+        "flood",
+    }
     assert len(codes) > 8
     assert not [code for code in codes if f"`{code}`" not in page]
     for value in (sockets.HELLO_S, sockets.SLOW_S, sockets.BURST_S, DRAIN_S):
