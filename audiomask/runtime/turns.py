@@ -114,6 +114,7 @@ class Worker:
     def forget(self, stream: Stream) -> None:
         """Nothing more of it is computed."""
         self._ready.pop(stream, None)
+        stream.inbox.clear()
         if stream.ending and not stream.flying:
             self._ended(stream)
 
@@ -242,7 +243,7 @@ class Worker:
             stream.flying = False
             if data is not None:
                 add("audio_seconds_total", frames / session.sample_rate, "in")
-            elif stream.ending:
+            if stream.ending and (data is None or stream not in self._ready):  # forgotten meanwhile
                 self._ended(stream)
             stream.moved.set()
         if turn:
