@@ -67,10 +67,12 @@ class Stream:
         """Frames that wait."""
         return len(self.inbox) // self.pcm.frame
 
+    def pay(self, frames: int, now: float) -> None:
+        self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate
+
     def take(self, frames: int, now: float) -> bytearray:
-        seconds = frames / self.session.sample_rate
-        self.due = max(self.due, now) + seconds
-        self.paid = max(self.paid, now) + seconds / self.max_rate
+        self.due = max(self.due, now) + frames / self.session.sample_rate
+        self.pay(frames, now)
         size = frames * self.pcm.frame
         data = self.inbox[:size]
         del self.inbox[:size]
@@ -165,15 +167,16 @@ class Worker:
             whole = stream.whole
             if stream.choked or not (whole or stream.ending):
                 del self._ready[stream]  # until there is room, or sound
-            elif not whole:
-                stream.inbox.clear()  # of a frame that was never completed
-                stream.flying = True
-                turn.append((stream, None, 0.0))
             elif (excess := stream.paid - now - stream.window) > 0:
                 wait = min(wait or excess, excess)
                 if not stream.throttled:
                     stream.throttled = True
                     self.counters.add("throttled_total")
+            elif not whole:
+                stream.inbox.clear()  # of a frame that was never completed
+                stream.pay(stream.session.latency, now)  # what a flush computes
+                stream.flying = True
+                turn.append((stream, None, 0.0))
             elif stream.due - now > LIVE_S:
                 ahead.append(stream)
             else:
