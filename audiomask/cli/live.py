@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import threading
 import time
@@ -130,7 +131,8 @@ def _usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--lag {args.lag}: is outside 0 to 60000 ms")
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise UsageError(f"--seconds {args.seconds}: is not above 0")
-    if args.record_in and args.record_in == args.record_out:
+    files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
+    if len(set(files)) < len(files):
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
 
 
@@ -194,7 +196,7 @@ def _compute(session: Session, block: int) -> float:
 
 @contextmanager
 def _worker(live: Live) -> Iterator[None]:
-    """The model's thread. What it raises ends the run."""
+    """The model's thread. What it raises ends the run, even if it was on the last blocks."""
     stop = threading.Event()
     thread = threading.Thread(target=live.work, args=(stop,), name="live", daemon=True)
     thread.start()
@@ -203,6 +205,7 @@ def _worker(live: Live) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    live.check()
 
 
 def _open(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], live: Live) -> tuple[Device, Device]:
@@ -245,8 +248,7 @@ def _sessions(
                 if panel.press(key(1.0)):
                     return
                 try:
-                    sd._terminate()  # PortAudio looks for devices only when it starts
-                    sd._initialize()
+                    soundcard.rescan(sd)
                     cards = _find(sd, args)
                     break
                 except DeviceError:
@@ -355,7 +357,6 @@ def _keys() -> Iterator[Callable[[float], str]]:
 
         yield lambda seconds: msvcrt.getwch() if msvcrt.kbhit() else _sleep(seconds)
         return
-    import os
     import select
     import termios
     import tty

@@ -43,12 +43,15 @@ class FakePortAudio:
         self.options = {"input": [], "output": []}
         self.opened = []
         self.scans = 0
+        self.failures = ()  # scans at which it does not start
         self.refuse = None
 
     def query_hostapis(self):
         return [{"name": "FakeAPI"}]
 
     def query_devices(self):
+        if self.devices is None:
+            raise PortAudioError("Error querying device")
         return self.devices
 
     def check_input_settings(self, device, channels, dtype, samplerate):
@@ -59,9 +62,12 @@ class FakePortAudio:
 
     def _initialize(self):
         self.scans += 1
+        if self.scans in self.failures:
+            raise PortAudioError("Host error")
 
     def _terminate(self):
-        pass
+        if self.scans in self.failures:
+            raise PortAudioError("PortAudio not initialized")
 
     def _stream(self, kind, device, samplerate, channels, blocksize, dtype, latency, callback, **rest):
         if self.refuse:
@@ -283,6 +289,39 @@ def test_a_device_that_comes_back(cli, desk, delay):
     assert "lag 56/56 ms" in desk.seen[-1]
 
 
+def test_a_sound_system_that_comes_back(cli, desk, delay):
+    """PortAudio itself fails for a while: it does not start, then it cannot list what there is."""
+    desk.sd.options["output"] = [{"dies": 2.0}]
+    desk.sd.failures = (1, 2)
+
+    def fall():
+        desk.sd.devices = None
+
+    def rise():
+        desk.sd.devices = DEVICES
+
+    desk.keys = [(2.0, fall), (8.0, rise), (12.0, "q")]
+    done = cli("live", "-m", delay, "--reconnect")
+    assert done.code == 0, done.err
+    assert desk.sd.scans >= 4
+    assert len(desk.sd.opened) == 4
+    desk.sd.devices = None
+    done = cli("live", "-m", delay)
+    assert done.code == 1
+    assert "PortAudio cannot reach the sound system (Error querying device)" in done.err
+
+
+def test_a_model_that_fails_on_the_last_blocks_fails_the_run(delay):
+    live = Live(Session(delay, trim=False, block=256), 256, 640)
+
+    def broken(x):
+        raise RuntimeError("the model broke")
+
+    live.session.feed = broken
+    with pytest.raises(RuntimeError, match="the model broke"), verb._worker(live):
+        live._in.write(np.ones((1, 256), np.float32))  # nobody looks at it until the end
+
+
 def test_a_device_that_cannot_be_opened(cli, desk, delay):
     desk.sd.refuse = "Invalid sample rate"
     done = cli("live", "-m", delay, "--record-in", "in.wav", "--reconnect")
@@ -350,6 +389,7 @@ def test_devices_by_number_and_name(desk):
         (["--lag", "-1"], "--lag -1.0: is outside"),
         (["--seconds", "0"], "--seconds 0.0: is not above 0"),
         (["--record-in", "a.wav", "--record-out", "a.wav"], "are both a.wav"),
+        (["--record-in", "a.wav", "--record-out", "./a.wav"], "are both a.wav"),
         (["--channels", "1000"], "--channels 1000: are more than 128"),
     ],
 )
@@ -376,6 +416,7 @@ def test_default_blocks(toys, tmp_path):
             "needs sounddevice, which is not installed; pip install 'audiomask[live]'",
         ),
         (OSError("PortAudio library not found"), "(PortAudio library not found); install PortAudio: apt-get"),
+        (PortAudioError("Error initializing PortAudio"), "PortAudio cannot reach the sound system (Error"),
     ],
 )
 def test_what_is_not_installed_is_named(cli, monkeypatch, error, text):
@@ -392,7 +433,7 @@ def test_what_is_not_installed_is_named(cli, monkeypatch, error, text):
         done = cli("live", *words)
         assert done.code == 1
         assert text in done.err
-        if sys.platform.startswith("linux"):
+        if sys.platform.startswith("linux") and not isinstance(error, PortAudioError):
             assert "apt-get install libportaudio2" in done.err
 
 
