@@ -229,9 +229,6 @@ def test_a_full_disk(toy16):
         (["--channels", "1000"], "--channels 1000: are more than 128"),
         (["--channels", "0"], "0 is less than 1"),
         (["--block", "-1"], "--block -1.0: is outside"),
-        (["--set", "trim=0"], "--set trim=0: is no control of a model"),
-        (["--set", "dry=0.5"], "--set dry=0.5: is no control of a model"),
-        (["--set", "self=1"], "--set self=1: is no control of a model"),
         (["--block", "nan"], "--block nan: is outside"),
     ],
 )
