@@ -119,7 +119,7 @@ class Engine:
             )
         made = np.empty_like(self.constants[name])
         try:
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 made[:] = array
         except ValueError:
             raise ArtifactError(
