@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +24,7 @@ import numpy as np
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, controls, note, positive, table
+from audiomask.cli._terminal import keys, screen
 from audiomask.runtime import soundcard
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
@@ -225,7 +225,7 @@ def _sessions(
 ) -> None:
     """Play until the end; with --reconnect again and again. Errors: `DeviceError`."""
     first = True
-    with _keys() as key, _screen(args.quiet) as show:
+    with keys() as key, screen(args.quiet) as show:
         panel = Panel(live)
         while True:
             try:
@@ -330,55 +330,6 @@ def meter(peak: float, width: int = 10) -> str:
     db = max(FLOOR_DB, 20 * math.log10(max(peak, 1e-9)))
     full = round(min(1.0, 1 - db / FLOOR_DB) * width)
     return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dBFS"
-
-
-@contextmanager
-def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line (two where it is long) that is drawn over, where standard error is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-    from rich.live import Live as Picture
-    from rich.text import Text
-
-    with Picture(console=Console(stderr=True), transient=True, auto_refresh=False) as picture:
-        yield lambda text: picture.update(Text(text), refresh=True)
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """``key(seconds)``: the key that was pressed, or "" after so long. Without a terminal it only waits."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        yield _sleep
-        return
-    if sys.platform == "win32":
-        import msvcrt
-
-        yield lambda seconds: msvcrt.getwch() if msvcrt.kbhit() else _sleep(seconds)
-        return
-    import select
-    import termios
-    import tty
-
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-
-    def key(seconds: float) -> str:
-        if not select.select([fd], [], [], seconds)[0]:
-            return ""
-        return os.read(fd, 1).decode("ascii", "replace") or _sleep(seconds)
-
-    try:
-        tty.setcbreak(fd)  # Ctrl-C stays a signal
-        yield key
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-def _sleep(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
 
 
 def _finish(recorders: dict[str, Recorder], quiet: bool) -> bool:

@@ -125,7 +125,7 @@ def desk(monkeypatch, tmp_path):
         yield
 
     monkeypatch.setattr(soundcard, "load", lambda: desk.sd)
-    for name, fake in (("_keys", keys), ("_screen", screen), ("_worker", worker), ("_clock", sim.clock)):
+    for name, fake in (("keys", keys), ("screen", screen), ("_worker", worker), ("_clock", sim.clock)):
         monkeypatch.setattr(verb, name, fake)
     monkeypatch.chdir(tmp_path)
     return desk
@@ -444,7 +444,7 @@ def test_keys_of_a_terminal(monkeypatch):
     before = termios.tcgetattr(theirs)
     with open(theirs, closefd=False) as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        with verb._keys() as key:
+        with verb.keys() as key:
             assert key(0.0) == ""
             os.write(ours, b"b+")
             assert [key(10), key(10)] == ["b", "+"]
@@ -521,11 +521,11 @@ def test_signals_end_a_real_run(tmp_path, toy16, number, code):
 
 def test_the_picture_is_drawn_on_a_terminal(monkeypatch):
     """Only there, and nothing without."""
-    with verb._screen(False) as show:
+    with verb.screen(False) as show:
         show("not on a terminal")
     written = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "write", lambda text: written.append(text), raising=False)
-    with verb._screen(False) as show:
+    with verb.screen(False) as show:
         show("in [....] lag 1")
     assert "in [....] lag 1" in "".join(written)
