@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -168,8 +169,19 @@ def server(
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go."""
-    asyncio.run(server.serve(sockets=[listening]))
+    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go. Errors:
+    `AudioError` if it does not come to serving."""
+    try:
+        asyncio.run(_serve(server, listening))
+    except SystemExit:  # uvicorn's way, with a code of its own
+        raise AudioError("serve: the server did not start; the lines above say why") from None
+
+
+async def _serve(server: Server, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    if server.config.is_ssl:  # a minute by itself, in which nothing counts the connection
+        loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
+    await server.serve(sockets=[listening])
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
