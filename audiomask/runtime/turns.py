@@ -69,10 +69,12 @@ class Stream:
         """Frames that wait."""
         return len(self.inbox) // self.pcm.frame
 
+    def pay(self, frames: int, now: float) -> None:
+        self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate
+
     def take(self, frames: int, now: float) -> bytearray:
-        seconds = frames / self.session.sample_rate
-        self.due = max(self.due, now) + seconds
-        self.paid = max(self.paid, now) + seconds / self.max_rate
+        self.due = max(self.due, now) + frames / self.session.sample_rate
+        self.pay(frames, now)
         size = frames * self.pcm.frame
         data = self.inbox[:size]
         self.taken = self.lost[:frames] or None
@@ -126,6 +128,7 @@ class Worker:
     def forget(self, stream: Stream) -> None:
         """Nothing more of it is computed."""
         self._ready.pop(stream, None)
+        stream.inbox.clear()
         if stream.ending and not stream.flying:
             self._ended(stream)
 
@@ -176,15 +179,16 @@ class Worker:
             whole = stream.whole
             if stream.choked or not (whole or stream.ending):
                 del self._ready[stream]  # until there is room, or sound
-            elif not whole:
-                stream.inbox.clear()  # of a frame that was never completed
-                stream.flying = True
-                turn.append((stream, None, 0.0))
             elif (excess := stream.paid - now - stream.window) > 0:
                 wait = min(wait or excess, excess)
                 if not stream.throttled:
                     stream.throttled = True
                     self.counters.add("throttled_total")
+            elif not whole:
+                stream.inbox.clear()  # of a frame that was never completed
+                stream.pay(stream.session.latency, now)  # what a flush computes
+                stream.flying = True
+                turn.append((stream, None, 0.0))
             elif stream.due - now > LIVE_S:
                 ahead.append(stream)
             else:
@@ -251,7 +255,7 @@ class Worker:
             stream.flying = False
             if data is not None:
                 add("audio_seconds_total", frames / session.sample_rate, "in")
-            elif stream.ending:
+            if stream.ending and (data is None or stream not in self._ready):  # forgotten meanwhile
                 self._ended(stream)
             stream.moved.set()
         if turn:

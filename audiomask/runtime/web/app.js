@@ -35,6 +35,7 @@ let values = {}; // of the controls
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
 let take = null; // {name, rate, before, after}
+let asking = false; // for the microphone
 let round = 0; // counts what was begun, so that what is outdated knows
 
 // ---- what is said
@@ -119,6 +120,7 @@ function fail(error) {
   const [local, remote] = document.getElementsByName("mode");
   local.dataset.missing = "true";
   remote.checked = true;
+  showPorts(); // the buffer is another one there
   say("ready", "Ready");
   $("where").textContent = "Sound is sent to this server.";
 }
@@ -137,7 +139,7 @@ function showPorts() {
     }
     values[name] = value;
     if (live) runner.set({ [name]: value }).catch((error) => complain(explain(error)));
-    else if (take) later();
+    else if (take && !asking) later();
   });
 }
 
@@ -242,6 +244,8 @@ function finish(after) {
 
 async function startLive() {
   const mine = ++round;
+  clearTimeout(timer);
+  asking = true;
   complain("");
   player.pause();
   say("busy", "Asking for the microphone");
@@ -276,6 +280,8 @@ async function startLive() {
     runner.close();
     complain(explain(error));
     say("ready", "Ready");
+  } finally {
+    asking = false;
   }
 }
 
