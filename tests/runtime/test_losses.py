@@ -104,8 +104,8 @@ def test_traces_by_name(tmp_path):
     assert np.array_equal(lost(loss, "whatever.wav", info(), key="b"), b)
     with pytest.raises(AudioError, match=r"c.wav: .*t has no trace of the name c; add it"):
         loss.of(source("c.wav"), info())
-    with pytest.raises(AudioError, match="has 25 packets, and the signal 26"):
-        lost(loss, "a.wav", info(320 * 25 + 1), 26)
+    with pytest.raises(AudioError, match="has 25 packets, and the signal 27"):
+        lost(loss, "a.wav", info(320 * 26 + 1), 27)
     assert np.array_equal(lost(Loss(loss_models(str(tmp_path / "t.scp"))), "x.wav", info()), b)
     assert np.array_equal(lost(Loss(loss_models(str(tmp_path / "t/a.txt"))), "x.wav", info()), a)
     write_trace(tmp_path / "t/a.other", a)
