@@ -65,14 +65,17 @@ def multi_resolution_stft_loss(
     log_magnitude: float = 0.5,
     floor: float = 1e-8,
     band: Band = "full",
+    magnitude: float = 0.0,
+    exponent: float = 1.0,
 ) -> Tensor:
     """Spectral convergence plus log-magnitude distance, the mean over resolutions (Yamamoto et al. 2020, eq.
-    4-6).
+    4-6), and the distance of magnitudes as they are where `magnitude` weighs it.
 
-        L_sc = || |S| - |E| ||_F / || |S| ||_F,     L_mag = mean | log |S| - log |E| |
+        L_sc = || |S| - |E| ||_F / || |S| ||_F,     L_mag = mean | log |S| - log |E| |,     mean | |S| - |E| |
 
-    The Frobenius norms run over the whole batch, as published. `floor` is added to the power of each bin
-    (white noise of variance 1 has power 1): it keeps the gradient finite at digital silence.
+    `exponent`: of all magnitudes but under the logarithm; .3 compresses them as hearing does. The Frobenius
+    norms run over the whole batch, as published. `floor` is added to the power of each bin (white noise of
+    variance 1 has power 1): it keeps the gradient finite at digital silence.
 
     `band`: "high" takes the upper half of the frequencies, as CleanUNet's authors describe their variant.
     Their code cuts the axis of time there, and their published models were trained so: the later half of the
@@ -84,9 +87,11 @@ def multi_resolution_stft_loss(
         power_est, _ = _power_and_spectrum(est, fft, hop, window)
         power_ref, _ = _power_and_spectrum(ref, fft, hop, window)
         power_est, power_ref = _within(band, power_est) + floor, _within(band, power_ref) + floor
-        difference = (power_ref.sqrt() - power_est.sqrt()).square().sum()
+        size_ref = power_ref ** (exponent / 2)
+        apart = size_ref - power_est ** (exponent / 2)
         # sqrt(x^2 + tiny) for the norm: the root's slope is infinite where estimate and reference are equal
-        total = total + convergence * ((difference + floor) / power_ref.sum()).sqrt()
+        total = total + convergence * ((apart.square().sum() + floor) / size_ref.square().sum()).sqrt()
+        total = total + magnitude * apart.abs().mean()
         total = total + log_magnitude * 0.5 * (power_ref.log() - power_est.log()).abs().mean()
     return total / len(resolutions)
 
@@ -139,8 +144,12 @@ class MultiResolutionSTFTLoss(SignalLoss):
         floor: float = 1e-8,
         skip: int = 0,
         band: Band = "full",
+        magnitude: float = 0.0,
+        exponent: float = 1.0,
     ) -> None:
         super().__init__(skip)
+        if not 0 < exponent <= 1:
+            raise ValueError(f"exponent is {exponent}; a compression lies in (0, 1]")
         for fft, hop, window in resolutions:
             if not 0 < hop <= window <= fft:
                 raise ValueError(f"resolution {(fft, hop, window)}: it takes 0 < hop <= window <= FFT size")
@@ -149,10 +158,19 @@ class MultiResolutionSTFTLoss(SignalLoss):
         self.log_magnitude = log_magnitude
         self.floor = floor
         self.band = band
+        self.magnitude, self.exponent = magnitude, exponent
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return multi_resolution_stft_loss(
-            est, ref, self.resolutions, self.convergence, self.log_magnitude, self.floor, self.band
+            est,
+            ref,
+            self.resolutions,
+            self.convergence,
+            self.log_magnitude,
+            self.floor,
+            self.band,
+            self.magnitude,
+            self.exponent,
         )
 
 

@@ -26,7 +26,7 @@ default).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -109,14 +109,15 @@ class Predictor(nn.Module):
         x = F.linear(x, self.to_bands.weight, self.to_bands.bias).exp()
         return F.linear(x, self.to_bins.weight, self.to_bins.bias).abs()
 
-    def forward(self, magnitude: Tensor) -> Tensor:
-        """All frames of a signal at once, `[T, B, F]`: the prediction for the frame after each of them."""
-        x = self._bands(magnitude)
-        start = x.new_zeros(1, x.shape[1], self.lstm.hidden_size)
-        return self._bins(self.lstm.layer(x, [start, start])[0])
+    def forward(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Many frames at once, `[T, B, F]`, and the state `[B, units]` each: the predictions of the frames
+        that follow each of them, and the next state.
+        """
+        x, (h, c) = self.lstm.layer(self._bands(magnitude), [h[None], c[None]])
+        return self._bins(x), h[0], c[0]
 
     def frame(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One frame, `[B, F]` and the state `[B, units]` each. No module is called: `scan` cannot."""
+        """The same for one frame, `[B, F]`. No module is called: a `Scan` cannot hold one."""
         weights = [
             getattr(self.lstm, f"{kind}_l0") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ]
@@ -166,7 +167,12 @@ class FRN(StreamingModel):
         size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the
             encoder's blocks. memory: units of the predictor's LSTM. bands: its mel bands. filters: of the
             joiner for each of its inputs. dropout: in the blocks, in training. sample_rate: Hz. name: of the
-            artifact.
+            artifact. stage: "all", or "predictor" to train that part first, on its own.
+
+    In the stage of the predictor, which the authors have and do not publish, the sound is whole, and what
+    comes out is that sound with the magnitudes that are predicted from its own, frame by frame (teacher
+    forcing: all frames at once). The losses on sound then train the predictor, the rest stands still, and the
+    weights are those of the whole network, for `start_from` of the next stage.
     """
 
     task = "conceal"
@@ -184,6 +190,7 @@ class FRN(StreamingModel):
         dropout: float = 0.15,
         sample_rate: int = 48000,
         name: str = "frn",
+        stage: Literal["all", "predictor"] = "all",
     ):
         super().__init__()
         self.name, self.sample_rate = name, sample_rate
@@ -193,6 +200,12 @@ class FRN(StreamingModel):
         self.encoder = Encoder(size, units, hidden, blocks, dropout)
         self.predictor = Predictor(sample_rate, size, bands, memory)
         self.joiner = Joiner(filters)
+        if stage not in ("all", "predictor"):
+            raise ValueError(f"stage is {stage!r}; there are all and predictor")
+        self.alone = stage == "predictor"
+        if self.alone:
+            self.encoder.requires_grad_(False)
+            self.joiner.requires_grad_(False)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         def zeros(width: int) -> Tensor:
@@ -209,21 +222,28 @@ class FRN(StreamingModel):
     def step(self, x, state, **constants):
         spectrum, analysis = self.analysis.step(x, state["analysis"])
         lowest, x = spectrum.split([1, self.hop], 3)
-        x = x.permute(2, 0, 1, 3)  # [T, B, 2, F]
+        y, after = (self._taught if self.alone else self._conceal)(x.permute(2, 0, 1, 3), state)
+        y = torch.cat([lowest, y.permute(1, 2, 0, 3)], 3)
+        y, synthesis = self.synthesis.step(y, state["synthesis"])
+        return y, {**state, **after, "analysis": analysis, "synthesis": synthesis}
+
+    def _conceal(self, x: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
+        """X `[T, B, 2, F]` -> Y, and the states that change."""
         encoded, encoder = self.encoder(x.flatten(2), state["encoder"])
         y = x + self.joiner.known(encoded.reshape(-1, 2, self.hop)).reshape_as(x)
         re, im = y.unbind(2)
         start = (state["magnitude"], *state["predictor"])
         (magnitude, *predictor), (im,) = recur(self._frame, start, (re.abs(), im))
-        y = torch.cat([lowest, torch.stack([re, im], 2).permute(1, 2, 0, 3)], 3)
-        y, synthesis = self.synthesis.step(y, state["synthesis"])
-        return y, {
-            "analysis": analysis,
-            "encoder": encoder,
-            "predictor": tuple(predictor),
-            "magnitude": magnitude,
-            "synthesis": synthesis,
-        }
+        after = {"encoder": encoder, "predictor": tuple(predictor), "magnitude": magnitude}
+        return torch.stack([re, im], 2), after
+
+    def _taught(self, x: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
+        """X with the magnitudes that the predictor makes of those of X itself."""
+        magnitude = x.abs().sum(2)  # [T, B, F]
+        before = torch.cat([state["magnitude"][None], magnitude[:-1]])
+        predicted, *predictor = self.predictor(before, *state["predictor"])
+        y = x * (predicted / magnitude.clamp_min(1e-8))[:, :, None]
+        return y, {"predictor": tuple(predictor), "magnitude": magnitude[-1]}
 
     def _frame(
         self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]

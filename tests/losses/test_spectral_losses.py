@@ -32,6 +32,19 @@ def test_multi_resolution_stft_equals_the_published_formula():
     torch.testing.assert_close(ours, expected / 2, rtol=1e-4, atol=0)
 
 
+def test_compressed_magnitudes_equal_their_formula():
+    est, ref = signals()
+    e, r = (spectrum(x, 512, 128, 512).abs() ** 0.3 for x in (est, ref))
+    expected = 2 * torch.linalg.norm(r - e) / torch.linalg.norm(r) + 3 * (r - e).abs().mean()
+    loss = losses.MultiResolutionSTFTLoss([(512, 128, 512)], 2, 0, 1e-12, magnitude=3, exponent=0.3)
+    torch.testing.assert_close(loss(est, ref), expected, rtol=1e-4, atol=0)
+    est.requires_grad_()
+    loss(est, est.detach()).backward()
+    assert est.grad.isfinite().all()
+    with pytest.raises(ValueError, match="exponent is 0"):
+        losses.MultiResolutionSTFTLoss(exponent=0)
+
+
 def tones(*hertz: float) -> torch.Tensor:
     t = torch.arange(16000) / 16000
     return sum(0.1 * torch.sin(2 * torch.pi * f * t) for f in hertz)[None]

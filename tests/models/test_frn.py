@@ -1,11 +1,10 @@
-"""FRN has the published size and equals the published network. Its recipe stands for the contract."""
+"""FRN has the published size and equals the published network. Its recipes stand for the contract."""
 
 import copy
 
 import librosa
 import pytest
 import torch
-from contract import CONTRACT
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,11 +27,6 @@ def test_published_size_and_clock():
     assert (count["encoder"], count["predictor"], count["joiner"]) == (7_843_392, 1_247_776, 530)
     assert sum(count.values()) == sum(p.numel() for p in model.parameters()) == 9_091_698
     assert (model.sample_rate, model.hop, model.latency) == (48000, 480, 960)
-
-
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda f: f.__name__)
-def test_contract(promise):
-    promise(small())
 
 
 def test_an_odd_number_of_filters_is_refused():
@@ -223,7 +217,36 @@ def test_all_frames_at_once_predict_what_one_after_the_other_does():
     for frame in magnitude:
         y, h, c = predictor.frame(frame, h, c)
         steps.append(y)
-    assert torch.allclose(predictor(magnitude), torch.stack(steps), rtol=1e-5, atol=1e-7)
+    once, *end = predictor(magnitude, torch.zeros(2, 8), torch.zeros(2, 8))
+    assert torch.allclose(once, torch.stack(steps), rtol=1e-5, atol=1e-7)
+    assert torch.allclose(torch.stack(end), torch.stack([h, c]), rtol=1e-5, atol=1e-7)
+
+
+def test_the_predictors_stage_trains_the_predictor_only():
+    """On the sound whose magnitudes are predicted from the frames before; the weights fit the whole."""
+    torch.manual_seed(0)
+    model = FRN(**SMALL, stage="predictor")
+    small().load_state_dict(model.state_dict())
+    x = gappy(1, 1024, 16000)[:, None]
+    model(x).square().sum().backward()
+    trained = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {"predictor"}
+    with torch.no_grad():
+        kept, step = {}, model.synthesis.step
+        model.synthesis.step = lambda y, state: (kept.update(y=y), step(y, state))[1]
+        model(x)
+        window = torch.hann_window(64).sqrt()
+        z = torch.stft(x[:, 0], 64, 32, window=window, pad_mode="constant", return_complex=True)
+        magnitude = (z.real.abs() + z.imag.abs())[:, 1:].permute(2, 0, 1)
+        zero = torch.zeros(1, 8)
+        before = torch.cat([torch.zeros(1, 1, 32), magnitude[:-1]])
+        want = model.predictor(before, zero, zero)[0]
+        got = kept["y"][:, :, : len(want), 1:].abs().sum(1).permute(1, 0, 2)
+        heard = magnitude > 1e-3
+        assert heard.float().mean() > 0.5
+        assert torch.allclose(got[heard], want[heard], rtol=1e-3)
+    with pytest.raises(ValueError, match="all and predictor"):
+        FRN(stage="joiner")
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
-"""NSNet2-PLC gives what the challenge's graph and loop give, and leaves alone what was received."""
+"""NSNet2-PLC gives what the challenge's graph and loop give, and leaves alone what was received. Its
+recipe stands for the contract.
+"""
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from contract import CONTRACT
 from dtln_pair import Graph
 from onnx import TensorProto, helper
 
@@ -40,11 +41,6 @@ def test_published_size_and_clock():
     state = dict(model.initial_state(1))
     assert (state["gru1"].shape[1], state["gru2"].shape[1]) == (134, 100)
     assert model.enter.in_features == 5 * 161
-
-
-@pytest.mark.parametrize("promise", CONTRACT, ids=lambda f: f.__name__)
-def test_contract(promise):
-    promise(small())
 
 
 # --- against the challenge's graph and loop -----------------------------------------------------------------
