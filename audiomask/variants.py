@@ -315,7 +315,7 @@ def export_variant(
     try:
         changed = MAKERS[kind](model)
     except VariantError as error:
-        raise VariantError(f"{original.path}: no {kind} variant: {error}") from None
+        raise VariantError(f"{path}: not written: {error}") from None
     onnx.checker.check_model(model, full_check=True)
     document = {key: value for key, value in original.meta.items() if key not in ("equality", "scores")}
     digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))

@@ -431,6 +431,21 @@ def test_a_server_that_goes_while_it_works(browser, models):
         assert heard.shape[1] > rate / 2
 
 
+def test_a_server_that_does_not_answer_holds_nobody(browser, models):
+    service = Service(models, Settings(page=PAGE))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        page.choose("server")
+        page.start()
+        page.at.wait_for_timeout(1500)
+        service.workers[0]._start = lambda: None  # no further turn begins
+        page.at.wait_for_timeout(500)
+        page.stop()
+        assert page.text("message") == "The connection was closed."
+        heard, rate = page.saved("save-input")  # what came until then is kept
+        assert heard.shape == page.saved()[0].shape
+        assert heard.shape[1] > rate / 2
+
+
 def test_a_server_without_the_socket_says_so(browser, models, folder):
     with (
         page_driver.serving(NoSockets(models, Settings(page=PAGE))) as url,

@@ -2,6 +2,7 @@
 
 import { Ring } from "./ring.js";
 
+const STOP_MS = 5000; // in which a live sound comes to its end once it is stopped
 const CAPACITY_S = 4; // of each ring, beside the lag
 
 export class Runner {
@@ -101,7 +102,8 @@ export class Runner {
         source.disconnect();
         node.disconnect();
         this.#call("end");
-        return ended;
+        const late = setTimeout(() => this.#call("close"), STOP_MS); // a server that does not answer
+        return ended.finally(() => clearTimeout(late));
       },
     };
   }
