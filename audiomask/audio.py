@@ -402,11 +402,14 @@ class Writer:
             raise self._full(str(error)) from None
 
     def _full(self, detail: str) -> AudioError:
-        left = shutil.disk_usage(self.path.parent).free / 2**20
+        try:
+            left = f"{shutil.disk_usage(self.path.parent).free / 2**20:.0f} MiB are free on the disk"
+        except OSError as error:  # a disk that was pulled out
+            left = f"its folder cannot be reached ({error.strerror})"
         detail = f" ({detail})" if detail else ""
         return AudioError(
-            f"{self.name}: writing failed after {self.frames / self.rate:.1f} s{detail}, {left:.0f} MiB are "
-            "free on the disk; make room, or choose another folder with -o"
+            f"{self.name}: writing failed after {self.frames / self.rate:.1f} s{detail}, {left}; make room, "
+            "or choose another folder with -o"
         )
 
     def close(self) -> None:

@@ -21,8 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from audiomask.audio import AudioError
+from audiomask.rewriter import Rewriter
 from audiomask.runtime.artifact import KEY, Artifact
 
 SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M break even (docs/export.md)
@@ -45,66 +44,6 @@ class VariantError(AudioError):
     """A variant that cannot be made, or does not pay."""
 
 
-class _Rewriter:
-    """A graph that is written anew node by node."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.graph = model, model.graph
-        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.nodes: list[onnx.NodeProto] = []
-        self.done: Counter[str] = Counter()
-        self.elements = 0
-        self._shared: dict[tuple[Any, ...], str] = {}
-        self._count = 0
-
-    def name(self) -> str:
-        self._count += 1
-        return f"variant_{self._count}"
-
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """The name of an initializer of this value; equal ones are one."""
-        array = np.asarray(value, dtype)
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._shared:
-            self._shared[key] = self.name()
-            tensor = numpy_helper.from_array(array, self._shared[key])
-            self.weights[tensor.name] = tensor
-        return self._shared[key]
-
-    def __call__(
-        self, operator: str, *inputs: str, out: Sequence[str] | str | None = None, **attributes: Any
-    ) -> str:
-        """Add a node; returns the name of its first output."""
-        outputs = [out] if isinstance(out, str) else list(out or [self.name()])
-        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
-        return outputs[0]
-
-    def value(self, name: str) -> np.ndarray | None:
-        """The constant of this name as float32, or None."""
-        tensor = self.weights.get(name)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT:
-            return None
-        return numpy_helper.to_array(tensor)
-
-    def finish(self) -> onnx.ModelProto:
-        """The model with the new nodes and the weights that they use."""
-        used = {name for graph in _graphs(self.nodes) for node in graph for name in node.input}
-        used |= {output.name for output in self.graph.output}
-        del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
-        self.graph.node.extend(self.nodes)
-        self.graph.initializer.extend(tensor for name, tensor in self.weights.items() if name in used)
-        return self.model
-
-
-def _graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]]:
-    """The nodes and those of every graph inside them."""
-    yield nodes
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g.node)
-
-
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """w [K, N] as int8 and the scale [N] of its columns."""
     scale = np.maximum(np.abs(w).max(0), 1e-30) / WEIGHT
@@ -114,7 +53,7 @@ def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # --- int8 ---------------------------------------------------------------------------------------------------
 
 
-def _product(to: _Rewriter, x: str, w: np.ndarray, out: str | None = None, bias: str | None = None) -> str:
+def _product(to: Rewriter, x: str, w: np.ndarray, out: str | None = None, bias: str | None = None) -> str:
     """x [..., K] times w [K, N], plus bias [N]."""
     to.elements += w.size
     rows = np.abs(w).max(1)
@@ -142,7 +81,7 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _matmul(to: _Rewriter, node: onnx.NodeProto) -> bool:
+def _matmul(to: Rewriter, node: onnx.NodeProto) -> bool:
     w = to.value(node.input[1])
     if w is None or w.ndim != 2 or w.size < SMALL:
         return False
@@ -150,7 +89,7 @@ def _matmul(to: _Rewriter, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _gemm(to: _Rewriter, node: onnx.NodeProto) -> bool:
+def _gemm(to: Rewriter, node: onnx.NodeProto) -> bool:
     a, w = _attributes(node), to.value(node.input[1])
     if w is None or w.size < SMALL or a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
         return False
@@ -159,7 +98,7 @@ def _gemm(to: _Rewriter, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _conv(to: _Rewriter, node: onnx.NodeProto) -> bool:
+def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
     """x [B, C, T], w [N, C, K] as windows [B, T', K C] times [K C, N]."""
     a, w = _attributes(node), to.value(node.input[1])
     plain = (
@@ -183,7 +122,7 @@ def _conv(to: _Rewriter, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _conv_transpose(to: _Rewriter, node: onnx.NodeProto) -> bool:
+def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
     """x [B, C, T], w [C, N, K], stride S: frames of M S >= K samples, added where they overlap.
 
     frame 0   | 0 | 1 |            part m of frame t lies in slot t + m
@@ -224,7 +163,7 @@ def _conv_transpose(to: _Rewriter, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _recurrent(to: _Rewriter, node: onnx.NodeProto) -> bool:
+def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
     """GRU or LSTM, one direction: X [T, B, C], W [1, G H, C], R [1, G H, H], B [1, 2 G H]."""
     a = _attributes(node)
     w, r = to.value(node.input[1]), to.value(node.input[2])
@@ -313,7 +252,7 @@ REWRITES = {
 
 def int8(model: onnx.ModelProto) -> dict[str, Any]:
     """Rewrite `model` in place; what was quantised. VariantError where nothing in it is large enough."""
-    to = _Rewriter(model)
+    to = Rewriter(model)
     for node in list(model.graph.node):
         rewrite = REWRITES.get(node.op_type)
         if rewrite is not None and not node.domain and rewrite(to, node):
@@ -331,7 +270,7 @@ def int8(model: onnx.ModelProto) -> dict[str, Any]:
 
 def float16(model: onnx.ModelProto) -> dict[str, Any]:
     """Store the weights of `model` in two bytes, in place; what was changed."""
-    to = _Rewriter(model)
+    to = Rewriter(model)
     for name in list(to.weights):
         value = to.value(name)
         if value is None or value.size < STORED or np.abs(value).max() > HALF:

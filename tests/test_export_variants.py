@@ -15,11 +15,13 @@ from test_export import CONFIG, Simple, Small
 from torch import nn
 
 from audiomask import export, program, variant_cost, variants, weights
-from audiomask.cli import main
+from audiomask.cli import export as verb
+from audiomask.cli import main, parser
 from audiomask.export import ExportError
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.recurrent import GRU, LSTM
 from audiomask.program import ProgramError
+from audiomask.rewriter import graphs
 from audiomask.runtime.artifact import Artifact
 from audiomask.streaming import Delay, Sequential
 from audiomask.variants import VariantError
@@ -120,7 +122,7 @@ def test_each_operator_in_eight_bits(case, tiny):
     done = variants.int8(model)
     onnx.checker.check_model(model, full_check=True)
     assert done["operators"] == {arguments[0]: 1}
-    operators = {node.op_type for graph in variants._graphs(model.graph.node) for node in graph}
+    operators = {node.op_type for graph in graphs(model.graph.node) for node in graph}
     assert "MatMulInteger" in operators
     assert arguments[0] not in operators
     for ours, theirs in zip(run(model, feeds), expected, strict=True):
@@ -493,6 +495,12 @@ def test_the_verb_makes_variants(original, model, tmp_path, capsys, tiny, measur
     of_run = tmp_path / "b.onnx"
     assert main(["export", str(tmp_path / "run"), "-o", str(of_run), "--variant", "float16"]) == 0
     assert Artifact.load(of_run).meta["variant"]["kind"] == "float16"
+
+
+def test_the_verb_offers_the_variants_that_there_are():
+    """It repeats their names, since --help imports no onnx."""
+    (option,) = (a for a in parser("export", verb)._actions if a.dest == "variant")
+    assert option.choices == variants.KINDS
 
 
 def test_the_verb_needs_the_corpus(original, tmp_path, capsys):

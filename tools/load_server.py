@@ -178,7 +178,7 @@ def main() -> int:
         got = np.frombuffer(b"".join(result.parts), "<f4")
         dropped += abs(len(wanted) - len(got))
         if len(got) == len(wanted):
-            error = max(error, float(np.abs(got - wanted).max() / np.abs(wanted).max()))
+            error = float(np.maximum(error, np.abs(got - wanted).max() / np.abs(wanted).max()))  # keeps NaN
     latencies = np.array([x for r in results for x in r.latencies]) * 1000
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99)) if len(latencies) else [float("nan")] * 3
     own = np.percentile([x for r in results for x in r.delays] or [0], 99) * 1000

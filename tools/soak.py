@@ -103,8 +103,9 @@ def soak(
         count = min(q.rest.shape[1] for q in queues)
         if count:
             a, b = (q.take(count) for q in queues)
-            facts["error"] = max(facts["error"], float(np.abs(a - b).max()))
-            facts["peak"] = max(facts["peak"], float(np.abs(b).max()))
+            # Unlike max, this keeps a NaN.
+            facts["error"] = float(np.maximum(facts["error"], np.abs(a - b).max()))
+            facts["peak"] = float(np.maximum(facts["peak"], np.abs(b).max()))
 
     def feed(block: np.ndarray) -> None:
         y = live.feed(block)

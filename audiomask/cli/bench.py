@@ -4,7 +4,8 @@ For every length of block and number of threads: blocks one at a time through a 
 block at the 50th, 95th and 99th percentile, the share of the block's duration that the last is, the real-time
 factor (time needed / duration of the sound), delay and latency. Then sessions that are stacked into one call,
 as in the server: how many of them a core carries. That is computed from processor time, so it counts all
-threads, and other work on the machine disturbs it little.
+threads, and other work on the machine disturbs it little. A model that is told of losses is told that a tenth
+of the packets of 20 ms are lost.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from audiomask.runtime.stack import feed_all
 WARM_UP = 20  # blocks: the first ones allocate
 STACKED = 16  # sessions: more gain little (tools/bench_sessions.py)
 ROUNDS = 40  # of them, at least
+LOST, PACKET_S = 0.1, 0.02  # of the sound, for models that are told of it
 COLUMNS = {
     "model": "model",
     "sample_rate": "Hz",
@@ -120,11 +122,13 @@ def measure(
     size = session.hop if block_ms is None else max(1, round(block_ms * rate / 1000))
     count = max(1, int(seconds * rate / size))
     sound = _sound(session, (count + WARM_UP) * size, audio)
+    lost = _lost(session, sound.shape[1])
     times = np.empty(count)
     for n in range(count + WARM_UP):
-        block = sound[:, n * size : (n + 1) * size]
+        cut = slice(n * size, (n + 1) * size)
+        block, flags = sound[:, cut], None if lost is None else lost[cut]
         start = time.perf_counter()
-        session.feed(block)
+        session.feed(block, flags)
         times[max(0, n - WARM_UP)] = time.perf_counter() - start  # the warm-up's are overwritten
     engine, artifact = session.engine, session.artifact
     hop = np.zeros((engine.batch, artifact.streams[0].channels, artifact.hop), np.float32)
@@ -166,15 +170,17 @@ def many(
     """
     first = sessions[0]
     sound = _sound(first, (rounds + WARM_UP) * size, audio)
+    lost = _lost(first, sound.shape[1])
     wall, cpu = np.empty(rounds), np.empty(rounds)
     for n in range(rounds + WARM_UP):
-        pairs = [(session, sound[:, n * size : (n + 1) * size]) for session in sessions]
+        cut = slice(n * size, (n + 1) * size)
+        block = (sound[:, cut],) if lost is None else (sound[:, cut], lost[cut])
         start, processor = time.perf_counter(), time.process_time()
         if stacked:
-            feed_all(pairs)
+            feed_all([(session, *block) for session in sessions])
         else:
-            for session, block in pairs:
-                session.feed(block)
+            for session in sessions:
+                session.feed(*block)
         at = max(0, n - WARM_UP)
         wall[at], cpu[at] = time.perf_counter() - start, time.process_time() - processor
     mean = float(np.median([part.mean() for part in np.array_split(cpu, 8)]))
@@ -185,6 +191,15 @@ def many(
         "cpu_ms_per_block": mean * 1000 / len(sessions),
         "sessions_per_core": len(sessions) * size / first.sample_rate / mean,
     }
+
+
+def _lost(session: Session, samples: int) -> np.ndarray | None:
+    """Flags ``[samples]`` for a model that is told of losses."""
+    if not session.artifact.mask:
+        return None
+    size = max(1, round(PACKET_S * session.sample_rate))
+    count = -(-samples // size)
+    return np.repeat(np.random.default_rng(0).permutation(count) < LOST * count, size)[:samples]
 
 
 def _sound(session: Session, samples: int, audio: str | None) -> np.ndarray:

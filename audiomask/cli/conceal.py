@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, check_writable
 from audiomask.cli import UsageError
 from audiomask.cli._common import note
 from audiomask.cli.enhance import add_file_arguments, batch, file_options
@@ -69,8 +69,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--blind: without --loss nothing is told anyway")
     if args.out == "-" and args.write_lossy:
         raise UsageError("--write-lossy: standard output takes one file; give -o a name")
-    if args.report and args.report.exists() and not args.force:
-        raise UsageError(f"--report {args.report}: exists; -f overwrites it")
+    if args.report:
+        check_writable(args.report, overwrite=args.force)
     try:
         shape(args.packet, 0, 16000)
         loss = Loss(
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     code, reports = batch(args, family, file_options(args, loss=loss), _lossy if args.write_lossy else _same)
     _tell(reports, args.packet, args.quiet)
     if args.report:
-        _write(args.report, reports)
+        _write(args.report, reports, args.out)
     return code
 
 
@@ -126,8 +126,8 @@ def _tell(reports: list[Report], packet_ms: float, quiet: bool) -> None:
     note(text, quiet=quiet)
 
 
-def _write(path: Path, reports: list[Report]) -> None:
-    facts = [entry(r.job.source, r.job.output, r.bursts) for r in reports if r.bursts]
+def _write(path: Path, reports: list[Report], out: str | None) -> None:
+    facts = [entry(r.job.source, "-" if out == "-" else r.job.output, r.bursts) for r in reports if r.bursts]
     facts.sort(key=lambda fact: fact["input"])
     part = path.with_name(f".{path.name}.part")
     try:

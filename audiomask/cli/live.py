@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told, table
+from audiomask.cli._terminal import keys, screen
 from audiomask.runtime import soundcard
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
@@ -131,7 +132,8 @@ def _usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--lag {args.lag}: is outside 0 to 60000 ms")
     if args.seconds is not None and not 0 < args.seconds < math.inf:
         raise UsageError(f"--seconds {args.seconds}: is not above 0")
-    if args.record_in and args.record_in == args.record_out:
+    files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
+    if len(set(files)) < len(files):
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
 
 
@@ -195,7 +197,7 @@ def _compute(session: Session, block: int) -> float:
 
 @contextmanager
 def _worker(live: Live) -> Iterator[None]:
-    """The model's thread. What it raises ends the run."""
+    """The model's thread. What it raises ends the run, even if it was on the last blocks."""
     stop = threading.Event()
     thread = threading.Thread(target=live.work, args=(stop,), name="live", daemon=True)
     thread.start()
@@ -204,6 +206,7 @@ def _worker(live: Live) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+    live.check()
 
 
 def _open(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], live: Live) -> tuple[Device, Device]:
@@ -223,7 +226,7 @@ def _sessions(
 ) -> None:
     """Play until the end; with --reconnect again and again. Errors: `DeviceError`."""
     first = True
-    with _keys() as key, _screen(args.quiet) as show:
+    with keys() as key, screen(args.quiet) as show:
         panel = Panel(live)
         while True:
             try:
@@ -246,8 +249,7 @@ def _sessions(
                 if panel.press(key(1.0)):
                     return
                 try:
-                    sd._terminate()  # PortAudio looks for devices only when it starts
-                    sd._initialize()
+                    soundcard.rescan(sd)
                     cards = _find(sd, args)
                     break
                 except DeviceError:
@@ -329,56 +331,6 @@ def meter(peak: float, width: int = 10) -> str:
     db = max(FLOOR_DB, 20 * math.log10(max(peak, 1e-9)))
     full = round(min(1.0, 1 - db / FLOOR_DB) * width)
     return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dBFS"
-
-
-@contextmanager
-def _screen(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line (two where it is long) that is drawn over, where standard error is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    from rich.console import Console
-    from rich.live import Live as Picture
-    from rich.text import Text
-
-    with Picture(console=Console(stderr=True), transient=True, auto_refresh=False) as picture:
-        yield lambda text: picture.update(Text(text), refresh=True)
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """``key(seconds)``: the key that was pressed, or "" after so long. Without a terminal it only waits."""
-    if sys.stdin is None or not sys.stdin.isatty():
-        yield _sleep
-        return
-    if sys.platform == "win32":
-        import msvcrt
-
-        yield lambda seconds: msvcrt.getwch() if msvcrt.kbhit() else _sleep(seconds)
-        return
-    import os
-    import select
-    import termios
-    import tty
-
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-
-    def key(seconds: float) -> str:
-        if not select.select([fd], [], [], seconds)[0]:
-            return ""
-        return os.read(fd, 1).decode("ascii", "replace") or _sleep(seconds)
-
-    try:
-        tty.setcbreak(fd)  # Ctrl-C stays a signal
-        yield key
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
-
-
-def _sleep(seconds: float) -> str:
-    time.sleep(seconds)
-    return ""
 
 
 def _finish(recorders: dict[str, Recorder], quiet: bool) -> bool:

@@ -68,6 +68,10 @@ def _card(a: Artifact) -> str:
         f"latency {a.latency * ms:.1f} ms (delay {a.delay * ms:.1f} + hop {a.hop * ms:.1f}), "
         f"{a.state_bytes / 1000:.1f} kB of state per channel",
     ]
+    if a.mask:
+        lines.append(
+            f"conceals losses that it is told of ({a.mask.name}): audiomask conceal, stream --packets, serve"
+        )
     for port in a.constants.values():
         bounds = f"{port.minimum} to {port.maximum} {port.unit}".rstrip()
         lines.append(f"control {port.name}: {bounds}, default {port.default}. {port.doc}".rstrip(" ."))

@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _pipe(args: argparse.Namespace) -> None:
     family = resolve(args.model, task="enhance" if args.packets is None else "conceal")
+    if args.packets is None:
+        refuse_told(family, "give --packets MS and numbered packets")
     session = Session(
         choose(family, args.rate),
         sample_rate=args.rate,
@@ -124,7 +126,6 @@ def _pipe(args: argparse.Namespace) -> None:
     if args.packets is not None:
         _packets(args, session, pipe)
         return
-    refuse_told([session.artifact], "give --packets MS and numbered packets")
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * pipe.frame
     for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
         pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))

@@ -13,8 +13,10 @@ import json
 import math
 import os
 import re
+import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -254,7 +256,8 @@ class Artifact:
             return self._sessions[threads]
 
     def _start(self, threads: int):
-        import onnxruntime as ort  # .1 s of import that listing models does not need
+        with _undisturbed():
+            import onnxruntime as ort  # .1 s of import that listing models does not need
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -301,6 +304,28 @@ class Artifact:
                     f"{self.path}: {side[:-1]} {name} is {node.type} {node.shape} in its graph and "
                     f"{kind or 'a tensor'} {shape} in its metadata; export it again"
                 )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals wait: of what their handlers raise, an extension module that is being imported would make a
+    traceback and an error of its own."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run there
+        yield
+        return
+    heard: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number, handler in handlers.items():
+            if handler is not None:  # else it is not Python's, and cannot be put back
+                signal.signal(number, lambda number, frame: heard.append(number))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        for one in heard:
+            signal.raise_signal(one)
 
 
 def family(artifact: Artifact) -> str:

@@ -126,11 +126,15 @@ class Engine:
             )
         made = np.empty_like(self.constants[name])
         try:
-            made[:] = array
+            with np.errstate(over="ignore", invalid="ignore"):
+                made[:] = array
         except ValueError:
             raise ArtifactError(
                 f"{self.artifact.name}: {name} has shape {array.shape}, not {made.shape}"
             ) from None
+        if not np.isfinite(made).all() or (made.dtype.kind == "i" and (made != array).any()):
+            kind = "whole number" if made.dtype.kind == "i" else "float32"
+            raise ArtifactError(f"{self.artifact.name}: {name} = {value} does not fit a {kind}")
         return made
 
 

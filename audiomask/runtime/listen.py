@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -15,7 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from audiomask.audio import AudioError
 from audiomask.runtime.server import Service
-from audiomask.runtime.sockets import HELLO_S
+from audiomask.runtime.sockets import HELLO_S, MAX_MESSAGES
 
 READ = 2**14  # bytes taken from a connection at a time
 MAX_MESSAGE = 2**20  # bytes: 16 s of one channel at 16 kHz in f32le
@@ -42,7 +43,10 @@ class Http(H11Protocol):
 
 
 class Wire(WebSocketsSansIOProtocol):
-    """Gives the application the means to end a connection that does not end by itself."""
+    """Gives the application the means to end a connection that does not end by itself, and bounds what it
+    does not see: pings, pongs and parts of messages."""
+
+    _beat, _pong = 0.0, b""
 
     def handle_connect(self, event) -> None:
         # The scope, made in here, gets a copy of this; the application looks at it in a later step.
@@ -53,6 +57,37 @@ class Wire(WebSocketsSansIOProtocol):
         super().connection_made(transport)
         # Asyncio's own 256 KiB could hold 40,000 messages of a byte, which are all parsed in one go.
         transport.max_size = READ
+
+    def _unseen(self) -> bool:
+        """Count a frame; whether the connection may go on."""
+        if not self.transport.is_closing():
+            now = self.loop.time()
+            self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+            if self._beat > now + 1:
+                service: Service = self.config.app  # type: ignore[assignment]
+                service.counters.add("errors_total", label="flood")
+                self.transport.abort()
+        return not self.transport.is_closing()
+
+    def handle_ping(self) -> None:
+        # To a client that does not read, only the last ones are answered (RFC 6455, 5.5.3), once it does.
+        self._pong = b"".join(self.conn.data_to_send()) or self._pong
+        if self._unseen() and self.writable.is_set():
+            self.resume_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._pong:
+            self.transport.write(self._pong)
+            self._pong = b""
+
+    def handle_pong(self, event) -> None:
+        if self._unseen():
+            super().handle_pong(event)
+
+    def handle_cont(self, event) -> None:
+        if self._unseen():
+            super().handle_cont(event)
 
 
 class Server(uvicorn.Server):
@@ -92,9 +127,10 @@ def bind(host: str, port: int) -> socket.socket:
             made.setsockopt(socket.SOL_SOCKET, direction, KERNEL)
         made.bind(address)
         made.listen(2048)  # now, so that who reads where it listens can connect at once
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
+        words = getattr(error, "strerror", None) or error
         raise AudioError(
-            f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --host or --port"
+            f"{host}:{port}: cannot be listened on ({words}); choose another --host or --port"
         ) from None
     return made
 
@@ -133,8 +169,19 @@ def server(
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go."""
-    asyncio.run(server.serve(sockets=[listening]))
+    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go. Errors:
+    `AudioError` if it does not come to serving."""
+    try:
+        asyncio.run(_serve(server, listening))
+    except SystemExit:  # uvicorn's way, with a code of its own
+        raise AudioError("serve: the server did not start; the lines above say why") from None
+
+
+async def _serve(server: Server, listening: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    if server.config.is_ssl:  # a minute by itself, in which nothing counts the connection
+        loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
+    await server.serve(sockets=[listening])
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

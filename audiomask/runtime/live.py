@@ -129,6 +129,7 @@ class Live:
         self._changes: deque[dict[str, Any]] = deque()
         self._devices: list[Device] = []
         self._ready = threading.Event()
+        self._stepping = threading.Lock()  # a block belongs to the rings that it began with
         self._failure: BaseException | None = None
         self._earlier = 0
         self._peaks, self._speed, self._power = [0.0, 0.0], 0.0, 0.0
@@ -236,8 +237,10 @@ class Live:
 
     def step(self) -> bool:
         """One block, if a whole one waits; whether it did."""
-        if self._in.fill < self.block:
-            return False
+        with self._stepping:
+            return self._in.fill >= self.block and self._step()
+
+    def _step(self) -> bool:
         while self._changes:
             self.session.set(**self._changes.popleft())
         keep, more = self.buffer, self.block  # what is older than the buffer cannot be played in time
@@ -322,7 +325,8 @@ class Live:
 
     def start(self, source: Device, sink: Device) -> None:
         """From ``source`` to ``sink``; again after `stop`, with others if need be. Errors: `DeviceError`."""
-        self._restart()
+        with self._stepping:
+            self._restart()
         self._devices = [source, sink]
         try:
             for device, callback in ((source, self.capture), (sink, self.play)):
@@ -364,3 +368,4 @@ class Live:
         devices, self._devices = self._devices, []
         for device in devices:
             device.stop()
+        self._gone = None  # the system may call a device that was stopped one that has ended

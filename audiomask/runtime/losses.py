@@ -27,6 +27,7 @@ from audiomask.runtime.artifact import Port
 from audiomask.runtime.classical import METHODS
 from audiomask.sources import Source, read_scp
 
+PACKETS = 2**16  # sampled at once: 20 minutes of 20 ms
 NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # what `classical` takes
 
 
@@ -73,36 +74,44 @@ class Loss:
     told: bool = True
 
     def of(self, source: Source, info: AudioInfo) -> Losses:
-        """Of one recording. Errors: `AudioError`, as for a trace that is too short."""
+        """Of one recording. Errors: `AudioError` for a recording without a trace."""
         count, size = packets(info.frames, info.rate, self.packet_ms)
-        lost = None
-        if self.models:
-            name = str(source.key or source.relative).encode()
-            seed = self.seed << 32 | crc32(name)
-            lost = self.models(source).sample(np.array([seed], np.int64), count)[0]
-        return Losses(lost, size, self.told and lost is not None)
+        if not self.models:
+            return Losses(None, size, False)
+        model, name = self.models(source), str(source.key or source.relative).encode()
+        seeds = np.array([self.seed << 32 | crc32(name)], np.int64)
+        return Losses(lambda n: model.sample(seeds, n)[0], size, self.told, count)
 
 
 class Losses:
-    """``lost``: flags of packets of ``size`` samples, or None. ``copy``, if set, is called with all that
-    `heard` yields of the sound."""
+    """``sample(n)``: flags of the first n packets, of ``size`` samples, or None. ``count``: of them, as the
+    recording's header says. ``copy``, if set, is called with all that `heard` yields of the sound."""
 
     copy: Callable[[np.ndarray], None] | None = None
 
-    def __init__(self, lost: np.ndarray | None, size: int, told: bool):
-        self.lost, self.size = lost, size
+    def __init__(self, sample: Callable[[int], np.ndarray] | None, size: int, told: bool, count: int = 0):
+        self.size, self._sample, self._count = size, sample, count
+        self._lost = np.zeros(0, bool)
         self._silence = None if told else Silence(size)
         self._at = 0
 
+    def _flags(self, samples: int) -> np.ndarray:
+        """``[samples]`` from where we are. Errors: `AudioError` for a trace that is too short."""
+        if not self._sample:
+            return np.zeros(samples, bool)
+        place = np.arange(self._at, self._at + samples) // self.size
+        need = int(place[-1]) + 1 if samples else 0
+        if need > len(self._lost):  # a header may promise anything
+            self._lost = self._sample(max(need, min(self._count, need + PACKETS)))
+        return self._lost[place]
+
     def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks ``[C, T]`` to what is left of them, and flags ``[T]``; of the same length in all."""
-        for x in blocks:
-            place = np.arange(self._at, self._at + x.shape[1]) // self.size
-            self._at += x.shape[1]
-            flags = np.zeros(x.shape[1], bool)
-            if self.lost is not None:
-                flags = self.lost[place]
-                x = np.where(flags, np.float32(0), x)
+        """Blocks ``[C, T]`` to what is left of them, and flags ``[T]``; of the same length in all. Errors:
+        `AudioError` for a trace that is too short."""
+        for block in blocks:
+            flags = self._flags(block.shape[1])
+            self._at += block.shape[1]
+            x = np.where(flags, np.float32(0), block)
             if self.copy:
                 self.copy(x)
             yield self._silence.push(x) if self._silence else (x, flags)
@@ -112,8 +121,8 @@ class Losses:
     def bursts(self) -> Bursts:
         """Of the packets that were heard."""
         count = -(-self._at // self.size)
-        if self.lost is not None:
-            return statistics(self.lost[:count])
+        if self._sample:
+            return statistics(self._lost[:count])
         assert self._silence
         lengths = np.maximum(1, np.rint(np.array(self._silence.runs) / self.size)).astype(int)
         return Bursts(count, np.bincount(lengths, minlength=1))
@@ -199,7 +208,7 @@ class Whole:
             raise AudioError(f"{error}; convert it first, or choose a model with -m") from None
 
 
-def entry(source: Source, output: Path, bursts: Bursts) -> dict[str, Any]:
+def entry(source: Source, output: Path | str, bursts: Bursts) -> dict[str, Any]:
     """What a report says of a recording."""
     lengths = {str(n): int(count) for n, count in enumerate(bursts.histogram) if n and count}
     return {

@@ -184,11 +184,11 @@ class Socket:
             session.set(**wanted)
             return session
 
-        self._worker = min(self.service.workers, key=lambda w: w.load)
         # In a thread of its own: the filters of odd rates take a while.
         session = await self._checked(asyncio.to_thread(open_session))
         pcm = Pcm(form, session.channels)
         self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
+        self._worker = min(self.service.workers, key=lambda w: w.load)
         self._worker.load += 1
         if packets is not None:
             self.intake = Intake(packets, self.stream, self._worker, INBOX)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +32,25 @@ def load() -> ModuleType:
         raise DeviceError(f"live: needs sounddevice, which is not installed; {PIP}{more}") from None
     except OSError as error:
         raise DeviceError(f"live: sounddevice cannot find its library ({error}); {LIBRARY}") from None
+    except Exception as error:  # it starts PortAudio when it is imported; then it has no class to name here
+        if type(error).__name__ != "PortAudioError":
+            raise
+        raise _silent(error) from None
     return sounddevice
+
+
+def _silent(error: Exception) -> DeviceError:
+    return DeviceError(f"live: PortAudio cannot reach the sound system ({error}); see that it runs")
+
+
+def rescan(sd: ModuleType) -> None:
+    """Look for devices anew, which PortAudio does only when it starts. Errors: `DeviceError`."""
+    with contextlib.suppress(sd.PortAudioError):  # it is not running, since it did not start last time
+        sd._terminate()
+    try:
+        sd._initialize()
+    except sd.PortAudioError as error:
+        raise _silent(error) from None
 
 
 @dataclass(frozen=True)
@@ -49,8 +68,11 @@ class Card:
 
 
 def cards(sd: ModuleType) -> list[Card]:
-    """All devices. Errors: `DeviceError` if there is none."""
-    apis = [api["name"] for api in sd.query_hostapis()]
+    """All devices. Errors: `DeviceError` if there is none, or PortAudio fails."""
+    try:
+        apis, devices = [api["name"] for api in sd.query_hostapis()], sd.query_devices()
+    except sd.PortAudioError as error:
+        raise _silent(error) from None
     usual = list(sd.default.device)
     found = [
         Card(
@@ -62,7 +84,7 @@ def cards(sd: ModuleType) -> list[Card]:
             round(d["default_samplerate"]),
             ", ".join(w for w, i in zip(("in", "out"), usual, strict=True) if i == index),
         )
-        for index, d in enumerate(sd.query_devices())
+        for index, d in enumerate(devices)
     ]
     if not found:
         raise DeviceError(

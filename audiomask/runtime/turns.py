@@ -57,6 +57,7 @@ class Stream:
         self.session, self.pcm, self.deliver = session, pcm, deliver
         self.max_rate, self.window = max_rate, burst_s / max_rate
         self.inbox, self.lost = bytearray(), bytearray()
+        self.taken: bytearray | None = None  # flags of what is being computed
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
@@ -68,29 +69,31 @@ class Stream:
         """Frames that wait."""
         return len(self.inbox) // self.pcm.frame
 
-    def take(self, frames: int, now: float) -> tuple[bytearray, bytearray]:
-        seconds = frames / self.session.sample_rate
-        self.due = max(self.due, now) + seconds
-        self.paid = max(self.paid, now) + seconds / self.max_rate
+    def pay(self, frames: int, now: float) -> None:
+        self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate
+
+    def take(self, frames: int, now: float) -> bytearray:
+        self.due = max(self.due, now) + frames / self.session.sample_rate
+        self.pay(frames, now)
         size = frames * self.pcm.frame
-        data, lost = self.inbox[:size], self.lost[:frames]
+        data = self.inbox[:size]
+        self.taken = self.lost[:frames] or None
         del self.inbox[:size], self.lost[:frames]
         self.samples_in += frames
         self.flying = True
-        return data, lost
+        return data
 
 
-# Sound and what of it is lost, or None, the end of a signal; and when it arrived.
-Turn = list[tuple[Stream, tuple[bytearray, bytearray] | None, float]]
+Turn = list[tuple[Stream, bytearray | None, float]]  # sound that arrived when, or the end of a signal
 Job = tuple[Callable[[], Any], asyncio.Future]
 
 
-def _block(stream: Stream, sound: tuple[bytearray, bytearray] | None) -> tuple:
+def _block(stream: Stream, data: bytearray | None) -> tuple:
     """A member of the list of `feed_all`."""
-    if sound is None:
+    if data is None:
         return stream.session, None
-    data, lost = sound
-    return stream.session, stream.pcm.decode(data), np.frombuffer(lost, bool) if lost else None
+    lost = None if stream.taken is None else np.frombuffer(stream.taken, bool)
+    return stream.session, stream.pcm.decode(data), lost
 
 
 class Worker:
@@ -125,6 +128,7 @@ class Worker:
     def forget(self, stream: Stream) -> None:
         """Nothing more of it is computed."""
         self._ready.pop(stream, None)
+        stream.inbox.clear()
         if stream.ending and not stream.flying:
             self._ended(stream)
 
@@ -175,15 +179,16 @@ class Worker:
             whole = stream.whole
             if stream.choked or not (whole or stream.ending):
                 del self._ready[stream]  # until there is room, or sound
-            elif not whole:
-                stream.inbox.clear()  # of a frame that was never completed
-                stream.flying = True
-                turn.append((stream, None, 0.0))
             elif (excess := stream.paid - now - stream.window) > 0:
                 wait = min(wait or excess, excess)
                 if not stream.throttled:
                     stream.throttled = True
                     self.counters.add("throttled_total")
+            elif not whole:
+                stream.inbox.clear()  # of a frame that was never completed
+                stream.pay(stream.session.latency, now)  # what a flush computes
+                stream.flying = True
+                turn.append((stream, None, 0.0))
             elif stream.due - now > LIVE_S:
                 ahead.append(stream)
             else:
@@ -214,7 +219,7 @@ class Worker:
         start = time.perf_counter()
         outputs: list[bytes | Exception]
         try:
-            blocks = [_block(stream, sound) for stream, sound, _ in turn]
+            blocks = [_block(stream, data) for stream, data, _ in turn]
             outputs = [
                 y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
                 for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
@@ -242,15 +247,15 @@ class Worker:
         self._busy = False
         add = self.counters.add
         work = 0.0
-        for (stream, sound, since), output in zip(turn, outputs, strict=True):
+        for (stream, data, since), output in zip(turn, outputs, strict=True):
             session = stream.session
-            frames = session.latency if sound is None else len(sound[0]) // stream.pcm.frame
+            frames = session.latency if data is None else len(data) // stream.pcm.frame
             work += frames / session.hop * session.engine.batch
             stream.deliver(output, since)
             stream.flying = False
-            if sound is not None:
+            if data is not None:
                 add("audio_seconds_total", frames / session.sample_rate, "in")
-            elif stream.ending:
+            if stream.ending and (data is None or stream not in self._ready):  # forgotten meanwhile
                 self._ended(stream)
             stream.moved.set()
         if turn:

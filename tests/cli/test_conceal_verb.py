@@ -55,7 +55,7 @@ def test_a_trace(here, cli, repeat16, trace):
         "bursts": {"1": 2, "2": 1},
     }
     again = cli("conceal", "a.wav", "-o", "out/", *words)
-    assert (again.code, "r.json: exists; -f" in again.err) == (2, True)
+    assert (again.code, "r.json: exists already; give -f" in again.err) == (1, True)
     assert cli("conceal", "a.wav", "-o", "out/", *words, "-f", "-q").err == ""
 
 

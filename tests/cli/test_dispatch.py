@@ -1,9 +1,9 @@
-"""audiomask.cli: the table of verbs, exit codes, and speed of --help."""
+"""audiomask.cli: the table of verbs, exit codes, and what --help imports."""
 
 import ast
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,7 @@ def test_help_imports_nothing_heavy():
         "print([m for m in ('numpy', 'onnxruntime', 'soundfile', 'rich', 'torch') if m in sys.modules])"
     )
     assert python("-c", code).stdout.endswith("[]\n")
-    start = time.perf_counter()
     assert python("-m", "audiomask", "--help").returncode == 0
-    assert time.perf_counter() - start < 2  # .05 s alone; this machine may be busy
 
 
 def test_a_missing_extra_is_named(cli, monkeypatch):
@@ -75,6 +73,31 @@ def test_core_verbs_name_no_extra_that_pyproject_lacks():
     path = Path(audiomask.__file__).parent.parent / "pyproject.toml"
     extras = tomllib.loads(path.read_text())["project"]["optional-dependencies"]
     assert set(module.EXTRAS) <= set(extras)
+
+
+DISTURBED = """
+import builtins, os, sys
+from audiomask.cli import main
+real = builtins.__import__
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime.capi.onnxruntime_pybind11_state":
+            builtins.__import__ = disturbed
+def disturbed(name, *rest, **more):
+    builtins.__import__ = real
+    os.kill(os.getpid(), int(sys.argv[1]))
+    return real(name, *rest, **more)
+sys.meta_path.insert(0, Finder())
+sys.exit(main(["bench", "-m", sys.argv[2]]))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_while_the_runtime_is_imported(toy16, number, code):
+    """By the extension module itself, which makes of an exception an error of its own."""
+    done = python("-c", DISTURBED, str(int(number)), str(toy16))
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

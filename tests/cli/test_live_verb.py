@@ -43,12 +43,15 @@ class FakePortAudio:
         self.options = {"input": [], "output": []}
         self.opened = []
         self.scans = 0
+        self.failures = ()  # scans at which it does not start
         self.refuse = None
 
     def query_hostapis(self):
         return [{"name": "FakeAPI"}]
 
     def query_devices(self):
+        if self.devices is None:
+            raise PortAudioError("Error querying device")
         return self.devices
 
     def check_input_settings(self, device, channels, dtype, samplerate):
@@ -59,9 +62,12 @@ class FakePortAudio:
 
     def _initialize(self):
         self.scans += 1
+        if self.scans in self.failures:
+            raise PortAudioError("Host error")
 
     def _terminate(self):
-        pass
+        if self.scans in self.failures:
+            raise PortAudioError("PortAudio not initialized")
 
     def _stream(self, kind, device, samplerate, channels, blocksize, dtype, latency, callback, **rest):
         if self.refuse:
@@ -119,7 +125,7 @@ def desk(monkeypatch, tmp_path):
         yield
 
     monkeypatch.setattr(soundcard, "load", lambda: desk.sd)
-    for name, fake in (("_keys", keys), ("_screen", screen), ("_worker", worker), ("_clock", sim.clock)):
+    for name, fake in (("keys", keys), ("screen", screen), ("_worker", worker), ("_clock", sim.clock)):
         monkeypatch.setattr(verb, name, fake)
     monkeypatch.chdir(tmp_path)
     return desk
@@ -283,6 +289,39 @@ def test_a_device_that_comes_back(cli, desk, delay):
     assert "lag 56/56 ms" in desk.seen[-1]
 
 
+def test_a_sound_system_that_comes_back(cli, desk, delay):
+    """PortAudio itself fails for a while: it does not start, then it cannot list what there is."""
+    desk.sd.options["output"] = [{"dies": 2.0}]
+    desk.sd.failures = (1, 2)
+
+    def fall():
+        desk.sd.devices = None
+
+    def rise():
+        desk.sd.devices = DEVICES
+
+    desk.keys = [(2.0, fall), (8.0, rise), (12.0, "q")]
+    done = cli("live", "-m", delay, "--reconnect")
+    assert done.code == 0, done.err
+    assert desk.sd.scans >= 4
+    assert len(desk.sd.opened) == 4
+    desk.sd.devices = None
+    done = cli("live", "-m", delay)
+    assert done.code == 1
+    assert "PortAudio cannot reach the sound system (Error querying device)" in done.err
+
+
+def test_a_model_that_fails_on_the_last_blocks_fails_the_run(delay):
+    live = Live(Session(delay, trim=False, block=256), 256, 640)
+
+    def broken(x):
+        raise RuntimeError("the model broke")
+
+    live.session.feed = broken
+    with pytest.raises(RuntimeError, match="the model broke"), verb._worker(live):
+        live._in.write(np.ones((1, 256), np.float32))  # nobody looks at it until the end
+
+
 def test_a_device_that_cannot_be_opened(cli, desk, delay):
     desk.sd.refuse = "Invalid sample rate"
     done = cli("live", "-m", delay, "--record-in", "in.wav", "--reconnect")
@@ -305,6 +344,12 @@ def test_devices_are_listed(cli, desk):
     assert lines[0].split() == ["number", "name", "system", "in", "out", "Hz", "default"]
     assert lines[1].split() == ["0", "USB", "Mic", "FakeAPI", "2", "0", "16000", "in"]
     assert len(lines) == 4
+
+
+def test_a_model_that_is_told_of_losses(cli, desk, repeat16):
+    done = cli("live", "-m", repeat16)
+    assert done.code == 2
+    assert "repeat_16k: conceals losses that it is told of; a microphone loses nothing" in done.err
 
 
 def test_no_device_at_all(cli, desk):
@@ -350,6 +395,7 @@ def test_devices_by_number_and_name(desk):
         (["--lag", "-1"], "--lag -1.0: is outside"),
         (["--seconds", "0"], "--seconds 0.0: is not above 0"),
         (["--record-in", "a.wav", "--record-out", "a.wav"], "are both a.wav"),
+        (["--record-in", "a.wav", "--record-out", "./a.wav"], "are both a.wav"),
         (["--channels", "1000"], "--channels 1000: are more than 128"),
     ],
 )
@@ -376,6 +422,7 @@ def test_default_blocks(toys, tmp_path):
             "needs sounddevice, which is not installed; pip install 'audiomask[live]'",
         ),
         (OSError("PortAudio library not found"), "(PortAudio library not found); install PortAudio: apt-get"),
+        (PortAudioError("Error initializing PortAudio"), "PortAudio cannot reach the sound system (Error"),
     ],
 )
 def test_what_is_not_installed_is_named(cli, monkeypatch, error, text):
@@ -392,7 +439,7 @@ def test_what_is_not_installed_is_named(cli, monkeypatch, error, text):
         done = cli("live", *words)
         assert done.code == 1
         assert text in done.err
-        if sys.platform.startswith("linux"):
+        if sys.platform.startswith("linux") and not isinstance(error, PortAudioError):
             assert "apt-get install libportaudio2" in done.err
 
 
@@ -403,7 +450,7 @@ def test_keys_of_a_terminal(monkeypatch):
     before = termios.tcgetattr(theirs)
     with open(theirs, closefd=False) as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
-        with verb._keys() as key:
+        with verb.keys() as key:
             assert key(0.0) == ""
             os.write(ours, b"b+")
             assert [key(10), key(10)] == ["b", "+"]
@@ -480,11 +527,11 @@ def test_signals_end_a_real_run(tmp_path, toy16, number, code):
 
 def test_the_picture_is_drawn_on_a_terminal(monkeypatch):
     """Only there, and nothing without."""
-    with verb._screen(False) as show:
+    with verb.screen(False) as show:
         show("not on a terminal")
     written = []
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys.stderr, "write", lambda text: written.append(text), raising=False)
-    with verb._screen(False) as show:
+    with verb.screen(False) as show:
         show("in [....] lag 1")
     assert "in [....] lag 1" in "".join(written)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
+from audiomask.audio import AudioError
 from audiomask.runtime import commands, listen, sockets
-from audiomask.runtime.server import DRAIN_S
+from audiomask.runtime.server import DRAIN_S, Service, Settings, offer
 from audiomask.runtime.turns import EXTRA_S, LIVE_S
 
 TOKEN = "0123456789abcdef"
@@ -100,18 +102,23 @@ def test_limits_reach_the_server(start):
         assert json.loads(first.recv(20))["code"] == "idle"
 
 
-def test_tls(start, tmp_path):
+def certificate(folder):
+    """cert.pem and key.pem in it."""
     made = subprocess.run(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
         "-keyout key.pem -out cert.pem -days 2 -subj /CN=localhost "
         "-addext subjectAltName=IP:127.0.0.1",
         shell=True,
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         check=False,
     )
     if made.returncode:
         pytest.skip("openssl is not here to make a certificate")
+
+
+def test_tls(start, tmp_path):
+    certificate(tmp_path)
     process = start("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem"))
     assert process.at.startswith("https://")
     context = ssl.create_default_context(cafile=tmp_path / "cert.pem")
@@ -121,6 +128,23 @@ def test_tls(start, tmp_path):
         client.send(np.zeros(1024, "<i2").tobytes())
         client.send('{"type": "close"}')
         assert sum(len(m) for m in client if isinstance(m, bytes)) == 2048
+
+
+def test_a_tls_handshake_that_does_not_come_is_cut(tmp_path, toy16, monkeypatch):
+    certificate(tmp_path)
+    monkeypatch.setattr(listen, "HELLO_S", 0.3)
+    pem = [tmp_path / name for name in ("cert.pem", "key.pem")]
+    service = Service(offer([str(toy16)]), Settings())
+    server = listen.server(service, certificate=pem[0], key=pem[1], say=lambda text: None)
+    listening = listen.bind("127.0.0.1", 0)
+    thread = threading.Thread(target=listen.run, args=(server, listening))
+    thread.start()
+    try:
+        with socket.create_connection(listening.getsockname(), timeout=20) as silent:
+            assert silent.recv(1) == b""
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 @pytest.mark.parametrize(
@@ -161,11 +185,29 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
     done = cli("serve", "-m", "nobody", "--no-page")
     assert done.code == 1
     assert "nobody: is neither a file nor a shipped model" in done.err
+    with pytest.raises(AudioError, match=r"a..b:0: cannot be listened on"):
+        listen.bind("a..b", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cli("serve", "-m", toy16, "--no-page", "--port", port)
     assert done.code == 1
     assert f"127.0.0.1:{port}: cannot be listened on" in done.err
+
+
+def test_a_server_that_does_not_start_fails(toy16):
+    """Not even its computing thread, where the system has no more threads."""
+    code = (
+        "import sys, audiomask.runtime.server as server; from audiomask.cli import main\n"
+        'def Worker(counters): raise RuntimeError("can\'t start new thread")\n'
+        "server.Worker = Worker\n"
+        "sys.exit(main(['serve', '--no-page', '--port', '0', '-m', sys.argv[1]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, toy16], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "can't start new thread" in done.stderr
+    assert "serve: the server did not start" in done.stderr
 
 
 @pytest.mark.parametrize("package", ["uvicorn", "starlette", "websockets"])
@@ -203,7 +245,13 @@ def test_the_docs_name_every_error_and_limit():
         (Path(sockets.__file__).parent / f"{name}.py").read_text()
         for name in ("commands", "sockets", "server")
     )
-    codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {"slow_reader", "protocol", "full", "draining"}
+    codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {
+        "slow_reader",
+        "protocol",
+        "full",
+        "draining",
+        "flood",
+    }
     assert len(codes) > 8
     assert not [code for code in codes if f"`{code}`" not in page]
     for value in (sockets.HELLO_S, sockets.SLOW_S, sockets.BURST_S, DRAIN_S):

@@ -92,7 +92,7 @@ def test_what_is_no_whole_record(repeat16, data, code, words):
         ("--packets 20 --block 10", "--block 10: packets are the blocks"),
         ("--jitter 60", "--jitter 60: is for packets; give --packets MS"),
         ("--packets 200 --rate 48000 --channels 8", "--packets 200: are 153600 bytes; a record holds 65535"),
-        ("", "repeat_48k: conceals losses that it is told of; give --packets MS"),
+        ("", ": conceals losses that it is told of; give --packets MS"),
     ],
 )
 def test_usage(repeats, options, words):

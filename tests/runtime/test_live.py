@@ -282,6 +282,31 @@ def test_a_device_that_comes_back(rig):
     assert live.seconds == pytest.approx(6.0, abs=0.05)
 
 
+def test_a_new_start_waits_for_the_block_that_is_computed(rig):
+    """Else its sound would be played when the devices are back, as if it were new."""
+    sim, live, *_ = rig()
+    live.stop()
+    entered, go, real = threading.Event(), threading.Event(), live.session.feed
+
+    def slow(x):
+        entered.set()
+        assert go.wait(20)
+        return real(x)
+
+    live.session.feed = slow
+    live._in.write(np.ones((1, BLOCK), np.float32))
+    step = threading.Thread(target=live.step)
+    step.start()
+    assert entered.wait(20)
+    start = threading.Thread(target=live.start, args=(FakeCard(sim, "input"), FakeCard(sim, "output")))
+    start.start()
+    start.join(0.2)
+    go.set()
+    for thread in (step, start):
+        thread.join(20)
+    assert live._out.fill == 0
+
+
 def test_a_second_device_that_does_not_open_closes_the_first(delay):
     class Broken(FakeCard):
         def start(self, callback, ended):

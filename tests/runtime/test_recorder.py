@@ -1,10 +1,12 @@
 """audiomask.runtime.recorder: recordings that are whole, or say what is missing, also after a crash."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +94,29 @@ def test_a_full_disk_ends_the_recording_and_keeps_it(tmp_path, suffix):
     assert "what was recorded before is kept" in done.stdout
     assert read(path)[0].shape[1] >= 40_000
     assert not list(tmp_path.glob(".*"))
+
+
+def fail(*args):
+    raise RuntimeError("Error : input/output error")
+
+
+def test_a_disk_that_leaves_is_an_error_that_says_so(tmp_path, monkeypatch):
+    """While it is written, and when it is finished."""
+    for broken in (False, True):
+        folder = tmp_path / "stick"
+        folder.mkdir()
+        recorder = Recorder(folder / "a.wav", 16000, 1)
+        recorder.write(np.ones((1, 1000), np.float32))
+        while not recorder._writer.frames:
+            time.sleep(0.01)
+        shutil.rmtree(folder)
+        if broken:
+            monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+            recorder.write(np.ones((1, 1000), np.float32))
+        with pytest.raises(AudioError, match=r"a.wav: writing failed after 0.1 s .* its folder cannot be"):
+            recorder.close()
+        assert recorder._thread.is_alive() is False
+        assert (recorder.error is not None) is broken
 
 
 KILLED = """

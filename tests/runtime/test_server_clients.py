@@ -1,10 +1,12 @@
 """audiomask.runtime.sockets: what clients do wrong is told and counted, and harms no other."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
 import struct
+import threading
 import time
 import weakref
 
@@ -151,6 +153,51 @@ def test_tiny_messages_are_taken_a_thousand_a_second(serve):
         wait(lambda: running.count("messages_total") == 3000)
         assert time.monotonic() - begin >= 2 - 0.01
         wait(lambda: one.stream.samples_in == 750)
+
+
+@pytest.mark.parametrize("piece", [frame(bytes(125), 9), frame(b"", 10), b"\0\x80" + bytes(4)])
+def test_a_flood_of_frames_that_are_no_messages_is_cut(serve, piece):
+    """Pings, pongs, and empty parts of a message without end."""
+    running = serve()
+    with running.raw({}) as wire:
+        with contextlib.suppress(ConnectionError):
+            wire.sendall(b"\x02\x80" + bytes(4) if piece[0] == 0 else b"")
+            for _ in range(50):
+                wire.sendall(piece * 100)
+        wait(lambda: running.count("errors_total", "flood") == 1)
+        wait(lambda: not running.service.sockets)
+
+
+def test_pings_of_a_client_that_does_not_read_hold_no_memory(serve, monkeypatch):
+    monkeypatch.setattr(listen, "MAX_MESSAGES", 10**9)
+    running = serve()
+    with running.raw({}) as wire:
+        (one,) = running.server.server_state.connections
+        for _ in range(80):
+            wire.sendall(frame(bytes(125), 9) * 1000)
+        wire.sendall(frame(b"last", 9) + frame(bytes(4)))
+        wait(lambda: running.count("messages_total") == 1)
+        assert one.transport.get_write_buffer_size() < 2**18
+        got = b""
+        while not got.endswith(b"\x8a\x04last"):
+            got += wire.recv(2**20)
+
+
+def test_sockets_that_come_together_are_spread_over_the_threads(serve, monkeypatch):
+    together = threading.Barrier(2)
+
+    class Slow(Session):
+        def __init__(self, *args, **options):
+            together.wait(20)
+            super().__init__(*args, **options)
+
+    running = serve(threads=2)
+    monkeypatch.setattr(sockets, "Session", Slow)
+    with running.open() as a, running.open() as b:
+        for ws in (a, b):
+            ws.send(json.dumps(HELLO))
+        assert [json.loads(ws.recv(20))["type"] for ws in (a, b)] == ["ready", "ready"]
+        assert [worker.load for worker in running.service.workers] == [1, 1]
 
 
 def test_connections_that_ask_for_nothing_are_cut(serve, monkeypatch):

@@ -1,13 +1,18 @@
 """Packet mode of audiomask serve: whatever order numbered messages come in, the sound is that in order."""
 
+import ast
 import json
+import re
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import concealer
 import numpy as np
 import pytest
 from serving import ending, model, sound, wait
-from test_packets import disturbed
+from test_jitter_buffer import disturbed
 
 from audiomask.runtime.session import Session
 
@@ -169,3 +174,21 @@ def test_a_packet_of_another_size_ends_the_socket(server):
     assert server.count("errors_total", "bad_packet") == 3
     wait(lambda: not server.service.sockets)
     assert server.service.workers[0].load == 0
+
+
+def test_the_client_of_the_docs(server, tmp_path):
+    """In real time: how many are late depends on the machine, what has come and what comes out does not."""
+    page = (Path(__file__).parents[2] / "docs/conceal.md").read_text()
+    (text,) = re.findall(r"^```python\n(# client.py.*?)^```$", page, re.M | re.S)
+    (tmp_path / "client.py").write_text(text)
+    url = f"ws://{server.host}/ws"
+    done = subprocess.run(
+        [sys.executable, tmp_path / "client.py", url], capture_output=True, text=True, check=True, timeout=60
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "repeat_16k: 62.5 ms"
+    samples, counts = re.fullmatch(r"(\d+) samples, packets: (.*)", second).groups()
+    counts = ast.literal_eval(counts)
+    assert counts["received"] == 45
+    assert counts["lost"] >= 4
+    assert int(samples) == 320 * counts["played"]

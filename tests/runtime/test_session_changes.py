@@ -160,6 +160,20 @@ def test_a_snapshot_in_the_middle_of_a_change(name, request, noise):
     assert parts[0].shape[1] > 0
 
 
+def test_a_value_that_its_port_cannot_hold_is_refused(toy16, toys, tmp_path):
+    """Not cut to a whole number, and not turned into infinity."""
+    inputs = toys.document()["inputs"]
+    del inputs[1]["maximum"]
+    s = Session(toys.build(tmp_path / "open.onnx", inputs=inputs))
+    with pytest.raises(ArtifactError, match=r"strength = 1e\+39 does not fit a float32"):
+        s.set(strength=1e39)
+    s = Session(toy16)
+    s.engine.constants["strength"] = np.zeros(1, np.int64)
+    assert s.engine.constant("strength", 1.0) == 1
+    with pytest.raises(ArtifactError, match=r"strength = 0.5 does not fit a whole number"):
+        s.set(strength=0.5)
+
+
 def test_a_wrong_control_changes_none(muffler, noise):
     s, x = Session(muffler), noise(1, 3000)[0]
     with pytest.raises(ArtifactError, match="strength = 2 is outside"):

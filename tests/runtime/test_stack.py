@@ -178,15 +178,15 @@ def test_a_graph_that_fails_for_one(tmp_path, toys, noise):
 
 def test_groups_in_several_threads(model, noise):
     groups = [[Session(model) for _ in range(5)] for _ in range(4)]
-    x, wrong = noise(1, 60 * 100)[0], []
+    x, wrong, right = noise(1, 60 * 100)[0], [], []
     want = Session(model)
     want = [want.feed(x[n : n + 100]) for n in range(0, len(x), 100)]
 
     def work(group):
         for n, y in enumerate(want):
             for got in feed_all([(s, x[n * 100 : n * 100 + 100]) for s in group]):
-                if got.shape != y.shape or not np.allclose(got, y, atol=1e-6):
-                    wrong.append(n)
+                same = got.shape == y.shape and np.allclose(got, y, atol=1e-6)
+                (right if same else wrong).append(n)
 
     threads = [threading.Thread(target=work, args=(group,)) for group in groups]
     for thread in threads:
@@ -194,6 +194,7 @@ def test_groups_in_several_threads(model, noise):
     for thread in threads:
         thread.join()
     assert wrong == []
+    assert len(right) == 4 * 5 * 60  # nor did a thread die of an exception
 
 
 def test_results_do_not_alias(model, noise):

@@ -108,6 +108,56 @@ def test_the_input_rate_is_limited_after_a_burst(desk):
     desk(test, max_rate=2.0, burst_s=4.0)
 
 
+def test_the_end_of_a_signal_counts_as_what_it_computes(desk):
+    """Else a client that ends its signal after every sample would get any amount of it."""
+
+    def test(worker, stream):
+        one, ends = stream(), 0
+        while True:
+            worker.put(one, bytes(4), 0.0)
+            if not worker._choose(0.0):
+                break
+            one.ending = asyncio.get_running_loop().create_future()
+            if not (turn := worker._choose(0.0)):
+                break
+            assert turn == [(one, None, 0.0)]
+            one.ending, ends = None, ends + 1
+        latency = one.session.latency / 16000
+        assert 0 <= ends * latency + one.samples_in / 16000 - 4 <= latency
+
+    desk(test, max_rate=2.0, burst_s=4.0)
+
+
+def test_a_stream_that_was_forgotten_is_not_computed(desk):
+    def test(worker, stream):
+        one = stream()
+        worker.put(one, bytes(SECOND), 0.0)
+        worker.forget(one)
+        worker.wake(one)  # by the last of its output, which had no room before
+        assert worker._choose(0.0) == []
+
+    desk(test)
+
+
+def test_nobody_waits_for_the_end_of_a_stream_that_left_during_a_turn(toy16):
+    """A client that sends, asks for the end, and vanishes while its last sound is computed."""
+
+    async def inside():
+        worker = Worker(Counters())
+        worker.stop()
+        one = Stream(Session(Artifact.load(toy16)), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0)
+        worker.put(one, bytes(4 * HOP), 0.0)
+        turn = worker._choose(0.0)
+        waiting = asyncio.create_task(worker.flush(one))
+        await asyncio.sleep(0)
+        worker.forget(one)
+        assert not waiting.done()
+        worker._finish(turn, [b""], 0.001, [])
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(inside())
+
+
 def test_no_room_no_turn(desk):
     def test(worker, stream):
         one = stream()

@@ -162,6 +162,94 @@ def test_controls_turn_while_the_microphone_runs(page, models, mode):
     same(got[:, last], whole(models[0][1], heard, rate, strength=0.0)[:, last])
 
 
+# The worker stands still for 2.5 s, once, after the first second.
+STALL = """tap.before(block);
+      if (at > rate && !globalThis.stood) {
+        globalThis.stood = true;
+        for (const end = performance.now() + 2500; performance.now() < end; );
+      }
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_sound_that_is_more_than_a_second_late_is_given_up(browser, models, tmp_path, mode):
+    """It is silence on both sides; before and after it all is as offline, and the live sound goes on."""
+    shutil.copytree(PAGE, tmp_path / "web")
+    worker = tmp_path / "web" / "worker.js"
+    before, begin, after = worker.read_text().partition("await mine.feed(block);\n      tap.send();")
+    assert begin
+    at = before.rindex("tap.before(block);\n")
+    worker.write_text(before[:at] + STALL + before[at + len("tap.before(block);\n") :] + begin + after)
+    with (
+        page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
+        page_driver.Page(browser, url) as page,
+    ):
+        page.choose(mode, "sieve_48k")
+        page.start()
+        page.at.locator("#length", has_text="dropped").wait_for()
+        page.at.wait_for_timeout(1500)
+        lost = int(re.search(r"(\d+) samples dropped", page.text("length"))[1])
+        assert int(page.text("underruns")) >= 1
+        page.stop()
+        heard, rate = page.saved("save-input")
+        got = page.saved()[0]
+        assert rate < lost < 5 * rate
+        edges = np.flatnonzero(np.diff(np.pad((heard[0] == 0).astype(int), 1)))
+        runs = edges.reshape(-1, 2)  # of samples that are 0
+        start, stop = next(run for run in runs if np.ptp(run) >= lost)
+        silence = np.zeros((1, lost), np.float32)
+        for cut in range(start, stop - lost + 1):  # a sample beside it may be 0 too
+            ends = heard[:, :cut], heard[:, cut + lost :]
+            first, last = (whole(models[0][1], end, rate) for end in ends)
+            want = np.concatenate((first, silence, last), 1)
+            if np.abs(got - want).max() < 1e-4 * np.abs(want).max():
+                break
+        same(got, want)
+        assert last.shape[1] > rate
+        assert page.errors == []
+
+
+# The question for the microphone is answered after a while.
+ASKED = """const ask = MediaDevices.prototype.getUserMedia;
+MediaDevices.prototype.getUserMedia = async function (wishes) {
+    await new Promise((done) => (window.allow = done));
+    return ask.call(this, wishes);
+};"""
+
+
+def test_nothing_else_begins_while_the_microphone_is_asked_for(browser, site, folder):
+    """A slider that is moved shortly before, or meanwhile, would put the last file through once more."""
+    with page_driver.Page(browser, site, scripts=(ASKED,)) as page:
+        page.choose("browser", "sieve_16k")
+        page.open(folder / "speech.wav")
+        page.at.get_by_label("Dry").fill("0.25")
+        page.at.click("#mic")
+        page.at.wait_for_timeout(600)
+        assert page.text("status") == "Asking for the microphone"
+        page.at.get_by_label("Dry").fill("0.5")
+        page.at.wait_for_timeout(600)
+        assert page.text("status") == "Asking for the microphone"
+        page.at.evaluate("window.allow()")
+        page.wait("live")
+        page.stop()
+        assert page.errors == []
+
+
+def test_rings_hold_any_lag(empty):
+    """Of a model that is later than the rings are long by themselves."""
+    asked = """async () => {
+        const { Runner } = await import("/runner.js");
+        globalThis.AudioWorkletNode = class { constructor(context, name, made) { throw made; } };
+        const info = { channels: 1, outputs: 1 };
+        const context = { sampleRate: 16000 };
+        const made = await new Runner().live(context, null, info, { lag: 160000 }).catch((e) => e);
+        return [made.processorOptions.capacity, made.processorOptions.input.byteLength];
+    }"""
+    capacity, held = empty.evaluate(asked)
+    assert capacity >= 2 * 160000
+    assert held >= 4 * capacity
+
+
 def test_without_a_network_and_without_the_socket(browser, folder, models):
     """Once it is loaded, the server may go: nothing is asked of it any more."""
     with page_driver.serving(NoSockets(models, Settings(page=PAGE))) as url:
@@ -377,6 +465,7 @@ def test_without_the_runtime_the_server_still_works(browser, models, folder, tmp
     ):
         assert "python tools/vendor_web.py" in page.text("message")
         assert page.at.locator("[name=mode][value=browser]").is_disabled()
+        assert page.at.get_by_label("Buffer").input_value() == "100"  # what goes by way of the server needs
         page.open(folder / "speech.wav")
         x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
         name = page.at.input_value("#model")
@@ -535,6 +624,24 @@ def test_bad_options_are_refused(empty, toy16, noise, options, words):
     assert play(empty, toy16, noise(1, 10), [10], options) == words
 
 
+def test_a_port_of_whole_numbers_takes_no_others(empty, toys, tmp_path, noise):
+    import onnx
+    from onnx import TensorProto, helper
+
+    inputs = toys.document()["inputs"]
+    inputs.append({"name": "mode", "kind": "constant", "type": "int", "default": 1, "channels": 1})
+    path = toys.build(tmp_path / "whole.onnx", inputs=inputs)
+    model = onnx.load(path)
+    model.graph.input.append(helper.make_tensor_value_info("mode", TensorProto.INT64, ["B"]))
+    onnx.save(model, path)
+    assert Session(path, mode=2).engine.constants
+    words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1.5}})
+    assert words == "ArtifactError: toy: mode = 1.5 is not a whole number"
+    words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1e39}})
+    assert words == "ArtifactError: toy: mode = 1e+39 is not a number"
+    assert not isinstance(play(empty, path, noise(1, 10), [10], {"controls": {"mode": 2}}), str)
+
+
 def test_files_that_are_no_artifacts_are_refused(empty, toys, tmp_path, noise):
     (tmp_path / "text.onnx").write_text("this is no protobuf")
     assert "is no ONNX model" in play(empty, tmp_path / "text.onnx", noise(1, 10), [10])
@@ -622,3 +729,18 @@ def test_the_lag_is_kept_and_a_stall_costs_only_itself(empty):
     assert done["missed"] == lost.sum() == 20 * 128 - (1000 - 512 - 128)
     assert not heard[lost].any()  # silence, and after it everything in its place
     assert not lost[60 * 128 + 128 :].any()
+
+
+def test_models_that_are_told_of_losses_are_not_offered(browser, toy, repeats, folder):
+    """The page loses nothing; and a server that has no other model says so."""
+    service = Service(offer([str(repeats), str(toy)]), Settings(page=PAGE))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        names = page.at.eval_on_selector_all("#model option", "all => all.map((one) => one.value)")
+        assert names == ["toy_16k", "toy_48k"]
+        for mode in MODES:
+            page.choose(mode)
+            page.open(folder / "speech.wav")
+            assert page.text("message") == ""
+    service = Service(offer([str(repeats)]), Settings(page=PAGE))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        assert page.text("message") == "The server offers no model for the page; start it with -m FILE."

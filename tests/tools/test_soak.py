@@ -53,6 +53,10 @@ def bend(session, y):
     return y * np.float32(1.001) if session._fed > 16000 * 15 else y
 
 
+def poison(session, y):
+    return y * np.float32("nan") if session._fed == 16000 * 10 else y
+
+
 def hold(session, y):
     """Everything comes 200 samples later."""
     late = np.concatenate((getattr(session, "late", np.zeros((1, 200), np.float32)), y), axis=1)
@@ -66,6 +70,7 @@ def hold(session, y):
         (drop, "319999 came out"),
         (repeat, "320001 came out"),
         (bend, "differ by"),
+        (poison, "differ by"),
         (hold, "differ by"),
     ],
 )

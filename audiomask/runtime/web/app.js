@@ -35,6 +35,7 @@ let values = {}; // of the controls
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
 let take = null; // {name, rate, before, after}
+let asking = false; // for the microphone
 let round = 0; // counts what was begun, so that what is outdated knows
 
 // ---- what is said
@@ -85,8 +86,9 @@ async function listModels() {
   $("token-form").hidden = answer.status !== 401;
   if (answer.status === 401) throw new Error("this server asks for a token");
   if (!answer.ok) throw new Error(`the server has no list of models (it answers ${answer.status})`);
-  models = await answer.json();
-  if (!models.length) throw new Error("the server offers no model; start it with -m FILE");
+  // Not those that are told of lost packets: the page loses none.
+  models = (await answer.json()).filter((m) => m.inputs.filter((p) => p.kind === "stream").length === 1);
+  if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
   $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
   const preferred = models.filter((m) => m.default);
@@ -118,6 +120,7 @@ function fail(error) {
   const [local, remote] = document.getElementsByName("mode");
   local.dataset.missing = "true";
   remote.checked = true;
+  showPorts(); // the buffer is another one there
   say("ready", "Ready");
   $("where").textContent = "Sound is sent to this server.";
 }
@@ -136,7 +139,7 @@ function showPorts() {
     }
     values[name] = value;
     if (live) runner.set({ [name]: value }).catch((error) => complain(explain(error)));
-    else if (take) later();
+    else if (take && !asking) later();
   });
 }
 
@@ -241,6 +244,8 @@ function finish(after) {
 
 async function startLive() {
   const mine = ++round;
+  clearTimeout(timer);
+  asking = true;
   complain("");
   player.pause();
   say("busy", "Asking for the microphone");
@@ -275,6 +280,8 @@ async function startLive() {
     runner.close();
     complain(explain(error));
     say("ready", "Ready");
+  } finally {
+    asking = false;
   }
 }
 

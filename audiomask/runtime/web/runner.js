@@ -2,7 +2,7 @@
 
 import { Ring } from "./ring.js";
 
-const CAPACITY_S = 4; // of each ring
+const CAPACITY_S = 4; // of each ring, beside the lag
 
 export class Runner {
   #worker; #waiting = new Map(); #next = 1; #onsound = () => {};
@@ -74,7 +74,7 @@ export class Runner {
   async live(context, source, info, { lag, enhanced = true, onsound = () => {}, onreport = () => {} }) {
     const { channels, outputs } = info;
     await Runner.prepare(context);
-    const capacity = CAPACITY_S * context.sampleRate;
+    const capacity = CAPACITY_S * context.sampleRate + 2 * lag; // the worklet takes half of it as lag at most
     const ends = globalThis.crossOriginIsolated
       ? { input: Ring.buffer(channels, capacity, true), output: Ring.buffer(outputs, capacity, true) }
       : { link: null };

@@ -114,11 +114,12 @@ export class Session {
     if (row.length !== 1 && row.length !== (width ?? 1)) {
       throw new ArtifactError(`${this.artifact.name}: ${name} takes ${width ?? 1} values, not ${row.length}`);
     }
-    const kind = type === "int64" ? BigInt64Array : Float32Array;
-    return kind.from({ length: this.batch * (width ?? 1) }, (_, i) => {
-      const number = row[i % row.length];
-      return type === "int64" ? BigInt(Math.round(number)) : number;
-    });
+    const wrong = type === "int64" && row.find((number) => !Number.isInteger(number));
+    if (typeof wrong === "number") {
+      throw new ArtifactError(`${this.artifact.name}: ${name} = ${wrong} is not a whole number`);
+    }
+    const [kind, of] = type === "int64" ? [BigInt64Array, BigInt] : [Float32Array, Number];
+    return kind.from({ length: this.batch * (width ?? 1) }, (_, i) => of(row[i % row.length]));
   }
 
   /** Change controls while running: `dry`, `bypass` and the model's constant ports. If it throws, nothing is
@@ -144,7 +145,7 @@ export class Session {
 
   #check(key, number, low, high) {
     const { name } = this.artifact;
-    if (typeof number !== "number" || !Number.isFinite(number)) {
+    if (typeof number !== "number" || !Number.isFinite(Math.fround(number))) {
       throw new ArtifactError(`${name}: ${key} = ${number} is not a number`);
     }
     if ((low !== null && number < low) || (high !== null && number > high)) {

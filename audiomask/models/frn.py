@@ -1,0 +1,279 @@
+"""FRN: Nguyen, Nguyen and Khong, "Improving performance of real-time full-band blind packet-loss concealment
+with predictive network" (ICASSP 2023, arXiv 2211.04071).
+
+It conceals what is missing without being told what that is, at 48 kHz, in frames of 960 at hop 480 (square
+root of Hann, so the algorithmic latency is 20 ms; F = 480 bins, the lowest one passes untouched)::
+
+    X, Re and Im side by side -> linear -> GELU -> blocks -> affine -> linear -> + X          E, the encoder
+        block: affine -> + g1 LSTM -> affine -> + g2 (linear, GELU, linear); g per channel, from 1e-4
+    |Y| of the frame before -> 64 mel bands -> log -> LSTM -> linear -> exp -> linear -> abs  P, the predictor
+    (Re E, Im E, P) -> convolution of 9 bins each -> leaky ReLU -> 1x1 convolution -> + X     Y, the output
+
+9,091,698 parameters, as published: 7,843,392 of the encoder, 1,247,776 of the predictor, 530 of the joiner.
+
+|Y| that comes back to the predictor is taken of the output, **after X has been added**, as in the authors'
+training. The graph that they export takes it before, and gives other sound than their network.
+
+As published, though one might not expect it: |Y| = |Re Y| + |Im Y|, and of the joiner's 48 channels, 16 for
+each input, the first 24 make the real part and the rest the imaginary one, so that the prediction reaches the
+imaginary part only. Here that makes the recursion over frames short: all else is computed for many frames at
+once.
+
+Differences: a file begins with silence, not with its own mirror image (they leave `torch.stft` at its
+default).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.frontend.bands import mel
+from audiomask.frontend.stft import Analysis, Synthesis
+from audiomask.nn.recurrent import LSTM
+from audiomask.streaming import Port, State, StreamingModel, recur
+
+AUTHORS_CLASS = "FRN"
+AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
+
+
+class Affine(nn.Module):
+    """A gain and an offset per channel, `[..., C]`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain, self.offset = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gain + self.offset
+
+
+class Block(nn.Module):
+    """`x [T, B, C]`, state `(h, c)` of `[B, C]` each -> the same."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.before, self.between = Affine(channels), Affine(channels)
+        self.lstm = LSTM(channels, channels)
+        self.feed = nn.Sequential(
+            nn.Linear(channels, hidden), nn.GELU(), nn.Dropout(dropout),
+            nn.Linear(hidden, channels), nn.Dropout(dropout),
+        )  # fmt: skip
+        self.lstm_scale = nn.Parameter(torch.full((channels,), 1e-4))
+        self.feed_scale = nn.Parameter(torch.full((channels,), 1e-4))
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        x = self.before(x)
+        y, end = self.lstm.layer(x, [part[None] for part in state])
+        x = self.between(x + self.lstm_scale * y)
+        return x + self.feed_scale * self.feed(x), tuple(part[0] for part in end)
+
+
+class Encoder(nn.Module):
+    """`x [T, B, 2 F]`, states of the blocks -> the same."""
+
+    def __init__(self, width: int, channels: int, hidden: int, blocks: int, dropout: float) -> None:
+        super().__init__()
+        self.enter = nn.Linear(width, channels)
+        self.blocks = nn.ModuleList(Block(channels, hidden, dropout) for _ in range(blocks))
+        self.affine, self.leave = Affine(channels), nn.Linear(channels, width)
+
+    def forward(self, x: Tensor, states: State) -> tuple[Tensor, State]:
+        y, after = F.gelu(self.enter(x)), []
+        for block, state in zip(self.blocks, states, strict=True):
+            y, state = block(y, state)
+            after.append(state)
+        return x + self.leave(self.affine(y)), tuple(after)
+
+
+class Predictor(nn.Module):
+    """Of magnitudes, those of the frames that follow."""
+
+    filters: Tensor
+
+    def __init__(self, sample_rate: int, size: int, bands: int, units: int) -> None:
+        super().__init__()
+        filters = torch.tensor(mel(sample_rate, size, bands)[1:], dtype=torch.float32)
+        self.register_buffer("filters", filters, persistent=False)
+        self.lstm, self.to_bands = LSTM(bands, units), nn.Linear(units, bands)
+        self.to_bins = nn.Linear(bands, size // 2)
+
+    def _bands(self, magnitude: Tensor) -> Tensor:
+        return (magnitude @ self.filters + 1e-8).log()
+
+    def _bins(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.to_bands.weight, self.to_bands.bias).exp()
+        return F.linear(x, self.to_bins.weight, self.to_bins.bias).abs()
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """All frames of a signal at once, `[T, B, F]`: the prediction for the frame after each of them."""
+        x = self._bands(magnitude)
+        start = x.new_zeros(1, x.shape[1], self.lstm.hidden_size)
+        return self._bins(self.lstm.layer(x, [start, start])[0])
+
+    def frame(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame, `[B, F]` and the state `[B, units]` each. No module is called: `scan` cannot."""
+        weights = [
+            getattr(self.lstm, f"{kind}_l0") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        ]
+        h, c = torch.lstm_cell(self._bands(magnitude), (h, c), *weights)
+        return self._bins(h), h, c
+
+
+class Joiner(nn.Module):
+    """(Re E, Im E, P) of a frame -> what is added to (Re X, Im X), in two parts: `known` of the encoder's
+    output, and `predicted` of P, which adds to the imaginary part.
+    """
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        if filters % 2:
+            raise ValueError(f"{filters} filters for each of three inputs: halves of all need an even number")
+        self.filters = filters
+        self.conv = nn.Conv1d(3, 3 * filters, 9, groups=3)
+        self.mix = nn.Conv1d(3 * filters, 2, 1, groups=2)
+
+    def _filter(self, x: Tensor, inputs: slice) -> Tensor:
+        """`[N, n, F]`, n of the three inputs -> `[N, n filters, F]`."""
+        assert self.conv.bias is not None
+        rows = slice(inputs.start * self.filters, inputs.stop * self.filters)
+        x = F.pad(x, (4, 4), mode="reflect")
+        x = F.conv1d(x, self.conv.weight[rows], self.conv.bias[rows], groups=inputs.stop - inputs.start)
+        return F.leaky_relu(x, 0.2)
+
+    def known(self, encoded: Tensor) -> Tensor:
+        """`[N, 2, F]` -> `[N, 2, F]`."""
+        x, half = self._filter(encoded, slice(0, 2)), 3 * self.filters // 2
+        re, im = self.mix.weight[:, None, :, 0]  # [1, half] each; the last `filters` of im belong to P
+        y = torch.cat([re @ x[:, :half], im[:, : self.filters // 2] @ x[:, half:]], 1)
+        assert self.mix.bias is not None
+        return y + self.mix.bias[:, None]
+
+    def predicted(self, magnitude: Tensor) -> Tensor:
+        """`[N, F]` -> `[N, F]`."""
+        x = self._filter(magnitude[:, None], slice(2, 3))
+        return (self.mix.weight[1, None, self.filters // 2 :, 0] @ x)[:, 0]
+
+
+class FRN(StreamingModel):
+    """Speech with gaps in, speech out, `[B, 1, T]` at 48 kHz. Gaps are of zeros, of any length.
+
+    Args:
+        size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the
+            encoder's blocks. memory: units of the predictor's LSTM. bands: its mel bands. filters: of the
+            joiner for each of its inputs. dropout: in the blocks, in training. sample_rate: Hz. name: of the
+            artifact.
+    """
+
+    task = "conceal"
+    outputs = (Port("concealed"),)
+
+    def __init__(
+        self,
+        size: int = 960,
+        units: int = 384,
+        hidden: int = 768,
+        blocks: int = 4,
+        memory: int = 512,
+        bands: int = 64,
+        filters: int = 16,
+        dropout: float = 0.15,
+        sample_rate: int = 48000,
+        name: str = "frn",
+    ):
+        super().__init__()
+        self.name, self.sample_rate = name, sample_rate
+        self.hop = self.delay = size // 2
+        self.units, self.memory = units, memory
+        self.analysis, self.synthesis = Analysis(size, size // 2), Synthesis(size, size // 2)
+        self.encoder = Encoder(size, units, hidden, blocks, dropout)
+        self.predictor = Predictor(sample_rate, size, bands, memory)
+        self.joiner = Joiner(filters)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        def zeros(width: int) -> Tensor:
+            return torch.zeros(batch, width, device=device, dtype=dtype)
+
+        return {
+            "analysis": self.analysis.initial_state(batch, device, dtype),
+            "encoder": tuple((zeros(self.units), zeros(self.units)) for _ in self.encoder.blocks),
+            "predictor": (zeros(self.memory), zeros(self.memory)),
+            "magnitude": zeros(self.hop),
+            "synthesis": self.synthesis.initial_state(batch, device, dtype),
+        }
+
+    def step(self, x, state, **constants):
+        spectrum, analysis = self.analysis.step(x, state["analysis"])
+        lowest, x = spectrum.split([1, self.hop], 3)
+        x = x.permute(2, 0, 1, 3)  # [T, B, 2, F]
+        encoded, encoder = self.encoder(x.flatten(2), state["encoder"])
+        y = x + self.joiner.known(encoded.reshape(-1, 2, self.hop)).reshape_as(x)
+        re, im = y.unbind(2)
+        start = (state["magnitude"], *state["predictor"])
+        (magnitude, *predictor), (im,) = recur(self._frame, start, (re.abs(), im))
+        y = torch.cat([lowest, torch.stack([re, im], 2).permute(1, 2, 0, 3)], 3)
+        y, synthesis = self.synthesis.step(y, state["synthesis"])
+        return y, {
+            "analysis": analysis,
+            "encoder": encoder,
+            "predictor": tuple(predictor),
+            "magnitude": magnitude,
+            "synthesis": synthesis,
+        }
+
+    def _frame(
+        self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Of one frame: (|Y| of the frame before, the predictor's h and c), (|Re Y|, Im Y but for the
+        prediction) -> the same for the next frame, (Im Y,).
+        """
+        real, im = x
+        magnitude, h, c = self.predictor.frame(*carry)
+        im = im + self.joiner.predicted(magnitude)
+        return (real + im.abs(), h, c), (im,)
+
+
+def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of `FRN` from the authors' state dict.
+
+    Errors: KeyError for a key that their network does not have.
+    """
+    parts = {
+        "predictor.lstm": "predictor.lstm", "predictor.expand_dim": "predictor.to_bands",
+        "predictor.inv_mel": "predictor.to_bins", "joiner.0": "joiner.conv", "joiner.2": "joiner.mix",
+        "encoder.to_patch_embedding.1": "encoder.enter", "encoder.affine.0": "encoder.affine",
+        "encoder.affine.1": "encoder.leave",
+    }  # fmt: skip
+    inside = {
+        "pre_affine": "before", "inter": "lstm", "post_affine": "between", "ff.0.net.0": "feed.0",
+        "ff.0.net.3": "feed.3", "gamma_1": "lstm_scale", "gamma_2": "feed_scale",
+    }  # fmt: skip
+    kinds = {"alpha": "gain", "beta": "offset"}
+    new = {}
+    for key, value in state.items():
+        words = key.split(".")
+        if words[:2] == ["encoder", "mlp_blocks"]:
+            home, words = [f"encoder.blocks.{int(words[2])}"], words[3:]
+            if len(words) > 1:
+                name = [*home, inside[".".join(words[:-1])], kinds.get(words[-1], words[-1])]
+            else:
+                name = [*home, inside[words[0]]]
+        else:
+            name = [parts[".".join(words[:-1])], kinds.get(words[-1], words[-1])]
+        if words[-1] in kinds:  # [1, 1, C]
+            value = value.reshape(-1)
+        elif words[0] == "joiner" and value.ndim == 4:  # over (bins, frames)
+            value = value.squeeze(3)
+        new[".".join(name)] = value
+    width, units = new["encoder.leave.weight"].shape
+    arguments = {
+        "size": width, "units": units, "hidden": len(new["encoder.blocks.0.feed.0.weight"]),
+        "blocks": len([name for name in new if name.endswith("lstm_scale")]),
+        "memory": new["predictor.to_bands.weight"].shape[1], "bands": len(new["predictor.to_bands.weight"]),
+        "filters": len(new["joiner.conv.weight"]) // 3,
+    }  # fmt: skip
+    return arguments, new

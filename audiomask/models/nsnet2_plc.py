@@ -1,0 +1,166 @@
+"""NSNet2-PLC: the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
+Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020) that is told which
+packets are lost.
+
+One frame (hop 10 ms, window 20 ms, square root of Hann; F = 161 bins at 16 kHz)::
+
+    log10 |X|^2, whether its earlier half is lost, whether its later half is, sin and cos of the phase   [5 F]
+      -> linear 134, leaky ReLU -> GRU 134 -> GRU 100 -> linear 201, leaky ReLU -> linear 100, leaky ReLU
+      -> linear 3 F -> sigmoid s
+      -> magnitude 10^(10 (.786 s - .6)); sin and cos 2 s - 1, brought to unit length
+
+Only frames that miss something are replaced by that. The sum over frames is then, for received sound x
+between gaps, (1 - w) x + the replaced frames, w being the sum of their windows: what was received passes bit
+for bit where no frame with a gap reaches, and is faded over 10 ms where one does.
+
+Differences:
+
+- The challenge's packets are two hops. Here losses come by the sample, for packets of any length; a half of a
+  frame that is lost in part says to what part.
+- Theirs replaces a frame when its later half is lost, so that the last 10 ms of each gap fade to silence.
+  Here the frame in which sound returns is replaced too, unless `tail` is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.frontend.stft import Analysis, Synthesis, power, window
+from audiomask.nn.recurrent import GRU, ONNX_ORDER
+from audiomask.streaming import Delay, Port, State, StreamingModel
+
+AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
+
+
+class NSNet2PLC(StreamingModel):
+    """Speech with gaps and what is lost of it in, speech out, `[B, 1, T]` each, at 16 kHz.
+
+    Args:
+        size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
+            also the first GRU's, second GRU, linear, linear. tail: also replace the frame in which sound
+            returns. sample_rate: Hz. name: of the artifact.
+    """
+
+    task = "conceal"
+    inputs = (
+        Port("audio"),
+        Port("lost", type="mask", doc="1 where a sample is lost; what the sound holds there is ignored"),
+    )
+    outputs = (Port("concealed"),)
+    fades: Tensor
+
+    def __init__(
+        self,
+        size: int = 320,
+        units: Sequence[int] = (134, 100, 201, 100),
+        tail: bool = True,
+        sample_rate: int = 16000,
+        name: str = "nsnet2_plc",
+    ):
+        super().__init__()
+        first, second, third, fourth = units
+        self.name, self.sample_rate, self.tail, self.units = name, sample_rate, tail, tuple(units)
+        self.hop = self.delay = size // 2
+        self.analysis, self.synthesis = Analysis(size, self.hop), Synthesis(size, self.hop)
+        self.wait = Delay(self.hop, 1)
+        self.register_buffer("fades", window("hann", size).unflatten(0, (2, self.hop)), persistent=False)
+        bins = self.hop + 1
+        self.enter = nn.Linear(5 * bins, first)
+        self.gru1, self.gru2 = GRU(first, first), GRU(first, second)
+        self.leave = nn.Sequential(
+            nn.Linear(second, third), nn.LeakyReLU(), nn.Linear(third, fourth), nn.LeakyReLU(),
+            nn.Linear(fourth, 3 * bins),
+        )  # fmt: skip
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        def zeros(width: int) -> Tensor:
+            return torch.zeros(batch, width, device=device, dtype=dtype)
+
+        blocks = ("analysis", "synthesis", "wait")
+        return {name: getattr(self, name).initial_state(batch, device, dtype) for name in blocks} | {
+            "gru1": zeros(self.units[0]),
+            "gru2": zeros(self.units[1]),
+            "lost": zeros(1),  # share of the last hop
+            "replaced": zeros(1),  # 1 if the last frame was
+        }
+
+    def step(self, x, state, lost=None, **constants):
+        after = {}
+
+        def run(name: str, value: Tensor) -> Tensor:
+            value, after[name] = getattr(self, name).step(value, state[name])
+            return value
+
+        lost = torch.zeros_like(x) if lost is None else (lost > 0.5).to(x.dtype)
+        x = torch.where(lost > 0, 0.0, x)
+        spectrum = run("analysis", x)  # [B, 2, T, F]
+        later = lost.reshape(x.shape[0], -1, self.hop).mean(2)  # [B, T], of each frame
+        halves = torch.cat([state["lost"], later], 1)
+        earlier, after["lost"] = halves[:, :-1], halves[:, -1:]
+        estimate = self._estimate(spectrum, earlier, later, state, after)
+
+        gap = later + earlier if self.tail else later
+        gap = torch.cat([state["replaced"], (gap > 0).to(x.dtype)], 1)
+        after["replaced"] = gap[:, -1:]
+        y = run("synthesis", estimate * gap[:, None, 1:, None])
+        fall, rise = gap[:, :-1, None] * self.fades[1], gap[:, 1:, None] * self.fades[0]
+        return (1 - (fall + rise).reshape(x.shape)) * run("wait", x) + y, after
+
+    def _estimate(
+        self, spectrum: Tensor, earlier: Tensor, later: Tensor, state: State, after: dict[str, State]
+    ) -> Tensor:
+        """What the network takes each frame of `[B, 2, T, F]` for. Shares that are lost: `[B, T]`."""
+        p = power(spectrum)
+        safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
+        re, im = (spectrum * safe.rsqrt()).split(1, 1)
+        halves = torch.stack([earlier, later], 1)[..., None].expand(-1, -1, -1, p.shape[3])
+        features = [p.clamp_min(1e-12).log10(), halves, im, torch.where(p > 0, re, 1.0)]
+        x = torch.cat(features, 1).permute(2, 0, 1, 3).flatten(2)  # [T, B, 5 F]
+        x = F.leaky_relu(self.enter(x))
+        for name in ("gru1", "gru2"):
+            x, (end,) = getattr(self, name).layer(x, [state[name][None]])
+            after[name] = end[0]
+        x = self.leave(x).sigmoid().unflatten(2, (3, -1)).permute(1, 2, 0, 3)  # [B, 3, T, F]
+        magnitude = 10.0 ** (7.86 * x[:, :1] - 6)
+        sin, cos = (2 * x[:, 1:] - 1).split(1, 1)
+        return torch.cat([cos, sin], 1) * (magnitude * torch.rsqrt(sin.square() + cos.square() + 1e-9))
+
+
+def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and state dict of `NSNet2PLC` from the challenge's graph.
+
+    Errors: ValueError where its layers are others.
+    """
+    (graph,) = graphs
+    arrays = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
+
+    def inputs(operator: str) -> list[list[Tensor]]:
+        nodes = [node for node in graph.node if node.op_type == operator]
+        return [[arrays[name] for name in node.input if name in arrays] for node in nodes]
+
+    products = [weight for (weight,) in inputs("MatMul")]
+    biases = [arrays for arrays in inputs("Add") if arrays]
+    new: dict[str, Tensor] = {}
+    for name, weight, (bias,) in zip(
+        ("enter", "leave.0", "leave.2", "leave.4"), products, biases, strict=True
+    ):
+        new |= {f"{name}.weight": weight.mT.contiguous(), f"{name}.bias": bias}
+    order = torch.tensor(ONNX_ORDER["GRU"])  # exchanges two gates, so it is its own inverse
+    for name, (w, r, b) in zip(("gru1", "gru2"), inputs("GRU"), strict=True):
+        both = b[0].unflatten(0, (2, 3, -1))[:, order].flatten(1)
+        new |= {f"{name}.{kind}_l0": value for kind, value in zip(("bias_ih", "bias_hh"), both, strict=True)}
+        for kind, value in (("weight_ih", w), ("weight_hh", r)):
+            new[f"{name}.{kind}_l0"] = value[0].unflatten(0, (3, -1))[order].flatten(0, 1)
+    size = 2 * (len(new["leave.4.bias"]) // 3 - 1)
+    units = [len(new["enter.bias"]), new["leave.0.weight"].shape[1]]
+    return {
+        "size": size,
+        "units": [*units, *(len(new[f"leave.{i}.bias"]) for i in (0, 2))],
+        "tail": False,
+    }, new
