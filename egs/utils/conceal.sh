@@ -2,7 +2,7 @@
 # data, corpus and noise, those of the training, its train_set and valid_set, and tests: the data directories below $data, with
 # utt2trace, that are concealed and scored. losses_of_training, if set, is a YAML list of loss models.
 . ../../utils/denoise.sh
-metrics=pesq_wb,estoi,plcmos unprocessed=$exp/lossy processed=$exp/concealed
+metrics=pesq_wb,estoi,plcmos metrics_alone=plcmos,dnsmos unprocessed=$exp/lossy processed=$exp/concealed
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
   [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
