@@ -11,7 +11,8 @@ HOP, DELAY = 160, 40
 
 def repeat(x, lost, reach=REACH):
     """What the graph makes of ``x [..., T]``, its delay taken away: in place of a lost sample the one
-    ``reach`` before it, or silence if that was lost too."""
+    ``reach`` before it, or silence if that was lost too. (Times its control ``gain``, 1 unless it is turned.)
+    """
     received = np.where(lost, 0, x).astype(np.float32)
     earlier = np.concatenate([np.zeros_like(received[..., :reach]), received], -1)[..., : x.shape[-1]]
     return np.where(lost, earlier, received)
@@ -39,6 +40,7 @@ def build(path, *, rate=16000, mask=None, extra=()):
         "inputs": [
             {"name": "audio", "type": "pcm", **stream},
             {"name": "lost", "type": "mask", **stream, **(mask or {})},
+            {"name": "gain", "kind": "constant", "default": 1.0, "minimum": 0.0, "maximum": 1.0},
             *extra,
         ],
         "outputs": [{"name": "concealed", "type": "pcm", **stream}],
@@ -46,7 +48,7 @@ def build(path, *, rate=16000, mask=None, extra=()):
         "licence": "Apache-2.0",
         "hash": name,
     }
-    ints = {"start": [0], "reach": [REACH], "end": [2**62], "one": [1], "two": [2]}
+    ints = {"start": [0], "reach": [REACH], "end": [2**62], "one": [1], "two": [2], "both": [1, 2]}
     ints["frames"], ints["flat"] = [0, 0, -1, HOP], [0, 1, -1]
     constants = [h.make_tensor(k, T.INT64, [len(v)], v) for k, v in ints.items()]
     constants += [h.make_tensor("unit", T.FLOAT, [], [1.0]), h.make_tensor("none", T.FLOAT, [], [0.0])]
@@ -63,7 +65,9 @@ def build(path, *, rate=16000, mask=None, extra=()):
         n("Shape", ["x"], ["length"], start=2),
         n("Slice", ["received", "start", "length", "two"], ["earlier"]),
         n("Greater", ["lost", "none"], ["gone"]),
-        n("Where", ["gone", "earlier", "x"], ["y"]),
+        n("Where", ["gone", "earlier", "x"], ["chosen"]),
+        n("Unsqueeze", ["gain", "both"], ["loud"]),
+        n("Mul", ["chosen", "loud"], ["y"]),
         n("Concat", ["wait", "y"], ["line"], axis=2),
         n("Slice", ["line", "start", "length", "two"], ["concealed"]),
         n("Slice", ["line", "length", "end", "two"], ["next_wait"]),
@@ -77,6 +81,7 @@ def build(path, *, rate=16000, mask=None, extra=()):
         "repeat",
         [
             *(info(k, T.FLOAT, ["B", 1, "T"]) for k in ("audio", "lost")),
+            info("gain", T.FLOAT, ["B"]),
             info("state_f32", T.FLOAT, ["B", REACH + DELAY]),
         ],
         [info("concealed", T.FLOAT, ["B", 1, "T"]), info("next_state_f32", T.FLOAT, ["B", REACH + DELAY])],

@@ -15,6 +15,8 @@ from serving import ending, model, sound, wait
 from test_jitter_buffer import disturbed
 
 from audiomask.runtime.session import Session
+from audiomask.runtime.sockets import INBOX
+from audiomask.runtime.turns import Worker
 
 
 @pytest.fixture
@@ -131,8 +133,15 @@ def test_a_model_that_is_not_told_hears_silence(server, noise, toys):
     assert report["packets"]["lost"] == 1
 
 
-def test_a_leap_in_the_numbers_fills_no_memory(server):
+def test_a_leap_in_the_numbers_fills_no_memory(server, monkeypatch):
     """Ten seconds of lost packets are brought to the inbox as it empties, and come out."""
+    put, most = Worker.put, []
+
+    def watched(worker, stream, *args):
+        put(worker, stream, *args)
+        most.append(len(stream.inbox))
+
+    monkeypatch.setattr(Worker, "put", watched)
     with server.open(HELLO | {"rate": 48000, "channels": 8}) as ws:
         block = np.ones((8, 960), np.float32)
         ws.send(packed(0, block))
@@ -141,6 +150,8 @@ def test_a_leap_in_the_numbers_fills_no_memory(server):
         y, report = sound(ws)
     assert report["packets"]["lost"] == 489
     assert len(y) == 8 * 960 * 491
+    assert len(most) == 491
+    assert max(most) <= INBOX + 4 * 8 * 960
 
 
 @pytest.mark.parametrize(

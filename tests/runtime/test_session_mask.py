@@ -123,6 +123,23 @@ def test_a_snapshot_holds_the_flags(model, noise):
         assert np.array_equal(play(s, x, lost), play(fresh, x, lost))
 
 
+def test_a_control_that_is_turned_amid_losses_fades(model, noise):
+    """Old and new run side by side for a hop, and both are told."""
+    x, lost = noise(1, 4000), losses(4000)
+    lost[1300:1360], lost[1620:1680] = False, True
+    s = Session(model)
+    first = s.feed(x[:, :1600], lost[:1600])
+    s.set(gain=0.5)
+    y = np.concatenate([first, play(s, x[:, 1600:], lost[1600:])], 1)
+    gain = 1 - 0.5 * ((np.arange(4000) - 1600 + concealer.DELAY + 1) / concealer.HOP).clip(0, 1)
+    want = concealer.repeat(x, lost)
+    at = slice(1600, 1600 + concealer.HOP - concealer.DELAY)  # what waits in the graph has the old gain still
+    assert np.array_equal(y[:, :1560], want[:, :1560])
+    np.testing.assert_allclose(y[:, 1600 + concealer.HOP :], 0.5 * want[:, 1600 + concealer.HOP :], atol=1e-6)
+    np.testing.assert_allclose(y[:, at], (want * gain)[:, at], atol=1e-6)
+    assert want[0, 1620:1680].all()  # what the old run has to give there, too
+
+
 def test_untrimmed_is_the_same_later(model, noise):
     x, lost = noise(1, 3200), losses(3200)
     s = Session(model, trim=False, block=160)
