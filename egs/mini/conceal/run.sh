@@ -29,10 +29,10 @@ losses_of_training= # those of the recipe
 . ../../utils/conceal.sh
 
 prepare() { # data directories: readers are speakers, kinds of noise take their place for noise
+  audiomask data import folder "$corpus/noise/train" "$data/noise_train" -f
   for part in train valid; do
     audiomask data import librispeech "$corpus/speech/$part" "$data/speech_$part" -f
   done
-  audiomask data import folder "$corpus/noise/train" "$data/noise_train" -f
   audiomask data validate "$data"/{speech_train,speech_valid,noise_train}
 }
 lose() { # fixed losses for readers that the training never meets
