@@ -89,12 +89,12 @@ class Chain:
                 inside = inside + (u >= float(edge)) * one
             return inside
 
-        u, v = (uniform(seeds, packets, stream) for stream in (0, 1))
+        u, v = (uniform(seeds, max(packets, 1), stream) for stream in (0, 1))
         states = follow([state(u, row) for row in self.transition], state(u[:, 0], self.stationary))
         lost = v < 0
         for k, share in enumerate(self.loss.astype(np.float32)):
             lost = lost | (states == k) & (v < float(share))
-        return lost
+        return lost[:, :packets]
 
     @property
     def stationary(self) -> np.ndarray:

@@ -83,7 +83,7 @@ def test_the_closed_forms_of_the_models():
 
 
 @settings(max_examples=60, deadline=None)
-@given(models(), st.integers(1, 300), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6))
+@given(models(), st.integers(0, 300), st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6))
 def test_a_row_depends_on_its_seed_alone(model, count, seeds):
     seeds = np.array(seeds)
     lost = model.sample(seeds, count)
@@ -91,7 +91,7 @@ def test_a_row_depends_on_its_seed_alone(model, count, seeds):
     assert lost.dtype == bool
     for row, seed in zip(lost, seeds, strict=True):
         np.testing.assert_array_equal(row, model.sample(seed[None], count)[0])
-    np.testing.assert_array_equal(lost[:, : count // 2 + 1], model.sample(seeds, count // 2 + 1))
+    np.testing.assert_array_equal(lost[:, : count // 2], model.sample(seeds, count // 2))
     np.testing.assert_array_equal(lost, model.sample(torch.from_numpy(seeds), count).numpy())
 
 
