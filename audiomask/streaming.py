@@ -30,6 +30,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.cond import cond
 from torch._higher_order_ops.scan import scan
 
 State: TypeAlias = Any  # nested dict or tuple of tensors, or None
@@ -74,6 +75,26 @@ def recur(
         return tuple(c.contiguous() for c in carry), tuple(part.clone() for part in y)
 
     return scan(body, tuple(c.clone(memory_format=torch.contiguous_format) for c in carry), inputs)
+
+
+def either(
+    condition: Tensor,
+    then: Callable[..., tuple[Tensor, ...]],
+    otherwise: Callable[..., tuple[Tensor, ...]],
+    inputs: tuple[Tensor, ...],
+    graph: bool,
+) -> tuple[Tensor, ...]:
+    """`then(*inputs)` where the one-element `condition` holds for the batch, else `otherwise(*inputs)`, of
+    the same shapes: for work that is seldom needed. `graph`: an ONNX graph is being made, and it becomes an
+    If (`to_onnx()` outside of `recur`, whose steps are traced apart).
+    """
+    if not graph:
+        return (then if bool(condition) else otherwise)(*inputs)
+
+    def fresh(branch):  # cond wants outputs that share no memory with the inputs
+        return lambda *given: tuple(x.clone(memory_format=torch.contiguous_format) for x in branch(*given))
+
+    return cond(condition, fresh(then), fresh(otherwise), inputs)
 
 
 # --- states -------------------------------------------------------------------------------------------------

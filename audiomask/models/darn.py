@@ -218,7 +218,8 @@ class Darn(StreamingModel):
         periods = torch.cat([state["period"][:, None], period], 1)
         new["period"] = periods[:, -1]
         t = periods[:, :-1, None]
-        at = torch.where(i < s, i + (s - i + t - 1) // t * t, i)[..., : 2 * self.hop]
+        periods = torch.div((s - i + t - 1).clamp_min(0), t, rounding_mode="trunc")
+        at = (i + periods * t)[..., : 2 * self.hop]
         known = at < n
         b = x.gather(2, at.clamp_max(n - 1)) * known
         spectrum = self.analysis.dft(b * self.analysis.window)
@@ -282,5 +283,11 @@ class Darn(StreamingModel):
         n, count = self.fade, flags.shape[2]
         edges = torch.cat([state["edges"], flags], 2)
         new["edges"] = edges[:, :, count:]
-        wide = F.max_pool1d(edges[:, :, : count + 2 * n], n + 1, 1)
-        return F.avg_pool1d(wide, n + 1, 1)
+        wide = _box(edges[:, :, : count + 2 * n], n + 1) > 0
+        return _box(wide.to(flags.dtype), n + 1) / (n + 1)
+
+
+def _box(x: Tensor, n: int) -> Tensor:
+    """Sums of `n` neighbours, `[B, 1, T]` -> `[B, 1, T - n + 1]`; exact for 0 and 1."""
+    total = F.pad(x, (1, 0)).cumsum(2)
+    return total[:, :, n:] - total[:, :, :-n]

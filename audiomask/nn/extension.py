@@ -21,10 +21,12 @@ not enough else. That makes it a recursion over hops, in an exported graph a Sca
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from audiomask.streaming import State, Streaming, recur
+from audiomask.streaming import State, Streaming, either, recur, to_onnx
 
 
 class Extension(Streaming):
@@ -69,21 +71,38 @@ class Extension(Streaming):
         hops = x.reshape(batch, -1, self.hop).transpose(0, 1)
         flags = lost.reshape(batch, -1, self.hop).transpose(0, 1)
         names = ("past", "heard", "period", "run")
-        end, (y, period, run) = recur(self._hop, tuple(state[name] for name in names), (hops, flags))
+        hop = partial(self._hop, graph=to_onnx())
+        end, (y, period, run) = recur(hop, tuple(state[name] for name in names), (hops, flags))
         y = y.transpose(0, 1).reshape(batch, 1, -1)
         return (y, period.T, run.T), dict(zip(names, end, strict=True))
 
-    def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[tuple, tuple]:
+    def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...], graph: bool) -> tuple[tuple, tuple]:
         """One hop `[B, hop]`: past, heard, period, run -> the same after it; filled, period, run."""
         past, heard, period, run = carry
         x, lost = inputs
+        y, heard, period, run = either(
+            lost.any(), self._fill, self._pass, (x, lost, past, heard, period, run), graph
+        )
+        past = torch.cat([past, y], 1)[:, self.hop :]
+        return (past, heard, period, run), (y, period, run)
+
+    @staticmethod
+    def _pass(x, lost, past, heard, period, run) -> tuple[Tensor, ...]:
+        """A hop of which nothing is lost."""
+        return x, heard, period, torch.zeros_like(run)
+
+    def _fill(
+        self, x: Tensor, lost: Tensor, past: Tensor, heard: Tensor, period: Tensor, run: Tensor
+    ) -> tuple[Tensor, ...]:
+        """A hop in which something is lost: filled, heard, period, run."""
         i = torch.arange(self.hop, device=x.device)[None]
         # The newest loss begins at sample s of the hop, after the last received one before it; s = 0 and
         # run > 0: it began in an earlier hop and goes on.
         last = torch.where(lost, i, -1).amax(1, keepdim=True)
         s = torch.where(~lost & (i < last), i, -1).amax(1, keepdim=True) + 1
         going = (run > 0)[:, None]
-        y = torch.where(going & (lost.cumsum(1) == i + 1), self._repeat(heard, period, run[:, None] + i), x)
+        back = torch.where(lost, self.hop, i).amin(1, keepdim=True)  # where the older loss, if any, ends
+        y = torch.where(going & (i < back), self._repeat(heard, period, run[:, None] + i), x)
         begins = (last >= 0) & ~((s == 0) & going)
         before = s + torch.arange(self.past, device=x.device)
         heard = torch.where(begins, torch.cat([past, y], 1).gather(1, before), heard)
@@ -91,16 +110,15 @@ class Extension(Streaming):
         y = torch.where(lost & begins & (i >= s), self._repeat(heard, period, (i - s).clamp_min(0)), y)
         received = torch.where(lost, -1, i).amax(1)
         run = torch.where(received < 0, run + self.hop, self.hop - 1 - received)
-        past = torch.cat([past, y], 1)[:, self.hop :]
-        return (past, heard, period, run), (y, period, run)
+        return y, heard, period, run
 
     def _repeat(self, heard: Tensor, period: Tensor, at: Tensor) -> Tensor:
         """Samples number `at [B, n]` of a loss after `heard [B, past]`."""
-        t = period[:, None] * (1 + at // self.template).clamp_max(3)
-        phase = at % t
-        step = heard[:, -1:] - heard.gather(1, self.past - 1 - t)
-        fades = (1 - 4 * phase / period[:, None]).clamp_min(0)
-        return heard.gather(1, self.past - t + phase) + step * fades
+        t = period[:, None] * (1 + torch.div(at, self.template, rounding_mode="trunc")).clamp_max(3)
+        start = self.past - t
+        phase = at - torch.div(at, t, rounding_mode="trunc") * t
+        step = heard[:, -1:] - heard.gather(1, start - 1)
+        return heard.gather(1, start + phase) + step * (1 - 4 * phase / period[:, None]).clamp_min(0)
 
     def _period(self, heard: Tensor) -> Tensor:
         """The lag `[B]` at which `heard [B, past]` goes on best: found at 8 kHz, then among the samples
