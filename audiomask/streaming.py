@@ -88,6 +88,10 @@ def either(
     the same shapes: for work that is seldom needed. `graph`: an ONNX graph is being made, and it becomes an
     If (`to_onnx()` outside of `recur`, whose steps are traced apart).
     """
+    if not graph and torch.compiler.is_exporting():  # for torch itself: no branches
+        return tuple(
+            torch.where(condition, a, b) for a, b in zip(then(*inputs), otherwise(*inputs), strict=True)
+        )
     if not graph:
         return (then if bool(condition) else otherwise)(*inputs)
 

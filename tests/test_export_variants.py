@@ -345,6 +345,19 @@ def test_silent_outputs_have_no_pesq(original, monkeypatch):
     assert json.loads(json.dumps(variant_cost.rounded(found)))["error"]["snr_db"] is None
 
 
+def test_a_model_that_is_told_of_losses_is_measured_with_some(repeat16, monkeypatch):
+    concealer, steps = Artifact.load(repeat16), []
+    monkeypatch.setattr(variant_cost, "run", steps.extend)
+    variant_cost.speed(concealer, concealer, rand(16000))
+    lost = np.concatenate([step.lost[0, 0] for step in steps[:75]])
+    assert 0.02 < lost.mean() < 0.3
+    assert variant_cost.losses(concealer, 64000).mean() == pytest.approx(0.1, abs=0.05)
+    x = 0.1 * rand(16000)
+    assert (variant_cost.play(concealer, x) != x).mean() > 0.02
+    same = variant_cost.cost(concealer, concealer, variant_cost.pairs(16000, count=1, seconds=1))
+    assert variant_cost.words(variant_cost.rounded(same)).startswith("no error, greatest error 0.0e+00")
+
+
 # --- .pt2 ---------------------------------------------------------------------------------------------------
 
 
