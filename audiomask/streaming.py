@@ -403,9 +403,7 @@ class Port:
 
     name: str
     kind: Literal["stream", "constant"] = "stream"
-    type: str = (
-        ""  # pcm, mask, codes, bits, probabilities...; default: pcm for a stream, float for a constant
-    )
+    type: str = ""  # pcm, mask, codes, bits...; default: pcm for a stream, float for a constant
     rate: Fraction = Fraction(1)
     channels: int = 1
     reference: int = 0

@@ -30,8 +30,8 @@ class Conceal(Enhance):
         packet_ms: lengths of a packet; each row draws one.
         The others are `Enhance`'s.
 
-    Rows are divided by the level of what was sent (`relative`). A model with an input `lost` is told which
-    samples are lost; one without, a blind one, finds zeros there.
+    Rows are divided by the level of what was sent (`relative`). A model with a mask among its inputs
+    is told which samples are lost; one without, a blind one, finds zeros there.
     """
 
     measured = ("pesq_wb", "estoi", "plcmos")
@@ -43,7 +43,7 @@ class Conceal(Enhance):
         if not losses or not packet_ms:
             raise AudioError("losses and packet_ms: name at least one loss model and one length of packets")
         self.losses, self.packet_ms = tuple(losses), tuple(packet_ms)
-        self.told = any(port.name == "lost" for port in self.model.inputs)
+        self.told = next((port.name for port in self.model.inputs if port.type == "mask"), None)
 
     def lose(self, samples: int, seeds: Tensor) -> Tensor:
         """Which of `samples` samples are lost: `[B, samples]` bool, row by row from `seeds [B]` int64."""
@@ -63,7 +63,7 @@ class Conceal(Enhance):
             sent, _ = self.degrade(batch["speech"], batch["noise"], batch["seed"])
             lost = self.lose(sent.shape[1], batch["seed"])
         heard = torch.where(lost, 0.0, sent)
-        return heard, sent, {"lost": lost[:, None].to(sent.dtype)} if self.told else {}
+        return heard, sent, {self.told: lost[:, None].to(sent.dtype)} if self.told else {}
 
     def _level(self, noisy: Tensor, clean: Tensor) -> Tensor:
         return clean  # what was heard may be next to nothing
