@@ -2,13 +2,12 @@
 
 Nothing here is published elsewhere as it stands; the parts are. A gap is first filled by periodic extension
 (`nn.extension`, after ITU-T G.711 Appendix I), from behind, and from the front where the packet after it is
-there. A network of `models.sieve`'s blocks then estimates complex masks for both, frame by frame::
+there. The network of `nn.bandnet` then estimates complex masks for both, frame by frame::
 
     x, lost -> filled from behind f (hop 10 ms) --window 20 ms--> F_t-1, F_t, F_t+1   [2, 160] each
             -> frame t filled from hop t + 1 b  --window 20 ms--> B_t                 [2, 160]
     F, B as X |X|^-.7 with magnitudes; shares of lost samples, length of the loss     [17, 160]
-      -> conv 8 / 4 over frequency -> bands -> blocks over time and bands (as in Sieve)
-      -> masks M_F, M_B, |M| < 2 each
+      -> conv 8 / 4 over frequency -> `BandNet` -> masks M_F, M_B, |M| < 2 each
     Y = M_F F + M_B B, which fades to comfort noise as the loss goes on
     out = x where it was received;  overlap-add of Y where it was lost, cross-faded over 4 ms of received
           samples on both sides
@@ -31,78 +30,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
-from audiomask.models.sieve import Block, Residual
+from audiomask.nn.bandnet import BandNet
 from audiomask.nn.extension import Extension
-from audiomask.nn.recurrent import GRU
 from audiomask.streaming import Delay, Port, State, StreamingModel, recur
 
 BINS = 160  # that the network sees: up to 8 kHz
-CODED = 40  # bands after the strided convolution
 TABLE = 97  # frames of the noise table; prime, so that it does not repeat with any rhythm
 
 
-class MendNet(nn.Module):
+class MendNet(BandNet):
     """Features in, two complex masks out, frame by frame.
 
-    Args: as `models.sieve.MaskNet`'s.
+    Args: `nn.bandnet.BandNet`'s.
 
     Shape: `features [B, 17, T, 160]` -> masks `[B, 4, T, 160]`.
     """
 
     def __init__(
         self,
-        features: int = 17,
         channels: int = 32,
         bands: int = 24,
         blocks: int = 3,
         heads: int = 4,
+        convs: int = 1,
         full: int = 128,
         squeeze: int = 64,
     ):
-        super().__init__()
-        self.channels, self.bands, self.full = channels, bands, full
-        self.encode = nn.Conv1d(features, channels, 8, 4, 2, bias=False)
+        super().__init__(17, BINS, 2, channels, bands, blocks, heads, convs, full, squeeze)
         self.encode_norm = nn.BatchNorm1d(channels)
-        self.encoder = Residual(channels)
-        self.gather = nn.Linear(CODED, bands, bias=False)
-        self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
-        self.full_in = nn.Linear(bands * channels, squeeze)
-        self.full_gru = GRU(squeeze, full)
-        self.full_out = nn.Linear(full, bands * channels)
-        self.blocks = nn.ModuleList(Block(channels, bands, heads) for _ in range(blocks))
-        self.spread = nn.Linear(bands, CODED, bias=False)
-        self.decoder = Residual(channels)
-        self.decode = nn.Conv1d(channels, 4 * BINS // CODED, 3, padding=1)
-        with torch.no_grad():  # the untrained network passes the extension: M_F close to 1, M_B to 0
-            self.decode.weight.mul_(0.1)
-            assert self.decode.bias is not None
-            self.decode.bias.zero_()
-            self.decode.bias[: BINS // CODED] = 1.1547
 
-    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
-        new = {"full": torch.zeros(batch, self.full, device=device, dtype=dtype)}
-        for i in range(len(self.blocks)):
-            new[f"block{i}"] = torch.zeros(batch, self.bands * self.channels, device=device, dtype=dtype)
-        return new
-
-    def step(self, z: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        b, c, t, _ = z.shape
-        new = {}
-        x = z.permute(2, 0, 1, 3).reshape(-1, c, BINS)  # time first from here on
-        skip = self.encoder(F.relu(self.encode_norm(self.encode(x))))  # [T B, C, 40]
-        x = self.gather(skip).mT + self.embedding  # [T B, bands, C]
-        x = x.reshape(-1, self.bands * self.channels)
-        y = F.relu(self.full_in(x)).reshape(t, -1, self.full_in.out_features)
-        y, (h,) = self.full_gru.layer(y, [state["full"][None]])
-        new["full"] = h.reshape(-1, self.full)
-        x = (x + self.full_out(y.reshape(-1, self.full))).reshape(-1, self.channels)
-        for i, block in enumerate(self.blocks):
-            x, new[f"block{i}"] = block(x, state[f"block{i}"], t)
-        x = self.decoder(self.spread(x.reshape(-1, self.bands, self.channels).mT) + skip)
-        x = self.decode(x).reshape(t, -1, 4, BINS // CODED, CODED)
-        z = x.permute(1, 2, 0, 4, 3).reshape(b, 2, 2, t, BINS)
-        z = z / (1 + z.square().sum(2, keepdim=True) / 4).sqrt()
-        return z.flatten(1, 2), new
+    def step(self, features: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        x = features.permute(2, 0, 1, 3).flatten(0, 1)  # time first from here on
+        return self.masks(F.relu(self.encode_norm(self.encode(x))), state, features.shape[2])
 
 
 class Darn(StreamingModel):

@@ -1,0 +1,143 @@
+"""The network that our own models share: from features of a frame to complex masks, over frequency and time.
+
+The family is that of FastEnhancer (recurrent units shared by all bands, attention across bands inside a
+frame; arXiv 2509.21867) with a full-band recurrence added, which tells all bands what the others went
+through::
+
+    bands E [C, bins / 4], a convolution's
+      -> residual convs 3 -> learned projection to `bands`, + embedding of the band    [bands, C]
+      -> + full-band branch: linear, GRU, linear
+      -> blocks: (GRU over time, shared by the bands) + (attention across the bands)
+      -> projection back, + E -> residual convs -> 4 bins a band                        [2 masks, bins]
+      -> masks M, |M| < 2 each:   M = z / sqrt(1 + |z|^2 / 4)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.nn.attention import attend_all
+from audiomask.nn.recurrent import GRU
+
+STRIDE = 4  # bins of a band after the first convolution
+
+
+class Block(nn.Module):
+    """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
+
+    Shape: rows `x [T B bands, C]`, state `h [B, bands C]` -> the same. Rows make each linear
+    layer one product.
+    """
+
+    hidden = 0.0  # share of places that attention does not see, in training
+
+    def __init__(self, channels: int, bands: int, heads: int):
+        super().__init__()
+        self.bands, self.heads = bands, heads
+        self.gru = GRU(channels, channels)
+        self.mix = nn.Linear(channels, channels, bias=False)
+        self.mix_norm = nn.BatchNorm1d(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels, bias=False)
+        self.out_norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor, h: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        c = x.shape[1]
+        y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)])
+        x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
+        hidden = self.hidden if self.training else 0.0
+        y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads, hidden)
+        return x + self.out_norm(self.out(y.reshape(-1, c))), end.reshape(h.shape)
+
+
+class Residual(nn.Module):
+    """`x + relu(norm(conv3(x)))` over frequency; `[N, C, F]`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm1d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + F.relu(self.norm(self.conv(x)))
+
+
+class BandNet(nn.Module):
+    """Complex masks for the bins of each frame. A model derives from it, and takes its features through
+    `self.encode`, which it normalises, in its own `step`.
+
+    Args:
+        features: channels that the first convolution sees. bins: of a frame. masks: how many.
+        channels: C. bands: bands that the recurrent blocks work on. blocks, heads: of those. convs: residual
+            convolutions on each side. full: units of the full-band GRU (0: no such branch). squeeze: its
+            input width.
+
+    The untrained network's first mask is close to 1, and the others are close to 0.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        bins: int,
+        masks: int,
+        channels: int,
+        bands: int,
+        blocks: int,
+        heads: int,
+        convs: int,
+        full: int,
+        squeeze: int,
+    ):
+        super().__init__()
+        self.channels, self.bands, self.full, self.bins = channels, bands, full, bins
+        coded = bins // STRIDE
+        self.encode = nn.Conv1d(features, channels, 8, STRIDE, 2, bias=False)
+        self.encoder = nn.ModuleList(Residual(channels) for _ in range(convs))
+        self.gather = nn.Linear(coded, bands, bias=False)
+        self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
+        if full:
+            self.full_in = nn.Linear(bands * channels, squeeze)
+            self.full_gru = GRU(squeeze, full)
+            self.full_out = nn.Linear(full, bands * channels)
+        self.blocks = nn.ModuleList(Block(channels, bands, heads) for _ in range(blocks))
+        self.spread = nn.Linear(bands, coded, bias=False)
+        self.decoder = nn.ModuleList(Residual(channels) for _ in range(convs))
+        self.decode = nn.Conv1d(channels, 2 * masks * STRIDE, 3, padding=1)
+        with torch.no_grad():
+            self.decode.weight.mul_(0.1)
+            assert self.decode.bias is not None
+            self.decode.bias.zero_()
+            self.decode.bias[:STRIDE] = 1.1547
+
+    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
+        width = self.bands * self.channels
+        sizes = {f"block{i}": width for i in range(len(self.blocks))} | {"full": self.full}
+        return {k: torch.zeros(batch, n, device=device, dtype=dtype) for k, n in sizes.items() if n}
+
+    def masks(self, x: Tensor, state: dict[str, Tensor], frames: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Rows of bands, time first, `[T B, C, bins / 4]` -> masks `[B, 2 masks, T, bins]`, real and
+        imaginary part of each, and the state."""
+        new = {}
+        for layer in self.encoder:
+            x = layer(x)
+        skip = x
+        x = self.gather(x).mT + self.embedding  # [T B, bands, C]
+        x = x.reshape(-1, self.bands * self.channels)
+        if self.full:
+            y = F.relu(self.full_in(x)).reshape(frames, -1, self.full_in.out_features)
+            y, (h,) = self.full_gru.layer(y, [state["full"][None]])
+            new["full"] = h.reshape(-1, self.full)
+            x = x + self.full_out(y.reshape(-1, self.full))
+        x = x.reshape(-1, self.channels)
+        for i, block in enumerate(self.blocks):
+            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames)
+        x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + skip  # [T B, C, bins / 4]
+        for layer in self.decoder:
+            x = layer(x)
+        coded = self.decode(x)
+        masks = coded.shape[1] // (2 * STRIDE)
+        z = coded.reshape(frames, -1, masks, 2, STRIDE, self.bins // STRIDE)
+        z = z.permute(1, 2, 3, 0, 5, 4).reshape(-1, masks, 2, frames, self.bins)
+        return (z / (1 + z.square().sum(2, keepdim=True) / 4).sqrt()).flatten(1, 2), new
