@@ -78,7 +78,7 @@ class Darn(StreamingModel):
     task = "conceal"
     outputs = (Port("concealed"),)
     followed = 140  # the band above 8 kHz follows the mask from this bin (7 kHz) up
-    fade_ms = (80, 200)  # of the loss's length: from speech to comfort noise
+    fade_ms = (50, 120)  # of the loss's length: from speech to comfort noise
     floor = 1e-6  # of |X|^2, under the compression
     bias = 1.6  # of white noise, its level against the minimum of its smoothed magnitudes, measured
 

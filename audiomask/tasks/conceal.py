@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import read_mono
+from audiomask.losses.adversarial import Adversary
 from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
 from audiomask.tasks.enhance import Enhance, NoisySpeech
 
@@ -28,6 +29,7 @@ class Conceal(Enhance):
     Args:
         losses: models of packet loss (`masks.packets`); each row draws one of them.
         packet_ms: lengths of a packet; each row draws one.
+        adversary: discriminators to train against, beside the losses.
         The others are `Enhance`'s.
 
     Rows are divided by the level of what was sent (`relative`). A model with a mask among its inputs
@@ -37,12 +39,18 @@ class Conceal(Enhance):
     measured = ("pesq_wb", "estoi", "plcmos")
 
     def __init__(
-        self, *args: Any, losses: Sequence[LossModel], packet_ms: Sequence[float] = (20.0,), **kwargs: Any
+        self,
+        *args: Any,
+        losses: Sequence[LossModel],
+        packet_ms: Sequence[float] = (20.0,),
+        adversary: Adversary | None = None,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         if not losses or not packet_ms:
             raise AudioError("losses and packet_ms: name at least one loss model and one length of packets")
         self.losses, self.packet_ms = tuple(losses), tuple(packet_ms)
+        self.adversary = adversary
         self.told = next((port.name for port in self.model.inputs if port.type == "mask"), None)
 
     def lose(self, samples: int, seeds: Tensor) -> Tensor:
@@ -56,14 +64,50 @@ class Conceal(Enhance):
             rows.append(per_sample(model.sample(seed[None], count), samples, size)[0])
         return torch.stack(rows).to(seeds.device)
 
-    def _pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _sent(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What was sent, and which of it is lost, `[B, T]` each."""
         if "lost" in batch:
-            sent, lost = batch["clean"], batch["lost"]
-        else:
-            sent, _ = self.degrade(batch["speech"], batch["noise"], batch["seed"])
-            lost = self.lose(sent.shape[1], batch["seed"])
-        heard = torch.where(lost, 0.0, sent)
-        return heard, sent, {self.told: lost[:, None].to(sent.dtype)} if self.told else {}
+            return batch["clean"], batch["lost"]
+        sent, _ = self.degrade(batch["speech"], batch["noise"], batch["seed"])
+        return sent, self.lose(sent.shape[1], batch["seed"])
+
+    def _pair(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return self._heard(*self._sent(batch))
+
+    def _heard(self, sent: Tensor, lost: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        inputs = {self.told: lost[:, None].to(sent.dtype)} if self.told else {}
+        return torch.where(lost, 0.0, sent), sent, inputs
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        if self.adversary is None:
+            return super().training_step(batch, index)
+        torch.manual_seed(int(batch["seed"][0]))
+        with torch.no_grad():
+            sent, lost = self._sent(batch)
+            heard, _, inputs = self._heard(sent, lost)
+        estimate = self.model(heard[:, None], **inputs)[:, 0].float()
+        level = sent.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-4) if self.relative else 1.0
+        made, target = (estimate.detach() / level).requires_grad_(), sent / level
+        total, parts = self.loss(made, target)
+        (gradient,) = torch.autograd.grad(total, made)
+        gradient, more = self.adversary(made, target, lost.to(sent.dtype), gradient)
+        self.log_dict(
+            {"train/loss": total.detach()} | {f"train/{k}": v for k, v in (parts | more).items()},
+            batch_size=len(sent),
+        )
+        return (estimate / level * gradient).sum()  # whose gradient that is
+
+    def on_fit_start(self) -> None:
+        if self.adversary is not None:
+            self.adversary.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adversary is not None:
+            checkpoint["adversary"] = self.adversary.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.adversary is not None and "adversary" in checkpoint:
+            self.adversary.load_state_dict(checkpoint["adversary"])
 
     def _level(self, noisy: Tensor, clean: Tensor) -> Tensor:
         return clean  # what was heard may be next to nothing

@@ -10,6 +10,7 @@ from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
 from audiomask.data.simulate import Degrade
 from audiomask.losses import L1Loss, WeightedSum
+from audiomask.losses.adversarial import Adversary
 from audiomask.masks.packets import Gilbert, Uniform, write_trace
 from audiomask.models.darn import Darn
 from audiomask.tasks.conceal import Conceal, LossySpeech, Traced
@@ -116,8 +117,26 @@ def test_traces_that_are_missing_or_short_are_named(traced):
 def test_training_runs_and_validates(data, traced, tmp_path):
     tiny = {f"model__model__{key}": value for key, value in TINY.items()}
     train(data, tmp_path / "run", 6, recipe=ROOT / "recipes/conceal/darn.yaml", data__valid=traced, **tiny)
-    assert checkpoint(tmp_path / "run")["global_step"] == 6
+    state = checkpoint(tmp_path / "run")
+    assert (state["global_step"], state["adversary"]["step"]) == (6, 6)
     assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+def test_training_against_an_adversary_follows_its_gradient():
+    """With the others' weights at 0 it is the loss's gradient, as in training without one."""
+    t = task()
+    t.log_dict = lambda *args, **kwargs: None
+    alone = t.training_step(raw(2), 0)
+    wanted = torch.autograd.grad(alone, list(t.model.parameters()), allow_unused=True)
+    t.adversary = Adversary([(256, 64)], 2, weights={"adversarial": 0.0, "features": 0.0}, first=0)
+    got = torch.autograd.grad(t.training_step(raw(2), 0), list(t.model.parameters()), allow_unused=True)
+    for a, b in zip(wanted, got, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+    t.adversary.weights["features"] = 1.0
+    (moved,) = torch.autograd.grad(t.training_step(raw(2), 0), t.model.net.decode.weight)
+    t.adversary = None
+    (still,) = torch.autograd.grad(t.training_step(raw(2), 0), t.model.net.decode.weight)
+    assert not torch.allclose(moved, still, rtol=1e-2)
 
 
 def test_the_data_module_hands_out_what_the_task_takes(data, traced, tmp_path):
