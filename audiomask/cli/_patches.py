@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     kinds = KINDS if args.kind in (None, "all") else (args.kind,)
     each = args.replay is None and "{kind}" in args.out.name
     outs = {k: args.out.with_name(args.out.name.replace("{kind}", k)) if each else args.out for k in kinds}
-    for path in {*outs.values(), *([args.save] if args.save else [])}:
+    for path in dict.fromkeys([*outs.values(), *([args.save] if args.save else [])]):
         check_writable(path, overwrite=args.force)
     file = args.files[1]
     spectrogram = features(*read_part(file, args.start, args.seconds, args.channel))

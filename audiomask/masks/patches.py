@@ -236,10 +236,10 @@ class InverseBlock(PatchMask):
 class Disjoint:
     """Several masks of one clip, no patch visible in two of them (DMJD, Ma et al. 2022).
 
-    `sample` gives `[B, masks, time, freq]`. The `count` of visible patches is that of `base`, and the masks
-    are runs of its order: with `masks` = 1 / (1 - ratio) every patch is visible in just one and hidden in all
-    others (as in the complementary masks of FastConvMAE). From two masks on every patch is hidden, hence
-    predicted, at least once.
+    `sample` gives `[B, masks, time, freq]`, runs of the order of `base`. A mask shows as many patches as one
+    of `base`, or one less where rounding would ask for more than there are. With `masks` = 1 / (1 - ratio)
+    every patch is visible in one of them and hidden in all others, as in the complementary masks of
+    FastConvMAE. Every patch is hidden, hence predicted, at least once.
     """
 
     base: PatchMask = Random()
@@ -252,20 +252,21 @@ class Disjoint:
             )
         if self.masks < 2:
             raise ValueError(f"masks is {self.masks}; disjoint ones are two or more")
+        if self.masks * (1 - self.base.ratio) > 1 + 1e-9:
+            raise ValueError(
+                f"{self.masks} masks that each show {1 - self.base.ratio:.3g} of the patches need more than all "
+                f"of them; hide {1 - 1 / self.masks:.3g} or more, or take fewer masks"
+            )
 
     @property
     def scored(self) -> str:
         return self.base.scored
 
     def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        """`[B, masks, time, freq]` bool. ValueError if so many visible patches are not there."""
+        """`[B, masks, time, freq]` bool. ValueError for what cannot be drawn."""
         patches = grid[0] * grid[1]
-        visible = patches - self.base.count(grid)
-        if self.masks * visible > patches:
-            raise ValueError(
-                f"{self.masks} masks that show {visible} patches each need {self.masks * visible}, the grid "
-                f"has {patches}; hide more, at least {1 - 1 / self.masks:.3g}, or take fewer masks"
-            )
+        visible = min(patches - self.base.count(grid), patches // self.masks)
+        counted(patches - visible, grid, f"each of {self.masks} disjoint masks")
         place = ranks(self.base._order(seeds, grid, scores).flatten(1))
         masks = [~((place >= n * visible) & (place < (n + 1) * visible)) for n in range(self.masks)]
         return torch.stack(masks, 1).view(-1, self.masks, *grid)

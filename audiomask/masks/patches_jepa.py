@@ -58,8 +58,8 @@ class Curriculum:
     @property
     def aware(self) -> float:
         """Probability f(step) of time-frequency-aware blocks."""
-        rise = self.step * (1 - self.start**2) / self.steps
-        return min(1.0, math.sqrt(rise + self.start**2))
+        done = min(1.0, self.step / self.steps)
+        return math.sqrt(done + (1 - done) * self.start**2)
 
     def _sizes(self, grid: Grid) -> np.ndarray:
         """(time, freq) of the context and of the targets, `[1 + K, 2]` int64."""

@@ -173,11 +173,11 @@ def boundaries(spectrogram: Tensor, reach: int = 2) -> Tensor:
     `reach` from it on; a boundary is the greatest within `reach` frames on both sides and above the clip's
     mean. Frame 0 is one. A common way to find phone-like segments without labels.
     """
+    frames = spectrogram.shape[1]
+    if frames < 2 * reach:  # too short for a change
+        return torch.arange(frames, device=spectrogram.device).eq(0).expand(len(spectrogram), -1)
     means = F.avg_pool1d(spectrogram.transpose(1, 2), reach, 1)  # [B, bands, N - reach + 1]
-    change = (
-        (means[..., reach:] - means[..., :-reach]).norm(dim=1) if means.shape[-1] > reach else means[:, 0, :0]
-    )
-    change = F.pad(change, (reach, spectrogram.shape[1] - reach - change.shape[1]))
+    change = F.pad((means[..., reach:] - means[..., :-reach]).norm(dim=1), (reach, reach - 1))
     peak = F.max_pool1d(change[:, None], 2 * reach + 1, 1, reach)[:, 0]
     found = (change == peak) & (change > change.mean(1, keepdim=True))
     found[:, 0] = True
