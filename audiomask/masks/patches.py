@@ -254,8 +254,8 @@ class Disjoint:
             raise ValueError(f"masks is {self.masks}; disjoint ones are two or more")
         if self.masks * (1 - self.base.ratio) > 1 + 1e-9:
             raise ValueError(
-                f"{self.masks} masks that each show {1 - self.base.ratio:.3g} of the patches need more than all "
-                f"of them; hide {1 - 1 / self.masks:.3g} or more, or take fewer masks"
+                f"{self.masks} masks that each show {1 - self.base.ratio:.3g} of the patches need "
+                f"more than all of them; hide {1 - 1 / self.masks:.3g} or more, or take fewer masks"
             )
 
     @property
