@@ -165,18 +165,21 @@ def figure(spectrogram: Tensor, drawn: dict[str, Drawn]) -> Figure:
     panels: list[tuple[str, Tensor]] = []
     for title, one in drawn.items():
         masks = list(one.masked[0].reshape(-1, *one.grid))
-        names = [title] if len(masks) == 1 else [f"{title} {n + 1}" for n in range(len(masks))]
-        if isinstance(one.sampler, Curriculum):  # of a target is drawn what must be predicted
-            masks = [masks[0], *(~target for target in masks[1:])]
-            names = [f"{title}: context", *(f"{title}: target {n + 1}" for n in range(len(masks) - 1))]
-        panels += zip(names, masks, strict=True)
+        targets = len(masks) - 1 if isinstance(one.sampler, Curriculum) else 0
+        for n, mask in enumerate(masks):
+            share = f"{100 * float(mask.float().mean()):.0f} %"
+            if targets and n:  # of a target is drawn what must be predicted
+                panels.append((f"{title}: target {n}, {share}", ~mask))
+            else:
+                name = f"{title}: context" if targets else f"{title} {n + 1}" if len(masks) > 1 else title
+                panels.append((f"{name}, {share} hidden", mask))
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     made = Figure(figsize=(6.5, 1.7) if columns == 1 else (8, 1.4 * rows), layout="constrained")
     axes = made.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axis, (name, mask) in zip(axes.flat, panels, strict=False):
         seconds = spectrogram.shape[0] * HOP / RATE
-        draw(mask, axis, spectrogram, seconds, f"{name}, {100 * float(mask.float().mean()):.0f} % hidden")
+        draw(mask, axis, spectrogram, seconds, name)
         axis.label_outer()
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()

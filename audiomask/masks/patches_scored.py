@@ -49,7 +49,8 @@ class Dispersion(PatchMask):
 
 @dataclass(frozen=True)
 class Speech(PatchMask):
-    """Columns with speech are hidden more often than silent ones (speech-level masking, Ping An 2022).
+    """Columns with speech are hidden more often than silent ones (speech-level masking, arXiv
+    2210.13805).
 
     `scores [B, time]` from 0 to 1: share or probability of speech in each column (`speech`, `columns`). A
     column with speech is `odds` times as likely to be the next as one without. Whole columns; of the last one
@@ -72,7 +73,7 @@ class Speech(PatchMask):
 
 @dataclass(frozen=True)
 class Segments(PatchMask):
-    """Whole segments of time are hidden, as a phoneme is (phoneme-level masking, Ping An 2022).
+    """Whole segments of time are hidden, as a phoneme is (phoneme-level masking, arXiv 2210.13805).
 
     `scores [B, time]`, whole numbers: which segment each column is in (`segments`). Segments in random order;
     the last one is cut at its end, within a column at random.

@@ -1,5 +1,7 @@
 """``audiomask plot masks FILE`` draws what each kind hides, saves and replays it, and says what is wrong."""
 
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import soundfile
 import torch
 from matplotlib import image
 
-from audiomask.cli import _patches
+from audiomask.cli import _patches, parser, plot
 from audiomask.masks.patches_saved import Drawn, load
 
-DEMO = Path(__file__).parents[2] / "egs/mini/denoise/corpus/demo"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "egs/mini/denoise/corpus/demo"
 CLEAN, NOISY = DEMO / "mixture_clean.flac", DEMO / "mixture_noisy.flac"
 
 
@@ -133,8 +136,11 @@ def test_silence_and_one_patch_are_drawn(cli):
     soundfile.write("short.wav", 0.1 * np.sin(np.arange(16000 * 0.19)), 16000)
     soundfile.write("low.wav", 0.1 * np.sin(np.arange(8000 * 3)), 8000)
     for name in ("silence", "low"):
-        result = cli("plot", "masks", f"{name}.wav", "-o", f"{name}.png")
-        assert result.code == 0, result.err
+        for kind in (*_patches.SCORED, *_patches.NOISE) if name == "silence" else ("random",):
+            result = cli(
+                "plot", "masks", f"{name}.wav", "-o", f"{name}.png", "--kind", kind, "--dpi", 30, "-f"
+            )
+            assert result.code == 0, result.err
     assert cli("plot", "masks", "short.wav", "-o", "short.png", "--kind", "random").code == 0
 
 
@@ -154,3 +160,24 @@ def test_the_help_names_every_kind(cli):
     for kind in _patches.KINDS:
         assert kind in text.replace("- ", "-")
     assert isinstance(_patches.sampled("time", torch.zeros(1, 64, 128), 0.5, 0), Drawn)
+
+
+def test_the_page_shows_every_kind_and_runs(cli):
+    page = ROOT / "docs/masks.md"
+    text = page.read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    exec(compile(example, str(page), "exec"), {})
+    first, second = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
+    soundfile.write("talk.wav", soundfile.read(CLEAN, frames=48000)[0], 16000)
+    for line in first.splitlines():
+        words = shlex.split(line, comments=True)
+        assert words[0] == "audiomask"
+        assert cli(*words[1:]).code == 0
+    assert {"hidden.png", "block.png", "again.png", "block.npz"} <= set(names())
+    options = parser("plot", plot).parse_args(shlex.split(second)[2:])
+    pictures = sorted((ROOT / options.out).parent.iterdir())
+    assert [p.stem for p in pictures] == sorted(_patches.KINDS)
+    assert sum(p.stat().st_size for p in pictures) < 400_000
+    for picture in pictures:
+        assert f"({picture.relative_to(page.parent)})" in text
+    assert (ROOT / options.files[1]).samefile(CLEAN)
