@@ -97,13 +97,13 @@ def run(args: argparse.Namespace) -> int:
                 drawn[kind] = sampled(kind, spectrogram, args.ratio or 0.8, args.seed or 0)
             except ValueError as error:
                 raise AudioError(f"{file}: {kind}: {error}") from None
-    if args.save is not None:
-        drawn[args.kind].save(args.save)
     if each:
         for kind, path in outs.items():
             save(figure(spectrogram[0], {kind: drawn[kind]}), path, args.dpi)
     else:
         save(figure(spectrogram[0], drawn), args.out, args.dpi)
+    if args.save is not None:
+        drawn[args.kind].save(args.save)
     return 0
 
 
@@ -137,7 +137,8 @@ def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int) -> Drawn:
     if kind in patches_noise.COLOURS:
         sampler = patches_noise.ColourNoise(ratio, kind)
     elif kind == "curriculum":
-        sampler = patches_jepa.Curriculum(steps=4, step=1 + seed % 4, seed=seed)
+        # the seed picks a point of the curriculum too, so that every kind of blocks can be seen
+        sampler = patches_jepa.Curriculum(steps=4, step=seed % 5, seed=seed % 2**32)
     elif kind == "disjoint":
         sampler = patches.Disjoint()
     else:

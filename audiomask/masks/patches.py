@@ -113,7 +113,7 @@ class PatchMask:
 
 @dataclass(frozen=True)
 class Random(PatchMask):
-    """Every patch alike, independently of the others (Audio-MAE's pretraining; Huang et al. 2022)."""
+    """All sets of so many patches alike (Audio-MAE's pretraining; Huang et al. 2022)."""
 
     ratio: float = 0.8
     sliced = True

@@ -46,6 +46,8 @@ class Curriculum:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.step < 0:
             raise ValueError(f"step {self.step} of {self.steps}; want step from 0, steps from 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; want 0 or more")
         if not 0 <= self.start <= 1:
             raise ValueError(f"start is {self.start:g}; want a probability, .01 for example")
         for scale in (self.scale, self.aware_scale, self.context):

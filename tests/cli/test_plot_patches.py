@@ -54,6 +54,13 @@ def test_a_kind_hides_its_share_of_real_sound(kind):
     assert kind in panels[0].get_title()
 
 
+def test_any_seed_of_64_bits_is_drawn():
+    spectrogram = _patches.features(*soundfile.read(NOISY))
+    for seed in (-(2**63), -1, 2**63 - 1):
+        for kind in _patches.KINDS:
+            assert _patches.sampled(kind, spectrogram, 0.6, seed).masked.any(), (kind, seed)
+
+
 def test_dispersion_and_speech_look_at_the_sound():
     rate = 16000
     x = np.zeros(8 * rate)
@@ -103,6 +110,7 @@ def test_a_mask_is_saved_and_replayed(cli):
         (["masks", "-o", "a.png"], 2, "one recording, or a clean and a noisy one; 0"),
         (["masks", "absent.wav", "-o", "a.png"], 1, "absent.wav: no such file"),
         (["masks", CLEAN, "-o", "a.txt"], 1, "is not a picture"),
+        (["masks", CLEAN, "-o", "a.txt", "--kind", "time", "--save", "m.npz"], 1, "is not a picture"),
         (["masks", CLEAN, "-o", "a.png", "--kind", "bluish"], 2, "--kind bluish: there are all, random"),
         (["masks", CLEAN, "-o", "a.png", "--ratio", "1"], 2, "--ratio 1: the share that is hidden lies"),
         (["masks", CLEAN, "-o", "a.png", "--kind", "disjoint", "--ratio", ".5"], 2, "of disjoint is fixed"),

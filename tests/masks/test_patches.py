@@ -329,6 +329,7 @@ def test_masks_do_not_change_between_versions(sampler, expected):
         (lambda: Random().sample(SEEDS, GRID, SEEDS), "Random takes no scores"),
         (lambda: Curriculum(steps=0), "step 0 of 0"),
         (lambda: Curriculum(steps=5, start=2), "start is 2"),
+        (lambda: Curriculum(steps=5, seed=-1), "seed is -1"),
         (lambda: Curriculum(steps=5).sample(SEEDS, GRID, SEEDS), "takes no scores"),
         (lambda: level(torch.ones(2, 3, 3, dtype=torch.bool), SEEDS[:2]), "nothing is left to see"),
     ],
