@@ -2,6 +2,7 @@
 
   audiomask plot noisy.wav enhanced.wav -o comparison.png     waveform and spectrogram, side by side
   audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
+  audiomask plot masks talk.wav -o hidden.png --kind block    what masked pretraining hides of one recording
 
 All pictures of a figure share their scales, so that levels can be compared.
 """
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from audiomask.cli import _patches
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -24,7 +27,9 @@ FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings; or: masks CLEAN NOISY")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="recordings; or: masks CLEAN NOISY; or: masks FILE"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the picture")
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
@@ -34,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
     parser.add_argument("--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)")
     parser.add_argument("--dpi", type=int, default=110)
+    _patches.add_arguments(parser.add_argument_group("masks FILE: patches that pretraining hides"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,13 +47,18 @@ def run(args: argparse.Namespace) -> int:
     from audiomask.cli import UsageError
 
     masks = args.files[0] == "masks" and not Path("masks").exists()
-    if masks and len(args.files) != 3:
-        raise UsageError(f"masks takes a clean and a noisy recording, {len(args.files) - 1} given")
+    if masks and len(args.files) not in (2, 3):
+        raise UsageError(
+            f"masks takes one recording, or a clean and a noisy one; {len(args.files) - 1} were given"
+        )
+    _patches.check(args, masks and len(args.files) == 2)
     if args.start < 0 or args.seconds <= 0 or args.window_ms <= 0 or args.channel < 0 or args.dpi <= 0:
         raise UsageError("--start and --channel must be 0 or more, --seconds, --window-ms and --dpi above 0")
+    if masks and len(args.files) == 2:
+        return _patches.run(args)
     check_writable(args.out, overwrite=args.force)
     files = args.files[1:] if masks else args.files
-    parts = [(Path(file).name, *_read(file, args.start, args.seconds, args.channel)) for file in files]
+    parts = [(Path(file).name, *read_part(file, args.start, args.seconds, args.channel)) for file in files]
     if masks:
         (_, clean, rate), (_, noisy, noisy_rate) = parts
         if rate != noisy_rate or len(clean) != len(noisy):
@@ -62,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
+def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
+    """One channel `[T]` of a stretch of a recording, and its rate. AudioError if there is none."""
     from audiomask.audio import AudioError, info, read
 
     about = info(file)

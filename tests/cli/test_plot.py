@@ -74,8 +74,8 @@ def test_pictures_are_written_whole(capsys):
 def test_masks_of_a_mixture(capsys):
     assert run("masks", CLEAN, NOISY, "-o", "m.png", "--seconds", "2") == 0
     assert image.imread("m.png").std() > 0.1
-    assert run("masks", CLEAN, "-o", "n.png") == 2
-    assert "clean and a noisy" in capsys.readouterr().err
+    assert run("masks", CLEAN, NOISY, NOISY, "-o", "n.png") == 2
+    assert "clean and a noisy one; 3 were given" in capsys.readouterr().err
     soundfile.write("short.wav", np.zeros(100), 16000)
     assert run("masks", "short.wav", NOISY, "-o", "n.png") == 2
     assert "fit each other" in capsys.readouterr().err

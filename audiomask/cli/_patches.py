@@ -1,0 +1,187 @@
+"""``audiomask plot masks FILE``: what each kind of patch mask hides of a recording.
+
+The recording becomes what Audio-MAE sees: 16 kHz, 128 mel bands, 10 ms frames, patches of 16 x 16. That
+needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from audiomask.masks.patches_saved import Drawn
+
+RATE, BANDS, SIZE, HOP = 16000, 128, 16, 160
+PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_block")
+NOISE = ("red", "green", "blue", "purple", "blue_noise")
+SCORED = ("dispersion", "speech", "segments", "confidence")
+KINDS = (*PLAIN, *NOISE, *SCORED, "disjoint", "curriculum")
+FIXED = ("time_frequency", "disjoint", "curriculum")  # what these hide follows from their other settings
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument(
+        "--kind", metavar="NAME", help=f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
+        "the name of the picture, a picture each",
+    )  # fmt: skip
+    parser.add_argument("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
+    parser.add_argument("--seed", type=int, metavar="N", help="draw another mask (default 0)")
+    parser.add_argument(
+        "--save", type=Path, metavar="MASK", help="write the mask too, as .npz; with one --kind"
+    )
+    parser.add_argument("--replay", type=Path, metavar="MASK", help="draw a mask that --save wrote")
+
+
+def check(args: argparse.Namespace, patches: bool) -> None:
+    """UsageError for options that do not go together; `patches`: is this about one recording?"""
+    from audiomask.cli import UsageError
+
+    given = [name for name in ("kind", "ratio", "seed", "save", "replay") if getattr(args, name) is not None]
+    if given and not patches:
+        raise UsageError(f"--{given[0]} is for the patches of one recording: audiomask plot masks FILE")
+    if args.replay is not None and len(given) > 1:
+        raise UsageError(
+            f"--replay draws what was saved; leave --{next(n for n in given if n != 'replay')} out"
+        )
+    if args.kind not in (None, "all", *KINDS):
+        raise UsageError(f"--kind {args.kind}: there are all, {', '.join(KINDS)}")
+    if args.ratio is not None and (not 0 < args.ratio < 1 or args.kind in FIXED):
+        why = f"of {args.kind} is fixed" if args.kind in FIXED else "lies between 0 and 1"
+        raise UsageError(f"--ratio {args.ratio:g}: the share that is hidden {why}")
+    if args.seed is not None and not -(2**63) <= args.seed < 2**63:
+        raise UsageError(f"--seed {args.seed}: is no number of 64 bits")
+    if args.save is not None and args.kind in (None, "all"):
+        raise UsageError("--save writes one mask; say which with --kind")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw; the arguments are checked."""
+    from audiomask.audio import AudioError, check_writable
+    from audiomask.cli.plot import read_part, save
+    from audiomask.masks.patches_saved import load
+
+    kinds = KINDS if args.kind in (None, "all") else (args.kind,)
+    each = args.replay is None and "{kind}" in args.out.name
+    outs = {k: args.out.with_name(args.out.name.replace("{kind}", k)) if each else args.out for k in kinds}
+    for path in dict.fromkeys([*outs.values(), *([args.save] if args.save else [])]):
+        check_writable(path, overwrite=args.force)
+    file = args.files[1]
+    spectrogram = features(*read_part(file, args.start, args.seconds, args.channel))
+    frames, bands = spectrogram.shape[1:]
+    if not frames:
+        raise AudioError(
+            f"{file}: has no {SIZE * HOP / RATE:g} s, a patch, from --start on; take a longer recording"
+        )
+    grid = (frames // SIZE, bands // SIZE)
+    if args.replay is not None:
+        saved = load(args.replay)
+        if saved.grid != grid:
+            raise AudioError(
+                f"{args.replay}: its mask is of {saved.grid[0]} x {saved.grid[1]} patches, {file} has "
+                f"{grid[0]} x {grid[1]}; give the recording, --start and --seconds that it was made for"
+            )
+        drawn = {str(args.replay): saved}
+    else:
+        drawn = {}
+        for kind in kinds:
+            try:
+                drawn[kind] = sampled(kind, spectrogram, args.ratio or 0.8, args.seed or 0)
+            except ValueError as error:
+                raise AudioError(f"{file}: {kind}: {error}") from None
+    if each:
+        for kind, path in outs.items():
+            save(figure(spectrogram[0], {kind: drawn[kind]}), path, args.dpi)
+    else:
+        save(figure(spectrogram[0], drawn), args.out, args.dpi)
+    if args.save is not None:
+        drawn[args.kind].save(args.save)
+    return 0
+
+
+def features(x: np.ndarray, rate: int) -> Tensor:
+    """Audio-MAE's log-mel energies `[1, frames, 128]` of `x [T]`, whole patches of them; the rest is cut."""
+    import soxr
+    import torch
+
+    from audiomask.frontend.fbank import Fbank
+
+    x = soxr.resample(x, rate, RATE) if rate != RATE else x
+    fbank = Fbank(RATE, BANDS, window="hann", scale=1.0)
+    frames = fbank.complete(len(x)) // SIZE * SIZE
+    if not frames:
+        return torch.zeros(1, 0, BANDS)
+    signal = torch.from_numpy(np.ascontiguousarray(x - x.mean(), np.float32))
+    with torch.inference_mode():
+        return fbank(signal[None, None])[:, 0, :frames].clone()
+
+
+def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int) -> Drawn:
+    """A mask of that kind for `spectrogram [1, frames, bands]`, natural logarithms of energies."""
+    import torch
+
+    from audiomask.masks import patches, patches_jepa, patches_noise, patches_scored
+    from audiomask.masks.patches_saved import KINDS as CLASSES
+    from audiomask.masks.patches_saved import Drawn
+
+    time, freq = spectrogram.shape[1] // SIZE, spectrogram.shape[2] // SIZE
+    sampler: Any
+    if kind in patches_noise.COLOURS:
+        sampler = patches_noise.ColourNoise(ratio, kind)
+    elif kind == "curriculum":
+        # the seed picks a point of the curriculum too, so that every kind of blocks can be seen
+        sampler = patches_jepa.Curriculum(steps=4, step=seed % 5, seed=seed % 2**32)
+    elif kind == "disjoint":
+        sampler = patches.Disjoint()
+    else:
+        sampler = CLASSES[kind]() if kind == "time_frequency" else CLASSES[kind](ratio)
+    level = 10 / math.log(10) * spectrogram.logsumexp(2)  # dB
+    spoken = patches_scored.speech(level)
+    scores: dict[str, Callable[[], Tensor]] = {
+        "dispersion": lambda: patches_scored.dispersion(patches_scored.cut(spectrogram)),
+        "speech": lambda: patches_scored.columns(spoken, time),
+        "segments": lambda: patches_scored.segments(patches_scored.boundaries(spectrogram), time),
+        # no recogniser here: loudness stands in for its confidence
+        "confidence": lambda: patches_scored.columns(spoken, time),
+    }
+    numbers = scores[kind]() if kind in scores else None
+    return Drawn.of(sampler, torch.tensor([seed]), (time, freq), numbers)
+
+
+def figure(spectrogram: Tensor, drawn: dict[str, Drawn]) -> Figure:
+    """A panel for every mask of every kind, over `spectrogram [frames, bands]`; of a batch its first row."""
+    from matplotlib.figure import Figure
+
+    from audiomask.masks.patches_jepa import Curriculum
+    from audiomask.masks.patches_saved import draw
+
+    panels: list[tuple[str, Tensor]] = []
+    for title, one in drawn.items():
+        masks = list(one.masked[0].reshape(-1, *one.grid))
+        targets = len(masks) - 1 if isinstance(one.sampler, Curriculum) else 0
+        for n, mask in enumerate(masks):
+            share = f"{100 * float(mask.float().mean()):.0f} %"
+            if targets and n:  # of a target is drawn what must be predicted
+                panels.append((f"{title}: target {n}, {share}", ~mask))
+            else:
+                name = f"{title}: context" if targets else f"{title} {n + 1}" if len(masks) > 1 else title
+                panels.append((f"{name}, {share} hidden", mask))
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    made = Figure(figsize=(6.5, 1.7) if columns == 1 else (8, 1.4 * rows), layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axis, (name, mask) in zip(axes.flat, panels, strict=False):
+        seconds = spectrogram.shape[0] * HOP / RATE
+        draw(mask, axis, spectrogram, seconds, name)
+        axis.label_outer()
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    return made

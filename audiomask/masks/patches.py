@@ -1,0 +1,341 @@
+"""Masks over the patches of a spectrogram: which of them a network must guess.
+
+A mask is bool, true where a patch is hidden. Every kind is a frozen dataclass of its settings, with one way
+to draw from it:
+
+    mask = Random(ratio=0.8).sample(seeds, grid=(64, 8))     # seeds [B] int64 -> [B, 64, 8] bool
+
+`grid` is (time, freq) in patches; flattened, the patches are in the order of Audio-MAE's tokens (time-major).
+A row is a function of its own seed and scores, whatever batch it stands in: numbers are hashes of seed and
+position (`audiomask.masks.markov.uniform`), drawn for the whole batch at once on the device of the seeds.
+Whatever is computed in integers, everything but the kinds that weigh scores, is the same on every device.
+
+How a count is met exactly, so that the visible tokens of a batch stack: a kind does not say which patches
+are hidden but in which **order** they would be, and the first `count` of that order are, round(ratio * time *
+freq) of them. The order says how the last column, block or segment is trimmed.
+
+Here are the kinds that need to know nothing of the sound. `patches_noise` has filtered noise,
+`patches_scored` those that take scores, `patches_jepa` the blocks of A-JEPA, `patches_saved` files and
+pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiomask.masks.markov import uniform
+
+Grid = tuple[int, int]
+FINE = 24  # bits of a random number, the low ones of a key
+
+
+def bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
+    """Random integers `[B, count]` int64 of 24 bits."""
+    return (uniform(seeds, count, stream) * 2**FINE).long()
+
+
+def ranks(keys: Tensor) -> Tensor:
+    """Place of each of `keys [B, N]` in the order of its row, 0 for the least; the first of equals first."""
+    order = keys.argsort(dim=1, stable=True)
+    return torch.empty_like(order).scatter_(
+        1, order, torch.arange(keys.shape[1], device=keys.device).expand_as(order)
+    )
+
+
+def first(keys: Tensor, count: int) -> Tensor:
+    """Bool of the shape of `keys [B, ...]`: true for the `count` least of each row, the first of equals."""
+    flat = keys.flatten(1)
+    chosen = flat.argsort(dim=1, stable=True)[:, :count]
+    return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, chosen, True).view(keys.shape)
+
+
+def tokens(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices `[B, V]` of the visible and `[B, M]` of the hidden patches of `mask [B, time, freq]`, rising.
+
+    ValueError if the rows hide different numbers.
+    """
+    flat = mask.flatten(1)
+    hidden = flat.sum(1)
+    if bool((hidden != hidden[0]).any()):
+        raise ValueError(
+            f"rows hide from {int(hidden.min())} to {int(hidden.max())} patches; their tokens do not stack"
+        )
+    order = flat.byte().argsort(dim=1, stable=True)
+    visible = flat.shape[1] - int(hidden[0])
+    return order[:, :visible], order[:, visible:]
+
+
+def _between(**shares: float) -> None:
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise ValueError(
+                f"{name} is {share:g}; a share of the patches lies between 0 and 1, .8 for example"
+            )
+
+
+class PatchMask:
+    """What draws masks. Subclasses give `order`, and `count` where it is not that of a `ratio`."""
+
+    ratio: float  # share of the patches that is hidden
+    scored: ClassVar[str] = ""  # what `scores` are, "[B, time] ..."; nothing: the kind takes none
+    sliced: ClassVar[bool] = False  # is any run of the order a mask of this kind? `Disjoint` wants one
+
+    def __post_init__(self) -> None:
+        _between(ratio=self.ratio)
+
+    def count(self, grid: Grid) -> int:
+        """How many patches are hidden. ValueError if that is none or all."""
+        return counted(round(self.ratio * grid[0] * grid[1]), grid, f"ratio {self.ratio:g}")
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        """Keys `[B, time, freq]`: patches are hidden from the least key on."""
+        raise NotImplementedError
+
+    def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        """`[B, time, freq]` bool from `seeds [B]` int64. ValueError for what cannot be drawn."""
+        return first(self._order(seeds, grid, scores), self.count(grid))
+
+    def _order(self, seeds: Tensor, grid: Grid, scores: Tensor | None) -> Tensor:
+        check(seeds, grid)
+        if (scores is None) != (not self.scored):
+            wanted = f"needs scores {self.scored}" if self.scored else "takes no scores"
+            raise ValueError(
+                f"{type(self).__name__} {wanted}; {'none' if scores is None else 'some'} were given"
+            )
+        return self.order(seeds, grid, scores)
+
+
+@dataclass(frozen=True)
+class Random(PatchMask):
+    """All sets of so many patches alike (Audio-MAE's pretraining; Huang et al. 2022)."""
+
+    ratio: float = 0.8
+    sliced = True
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        return bits(seeds, grid[0] * grid[1]).view(-1, *grid)
+
+
+@dataclass(frozen=True)
+class Time(PatchMask):
+    """Whole columns, all frequencies of a time; of the last one as many patches as are wanted, at random."""
+
+    ratio: float = 0.8
+    sliced = True
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        return within(ranks(bits(seeds, grid[0], 1))[:, :, None], seeds, grid)
+
+
+@dataclass(frozen=True)
+class Frequency(PatchMask):
+    """Whole rows, all times of a frequency; of the last one as many patches as are wanted, at random."""
+
+    ratio: float = 0.8
+    sliced = True
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        return within(ranks(bits(seeds, grid[1], 2))[:, None], seeds, grid)
+
+
+@dataclass(frozen=True)
+class TimeFrequency(PatchMask):
+    """Columns and rows: Audio-MAE's 2-D mask, for fine-tuning.
+
+    Hidden are round(`time` * columns) columns and round(`freq` * rows) rows, whole ones: always the same
+    number of patches, 1 - (1 - time) (1 - freq) of them, .79 as it stands.
+    """
+
+    time: float = 0.7
+    freq: float = 0.3
+
+    def __post_init__(self) -> None:
+        _between(time=self.time, freq=self.freq)
+
+    @property
+    def ratio(self) -> float:  # type: ignore[override]
+        return 1 - (1 - self.time) * (1 - self.freq)
+
+    def count(self, grid: Grid) -> int:
+        columns, rows = self._hidden(grid)
+        return counted(grid[0] * grid[1] - (grid[0] - columns) * (grid[1] - rows), grid, f"{self}")
+
+    def _hidden(self, grid: Grid) -> tuple[int, int]:
+        return round(self.time * grid[0]), round(self.freq * grid[1])
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        columns, rows = self._hidden(grid)
+        columns_kept = ranks(bits(seeds, grid[0], 1)) >= columns
+        rows_kept = ranks(bits(seeds, grid[1], 2)) >= rows
+        return (columns_kept[:, :, None] & rows_kept[:, None]).long()
+
+
+@dataclass(frozen=True)
+class Block(PatchMask):
+    """Rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
+
+    Areas are uniform in `scale`, shares of the grid, and heights over widths log-uniform in `aspect` (freq
+    over time, in patches). A block that the grid is too low for gets longer. The last one is cut to size, the
+    patches of its earliest columns first. Should `blocks` of them not suffice, the rest is random. BEiT makes
+    a block no larger than what is still wanted. With scale .15 to .2 and aspect .75 to 1.5 these are the
+    target blocks of I-JEPA.
+    """
+
+    ratio: float = 0.8
+    scale: tuple[float, float] = (0.03, 0.15)
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    blocks: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limits(self.scale, self.aspect)
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        sizes = like(shapes(grid, self.scale, self.aspect), seeds)
+        sizes = sizes[bits(seeds, self.blocks, 1) % len(sizes)]  # [B, blocks, (time, freq)]
+        number = torch.arange(self.blocks, dtype=torch.int16, device=seeds.device)[:, None, None]
+        covered = placed(sizes, seeds, grid)
+        earliest = torch.where(covered, number, torch.full_like(number, self.blocks)).amin(1).long()
+        fine = bits(seeds, grid[0] * grid[1]).view(-1, *grid)
+        return (earliest << FINE) + torch.where(earliest < self.blocks, 0, fine)
+
+
+@dataclass(frozen=True)
+class InverseBlock(PatchMask):
+    """Squares stay visible, the rest is hidden (data2vec 2.0, Baevski et al. 2023; EAT, Chen et al. 2024).
+
+    (1 - ratio + adjust) N / `size`^2 centres, rounded down, fall anywhere in a grid of N patches; squares are
+    cut off at its edges. `adjust` makes up for that and for overlaps. Then patches of the squares are hidden,
+    or others shown, at random until the count is met.
+    """
+
+    ratio: float = 0.8
+    size: int = 5
+    adjust: float = 0.07
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1 or self.adjust < 0:
+            raise ValueError(f"size is {self.size}, adjust {self.adjust:g}; want size from 1, adjust from 0")
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        number = max(1, int((1 - self.ratio + self.adjust) * grid[0] * grid[1] / self.size**2))
+        where = bits(seeds, 2 * number, 1).view(-1, number, 2)
+        start = (where * like(np.array(grid), seeds) >> FINE) - self.size // 2
+        kept = inside(start, torch.full_like(start, self.size), grid).any(1)
+        return within(kept.long(), seeds, grid)
+
+
+@dataclass(frozen=True)
+class Disjoint:
+    """Several masks of one clip, no patch visible in two of them (DMJD, Ma et al. 2022).
+
+    `sample` gives `[B, masks, time, freq]`, runs of the order of `base`. A mask shows as many patches as one
+    of `base`, or one less where rounding would ask for more than there are. With `masks` = 1 / (1 - ratio)
+    every patch is visible in one of them and hidden in all others, as in the complementary masks of
+    FastConvMAE. Every patch is hidden, hence predicted, at least once.
+    """
+
+    base: PatchMask = Random()
+    masks: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.base.sliced:
+            raise ValueError(
+                f"the order of {type(self.base).__name__} has no parts alike; take Random or Time"
+            )
+        if self.masks < 2:
+            raise ValueError(f"masks is {self.masks}; disjoint ones are two or more")
+        if self.masks * (1 - self.base.ratio) > 1 + 1e-9:
+            raise ValueError(
+                f"{self.masks} masks that each show {1 - self.base.ratio:.3g} of the patches need "
+                f"more than all of them; hide {1 - 1 / self.masks:.3g} or more, or take fewer masks"
+            )
+
+    @property
+    def scored(self) -> str:
+        return self.base.scored
+
+    def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        """`[B, masks, time, freq]` bool. ValueError for what cannot be drawn."""
+        patches = grid[0] * grid[1]
+        visible = min(patches - self.base.count(grid), patches // self.masks)
+        counted(patches - visible, grid, f"each of {self.masks} disjoint masks")
+        place = ranks(self.base._order(seeds, grid, scores).flatten(1))
+        masks = [~((place >= n * visible) & (place < (n + 1) * visible)) for n in range(self.masks)]
+        return torch.stack(masks, 1).view(-1, self.masks, *grid)
+
+
+def within(coarse: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
+    """Keys `[B, time, freq]`: by the integers `coarse`, broadcast to that, and at random among equals."""
+    return (coarse << FINE) + bits(seeds, grid[0] * grid[1]).view(-1, *grid)
+
+
+def shapes(
+    grid: Grid, scale: tuple[float, float], aspect: tuple[float, float], steps: int = 32
+) -> np.ndarray:
+    """Sizes (time, freq) of blocks `[steps^2, 2]` int64, all alike likely: a lattice of areas and aspects.
+
+    A table made by numpy, so that blocks are the same on every device.
+    """
+    middle = (np.arange(steps) + 0.5) / steps
+    area = (scale[0] + (scale[1] - scale[0]) * middle)[:, None] * (grid[0] * grid[1])
+    ratio = aspect[0] * (aspect[1] / aspect[0]) ** middle
+    freq = np.sqrt(area * ratio).round().clip(1, grid[1])
+    time = (area / freq).round().clip(1, grid[0])
+    return np.stack([time, freq], -1).reshape(-1, 2).astype(np.int64)
+
+
+def placed(sizes: Tensor, seeds: Tensor, grid: Grid, stream: int = 2) -> Tensor:
+    """Blocks of `sizes [B, K, 2]` anywhere they fit, as bool `[B, K, time, freq]`."""
+    where = bits(seeds, 2 * sizes.shape[1], stream).view(len(seeds), -1, 2)
+    return inside(where * (like(np.array(grid), seeds) - sizes + 1) >> FINE, sizes, grid)
+
+
+def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
+    """Bool `[B, K, time, freq]` of the blocks that begin at `start [B, K, (time, freq)]`."""
+    along = []
+    for axis in (0, 1):
+        position = torch.arange(grid[axis], device=start.device) - start[..., axis, None]
+        along.append((position >= 0) & (position < size[..., axis, None]))
+    return along[0][..., :, None] & along[1][..., None, :]
+
+
+def like(values: np.ndarray, other: Tensor) -> Tensor:
+    """`values` on the device of `other`."""
+    return torch.as_tensor(values, device=other.device)
+
+
+def check(seeds: Tensor, grid: Grid) -> None:
+    """ValueError for seeds or a grid that are none."""
+    if seeds.ndim != 1 or seeds.dtype != torch.int64:
+        raise ValueError(
+            f"seeds of shape {tuple(seeds.shape)}, {seeds.dtype}; want [B] int64, one for each row"
+        )
+    if len(grid) != 2 or min(grid) < 1:
+        raise ValueError(f"grid is {tuple(grid)}; want (time, freq), patches from 1")
+
+
+def counted(count: int, grid: Grid, why: str) -> int:
+    """`count`. ValueError unless some patches are hidden, and some visible."""
+    if not 0 < count < grid[0] * grid[1]:
+        raise ValueError(
+            f"{why} hides {count} of the {grid[0] * grid[1]} patches of a grid of {grid[0]} x {grid[1]}; "
+            "some must be hidden and some seen: take longer clips or another ratio"
+        )
+    return count
+
+
+def limits(scale: tuple[float, float], aspect: tuple[float, float]) -> None:
+    """ValueError for a range of areas or aspects that is none."""
+    for name, (low, high), top in (("scale", scale, 1.0), ("aspect", aspect, math.inf)):
+        if not 0 < low <= high <= top:
+            raise ValueError(
+                f"{name} is {low:g} to {high:g}; want 0 < low <= high{f' <= {top:g}' * (top < 2)}"
+            )

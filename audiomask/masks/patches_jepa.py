@@ -1,0 +1,106 @@
+"""The blocks of A-JEPA: what its predictor must predict, and what its context encoder may see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiomask.masks.markov import uniform
+from audiomask.masks.patches import Grid, check, first, like, limits, placed, shapes
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Multi-block sampling with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023), at one `step`.
+
+    `sample` gives `[B, 1 + K, time, freq]` bool: `[:, 0]` is true where the context encoder sees nothing, and
+    `[:, 1:]` are the K target blocks. Blocks lie anywhere in the grid and may overlap. With probability
+
+        f(s) = min(1, sqrt(s (1 - c0^2) / S + c0^2))        c0 = `start`, S = `steps`
+
+    they are time-frequency-aware: 3 strips of the areas `aware_scale`, over the whole of time or of
+    frequency; else 4 rectangles of the areas `scale` and the aspects `aspect` (freq over time, in patches).
+    The context is a block of `context`, less the targets; a patch in no target may so be hidden too.
+
+    Kind and sizes are drawn for a step, from `seed`, so that the targets of a batch stack; places are drawn
+    for a row, from its seed. How much is left of the context differs by row: `level` evens that out. A grid
+    eight patches high has no rows as thin as `aware_scale`: there they are one patch high.
+    """
+
+    steps: int
+    step: int = 0
+    start: float = 0.01
+    scale: Range = (0.15, 0.2)
+    aspect: Range = (0.75, 1.5)
+    aware_scale: Range = (0.05, 0.075)
+    context: Range = (0.85, 1.0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.step < 0:
+            raise ValueError(f"step {self.step} of {self.steps}; want step from 0, steps from 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; want 0 or more")
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start is {self.start:g}; want a probability, .01 for example")
+        for scale in (self.scale, self.aware_scale, self.context):
+            limits(scale, self.aspect)
+
+    def at(self, step: int) -> Self:
+        """The same at another step."""
+        return replace(self, step=step)
+
+    @property
+    def aware(self) -> float:
+        """Probability f(step) of time-frequency-aware blocks."""
+        done = min(1.0, self.step / self.steps)
+        return math.sqrt(done + (1 - done) * self.start**2)
+
+    def _sizes(self, grid: Grid) -> np.ndarray:
+        """(time, freq) of the context and of the targets, `[1 + K, 2]` int64."""
+        random = np.random.default_rng([self.seed, self.step])
+
+        def pick(table: np.ndarray) -> np.ndarray:
+            return table[random.integers(len(table))]
+
+        context = pick(shapes(grid, self.context, (grid[1] / grid[0], grid[1] / grid[0])))
+        if random.random() < self.aware:
+            targets = []
+            for _ in range(3):
+                share, along = random.uniform(*self.aware_scale), random.integers(2)
+                strip = np.array(grid)
+                strip[along] = max(1, round(share * grid[along]))
+                targets.append(strip)
+        else:
+            targets = [pick(shapes(grid, self.scale, self.aspect))] * 4
+        return np.stack([context, *targets])
+
+    def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        """`[B, 1 + K, time, freq]` bool from `seeds [B]` int64."""
+        check(seeds, grid)
+        if scores is not None:
+            raise ValueError("Curriculum takes no scores; some were given")
+        sizes = like(self._sizes(grid), seeds).expand(len(seeds), -1, -1)
+        blocks = placed(sizes, seeds, grid)
+        return torch.cat([~blocks[:, :1] | blocks[:, 1:].any(1, keepdim=True), blocks[:, 1:]], 1)
+
+
+def level(hidden: Tensor, seeds: Tensor) -> Tensor:
+    """`hidden [B, time, freq]` with more patches hidden, at random, until every row shows as few as the one
+    that shows least. So a row depends on its batch, here only (as in I-JEPA's collation).
+
+    ValueError if a row shows nothing.
+    """
+    flat = hidden.flatten(1)
+    visible = int((~flat).sum(1).min())
+    if not visible:
+        raise ValueError("of one context nothing is left to see; take a larger grid or smaller targets")
+    chance = torch.where(flat, 1.0, uniform(seeds, flat.shape[1], 3))
+    return ~first(chance, visible).view(hidden.shape)

@@ -1,0 +1,193 @@
+"""A mask as a value: with what drew it, so that it can be saved, drawn as a picture and replayed.
+
+The file is a .npz without pickles: `masked`, the bits; `seeds`; `scores` where there are some; and `meta`, a
+JSON text of the kind with its settings, the grid and the shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audiomask.audio import AudioError
+from audiomask.masks.patches import (
+    Block,
+    Disjoint,
+    Frequency,
+    Grid,
+    InverseBlock,
+    PatchMask,
+    Random,
+    Time,
+    TimeFrequency,
+)
+from audiomask.masks.patches_jepa import Curriculum
+from audiomask.masks.patches_noise import BlueNoise, ColourNoise
+from audiomask.masks.patches_scored import Confidence, Dispersion, Segments, Speech
+
+Sampler = PatchMask | Disjoint | Curriculum
+FORMAT = 1
+# What numpy, zip, JSON and the kinds raise for a file that is no mask, or half of one.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+KINDS: dict[str, type] = {
+    "random": Random,
+    "time": Time,
+    "frequency": Frequency,
+    "time_frequency": TimeFrequency,
+    "block": Block,
+    "inverse_block": InverseBlock,
+    "disjoint": Disjoint,
+    "colour_noise": ColourNoise,
+    "blue_noise": BlueNoise,
+    "dispersion": Dispersion,
+    "speech": Speech,
+    "segments": Segments,
+    "confidence": Confidence,
+    "curriculum": Curriculum,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """`masked [B, ..., time, freq]` bool, and what it was drawn from: `of` draws one, `load` reads one."""
+
+    masked: Tensor
+    sampler: Any
+    seeds: Tensor
+    grid: Grid
+    scores: Tensor | None = None
+
+    @classmethod
+    def of(cls, sampler: Sampler, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Self:
+        """Draw `sampler.sample(seeds, grid, scores)`."""
+        return cls(sampler.sample(seeds, grid, scores), sampler, seeds, grid, scores)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, on the CPU's side; it is whole or not there."""
+        meta = {
+            "format": FORMAT,
+            "sampler": described(self.sampler),
+            "grid": list(self.grid),
+            "shape": list(self.masked.shape),
+        }
+        arrays = {"masked": np.packbits(self.masked.cpu().numpy()), "seeds": self.seeds.cpu().numpy()}
+        if self.scores is not None:
+            arrays["scores"] = self.scores.cpu().numpy()
+        path = Path(path)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:
+    """Read a file and draw its mask again.
+
+    AudioError for a file that is none, and for one whose mask comes out otherwise than it was saved.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays["meta"]))
+        if meta["format"] != FORMAT:
+            raise AudioError(f"{path}: is of format {meta['format']}, known is {FORMAT}; update audiomask")
+        sampler = made(meta["sampler"])
+        shape, grid = tuple(map(int, meta["shape"])), (int(meta["grid"][0]), int(meta["grid"][1]))
+        if shape[-2:] != grid or shape[0] != len(arrays["seeds"]) or min(shape) < 1:
+            raise ValueError(f"shape {shape} for {len(arrays['seeds'])} seeds and a grid {grid}")
+        if len(arrays["masked"]) != -(-math.prod(shape) // 8):
+            raise ValueError(f"{len(arrays['masked'])} bytes of flags for the shape {shape}")
+        flags = np.unpackbits(arrays["masked"], count=math.prod(shape)).astype(bool).reshape(shape)
+        scores = torch.from_numpy(arrays["scores"]).to(device) if "scores" in arrays else None
+        again = Drawn.of(sampler, torch.from_numpy(arrays["seeds"]).to(device), grid, scores)
+    except FileNotFoundError:
+        raise AudioError(f"{path}: no such file; --save writes one") from None
+    except UNREADABLE as error:
+        raise AudioError(f"{path}: is no saved mask ({error}); --save writes one") from None
+    if tuple(again.masked.shape) != shape or not np.array_equal(again.masked.cpu().numpy(), flags):
+        raise AudioError(
+            f"{path}: its {meta['sampler']['kind']} mask comes out otherwise than it was saved; the file is "
+            "damaged, or made by another version: draw it anew"
+        )
+    return again
+
+
+def described(sampler: Any) -> dict[str, Any]:
+    """Kind and settings, as JSON takes them."""
+    names = {made: name for name, made in KINDS.items()}
+    settings = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
+    return {"kind": names[type(sampler)]} | {
+        name: described(value) if dataclasses.is_dataclass(value) else value
+        for name, value in settings.items()
+    }
+
+
+def made(description: dict[str, Any]) -> Any:
+    """What `described` describes. ValueError for a kind or a setting that there is not."""
+    settings = dict(description)
+    kind = settings.pop("kind")
+    if kind not in KINDS:
+        raise ValueError(f"there is no kind of mask {kind!r}; there are {', '.join(KINDS)}")
+    known = {field.name for field in dataclasses.fields(KINDS[kind])}
+    if not settings.keys() <= known:
+        raise ValueError(f"{kind} has no {', '.join(sorted(settings.keys() - known))}")
+    for name, value in settings.items():
+        if isinstance(value, list):
+            settings[name] = tuple(value)
+        elif isinstance(value, dict):
+            settings[name] = made(value)
+    return KINDS[kind](**settings)
+
+
+def draw(
+    masked: Tensor, axes: Any, spectrogram: Tensor, seconds: float | None = None, title: str = ""
+) -> Any:
+    """Draw `spectrogram [frames, bands]`, the patches of `masked [time, freq]` covered; returns the image.
+
+    Frames and bands are multiples of the grid. The axis of time is in seconds if it is told how many there
+    are, else in frames. ValueError for shapes that do not fit.
+    """
+    frames, bands = spectrogram.shape
+    time, freq = masked.shape
+    if frames % time or bands % freq:
+        raise ValueError(f"a mask of {time} x {freq} patches for a spectrogram of {frames} x {bands}")
+    hidden = masked.repeat_interleave(frames // time, 0).repeat_interleave(bands // freq, 1)
+    picture = np.ma.masked_array(spectrogram.cpu().numpy().T, hidden.cpu().numpy().T)
+    from matplotlib import colormaps
+
+    span = (0.0, frames if seconds is None else seconds, 0.0, bands)
+    image = axes.imshow(
+        picture,
+        origin="lower",
+        aspect="auto",
+        extent=span,
+        interpolation="nearest",
+        cmap=colormaps["magma"].with_extremes(bad="0.85"),
+        vmin=float(spectrogram.min()),
+        vmax=float(spectrogram.max()),
+    )
+    axes.set(title=title, xlabel="frame" if seconds is None else "time (s)", ylabel="mel band")
+    return image
