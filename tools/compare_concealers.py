@@ -35,8 +35,9 @@ import soxr
 
 from audiomask import metrics
 from audiomask.masks import packets
-from audiomask.runtime.artifact import resolve
+from audiomask.runtime.artifact import choose, resolve
 from audiomask.runtime.classical import METHODS
+from audiomask.runtime.losses import NAMES
 from audiomask.runtime.session import Session
 
 RATE, PACKET_MS = 16000, 20.0
@@ -132,14 +133,15 @@ class Opus:
 
 
 class Ours:
-    """An artifact, packet by packet; `times`: seconds of each."""
+    """The artifact of a family for sound at `rate` Hz, packet by packet; `times`: seconds of each."""
 
-    def __init__(self, model: str):
-        self.artifact = next(a for a in resolve(model, task="conceal") if a.sample_rate == RATE)
+    def __init__(self, model: str, rate: int = RATE):
+        self.artifact = choose(resolve(model, task="conceal"), rate)
         self.times: list[float] = []
 
     def conceal(self, x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarray:
-        session, out, size = Session(self.artifact), [], int(PACKET_MS * sample_rate / 1000)
+        session, out = Session(self.artifact, sample_rate=sample_rate), []
+        size = int(PACKET_MS * sample_rate / 1000)
         for at in range(0, len(x), size):
             begin = time.perf_counter()
             out.append(session.feed(x[at : at + size], lost[at : at + size]))
@@ -147,16 +149,33 @@ class Ours:
         return np.concatenate([*out, session.flush()])
 
 
-def methods(kbps: float, models: Sequence[str] = ()) -> dict[str, Callable[..., np.ndarray]]:
+Method = Callable[[np.ndarray, np.ndarray, int], np.ndarray]  # `x [T]`, `lost [T]`, rate in Hz -> `[T]`
+
+
+def method(name: str, kbps: float, rate: int = RATE) -> tuple[str, Method]:
+    """A classical method, opus, or an artifact of ours for sound at `rate` Hz, and what to call it. What `x`
+    holds in lost places is not heard: Opus codes it and then loses the packet, for others it is zeros.
+    """
+    if name == "opus":
+        return name, Opus(kbps).conceal
+    if name in NAMES:
+        conceal: Method = METHODS[NAMES[name]]
+    else:
+        ours = Ours(name, rate)
+        name, conceal = ours.artifact.name, ours.conceal
+    return name, lambda x, lost, rate: conceal(np.where(lost, 0, x), lost, rate)
+
+
+def methods(kbps: float, models: Sequence[str] = (), rate: int = RATE) -> dict[str, Method]:
     """Every method by its name in the table; libopus where it is."""
-    out: dict[str, Callable[..., np.ndarray]] = dict(METHODS)
-    try:
-        out["opus"] = Opus(kbps).conceal
-    except MissingPeer as error:
-        print(f"compare_concealers: {error}; its rows are left out", file=sys.stderr)
-    for model in models:
-        ours = Ours(model)
-        out[ours.artifact.name] = ours.conceal
+    out = {}
+    for name in (*METHODS, "opus", *models):
+        try:
+            name, conceal = method(name, kbps, rate)
+        except MissingPeer as error:
+            print(f"compare_concealers: {error}; its rows are left out", file=sys.stderr)
+        else:
+            out[name] = conceal
     return out
 
 
@@ -202,7 +221,7 @@ def score_file(
         for name, conceal in known.items():
             if spec == "none" and name in METHODS and name != "zero":
                 continue  # they are the input
-            made = conceal(np.where(lost, 0, x) if name != "opus" else x, lost, RATE)
+            made = conceal(x, lost, RATE)
             row = out[f"{spec} {name}"] = dict(metrics.score(x, made, RATE, METRICS))
             if speech:
                 row |= {"errors": word_errors(reference, words(made)), "words": len(reference)}
