@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
-from compare_concealers import PACKET_MS, MissingPeer, method
+from compare_concealers import PACKET_MS, method, runs
+from opus_peer import MissingPeer
 
 from audiomask.audio import AudioError, check_writable, read
 from audiomask.cli.plot import recording_figure, save
@@ -27,12 +28,6 @@ from audiomask.masks import packets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def runs(lost: np.ndarray) -> list[tuple[int, int]]:
-    """Start and end of each run of true in `lost [T]`."""
-    edges = np.flatnonzero(np.diff(lost, prepend=False, append=False)).tolist()
-    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def burst_figure(
