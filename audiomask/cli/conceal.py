@@ -19,6 +19,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,6 @@ from audiomask.runtime.packets import shape
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_arguments(parser)
-    parser.set_defaults(ray=None)
     parser.add_argument(
         "--loss",
         metavar="TRACE|gilbert:P,Q|drop:RATE",
@@ -78,18 +78,21 @@ def run(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    family: Sequence[Artifact | Classical]
-    if args.model in NAMES:
-        family = [Classical(args.model, args.packet)]
-        if args.dry or args.strength is not None or args.atten_lim is not None or args.set:
-            raise UsageError(f"-m {args.model}: has no controls")
-    else:
-        family = resolve(args.model, task="conceal")
-    code, reports = batch(args, family, file_options(args, loss=loss), _lossy if args.write_lossy else _same)
+    if args.model in NAMES and (
+        args.dry or args.strength is not None or args.atten_lim is not None or args.set
+    ):
+        raise UsageError(f"-m {args.model}: has no controls")
+    load = partial(concealers, args.model, args.packet)
+    code, reports = batch(args, load, file_options(args, loss=loss), _lossy if args.write_lossy else _same)
     _tell(reports, args.packet, args.quiet)
     if args.report:
         _write(args.report, reports, args.out)
     return code
+
+
+def concealers(model: str | None, packet_ms: float) -> Sequence[Artifact | Classical]:
+    """What ``-m`` names: a classical method for packets of this length, or a family of models."""
+    return [Classical(model, packet_ms)] if model in NAMES else resolve(model, task="conceal")
 
 
 def _same(jobs: list[Job]) -> list[Job]:

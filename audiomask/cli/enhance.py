@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +34,10 @@ from audiomask.sources import Source, find_audio
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_arguments(parser)
-    parser.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
-    )
 
 
 def add_file_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every verb takes that makes files of files; `batch` wants ``ray`` too."""
+    """What every verb takes that makes files of files, for `batch`."""
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="file, folder, glob, .scp, data directory or -"
     )
@@ -69,13 +65,23 @@ def add_file_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)"
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
 
 
 def run(args: argparse.Namespace) -> int:
-    family = resolve(args.model)
+    return batch(args, partial(_untold, args.model), file_options(args))[0]
+
+
+def _untold(model: str | None) -> list[Artifact]:
+    """Errors: `UsageError` for a model that has to be told what is lost."""
+    family = resolve(model)
     refuse_told(family, "use audiomask conceal")
-    return batch(args, family, file_options(args))[0]
+    return family
 
 
 def file_options(args: argparse.Namespace, **more: Any) -> Options:
@@ -94,12 +100,14 @@ def file_options(args: argparse.Namespace, **more: Any) -> Options:
 
 def batch(
     args: argparse.Namespace,
-    family: Sequence[Artifact | Classical],
+    load: Callable[[], Sequence[Artifact | Classical]],
     options: Options,
     arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
 ) -> tuple[int, list[Report]]:
-    """All inputs through a model: the exit code, and how the finished ones went. ``arranged`` may change the
-    jobs before they run. Errors: `UsageError`, `AudioError` for what no file can be to blame for."""
+    """All inputs through the model that ``load`` finds, here and on each machine of a cluster: the exit code,
+    and how the finished ones went. ``arranged`` may change the jobs before they run. Errors: `UsageError`,
+    `AudioError` for what no file can be to blame for."""
+    family = load()
     for artifact in family:  # a wrong control is one error here, not one for each file
         if not isinstance(artifact, Classical):
             Session(artifact, dry=args.dry, **options.constants)
@@ -119,7 +127,7 @@ def batch(
         start = time.perf_counter()
         reports: list[Report] = []
         with _progress(args.quiet or to_stdout or bool(args.ray)) as (show, remove):
-            for report in _reports(args, jobs, family, options, show):
+            for report in _reports(args, jobs, family, load, options, show):
                 remove(report.job)
                 reports.append(report)
                 for text in report.notes:
@@ -137,7 +145,12 @@ def batch(
 
 
 def _reports(
-    args: argparse.Namespace, jobs: list[Job], family: Sequence[Artifact | Classical], options: Options, show
+    args: argparse.Namespace,
+    jobs: list[Job],
+    family: Sequence[Artifact | Classical],
+    load: Callable[[], Sequence[Artifact | Classical]],
+    options: Options,
+    show,
 ) -> Iterator[Report]:
     """The jobs done, on this machine or on a cluster."""
     if not args.ray:
@@ -151,7 +164,7 @@ def _reports(
             )
     from audiomask.runtime.cluster import enhance_on_ray
 
-    return enhance_on_ray(jobs, args.model, options, args.ray, args.jobs)
+    return enhance_on_ray(jobs, load, options, args.ray, args.jobs)
 
 
 def _cores() -> int:

@@ -120,9 +120,14 @@ class NSNet2PLC(StreamingModel):
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
         re, im = (spectrum * safe.rsqrt()).split(1, 1)
         halves = torch.stack([earlier, later], 1)[..., None].expand(-1, -1, -1, p.shape[3])
-        features = [p.clamp_min(1e-12).log10(), halves, im, torch.where(p > 0, re, 1.0)]
+        # A sum over 161 logarithms of silence, -12 each, would be so large that float32 rounds it to 1e-4 and
+        # worse: the level of a frame stays out of it and is put back, W l = W (l - m) + m W 1.
+        level = p.clamp_min(1e-12).log10()
+        mean = level.mean(3, keepdim=True)
+        features = [level - mean, halves, im, torch.where(p > 0, re, 1.0)]
         x = torch.cat(features, 1).permute(2, 0, 1, 3).flatten(2)  # [T, B, 5 F]
-        x = F.leaky_relu(self.enter(x))
+        ones = self.enter.weight[:, : p.shape[3]].sum(1)
+        x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):
             x, (end,) = getattr(self, name).layer(x, [state[name][None]])
             after[name] = end[0]

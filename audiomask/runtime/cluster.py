@@ -17,17 +17,22 @@ import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from audiomask.audio import AudioError, check_writable, remove_parts
-from audiomask.runtime.artifact import choose, resolve
+from audiomask.masks.packets import Bursts
+from audiomask.runtime.artifact import Artifact, choose
 from audiomask.runtime.files import Job, Options, Report, enhance_file
+from audiomask.runtime.losses import Classical
 from audiomask.sources import Source
 
+Load = Callable[[], Sequence[Artifact | Classical]]  # the family of models, on whatever machine it is called
 ATTEMPTS = 4  # workers that may be lost with one file: Ray would go on for ever with one that kills them
 BLOCKS = 4096  # parts that the list is cut into: Ray plans every part, and a lost worker repeats at most one
 
@@ -44,25 +49,27 @@ class Attempts:
 
 
 class Worker:
-    """What an actor is: a model, and a folder that relative paths start from.
+    """What an actor is: the model that `load` finds, and a folder that relative paths start from.
 
-    A row `{"source": ..., "output": path, "index": n}` becomes a row of the report; a bad file is an `error`.
-    `attempts` is the handle of the `Attempts`.
+    A row of `enhance_on_ray` becomes a row of the report; a bad file is an `error`. `attempts` is the handle
+    of the `Attempts`.
     """
 
-    def __init__(self, model: str | None, options: Options, folder: str, attempts: Any):
+    def __init__(self, load: Load, options: Options, folder: str, attempts: Any):
         try:
             os.chdir(folder)
         except OSError as error:
             raise AudioError(f"{folder}: not seen from {os.uname().nodename} ({error.strerror})") from None
-        self.family, self.options, self.attempts = resolve(model), options, attempts
+        self.family, self.options, self.attempts = load(), options, attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        job = Job(Source(**row["source"]), Path(row["output"]))
+        lossy = Path(row["lossy"]) if row["lossy"] else None
+        job = Job(Source(**row["source"]), Path(row["output"]), lossy)
         try:
-            remove_parts(job.output)  # of a worker that was lost with this file
+            for path in job.written:
+                remove_parts(path)  # of a worker that was lost with this file
             if ray.get(self.attempts.begin.remote(row["index"])) > ATTEMPTS:
                 raise AudioError(
                     f"{job.source}: {ATTEMPTS} workers were lost with it, killed or out of memory; "
@@ -78,30 +85,43 @@ class Worker:
             "elapsed": report.elapsed,
             "notes": "\n".join(report.notes),
             "error": str(report.error or ""),
+            "packets": report.bursts.packets if report.bursts else -1,
+            "histogram": report.bursts.histogram.tolist() if report.bursts else [0],
         }
 
     def finished(self, job: Job) -> Report | None:
-        """A report if a worker that was lost had written the output already.
+        """A report if a worker that was lost had written the output already; what was lost of the recording
+        is counted again.
 
-        The driver has seen that it did not exist, so it was written in this run. With `overwrite` that cannot
-        be known, and the file is done again.
+        The driver has seen that it did not exist, so it was written in this run, and so was a lossy one that
+        stands alone, which goes. With `overwrite` that cannot be known, and the file is done again.
         """
-        if self.options.overwrite or not job.output.exists():
+        if self.options.overwrite:
             return None
+        if not job.output.exists():
+            for path in job.written:
+                path.unlink(missing_ok=True)
+            return None
+        bursts = None
         with job.source.open() as reader:
             model, seconds = choose(self.family, reader.info.rate).name, reader.info.seconds
+            if self.options.loss:
+                losses = self.options.loss.of(job.source, reader.info)
+                for _ in losses.heard(reader.blocks()):
+                    pass
+                bursts = losses.bursts()
         note = f"{job.output}: its worker was lost right after writing it, and any warning about it with it"
-        return Report(job, model, seconds, notes=[note])
+        return Report(job, model, seconds, notes=[note], bursts=bursts)
 
 
 def enhance_on_ray(
-    jobs: Iterable[Job], model: str | None, options: Options, address: str, workers: int | None = None
+    jobs: Iterable[Job], load: Load, options: Options, address: str, workers: int | None = None
 ) -> Iterator[Report]:
     """As `files.enhance_batch`, on the cluster at `address` ("local": one of this machine, for this run).
 
-    `model` is resolved on each machine; `workers` files at once (default: all processors of the cluster). No
-    file may be its own output. Errors: `AudioError` for a cluster that cannot be reached or used; a bad file
-    is a report with `error`, and so is one that takes its workers with it.
+    `load` finds the model on each machine; `workers` files at once (default: all processors of the cluster).
+    No file may be its own output. Errors: `AudioError` for a cluster that cannot be reached or used; a bad
+    file is a report with `error`, and so is one that takes its workers with it.
     """
     import ray
     import ray.data
@@ -110,11 +130,19 @@ def enhance_on_ray(
     rows: list[dict[str, Any]] = []
     for index, job in enumerate(jobs):
         try:
-            check_writable(job.output, overwrite=options.overwrite)
+            for path in job.written:
+                check_writable(path, overwrite=options.overwrite)
         except AudioError as error:
             yield Report(job, error=error)
         else:
-            rows.append({"index": index, "source": asdict(job.source), "output": str(job.output)})
+            rows.append(
+                {
+                    "index": index,
+                    "source": asdict(job.source),
+                    "output": str(job.output),
+                    "lossy": str(job.lossy or ""),
+                }
+            )
     if not rows:
         return
     missing = {row["index"] for row in rows}
@@ -131,7 +159,7 @@ def enhance_on_ray(
             actor: Any = Worker  # Ray's types know functions only
             done = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
                 actor,
-                fn_constructor_args=(model, options, str(Path.cwd()), attempts),
+                fn_constructor_args=(load, options, str(Path.cwd()), attempts),
                 # One file in flight: a short one must not wait behind a long one.
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 num_cpus=options.threads,
@@ -141,13 +169,15 @@ def enhance_on_ray(
                 missing.discard(index)
                 notes = row["notes"].split("\n") if row["notes"] else []
                 bad = AudioError(row["error"]) if row["error"] else None
-                yield Report(jobs[index], row["model"], row["seconds"], row["elapsed"], notes, bad)
+                bursts = Bursts(row["packets"], np.array(row["histogram"])) if row["packets"] >= 0 else None
+                yield Report(jobs[index], row["model"], row["seconds"], row["elapsed"], notes, bad, bursts)
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise AudioError(f"--ray {address}: the cluster gave up ({reason}); see its logs") from None
     finally:
         for lost in missing:
-            remove_parts(jobs[lost].output)
+            for path in jobs[lost].written:
+                remove_parts(path)
 
 
 @contextmanager

@@ -50,6 +50,11 @@ class Job:
     output: Path
     lossy: Path | None = None
 
+    @property
+    def written(self) -> list[Path]:
+        """Its files, in the order in which they appear: where the last one is, the job is done."""
+        return [self.lossy, self.output] if self.lossy else [self.output]
+
 
 @dataclass
 class Report:
@@ -149,11 +154,11 @@ def enhance_file(
             "overwrite": options.overwrite,
         }
         with ExitStack() as stack:
-            if job.lossy and losses:
-                lossy = Writer(job.lossy, info.rate, info.channels, frames=info.frames, **how)
-                losses.copy = stack.enter_context(lossy).write
             frames = info.frames * rate // info.rate
             writer = stack.enter_context(Writer(job.output, rate, session.outputs, frames=frames, **how))
+            if job.lossy and losses:  # left first, so it is there before the output is
+                lossy = Writer(job.lossy, info.rate, info.channels, frames=info.frames, **how)
+                losses.copy = stack.enter_context(lossy).write
             for y in enhanced(reader, artifact, options, session, losses):
                 if cancelled():
                     raise Cancelled

@@ -133,6 +133,27 @@ def test_a_long_loss_becomes_the_background():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rate", RATES)
+def test_comfort_noise_has_the_level_of_the_noise(rate):
+    """Of white noise, heard for 3 s: what the recursion holds for its level, and what is heard of it when
+    0.3 s are lost and more, whole and in eighths of the spectrum. No network is part of it.
+    """
+    hop, level = rate // 100, 0.01
+    x = level * torch.randn(3, 1, 400 * hop, generator=torch.Generator().manual_seed(3))
+    flags = lost(x, (300 * hop, 400 * hop))
+    model = tiny(rate)
+    _, state = model.step(x[..., : 300 * hop], model.initial_state(3), lost=flags[..., : 300 * hop])
+    spectrum, _ = model.analysis.step(x, model.analysis.initial_state(3))
+    found = spectrum.square().sum(1).mean().sqrt() / state["heard"][:, 1].square().mean().sqrt()
+    assert abs(20 * torch.log10(2**0.5 * found / model.bias)) < 1
+    gap = model(x, lost=flags)[:, 0, 330 * hop : 394 * hop]
+    assert abs(20 * torch.log10(gap.square().mean().sqrt() / level)) < 1
+    parts = torch.fft.rfft(gap).abs().square()[:, 1:]  # a multiple of 8 for both rates
+    eighths = parts.unflatten(1, (8, -1)).mean((0, 2))
+    assert (10 * torch.log10(eighths / (gap.shape[1] * level**2))).abs().max() < 1
+
+
+@torch.no_grad()
 def test_a_blind_model_finds_packets_of_zeros():
     x = voice(16000, 0.5)
     flags = lost(x, (3200, 3520))

@@ -8,9 +8,14 @@ import corpus_trees
 import numpy as np
 import pytest
 
+from audiomask.audio import read, write
+from audiomask.masks.packets import read_trace, write_trace
+from audiomask.runtime.classical import repeat_pitch
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from compare_concealers import METRICS, MissingPeer, Opus, find_opus, main, word_errors, words
+from compare_concealers import METRICS, main, word_errors, words
+from opus_peer import MissingPeer, Opus, find_opus
 
 try:
     find_opus()
@@ -50,6 +55,7 @@ def test_the_table(tmp_path, capsys):
     assert main([*map(str, files), "--loss", "drop:0.3", "--json", str(tmp_path / "s.json")]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     table = {(row[0], row[1]): [float(v) for v in row[2:]] for row in rows}
+    assert table["none", "zero"][3:] == [0, 2]
     assert table["none", "zero"][0] > 4.6
     assert table["none", "opus"][0] > 4
     assert set(table) == {("none", "zero"), ("none", "opus")} | {
@@ -60,6 +66,80 @@ def test_the_table(tmp_path, capsys):
     assert len(scores) == 2
     mean = np.mean([s["drop:0.3 opus"][METRICS[0]] for s in scores.values()])
     assert mean == pytest.approx(table["drop:0.3", "opus"][0], abs=1e-3)
+
+
+@pytest.fixture
+def traces(tmp_path, monkeypatch):
+    """Recordings `1.wav` and `3.wav` of 3 s at 48 kHz, and a folder with a trace for each: one of a packet in
+    ten, one of bursts of 140 ms.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("t").mkdir()
+    n = np.arange(150)
+    for name, lost in (("1", n % 10 == 4), ("3", n % 30 < 7)):
+        corpus_trees.put(Path(f"{name}.wav"), corpus_trees.excerpt("speech", int(name), 3.0), 48000)
+        write_trace(f"t/{name}.txt", lost)
+
+
+def table(words, capsys):
+    """The rows of a run: (loss, method) to a list of those of all its lines, as words."""
+    assert main(words) == 0
+    rows: dict[tuple[str, ...], list[list[str]]] = {}
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        rows.setdefault(tuple(line.split()[:2]), []).append(line.split()[2:])
+    return rows
+
+
+def test_traces_by_name_and_in_turn(traces, capsys):
+    pytest.importorskip("pesq", reason="needs the extra score")
+    rows = table(["3.wav", "1.wav", "--loss", "t", "t/*", "--by-burst"], capsys)
+    own, turn = rows["t", "zero"], rows["t/*", "zero"]
+    assert [row[3:5] for row in own] == [["16.7", "2"], ["10.0", "1"], ["23.3", "1"]]
+    assert [" ".join(row[5:]) for row in own] == ["", "longest loss to 120 ms", "longest loss to 320 ms"]
+    assert [row[3:] for row in turn] == [row[3:] for row in own]
+    assert turn[0][:3] != own[0][:3]  # 3.wav has the first of them
+    assert main(["3.wav", "--loss", "none/*"]) == 1
+    assert "none/*: matches no trace" in capsys.readouterr().err
+    corpus_trees.put(Path("2.wav"), np.zeros(100))
+    assert main(["2.wav", "--loss", "t"]) == 1
+    assert "t has no trace of the name 2" in capsys.readouterr().err
+
+
+def test_what_a_call_left_and_what_others_made_of_it(traces, capsys, repeats):
+    """At 48 kHz; what was lost is found, and then all is as if the trace had been given."""
+    pytest.importorskip("pesq", reason="needs the extra score")
+    for name in "13":
+        x, lost = read(f"{name}.wav")[0], read_trace(f"t/{name}.txt").repeat(960)
+        write(f"lossy{name}.wav", np.where(lost, 0, x), 48000)
+        write(f"made{name}.wav", repeat_pitch(x[0], lost, 48000), 48000, subtype="FLOAT")
+    words = ["1.wav", "3.wav", "--rate", "48000", "--model", str(repeats)]
+    others = ["--others", "a=made?.wav", "--others", "b=lossy1.wav", "b=lossy3.wav"]
+    rows = table([*words, "--loss", "t", "--lossy", "lossy1.wav", "lossy3.wav", *others], capsys)
+    for name in ("zero", "repeat_pitch", "opus", "repeat_48k"):
+        assert rows["lossy", name] == rows["t", name]
+    assert rows["lossy", "a"] == rows["t", "repeat_pitch"]
+    assert rows["lossy", "b"] == rows["lossy", "zero"]
+    assert rows["repeat_48k:", "RTF"]
+    assert main(["1.wav", "--lossy", "lossy1.wav"]) == 1
+    assert "lossy1.wav: 144000 samples at 48000 Hz, and 1.wav has 48000 at --rate 16000" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "nothing is lost"),
+        (["--loss", "drop:.1", "--others", "a=b.wav"], "name them with --lossy"),
+        (["--lossy", "b.wav", "c.wav"], "--lossy: 2 files, and 1 clean ones"),
+        (["--lossy", "b.wav", "--others", "a=b.wav", "c.wav"], "a: 2 files, and 1 clean ones"),
+    ],
+)
+def test_usage(words, says, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["a.wav", *words])
+    assert stop.value.code == 2
+    assert says in capsys.readouterr().err
 
 
 def test_word_errors_are_the_least_edits():

@@ -1,5 +1,6 @@
-"""audiomask enhance --ray: the output of one machine, whatever happens to the workers."""
+"""audiomask enhance --ray and conceal --ray: the output of one machine, whatever happens to the workers."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ import pytest
 import soundfile as sf
 
 from audiomask.audio import AudioError, remove_parts
+from audiomask.cli.conceal import concealers
+from audiomask.runtime.artifact import resolve
 from audiomask.runtime.files import Job, Options, enhance_file
+from audiomask.runtime.losses import Loss, loss_models
 from audiomask.sources import Source
 
 
@@ -82,15 +87,38 @@ def test_a_file_that_a_lost_worker_had_finished_is_not_done_again(here, toy16):
 
     wav("a.wav", samples=8000)
     job = Job(Source("a.wav", "a.wav"), here / "b.wav")
-    worker = Worker(str(toy16), Options(), str(here), None)
+    load = partial(resolve, toy16)
+    worker = Worker(load, Options(), str(here), None)
     assert worker.finished(job) is None
     report = enhance_file(job, worker.family, Options())
     again = worker.finished(job)
     assert (again.model, again.seconds, again.error) == (report.model, report.seconds, None)
     assert "worker was lost" in again.notes[0]
-    assert Worker(str(toy16), Options(overwrite=True), str(here), None).finished(job) is None
+    assert Worker(load, Options(overwrite=True), str(here), None).finished(job) is None
     with pytest.raises(AudioError, match="not seen from"):
-        Worker(str(toy16), Options(), str(here / "nowhere"), None)
+        Worker(load, Options(), str(here / "nowhere"), None)
+
+
+@pytest.mark.parametrize("spec", ["drop:0.3", None])
+def test_what_a_lost_worker_had_concealed_is_counted_and_kept(here, repeat16, spec):
+    """The lossy file appears before the output. Alone it is of a worker that was lost, and is made again."""
+    pytest.importorskip("ray", reason="needs ray: pip install 'audiomask[ray]'")
+    from audiomask.runtime.cluster import Worker
+
+    wav("a.wav", samples=8000)
+    job = Job(Source("a.wav", "a.wav"), here / "b.wav", here / "b_lossy.wav")
+    options = Options(loss=Loss(loss_models(spec) if spec else None, seed=3))
+    worker = Worker(partial(concealers, str(repeat16), 20.0), options, str(here), None)
+    report = enhance_file(job, worker.family, options)
+    assert report.bursts.packets == 25
+    assert bool(report.bursts.longest) == bool(spec)
+    again = worker.finished(job).bursts
+    assert again.packets == 25
+    assert np.array_equal(again.histogram, report.bursts.histogram)
+    assert job.output.stat().st_ctime_ns > job.lossy.stat().st_ctime_ns  # of the rename
+    job.output.unlink()
+    assert worker.finished(job) is None
+    assert not job.lossy.exists()
 
 
 def writers(folder: Path) -> dict[int, Path]:
@@ -105,31 +133,33 @@ def writers(folder: Path) -> dict[int, Path]:
     return found
 
 
+CONCEAL = "--loss gilbert:.1,.4 --seed 7 --write-lossy --report"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker that writes a file under /proc")
-def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16):
+@pytest.mark.parametrize("verb", ["enhance", "conceal"])
+def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16, repeat16, verb):
     """One worker is killed while it writes; one recording kills every worker that takes it; one is bad."""
     pytest.importorskip("ray.data", reason="needs ray: pip install 'audiomask[ray]'")
     lines = ["deadly kill -9 $PPID |", "bad none.wav"]
     for n in range(6):
         wav(f"in/{n}.wav", samples=16000 * 30, seed=n)
         lines.append(f"utt{n} in/{n}.wav")
-    (here / "wav.scp").write_text("\n".join(lines) + "\n")
-    base = [
-        sys.executable,
-        "-m",
-        "audiomask",
-        "enhance",
-        "wav.scp",
-        "-m",
-        str(toy16),
-        "--allow-pipes",
-        "-j",
-        "2",
-    ]
+    Path("wav.scp").write_text("\n".join(lines) + "\n")
+    Path("good.scp").write_text("\n".join(lines[2:]) + "\n")
+    names = [f"utt{n}.wav" for n in range(6)]
+    if verb == "conceal":
+        names += [f"utt{n}_lossy.wav" for n in range(6)]
+
+    def command(scp, out, *more):
+        model, report = (toy16, []) if verb == "enhance" else (repeat16, [*CONCEAL.split(), f"{out}.json"])
+        words = [verb, scp, "-o", out, "-m", str(model), "--allow-pipes", "-j", "2", *report, *more]
+        return [sys.executable, "-m", "audiomask", *words]
+
     process = subprocess.Popen(
-        [*base, "-o", "out", "--ray", "local"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        command("wav.scp", "out", "--ray", "local"), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 300
     while not (found := writers(here / "out")) and process.poll() is None and time.monotonic() < deadline:
@@ -147,18 +177,22 @@ def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16):
     assert len(re.findall("none.wav: no such file", err)) == 1
     assert "Traceback" not in err
 
-    names = [f"utt{n}.wav" for n in range(6)]
-    assert sorted(p.name for p in (here / "out").iterdir()) == [*names, "wav.scp"]  # no part, nothing twice
-    alone = base.copy()
-    alone[alone.index("wav.scp")] = "in"
-    subprocess.run([*alone, "-o", "alone"], check=True, capture_output=True)
-    for n, name in enumerate(names):
-        assert (here / "out" / name).read_bytes() == (here / "alone" / f"{n}.wav").read_bytes()
+    assert sorted(p.name for p in Path("out").iterdir()) == sorted([*names, "wav.scp"])  # no part, no second
+    alone = subprocess.run(command("good.scp", "alone"), check=True, capture_output=True, text=True)
+    for name in names:
+        assert Path("out", name).read_bytes() == Path("alone", name).read_bytes()
+    if verb == "conceal":  # of 1500 packets each, the same are lost
+        facts = json.loads(Path("out.json").read_text())
+        assert [fact["packets"] for fact in facts] == [1500] * 6
+        assert len({fact["loss_rate"] for fact in facts}) > 1
+        assert Path("out.json").read_text().replace("out/", "alone/") == Path("alone.json").read_text()
+        (said,) = re.findall("lost .* at most", err)
+        assert said in alone.stderr
 
     # Again: what exists is refused file by file, as on one machine, and no cluster is needed to say so.
-    (here / "wav.scp").write_text("\n".join(lines[2:]) + "\n")
+    Path("out.json").unlink(missing_ok=True)
     again = subprocess.run(
-        [*base, "-o", "out", "--ray", "127.0.0.1:1"], capture_output=True, text=True, check=False
+        command("good.scp", "out", "--ray", "127.0.0.1:1"), capture_output=True, text=True, check=False
     )
     assert again.returncode == 1
     assert again.stderr.count("exists already; give -f") == 6
