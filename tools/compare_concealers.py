@@ -32,9 +32,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
@@ -109,17 +108,12 @@ def methods(kbps: float, models: Sequence[str] = (), rate: int = RATE) -> dict[s
     return out
 
 
-@lru_cache(maxsize=1)
-def _recogniser() -> Any:
+def words(x: np.ndarray, rate: int = RATE) -> list[str]:
+    """What pocketsphinx hears in `x [T]`, which is all that it has ever heard: it would adapt."""
     import pocketsphinx
 
-    return pocketsphinx.Decoder(samprate=RATE, loglevel="FATAL")
-
-
-def words(x: np.ndarray, rate: int = RATE) -> list[str]:
-    """What pocketsphinx hears in `x [T]`."""
     x = x if rate == RATE else soxr.resample(x, rate, RATE, quality="HQ")
-    recogniser = _recogniser()
+    recogniser = pocketsphinx.Decoder(samprate=RATE, loglevel="FATAL")
     recogniser.start_utt()
     recogniser.process_raw(np.round(x.clip(-1, 1) * 32767).astype("<i2").tobytes(), full_utt=True)
     recogniser.end_utt()

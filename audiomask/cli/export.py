@@ -25,7 +25,7 @@ from typing import Any
 from audiomask.cli import UsageError
 from audiomask.cli._common import positive
 
-CARD = ("version", "description", "licence", "training", "scores")
+CARD = ("version", "description", "licence", "training", "scores", "default")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
