@@ -5,6 +5,7 @@ import argparse
 
 import pytest
 import torch
+from patch_mask import Plain
 from torch import nn
 
 from audiomask import checkpoints, weights
@@ -25,11 +26,7 @@ def count(model: nn.Module, *prefixes: str) -> int:
 
 
 def random_mask(seeds: torch.Tensor, grid: tuple[int, int], ratio: float = 0.75) -> torch.Tensor:
-    rows = []
-    for seed in seeds.tolist():
-        keys = torch.rand(grid[0] * grid[1], generator=torch.Generator().manual_seed(seed))
-        rows.append((keys.argsort().argsort() < round(ratio * len(keys))).reshape(grid))
-    return torch.stack(rows)
+    return Plain(ratio).sample(seeds, grid)
 
 
 def tiny(decoder: str = "window", **changes) -> AudioMae:
