@@ -182,3 +182,16 @@ def test_it_learns_what_can_be_guessed():
         optimizer.step()
     with torch.no_grad():
         assert run.training_step(tones(1000), 0) < 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_compiled_network_trains_in_bfloat16(data, tmp_path, monkeypatch):
+    """With the C++ that the compiler wrote as the witness that it was there."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    options = OPTIONS | {"data__steps": 2, "trainer__precision": "bf16-mixed", "model__compile": True}
+    train(data, tmp_path / "out", 2, **options)
+    assert list((tmp_path / "compiled").rglob("*.cpp"))
+    trained = checkpoint(tmp_path / "out")["state_dict"]
+    assert set(trained) == {f"model.{name}" for name in task().model.state_dict()}  # as without the compiler
+    assert all(value.isfinite().all() for value in trained.values())
