@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from audiomask.models.audio_mae import AUTHORS_LICENCE as AUDIO_MAE_LICENCE
 from audiomask.models.audio_mae import encoder_arguments
-from audiomask.nn.vit import EPS, ViT
+from audiomask.nn.vit import EPS, ViT, sincos
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "ViTTagger", AUDIO_MAE_LICENCE
 
@@ -66,15 +66,29 @@ def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
     """Put the encoder of `state` (a pretrained model's, or timm's) into `model`; its head stays as it is.
 
-    Fixed positions are the model's own, for its own length of clips. ValueError where weights do not fit.
+    Positions come with it where they are for clips of the model's length; for others the fixed ones are the
+    same. ValueError for other positions than those, and where weights do not fit.
     """
-    own = {key for key in model.state_dict() if key.startswith(("cls_token", "patch_embed.", "blocks."))}
+    own = {"pos_embed"} | {
+        key for key in model.state_dict() if key.startswith(("cls_token", "patch_embed.", "blocks."))
+    }
     missing = sorted(own - set(state))
     if missing:
         raise ValueError(f"not weights of this encoder: {missing[0]} is missing ({len(missing)} in all)")
     with torch.no_grad():
-        for key in own:
+        for key in sorted(own - {"pos_embed"}):
             target = model.get_parameter(key)
             if target.shape != state[key].shape:
                 raise ValueError(f"{key}: shape {tuple(state[key].shape)}, here {tuple(target.shape)}")
             target.copy_(state[key])
+        table = state["pos_embed"]
+        if table.shape == model.pos_embed.shape:
+            model.pos_embed.copy_(table)
+            return
+        time = (table.shape[1] - 1) // model.grid[1]
+        fixed = sincos((time, model.grid[1]), model.width)
+        if fixed.shape != table[0, 1:].shape or not torch.allclose(table[0, 1:], fixed.to(table), atol=1e-4):
+            raise ValueError(
+                f"pos_embed: positions of its own, for {table.shape[1] - 1} patches; "
+                f"make the model for as many, not {model.pos_embed.shape[1] - 1}"
+            )

@@ -117,6 +117,15 @@ class Classify(pl.LightningModule):
             model.compile()
         self._seen: list[tuple[Tensor, Tensor]] = []
 
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        classes = data.classes()
+        if self.model.labels is not None and self.model.labels != classes:
+            raise AudioError(
+                f"model.labels begins {self.model.labels[:3]} and the training data {classes[:3]}; "
+                "give the labels of the data in order of the alphabet, or none"
+            )
+
     def train(self, mode: bool = True) -> Classify:
         super().train(mode)
         if self.frozen:

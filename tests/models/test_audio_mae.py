@@ -256,5 +256,14 @@ def test_an_encoder_goes_over_and_the_head_stays():
     assert torch.equal(model.head.weight, head)
     with pytest.raises(ValueError, match=r"cls_token: shape \(1, 1, 64\), here \(1, 1, 128\)|here"):
         begin_from(ViTTagger(5, 32, 128, width=128, depth=2, heads=1), mae.state_dict())
+    learned = mae.state_dict()
+    learned["pos_embed"] = torch.randn_like(learned["pos_embed"])
+    with pytest.raises(
+        ValueError, match="positions of its own, for 32 patches; make the model for as many, not 16"
+    ):
+        begin_from(model, learned)
+    same = ViTTagger(5, 64, 128, width=64, depth=2, heads=1)
+    begin_from(same, learned)
+    assert torch.equal(same.pos_embed, learned["pos_embed"])
     with pytest.raises(ValueError, match="not weights of this encoder"):
         begin_from(ViTTagger(5, 32, 128, width=64, depth=3, heads=1), mae.state_dict())

@@ -199,18 +199,26 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
         "init_args": {**TINY, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
     }
     weights.save(tmp_path / "mae", mae, config)
+    begun, x = task(start_from=str(tmp_path / "mae")), torch.randn(1, 64, 32)
+    assert torch.equal(begun.model.encode(x), mae.encode(x))
     options = {
         "recipe": ROOT / "recipes/classify/audio_mae.yaml",
         "data__noise": None, "model__degrade__segment": None, "model__scored": None,
         "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
         "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
-        "model__model__classes": 2, **{f"model__model__{key}": value for key, value in TINY.items()},
+        "model__model__classes": 2, "model__model__labels": "[high, low]",
+        **{f"model__model__{key}": value for key, value in TINY.items()},
         "model__start_from": tmp_path / "mae", "model__lr": 3e-3, "model__warmup": 3,
         "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
     }  # fmt: skip
     train(labelled, tmp_path / "run", 30, **options)
     assert checkpoint(tmp_path / "run")["global_step"] == 30
     model, _ = weights.load(tmp_path / "run/model")
+    assert model.labels == ["high", "low"]
+    with pytest.raises(
+        AssertionError, match=r"labels begins \['low', 'high'\] and the training data \['high'"
+    ):
+        train(labelled, tmp_path / "wrong", 1, **options | {"model__model__labels": "[low, high]"})
     clips = LabelledClips(labelled, 16000, 10400, ["high", "low"])
     frontend = LogMel(frames=64, bands=32)
     with torch.no_grad():
