@@ -7,6 +7,7 @@ its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LI
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import pickle
@@ -22,11 +23,10 @@ import torch
 from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiomask import models, weights
 from audiomask.audio import AudioError
-from audiomask.streaming import StreamingModel
 
 Source: TypeAlias = Mapping[str, Tensor] | Sequence[onnx.GraphProto]
 
@@ -52,7 +52,9 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # trainers keep their options beside the weights: a bag of values without code
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects beside its tensors, or is damaged; it is not unpickled. Where you "
@@ -91,7 +93,7 @@ def read(paths: Sequence[str | Path]) -> Source:
 
 def load(
     family: str, paths: Sequence[str | Path], **changes: Any
-) -> tuple[StreamingModel, dict[str, Any], dict[str, Any]]:
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """Our model with their weights, its config, and the start of its card (licence, where it came from).
 
     `changes` replace arguments that the weights do not tell. CheckpointError where file and family do not
@@ -110,7 +112,7 @@ def load(
         raise CheckpointError(f"{names}: not a checkpoint of {family}: {error!r}") from error
     name = f"{module.__name__}.{module.AUTHORS_CLASS}"
     config = {"class_path": name, "init_args": {**arguments, **changes}}
-    model = weights.load_model(config)
+    model = weights.load_model(config, nn.Module)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -122,5 +124,4 @@ def load(
         "licence": module.AUTHORS_LICENCE,
         "training": {"imported": [Path(p).name for p in paths], "sha256": digest},
     }
-    assert isinstance(model, StreamingModel)
     return model.eval(), config, card

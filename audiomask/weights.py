@@ -57,12 +57,14 @@ def _instance(config: Mapping[str, Any]) -> Any:
         raise WeightsError(f"{path}: {error}; see its arguments in `init_args`") from error
 
 
-def load_model(config: Mapping[str, Any]) -> Streaming:
-    """A model with fresh weights from its config. WeightsError says what in the config is wrong."""
+def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> Any:
+    """A model with fresh weights from its config, of class `kind`: `nn.Module` where it need not stream.
+    WeightsError says what in the config is wrong.
+    """
     if "class_path" not in config:
         raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
     model = _instance(config)
-    if not isinstance(model, Streaming):
+    if not isinstance(model, kind):
         raise WeightsError(f"{config['class_path']} is not a streaming model")
     return model
 
@@ -89,7 +91,7 @@ def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mappi
     return folder
 
 
-def load(folder: str | Path, **changes: Any) -> tuple[Streaming, dict[str, Any]]:
+def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """The model in `folder` (or in `folder/model`, where a training run keeps it), in evaluation mode, and
     its config. `changes` replace arguments of its class; the weights must still fit.
     """
@@ -108,7 +110,7 @@ def load(folder: str | Path, **changes: Any) -> tuple[Streaming, dict[str, Any]]
         raise WeightsError(f"{folder}: damaged: {error}") from error
     if changes:
         config = {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
-    model = load_model(config)
+    model = load_model(config, nn.Module)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

@@ -128,7 +128,10 @@ def run(args: argparse.Namespace) -> int:
 
     model, config = weights.load(args.model, **changes)
     if not isinstance(model, StreamingModel):
-        raise ExportError(f"{args.model}: {config['class_path']} is a part of a model, it has no ports")
+        raise ExportError(
+            f"{args.model}: {config['class_path']} has no ports to stream through: it is a part of a "
+            "model, or one to train from"
+        )
     if args.variant:
         with tempfile.TemporaryDirectory() as folder:
             original = Path(folder) / args.out.name

@@ -6,6 +6,9 @@ which is printed and kept in the file.
 
 audiomask import dtln model_1.onnx model_2.onnx -o dtln.onnx
 audiomask import demucs dns48-11decc9d8e3f0998.th -o dns48.onnx --weights exp/dns48
+audiomask import audio_mae pretrained.pth --weights exp/audio_mae
+
+A network that only serves to train from, such as the last, has no ONNX file.
 """
 
 from __future__ import annotations
@@ -23,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files"
     )
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="the ONNX file to write"
-    )
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the ONNX file to write")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the file")
     parser.add_argument(
         "--weights", type=Path, metavar="DIR", help="also keep config and weights here, to train on from them"
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Import; 0 when the file was written and agrees with torch."""
     changes = parse_changes(args.arg)
-    if args.out.suffix != ".onnx":
+    if not args.out and not args.weights:
+        raise UsageError("nothing to write: give -o FILE.onnx, --weights DIR, or both")
+    if args.out and args.out.suffix != ".onnx":
         raise UsageError(f"{args.out}: the name of a model ends in .onnx")
     for path in (args.out, args.weights and args.weights / "config.json"):
         if path and path.exists() and not args.force:
@@ -50,12 +53,18 @@ def run(args: argparse.Namespace) -> int:
 
     from audiomask import checkpoints, weights
     from audiomask.export import check_file, export
+    from audiomask.streaming import StreamingModel
 
     model, config, card = checkpoints.load(args.family, args.files, **changes)
+    if args.out and not isinstance(model, StreamingModel):
+        raise UsageError(f"{args.family} is to train from and has no ONNX file; give --weights DIR, not -o")
     count = sum(p.numel() for p in model.parameters())
     print(f"{args.family}: {count:,} parameters; licence of the weights: {card['licence']}")
     if args.weights:
         weights.save(args.weights, model, config)
+        print(f"{args.weights}: config and weights")
+    if not isinstance(model, StreamingModel) or not args.out:
+        return 0
     document = export(model, args.out, config, **card)
     error = max(document["equality"], check_file(model, args.out))
     rate = document["sample_rate"]

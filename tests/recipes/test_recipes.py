@@ -1,8 +1,9 @@
-"""Every model that a recipe names keeps the streaming contract, and every recipe resolves.
+"""Every model that a recipe names keeps the streaming contract if it streams, and every recipe resolves.
 
 A recipe says in a comment `# tiny: {...}` which arguments make its model small enough to test.
 """
 
+import importlib
 import re
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import contract
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from audiomask import weights
-from audiomask.streaming import StreamingModel
+from audiomask.streaming import Streaming, StreamingModel
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
@@ -29,13 +31,28 @@ def tiny(recipe: Path) -> StreamingModel:
     config = network(recipe)
     torch.manual_seed(0)
     arguments = config["init_args"] | yaml.safe_load(found[1])
-    return weights.load_model({"class_path": config["class_path"], "init_args": arguments}).eval()
+    return weights.load_model({"class_path": config["class_path"], "init_args": arguments}, nn.Module).eval()
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def streams(recipe: Path) -> bool:
+    """Whether the recipe's network is one for signals; others are made to train from."""
+    module, _, name = network(recipe)["class_path"].rpartition(".")
+    return issubclass(getattr(importlib.import_module(module), name), Streaming)
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES if streams(r)], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 @pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
 def test_contract(recipe, promise):
     promise(tiny(recipe))
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES if not streams(r)], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_networks_to_train_from_are_made_small(recipe):
+    assert 0 < sum(p.numel() for p in tiny(recipe).parameters()) < 100_000
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")

@@ -18,7 +18,8 @@ PYTHON = (sys.executable,)
 def command(
     data: Path, out: Path, steps: int, recipe: Path = SIEVE, start: tuple[str, ...] = PYTHON, **options
 ) -> list[str]:
-    """The words of a run; `start` is what starts Python, `options` more dotted ones with __ for the dot."""
+    """The words of a run; `start` is what starts Python, `options` more dotted ones with __ for the dot, None
+    for one that the task does not have."""
     tiny = {
         "data.train": data / "speech_train",
         "data.noise": data / "noise_train",
@@ -36,7 +37,7 @@ def command(
     }
     tiny |= TINY_SIEVE if recipe == SIEVE else {}
     tiny |= {key.replace("__", "."): value for key, value in options.items()}
-    flags = [part for key, value in tiny.items() for part in (f"--{key}", str(value))]
+    flags = [part for key, value in tiny.items() if value is not None for part in (f"--{key}", str(value))]
     return [*start, "-m", "audiomask", "train", str(recipe), *flags, "--out", str(out)]
 
 

@@ -1,0 +1,50 @@
+"""Augmentation of log-mel pictures `[B, frames, bands]` on their device: SpecAugment, random quantization.
+
+What is drawn for a row is a function of its seed alone (`draws`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def draws(seeds: Tensor, count: int, purpose: int) -> Tensor:
+    """Uniform numbers `[B, count]` in [0, 1) from `seeds [B]` int64; other ones for another `purpose`."""
+    rows = [
+        torch.rand(count, generator=torch.Generator().manual_seed(seed ^ (0x9E3779B9 * (purpose + 1))))
+        for seed in seeds.tolist()
+    ]
+    return torch.stack(rows).to(seeds.device)
+
+
+def spec_augment(x: Tensor, seeds: Tensor, frames: int, bands: int, value: float = 0.0) -> Tensor:
+    """x with one stretch of 0 to `frames` frames and one of 0 to `bands` bands set to `value` in each row
+    (Park et al. 2019).
+    """
+    numbers = draws(seeds, 4, 1)
+    for axis, most in ((1, frames), (2, bands)):
+        size = x.shape[axis]
+        width = (numbers[:, :1] * (min(most, size) + 1)).floor()
+        start = (numbers[:, 1:2] * (size - width + 1)).floor()
+        numbers = numbers[:, 2:]
+        place = torch.arange(size, device=x.device)
+        gone = (place >= start) & (place < start + width)  # [B, size]
+        x = x.masked_fill(gone.unsqueeze(3 - axis), value)
+    return x
+
+
+def randomized_quantization(x: Tensor, seeds: Tensor, regions: int = 8, chance: float = 1.0) -> Tensor:
+    """x with the values of each row replaced by one random value for each of `regions` bins, whose edges are
+    random between the least and the most of the row (Wu et al. 2023); of a share `chance` of the rows.
+    """
+    if regions < 2:
+        raise ValueError(f"regions is {regions}; quantization needs at least 2")
+    numbers = draws(seeds, 2 * regions, 2).to(x.dtype)
+    flat = x.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    inner = numbers[:, 1:regions].sort(1).values
+    edges = low + (high - low) * torch.cat([torch.zeros_like(low), inner, torch.ones_like(low)], 1)
+    values = edges[:, :-1] + numbers[:, regions:] * edges.diff(dim=1)
+    bins = torch.searchsorted(edges[:, 1:-1].contiguous(), flat, right=True)
+    return torch.where(numbers[:, :1] < chance, values.gather(1, bins), flat).view_as(x)

@@ -1,0 +1,193 @@
+"""Audio-MAE: Huang et al., "Masked Autoencoders that Listen" (NeurIPS 2022).
+
+Most patches of a log-mel picture are hidden; an encoder sees the rest, and a decoder guesses what they are::
+
+    [B, 1024, 128] -> patches [B, 64 x 8, 256] -> the visible ones -> ViT (nn.vit), cls token -> norm
+      -> linear to the decoder's width; where a patch is hidden, a learned token; fixed positions on all
+      -> 16 shifted-window blocks (nn.swin; windows of 4 x 4 patches, every other block shifted by 2 in time)
+      -> norm -> linear to the 256 values of a patch
+    loss: mean square over hidden patches, each target normalised by its own mean and deviation
+
+The encoder never computes a hidden patch, and the last linear layer none that was visible. Parameters bear
+the published names; the positions, which are fixed, are buffers here, and no parameters.
+
+Decoders: "window" as above, the paper's default (decoder mode 1 in its code); "global" is mode 0, blocks of
+ordinary attention with the cls token (8 of them there); "cross" is CrossMAE's (Fu et al. 2024), where hidden
+patches attend to the visible ones and not to each other, so that a part of them is enough.
+
+Differences:
+
+- Window biases go without the dropout of .125 inside their network that the authors' library had.
+- CrossMAE's learned mixes of encoder layers are left out: its decoder reads the last layer.
+- A clip may have any number of patches in time, windows being padded and masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.nn.swin import WindowBlock
+from audiomask.nn.vit import EPS, Block, CrossBlock, ViT, sincos, take
+
+AUTHORS_CLASS = "AudioMae"
+AUTHORS_LICENCE = "CC-BY-NC 4.0 (LICENSE file; the authors' README says CC-BY 4.0)"
+
+SIZES = {  # of the encoder
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+}
+
+
+def split(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices of visible and of hidden patches, `[B, V]` and `[B, M]` in order, of a mask `[B, T, F]`,
+    true where hidden. ValueError if rows hide different numbers, or all, or nothing.
+    """
+    flat = mask.flatten(1)
+    counts = flat.sum(1).tolist()
+    hidden = int(counts[0])
+    if set(counts) != {hidden} or not 0 < hidden < flat.shape[1]:
+        raise ValueError(
+            f"a mask that hides {min(counts)} to {max(counts)} of {flat.shape[1]} patches a row: every row "
+            "must hide as many as the others, and neither all nor none"
+        )
+    order = flat.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, :-hidden], order[:, -hidden:]
+
+
+def normalised(patches: Tensor) -> Tensor:
+    """Each patch `[..., P]` less its mean, over its deviation (by P - 1, with 1e-6 added to the variance)."""
+    variance, mean = torch.var_mean(patches, -1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+class AudioMae(ViT):
+    """Encoder and decoder, for pretraining.
+
+    Args:
+        frames, bands, patch, width, depth, heads: of the encoder, see `ViT`.
+        decoder: "window", "global" or "cross", see above. decoder_width, decoder_depth, decoder_heads: its
+            size. window: patches of a window in each direction; every other block shifts it by half in time.
+    """
+
+    decoder_pos_embed: Tensor
+
+    def __init__(
+        self,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder: Literal["window", "global", "cross"] = "window",
+        decoder_width: int = 512,
+        decoder_depth: int = 16,
+        decoder_heads: int = 16,
+        window: int = 4,
+    ) -> None:
+        super().__init__(frames, bands, patch, width, depth, heads)
+        self.decoder = decoder
+        self.norm = nn.LayerNorm(width, EPS)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
+        self.decoder_embed = nn.Linear(width, decoder_width)
+        table = F.pad(sincos(self.grid, decoder_width), (0, 0, 1, 0))[None]
+        self.register_buffer("decoder_pos_embed", table)
+        blocks: list[nn.Module] = []
+        for i in range(decoder_depth):
+            if decoder == "window":
+                blocks.append(WindowBlock(decoder_width, decoder_heads, window, (i % 2 * window // 2, 0)))
+            else:
+                blocks.append((Block if decoder == "global" else CrossBlock)(decoder_width, decoder_heads))
+        self.decoder_blocks = nn.ModuleList(blocks)
+        self.decoder_norm = nn.LayerNorm(decoder_width, EPS)
+        self.decoder_pred = nn.Linear(decoder_width, patch * patch)
+        self.initialise()
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first."""
+        return self.norm(self.encode(x, visible))
+
+    def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What the patches `hidden [B, M]` look like, `[B, M, patch^2]`, from the encoder's `tokens`."""
+        y = self.decoder_embed(tokens)
+        place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
+        unknown = self.mask_token.to(y.dtype)
+        if self.decoder == "cross":
+            memory = torch.cat([y[:, :1], y[:, 1:] + take(place, visible)], 1)
+            guess = unknown + take(place, hidden)
+            for block in self.decoder_blocks:
+                guess = block(guess, memory)
+            return self.decoder_pred(self.decoder_norm(guess))
+        index = visible[:, :, None].expand(-1, -1, y.shape[2])
+        x = unknown.expand_as(place).scatter(1, index, y[:, 1:]) + place
+        if self.decoder == "window":  # the cls token has no place in a window
+            for block in self.decoder_blocks:
+                x = block(x, grid)
+        else:
+            x = torch.cat([y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype), x], 1)
+            for block in self.decoder_blocks:
+                x = block(x)
+            x = x[:, 1:]
+        return self.decoder_pred(self.decoder_norm(take(x, hidden)))
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Guesses for the patches `hidden [B, M]`, and what they should be, both `[B, M, patch^2]`, from the
+        patches `visible [B, V]` of `x [B, frames, bands]` (indices, see `split`).
+        """
+        guess = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
+        return guess, normalised(take(self.patches(x).float(), hidden))
+
+    def restored(self, x: Tensor, guess: Tensor, hidden: Tensor) -> Tensor:
+        """`x [B, frames, bands]` with the guesses in the place of what was hidden. They have the mean and
+        deviation of the patches that they stand for, which the loss does not ask for.
+        """
+        patches = self.patches(x)
+        variance, mean = torch.var_mean(take(patches, hidden), -1, keepdim=True)
+        values = guess.to(x.dtype) * (variance + 1e-6).sqrt() + mean
+        index = hidden[:, :, None].expand_as(values)
+        return self.picture(patches.scatter(1, index, values))
+
+    def hide(self, x: Tensor, hidden: Tensor, value: float) -> Tensor:
+        """`x [B, frames, bands]` with `value` in the patches `hidden`."""
+        index = hidden[:, :, None].expand(-1, -1, self.patch**2)
+        return self.picture(self.patches(x).scatter(1, index, value))
+
+
+def encoder_arguments(state: Mapping[str, Tensor], bands: int = 128) -> dict[str, Any]:
+    """The arguments of `ViT` that a state dict under the published names tells; heads have 64 channels."""
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    places = state["pos_embed"].shape[1] - 1
+    return {
+        "frames": places * patch * patch // bands,
+        "bands": bands,
+        "patch": patch,
+        "width": width,
+        "depth": count(state, "blocks."),
+        "heads": max(1, width // 64),
+    }
+
+
+def count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered modules there are under a prefix."""
+    return 1 + max(int(key[len(prefix) :].partition(".")[0]) for key in state if key.startswith(prefix))
+
+
+def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and tensors of a released pretraining checkpoint: the names are ours."""
+    if "head.weight" in source:
+        raise ValueError("a fine-tuned file with a head; take the family vit_tagger")
+    arguments = encoder_arguments(source)
+    arguments["decoder_width"] = source["mask_token"].shape[2]
+    arguments["decoder_depth"] = count(source, "decoder_blocks.")
+    tau = source.get("decoder_blocks.0.attn.tau")
+    arguments["decoder"] = "global" if tau is None else "window"
+    # of ordinary attention the weights do not tell the heads; the authors have 16
+    arguments["decoder_heads"] = 16 if tau is None else len(tau)
+    return arguments, dict(source)

@@ -1,0 +1,94 @@
+"""A vision transformer that tags clips: what a pretrained encoder, such as Audio-MAE's, is fine-tuned to.
+
+    [B, frames, bands] -> patches -> ViT (nn.vit) -> mean of the patches' tokens -> norm -> linear to classes
+
+85,659,407 parameters at size B with the 527 classes of AudioSet, as published; the fixed positions are no
+parameters. Names and shapes are those of timm's `VisionTransformer` with `global_pool="avg"`.
+
+It is trained, and runs, on whole clips; a tagger that streams is another model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.models.audio_mae import AUTHORS_LICENCE as AUDIO_MAE_LICENCE
+from audiomask.models.audio_mae import encoder_arguments
+from audiomask.nn.vit import EPS, ViT, sincos
+
+AUTHORS_CLASS, AUTHORS_LICENCE = "ViTTagger", AUDIO_MAE_LICENCE
+
+
+class ViTTagger(ViT):
+    """`[B, frames, bands]` log-mel -> `[B, classes]` logits.
+
+    Args:
+        classes: how many. labels: their names in order, kept with the weights; or none.
+        The others are `ViT`'s.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        drop_path: float = 0.0,
+        labels: list[str] | None = None,
+    ) -> None:
+        super().__init__(frames, bands, patch, width, depth, heads, drop_path)
+        if labels is not None and len(labels) != classes:
+            raise ValueError(f"{len(labels)} labels for {classes} classes")
+        self.labels = labels
+        self.fc_norm, self.head = nn.LayerNorm(width, EPS), nn.Linear(width, classes)
+        self.initialise()
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+
+    def pooled(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """The mean of the tokens of the patches `visible [B, V]` (all if None), normalised: `[B, C]`."""
+        return self.fc_norm(self.encode(x, visible)[:, 1:].mean(1))
+
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        return self.head(self.pooled(x, visible))
+
+
+def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Arguments and tensors of a fine-tuned checkpoint of Audio-MAE, or of timm's port of it."""
+    return {**encoder_arguments(source), "classes": len(source["head.weight"])}, dict(source)
+
+
+def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
+    """Put the encoder of `state` (a pretrained model's, or timm's) into `model`; its head stays as it is.
+
+    Positions come with it where they are for clips of the model's length; for others the fixed ones are the
+    same. ValueError for other positions than those, and where weights do not fit.
+    """
+    own = {"pos_embed"} | {
+        key for key in model.state_dict() if key.startswith(("cls_token", "patch_embed.", "blocks."))
+    }
+    missing = sorted(own - set(state))
+    if missing:
+        raise ValueError(f"not weights of this encoder: {missing[0]} is missing ({len(missing)} in all)")
+    with torch.no_grad():
+        for key in sorted(own - {"pos_embed"}):
+            target = model.get_parameter(key)
+            if target.shape != state[key].shape:
+                raise ValueError(f"{key}: shape {tuple(state[key].shape)}, here {tuple(target.shape)}")
+            target.copy_(state[key])
+        table = state["pos_embed"]
+        if table.shape == model.pos_embed.shape:
+            model.pos_embed.copy_(table)
+            return
+        time = (table.shape[1] - 1) // model.grid[1]
+        fixed = sincos((time, model.grid[1]), model.width)
+        if fixed.shape != table[0, 1:].shape or not torch.allclose(table[0, 1:], fixed.to(table), atol=1e-4):
+            raise ValueError(
+                f"pos_embed: positions of its own, for {table.shape[1] - 1} patches; "
+                f"make the model for as many, not {model.pos_embed.shape[1] - 1}"
+            )
