@@ -24,7 +24,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiomask.models.audio_mae import SIZES, AudioMae, split
+from audiomask.masks.patches import tokens
+from audiomask.models.audio_mae import SIZES, AudioMae
 
 DEPTHS = {"window": 16, "global": 8, "cross": 8}
 
@@ -43,7 +44,7 @@ class Case:
         places = self.model.grid[0] * self.model.grid[1]
         hidden = torch.rand(args.batch, places, device=args.device).argsort(1).argsort(1)
         mask = hidden < round(ratio * places)
-        self.visible, self.hidden = split(mask.view(-1, *self.model.grid))
+        self.visible, self.hidden = tokens(mask.view(-1, *self.model.grid))
         if decoder == "cross":  # half of what is hidden, as CrossMAE may
             self.hidden = self.hidden[:, ::2].contiguous()
         if args.compile and fused:

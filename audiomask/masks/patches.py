@@ -58,17 +58,18 @@ def first(keys: Tensor, count: int) -> Tensor:
 def tokens(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices `[B, V]` of the visible and `[B, M]` of the hidden patches of `mask [B, time, freq]`, rising.
 
-    ValueError if the rows hide different numbers.
+    ValueError if the rows hide different numbers, or all, or nothing.
     """
     flat = mask.flatten(1)
-    hidden = flat.sum(1)
-    if bool((hidden != hidden[0]).any()):
+    counts = flat.sum(1).tolist()
+    hidden = int(counts[0])
+    if set(counts) != {hidden} or not 0 < hidden < flat.shape[1]:
         raise ValueError(
-            f"rows hide from {int(hidden.min())} to {int(hidden.max())} patches; their tokens do not stack"
+            f"a mask that hides {min(counts)} to {max(counts)} of {flat.shape[1]} patches a row: every row "
+            "must hide as many as the others, and neither all nor none"
         )
     order = flat.byte().argsort(dim=1, stable=True)
-    visible = flat.shape[1] - int(hidden[0])
-    return order[:, :visible], order[:, visible:]
+    return order[:, :-hidden], order[:, -hidden:]
 
 
 def _between(**shares: float) -> None:

@@ -44,22 +44,6 @@ SIZES = {  # of the encoder
 }
 
 
-def split(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The indices of visible and of hidden patches, `[B, V]` and `[B, M]` in order, of a mask `[B, T, F]`,
-    true where hidden. ValueError if rows hide different numbers, or all, or nothing.
-    """
-    flat = mask.flatten(1)
-    counts = flat.sum(1).tolist()
-    hidden = int(counts[0])
-    if set(counts) != {hidden} or not 0 < hidden < flat.shape[1]:
-        raise ValueError(
-            f"a mask that hides {min(counts)} to {max(counts)} of {flat.shape[1]} patches a row: every row "
-            "must hide as many as the others, and neither all nor none"
-        )
-    order = flat.to(torch.uint8).argsort(dim=1, stable=True)
-    return order[:, :-hidden], order[:, -hidden:]
-
-
 def normalised(patches: Tensor) -> Tensor:
     """Each patch `[..., P]` less its mean, over its deviation (by P - 1, with 1e-6 added to the variance)."""
     variance, mean = torch.var_mean(patches, -1, keepdim=True)
@@ -139,7 +123,7 @@ class AudioMae(ViT):
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Guesses for the patches `hidden [B, M]`, and what they should be, both `[B, M, patch^2]`, from the
-        patches `visible [B, V]` of `x [B, frames, bands]` (indices, see `split`).
+        patches `visible [B, V]` of `x [B, frames, bands]` (indices, see `masks.patches.tokens`).
         """
         guess = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
         return guess, normalised(take(self.patches(x).float(), hidden))

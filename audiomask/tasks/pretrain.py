@@ -23,7 +23,8 @@ from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import Corpus, PackedAudio, read_mono
 from audiomask.data.shards import INDEX, ShardedAudio
 from audiomask.frontend.logmel import LogMel
-from audiomask.models.audio_mae import AudioMae, split
+from audiomask.masks.patches import tokens
+from audiomask.models.audio_mae import AudioMae
 from audiomask.tasks.enhance import batches, packed, warmup_stable_decay
 from audiomask.tasks.muon import Muon, groups
 
@@ -104,7 +105,7 @@ class Pretrain(pl.LightningModule):
 
     def _hide(self, x: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of visible and hidden patches of `x [B, frames, bands]`."""
-        return split(self.mask.sample(seeds, self.model.grid_of(x)))
+        return tokens(self.mask.sample(seeds, self.model.grid_of(x)))
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         torch.manual_seed(

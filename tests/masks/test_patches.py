@@ -273,7 +273,7 @@ def test_tokens_are_the_indices_in_audio_mae_order():
         assert visible[n].tolist() == (~flat[n]).nonzero()[:, 0].tolist()
         assert hidden[n].tolist() == flat[n].nonzero()[:, 0].tolist()
     mask[0, 0, 0] ^= True
-    with pytest.raises(ValueError, match=r"hide from 4\d\d to 4\d\d"):
+    with pytest.raises(ValueError, match=r"hides 4\d\d to 4\d\d"):
         tokens(mask)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from audiomask import checkpoints, weights
 from audiomask.checkpoints import CheckpointError
 from audiomask.cli import main
-from audiomask.models.audio_mae import SIZES, AudioMae, normalised, split
+from audiomask.masks.patches import tokens
+from audiomask.models.audio_mae import SIZES, AudioMae, normalised
 from audiomask.models.vit_tagger import ViTTagger, begin_from
 
 TINY = {
@@ -60,17 +61,17 @@ def test_the_other_sizes(size):
 
 def test_a_mask_is_split_into_indices():
     mask = random_mask(torch.arange(5), (4, 3), 0.5)
-    visible, hidden = split(mask)
+    visible, hidden = tokens(mask)
     assert visible.shape == hidden.shape == (5, 6)
     flat = mask.flatten(1)
     assert not flat.gather(1, visible).any()
     assert flat.gather(1, hidden).all()
     assert (visible.diff() > 0).all()
     with pytest.raises(ValueError, match="hides 5 to 6 of 12"):
-        split(torch.cat([mask, random_mask(torch.arange(1), (4, 3), 5 / 12)]))
+        tokens(torch.cat([mask, random_mask(torch.arange(1), (4, 3), 5 / 12)]))
     for full in (mask | True, mask & False):
         with pytest.raises(ValueError, match="neither all nor none"):
-            split(full)
+            tokens(full)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def test_guesses_depend_on_what_is_visible_alone(decoder, frames):
     model = tiny(decoder)
     x = torch.randn(3, frames, 32)
     mask = random_mask(torch.arange(3), model.grid_of(x))
-    visible, hidden = split(mask)
+    visible, hidden = tokens(mask)
     guess, target = model(x, visible, hidden)
     assert guess.shape == target.shape == (3, hidden.shape[1], 256)
     patches = model.patches(x)
@@ -100,7 +101,7 @@ def test_guesses_depend_on_what_is_visible_alone(decoder, frames):
 def test_targets_are_normalised_patches():
     model = tiny()
     x = 3 * torch.randn(2, 64, 32) + 5
-    visible, hidden = split(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
     _, target = model(x, visible, hidden)
     n = int(hidden[1, 2])
     time, freq = divmod(n, 2)
@@ -113,7 +114,7 @@ def test_targets_are_normalised_patches():
 def test_crossmae_guesses_any_part_alike():
     model = tiny("cross")
     x = torch.randn(2, 64, 32)
-    visible, hidden = split(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
     whole, _ = model(x, visible, hidden)
     part, target = model(x, visible, hidden[:, 1:4])
     assert torch.allclose(part, whole[:, 1:4], atol=1e-5)
@@ -125,10 +126,10 @@ def test_the_window_decoder_is_its_parts_in_the_published_order():
     """Tokens put back in their places by hand, the cls token dropped."""
     model = tiny()
     x = torch.randn(1, 64, 32)
-    visible, hidden = split(random_mask(torch.tensor([3]), (4, 2)))
-    tokens = model.decoder_embed(model.norm(model.encode(x, visible)))[0, 1:]
+    visible, hidden = tokens(random_mask(torch.tensor([3]), (4, 2)))
+    seen = model.decoder_embed(model.norm(model.encode(x, visible)))[0, 1:]
     places = [model.mask_token[0, 0]] * 8
-    for index, token in zip(visible[0].tolist(), tokens, strict=True):
+    for index, token in zip(visible[0].tolist(), seen, strict=True):
         places[index] = token
     y = torch.stack(places)[None] + model.decoder_pos_embed[:, 1:]
     for block in model.decoder_blocks:
@@ -141,7 +142,7 @@ def test_the_window_decoder_is_its_parts_in_the_published_order():
 def test_pictures():
     model = tiny()
     x = 2 * torch.randn(2, 64, 32) + 1
-    visible, hidden = split(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
     _, target = model(x, visible, hidden)
     assert torch.allclose(model.restored(x, target, hidden), x, atol=1e-4)  # guessed right
     masked = model.hide(x, hidden, -9.0)
@@ -152,7 +153,7 @@ def test_pictures():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_parameter_learns(decoder):
     model = tiny(decoder).train()
-    visible, hidden = split(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
     guess, target = model(torch.randn(2, 64, 32), visible, hidden)
     (guess - target).square().mean().backward()
     for name, p in model.named_parameters():
@@ -165,7 +166,7 @@ def test_every_parameter_learns(decoder):
 def test_bfloat16_is_near():
     for decoder in DECODERS:
         model = tiny(decoder)
-        visible, hidden = split(random_mask(torch.arange(2), (4, 2)))
+        visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
         x = torch.randn(2, 64, 32)
         guess, _ = model(x, visible, hidden)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -221,7 +222,7 @@ def test_a_released_file_is_imported(tmp_path, capsys, decoder):
     ours, config = weights.load(tmp_path / "exp")
     assert config["init_args"]["decoder"] == decoder
     x = torch.randn(1, 64, 128)
-    visible, hidden = split(random_mask(torch.tensor([1]), (4, 8)))
+    visible, hidden = tokens(random_mask(torch.tensor([1]), (4, 8)))
     assert torch.equal(ours(x, visible, hidden)[0], model(x, visible, hidden)[0])
     assert main([*command, "-o", str(tmp_path / "a.onnx")]) == 2
     assert "has no ONNX file; give --weights" in capsys.readouterr().err
