@@ -11,7 +11,8 @@ from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import PackedAudio, pack
 from audiomask.frontend.logmel import LogMel
-from audiomask.models.audio_mae import AudioMae, split
+from audiomask.masks.patches import tokens
+from audiomask.models.audio_mae import AudioMae
 from audiomask.tasks.pretrain import Clips, Crops, Pretrain, some
 
 TINY = {
@@ -38,7 +39,7 @@ def test_the_loss_is_over_the_rows_own_hidden_patches():
     squares = []
     for i in range(3):
         mask = Plain().sample(rows["seed"][i : i + 1], (4, 2))
-        visible, hidden = split(mask)
+        visible, hidden = tokens(mask)
         guess, target = run.model(x[i : i + 1], visible, hidden)
         squares.append((guess - target).square().mean())
     assert loss.item() == pytest.approx(torch.stack(squares).mean().item(), rel=1e-5)
