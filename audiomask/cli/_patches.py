@@ -112,16 +112,15 @@ def features(x: np.ndarray, rate: int) -> Tensor:
     import soxr
     import torch
 
-    from audiomask.frontend.fbank import Fbank
+    from audiomask.frontend.logmel import LogMel
 
     x = soxr.resample(x, rate, RATE) if rate != RATE else x
-    fbank = Fbank(RATE, BANDS, window="hann", scale=1.0)
-    frames = fbank.complete(len(x)) // SIZE * SIZE
+    mel = LogMel(bands=BANDS, sample_rate=RATE)
+    frames = mel.fbank.complete(len(x)) // SIZE * SIZE
     if not frames:
         return torch.zeros(1, 0, BANDS)
-    signal = torch.from_numpy(np.ascontiguousarray(x - x.mean(), np.float32))
     with torch.inference_mode():
-        return fbank(signal[None, None])[:, 0, :frames].clone()
+        return mel.raw(torch.from_numpy(np.ascontiguousarray(x, np.float32))[None])[:, :frames].clone()
 
 
 def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int) -> Drawn:
