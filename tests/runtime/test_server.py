@@ -12,6 +12,7 @@ import pytest
 from serving import Running, client, close_to, ending, model, offline, pour, sound, wait
 from websockets.exceptions import InvalidStatus
 
+from audiomask.runtime import artifact
 from audiomask.runtime import server as server_module
 from audiomask.runtime.artifact import ArtifactError
 from audiomask.runtime.listen import bind
@@ -317,8 +318,9 @@ def test_what_is_offered(toy, tmp_path, toys):
     path = toys.build(tmp_path / "deaf.onnx", metadata=json.dumps(deaf))
     with pytest.raises(ArtifactError, match="no audio-to-audio model"):
         Running(path)
-    families = server_module.offer([])
-    assert families[0][0].meta.get("default") or len(families) == 1
+    offered = [[a.name for a in family] for family in server_module.offer([])]
+    assert offered[0] == [a.name for a in artifact.resolve(None)]
+    assert sorted(name for names in offered for name in names) == sorted(a.name for a in artifact.shipped())
 
 
 def test_no_torch_and_no_server_where_it_is_not_asked_for():

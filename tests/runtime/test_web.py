@@ -69,7 +69,7 @@ def browser(folder):
 
 @pytest.fixture(scope="module")
 def models(toy, array3):
-    return offer(["sieve", str(toy), str(array3)])
+    return offer(["sieve", str(toy), str(array3), "darn_blind"])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,12 @@ def test_a_file_comes_out_as_offline(page, folder, models, mode):
     page.choose(mode)
     assert page.text("message") == ""
     artifacts = {a.path.stem: a for group in models for a in group}
-    for name, file in (("sieve_16k", "speech.wav"), ("sieve_48k", "stereo.wav"), ("toy_48k", "speech.wav")):
+    for name, file in (
+        ("sieve_16k", "speech.wav"),
+        ("sieve_48k", "stereo.wav"),
+        ("toy_48k", "speech.wav"),
+        ("darn_blind_48k", "stereo.wav"),
+    ):
         page.choose(model=name)
         page.open(folder / file)
         x, rate = sf.read(folder / file, dtype="float32", always_2d=True)
