@@ -107,6 +107,7 @@ class Adversary:
 
     def to(self, device: torch.device) -> None:
         self.networks.to(device)
+        self.optimizer.load_state_dict(self.optimizer.state_dict())  # its state follows the parameters
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import PackedAudio, cut, read_mono
+from audiomask.data.loading import PackedAudio, cut
 from audiomask.data.picture_augment import draws, randomized_quantization, spec_augment
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.vit_tagger import ViTTagger, begin_from
-from audiomask.tasks.enhance import batches, packed, warmup_stable_decay
-from audiomask.tasks.pretrain import Clips
+from audiomask.tasks.enhance import batches, warmup_stable_decay
+from audiomask.tasks.pretrain import Clips, Sounds
 
 
 def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
@@ -292,7 +292,7 @@ class LabelledClips(Clips):
         return {**item, "target": torch.from_numpy(self.target[item["key"]])}
 
 
-class LabelledSounds(pl.LightningDataModule):
+class LabelledSounds(Sounds):
     """Labelled recordings. The classes are the labels of the training directory, in order of the alphabet.
 
     Args:
@@ -314,17 +314,13 @@ class LabelledSounds(pl.LightningDataModule):
         seed: int = 0,
         workers: int = 1,
     ):
-        super().__init__()
-        self.train_dir, self.valid_dir, self.cache = train, valid, Path(cache)
-        self.sample_rate, self.batch_size, self.steps, self.segment = sample_rate, batch_size, steps, segment
-        self.balanced, self.mixup, self.seed, self.workers = balanced, mixup, seed, workers
+        super().__init__(
+            train, valid, cache, sample_rate, batch_size, steps, segment, seed=seed, workers=workers
+        )
+        self.balanced, self.mixup = balanced, mixup
 
     def classes(self) -> list[str]:
         return sorted({name for names in labels_of(DataDir.read(self.train_dir)).values() for name in names})
-
-    def _pack(self) -> Path:
-        data = DataDir.read(self.train_dir)
-        return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
 
     def prepare_data(self) -> None:
         self.classes()

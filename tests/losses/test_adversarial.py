@@ -82,6 +82,7 @@ def test_it_goes_on_from_its_state():
     for step in range(4):
         a(*reversed(rows(step)[:2]), rows(step)[2], torch.ones(4, 8000))
     b.load_state_dict(copy.deepcopy(a.state_dict()))
+    b.to(torch.device("cpu"))
     x, y, where = rows(7)
     one, two = (each(y, x, where, torch.ones_like(y)) for each in (a, b))
     assert torch.equal(one[0], two[0])
