@@ -8,7 +8,7 @@ directories or shards.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as pl
@@ -56,7 +56,8 @@ class Pretrain(pl.LightningModule):
         model: what is trained. mask: which patches are hidden from it. frontend: makes the pictures.
         share: of the hidden patches that are guessed in training, a random part of each row; less than 1 is
             for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
-        lr, betas, weight_decay: of AdamW; biases, norms and whatever else has one axis are not decayed. The
+        optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
+        lr, betas, weight_decay: of it; biases, norms and whatever else has one axis are not decayed. The
             papers give a base rate for batches of 256: lr = base * batch / 256, over all processes.
         warmup: steps in which the rate rises; decay: share of the run in which it falls, as half a cosine; 1:
             all that is left, as published.
@@ -74,6 +75,7 @@ class Pretrain(pl.LightningModule):
         mask: Mask,
         frontend: LogMel,
         share: float = 1.0,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 4e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 1e-4,
@@ -96,7 +98,7 @@ class Pretrain(pl.LightningModule):
                 f"share {share}: the decoder {model.decoder!r} computes all patches; take 1, or decoder cross"
             )
         self.model, self.mask, self.frontend, self.share = model, mask, frontend, share
-        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
         self.warmup, self.decay, self.shown = warmup, decay, shown
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
@@ -151,7 +153,8 @@ class Pretrain(pl.LightningModule):
             self.logger.experiment.add_image(f"{name}/{kind}", picture[None], self.global_step)
 
     def configure_optimizers(self) -> Any:
-        optimizer = Muon(groups(self.model, self.weight_decay, matrices=False), self.lr, self.betas)
+        matrices = self.optimizer == "muon"
+        optimizer = Muon(groups(self.model, self.weight_decay, matrices), self.lr, self.betas)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_stable_decay(step, self.warmup, total, self.decay, floor=0.0)
