@@ -140,6 +140,8 @@ def test_a_suppressed_patch_changes_itself_alone(post_norm):
     changed = ((a - b).abs().amax(2) > 1e-6)[0].nonzero().flatten().tolist()
     assert changed == [3]  # after the cls token, which attends to it no more than the others
     assert ((model.encode(x) - model.encode(other)).abs().amax(2) > 1e-6).all()
+    model.cls_token += torch.randn_like(model.cls_token)
+    assert ((model.encode(x, None, keys) - a).abs().amax(2) > 1e-6).all()  # it is attended to by all
 
 
 @torch.no_grad()
