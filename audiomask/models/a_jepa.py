@@ -17,13 +17,15 @@ Parameters: B, two encoders of 85,254,144 and a predictor of 51,227,392; S, 21,3
 encoder, is the network itself, and the context encoder is under `context`: `models.vit_tagger.begin_from`
 takes the target encoder, the one that I-JEPA is evaluated with.
 
-There is no code and there are no weights of the authors'. Differences, and what the paper leaves open:
+There is no code and there are no weights of the authors'. Differences, and what we chose where we know of no
+figure of theirs:
 
 - Targets are normalised over their channels, as in I-JEPA's code; without it both encoders could shrink the
   error by shrinking. The paper's loss is the mean L2 distance; we take the square, as I-JEPA's formula does,
   its mean over patches and channels.
-- The momentum of the average is open; I-JEPA raises it from .996 to 1 over the run (`tasks.predict`).
-- The predictor's heads are open: 16, as of Audio-MAE's decoder of that width.
+- The momentum of the average is I-JEPA's, which rises from .996 to 1 over the run (`tasks.predict`).
+- The predictor has 16 heads, as Audio-MAE's decoder of that width.
+- The encoder that is kept is I-JEPA's choice; the context encoder is saved beside it.
 - There is a cls token in both encoders, as in Audio-MAE's; no loss is of it, and the predictor never sees it.
 - Weights begin as Audio-MAE's do; I-JEPA scales those at the end of each block down by its depth.
 - A clip may have any number of patches in time.

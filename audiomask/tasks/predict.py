@@ -14,12 +14,10 @@ from torch import Tensor
 from audiomask.audio import AudioError
 from audiomask.data.picture_augment import draws
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import tokens
+from audiomask.masks.patches import Grid, tokens
 from audiomask.masks.patches_jepa import Curriculum, level
 from audiomask.nn.latent import Latent
 from audiomask.tasks.pretrain import Mask, Pretrain
-
-Grid = tuple[int, int]
 
 
 def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
@@ -64,8 +62,8 @@ class Predict(Pretrain):
         clones: masks of a clip, each a view to predict from; the targets are computed once. Of the
             curriculum there is one view with several targets.
         momentum: of the average that the target encoder is, w <- m w + (1 - m) w', at the first step and at
-            the last of `momentum_steps` (0: of the run), linear between them. From .996 to 1 in I-JEPA, whose
-            schedule A-JEPA's paper does not change; .9998 to .99999 over 100,000 steps in EAT.
+            the last of `momentum_steps` (0: of the run), linear between them. From .996 to 1 in I-JEPA, after
+            which A-JEPA is made; .9998 to .99999 over 100,000 steps in EAT.
         gain_db: clips are made louder or quieter by up to as much. cyclic: they are rolled round. Both are
             A-JEPA's; the data's own `augment` is Audio-MAE's.
         lr, betas, weight_decay, warmup, decay, start_from, compile: see `Pretrain`.
