@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """All tokens attend to all, or to those of `keys` (bool, `[B, 1, 1, N]`): `[B, N, C]` -> the same."""
+    """All tokens attend to all, or to those where `mask [B, 1, N, N]` is true: `[B, N, C]` -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v, keys).transpose(1, 2).flatten(2))
+        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -85,22 +85,22 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width, EPS), Mlp(width, 4 * width, width)
         self.drop = drop
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        x = x + drop_path(self.attn(self.norm1(x), keys), self.drop, self.training)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), mask), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
 
 class PostBlock(Block):
     """norm(x + attention x), then norm(x + mlp x): the block of EAT (Chen et al. 2024), as of BERT."""
 
-    def both(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def both(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The output, and what the MLP added to it."""
-        x = self.norm1(x + drop_path(self.attn(x, keys), self.drop, self.training))
+        x = self.norm1(x + drop_path(self.attn(x, mask), self.drop, self.training))
         added = self.mlp(x)
         return self.norm2(x + drop_path(added, self.drop, self.training)), added
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        return self.both(x, keys)[0]
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.both(x, mask)[0]
 
 
 class CrossBlock(nn.Module):
@@ -219,7 +219,9 @@ class ViT(nn.Module):
         return sincos(grid, table.shape[2]).to(table)[None]
 
     def embed(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens `[B, 1 + V, C]` before the first block, the cls token first; see `encode`."""
+        """Tokens `[B, 1 + V, C]` with their positions, the cls token first, before the first block; arguments
+        as of `encode`.
+        """
         patches, place = self.patches(x), self.positions(self.grid_of(x), self.pos_embed)
         if visible is not None:
             index = visible.flatten(1)
@@ -239,10 +241,9 @@ class ViT(nn.Module):
         patches that may be attended to, by any block; the cls token always may.
         """
         tokens = self.embed(x, visible)
-        if keys is not None:
-            keys = F.pad(keys, (1, 0), value=True)[:, None, None]
+        mask = None if keys is None else F.pad(keys, (1, 0), value=True)[:, None, None]
         for block in self.blocks:
-            tokens = block(tokens, keys)
+            tokens = block(tokens, mask)
         return tokens
 
 

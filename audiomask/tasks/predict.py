@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.picture_augment import draws
 from audiomask.frontend.logmel import LogMel
@@ -53,12 +55,12 @@ def views(mask: Mask, seeds: Tensor, grid: Grid, count: int) -> tuple[Tensor, li
     return visible.unflatten(0, (len(seeds), -1)), [hidden.unflatten(0, (len(seeds), -1))]
 
 
-class Predict(Pretrain):
+class Predict(pl.LightningModule):
     """Trains a network to predict its own embeddings of hidden patches.
 
     Args:
-        model: what is trained. mask: `masks.patches_jepa.Curriculum`, which goes on with the steps of the
-            run, or any other kind. frontend: makes the pictures.
+        model: what is trained. mask: `masks.patches_jepa.Curriculum`, or any other kind that takes no scores;
+            one that changes with the training (`at`) goes on with its steps. frontend: makes the pictures.
         clones: masks of a clip, each a view to predict from; the targets are computed once. Of the
             curriculum there is one view with several targets.
         momentum: of the average that the target encoder is, w <- m w + (1 - m) w', at the first step and at
@@ -73,8 +75,6 @@ class Predict(Pretrain):
     `nn.latent.spread`. Validation has the same masks each time, one view of a clip; of the curriculum, clips
     in turn with random and with time-frequency-aware blocks.
     """
-
-    model: Latent  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -94,51 +94,57 @@ class Predict(Pretrain):
         start_from: str | None = None,
         compile: bool = False,
     ):
-        super().__init__(
-            model,  # type: ignore[arg-type]
-            mask,
-            frontend,
-            lr=lr,
-            betas=betas,
-            weight_decay=weight_decay,
-            warmup=warmup,
-            decay=decay,
-            start_from=start_from,
-            compile=compile,
-        )
+        super().__init__()
+        if (frontend.bands, frontend.patch) != (model.bands, model.patch):
+            raise AudioError(
+                f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
+                f"{model.bands} and {model.patch}; make them equal"
+            )
         if not 0 <= momentum[0] <= momentum[1] <= 1:
             raise AudioError(
                 f"momentum {momentum[0]:g} to {momentum[1]:g}: want two rising numbers in 0 to 1"
             )
         if clones < 1 or (clones > 1 and isinstance(mask, Curriculum)):
             raise AudioError(f"clones is {clones}; want 1 or more, and 1 with the curriculum")
-        self.clones, self.momentum, self.momentum_steps = clones, momentum, momentum_steps
+        if getattr(mask, "scored", ""):
+            raise AudioError(f"mask {type(mask).__name__} needs scores; take one that looks at nothing")
+        self.model, self.mask, self.frontend, self.clones = model, mask, frontend, clones
+        self.momentum, self.momentum_steps = momentum, momentum_steps
         self.gain_db, self.cyclic = gain_db, cyclic
+        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.warmup, self.decay = warmup, decay
+        if start_from is not None:
+            model.load_state_dict(weights.load(start_from)[0].state_dict())
+        if compile:
+            model.compile()  # in place: the names of the parameters stay
+
+    configure_optimizers = Pretrain.configure_optimizers  # AdamW and its schedule, of settings of those names
+
+    def _places(self, x: Tensor, seeds: Tensor, mask: Any, clones: int) -> tuple[Tensor, list[Tensor]]:
+        """Indices of the visible patches of `x [B, frames, bands]` and of those to predict, see `Latent`."""
+        grid = self.model.grid_of(x)
+        if isinstance(mask, Curriculum):
+            return blocks(mask.sample(seeds, grid), seeds)
+        return views(mask, seeds, grid, clones)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        seeds = batch["seed"]
+        seeds, mask = batch["seed"], self.mask
         torch.manual_seed(int(seeds[0]))  # of noise inside: a resumed run goes on as before
         with torch.no_grad():
             x = self.frontend(varied(batch["audio"], seeds, self.gain_db, self.cyclic))
-            grid = self.model.grid_of(x)
-            if isinstance(self.mask, Curriculum):
-                visible, hidden = blocks(self.mask.at(self.global_step).sample(seeds, grid), seeds)
-            else:
-                visible, hidden = views(self.mask, seeds, grid, self.clones)
+            mask = mask.at(self.global_step) if hasattr(mask, "at") else mask
+            visible, hidden = self._places(x, seeds, mask, self.clones)
         found = self.model(x, visible, hidden)
         self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(x))
         return found["loss"]
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        mask: Any = self.mask
+        if isinstance(mask, Curriculum):
+            mask = replace(mask, step=0, start=index % 2, seed=index)
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
-            x, seeds = self.frontend(batch["audio"]), batch["seed"]
-            grid = self.model.grid_of(x)
-            if isinstance(self.mask, Curriculum):
-                mask = replace(self.mask, step=0, start=index % 2, seed=index)
-                visible, hidden = blocks(mask.sample(seeds, grid), seeds)
-            else:
-                visible, hidden = views(self.mask, seeds, grid, 1)
-            found = self.model(x, visible, hidden)
+            x = self.frontend(batch["audio"])
+            found = self.model(x, *self._places(x, batch["seed"], mask, 1))
         found.pop("target_std")  # of one clip
         losses = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(losses, batch_size=len(x), sync_dist=True)

@@ -13,6 +13,7 @@ from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Disjoint, InverseBlock, Random
 from audiomask.masks.patches_jepa import Curriculum
+from audiomask.masks.patches_scored import Dispersion
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.eat import Eat
 from audiomask.tasks.predict import Predict, blocks, varied, views
@@ -176,6 +177,8 @@ def test_disagreements_are_refused():
         task(clones=2)
     with pytest.raises(AudioError, match="clones is 0"):
         task("eat", clones=0)
+    with pytest.raises(AudioError, match="mask Dispersion needs scores"):
+        task(mask=Dispersion())
     with pytest.raises(AudioError, match="frontend has 128 bands"):
         Predict(AJepa(**TINY["a_jepa"]), Curriculum(5), LogMel())
 
