@@ -10,7 +10,7 @@ It is trained, and runs, on whole clips; a tagger that streams is another model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ class ViTTagger(ViT):
 
     Args:
         classes: how many. labels: their names in order, kept with the weights; or none.
+        pool: what is classified: the mean of the patches' tokens, or the cls token, as EAT does.
         The others are `ViT`'s.
     """
 
@@ -41,21 +42,26 @@ class ViTTagger(ViT):
         heads: int = 12,
         drop_path: float = 0.0,
         labels: list[str] | None = None,
+        post_norm: bool = False,
+        pool: Literal["mean", "cls"] = "mean",
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads, drop_path)
+        super().__init__(frames, bands, patch, width, depth, heads, drop_path, post_norm)
         if labels is not None and len(labels) != classes:
             raise ValueError(f"{len(labels)} labels for {classes} classes")
-        self.labels = labels
+        self.labels, self.pool = labels, pool
         self.fc_norm, self.head = nn.LayerNorm(width, EPS), nn.Linear(width, classes)
         self.initialise()
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
-    def pooled(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """The mean of the tokens of the patches `visible [B, V]` (all if None), normalised: `[B, C]`."""
-        return self.fc_norm(self.encode(x, visible)[:, 1:].mean(1))
+    def pooled(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """The mean of the tokens of the patches `visible [B, V]` (all if None), or the cls token, normalised:
+        `[B, C]`. `keys`: see `ViT.encode`.
+        """
+        tokens = self.encode(x, visible, keys)
+        return self.fc_norm(tokens[:, 1:].mean(1) if self.pool == "mean" else tokens[:, 0])
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        return self.head(self.pooled(x, visible))
+    def forward(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        return self.head(self.pooled(x, visible, keys))
 
 
 def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -69,9 +75,14 @@ def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
     Positions come with it where they are for clips of the model's length; for others the fixed ones are the
     same. ValueError for other positions than those, and where weights do not fit.
     """
-    own = {"pos_embed"} | {
-        key for key in model.state_dict() if key.startswith(("cls_token", "patch_embed.", "blocks."))
-    }
+    parts = ("cls_token", "patch_embed.", "norm_pre.", "blocks.")
+    own = {"pos_embed"} | {key for key in model.state_dict() if key.startswith(parts)}
+    post, ours = ("norm_pre.weight" in found for found in (state, own))
+    if post != ours:
+        raise ValueError(
+            f"weights of {'post' if post else 'pre'}-norm blocks, which the model's are not; "
+            f"make it with post_norm {str(post).lower()}"
+        )
     missing = sorted(own - set(state))
     if missing:
         raise ValueError(f"not weights of this encoder: {missing[0]} is missing ({len(missing)} in all)")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ENCODER = ("cls_token", "pos_embed", "patch_embed.", "blocks.", "norm.")  # keys of the encoder
+ENCODER = ("cls_token", "pos_embed", "patch_embed.", "norm_pre.", "blocks.", "norm.")  # keys of the encoder
 EPS = 1e-6  # of the layer norms
 
 Grid = tuple[int, int]  # patches in time and in frequency
@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """All tokens attend to all: `[B, N, C]` -> the same."""
+    """All tokens attend to all, or to those where `mask [B, 1, N, N]` is true: `[B, N, C]` -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -85,9 +85,22 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width, EPS), Mlp(width, 4 * width, width)
         self.drop = drop
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop, self.training)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), mask), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+
+class PostBlock(Block):
+    """norm(x + attention x), then norm(x + mlp x): the block of EAT (Chen et al. 2024), as of BERT."""
+
+    def both(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output, and what the MLP added to it."""
+        x = self.norm1(x + drop_path(self.attn(x, mask), self.drop, self.training))
+        added = self.mlp(x)
+        return self.norm2(x + drop_path(added, self.drop, self.training)), added
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.both(x, mask)[0]
 
 
 class CrossBlock(nn.Module):
@@ -130,6 +143,7 @@ class ViT(nn.Module):
             where the positions are the fixed ones. patch: frames, and bands, of a patch.
         width, depth, heads: S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16.
         drop_path: rate of dropped paths in the last block, rising linearly from 0 in the first.
+        post_norm: blocks that normalise after they add, and a norm before the first (`norm_pre`), as EAT has.
     """
 
     pos_embed: Tensor
@@ -143,6 +157,7 @@ class ViT(nn.Module):
         depth: int = 12,
         heads: int = 12,
         drop_path: float = 0.0,
+        post_norm: bool = False,
     ) -> None:
         super().__init__()
         if frames % patch or bands % patch or not frames or not bands:
@@ -152,8 +167,10 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(patch, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.register_buffer("pos_embed", F.pad(sincos(self.grid, width), (0, 0, 1, 0))[None])
+        self.norm_pre = nn.LayerNorm(width, EPS) if post_norm else None
+        block = PostBlock if post_norm else Block
         self.blocks = nn.ModuleList(
-            Block(width, heads, drop_path * i / max(1, depth - 1)) for i in range(depth)
+            block(width, heads, drop_path * i / max(1, depth - 1)) for i in range(depth)
         )
 
     def initialise(self) -> None:
@@ -201,18 +218,32 @@ class ViT(nn.Module):
             )
         return sincos(grid, table.shape[2]).to(table)[None]
 
-    def encode(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens `[B, 1 + V, C]` of the patches `visible [B, V]` of a spectrogram (all of them if None), the
-        cls token first, after the last block. What is not visible is not computed.
+    def embed(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens `[B, 1 + V, C]` with their positions, the cls token first, before the first block; arguments
+        as of `encode`.
         """
         patches, place = self.patches(x), self.positions(self.grid_of(x), self.pos_embed)
         if visible is not None:
-            patches = take(patches, visible)
-            place = take(place.expand(len(x), -1, -1), visible)
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        tokens = torch.cat([first, self.patch_embed(patches) + place], 1)
+            index = visible.flatten(1)
+            patches, place = take(patches, index), take(place.expand(len(x), -1, -1), index)
+        tokens = self.patch_embed(patches) + place
+        if visible is not None:
+            tokens = tokens.reshape(-1, visible.shape[-1], self.width)
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        tokens = torch.cat([first, tokens], 1)
+        return tokens if self.norm_pre is None else self.norm_pre(tokens)
+
+    def encode(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """Tokens `[B, 1 + V, C]` of the patches `visible [B, V]` of a spectrogram (all of them if None), the
+        cls token first, after the last block. What is not visible is not computed.
+
+        `visible [B, R, V]`: R views of each clip, the batch is B R rows then. `keys [B, V]`: true for the
+        patches that may be attended to, by any block; the cls token always may.
+        """
+        tokens = self.embed(x, visible)
+        mask = None if keys is None else F.pad(keys, (1, 0), value=True)[:, None, None]
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, mask)
         return tokens
 
 

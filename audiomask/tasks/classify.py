@@ -61,6 +61,11 @@ def kept(grid: tuple[int, int], seeds: Tensor, time: float, freq: float) -> Tens
     return (sides[0][:, :, None] * grid[1] + sides[1][:, None, :]).flatten(1)
 
 
+def heard(count: int, seeds: Tensor, share: float) -> Tensor:
+    """`[B, count]` bool, false for round(share count) of each row: tokens that nobody may attend to."""
+    return draws(seeds, count, 12).argsort(1).argsort(1) >= round(share * count)
+
+
 class Classify(pl.LightningModule):
     """Trains a tagger.
 
@@ -74,7 +79,8 @@ class Classify(pl.LightningModule):
         warmup, decay: see `Pretrain`.
         spec_frames, spec_bands: widest stretches that SpecAugment hides. quantize: share of the rows that are
             quantized at random, in 8 regions. mask_time, mask_freq: shares of the columns and rows of
-            patches that are left out in training.
+            patches that are left out in training. suppress: share of the others, drawn for each row, that no
+            token may attend to in training, though they are there (A-JEPA's regularised masking: .1).
         compile: train through `torch.compile`.
     """
 
@@ -96,17 +102,19 @@ class Classify(pl.LightningModule):
         quantize: float = 0.0,
         mask_time: float = 0.2,
         mask_freq: float = 0.2,
+        suppress: float = 0.0,
         compile: bool = False,
     ):
         super().__init__()
-        for name, share in (("mask_time", mask_time), ("mask_freq", mask_freq), ("quantize", quantize)):
+        shares = {"mask_time": mask_time, "mask_freq": mask_freq, "suppress": suppress, "quantize": quantize}
+        for name, share in shares.items():
             if not 0 <= share <= 1 or (share == 1 and name != "quantize"):
                 raise AudioError(f"{name} {share}: a share, from 0 to below 1")
         self.model, self.frontend, self.loss, self.frozen = model, frontend, loss, frozen
         self.lr, self.betas, self.weight_decay, self.layer_decay = lr, betas, weight_decay, layer_decay
         self.warmup, self.decay = warmup, decay
         self.spec_frames, self.spec_bands, self.quantize = spec_frames, spec_bands, quantize
-        self.mask_time, self.mask_freq = mask_time, mask_freq
+        self.mask_time, self.mask_freq, self.suppress = mask_time, mask_freq, suppress
         if start_from is not None:
             begin_from(model, weights.load(start_from)[0].state_dict())
         if frozen:
@@ -151,10 +159,14 @@ class Classify(pl.LightningModule):
             x = spec_augment(x, seeds, self.spec_frames, self.spec_bands, nothing)
             if self.quantize:
                 x = randomized_quantization(x, seeds, chance=self.quantize)
-            visible = None
+            visible, keys = None, None
             if self.mask_time or self.mask_freq:
                 visible = kept(self.model.grid_of(x), seeds, self.mask_time, self.mask_freq)
-        loss = self._loss(self.model(x, visible), batch["target"])
+            if self.suppress:
+                time, freq = self.model.grid_of(x)
+                count = time * freq if visible is None else visible.shape[1]
+                keys = heard(count, seeds, self.suppress)
+        loss = self._loss(self.model(x, visible, keys), batch["target"])
         self.log("train/loss", loss, batch_size=len(x))
         return loss
 

@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from audiomask.models.vit_tagger import ViTTagger
-from audiomask.nn.vit import Block, CrossBlock, ViT, drop_path, encoder_state, sincos, take
+from audiomask.nn.vit import (
+    Attention,
+    Block,
+    CrossBlock,
+    PostBlock,
+    ViT,
+    drop_path,
+    encoder_state,
+    sincos,
+    take,
+)
 
 SMALL = {"frames": 64, "bands": 32, "width": 48, "depth": 3, "heads": 4}
 
@@ -87,6 +97,61 @@ def test_a_cross_block_is_attention_to_the_memory():
     x, memory = torch.randn(2, 5, 48), torch.randn(2, 9, 48)
     y = x + theirs(block.norm1(x), memory, memory)[0]
     assert torch.allclose(block(x, memory), y + block.mlp(block.norm2(y)), atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_post_block_is_torchs_post_norm_layer():
+    ours = shaken(PostBlock(48, 4))
+    attention = nn.MultiheadAttention(48, 4, batch_first=True)
+    attention.load_state_dict({
+        "in_proj_weight": ours.attn.qkv.weight, "in_proj_bias": ours.attn.qkv.bias,
+        "out_proj.weight": ours.attn.proj.weight, "out_proj.bias": ours.attn.proj.bias,
+    })  # fmt: skip
+    x = torch.randn(2, 7, 48)
+    y = ours.norm1(x + attention(x, x, x)[0])
+    added = ours.mlp(y)
+    for found, wanted in zip(ours.both(x), (ours.norm2(y + added), added), strict=True):
+        assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.equal(ours(x), ours.both(x)[0])
+
+
+@torch.no_grad()
+def test_suppressed_tokens_are_no_keys():
+    """Attention written out, with weights that are 0 where nobody may attend."""
+    layer = shaken(Attention(48, 4))
+    x = torch.randn(2, 7, 48)
+    keys = torch.tensor([[1, 1, 0, 1, 1, 0, 1], [1, 0, 1, 1, 1, 1, 1]]).bool()
+    q, k, v = layer.qkv(x).reshape(2, 7, 3, 4, 12).permute(2, 0, 3, 1, 4)
+    weight = (q @ k.mT / 12**0.5).exp() * keys[:, None, None]
+    expected = layer.proj((weight / weight.sum(-1, keepdim=True) @ v).transpose(1, 2).reshape(2, 7, 48))
+    assert torch.allclose(layer(x, keys[:, None, None]), expected, atol=1e-5)
+    assert torch.allclose(layer(x, torch.ones(2, 1, 1, 7).bool()), layer(x), atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("post_norm", [False, True])
+def test_a_suppressed_patch_changes_itself_alone(post_norm):
+    model = shaken(ViT(**SMALL, post_norm=post_norm))
+    x = torch.randn(1, 64, 32)
+    other = x.clone()
+    other[:, 16:32, :16] += 1  # patch 2
+    keys = torch.arange(8)[None] != 2
+    a, b = model.encode(x, None, keys), model.encode(other, None, keys)
+    changed = ((a - b).abs().amax(2) > 1e-6)[0].nonzero().flatten().tolist()
+    assert changed == [3]  # after the cls token, which attends to it no more than the others
+    assert ((model.encode(x) - model.encode(other)).abs().amax(2) > 1e-6).all()
+    model.cls_token += torch.randn_like(model.cls_token)
+    assert ((model.encode(x, None, keys) - a).abs().amax(2) > 1e-6).all()  # it is attended to by all
+
+
+@torch.no_grad()
+def test_views_of_a_clip_are_rows():
+    model = shaken(ViT(**SMALL))
+    x = torch.randn(2, 64, 32)
+    visible = torch.stack([torch.stack([torch.randperm(8)[:3] for _ in range(4)]) for _ in range(2)])
+    rows = model.encode(x, visible).unflatten(0, (2, 4))
+    for r in range(4):
+        assert torch.allclose(rows[:, r], model.encode(x, visible[:, r]), atol=1e-5)
 
 
 @torch.no_grad()

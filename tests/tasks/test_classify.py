@@ -18,6 +18,7 @@ from audiomask.tasks.classify import (
     LabelledClips,
     LabelledCrops,
     average_precision,
+    heard,
     kept,
     knn,
     targets,
@@ -87,6 +88,28 @@ def test_the_network_trains_on_the_kept_tokens_and_is_judged_on_all(monkeypatch)
     assert 0 <= run.values["val/accuracy"] <= 1
     assert all(p.grad.isfinite().all() for p in run.model.parameters() if p.grad is not None)
     assert run.model.head.weight.grad.any()
+
+
+@pytest.mark.parametrize(("mask_time", "count"), [(0.0, 8), (0.5, 4)])
+def test_suppressed_tokens_are_there_but_nobody_attends_to_them(monkeypatch, mask_time, count):
+    """As many in each row, its own, in training only; with nothing suppressed there is no mask."""
+    run, found = task(suppress=0.25, mask_time=mask_time, mask_freq=0.0), []
+    plain = run.model.encode
+    monkeypatch.setattr(
+        run.model, "encode", lambda x, visible, keys: found.append(keys) or plain(x, visible, keys)
+    )
+    run.training_step(batch(), 0).backward()
+    assert found[0].shape == (4, count)
+    assert ((~found[0]).sum(1) == count // 4).all()
+    assert torch.equal(found[0][2:3], heard(count, batch()["seed"][2:3], 0.25))
+    assert len(heard(100, torch.arange(20), 0.1).unique(dim=0)) == 20
+    assert run.model.head.weight.grad.any()
+    with torch.no_grad():
+        run.validation_step(batch(), 0)
+    task(suppress=0.0).training_step(batch(), 0)
+    assert found[1] is None
+    with pytest.raises(AudioError, match="suppress 1"):
+        task(suppress=1.0)
 
 
 def test_rates_fall_with_depth_and_vectors_are_not_decayed():

@@ -1,0 +1,124 @@
+"""A-JEPA: Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 2311.15830).
+
+After I-JEPA (Assran et al. 2023), for spectrograms: not the hidden patches are guessed but their embeddings::
+
+    [B, 1024, 128] -> patches [B, 64 x 8, 256]
+      all of them -> target encoder: ViT (nn.vit), norm -> layer norm without weights -> of each target block
+      the context  -> context encoder: ViT, norm -> linear to the predictor's width, fixed positions
+         + for each patch of a target block a learned token with its position
+         -> 16 blocks of attention over context and block -> norm -> linear to the encoder's width
+    loss: mean square of prediction less target, of each block; the mean over the blocks of a clip
+
+The context encoder computes the patches of the context only, once for all blocks; blocks of equal size go
+through the predictor together, each as a row of its own. `masks.patches_jepa` draws context and blocks.
+
+Parameters: B, two encoders of 85,254,144 and a predictor of 51,227,392; S, 21,393,408 and 50,833,792; L,
+302,575,616 and 51,489,792. They are named so that the encoder that is kept for other tasks, the **target**
+encoder, is the network itself, and the context encoder is under `context`: `models.vit_tagger.begin_from`
+takes the target encoder, the one that I-JEPA is evaluated with.
+
+There is no code and there are no weights of the authors'. Differences, and what we chose where we know of no
+figure of theirs:
+
+- Targets are normalised over their channels, as in I-JEPA's code; without it both encoders could shrink the
+  error by shrinking. The paper's loss is the mean L2 distance; we take the square, as I-JEPA's formula does,
+  its mean over patches and channels.
+- The momentum of the average is I-JEPA's, which rises from .996 to 1 over the run (`tasks.predict`).
+- The predictor has 16 heads, as Audio-MAE's decoder of that width.
+- The encoder that is kept is I-JEPA's choice; the context encoder is saved beside it.
+- There is a cls token in both encoders, as in Audio-MAE's; no loss is of it, and the predictor never sees it.
+- Weights begin as Audio-MAE's do; I-JEPA scales those at the end of each block down by its depth.
+- A clip may have any number of patches in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.nn.latent import Latent, errors, pick, spread
+from audiomask.nn.vit import EPS, Block, ViT, sincos
+
+
+class Encoder(ViT):
+    """The transformer with its last norm. Arguments: of `ViT`."""
+
+    def __init__(self, frames: int, bands: int, patch: int, width: int, depth: int, heads: int) -> None:
+        super().__init__(frames, bands, patch, width, depth, heads)
+        self.norm = nn.LayerNorm(width, EPS)
+
+    def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first; see `encode`."""
+        return self.norm(self.encode(x, visible))
+
+
+class AJepa(Latent, Encoder):
+    """Target encoder, context encoder and predictor, for pretraining.
+
+    Args:
+        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`.
+        predictor_width, predictor_depth, predictor_heads: size of the predictor.
+    """
+
+    predictor_pos_embed: Tensor
+
+    def __init__(
+        self,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        predictor_width: int = 512,
+        predictor_depth: int = 16,
+        predictor_heads: int = 16,
+    ) -> None:
+        super().__init__(frames, bands, patch, width, depth, heads)
+        self.requires_grad_(False)
+        self.context = Encoder(frames, bands, patch, width, depth, heads)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
+        self.predictor_embed = nn.Linear(width, predictor_width)
+        table = F.pad(sincos(self.grid, predictor_width), (0, 0, 1, 0))[None]
+        self.register_buffer("predictor_pos_embed", table)
+        self.predictor_blocks = nn.ModuleList(
+            Block(predictor_width, predictor_heads) for _ in range(predictor_depth)
+        )
+        self.predictor_norm = nn.LayerNorm(predictor_width, EPS)
+        self.predictor_proj = nn.Linear(predictor_width, width)
+        self.initialise()
+        self.context.initialise()
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.follow(0)
+
+    def encoders(self) -> tuple[ViT, ViT]:
+        return self, self.context
+
+    @torch.no_grad()
+    def targets(self, x: Tensor) -> Tensor:
+        """What the embeddings of all patches should be predicted as: `[B, N, C]` float32."""
+        return F.layer_norm(self.features(x)[:, 1:].float(), (self.width,))
+
+    def predict(self, memory: Tensor, place: Tensor, hidden: Tensor) -> Tensor:
+        """Embeddings `[B, K, M, C]` of the blocks `hidden [B, K, M]` from the context `memory [B, R, V, P]`,
+        R = K or 1. `place [B, N, P]`: the positions.
+        """
+        unknown = self.mask_token + pick(place, hidden)
+        known = memory.expand(-1, hidden.shape[1], -1, -1)
+        y = torch.cat([known, unknown], 2).flatten(0, 1)
+        for block in self.predictor_blocks:
+            y = block(y)
+        guess = self.predictor_proj(self.predictor_norm(y[:, known.shape[2] :]))
+        return guess.unflatten(0, hidden.shape[:2])
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
+        """See `Latent`. Beside the loss: `target_std`, the `spread` of the targets."""
+        targets = self.targets(x)
+        place = self.positions(self.grid_of(x), self.predictor_pos_embed).expand(len(x), -1, -1)
+        context = self.predictor_embed(self.context.features(x, visible)[:, 1:])
+        memory = context.unflatten(0, visible.shape[:2]) + pick(place, visible)
+        found = [errors(self.predict(memory, place, index), pick(targets, index)) for index in hidden]
+        return {"loss": torch.cat(found).mean(), "target_std": spread(targets)}

@@ -1,0 +1,135 @@
+"""EAT: Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer" (IJCAI 2024).
+
+data2vec 2.0 (Baevski et al. 2023) on spectrograms, with a loss on the clip as a whole::
+
+    [B, 1024, 128] -> patches [B, 64 x 8, 256], fixed positions, cls token -> norm -> 12 post-norm blocks
+      target: all patches, once a clip. What the MLP of each block adds, every channel normalised over the
+        patches of the clip; the mean over the blocks, normalised over channels: y
+      student: 16 views of a clip, each the visible patches of a mask of its own (inverse blocks, .8 hidden)
+        -> in their places, noise of deviation .01 where patches are hidden
+        -> 6 x (x + gelu(layer norm(3 x 3 convolution, 16 groups))) -> linear: guesses of y
+    loss: |guess - y|^2 / sqrt(768), mean over hidden patches, + |cls - mean of y|^2 / sqrt(768)
+
+The target's weights are the moving average of the student's, patch embedding included. 87,840,000 parameters
+are trained at size B, 85,254,144 of them the encoder's, which are also the target's (the paper: 88 M). The
+student is the network itself, the target is under `target`: `models.vit_tagger.begin_from` takes the student,
+as the authors' fine-tuning does, into a tagger with `post_norm: true` (and `pool: cls`, theirs).
+
+Differences:
+
+- The second loss has the weight 1 as a mean over the rows, which is the paper's formula; the authors' code
+  sums it over the rows of a process, 192 of them.
+- Weights begin as Audio-MAE's do, and the cls token with a deviation of .02; theirs as BERT's, and 1.
+- Of several target blocks of a view (masks of A-JEPA) each counts alike. Noise is drawn in training only.
+- No limit on the deviation of targets ends the run; it is logged.
+- Positions are made for the clip, of any length; their table has 2 minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.nn.latent import Latent, errors, pick, spread
+from audiomask.nn.vit import Grid, PostBlock, ViT, take
+
+
+class ConvDecoder(nn.Module):
+    """Guesses of all places of a grid, `[B, N, C]` -> `[B, N, C]`, by `depth` convolutions `width` wide."""
+
+    def __init__(self, channels: int, width: int, depth: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel {kernel}: must be odd, to keep the grid")
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width if i else channels, width, kernel, padding=kernel // 2, groups=groups)
+            for i in range(depth)
+        )
+        self.proj = nn.Linear(width, channels)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x.unflatten(1, grid)  # [B, time, freq, C]: to torch a channels-last picture
+        for conv in self.convs:
+            y = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            y = F.gelu(F.layer_norm(y, y.shape[-1:]))
+            x = x + y if x.shape == y.shape else y
+        return self.proj(x.flatten(1, 2))
+
+
+class Eat(Latent):
+    """Student, target encoder and decoder, for pretraining.
+
+    Args:
+        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`; blocks are post-norm.
+        decoder_width, decoder_depth, kernel, groups: of the convolutions. L has depth 3, kernel 5.
+        noise: deviation of what stands for hidden patches. utterance: weight of the loss on the clip.
+    """
+
+    def __init__(
+        self,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder_width: int = 768,
+        decoder_depth: int = 6,
+        kernel: int = 3,
+        groups: int = 16,
+        noise: float = 0.01,
+        utterance: float = 1.0,
+    ) -> None:
+        super().__init__(frames, bands, patch, width, depth, heads, post_norm=True)
+        self.noise, self.utterance = noise, utterance
+        self.target = ViT(frames, bands, patch, width, depth, heads, post_norm=True).requires_grad_(False)
+        self.decoder = ConvDecoder(width, decoder_width, decoder_depth, kernel, groups)
+        self.initialise()
+        self.follow(0)
+
+    def encoders(self) -> tuple[ViT, ViT]:
+        return self.target, self
+
+    @torch.no_grad()
+    def targets(self, x: Tensor) -> Tensor:
+        """What the embeddings of all patches should be predicted as: `[B, N, C]` float32."""
+        tokens, layers = self.target.embed(x), []
+        for block in self.target.blocks:
+            assert isinstance(block, PostBlock)
+            tokens, added = block.both(tokens)
+            layers.append(F.instance_norm(added[:, 1:].float().transpose(1, 2)))
+        return F.layer_norm(torch.stack(layers).mean(0).transpose(1, 2), (self.width,))
+
+    def decode(self, tokens: Tensor, visible: Tensor, grid: Grid) -> Tensor:
+        """Guesses `[B, N, C]` of the embeddings of all places from `tokens [B, V, C]` of those `visible`."""
+        whole = tokens.new_zeros(len(tokens), grid[0] * grid[1], self.width)
+        if self.training:
+            whole = whole.normal_(0, self.noise)
+        index = visible[:, :, None].expand_as(tokens)
+        return self.decoder(whole.scatter(1, index, tokens), grid)
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
+        """See `Latent`. Beside the loss: its parts, `patch` and `utterance`, and the targets' `spread`."""
+        scale = math.sqrt(self.width)  # the sum over channels, over their root
+        targets = self.targets(x)
+        tokens = self.encode(x, visible)
+        guess = self.decode(tokens[:, 1:], visible.flatten(0, 1), self.grid_of(x))
+        views = guess.unflatten(0, visible.shape[:2])
+        found = []
+        for index in hidden:
+            seen = views.expand(-1, index.shape[1], -1, -1).flatten(0, 1)
+            guessed = take(seen, index.flatten(0, 1)).unflatten(0, index.shape[:2])
+            found.append(errors(guessed, pick(targets, index)))
+        patch = scale * torch.cat(found).mean()
+        cls = tokens[:, 0].unflatten(0, visible.shape[:2]).float()
+        utterance = scale * (cls - targets.mean(1, keepdim=True)).square().mean()
+        return {
+            "loss": patch + self.utterance * utterance,
+            "patch": patch,
+            "utterance": utterance,
+            "target_std": spread(targets),
+        }
