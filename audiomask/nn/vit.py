@@ -92,14 +92,15 @@ class Block(nn.Module):
 
 class CrossBlock(nn.Module):
     """x attends to `memory` and not to itself, then the MLP: the decoder block of CrossMAE (Fu et al. 2024).
-    `[B, M, C]`, `[B, N, C]` -> `[B, M, C]`.
+    `[B, M, width]`, `[B, N, memory]` -> `[B, M, width]`; `memory` is `width` unless it is given.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, memory: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
-        self.q, self.kv, self.proj = (nn.Linear(width, n * width) for n in (1, 2, 1))
+        self.q, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.kv = nn.Linear(memory or width, 2 * width)
         self.mlp = Mlp(width, 4 * width, width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
@@ -161,7 +162,8 @@ class ViT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
 
@@ -201,16 +203,22 @@ class ViT(nn.Module):
             )
         return sincos(grid, table.shape[2]).to(table)[None]
 
-    def encode(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens `[B, 1 + V, C]` of the patches `visible [B, V]` of a spectrogram (all of them if None), the
-        cls token first, after the last block. What is not visible is not computed.
+    def embed(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens `[B, 1 + V, C]` with their positions, the cls token first, before the first block; arguments
+        as of `encode`.
         """
         patches, place = self.patches(x), self.positions(self.grid_of(x), self.pos_embed)
         if visible is not None:
             patches = take(patches, visible)
             place = take(place.expand(len(x), -1, -1), visible)
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
-        tokens = torch.cat([first, self.patch_embed(patches) + place], 1)
+        return torch.cat([first, self.patch_embed(patches) + place], 1)
+
+    def encode(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens `[B, 1 + V, C]` of the patches `visible [B, V]` of a spectrogram (all of them if None), the
+        cls token first, after the last block. What is not visible is not computed.
+        """
+        tokens = self.embed(x, visible)
         for block in self.blocks:
             tokens = block(tokens)
         return tokens
