@@ -158,6 +158,11 @@ class AudioMae(ViT):
         guess = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
         return guess, normalised(take(self.patches(x).float(), hidden))
 
+    def errors(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """The loss of each of the patches `hidden`, `[B, M]`."""
+        guess, target, *_ = self(x, visible, hidden)
+        return (guess.float() - target).square().mean(2)
+
     def restored(self, x: Tensor, guess: Tensor, hidden: Tensor) -> Tensor:
         """`x [B, frames, bands]` with the guesses in the place of what was hidden. They have the mean and
         deviation of the patches that they stand for, which the loss does not ask for.

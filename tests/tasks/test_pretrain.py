@@ -330,6 +330,32 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
     assert "val/loss" in events.Tags()["scalars"]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("recipe", ["hpm", "ada_mae"])
+def test_guided_runs_resume_exactly(data, tmp_path, recipe):
+    """The average that picks hard patches included."""
+    options = OPTIONS | {"recipe": ROOT / f"recipes/pretrain/{recipe}.yaml"}
+    if recipe == "hpm":
+        options |= {"model__mask__steps": 4, "model__momentum_steps": 4, "model__model__predictor_depth": 1}
+    else:
+        options |= {
+            f"model__model__sampler_{key}": n for key, n in (("width", 16), ("depth", 1), ("heads", 2))
+        }
+    train(data, tmp_path / "parts", 3, **options)
+    train(data, tmp_path / "parts", 6, **options)
+    train(data, tmp_path / "whole", 6, **options)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
+    assert whole["global_step"] == resumed["global_step"] == 6
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    averaged = {name: value for name, value in whole["state_dict"].items() if name.startswith("teacher.")}
+    assert bool(averaged) == (recipe == "hpm")
+    for name, value in averaged.items():
+        if name.endswith("qkv.weight"):
+            assert not torch.equal(value, whole["state_dict"][name.replace("teacher.", "model.")]), name
+
+
 def test_it_learns_what_can_be_guessed():
     """Tones: a band that is loud in one patch is so in the others. Every step a new batch; after 150 of them
     the guesses of unseen rows are better than the best that knows nothing, which has a loss of 1."""
