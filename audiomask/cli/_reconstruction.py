@@ -58,13 +58,14 @@ def run(args: argparse.Namespace) -> int:
     model, frontend = frozen.load(folder, args.corpus)
     if not hasattr(model, "errors"):
         raise AudioError(
-            f"{folder}: a {type(model).__name__} guesses nothing that is hidden; give weights of pretraining, "
-            "such as an Audio-MAE's"
+            f"{folder}: a {type(model).__name__} guesses nothing that is hidden; give weights of "
+            "pretraining, such as an Audio-MAE's"
         )
     x, rate = read_part(file, args.start, args.seconds, args.channel)
     if rate != frontend.sample_rate:
         x = soxr.resample(x, rate, frontend.sample_rate)
     size, longest = model.patch, model.grid[0] * model.patch
+    kind = args.kind or "random"
     hop_s = frontend.fbank.hop / frontend.sample_rate
     frames = min(frontend.fbank.complete(len(x)), longest) // size * size
     if not frames:
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             masked = drawn.masked[:1]
             visible, hidden = tokens(masked)
         except ValueError as error:
-            raise AudioError(f"{file}: {args.kind or 'random'}: {error}") from None
+            raise AudioError(f"{file}: {kind}: {error}") from None
         errors = model.errors(picture, visible, hidden)
         guess = None
         if hasattr(model, "restored"):
