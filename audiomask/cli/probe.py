@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
 def judged(args: argparse.Namespace) -> dict[str, Any]:
     """All results, as JSON takes them."""
     import torch
+    from rich.console import Console
+    from rich.progress import Progress
 
     from audiomask.cli import UsageError
     from audiomask.data.kaldi import DataDir
@@ -96,7 +98,15 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     for data in directories:
         by_key = targets(data, classes)
         truth.append(torch.stack([torch.from_numpy(by_key[u.key]) for u in data.utterances()]))
-        vectors.append(frozen.features(model, frontend, data, layers, args.batch, args.device))
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("features", total=sum(map(len, truth)))
+        for data in directories:
+            vectors.append(
+                frozen.features(
+                    model, frontend, data, layers, args.batch, args.device,
+                    lambda n: bars.update(task, advance=n),
+                )
+            )  # fmt: skip
     x, y = torch.cat(vectors), torch.cat(truth)
     if args.folds:
         fold = folds_of(train)

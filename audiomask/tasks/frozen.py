@@ -126,10 +126,12 @@ def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: flo
     """Scores `[M, K]` that the `k` nearest of `known [N, C]`, with labels `target [N, K]`, give to `asked [M,
     C]`: labels of weight exp(cosine / temperature), over the sum of the weights. See `tasks.classify.knn`.
     """
-    cosine = F.normalize(asked, dim=1) @ F.normalize(known, dim=1).T
-    near, index = cosine.topk(min(k, len(known)), 1)
-    weight = (near / temperature).softmax(1)
-    return (weight[:, :, None] * target[index]).sum(1)
+    found, known = [], F.normalize(known, dim=1)
+    for part in F.normalize(asked, dim=1).split(512):  # so that memory is bounded
+        near, index = (part @ known.T).topk(min(k, len(known)), 1)
+        weight = (near / temperature).softmax(1)
+        found.append((weight[:, :, None] * target[index]).sum(1))
+    return torch.cat(found)
 
 
 class Logistic:
