@@ -27,6 +27,7 @@ VERBS = {
     "import": "take over a checkpoint of its authors: demucs, cleanunet, gtcrn, dtln and others",
     "export": "turn a trained model into one self-describing ONNX file, and check it",
     "bench": "measure speed and latency of a model on this machine",
+    "probe": "judge a pretrained encoder by what its frozen features tell of labels",
     "plot": "draw recordings as spectrograms, before and after",
     "data": "validate, fix, split, import and shard Kaldi data directories",
     "doctor": "say what is missing or broken, and the command that mends it",
@@ -35,7 +36,7 @@ VERBS = {
 # Which extra brings a module that the core does without.
 EXTRAS = {
     "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
-    "onnxscript pyroomacoustics webdataset",
+    "onnxscript pyroomacoustics webdataset yaml",
     "score": "pesq pystoi speechmos librosa scipy matplotlib",
     "live": "sounddevice",
     "serve": "starlette uvicorn websockets",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from audiomask.masks.patches_saved import Drawn
 
 RATE, BANDS, SIZE, HOP = 16000, 128, 16, 160
-PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_block")
+PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_block", "strips")
 NOISE = ("red", "green", "blue", "purple", "blue_noise")
 SCORED = ("dispersion", "speech", "segments", "confidence")
 KINDS = (*PLAIN, *NOISE, *SCORED, "disjoint", "curriculum")
@@ -42,12 +41,14 @@ def add_arguments(parser: Any) -> None:
 
 
 def check(args: argparse.Namespace, patches: bool) -> None:
-    """UsageError for options that do not go together; `patches`: is this about one recording?"""
+    """UsageError for options that do not go together; `patches`: is this about masks over patches?"""
     from audiomask.cli import UsageError
 
     given = [name for name in ("kind", "ratio", "seed", "save", "replay") if getattr(args, name) is not None]
     if given and not patches:
-        raise UsageError(f"--{given[0]} is for the patches of one recording: audiomask plot masks FILE")
+        raise UsageError(
+            f"--{given[0]} is for the patches of one recording: audiomask plot masks FILE, or reconstruction"
+        )
     if args.replay is not None and len(given) > 1:
         raise UsageError(
             f"--replay draws what was saved; leave --{next(n for n in given if n != 'replay')} out"
@@ -123,15 +124,17 @@ def features(x: np.ndarray, rate: int) -> Tensor:
         return mel.raw(torch.from_numpy(np.ascontiguousarray(x, np.float32))[None])[:, :frames].clone()
 
 
-def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int) -> Drawn:
-    """A mask of that kind for `spectrogram [1, frames, bands]`, natural logarithms of energies."""
+def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int, size: int = SIZE) -> Drawn:
+    """A mask of that kind over patches of `size` for `spectrogram [1, frames, bands]`, natural logarithms of
+    energies.
+    """
     import torch
 
     from audiomask.masks import patches, patches_jepa, patches_noise, patches_scored
     from audiomask.masks.patches_saved import KINDS as CLASSES
     from audiomask.masks.patches_saved import Drawn
 
-    time, freq = spectrogram.shape[1] // SIZE, spectrogram.shape[2] // SIZE
+    time, freq = spectrogram.shape[1] // size, spectrogram.shape[2] // size
     sampler: Any
     if kind in patches_noise.COLOURS:
         sampler = patches_noise.ColourNoise(ratio, kind)
@@ -142,16 +145,9 @@ def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int) -> Drawn:
         sampler = patches.Disjoint()
     else:
         sampler = CLASSES[kind]() if kind == "time_frequency" else CLASSES[kind](ratio)
-    level = 10 / math.log(10) * spectrogram.logsumexp(2)  # dB
-    spoken = patches_scored.speech(level)
-    scores: dict[str, Callable[[], Tensor]] = {
-        "dispersion": lambda: patches_scored.dispersion(patches_scored.cut(spectrogram)),
-        "speech": lambda: patches_scored.columns(spoken, time),
-        "segments": lambda: patches_scored.segments(patches_scored.boundaries(spectrogram), time),
-        # no recogniser here: loudness stands in for its confidence
-        "confidence": lambda: patches_scored.columns(spoken, time),
-    }
-    numbers = scores[kind]() if kind in scores else None
+    # no recogniser here: loudness stands in for its confidence
+    looks = patches_scored.Speech() if kind == "confidence" else sampler
+    numbers = looks.look(spectrogram, (size, size)) if hasattr(looks, "look") else None
     return Drawn.of(sampler, torch.tensor([seed]), (time, freq), numbers)
 
 

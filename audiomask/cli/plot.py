@@ -3,6 +3,7 @@
   audiomask plot noisy.wav enhanced.wav -o comparison.png     waveform and spectrogram, side by side
   audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
   audiomask plot masks talk.wav -o hidden.png --kind block    what masked pretraining hides of one recording
+  audiomask plot reconstruction exp/audio_mae talk.wav -o guessed.png     and what a network makes of it
 
 All pictures of a figure share their scales, so that levels can be compared.
 """
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiomask.cli import _patches
+from audiomask.cli import _patches, _reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +29,10 @@ FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="recordings; or: masks CLEAN NOISY; or: masks FILE"
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="recordings; or: masks CLEAN NOISY; or: masks FILE; or: reconstruction WEIGHTS FILE",
     )
     parser.add_argument("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
     parser.add_argument("-f", "--force", action="store_true", help="overwrite the picture")
@@ -39,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
     parser.add_argument("--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)")
     parser.add_argument("--dpi", type=int, default=110)
-    _patches.add_arguments(parser.add_argument_group("masks FILE: patches that pretraining hides"))
+    patches = parser.add_argument_group("masks FILE, reconstruction: patches that pretraining hides")
+    _patches.add_arguments(patches)
+    _reconstruction.add_arguments(patches)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,11 +57,15 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"masks takes one recording, or a clean and a noisy one; {len(args.files) - 1} were given"
         )
-    _patches.check(args, masks and len(args.files) == 2)
+    guessed = args.files[0] == "reconstruction" and not Path("reconstruction").exists()
+    _patches.check(args, guessed or (masks and len(args.files) == 2))
+    _reconstruction.check(args, guessed)
     if args.start < 0 or args.seconds <= 0 or args.window_ms <= 0 or args.channel < 0 or args.dpi <= 0:
         raise UsageError("--start and --channel must be 0 or more, --seconds, --window-ms and --dpi above 0")
     if masks and len(args.files) == 2:
         return _patches.run(args)
+    if guessed:
+        return _reconstruction.run(args)
     check_writable(args.out, overwrite=args.force)
     files = args.files[1:] if masks else args.files
     parts = [(Path(file).name, *read_part(file, args.start, args.seconds, args.channel)) for file in files]

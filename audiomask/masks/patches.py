@@ -15,7 +15,8 @@ are hidden but in which **order** they would be, and the first `count` of that o
 freq) of them. The order says how the last column, block or segment is trimmed.
 
 Here are the kinds that need to know nothing of the sound. `patches_noise` has filtered noise,
-`patches_scored` those that take scores, `patches_jepa` the blocks of A-JEPA, `patches_saved` files and
+`patches_scored` those that take scores, `patches_learned` those whose scores a network gives, `patches_jepa`
+the blocks of A-JEPA, `patches_staged` masks that change as training goes on, `patches_saved` files and
 pictures.
 """
 
@@ -199,12 +200,7 @@ class Block(PatchMask):
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
         sizes = like(shapes(grid, self.scale, self.aspect), seeds)
-        sizes = sizes[bits(seeds, self.blocks, 1) % len(sizes)]  # [B, blocks, (time, freq)]
-        number = torch.arange(self.blocks, dtype=torch.int16, device=seeds.device)[:, None, None]
-        covered = placed(sizes, seeds, grid)
-        earliest = torch.where(covered, number, torch.full_like(number, self.blocks)).amin(1).long()
-        fine = bits(seeds, grid[0] * grid[1]).view(-1, *grid)
-        return (earliest << FINE) + torch.where(earliest < self.blocks, 0, fine)
+        return one_by_one(sizes[bits(seeds, self.blocks, 1) % len(sizes)], seeds, grid)
 
 
 @dataclass(frozen=True)
@@ -297,6 +293,18 @@ def placed(sizes: Tensor, seeds: Tensor, grid: Grid, stream: int = 2) -> Tensor:
     """Blocks of `sizes [B, K, 2]` anywhere they fit, as bool `[B, K, time, freq]`."""
     where = bits(seeds, 2 * sizes.shape[1], stream).view(len(seeds), -1, 2)
     return inside(where * (like(np.array(grid), seeds) - sizes + 1) >> FINE, sizes, grid)
+
+
+def one_by_one(sizes: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
+    """Keys `[B, time, freq]`: the patches of the first of blocks of `sizes [B, K, 2]`, then of the second and
+    so on, in a block the earliest columns first; what no block covers comes last, at random.
+    """
+    count = sizes.shape[1]
+    number = torch.arange(count, dtype=torch.int16, device=seeds.device)[:, None, None]
+    covered = placed(sizes, seeds, grid)
+    earliest = torch.where(covered, number, torch.full_like(number, count)).amin(1).long()
+    fine = bits(seeds, grid[0] * grid[1]).view(-1, *grid)
+    return (earliest << FINE) + torch.where(earliest < count, 0, fine)
 
 
 def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:

@@ -16,6 +16,12 @@ from audiomask.masks.patches import Grid, check, first, like, limits, placed, sh
 Range = tuple[float, float]
 
 
+def aware(done: float, start: float) -> float:
+    """f = min(1, sqrt(done (1 - start^2) + start^2)): from `start` on to 1 as `done` goes from 0 to 1."""
+    done = min(1.0, done)
+    return math.sqrt(done + (1 - done) * start**2)
+
+
 @dataclass(frozen=True)
 class Curriculum:
     """Multi-block sampling with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023), at one `step`.
@@ -60,8 +66,7 @@ class Curriculum:
     @property
     def aware(self) -> float:
         """Probability f(step) of time-frequency-aware blocks."""
-        done = min(1.0, self.step / self.steps)
-        return math.sqrt(done + (1 - done) * self.start**2)
+        return aware(self.step / self.steps, self.start)
 
     def _sizes(self, grid: Grid) -> np.ndarray:
         """(time, freq) of the context and of the targets, `[1 + K, 2]` int64."""

@@ -32,8 +32,10 @@ from audiomask.masks.patches import (
     TimeFrequency,
 )
 from audiomask.masks.patches_jepa import Curriculum
+from audiomask.masks.patches_learned import Hardest, Likely
 from audiomask.masks.patches_noise import BlueNoise, ColourNoise
 from audiomask.masks.patches_scored import Confidence, Dispersion, Segments, Speech
+from audiomask.masks.patches_staged import Staged, Strips
 
 Sampler = PatchMask | Disjoint | Curriculum
 FORMAT = 1
@@ -63,7 +65,11 @@ KINDS: dict[str, type] = {
     "speech": Speech,
     "segments": Segments,
     "confidence": Confidence,
+    "hardest": Hardest,
+    "likely": Likely,
     "curriculum": Curriculum,
+    "strips": Strips,
+    "staged": Staged,
 }
 
 

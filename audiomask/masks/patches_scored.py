@@ -1,11 +1,13 @@
 """Masks that look at the sound: by dispersion, by speech, by segment, by a recogniser's confidence.
 
-What they look at comes in as numbers, `scores`, on the device of the seeds; functions that make such numbers
-of a spectrogram are here too. Networks that make them (a recogniser, a learned sampler) are models.
+What they look at comes in as numbers, `scores`, on the device of the seeds. Kinds to which a spectrogram
+tells all make them by `look(levels, size)`: `levels [B, frames, bands]` natural logarithms of energies, whole
+patches of `size` frames by bands. Networks that make scores (a recogniser, a learned sampler) are models.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,6 +48,10 @@ class Dispersion(PatchMask):
             hidden = hidden ^ first(torch.where(side, chance, 1.0), swap)
         return (~hidden).long().view(-1, *grid)
 
+    def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
+        """The `dispersion` of each patch."""
+        return dispersion(cut(levels, size))
+
 
 @dataclass(frozen=True)
 class Speech(PatchMask):
@@ -70,6 +76,10 @@ class Speech(PatchMask):
         share = checked(scores, (len(seeds), grid[0]), least=0.0, most=1.0)
         return within(drawn_first(1 + (self.odds - 1) * share, seeds, 1)[:, :, None], seeds, grid)
 
+    def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
+        """The share of `speech` in each column, by the energy of its frames."""
+        return columns(speech(10 / math.log(10) * levels.logsumexp(2)), levels.shape[1] // size[0])
+
 
 @dataclass(frozen=True)
 class Segments(PatchMask):
@@ -87,6 +97,10 @@ class Segments(PatchMask):
         turn = ranks(uniform(seeds, grid[0], 1)).gather(1, number)
         column = torch.arange(grid[0], device=seeds.device)
         return within((turn * grid[0] + column)[:, :, None], seeds, grid)
+
+    def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
+        """The segment of each column, between unsupervised `boundaries`."""
+        return segments(boundaries(levels), levels.shape[1] // size[0])
 
 
 @dataclass(frozen=True)

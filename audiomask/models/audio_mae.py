@@ -13,12 +13,15 @@ the published names; the positions, which are fixed, are buffers here, and no pa
 
 Decoders: "window" as above, the paper's default (decoder mode 1 in its code); "global" is mode 0, blocks of
 ordinary attention with the cls token (8 of them there); "cross" is CrossMAE's (Fu et al. 2024), where hidden
-patches attend to the visible ones and not to each other, so that a part of them is enough.
+patches attend to the visible ones and not to each other, so that a part of them is enough. With `mixes`, as
+its authors have it, block j of that decoder reads a mix of its own of all layers of the encoder,
+LN_j(sum over i of w_ji layer_i), at the encoder's width and without the decoder's positions; without, the
+last layer through `decoder_embed`, with positions. Parameters of the decoder at size B, 12 blocks of 512
+channels, 16 heads: 41,125,776 with mixes and 38,355,200 without.
 
 Differences:
 
 - Window biases go without the dropout of .125 inside their network that the authors' library had.
-- CrossMAE's learned mixes of encoder layers are left out: its decoder reads the last layer.
 - A clip may have any number of patches in time, windows being padded and masked.
 """
 
@@ -57,6 +60,7 @@ class AudioMae(ViT):
         frames, bands, patch, width, depth, heads: of the encoder, see `ViT`.
         decoder: "window", "global" or "cross", see above. decoder_width, decoder_depth, decoder_heads: its
             size. window: patches of a window in each direction; every other block shifts it by half in time.
+        mixes: decoder "cross" reads learned mixes of the encoder's layers, see above.
     """
 
     decoder_pos_embed: Tensor
@@ -74,20 +78,29 @@ class AudioMae(ViT):
         decoder_depth: int = 16,
         decoder_heads: int = 16,
         window: int = 4,
+        mixes: bool = False,
     ) -> None:
         super().__init__(frames, bands, patch, width, depth, heads)
-        self.decoder = decoder
-        self.norm = nn.LayerNorm(width, EPS)
+        if mixes and decoder != "cross":
+            raise ValueError(f"mixes are for the decoder 'cross'; {decoder!r} reads the last layer")
+        self.decoder, self.mixes = decoder, mixes
+        if mixes:  # each has a norm of its own in the place of this one
+            self.decoder_mixes = nn.Linear(depth, decoder_depth, bias=False)
+            self.decoder_norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in range(decoder_depth))
+        else:
+            self.norm = nn.LayerNorm(width, EPS)
+            self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
-        self.decoder_embed = nn.Linear(width, decoder_width)
         table = F.pad(sincos(self.grid, decoder_width), (0, 0, 1, 0))[None]
         self.register_buffer("decoder_pos_embed", table)
         blocks: list[nn.Module] = []
         for i in range(decoder_depth):
             if decoder == "window":
                 blocks.append(WindowBlock(decoder_width, decoder_heads, window, (i % 2 * window // 2, 0)))
+            elif decoder == "cross":
+                blocks.append(CrossBlock(decoder_width, decoder_heads, width if mixes else None))
             else:
-                blocks.append((Block if decoder == "global" else CrossBlock)(decoder_width, decoder_heads))
+                blocks.append(Block(decoder_width, decoder_heads))
         self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(decoder_width, EPS)
         self.decoder_pred = nn.Linear(decoder_width, patch * patch)
@@ -95,22 +108,32 @@ class AudioMae(ViT):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first."""
-        return self.norm(self.encode(x, visible))
+        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first. With mixes they are
+        `[blocks, B, 1 + V, C]`, for each block of the decoder.
+        """
+        if not self.mixes:
+            return self.norm(self.encode(x, visible))
+        tokens, layers = self.embed(x, visible), []
+        for block in self.blocks:
+            tokens = block(tokens)
+            layers.append(tokens)
+        mixed = torch.einsum("ji,ibnc->jbnc", self.decoder_mixes.weight, torch.stack(layers))
+        return torch.stack([norm(mix) for norm, mix in zip(self.decoder_norms, mixed, strict=True)])
 
     def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the patches `hidden [B, M]` look like, `[B, M, patch^2]`, from the encoder's `tokens`."""
-        y = self.decoder_embed(tokens)
-        place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
-        unknown = self.mask_token.to(y.dtype)
+        """What the patches `hidden [B, M]` look like, `[B, M, patch^2]`, from the encoder's `features`."""
+        place = self.positions(grid, self.decoder_pos_embed).expand(len(hidden), -1, -1)
+        y = tokens if self.mixes else self.decoder_embed(tokens)
+        place = place.to(y.dtype)
         if self.decoder == "cross":
-            memory = torch.cat([y[:, :1], y[:, 1:] + take(place, visible)], 1)
-            guess = unknown + take(place, hidden)
-            for block in self.decoder_blocks:
+            guess = self.mask_token.to(y.dtype) + take(place, hidden)
+            if not self.mixes:
+                memory = torch.cat([y[:, :1], y[:, 1:] + take(place, visible)], 1)
+                y = memory.expand(len(self.decoder_blocks), -1, -1, -1)
+            for block, memory in zip(self.decoder_blocks, y, strict=True):
                 guess = block(guess, memory)
             return self.decoder_pred(self.decoder_norm(guess))
-        index = visible[:, :, None].expand(-1, -1, y.shape[2])
-        x = unknown.expand_as(place).scatter(1, index, y[:, 1:]) + place
+        x = self.spread(y, visible, place)
         if self.decoder == "window":  # the cls token has no place in a window
             for block in self.decoder_blocks:
                 x = block(x, grid)
@@ -121,12 +144,24 @@ class AudioMae(ViT):
             x = x[:, 1:]
         return self.decoder_pred(self.decoder_norm(take(x, hidden)))
 
+    def spread(self, y: Tensor, visible: Tensor, place: Tensor) -> Tensor:
+        """Tokens `y [B, 1 + V, C]` in their places among all, the cls token left out and the mask token where
+        nothing was visible, with the positions `place [B, T F, C]`, which is the shape of the result.
+        """
+        index = visible[:, :, None].expand(-1, -1, y.shape[2])
+        return self.mask_token.to(y.dtype).expand_as(place).scatter(1, index, y[:, 1:]) + place
+
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Guesses for the patches `hidden [B, M]`, and what they should be, both `[B, M, patch^2]`, from the
         patches `visible [B, V]` of `x [B, frames, bands]` (indices, see `masks.patches.tokens`).
         """
         guess = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
         return guess, normalised(take(self.patches(x).float(), hidden))
+
+    def errors(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """The loss of each of the patches `hidden`, `[B, M]`."""
+        guess, target, *_ = self(x, visible, hidden)
+        return (guess.float() - target).square().mean(2)
 
     def restored(self, x: Tensor, guess: Tensor, hidden: Tensor) -> Tensor:
         """`x [B, frames, bands]` with the guesses in the place of what was hidden. They have the mean and

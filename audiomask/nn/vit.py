@@ -105,14 +105,15 @@ class PostBlock(Block):
 
 class CrossBlock(nn.Module):
     """x attends to `memory` and not to itself, then the MLP: the decoder block of CrossMAE (Fu et al. 2024).
-    `[B, M, C]`, `[B, N, C]` -> `[B, M, C]`.
+    `[B, M, width]`, `[B, N, memory]` -> `[B, M, width]`; `memory` is `width` unless it is given.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, memory: int | None = None) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width, EPS), nn.LayerNorm(width, EPS)
-        self.q, self.kv, self.proj = (nn.Linear(width, n * width) for n in (1, 2, 1))
+        self.q, self.proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.kv = nn.Linear(memory or width, 2 * width)
         self.mlp = Mlp(width, 4 * width, width)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
@@ -178,7 +179,8 @@ class ViT(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.data.flatten(1))
         nn.init.normal_(self.cls_token, std=0.02)
 

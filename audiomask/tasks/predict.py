@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -68,7 +68,7 @@ class Predict(pl.LightningModule):
             which A-JEPA is made; .9998 to .99999 over 100,000 steps in EAT.
         gain_db: clips are made louder or quieter by up to as much. cyclic: they are rolled round. Both are
             A-JEPA's; the data's own `augment` is Audio-MAE's.
-        lr, betas, weight_decay, warmup, decay, start_from, compile: see `Pretrain`.
+        optimizer, lr, betas, weight_decay, warmup, decay, start_from, compile: see `Pretrain`.
 
     The losses of two runs, and of two times in a run, are not of the same target: a lower one is no better
     network, so the last weights are kept. `train/target_std` tells whether the embeddings collapse: see
@@ -86,6 +86,7 @@ class Predict(pl.LightningModule):
         momentum_steps: int = 0,
         gain_db: float = 0.0,
         cyclic: bool = False,
+        optimizer: Literal["adamw", "muon"] = "adamw",
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 1e-4,
@@ -111,14 +112,14 @@ class Predict(pl.LightningModule):
         self.model, self.mask, self.frontend, self.clones = model, mask, frontend, clones
         self.momentum, self.momentum_steps = momentum, momentum_steps
         self.gain_db, self.cyclic = gain_db, cyclic
-        self.lr, self.betas, self.weight_decay = lr, betas, weight_decay
+        self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
         self.warmup, self.decay = warmup, decay
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
         if compile:
             model.compile()  # in place: the names of the parameters stay
 
-    configure_optimizers = Pretrain.configure_optimizers  # AdamW and its schedule, of settings of those names
+    configure_optimizers = Pretrain.configure_optimizers  # of settings of those names
 
     def _places(self, x: Tensor, seeds: Tensor, mask: Any, clones: int) -> tuple[Tensor, list[Tensor]]:
         """Indices of the visible patches of `x [B, frames, bands]` and of those to predict, see `Latent`."""

@@ -11,8 +11,10 @@ import soundfile
 import torch
 from matplotlib import image
 
+from audiomask import weights
 from audiomask.cli import _patches, parser, plot
 from audiomask.masks.patches_saved import Drawn, load
+from audiomask.models.audio_mae import AudioMae
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "egs/mini/denoise/corpus/demo"
@@ -175,13 +177,18 @@ def test_the_page_shows_every_kind_and_runs(cli):
     text = page.read_text()
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     exec(compile(example, str(page), "exec"), {})
-    first, second = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
+    first, guessed, second = re.findall(r"^```bash\n(.*?)^```$", text, re.M | re.S)
     soundfile.write("talk.wav", soundfile.read(CLEAN, frames=48000)[0], 16000)
-    for line in first.splitlines():
+    sizes = {"frames": 512, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
+    config = {"class_path": "audiomask.models.audio_mae.AudioMae", "init_args": {**sizes, "decoder_heads": 2}}
+    weights.save("exp/audio_mae", AudioMae(**config["init_args"]), config)
+    for line in [*first.splitlines(), *guessed.splitlines()]:
         words = shlex.split(line, comments=True)
         assert words[0] == "audiomask"
         assert cli(*words[1:]).code == 0
-    assert {"hidden.png", "block.png", "again.png", "block.npz"} <= set(names())
+    assert {"hidden.png", "block.png", "again.png", "block.npz", "guessed.png", "replayed.png"} <= set(
+        names()
+    )
     options = parser("plot", plot).parse_args(shlex.split(second)[2:])
     pictures = sorted((ROOT / options.out).parent.iterdir())
     assert [p.stem for p in pictures] == sorted(_patches.KINDS)

@@ -19,8 +19,10 @@ from audiomask.masks.patches import (
     tokens,
 )
 from audiomask.masks.patches_jepa import Curriculum, level
+from audiomask.masks.patches_learned import Hardest, Likely
 from audiomask.masks.patches_noise import COLOURS, BlueNoise, ColourNoise, clustering
 from audiomask.masks.patches_scored import Confidence, Dispersion, Segments, Speech
+from audiomask.masks.patches_staged import Staged, Strips
 
 GRID = (64, 8)
 SEEDS = torch.arange(2000)
@@ -41,13 +43,17 @@ RATIOED = [
     Speech,
     Segments,
     Confidence,
+    lambda r: Hardest(steps=4, step=3, ratio=r),
+    Likely,
+    Strips,
+    lambda r: Staged(steps=4, step=1, early=Block(r), late=Strips(r)),
 ]
 
 
 def scores(sampler, rows, grid, seed=0):
     """Fit for a kind, different in each row."""
     random = torch.Generator().manual_seed(seed)
-    if isinstance(sampler, Dispersion):
+    if "freq" in sampler.scored:
         return torch.rand(rows, *grid, generator=random)
     if isinstance(sampler, Segments):
         return (torch.rand(rows, grid[0], generator=random) < 0.3).long().cumsum(1)
@@ -289,6 +295,8 @@ GOLDEN = {
     InverseBlock(): 948429,
     ColourNoise(size=32): 944358,
     BlueNoise(**SMALL): 943408,
+    Strips(): 940816,
+    Staged(steps=4, step=2): 952605,
 }
 
 
@@ -350,6 +358,6 @@ def test_a_gpu_draws_the_same(kind):
     # where scores are weighed, logarithms may differ in their last bit
     assert (
         same.all()
-        if isinstance(sampler, (Random, Time, Frequency, Block, InverseBlock))
+        if isinstance(sampler, (Random, Time, Frequency, Block, InverseBlock, Hardest, Staged))
         else same.float().mean() > 0.99
     )

@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 
 from audiomask.audio import AudioError
 from audiomask.masks.patches import Block, Disjoint, Random, Time, TimeFrequency
-from audiomask.masks.patches_jepa import Curriculum
 from audiomask.masks.patches_noise import ColourNoise
 from audiomask.masks.patches_saved import KINDS, Drawn, described, draw, load, made
-from audiomask.masks.patches_scored import Dispersion
 
 GRID = (20, 6)
 SAMPLERS = [
-    Curriculum(steps=9, step=4) if name == "curriculum" else kind() for name, kind in KINDS.items()
+    kind(steps=9, step=4) if name in ("curriculum", "hardest", "staged") else kind()
+    for name, kind in KINDS.items()
 ] + [Random(0.33), Disjoint(Time(0.75), 3), Block(0.5, scale=(0.1, 0.2)), TimeFrequency(0.5, 0.5)]
 
 
@@ -26,7 +25,7 @@ def drawn(sampler, rows=3, seed=0):
     seeds = torch.arange(seed, seed + rows) * 7_777_777_777 - 5
     scores = None
     if getattr(sampler, "scored", ""):
-        shape = GRID if isinstance(sampler, Dispersion) else GRID[:1]
+        shape = GRID if "freq" in sampler.scored else GRID[:1]
         scores = torch.rand(rows, *shape, generator=torch.Generator().manual_seed(0))
     return Drawn.of(sampler, seeds, GRID, scores)
 

@@ -19,7 +19,7 @@ TINY = {
     "frames": 64, "bands": 32, "width": 64, "depth": 2, "heads": 1,
     "decoder_width": 32, "decoder_depth": 3, "decoder_heads": 2,
 }  # fmt: skip
-DECODERS = ("window", "global", "cross")
+DECODERS = ("window", "global", "cross", "cross mixes")
 
 
 def count(model: nn.Module, *prefixes: str) -> int:
@@ -32,7 +32,8 @@ def random_mask(seeds: torch.Tensor, grid: tuple[int, int], ratio: float = 0.75)
 
 def tiny(decoder: str = "window", **changes) -> AudioMae:
     torch.manual_seed(0)
-    model = AudioMae(decoder=decoder, **TINY | changes)
+    kind, _, mixes = decoder.partition(" ")
+    model = AudioMae(decoder=kind, mixes=bool(mixes), **TINY | changes)
     with torch.no_grad():
         for p in model.parameters():
             p += 0.05 * torch.randn_like(p)
@@ -111,8 +112,9 @@ def test_targets_are_normalised_patches():
 
 
 @torch.no_grad()
-def test_crossmae_guesses_any_part_alike():
-    model = tiny("cross")
+@pytest.mark.parametrize("decoder", ["cross", "cross mixes"])
+def test_crossmae_guesses_any_part_alike(decoder):
+    model = tiny(decoder)
     x = torch.randn(2, 64, 32)
     visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
     whole, _ = model(x, visible, hidden)
@@ -136,6 +138,38 @@ def test_the_window_decoder_is_its_parts_in_the_published_order():
         y = block(y, (4, 2))
     expected = model.decoder_pred(model.decoder_norm(y))[0, hidden[0]]
     assert torch.allclose(model(x, visible, hidden)[0][0], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_each_cross_block_reads_a_mix_of_its_own():
+    """Layer by layer, and the mixes by loops."""
+    model = tiny("cross mixes")
+    x = torch.randn(1, 64, 32)
+    visible, hidden = tokens(random_mask(torch.tensor([3]), (4, 2)))
+    layers = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, y: layers.append(y))
+    guess, _ = model(x, visible, hidden)
+    assert torch.equal(layers[-1], model.encode(x, visible))
+    weights = model.decoder_mixes.weight
+    assert weights.shape == (3, 2)
+    y = model.mask_token + model.decoder_pos_embed[:, 1:][:, hidden[0]]
+    for j, block in enumerate(model.decoder_blocks):
+        mix = sum(float(weights[j, i]) * layers[i] for i in range(2))
+        mix = (mix - mix.mean(2, keepdim=True)) / (mix.var(2, correction=0, keepdim=True) + 1e-6).sqrt()
+        norm = model.decoder_norms[j]
+        y = block(y, mix * norm.weight + norm.bias)
+    assert torch.allclose(guess, model.decoder_pred(model.decoder_norm(y)), atol=1e-4)
+
+
+def test_mixes_are_for_the_cross_decoder_and_counted():
+    with pytest.raises(ValueError, match="mixes are for the decoder 'cross'"):
+        AudioMae(mixes=True, **TINY)
+    with torch.device("meta"):
+        for mixes, number in ((True, 41_125_776), (False, 38_355_200)):
+            model = AudioMae(decoder="cross", decoder_depth=12, mixes=mixes)
+            assert count(model, "decoder_", "mask_token") == number
+            assert model.decoder_blocks[3].kv.weight.shape == (1024, 768 if mixes else 512)
 
 
 @torch.no_grad()

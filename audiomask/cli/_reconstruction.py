@@ -1,0 +1,140 @@
+"""``audiomask plot reconstruction WEIGHTS FILE``: what a pretrained network makes of what is hidden from it.
+
+Panels: the recording as the network would see it whole, what it is shown, what it makes of the rest, and how
+wrong it is about each patch. A network that predicts features instead of a picture has no third panel: all
+that is asked of one is `errors(x, visible, hidden) -> [B, M]`, the error at each hidden patch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audiomask.cli import _patches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
+
+
+def add_arguments(parser: Any) -> None:
+    parser.add_argument("--corpus", help="reconstruction: constants of the front end (default: as trained)")
+
+
+def check(args: argparse.Namespace, guessed: bool) -> None:
+    """UsageError for options that do not go together; `guessed`: is this about a reconstruction?"""
+    from audiomask.cli import UsageError
+
+    if not guessed:
+        if args.corpus is not None:
+            raise UsageError("--corpus is for: audiomask plot reconstruction WEIGHTS FILE")
+        return
+    if len(args.files) != 3:
+        raise UsageError(f"reconstruction takes WEIGHTS and FILE; {len(args.files) - 1} were given")
+    if args.kind in SEVERAL:
+        raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")
+    if args.save is not None:
+        raise UsageError("--save is for: audiomask plot masks FILE; --replay takes such a mask here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw; the arguments are checked."""
+    import soxr
+    import torch
+
+    from audiomask.audio import AudioError, check_writable
+    from audiomask.cli.plot import read_part, save
+    from audiomask.masks.patches import tokens
+    from audiomask.masks.patches_saved import load
+    from audiomask.tasks import frozen
+
+    check_writable(args.out, overwrite=args.force)
+    folder, file = args.files[1:]
+    model, frontend = frozen.load(folder, args.corpus)
+    if not hasattr(model, "errors"):
+        raise AudioError(
+            f"{folder}: a {type(model).__name__} guesses nothing that is hidden; give weights of "
+            "pretraining, such as an Audio-MAE's"
+        )
+    x, rate = read_part(file, args.start, args.seconds, args.channel)
+    if rate != frontend.sample_rate:
+        x = soxr.resample(x, rate, frontend.sample_rate)
+    size, longest = model.patch, model.grid[0] * model.patch
+    kind = args.kind or "random"
+    hop_s = frontend.fbank.hop / frontend.sample_rate
+    frames = min(frontend.fbank.complete(len(x)), longest) // size * size
+    if not frames:
+        raise AudioError(
+            f"{file}: has no {size * hop_s:g} s, a patch, from --start on; take a longer recording"
+        )
+    with torch.inference_mode():
+        levels = frontend.raw(torch.from_numpy(np.ascontiguousarray(x, np.float32))[None])
+        if levels.shape[1] >= frames + size:
+            print(
+                f"{file}: the first {frames * hop_s:g} s, which is what the network is made for",
+                file=sys.stderr,
+            )
+        levels = levels[:, :frames]
+        picture, grid = (levels - frontend.mean) / (2 * frontend.std), (frames // size, model.grid[1])
+        try:
+            if args.replay is not None:
+                drawn = load(args.replay)
+                if drawn.grid != grid or drawn.masked.ndim != 3:
+                    raise AudioError(
+                        f"{args.replay}: is no single mask of {grid[0]} x {grid[1]} patches, which {file} has"
+                    )
+            else:
+                drawn = _patches.sampled(
+                    args.kind or "random", levels, args.ratio or 0.8, args.seed or 0, size
+                )
+            masked = drawn.masked[:1]
+            visible, hidden = tokens(masked)
+        except ValueError as error:
+            raise AudioError(f"{file}: {kind}: {error}") from None
+        errors = model.errors(picture, visible, hidden)
+        guess = None
+        if hasattr(model, "restored"):
+            guess = model.restored(picture, model(picture, visible, hidden)[0], hidden)[0]
+    save(figure(picture[0], masked[0], errors[0], guess, frames * hop_s), args.out, args.dpi)
+    print(
+        f"{args.out}: loss {float(errors.mean()):.4f} over {hidden.shape[1]} of {masked[0].numel()} patches"
+    )
+    return 0
+
+
+def figure(picture: Tensor, masked: Tensor, errors: Tensor, guess: Tensor | None, seconds: float) -> Figure:
+    """Panels of `picture [frames, bands]`, of what `masked [time, freq]` leaves of it, of `guess [frames,
+    bands]` where there is one, on one scale; and of the `errors [M]` of the hidden patches.
+    """
+    import torch
+    from matplotlib.figure import Figure
+
+    from audiomask.masks.patches_saved import draw
+
+    rows: list[tuple[str, Tensor, Tensor]] = [
+        ("original", picture, torch.zeros_like(masked)),
+        (f"seen, {100 * float(masked.float().mean()):.0f} % hidden", picture, masked),
+    ]
+    if guess is not None:
+        rows.append(("reconstructed", guess, torch.zeros_like(masked)))
+    made = Figure(figsize=(8, 1.6 * (len(rows) + 1)), layout="constrained")
+    axes: Any = made.subplots(len(rows) + 1, 1, sharex=True)
+    low, high = (float(limit) for limit in picture.aminmax())
+    for axis, (title, x, mask) in zip(axes, rows, strict=False):
+        image = draw(mask, axis, x, seconds, title)
+        image.set_clim(low, high)
+        axis.label_outer()
+    made.colorbar(image, ax=list(axes[:-1]), label="normalised log energy")
+    wrong = torch.zeros(masked.shape).masked_scatter(masked, errors.float())
+    image = draw(
+        ~masked, axes[-1], wrong, seconds, f"error of each patch, {float(errors.mean()):.3f} on average"
+    )
+    image.set_clim(0, max(float(errors.max()), 1e-6))
+    axes[-1].set(ylabel="patch")
+    made.colorbar(image, ax=axes[-1], label="mean square")
+    return made

@@ -1,0 +1,211 @@
+"""judge a pretrained encoder by what its frozen features tell of labels: nearest neighbours, linear probe
+
+  audiomask probe exp/audio_mae --train data/train --test data/test
+  audiomask probe exp/audio_mae --train data/esc10 --folds            every fold of utt2fold in turn
+  audiomask probe exp/audio_mae --train data/esc10 --folds --fold 3   trained on the others, tested on 3
+
+Data directories have utt2label. A clip is the mean of the tokens of its patches, whatever its length; each
+feature is standardised by the training clips. The linear probe is a logistic regression whose weight decay is
+chosen on a part of the training clips: one of their folds, or a fifth of every class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from audiomask.cli._common import table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
+    parser.add_argument("--train", required=True, metavar="DIR", help="data directory with utt2label")
+    parser.add_argument("--test", metavar="DIR", help="the same, to be judged on")
+    parser.add_argument("--folds", action="store_true", help="cross-validate --train by its table utt2fold")
+    parser.add_argument(
+        "--fold", action="append", metavar="NAME", help="test on this fold only (may be repeated)"
+    )
+    parser.add_argument("--knn", type=int, default=20, metavar="K", help="neighbours (20); 0: no neighbours")
+    parser.add_argument("--no-linear", action="store_true", help="no linear probe")
+    parser.add_argument(
+        "--layers", metavar="N,N,...", help="blocks whose features are put together, 1 is the first, or all; "
+        "default: what comes out at the end",
+    )  # fmt: skip
+    parser.add_argument("--corpus", help="front end's constants: audioset, esc, speechcommands (as trained)")
+    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
+    parser.add_argument("--batch", type=int, default=16, help="windows computed at once (16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the part that decay is chosen on (0)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    from audiomask.cli import UsageError
+
+    if (args.test is None) != args.folds:
+        raise UsageError("give --test DIR, or --folds for a --train with utt2fold, one of the two")
+    if args.fold and not args.folds:
+        raise UsageError("--fold is one of --folds")
+    if args.knn < 0 or args.batch < 1 or (args.knn == 0 and args.no_linear):
+        raise UsageError("--knn from 0, --batch from 1; and --knn 0 --no-linear leaves nothing to do")
+    found = judged(args)
+    if args.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    head = ("tested on", "clips", "method", "accuracy", "mAP", "setting")
+    rows = []
+    for name, part in (*found["folds"].items(), ("mean", {"clips": "", **found["mean"]})):
+        for method in ("knn", "linear"):
+            if method in part:
+                one = part[method]
+                setting = f"k {args.knn}" if method == "knn" else f"l2 {one['l2']:g}" if "l2" in one else ""
+                shares = (f"{one['accuracy']:.4f}", f"{one['map']:.4f}")
+                rows.append((name, part["clips"], method, *shares, setting))
+    print(table(head, rows if len(found["folds"]) > 1 else rows[: len(rows) // 2]))
+    return 0
+
+
+def judged(args: argparse.Namespace) -> dict[str, Any]:
+    """All results, as JSON takes them."""
+    import torch
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from audiomask.cli import UsageError
+    from audiomask.data.kaldi import DataDir
+    from audiomask.tasks import frozen
+    from audiomask.tasks.classify import labels_of, targets
+
+    model, frontend = frozen.load(args.weights, args.corpus)
+    if args.layers in (None, "all"):
+        layers = list(range(1, 1 + len(model.blocks))) if args.layers else []
+    else:
+        try:
+            layers = [int(number) for number in args.layers.split(",")]
+        except ValueError:
+            raise UsageError(f"--layers {args.layers}: numbers with commas, or all") from None
+    train = DataDir.read(args.train)
+    directories = [train] if args.test is None else [train, DataDir.read(args.test)]
+    labels = labels_of(train)
+    classes = sorted({name for names in labels.values() for name in names})
+    multi = any(len(names) > 1 for data in directories for names in labels_of(data).values())
+    vectors, truth = [], []
+    for data in directories:
+        by_key = targets(data, classes)
+        truth.append(torch.stack([torch.from_numpy(by_key[u.key]) for u in data.utterances()]))
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("features", total=sum(map(len, truth)))
+        for data in directories:
+            vectors.append(
+                frozen.features(
+                    model, frontend, data, layers, args.batch, args.device,
+                    lambda n: bars.update(task, advance=n),
+                )
+            )  # fmt: skip
+    x, y = torch.cat(vectors), torch.cat(truth)
+    if args.folds:
+        fold = folds_of(train)
+        names = sorted(set(fold), key=lambda name: (len(name), name))
+        missing = [name for name in args.fold or [] if name not in names]
+        if missing:
+            raise UsageError(f"--fold {missing[0]}: utt2fold has {', '.join(names)}")
+    else:
+        fold, names = ["train"] * len(vectors[0]) + ["test"] * len(vectors[1]), ["test"]
+    parts = {name: split(fold, name, y, args.seed) for name in args.fold or names}
+    results = {name: one(x, y, part, multi, args) for name, part in parts.items()}
+    methods = [method for method in ("knn", "linear") if method in next(iter(results.values()))]
+    mean = {
+        method: {
+            key: sum(result[method][key] for result in results.values()) / len(results)
+            for key in ("accuracy", "map")
+        }
+        for method in methods
+    }
+    about = {"weights": args.weights, "classes": len(classes), "features": x.shape[1], "layers": layers}
+    return {**about, "multi_label": multi, "folds": results, "mean": mean}
+
+
+def folds_of(data: Any) -> list[str]:
+    """The fold of each utterance. AudioError where utt2fold has none, or there is one only."""
+    from audiomask.audio import AudioError
+
+    folds = data.tables.get("utt2fold")
+    if folds is None:
+        raise AudioError(f"{data.path}: no utt2fold beside wav.scp, with the fold of each utterance")
+    missing = [key for key in data.utterance_keys if key not in folds]
+    if missing:
+        raise AudioError(f"{data.path}/utt2fold: no fold for {missing[0]} ({len(missing)} in all)")
+    found = [folds[u.key] for u in data.utterances()]
+    if len(set(found)) < 2:
+        raise AudioError(f"{data.path}/utt2fold: all utterances are in the fold {found[0]}; want two or more")
+    return found
+
+
+def split(fold: list[str], test: str, target: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Row numbers: of the training clips, of those among them that decay is chosen on, of the test clips.
+
+    Of three folds or more, it is chosen on the one after the tested one; else on a fifth of the clips of
+    every first label, at least one where there are two.
+    """
+    import torch
+
+    rows = {name: torch.tensor([i for i, f in enumerate(fold) if f == name]) for name in sorted(set(fold))}
+    others = [name for name in rows if name != test]
+    train = torch.cat([rows[name] for name in others]).sort().values
+    if len(others) > 1:
+        after = [name for name in others if name > test]
+        return train, rows[(after or others)[0]], rows[test]
+    random, chosen = torch.Generator().manual_seed(seed), []
+    label = target[train].argmax(1)
+    for c in label.unique():
+        mine = train[label == c]
+        count = 0 if len(mine) < 2 else max(1, len(mine) // 5)
+        chosen.append(mine[torch.randperm(len(mine), generator=random)[:count]])
+    return train, torch.cat(chosen).sort().values, rows[test]
+
+
+def one(
+    x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor, Tensor], multi: bool, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Scores of both methods, of features `x [N, C]` and labels `y [N, K]` divided by `split`."""
+    import torch
+
+    from audiomask.audio import AudioError
+    from audiomask.tasks import frozen
+
+    train, chosen, test = parts
+    found: dict[str, Any] = {"clips": len(test)}
+    known, asked = frozen.standardised(x[train], x[test])
+    if args.knn:
+        found["knn"] = scored(frozen.votes(known, y[train], asked, args.knn), y[test])
+    if args.no_linear:
+        return found
+    fit = train[~torch.isin(train, chosen)]
+    if not len(chosen) or not len(fit):
+        raise AudioError("too few clips to choose the decay of the probe on; give more, or --no-linear")
+    inner, outer = frozen.standardised(x[fit], x[chosen])
+    probe, trials = frozen.Logistic(x.shape[1], y.shape[1], multi), []
+    for l2 in DECAYS:  # from where the last one ended
+        result = scored(probe.fit(inner, y[fit], l2).scores(outer), y[chosen])
+        trials.append((result["map" if multi else "accuracy"], l2))
+    best = max(value for value, _ in trials)
+    l2 = next(l2 for value, l2 in trials if value == best)  # the greatest of them
+    probe = frozen.Logistic(x.shape[1], y.shape[1], multi).fit(known, y[train], l2)
+    found["linear"] = scored(probe.scores(asked), y[test]) | {"l2": l2}
+    return found
+
+
+def scored(scores: Tensor, target: Tensor) -> dict[str, float]:
+    """Share of clips whose likeliest class is one of theirs, and mean average precision."""
+    from audiomask.tasks.classify import average_precision
+
+    right = target.gather(1, scores.argmax(1, keepdim=True)) > 0.5
+    return {
+        "accuracy": float(right.double().mean()),
+        "map": float(average_precision(scores, target).mean()),
+    }

@@ -1,0 +1,93 @@
+"""AdaMAE: Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders"
+(CVPR 2023), on spectrograms.
+
+An autoencoder with a second, small network that says which patches are worth seeing::
+
+    embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
+
+What is visible is drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
+policy does (REINFORCE), rewarded where what it left hidden is hard to guess, so that it shows more of that:
+
+    loss = - weight * mean over hidden patches i of  L_i log p_i
+
+with L the reconstruction losses, through which no gradient goes; weight 1e-4.
+
+Parameters at size B: Audio-MAE's, and 3,845,377 of the sampler (2 blocks, 384 channels, 6 heads).
+
+Differences:
+
+- The authors' released code has one block at the encoder's width there, and learned positions for it; here
+  are the 2 layers of 384 channels of the paper, with the encoder's fixed positions.
+- Through the embedding of patches theirs trains the encoder too; here the sampler's loss trains the sampler.
+- Videos, their tubes of two frames and their masks of .9 to .95 are not ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.models.audio_mae import AudioMae
+from audiomask.nn.vit import EPS, Block
+
+
+class AdaMae(AudioMae):
+    """Encoder, decoder and sampler, for pretraining.
+
+    Args:
+        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss. The others are
+            `AudioMae`'s.
+    """
+
+    def __init__(
+        self,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder: Literal["window", "global", "cross"] = "global",
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        window: int = 4,
+        mixes: bool = False,
+        sampler_width: int = 384,
+        sampler_depth: int = 2,
+        sampler_heads: int = 6,
+        weight: float = 1e-4,
+    ) -> None:
+        super().__init__(
+            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
+            window, mixes,
+        )  # fmt: skip
+        self.weight = weight
+        self.sampler_embed = nn.Linear(width, sampler_width)
+        self.sampler_blocks = nn.ModuleList(Block(sampler_width, sampler_heads) for _ in range(sampler_depth))
+        self.sampler_norm = nn.LayerNorm(sampler_width, EPS)
+        self.sampler_pred = nn.Linear(sampler_width, 1)
+        self.initialise()
+
+    def log_probabilities(self, x: Tensor) -> Tensor:
+        """log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
+        y = self.sampler_embed(self.embed(x)[:, 1:].detach())
+        for block in self.sampler_blocks:
+            y = block(y)
+        return self.sampler_pred(self.sampler_norm(y))[:, :, 0].float().log_softmax(1)
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """As `AudioMae`, and log p of the patches `hidden`, `[B, M]`."""
+        guess, target = super().forward(x, visible, hidden)
+        return guess, target, self.log_probabilities(x).gather(1, hidden)
+
+    def guidance(self, errors: Tensor, log_probability: Tensor) -> Tensor:
+        """What is added to the loss, from the losses `errors [B, M]` of the hidden patches (no gradient)."""
+        return -self.weight * (errors * log_probability).mean()
+
+    @torch.no_grad()
+    def scores(self, x: Tensor) -> Tensor:
+        """p of the patches of `x [B, frames, bands]`, `[B, time, freq]`."""
+        return self.log_probabilities(x).exp().view(-1, *self.grid_of(x))

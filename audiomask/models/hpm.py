@@ -1,0 +1,112 @@
+"""HPM: Wang et al., "Hard Patches Mining for Masked Image Modeling" (CVPR 2023), on spectrograms.
+
+An autoencoder that also says how hard each patch is to guess, and is given the hard ones to guess::
+
+    encoder (as Audio-MAE's), visible patches -+-> decoder ---------> values of the hidden patches
+                                               +-> loss predictor --> one number for each patch, y
+
+The predictor is built as the decoder with ordinary attention is, and begins as it does: from
+`decoder_embed`, the mask token and the positions, with the cls token. It learns to put the patches in order:
+over all pairs (i, j) of hidden patches of a clip whose reconstruction losses L differ,
+
+    loss = - mean over i, j of  [L_i > L_j] log s(y_i - y_j) + [L_i < L_j] log(1 - s(y_i - y_j))
+
+with s the logistic function. What is hidden in the next steps is chosen by a moving average of the network,
+the `teacher`, that sees the whole clip (`masks.patches_learned.Hardest`); `tasks.pretrain` keeps it.
+
+As published: 12 blocks of 768 channels, decoder and predictor 8 blocks each of 512 channels and 16 heads.
+Parameters at that size: 85,254,144 of the encoder, 25,745,664 of the decoder, 25,220,609 of the predictor.
+
+Differences: the published predictor gives a number for each value of a patch and takes their mean, which is
+what one linear output is. Its logarithms have 1e-6 added; ours are exact.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiomask.models.audio_mae import AudioMae, normalised
+from audiomask.nn.vit import EPS, Block, take
+
+
+def ranking(predicted: Tensor, errors: Tensor) -> Tensor:
+    """The loss above, of `predicted [B, M]` for patches of reconstruction losses `errors [B, M]`."""
+    harder = errors[:, :, None] > errors[:, None]
+    pairs = harder | harder.mT
+    difference = (predicted[:, :, None] - predicted[:, None]).float()
+    loss = F.binary_cross_entropy_with_logits(difference, harder.float(), reduction="none")
+    return (loss * pairs).sum() / pairs.sum().clamp_min(1)
+
+
+class HPM(AudioMae):
+    """Encoder, decoder and loss predictor, for pretraining.
+
+    Args:
+        predictor_depth: blocks of the loss predictor. The others are `AudioMae`'s; the encoder's layers are
+            not mixed.
+    """
+
+    def __init__(
+        self,
+        frames: int = 1024,
+        bands: int = 128,
+        patch: int = 16,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        decoder: Literal["window", "global", "cross"] = "global",
+        decoder_width: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        window: int = 4,
+        predictor_depth: int = 8,
+    ) -> None:
+        super().__init__(
+            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
+            window,
+        )  # fmt: skip
+        self.predictor_blocks = nn.ModuleList(
+            Block(decoder_width, decoder_heads) for _ in range(predictor_depth)
+        )
+        self.predictor_norm = nn.LayerNorm(decoder_width, EPS)
+        self.predictor_pred = nn.Linear(decoder_width, 1)
+        self.initialise()
+
+    def predict(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+        """How hard each patch is, `[B, T F]`, from the encoder's `features` of the patches `visible`."""
+        y = self.decoder_embed(tokens)
+        place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
+        first = y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype)
+        x = torch.cat([first, self.spread(y, visible, place)], 1)
+        for block in self.predictor_blocks:
+            x = block(x)
+        return self.predictor_pred(self.predictor_norm(x[:, 1:]))[:, :, 0].float()
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """As `AudioMae`, and how hard the patches `hidden` are said to be, `[B, M]`."""
+        grid, tokens = self.grid_of(x), self.features(x, visible)
+        guess = self.decode(tokens, visible, hidden, grid)
+        hardness = self.predict(tokens, visible, grid).gather(1, hidden)
+        return guess, normalised(take(self.patches(x).float(), hidden)), hardness
+
+    def guidance(self, errors: Tensor, hardness: Tensor) -> Tensor:
+        """What is added to the loss, from the losses `errors [B, M]` of the hidden patches (no gradient)."""
+        return ranking(hardness, errors)
+
+    @torch.no_grad()
+    def scores(self, x: Tensor) -> Tensor:
+        """How hard the patches of `x [B, frames, bands]` are, `[B, time, freq]`; all of them are seen."""
+        grid = self.grid_of(x)
+        everything = torch.arange(grid[0] * grid[1], device=x.device).expand(len(x), -1)
+        return self.predict(self.features(x), everything, grid).view(-1, *grid)
+
+    def teacher(self) -> HPM:
+        """A copy, without the decoder, whose `scores` are asked for and which is not trained."""
+        teacher = copy.deepcopy(self)
+        del teacher.decoder_blocks, teacher.decoder_norm, teacher.decoder_pred
+        return teacher.requires_grad_(False).eval()
