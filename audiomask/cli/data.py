@@ -18,10 +18,9 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import note, positive
+from audiomask.cli import UsageError, _corpora
+from audiomask.cli._common import positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,33 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reads_audio(sub)
 
     sub = action("import", "make a data directory from a corpus on disk", _import)
-    sub.add_argument(
-        "layout", choices=("folder", "librispeech", "vctk", "voicebank", "dns", "chime3", "plc", "lhotse")
-    )
-    sub.add_argument("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
-    sub.add_argument(
-        "out", type=Path, help="data directory (voicebank, dns, chime3, plc: one below it for each part)"
-    )
-    sub.add_argument(
-        "--bad-files",
-        choices=("stop", "skip"),
-        default="stop",
-        help="corrupt, double, without a partner: list them and stop (default), or leave them out",
-    )
-    sub.add_argument("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
-    sub.add_argument(
-        "--references",
-        type=Path,
-        metavar="DIR",
-        help="layout chime3: the simulation's isolated_ext; plc: what was sent of the blind set",
-    )
-    sub.add_argument(
-        "--speaker",
-        default="folder",
-        metavar="folder|file|REGEX",
-        help="layout folder: who speaks: the folder, each file its own, or group 1 of REGEX in the path",
-    )
-    sub.add_argument("--supervisions", type=Path, help="layout lhotse: the supervisions manifest")
+    _corpora.add_arguments(sub)
     output(sub)
 
     sub = action("export", "write lhotse manifests (recordings and supervisions, jsonl.gz)", _export)
@@ -237,34 +210,8 @@ def _fix(args: argparse.Namespace) -> int:
 
 
 def _import(args: argparse.Namespace) -> int:
-    from audiomask.data import corpora, importers
-
-    for option, layouts in (("supervisions", "lhotse"), ("channel", "chime3"), ("references", "chime3 plc")):
-        if getattr(args, option) is not None and args.layout not in layouts.split():
-            wanted = layouts.replace(" ", " or ")
-            raise UsageError(f"--{option} goes with the layout {wanted}, not {args.layout}")
-    skipped: list[str] | None = [] if args.bad_files == "skip" else None
-    parts: dict[str, Any] = {}
-    if args.layout == "voicebank":
-        parts = corpora.from_voicebank(args.source, skipped)
-    elif args.layout == "dns":
-        parts = corpora.from_dns(args.source, skipped)
-    elif args.layout == "chime3":
-        parts = corpora.from_chime3(args.source, args.channel or 5, args.references, skipped)
-    elif args.layout == "plc":
-        parts = corpora.from_plc(args.source, args.references, skipped)
-    elif args.layout == "vctk":
-        parts[""] = corpora.from_vctk(args.source, skipped)
-    elif args.layout == "lhotse":
-        parts[""] = importers.from_lhotse(args.source, args.supervisions)
-    elif args.layout == "librispeech":
-        parts[""] = importers.from_librispeech(args.source, skipped)
-    else:
-        parts[""] = importers.from_folder(args.source, args.speaker, skipped)
-    for fault in skipped or []:
-        note(f"left out: {fault}")
-    parts = {args.out / name: part for name, part in parts.items()}
-    return _write_parts(parts, args.force)
+    parts = _corpora.read(args)
+    return _write_parts({args.out / name: part for name, part in parts.items()}, args.force)
 
 
 def _write_parts(parts: dict, force: bool) -> int:
