@@ -9,6 +9,7 @@ audiomask data split data/all data/parts --ratio train=0.9,valid=0.1 --by speake
 audiomask data mix data/mixtures --speech data/valid --noise data/noise --count 200 --seed 1
 audiomask data lose data/valid data/lossy --loss gilbert:0.05,0.5 --seed 1
 audiomask data shard data/train -o shards/train --size 256
+audiomask data stats data/train
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from audiomask.cli import UsageError, _corpora
+from audiomask.cli import UsageError, _corpora, _stats
 from audiomask.cli._common import positive
+from audiomask.cli._stats import failures, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +136,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
     output(sub)
 
+    sub = action("stats", "measure what the training of pretrain and classify wants to know", _stats.run)
+    _stats.add_arguments(sub)
+    reads_audio(sub)
+
     sub = action("shard", "write the utterances, shuffled, to tar files that training reads in turn", _shard)
     sub.add_argument("dir", type=Path)
     sub.add_argument("-o", "--out", type=Path, required=True, help="folder of the shards")
@@ -162,13 +168,6 @@ def _may_write(folder: Path, force: bool) -> Path:
         ):  # a table of the old directory must not survive among the new
             (folder / name).unlink()
     return folder
-
-
-def _say(data, folder: Path) -> None:
-    speakers = f", {len(data.speakers)} speakers" if data.speakers else ""
-    hours = sum(float(s) for s in data.tables.get("reco2dur", {}).values()) / 3600
-    length = f", {hours:.2f} h" if hours else ""
-    print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -205,7 +204,7 @@ def _fix(args: argparse.Namespace) -> int:
     data.write(out)
     for line in notes:
         print(line)
-    _say(data, out)
+    say(data, out)
     return 0
 
 
@@ -219,7 +218,7 @@ def _write_parts(parts: dict, force: bool) -> int:
         _may_write(folder, force)
     for folder, data in parts.items():
         data.write(folder)
-        _say(data, folder)
+        say(data, folder)
     return 0
 
 
@@ -297,7 +296,7 @@ def _convert(args: argparse.Namespace) -> int:
     data = DataDir.read(args.dir)
     if args.out.resolve() == args.dir.resolve():
         raise DataError(f"{args.out}: would replace the directory it is made from; give another")
-    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
     return 0
 
 
@@ -323,7 +322,7 @@ def _mix(args: argparse.Namespace) -> int:
         settings=settings,
         allow_pipes=args.allow_pipes,
     )
-    _say(data, args.out)
+    say(data, args.out)
     return 0
 
 
@@ -340,7 +339,7 @@ def _lose(args: argparse.Namespace) -> int:
     if args.out.resolve() == args.dir.resolve():
         raise DataError(f"{args.out}: would replace the directory it is made from; give another")
     data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
-    _say(data, args.out)
+    say(data, args.out)
     print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
     return 0
 
@@ -359,8 +358,4 @@ def _shard(args: argparse.Namespace) -> int:
     size = int(args.size * 2**20)
     count, failed = shards.write(data, args.out, args.rate, size, args.seed, args.allow_pipes)
     print(f"{args.out}: {len(data.utterance_keys) - len(failed)} utterances in {count} shards")
-    if failed:
-        print(f"audiomask: {len(failed)} of {len(data.utterance_keys)} failed:", file=sys.stderr)
-    for error in failed:
-        print(f"audiomask: error: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    return failures(failed, len(data.utterance_keys))

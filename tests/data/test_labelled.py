@@ -103,6 +103,7 @@ def test_audioset(tree, tmp_path):
     (folder / "ontology.json").write_text('[{"id": "/m/0bt9lr", "name": "Dog"}]')
     with pytest.raises(DataError, match="0RWZT-miFs has the label /m/09x0r, which has no name"):
         from_audioset(folder, clips)
+    (folder / "balanced_train_segments.csv").unlink()
     table.write_text("# a comment\nabcdefghijk, 0.0\n")
     with pytest.raises(DataError, match=r"eval_segments.csv:2: want YTID"):
         from_audioset(folder, clips, [])

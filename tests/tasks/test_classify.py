@@ -8,7 +8,9 @@ from training import ROOT, checkpoint, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.data.health import validate
 from audiomask.data.kaldi import DataDir
+from audiomask.data.labels import count, labels_of
 from audiomask.data.loading import PackedAudio, pack
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
@@ -20,7 +22,6 @@ from audiomask.tasks.classify import (
     average_precision,
     kept,
     knn,
-    targets,
 )
 
 TINY = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
@@ -126,6 +127,15 @@ def test_losses_and_disagreements():
         task()._loss(logits, torch.zeros(1, 5))
     with pytest.raises(AudioError, match="mask_time 1"):
         task(mask_time=1.0)
+    smooth = task(loss="ce", smoothing=0.1)
+    spread = 0.9 * target / 2 + 0.1 / 3
+    assert smooth._loss(logits, target).item() == pytest.approx(
+        float(-(logits.log_softmax(1) * spread).sum())
+    )
+    assert smooth.eval()._loss(logits, target).item() == pytest.approx(float(expected))
+    for options in ({"smoothing": 0.1}, {"smoothing": 1.0, "loss": "ce"}):
+        with pytest.raises(AudioError, match=r"smoothing .*, of the targets of loss ce"):
+            task(**options)
 
 
 @pytest.fixture
@@ -146,7 +156,9 @@ def crops(labelled, **options):
     data = DataDir.read(labelled)
     entries = ((u.key, u.key, lambda u=u: data.load(u)[0][0]) for u in data.utterances())
     pack(entries, labelled / "packed", 16000)
-    return LabelledCrops(PackedAudio(labelled / "packed"), targets(data, ["high", "low"]), 10400, **options)
+    names = labels_of(data)
+    corpus = PackedAudio(labelled / "packed", labels=names)
+    return LabelledCrops(corpus, count(names.values()), 10400, **options)
 
 
 def test_balanced_rows_have_as_many_of_each_class(labelled):
@@ -181,7 +193,26 @@ def test_wrong_label_files_are_named(labelled):
         AudioError, match=r"utt2label: c5 has the label 'high', which is none of the 1 classes"
     ):
         LabelledClips(labelled, 16000, 0, ["low"])
-    lines = (labelled / "utt2label").read_text().splitlines()
+    whole = (labelled / "utt2label").read_text()
+    lines = whole.splitlines()
+    for more, message in (
+        ("c9 low\n", "utt2label:10: c9 is not"),
+        ("c4 high\n", "c4 appears twice, with another value"),
+        ("c4\n", "c4 has no value"),
+    ):
+        (labelled / "utt2label").write_text(whole + more)
+        assert any(message in str(problem) for problem in validate(labelled))
+        if "c9" not in more:
+            with pytest.raises(AudioError, match=f"utt2label:10: {message}.*fix. drops such lines"):
+                LabelledClips(labelled, 16000, 0, ["high", "low"])
+    (labelled / "utt2label").write_text(whole + "c4 low\n")  # twice the same is no contradiction
+    assert LabelledClips(labelled, 16000, 0, ["high", "low"])[4]["target"].tolist() == [0, 1]
+    (labelled / "utt2label").write_text("")
+    with pytest.raises(AudioError, match=r"no label for c0 \(9 in all\)"):
+        LabelledClips(labelled, 16000, 0, ["high", "low"])
+    (labelled / "utt2label").write_text(whole.replace("c4 low", "c4 , ,"))
+    with pytest.raises(AudioError, match=r"no label for c4 \(1 in all\).*fix. drops"):
+        LabelledClips(labelled, 16000, 0, ["high", "low"])
     (labelled / "utt2label").write_text("\n".join(lines[:4] + lines[5:]) + "\n")
     with pytest.raises(AudioError, match=r"no label for c4 \(1 in all\)"):
         LabelledClips(labelled, 16000, 0, ["high", "low"])
