@@ -4,8 +4,6 @@
 #   train_sets  what that is trained on: a path with %s for TEST, if they are not all trained on the same;
 #               measured_set, if that is shards: a data directory for the constants
 #   valid_set   what chooses the best weights; without one they are those of the last step, chosen by nothing
-. ../../utils/denoise.sh # its export_model
-
 train_set_of() { printf "$train_sets" "$1"; }
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
@@ -41,4 +39,9 @@ fine_tune() { # and the test, whose figures are of the weights that were kept
 }
 gather() { # accuracy and mean average precision of every test set, their mean and deviation
   python3 ../../utils/gather.py "$exp/scores_test.json" $(printf "$exp/%s/test.json " $tests)
+}
+tag() { # by the first tagger as one file that needs no torch and streams
+  local part=${tests%% *}
+  audiomask export "$exp/$part" -o "$exp/$part/tagger.onnx" --check -f
+  $enhance_cmd audiomask tag "$data/$part" -m "$exp/$part/tagger.onnx" -o "$exp/$part/tags.csv" -f -q
 }

@@ -27,3 +27,4 @@ stage 4 apart ${sounds:+"$sounds"}
 stage 5 pretrain "$pretrain_config" ${sounds:+"$sounds"}
 stage 6 fine_tune "$config" "$overrides"
 stage 7 gather
+stage 8 tag

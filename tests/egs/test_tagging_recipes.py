@@ -189,7 +189,7 @@ def test_figures_of_folds_are_gathered(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("name", "task"), TREES, ids="/".join)
+@pytest.mark.parametrize(("name", "task"), TREES)
 def test_the_whole_recipe_in_small(prepared, name, task):
     pytest.importorskip("pytorch_lightning", reason="needs the extra train")
     more = {"esc10": ("--folds", "1 3"), "esc50": ("--folds", "2")}.get(name, ())

@@ -1,5 +1,7 @@
 """Fine-tuning: scores against their definition, what is sampled, which layer learns how fast, and a run."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -12,6 +14,7 @@ from audiomask.data.health import validate
 from audiomask.data.kaldi import DataDir
 from audiomask.data.labels import count, labels_of
 from audiomask.data.loading import PackedAudio, pack
+from audiomask.data.shards import write
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
@@ -221,6 +224,20 @@ def test_wrong_label_files_are_named(labelled):
         LabelledClips(labelled, 16000, 0, ["high", "low"])
 
 
+def options(labelled, **more):
+    """Of `train`, for a tagger of low and high tones."""
+    return {
+        "recipe": ROOT / "recipes/classify/audio_mae.yaml",
+        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
+        "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
+        "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
+        "model__model__classes": 2, "model__model__labels": "[high, low]",
+        **{f"model__model__{key}": value for key, value in TINY.items()},
+        "model__lr": 3e-3, "model__warmup": 3,
+        "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
+    } | more  # fmt: skip
+
+
 def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     """Its encoder is where the run starts; after 30 steps low and high tones are told apart."""
     torch.manual_seed(0)
@@ -232,26 +249,43 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     weights.save(tmp_path / "mae", mae, config)
     begun, x = task(start_from=str(tmp_path / "mae")), torch.randn(1, 64, 32)
     assert torch.equal(begun.model.encode(x), mae.encode(x))
-    options = {
-        "recipe": ROOT / "recipes/classify/audio_mae.yaml",
-        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
-        "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
-        "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
-        "model__model__classes": 2, "model__model__labels": "[high, low]",
-        **{f"model__model__{key}": value for key, value in TINY.items()},
-        "model__start_from": tmp_path / "mae", "model__lr": 3e-3, "model__warmup": 3,
-        "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
-    }  # fmt: skip
-    train(labelled, tmp_path / "run", 30, **options)
+    words = options(labelled, model__start_from=tmp_path / "mae", data__test=labelled)
+    train(labelled, tmp_path / "run", 30, **words)
     assert checkpoint(tmp_path / "run")["global_step"] == 30
     model, _ = weights.load(tmp_path / "run/model")
     assert model.labels == ["high", "low"]
     with pytest.raises(
         AssertionError, match=r"labels begins \['low', 'high'\] and the training data \['high'"
     ):
-        train(labelled, tmp_path / "wrong", 1, **options | {"model__model__labels": "[low, high]"})
+        train(labelled, tmp_path / "wrong", 1, **words | {"model__model__labels": "[low, high]"})
     clips = LabelledClips(labelled, 16000, 10400, ["high", "low"])
     frontend = LogMel(frames=64, bands=32)
     with torch.no_grad():
-        best = [int(model(frontend(clips[i]["audio"][None])).argmax()) for i in range(8)]
-    assert best == [1] * 5 + [0] * 3
+        logits = torch.cat([model(frontend(clips[i]["audio"][None])) for i in range(9)])
+    assert logits[:8].argmax(1).tolist() == [1] * 5 + [0] * 3
+    told = json.loads((tmp_path / "run/test.json").read_text())
+    assert told["accuracy"] == 1
+    truth = torch.stack([clips[i]["target"] for i in range(9)])
+    assert told["map"] == pytest.approx(float(average_precision(logits, truth).mean()))
+    assert told["clips"]["c8"]["labels"] == ["high", "low"]
+    for i in range(9):
+        chances = dict(zip(("high", "low"), logits[i].sigmoid().tolist(), strict=True))
+        assert told["clips"][f"c{i}"]["likeliest"] == pytest.approx(chances, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_on_shards_that_was_stopped_equals_one_that_was_not(labelled, tmp_path):
+    write(DataDir.read(labelled), tmp_path / "shards", 16000, shard_bytes=40000)
+    assert len(list((tmp_path / "shards").glob("*.tar"))) > 2
+    words = options(labelled, data__train=tmp_path / "shards", data__steps=3, data__batch_size=2)
+    words |= {"model__decay": 0.0, "trainer__limit_val_batches": 0}
+    train(labelled, tmp_path / "stopped", 6, **words)
+    train(labelled, tmp_path / "stopped", 12, **words)
+    train(labelled, tmp_path / "whole", 12, **words)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "stopped")
+    assert whole["global_step"] == resumed["global_step"] == 12
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    kept = weights.load(tmp_path / "stopped/model")[0].state_dict()  # without a validation, the last
+    assert torch.equal(kept["head.weight"], whole["state_dict"]["model.head.weight"])

@@ -42,3 +42,4 @@ stage 2 shard
 stage 3 measure
 stage 4 fine_tune "$config" "$overrides" "$train_set" "$data/eval"
 stage 5 gather
+stage 6 tag

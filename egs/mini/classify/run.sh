@@ -46,3 +46,4 @@ stage 1 prepare "$corpus" "$other"
 stage 2 measure
 stage 3 fine_tune "$config" "$overrides"
 stage 4 gather
+stage 5 tag

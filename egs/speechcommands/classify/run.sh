@@ -57,3 +57,4 @@ stage 3 measure "$data/train"
 stage 4 pretrain "$pretrain_config" ${sounds:+"$sounds"}
 stage 5 fine_tune "$config" "$overrides" "$data"/{train,valid,test}
 stage 6 gather
+stage 7 tag
