@@ -12,15 +12,13 @@ get() { # resumed, checked and unpacked; nothing to do for a corpus that is ther
 measure() { # the constants of the front end, and the classes, of what is trained on and nothing else
   for part in $tests; do
     mkdir -p "$exp/$part"
-    audiomask data stats "${measured_set:-$(train_set_of "$part")}" --seconds "$seconds" ${measured:+--count "$measured"} --options \
-      > "$exp/$part/options"
+    audiomask data stats "${measured_set:-$(train_set_of "$part")}" --seconds "$seconds" \
+      ${measured:+--count "$measured"} --options > "$exp/$part/options"
   done
 }
-pretrain() { # an encoder, on sounds of other corpora; nothing to do without --sounds
+pretrain() { # an encoder, on sounds of other corpora, with the recipe's constants; nothing to do without --sounds
   [ -n "$sounds" ] || return 0
-  local words
-  mapfile -t words < <(head -4 "$exp/${tests%% *}/options")
-  $train_cmd audiomask train "$pretrain_config" "${words[@]}" --data.train "$sounds" --data.valid "$sounds" \
+  $train_cmd audiomask train "$pretrain_config" --data.train "$sounds" --data.valid "$sounds" \
     --trainer.limit_val_batches 0 --data.cache "$exp/cache" --trainer.max_steps "$pretrain_steps" \
     --seed_everything "$seed" --out "$exp/pretrained" $fresh $pretrain_options
 }
