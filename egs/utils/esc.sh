@@ -25,6 +25,6 @@ stage 2 prepare_folds "${corpus:-$data/corpus}"
 stage 3 measure
 stage 4 apart ${sounds:+"$sounds"}
 stage 5 pretrain "$pretrain_config" ${sounds:+"$sounds"}
-stage 6 fine_tune "$config" "$overrides"
+stage 6 fine_tune "$config" ${overrides:+"$overrides"}
 stage 7 gather
 stage 8 tag

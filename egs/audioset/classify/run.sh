@@ -15,8 +15,6 @@ shard_size=256
 data=data
 exp=exp/audio_mae
 start_from=
-sounds=
-pretrain_config=../../../recipes/pretrain/audio_mae.yaml
 config=../../../recipes/classify/audio_mae.yaml
 overrides=conf/20k.yaml
 seconds=10
@@ -33,13 +31,13 @@ cmd=local
 . ./cmd.sh
 . ../../utils/stage.sh
 tests=eval train_set=$data/shards train_sets=$data/shards measured_set=$data/${train_parts%% *}
-valid_set= # the evaluation set chooses nothing
+valid_set= sounds= # the evaluation set chooses nothing
 . ../../utils/audioset.sh
 . ../../utils/classify.sh
 
 stage 1 prepare "$corpus"
 stage 2 shard
 stage 3 measure
-stage 4 fine_tune "$config" "$overrides" "$train_set" "$data/eval"
+stage 4 fine_tune "$config" ${overrides:+"$overrides"} "$train_set" "$data/eval"
 stage 5 gather
 stage 6 tag

@@ -42,4 +42,4 @@ stage 1 prepare "$corpus"
 stage 2 few
 stage 3 shard
 stage 4 measure
-stage 5 pretrain "$config" "$train_set" "$valid_set"
+stage 5 pretrain "$config" ${overrides:+"$overrides"} "$train_set" "$valid_set"

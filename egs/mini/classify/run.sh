@@ -12,8 +12,6 @@ other=../denoise/corpus/speech
 data=data
 exp=exp/mini
 start_from=
-sounds=
-pretrain_config=../../../recipes/pretrain/audio_mae.yaml
 config=../../../recipes/classify/audio_mae.yaml
 overrides=conf/small.yaml
 seconds=2.5
@@ -29,7 +27,7 @@ cmd=local
 . ./path.sh
 . ./cmd.sh
 . ../../utils/stage.sh
-tests=valid train_sets=$data/train valid_set= # nothing is chosen: what is validated is the test
+tests=valid train_sets=$data/train valid_set= sounds= # nothing is chosen: what is validated is the test
 . ../../utils/classify.sh
 
 prepare() { # a phrase is a folder; the seventh class is of readers who say something else
@@ -44,6 +42,6 @@ prepare() { # a phrase is a folder; the seventh class is of readers who say some
 
 stage 1 prepare "$corpus" "$other"
 stage 2 measure
-stage 3 fine_tune "$config" "$overrides"
+stage 3 fine_tune "$config" ${overrides:+"$overrides"}
 stage 4 gather
 stage 5 tag

@@ -43,4 +43,4 @@ shard() { # as a large corpus is read, from end to end
 stage 1 prepare "$corpus"
 stage 2 shard
 stage 3 measure
-stage 4 pretrain "$config" "$overrides" "$train_set" "$valid_set"
+stage 4 pretrain "$config" ${overrides:+"$overrides"} "$train_set" "$valid_set"

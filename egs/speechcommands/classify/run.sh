@@ -55,6 +55,6 @@ stage 1 get_words conf/archives.tsv
 stage 2 prepare "${corpus:-$data/corpus}"
 stage 3 measure "$data/train"
 stage 4 pretrain "$pretrain_config" ${sounds:+"$sounds"}
-stage 5 fine_tune "$config" "$overrides" "$data"/{train,valid,test}
+stage 5 fine_tune "$config" ${overrides:+"$overrides"} "$data"/{train,valid,test}
 stage 6 gather
 stage 7 tag
