@@ -119,6 +119,72 @@ def vctk(folder: Path) -> Path:
     return folder
 
 
+ESC_CLASSES = {"dog": (0, True), "rain": (10, True), "clapping": (22, False)}
+
+
+def esc50(folder: Path) -> Path:
+    """Three of the classes, two of them of ESC-10, a clip of each in every fold; 44.1 kHz."""
+    lines = ["filename,fold,target,category,esc10,src_file,take"]
+    for fold in range(1, 6):
+        for i, (name, (target, esc10)) in enumerate(ESC_CLASSES.items()):
+            file = f"{fold}-{1000 * fold + i}-A-{target}.wav"
+            put(folder / "ESC-50-master/audio" / file, excerpt("noise", 3 * fold + i), 44100)
+            lines.append(f"{file},{fold},{target},{name},{esc10},{1000 * fold + i},A")
+    (folder / "ESC-50-master/meta").mkdir()
+    (folder / "ESC-50-master/meta/esc50.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def esc10(folder: Path) -> Path:
+    """The older layout: a folder for each class."""
+    for i, name in enumerate(("001 - Dog bark", "002 - Rain")):
+        for fold in range(1, 6):
+            put(folder / f"{name}/{fold}-{1000 * fold + i}-A.wav", excerpt("noise", 3 * fold + i), 44100)
+    return folder
+
+
+def speechcommands(folder: Path) -> Path:
+    """Two commands and two other words by four speakers, noises, lists; beside it the test archive."""
+    speakers = ("0a7c2a8d", "1b4c9b89", "cb2929ce", "ffd2ba2f")
+    for i, who in enumerate(speakers):
+        for j, word in enumerate(("yes", "go", "bed", "marvin")):
+            put(folder / f"{word}/{who}_nohash_0.wav", excerpt("speech", 2 * i + j, 1.0))
+    for i, name in enumerate(("pink_noise", "running_tap")):
+        put(folder / f"_background_noise_/{name}.wav", excerpt("noise", i, 2.5))
+    for name, who in (("validation", speakers[2]), ("testing", speakers[3])):
+        words = ("yes", "go", "bed", "marvin")
+        (folder / f"{name}_list.txt").write_text("".join(f"{w}/{who}_nohash_0.wav\n" for w in words))
+    archive = folder.with_name(folder.name + "_test")
+    for i, label in enumerate(("yes", "go", "_unknown_", "_silence_")):
+        put(archive / f"{label}/{speakers[3]}_nohash_0.wav", excerpt("speech", i, 1.0))
+    return folder
+
+
+def audioset(folder: Path) -> Path:
+    """Two tables of three clips each, one of them no longer to be had; the clips named in three ways."""
+    (folder / "clips/eval").mkdir(parents=True)
+    labels = ("/m/09x0r,Speech", '/m/05zppz,"Male speech, man speaking"', "/m/0bt9lr,Dog")
+    (folder / "class_labels_indices.csv").write_text(
+        "index,mid,display_name\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels))
+    )
+    head = "# Segments csv created\n# YTID, start_seconds, end_seconds, positive_labels\n"
+    files = (
+        "train/Y-0RWZT-miFs.wav",
+        "train/0_abcdefghi_30.000.wav",
+        "eval/_k9abcdefgh_20_21.wav",
+        "eval/YbcdefghijK.wav",
+    )
+    keys = ("-0RWZT-miFs", "0_abcdefghi", "_k9abcdefgh", "YbcdefghijK")
+    for i, name in enumerate(files):
+        put(folder / "clips" / name, excerpt("speech", i))
+    mids = ("/m/09x0r,/m/05zppz", "/m/0bt9lr", "/m/09x0r", "/m/0bt9lr")
+    for part, there in (("balanced_train", (0, 1)), ("eval", (2, 3))):
+        lines = [f'{keys[i]}, 30.000, 31.000, "{mids[i]}"\n' for i in there]
+        lines.append(f'gone_{part[:6]}, 0.000, 10.000, "/m/0bt9lr"\n')
+        (folder / f"{part}_segments.csv").write_text(head + "".join(lines))
+    return folder
+
+
 def spoil(path: Path, how: str) -> Path:
     """Make a file of a corpus missing, empty, cut short or no audio."""
     if how == "missing":

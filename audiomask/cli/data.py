@@ -9,6 +9,7 @@ audiomask data split data/all data/parts --ratio train=0.9,valid=0.1 --by speake
 audiomask data mix data/mixtures --speech data/valid --noise data/noise --count 200 --seed 1
 audiomask data lose data/valid data/lossy --loss gilbert:0.05,0.5 --seed 1
 audiomask data shard data/train -o shards/train --size 256
+audiomask data stats data/train
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import note, positive
+from audiomask.cli import UsageError, _corpora, _stats
+from audiomask.cli._common import positive
+from audiomask.cli._stats import failures, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,33 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     reads_audio(sub)
 
     sub = action("import", "make a data directory from a corpus on disk", _import)
-    sub.add_argument(
-        "layout", choices=("folder", "librispeech", "vctk", "voicebank", "dns", "chime3", "plc", "lhotse")
-    )
-    sub.add_argument("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
-    sub.add_argument(
-        "out", type=Path, help="data directory (voicebank, dns, chime3, plc: one below it for each part)"
-    )
-    sub.add_argument(
-        "--bad-files",
-        choices=("stop", "skip"),
-        default="stop",
-        help="corrupt, double, without a partner: list them and stop (default), or leave them out",
-    )
-    sub.add_argument("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
-    sub.add_argument(
-        "--references",
-        type=Path,
-        metavar="DIR",
-        help="layout chime3: the simulation's isolated_ext; plc: what was sent of the blind set",
-    )
-    sub.add_argument(
-        "--speaker",
-        default="folder",
-        metavar="folder|file|REGEX",
-        help="layout folder: who speaks: the folder, each file its own, or group 1 of REGEX in the path",
-    )
-    sub.add_argument("--supervisions", type=Path, help="layout lhotse: the supervisions manifest")
+    _corpora.add_arguments(sub)
     output(sub)
 
     sub = action("export", "write lhotse manifests (recordings and supervisions, jsonl.gz)", _export)
@@ -161,6 +136,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
     output(sub)
 
+    sub = action("stats", "measure what the training of pretrain and classify wants to know", _stats.run)
+    _stats.add_arguments(sub)
+    reads_audio(sub)
+
     sub = action("shard", "write the utterances, shuffled, to tar files that training reads in turn", _shard)
     sub.add_argument("dir", type=Path)
     sub.add_argument("-o", "--out", type=Path, required=True, help="folder of the shards")
@@ -189,13 +168,6 @@ def _may_write(folder: Path, force: bool) -> Path:
         ):  # a table of the old directory must not survive among the new
             (folder / name).unlink()
     return folder
-
-
-def _say(data, folder: Path) -> None:
-    speakers = f", {len(data.speakers)} speakers" if data.speakers else ""
-    hours = sum(float(s) for s in data.tables.get("reco2dur", {}).values()) / 3600
-    length = f", {hours:.2f} h" if hours else ""
-    print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -232,39 +204,13 @@ def _fix(args: argparse.Namespace) -> int:
     data.write(out)
     for line in notes:
         print(line)
-    _say(data, out)
+    say(data, out)
     return 0
 
 
 def _import(args: argparse.Namespace) -> int:
-    from audiomask.data import corpora, importers
-
-    for option, layouts in (("supervisions", "lhotse"), ("channel", "chime3"), ("references", "chime3 plc")):
-        if getattr(args, option) is not None and args.layout not in layouts.split():
-            wanted = layouts.replace(" ", " or ")
-            raise UsageError(f"--{option} goes with the layout {wanted}, not {args.layout}")
-    skipped: list[str] | None = [] if args.bad_files == "skip" else None
-    parts: dict[str, Any] = {}
-    if args.layout == "voicebank":
-        parts = corpora.from_voicebank(args.source, skipped)
-    elif args.layout == "dns":
-        parts = corpora.from_dns(args.source, skipped)
-    elif args.layout == "chime3":
-        parts = corpora.from_chime3(args.source, args.channel or 5, args.references, skipped)
-    elif args.layout == "plc":
-        parts = corpora.from_plc(args.source, args.references, skipped)
-    elif args.layout == "vctk":
-        parts[""] = corpora.from_vctk(args.source, skipped)
-    elif args.layout == "lhotse":
-        parts[""] = importers.from_lhotse(args.source, args.supervisions)
-    elif args.layout == "librispeech":
-        parts[""] = importers.from_librispeech(args.source, skipped)
-    else:
-        parts[""] = importers.from_folder(args.source, args.speaker, skipped)
-    for fault in skipped or []:
-        note(f"left out: {fault}")
-    parts = {args.out / name: part for name, part in parts.items()}
-    return _write_parts(parts, args.force)
+    parts = _corpora.read(args)
+    return _write_parts({args.out / name: part for name, part in parts.items()}, args.force)
 
 
 def _write_parts(parts: dict, force: bool) -> int:
@@ -272,7 +218,7 @@ def _write_parts(parts: dict, force: bool) -> int:
         _may_write(folder, force)
     for folder, data in parts.items():
         data.write(folder)
-        _say(data, folder)
+        say(data, folder)
     return 0
 
 
@@ -350,7 +296,7 @@ def _convert(args: argparse.Namespace) -> int:
     data = DataDir.read(args.dir)
     if args.out.resolve() == args.dir.resolve():
         raise DataError(f"{args.out}: would replace the directory it is made from; give another")
-    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
     return 0
 
 
@@ -376,7 +322,7 @@ def _mix(args: argparse.Namespace) -> int:
         settings=settings,
         allow_pipes=args.allow_pipes,
     )
-    _say(data, args.out)
+    say(data, args.out)
     return 0
 
 
@@ -393,7 +339,7 @@ def _lose(args: argparse.Namespace) -> int:
     if args.out.resolve() == args.dir.resolve():
         raise DataError(f"{args.out}: would replace the directory it is made from; give another")
     data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
-    _say(data, args.out)
+    say(data, args.out)
     print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
     return 0
 
@@ -412,8 +358,4 @@ def _shard(args: argparse.Namespace) -> int:
     size = int(args.size * 2**20)
     count, failed = shards.write(data, args.out, args.rate, size, args.seed, args.allow_pipes)
     print(f"{args.out}: {len(data.utterance_keys) - len(failed)} utterances in {count} shards")
-    if failed:
-        print(f"audiomask: {len(failed)} of {len(data.utterance_keys)} failed:", file=sys.stderr)
-    for error in failed:
-        print(f"audiomask: error: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    return failures(failed, len(data.utterance_keys))

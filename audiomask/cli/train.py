@@ -9,6 +9,7 @@ afterwards:
   checkpoints/last.ckpt  for resuming: the same command continues a run that was stopped
   model/                 config.json and model.safetensors of the best epoch, ready for `audiomask export`
   tensorboard/           curves, audio, pictures
+  test.json              of a tagger with --data.test: accuracy, mAP, the likeliest classes of each clip
 """
 
 from __future__ import annotations

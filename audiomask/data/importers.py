@@ -59,13 +59,15 @@ class Collector:
         self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
         self.faults: list[str] = []
 
-    def add(self, key: str, speaker: str, wav: Path, **partners: Path) -> None:
-        """A recording and, of its rate and length, its `partners` by table: `clean=` goes to clean.scp."""
+    def add(self, key: str, speaker: str, wav: Path, **partners: Path) -> bool:
+        """A recording and, of its rate and length, its `partners` by table: `clean=` goes to clean.scp.
+        False if it has a fault.
+        """
         if key in self.tables["wav.scp"]:
             self.faults.append(
                 f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one"
             )
-            return
+            return False
         before = len(self.faults)
         info = self._info(wav)
         for name, path in partners.items():
@@ -85,11 +87,12 @@ class Collector:
                 self.faults.append(f"{wav}: the same recording as {twin}; remove one of them")
             same.append(wav)
         if info is None or len(self.faults) > before:
-            return
+            return False
         self.tables["wav.scp"][key], self.tables["utt2spk"][key] = str(wav), speaker
         self.tables["reco2dur"][key] = f"{info.seconds:.4f}"
         for name, path in partners.items():
             self.tables.setdefault(f"{name}.scp", {})[key] = str(path)
+        return True
 
     def _info(self, path: Path) -> audio.AudioInfo | None:
         try:
@@ -116,37 +119,50 @@ class Collector:
         return DataDir({**self.tables, "spk2utt": invert(self.tables["utt2spk"]), **more})
 
 
-def from_folder(folder: str | Path, speaker: str = "folder", skipped: list[str] | None = None) -> DataDir:
+def _naming(what: str, how: str) -> Callable[[Path], str]:
+    """What gives the speaker (or label) of a file, by its path below the folder, see `from_folder`."""
+    if how in ("folder", "file"):
+        return lambda inside: inside.parent.name if how == "folder" else str(inside.with_suffix(""))
+    try:
+        pattern = re.compile(how)
+    except re.error as error:
+        raise DataError(f"{what} pattern {how!r}: {error}") from error
+    if pattern.groups < 1:
+        raise DataError(f"{what} pattern {how!r} has no group; put ( ) round the {what}, as in '([^/-]+)-'")
+
+    def name(inside: Path) -> str:
+        match = pattern.search(inside.as_posix())
+        if not match or not match.group(1):
+            raise DataError(f"{inside}: the {what} pattern {how!r} does not match")
+        return match.group(1)
+
+    return name
+
+
+def from_folder(
+    folder: str | Path,
+    speaker: str = "folder",
+    skipped: list[str] | None = None,
+    label: str | None = None,
+) -> DataDir:
     """Any folder of audio, recursively.
 
     `speaker` (the kind, for noise): "folder", that of the file; "file", each file its own; or a regular
     expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH: so the
-    order by utterance is the order by speaker, which Kaldi's tools need. `skipped`: see `Collector`.
+    order by utterance is the order by speaker, which Kaldi's tools need. `label`, likewise, makes utt2label.
+    `skipped`: see `Collector`.
     """
     folder = Path(folder)
-    pattern = None
-    if speaker not in ("folder", "file"):
-        try:
-            pattern = re.compile(speaker)
-        except re.error as error:
-            raise DataError(f"speaker pattern {speaker!r}: {error}") from error
-        if pattern.groups < 1:
-            raise DataError(
-                f"speaker pattern {speaker!r} has no group; put ( ) round the speaker, as in '([^/-]+)-'"
-            )
-    found = Collector(folder, skipped)
+    speaker_of, label_of = _naming("speaker", speaker), _naming("label", label) if label else None
+    found, labels = Collector(folder, skipped), {}
     for path in audio_files(folder):
         inside = path.relative_to(folder)
         stem = as_key(str(inside.with_suffix("")))
-        if pattern is not None:
-            match = pattern.search(inside.as_posix())
-            if not match or not match.group(1):
-                raise DataError(f"{path}: the speaker pattern {speaker!r} does not match")
-            who = as_key(match.group(1))
-        else:
-            who = stem if speaker == "file" else as_key(inside.parent.name or folder.resolve().name)
-        found.add(stem if stem.startswith(who) else f"{who}-{stem}", who, path)
-    return found.finish()
+        who = as_key(speaker_of(inside) or folder.resolve().name)
+        key = stem if stem.startswith(who) else f"{who}-{stem}"
+        if found.add(key, who, path) and label_of is not None:
+            labels[key] = label_of(inside) or folder.resolve().name
+    return found.finish(**({"utt2label": labels} if label_of is not None else {}))
 
 
 def from_librispeech(folder: str | Path, skipped: list[str] | None = None) -> DataDir:

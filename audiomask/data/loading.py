@@ -119,6 +119,7 @@ class PackedAudio:
             audio alike.
         exclude: groups (or `prefix*`) left out: held-out speakers and noises.
         only: the opposite: nothing but these.
+        labels: of every recording, for those who draw by them.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class PackedAudio:
         weights: Mapping[str, float] | None = None,
         exclude: Iterable[str] = (),
         only: Iterable[str] | None = None,
+        labels: Mapping[str, list[str]] | None = None,
     ):
         prefix = Path(prefix)
         index = prefix.with_suffix(".json")
@@ -148,6 +150,7 @@ class PackedAudio:
                 f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`"
             )
         self.keys = [e[0] for e in keep]
+        self.labels = [labels[key] for key in self.keys] if labels else []
         self.groups = np.array([e[1] for e in keep])
         self.offsets = np.array([e[2] for e in keep])
         self.lengths = np.array([e[3] for e in keep])
@@ -184,7 +187,10 @@ class PackedAudio:
         A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random
         among zeros (`"pad"`, right for speech, which then also teaches silence).
         """
-        i = self.draw(rng)
+        return self.crop_of(self.draw(rng), rng, length, fill)
+
+    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """`crop` of the `i`-th recording."""
         start, n = self.offsets[i], self.lengths[i]
 
         def read(at: int, count: int) -> np.ndarray:

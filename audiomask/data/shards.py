@@ -3,7 +3,9 @@
     shards/shard-000000.tar   00000000.flac  00000000.json  00000001.flac ...   (WebDataset's layout)
            shards.json        sample rate, and each shard's utterances and samples
 
-`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus.
+`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels, of a
+directory with utt2label, travel in the json of their utterance; shards.json then has how many utterances have
+each label, and of each shard the sum of its utterances' weights (`labels.rarity`).
 `ShardedAudio` stands where `PackedAudio` does, with one shard at a time in memory, as FLAC: random crops of
 it serve as many rows of the training as it has audio for, then the next shard of the pass comes. Which shard
 a row has is computed from the row's number, so nothing has to be saved to resume.
@@ -17,13 +19,14 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile as sf
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi import DataDir, DataError
+from audiomask.data.labels import count, labels_of, rarity
 from audiomask.data.loading import cut, read_mono, within_full_scale
 
 INDEX = "shards.json"
@@ -48,6 +51,8 @@ def write(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     utterances = list(data.utterances())
+    labels = labels_of(data) if "utt2label" in data.tables else {}
+    written: dict[str, list[list[str]]] = {}  # labels by shard
     order = np.random.default_rng(seed).permutation(len(utterances))
     shards: dict[str, dict[str, Any]] = {}
     failed: list[AudioError] = []
@@ -63,29 +68,44 @@ def write(
                 continue
             flac = io.BytesIO()
             sf.write(flac, np.round(x * 32767).astype(np.int16), sample_rate, "PCM_16", format="FLAC")
-            facts = {
+            facts: dict[str, Any] = {
                 "key": u.key,
                 "group": u.speaker or u.key,
                 "samples": len(x),
                 "crc": _crc(flac.getvalue()),
             }
+            if labels:
+                facts["labels"] = labels[u.key]
             sink.write(
                 {"__key__": f"{number:08d}", "flac": flac.getvalue(), "json": json.dumps(facts).encode()}
             )
             shard = shards.setdefault(Path(sink.fname).name, {"utterances": 0, "samples": 0})
             shard["utterances"] += 1
             shard["samples"] += len(x)
+            written.setdefault(Path(sink.fname).name, []).append(labels.get(u.key, []))
     if not shards:
         raise AudioError(f"{data.path}: no audio to write to shards; `audiomask data validate` says why")
-    index = {
-        "sample_rate": sample_rate,
-        "seed": seed,
-        "shards": [{"name": n, **s} for n, s in shards.items()],
-    }
+    index: dict[str, Any] = {"sample_rate": sample_rate, "seed": seed}
+    if labels:
+        counts = index["labels"] = count(names for parts in written.values() for names in parts)
+        for name, parts in written.items():
+            shards[name]["weight"] = sum(rarity(names, counts) for names in parts)
+    index["shards"] = [{"name": n, **s} for n, s in shards.items()]
     part = out / f".{INDEX}.part"
     part.write_text(json.dumps(index, indent=1) + "\n")
     part.replace(out / INDEX)
     return len(shards), failed
+
+
+def label_counts(folder: str | Path) -> dict[str, int]:
+    """How many utterances of the shards have each label. DataError if they were written without labels."""
+    counts = json.loads((Path(folder) / INDEX).read_text()).get("labels")
+    if not counts:
+        raise DataError(
+            f"{folder}: these shards hold no labels; write them with `audiomask data shard` of a directory "
+            "that has utt2label"
+        )
+    return counts
 
 
 def _crc(flac: bytes) -> int:
@@ -104,6 +124,11 @@ class ShardedAudio:
         folder: written by `write`. sample_rate: Hz, must be the shards'.
         length: samples of the crop of a row: a shard serves its samples / `length` rows.
         batch_size, world, workers, seed: of the training; the rows of a run depend on all of them.
+        share: what a shard's rows are in proportion to: its "samples", its "utterances" (a row each), or
+            the "weight" of its labels, for those who draw utterances by `labels.rarity` and want all classes
+            alike over a pass.
+
+    With a shard open, `keys` and `labels` are those of its utterances.
     """
 
     def __init__(
@@ -115,6 +140,7 @@ class ShardedAudio:
         world: int = 1,
         workers: int = 1,
         seed: int = 0,
+        share: Literal["samples", "utterances", "weight"] = "samples",
     ):
         self.folder = Path(folder)
         index = json.loads((self.folder / INDEX).read_text())
@@ -132,10 +158,16 @@ class ShardedAudio:
                 f"{self.workers} loading workers each; write smaller ones (`audiomask data shard --size`) or "
                 "take fewer --data.workers"
             )
-        self.rows = np.array([max(1, s["samples"] // length) for s in self.shards])
+        amount = np.array([s[share] for s in self.shards])
+        if share == "samples":
+            amount = amount // length
+        elif share == "weight":
+            amount = amount / amount.sum() * sum(s["utterances"] for s in self.shards)
+        self.rows = amount.round().astype(int).clip(1)
         self.name = ""
         self._flac: list[bytes] = []
-        self._keys: list[str] = []
+        self.keys: list[str] = []
+        self.labels: list[list[str]] = []
         self._lengths = self._cdf = np.zeros(0)
 
     def shard_of(self, row: int) -> str:
@@ -154,7 +186,8 @@ class ShardedAudio:
         if (name := self.shard_of(row)) != self.name:
             flac, facts = zip(*self._read(name), strict=True)
             self.name, self._flac = name, list(flac)
-            self._keys = [f["key"] for f in facts]
+            self.keys = [f["key"] for f in facts]
+            self.labels = [f.get("labels", []) for f in facts]
             self._lengths = np.array([f["samples"] for f in facts])
             self._cdf = np.cumsum(self._lengths / self._lengths.sum())
 
@@ -182,6 +215,10 @@ class ShardedAudio:
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """As `PackedAudio.crop`, from the open shard."""
         i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._flac) - 1)
+        return self.crop_of(i, rng, length, fill)
+
+    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """As `PackedAudio.crop_of`, from the open shard."""
 
         def read(at: int, count: int) -> np.ndarray:
             with sf.SoundFile(io.BytesIO(self._flac[i])) as file:

@@ -9,18 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import PackedAudio, cut
+from audiomask.data.labels import LabelledCorpus, LabelledCrops, count, labels_of, targets
+from audiomask.data.loading import PackedAudio
 from audiomask.data.picture_augment import draws, randomized_quantization, spec_augment
+from audiomask.data.shards import INDEX, ShardedAudio, label_counts
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.vit_tagger import ViTTagger, begin_from
 from audiomask.tasks.enhance import batches, warmup_stable_decay
@@ -40,6 +41,11 @@ def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
             precision = hits[last] / (last + 1)
             found.append(precision[truth[order]].mean())
     return torch.stack(found) if found else scores.new_zeros(0).double()
+
+
+def accuracy_of(scores: Tensor, targets: Tensor) -> Tensor:
+    """Share of the clips whose likeliest class is one of theirs. `scores`, `targets [N, K]`."""
+    return (targets.gather(1, scores.argmax(1, keepdim=True)) > 0.5).double().mean()
 
 
 def knn(known: Tensor, labels: Tensor, features: Tensor, k: int = 20, temperature: float = 0.07) -> Tensor:
@@ -72,7 +78,8 @@ class Classify(pl.LightningModule):
     Args:
         model: what is trained. frontend: makes the pictures.
         start_from: folder of weights whose encoder it begins with; none: from scratch.
-        loss: "bce", any number of labels a clip; "ce", one.
+        loss: "bce", any number of labels a clip; "ce", one. smoothing: share of the target of "ce" that is
+            spread over all classes in training.
         frozen: train only the last norm and the classifier: a linear probe.
         lr, betas, weight_decay: of AdamW; the class token and whatever has one axis are not decayed.
         layer_decay: factor on the rate from each block to the one before it; the classifier has `lr`.
@@ -90,6 +97,7 @@ class Classify(pl.LightningModule):
         frontend: LogMel,
         start_from: str | None = None,
         loss: Literal["bce", "ce"] = "bce",
+        smoothing: float = 0.0,
         frozen: bool = False,
         lr: float = 2e-4,
         betas: tuple[float, float] = (0.9, 0.95),
@@ -110,7 +118,10 @@ class Classify(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share <= 1 or (share == 1 and name != "quantize"):
                 raise AudioError(f"{name} {share}: a share, from 0 to below 1")
+        if smoothing and (loss == "bce" or not 0 < smoothing < 1):
+            raise AudioError(f"smoothing {smoothing}: a share, from 0 to below 1, of the targets of loss ce")
         self.model, self.frontend, self.loss, self.frozen = model, frontend, loss, frozen
+        self.smoothing = smoothing
         self.lr, self.betas, self.weight_decay, self.layer_decay = lr, betas, weight_decay, layer_decay
         self.warmup, self.decay = warmup, decay
         self.spec_frames, self.spec_bands, self.quantize = spec_frames, spec_bands, quantize
@@ -124,6 +135,7 @@ class Classify(pl.LightningModule):
         if compile:
             model.compile()
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self._tested: dict[str, tuple[Tensor, Tensor]] = {}
 
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -148,7 +160,10 @@ class Classify(pl.LightningModule):
             )
         if self.loss == "bce":
             return F.binary_cross_entropy_with_logits(logits.float(), target)
-        return F.cross_entropy(logits.float(), target / target.sum(1, keepdim=True))
+        smoothing = self.smoothing if self.training else 0.0
+        return F.cross_entropy(
+            logits.float(), target / target.sum(1, keepdim=True), label_smoothing=smoothing
+        )
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         seeds = batch["seed"]
@@ -182,11 +197,36 @@ class Classify(pl.LightningModule):
             return
         logits, target = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
-        best = logits.argmax(1, keepdim=True)
-        accuracy = (target.gather(1, best) > 0.5).double().mean()  # the likeliest class is one of the clip's
-        precision = average_precision(logits, target).mean()
+        accuracy, precision = accuracy_of(logits, target), average_precision(logits, target).mean()
         select = precision if self.loss == "bce" else accuracy
         self.log_dict({"val/map": precision, "val/accuracy": accuracy, "val/select": select}, sync_dist=True)
+
+    def test_step(self, batch: dict[str, Any], index: int) -> None:
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self.model(self.frontend(batch["audio"]))
+        self._tested[batch["key"][0]] = (logits[0].float().cpu(), batch["target"][0].cpu())
+
+    def report(self, classes: list[str], top: int = 5) -> dict[str, Any]:
+        """What the test gave, for a JSON file: accuracy, mean average precision, and of each clip its labels
+        and the `top` likeliest classes with their probabilities.
+        """
+        logits, target = (torch.stack(parts) for parts in zip(*self._tested.values(), strict=True))
+        chances = logits.sigmoid() if self.loss == "bce" else logits.softmax(1)
+        best = chances.topk(min(top, len(classes)), 1)
+        clips = {
+            key: {
+                "labels": [classes[i] for i in (truth > 0.5).nonzero()[:, 0]],
+                "likeliest": {classes[i]: round(p, 5) for i, p in zip(index, values, strict=True)},
+            }
+            for key, truth, index, values in zip(
+                self._tested, target, best.indices.tolist(), best.values.tolist(), strict=True
+            )
+        }
+        return {
+            "accuracy": float(accuracy_of(logits, target)),
+            "map": float(average_precision(logits, target).mean()),
+            "clips": clips,
+        }
 
     def groups(self) -> list[dict[str, Any]]:
         """Parameters by the rate of their layer and by whether they are decayed."""
@@ -220,78 +260,6 @@ class Classify(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def labels_of(data: DataDir) -> dict[str, list[str]]:
-    """The labels of every utterance. AudioError where utt2label has none for one."""
-    table = data.tables.get("utt2label")
-    if table is None:
-        raise AudioError(f"{data.path}: no utt2label beside wav.scp, with the labels of each utterance")
-    missing = [key for key in data.utterance_keys if not table.get(key, "").strip(", ")]
-    if missing:
-        raise AudioError(f"{data.path}/utt2label: no label for {missing[0]} ({len(missing)} in all)")
-    return {key: [w.strip() for w in table[key].split(",") if w.strip()] for key in data.utterance_keys}
-
-
-def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
-    """1 for each label of each utterance, `[K]` float32. AudioError for a label that is no class."""
-    place = {name: i for i, name in enumerate(classes)}
-    out = {}
-    for key, names in labels_of(data).items():
-        unknown = [name for name in names if name not in place]
-        if unknown:
-            raise AudioError(
-                f"{data.path}/utt2label: {key} has the label {unknown[0]!r}, which is none of the "
-                f"{len(classes)} classes of the training; drop the utterance, or mend the label"
-            )
-        out[key] = np.zeros(len(classes), np.float32)
-        out[key][[place[name] for name in names]] = 1
-    return out
-
-
-class LabelledCrops(Dataset[dict[str, Tensor]]):
-    """Row `n` of random crops and their labels, seeded with `(seed, n)` as in `data.loading`.
-
-    Args:
-        corpus: packed. target: by utterance, see `targets`. length: samples; a shorter clip is repeated.
-        balanced: an utterance is drawn in proportion to the sum of 1 / count of its labels; else all alike.
-        mixup: chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
-
-    Item: `audio [L]`, `target [K]` float32, `seed` int64.
-    """
-
-    def __init__(
-        self,
-        corpus: PackedAudio,
-        target: dict[str, np.ndarray],
-        length: int,
-        balanced: bool = False,
-        mixup: float = 0.0,
-        seed: int = 0,
-    ):
-        self.corpus, self.length, self.mixup, self.seed = corpus, length, mixup, seed
-        self.target = np.stack([target[key] for key in corpus.keys])
-        weight = self.target @ (1 / self.target.sum(0).clip(1)) if balanced else np.ones(len(self.target))
-        self._cdf = np.cumsum(weight / weight.sum())
-
-    def _crop(self, i: int, rng: np.random.Generator) -> np.ndarray:
-        start = self.corpus.offsets[i]
-
-        def read(at: int, count: int) -> np.ndarray:
-            return self.corpus.samples[start + at : start + at + count].astype(np.float32) / 32768
-
-        return cut(read, int(self.corpus.lengths[i]), rng, self.length, "loop")
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._cdf) - 1)
-        x, target = self._crop(i, rng), self.target[i]
-        if rng.random() < self.mixup:
-            j, share = int(rng.integers(len(self._cdf))), np.float32(rng.beta(10, 10))
-            x = share * x + (1 - share) * self._crop(j, rng)
-            target = share * target + (1 - share) * self.target[j]
-        seed = torch.tensor(int(rng.integers(2**62)))
-        return {"audio": torch.from_numpy(x), "target": torch.from_numpy(target.copy()), "seed": seed}
-
-
 class LabelledClips(Clips):
     """`Clips` with `target [K]`, for validation."""
 
@@ -305,10 +273,12 @@ class LabelledClips(Clips):
 
 
 class LabelledSounds(Sounds):
-    """Labelled recordings. The classes are the labels of the training directory, in order of the alphabet.
+    """Labelled recordings. The classes are the labels of the training data, in order of the alphabet.
 
     Args:
-        train, valid: data directories with utt2label. balanced, mixup: see `LabelledCrops`.
+        train: data directory with utt2label, or a folder of shards made of one. valid: data directory.
+        test: data directory on which the weights that were kept are judged when the training is over.
+        balanced, mixup: see `LabelledCrops`.
         cache, sample_rate, batch_size, steps, segment, seed, workers: as in `tasks.pretrain.Sounds`.
     """
 
@@ -316,6 +286,7 @@ class LabelledSounds(Sounds):
         self,
         train: str,
         valid: str,
+        test: str | None = None,
         cache: str = "exp/cache",
         sample_rate: int = 16000,
         batch_size: int = 32,
@@ -329,22 +300,47 @@ class LabelledSounds(Sounds):
         super().__init__(
             train, valid, cache, sample_rate, batch_size, steps, segment, seed=seed, workers=workers
         )
-        self.balanced, self.mixup = balanced, mixup
+        self.test_dir, self.balanced, self.mixup = test, balanced, mixup
+
+    def counts(self) -> dict[str, int]:
+        """How many recordings have each class."""
+        if (Path(self.train_dir) / INDEX).exists():
+            return label_counts(self.train_dir)
+        return count(labels_of(DataDir.read(self.train_dir)).values())
 
     def classes(self) -> list[str]:
-        return sorted({name for names in labels_of(DataDir.read(self.train_dir)).values() for name in names})
+        return list(self.counts())
 
     def prepare_data(self) -> None:
-        self.classes()
-        self._pack()
+        self.counts()
+        super().prepare_data()
 
     def train_dataloader(self) -> DataLoader:
-        target = targets(DataDir.read(self.train_dir), self.classes())
-        crops = LabelledCrops(
-            PackedAudio(self._pack()), target, self.segment, self.balanced, self.mixup, self.seed
-        )
+        corpus: LabelledCorpus
+        if (Path(self.train_dir) / INDEX).exists():
+            assert self.trainer is not None
+            corpus = ShardedAudio(
+                self.train_dir,
+                self.sample_rate,
+                self.segment,
+                self.batch_size,
+                self.trainer.world_size,
+                self.workers,
+                self.seed,
+                share="weight" if self.balanced else "utterances",
+            )
+        else:
+            corpus = PackedAudio(self._pack(), labels=labels_of(DataDir.read(self.train_dir)))
+        crops = LabelledCrops(corpus, self.counts(), self.segment, self.balanced, self.mixup, self.seed)
         return batches(self.trainer, crops, self.steps, self.batch_size, self.workers)
 
-    def val_dataloader(self) -> DataLoader:
-        clips = LabelledClips(self.valid_dir, self.sample_rate, self.segment, self.classes())
+    def _clips(self, path: str) -> DataLoader:
+        clips = LabelledClips(path, self.sample_rate, self.segment, self.classes())
         return DataLoader(clips, batch_size=1)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._clips(self.valid_dir)
+
+    def test_dataloader(self) -> DataLoader:
+        assert self.test_dir is not None, "there is nothing to test on; give --data.test"
+        return self._clips(self.test_dir)

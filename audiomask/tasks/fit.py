@@ -145,7 +145,20 @@ def fit(
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
     if keep.best == -float("inf"):  # a run without validation
         keep.write(trainer, cli.model)
+    if getattr(cli.datamodule, "test_dir", None):
+        _test(cli, out)
     return cli.model
+
+
+def _test(cli: LightningCLI, out: Path) -> None:
+    """Judge the weights that were kept on the test data; `out/test.json` gets the task's report."""
+    cli.model.model = weights.load(out / "model")[0]
+    cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    if cli.trainer.is_global_zero:
+        report = {"data": str(cli.datamodule.test_dir), **cli.model.report(cli.datamodule.classes())}
+        part = out / ".test.json.part"
+        part.write_text(json.dumps(report, indent=1) + "\n")
+        part.replace(out / "test.json")
 
 
 def _divide(cli: LightningCLI) -> None:

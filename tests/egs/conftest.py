@@ -13,17 +13,18 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def recipe(tmp_path):
-    """`recipe(NAME)` copies egs/NAME/denoise and returns `run(*words)`, which runs the script there."""
+    """`recipe(NAME)` copies egs/NAME/TASK and returns `run(*words)`, which runs the script there."""
 
     def make(name, task="denoise"):
         tree = tmp_path / "repo"
         home = tree / f"egs/{name}/{task}"
-        home.parent.mkdir(parents=True)
-        shutil.copytree(ROOT / "egs/utils", tree / "egs/utils")
+        home.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(ROOT / "egs/utils", tree / "egs/utils", dirs_exist_ok=True)
         kept = shutil.ignore_patterns("data", "exp", "corpus", ".*")
         shutil.copytree(ROOT / f"egs/{name}/{task}", home, ignore=kept)
         for folder in ("recipes", "tools"):
-            (tree / folder).symlink_to(ROOT / folder)
+            if not (tree / folder).exists():
+                (tree / folder).symlink_to(ROOT / folder)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
         def run(*words):

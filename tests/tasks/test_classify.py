@@ -1,5 +1,7 @@
 """Fine-tuning: scores against their definition, what is sampled, which layer learns how fast, and a run."""
 
+import json
+
 import numpy as np
 import pytest
 import soundfile as sf
@@ -8,8 +10,11 @@ from training import ROOT, checkpoint, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.data.health import validate
 from audiomask.data.kaldi import DataDir
+from audiomask.data.labels import count, labels_of
 from audiomask.data.loading import PackedAudio, pack
+from audiomask.data.shards import write
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
@@ -21,7 +26,6 @@ from audiomask.tasks.classify import (
     heard,
     kept,
     knn,
-    targets,
 )
 
 TINY = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
@@ -149,6 +153,15 @@ def test_losses_and_disagreements():
         task()._loss(logits, torch.zeros(1, 5))
     with pytest.raises(AudioError, match="mask_time 1"):
         task(mask_time=1.0)
+    smooth = task(loss="ce", smoothing=0.1)
+    spread = 0.9 * target / 2 + 0.1 / 3
+    assert smooth._loss(logits, target).item() == pytest.approx(
+        float(-(logits.log_softmax(1) * spread).sum())
+    )
+    assert smooth.eval()._loss(logits, target).item() == pytest.approx(float(expected))
+    for options in ({"smoothing": 0.1}, {"smoothing": 1.0, "loss": "ce"}):
+        with pytest.raises(AudioError, match=r"smoothing .*, of the targets of loss ce"):
+            task(**options)
 
 
 @pytest.fixture
@@ -169,7 +182,9 @@ def crops(labelled, **options):
     data = DataDir.read(labelled)
     entries = ((u.key, u.key, lambda u=u: data.load(u)[0][0]) for u in data.utterances())
     pack(entries, labelled / "packed", 16000)
-    return LabelledCrops(PackedAudio(labelled / "packed"), targets(data, ["high", "low"]), 10400, **options)
+    names = labels_of(data)
+    corpus = PackedAudio(labelled / "packed", labels=names)
+    return LabelledCrops(corpus, count(names.values()), 10400, **options)
 
 
 def test_balanced_rows_have_as_many_of_each_class(labelled):
@@ -204,13 +219,46 @@ def test_wrong_label_files_are_named(labelled):
         AudioError, match=r"utt2label: c5 has the label 'high', which is none of the 1 classes"
     ):
         LabelledClips(labelled, 16000, 0, ["low"])
-    lines = (labelled / "utt2label").read_text().splitlines()
+    whole = (labelled / "utt2label").read_text()
+    lines = whole.splitlines()
+    for more, message in (
+        ("c9 low\n", "utt2label:10: c9 is not"),
+        ("c4 high\n", "c4 appears twice, with another value"),
+        ("c4\n", "c4 has no value"),
+    ):
+        (labelled / "utt2label").write_text(whole + more)
+        assert any(message in str(problem) for problem in validate(labelled))
+        if "c9" not in more:
+            with pytest.raises(AudioError, match=f"utt2label:10: {message}.*fix. drops such lines"):
+                LabelledClips(labelled, 16000, 0, ["high", "low"])
+    (labelled / "utt2label").write_text(whole + "c4 low\n")  # twice the same is no contradiction
+    assert LabelledClips(labelled, 16000, 0, ["high", "low"])[4]["target"].tolist() == [0, 1]
+    (labelled / "utt2label").write_text("")
+    with pytest.raises(AudioError, match=r"no label for c0 \(9 in all\)"):
+        LabelledClips(labelled, 16000, 0, ["high", "low"])
+    (labelled / "utt2label").write_text(whole.replace("c4 low", "c4 , ,"))
+    with pytest.raises(AudioError, match=r"no label for c4 \(1 in all\).*fix. drops"):
+        LabelledClips(labelled, 16000, 0, ["high", "low"])
     (labelled / "utt2label").write_text("\n".join(lines[:4] + lines[5:]) + "\n")
     with pytest.raises(AudioError, match=r"no label for c4 \(1 in all\)"):
         LabelledClips(labelled, 16000, 0, ["high", "low"])
     (labelled / "utt2label").unlink()
     with pytest.raises(AudioError, match="no utt2label"):
         LabelledClips(labelled, 16000, 0, ["high", "low"])
+
+
+def options(labelled, **more):
+    """Of `train`, for a tagger of low and high tones."""
+    return {
+        "recipe": ROOT / "recipes/classify/audio_mae.yaml",
+        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
+        "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
+        "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
+        "model__model__classes": 2, "model__model__labels": "[high, low]",
+        **{f"model__model__{key}": value for key, value in TINY.items()},
+        "model__lr": 3e-3, "model__warmup": 3,
+        "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
+    } | more  # fmt: skip
 
 
 def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
@@ -224,26 +272,43 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     weights.save(tmp_path / "mae", mae, config)
     begun, x = task(start_from=str(tmp_path / "mae")), torch.randn(1, 64, 32)
     assert torch.equal(begun.model.encode(x), mae.encode(x))
-    options = {
-        "recipe": ROOT / "recipes/classify/audio_mae.yaml",
-        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
-        "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
-        "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
-        "model__model__classes": 2, "model__model__labels": "[high, low]",
-        **{f"model__model__{key}": value for key, value in TINY.items()},
-        "model__start_from": tmp_path / "mae", "model__lr": 3e-3, "model__warmup": 3,
-        "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
-    }  # fmt: skip
-    train(labelled, tmp_path / "run", 30, **options)
+    words = options(labelled, model__start_from=tmp_path / "mae", data__test=labelled)
+    train(labelled, tmp_path / "run", 30, **words)
     assert checkpoint(tmp_path / "run")["global_step"] == 30
     model, _ = weights.load(tmp_path / "run/model")
     assert model.labels == ["high", "low"]
     with pytest.raises(
         AssertionError, match=r"labels begins \['low', 'high'\] and the training data \['high'"
     ):
-        train(labelled, tmp_path / "wrong", 1, **options | {"model__model__labels": "[low, high]"})
+        train(labelled, tmp_path / "wrong", 1, **words | {"model__model__labels": "[low, high]"})
     clips = LabelledClips(labelled, 16000, 10400, ["high", "low"])
     frontend = LogMel(frames=64, bands=32)
     with torch.no_grad():
-        best = [int(model(frontend(clips[i]["audio"][None])).argmax()) for i in range(8)]
-    assert best == [1] * 5 + [0] * 3
+        logits = torch.cat([model(frontend(clips[i]["audio"][None])) for i in range(9)])
+    assert logits[:8].argmax(1).tolist() == [1] * 5 + [0] * 3
+    told = json.loads((tmp_path / "run/test.json").read_text())
+    assert told["accuracy"] == 1
+    truth = torch.stack([clips[i]["target"] for i in range(9)])
+    assert told["map"] == pytest.approx(float(average_precision(logits, truth).mean()))
+    assert told["clips"]["c8"]["labels"] == ["high", "low"]
+    for i in range(9):
+        chances = dict(zip(("high", "low"), logits[i].sigmoid().tolist(), strict=True))
+        assert told["clips"][f"c{i}"]["likeliest"] == pytest.approx(chances, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_on_shards_that_was_stopped_equals_one_that_was_not(labelled, tmp_path):
+    write(DataDir.read(labelled), tmp_path / "shards", 16000, shard_bytes=40000)
+    assert len(list((tmp_path / "shards").glob("*.tar"))) > 2
+    words = options(labelled, data__train=tmp_path / "shards", data__steps=3, data__batch_size=2)
+    words |= {"model__decay": 0.0, "trainer__limit_val_batches": 0}
+    train(labelled, tmp_path / "stopped", 6, **words)
+    train(labelled, tmp_path / "stopped", 12, **words)
+    train(labelled, tmp_path / "whole", 12, **words)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "stopped")
+    assert whole["global_step"] == resumed["global_step"] == 12
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    kept = weights.load(tmp_path / "stopped/model")[0].state_dict()  # without a validation, the last
+    assert torch.equal(kept["head.weight"], whole["state_dict"]["model.head.weight"])

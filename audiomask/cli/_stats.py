@@ -1,0 +1,86 @@
+"""`audiomask data stats`, and what the actions of `data` say of a directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audiomask.cli import UsageError
+from audiomask.cli._common import positive
+
+if TYPE_CHECKING:
+    from audiomask.data.kaldi import DataDir
+
+
+def say(data: DataDir, folder: Path) -> None:
+    """A line with the number of utterances and speakers, and the hours."""
+    speakers = f", {len(data.speakers)} speakers" if data.speakers else ""
+    hours = sum(float(s) for s in data.tables.get("reco2dur", {}).values()) / 3600
+    length = f", {hours:.2f} h" if hours else ""
+    print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
+
+
+def failures(failed: Sequence[Exception], count: int) -> int:
+    """The exit code, after a line for each of what failed of `count`."""
+    if failed:
+        print(f"audiomask: {len(failed)} of {count} failed:", file=sys.stderr)
+    for error in failed:
+        print(f"audiomask: error: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def add_arguments(sub: argparse.ArgumentParser) -> None:
+    """All but what every action that reads audio has."""
+    sub.add_argument("dir", type=Path)
+    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
+    sub.add_argument("--bands", type=positive, default=128, metavar="N", help="mel bands (default 128)")
+    sub.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="of the clips of the training (default 10); longer recordings are cut into such",
+    )
+    sub.add_argument("--count", type=positive, metavar="N", help="measure N utterances, drawn with --seed")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument(
+        "--options", action="store_true", help="only the words for `audiomask train`, one a line"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints mean and deviation of the log-mel and the classes, and how `audiomask train` is told of them."""
+    from audiomask.data.kaldi import DataDir
+    from audiomask.data.labels import count, labels_of
+
+    data = DataDir.read(args.dir)
+    words: list[str] = []
+    facts: list[str] = []
+    failed: list = []
+    if not args.no_audio:
+        from audiomask.data.statistics import log_mel, some
+        from audiomask.frontend.logmel import LogMel
+
+        if not 0.1 <= args.seconds < float("inf"):
+            raise UsageError(f"--seconds {args.seconds:g}: want a tenth of a second or more")
+        frontend = LogMel(frames=0, bands=args.bands, sample_rate=args.rate)
+        chosen = some(data, args.count, args.seed) if args.count else None
+        piece = round(args.seconds * args.rate)
+        found, failed = log_mel(data, frontend, piece, chosen, args.allow_pipes)
+        words += ["--model.frontend.mean", f"{found.mean:.6g}", "--model.frontend.std", f"{found.std:.6g}"]
+        facts.append(f"log-mel of {found.frames} frames: mean {found.mean:.6g}, deviation {found.std:.6g}")
+    if "utt2label" in data.tables:
+        labels = count(labels_of(data).values())
+        least, most = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
+        words += ["--model.model.classes", str(len(labels)), "--model.model.labels", json.dumps(list(labels))]
+        facts.append(f"{len(labels)} classes: from {labels[least]} ({least}) to {labels[most]} ({most})")
+    if args.options:
+        print("\n".join(words))
+    else:
+        say(data, args.dir)
+        print("\n".join([*facts, f"audiomask train ... {shlex.join(words)}"]))
+    return failures(failed, len(data.utterance_keys))
