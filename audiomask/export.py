@@ -281,6 +281,10 @@ def _port(port: Port) -> dict[str, Any]:
         entry["rate"] = str(port.rate)
         if port.channels > 1:
             entry["reference"] = port.reference
+        if port.labels:
+            entry["labels"] = list(port.labels)
+        if port.span:
+            entry["span"] = port.span
     else:
         entry |= {
             "default": port.default,

@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """All tokens attend to all: `[B, N, C]` -> the same."""
+    """All tokens attend to all, or to those where `mask [B, 1, N, N]` is true: `[B, N, C]` -> the same."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -85,8 +85,8 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.LayerNorm(width, EPS), Mlp(width, 4 * width, width)
         self.drop = drop
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop, self.training)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), mask), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
 
 
