@@ -110,12 +110,26 @@ def streaming_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if FRONTEND in config:
         arguments.setdefault(FRONTEND, config[FRONTEND])
     if FRONTEND not in arguments:
-        raise WeightsError(
-            f"{config['class_path']}: nothing says what makes its pictures; add "
-            '"frontend": {"class_path": "audiomask.frontend.logmel.LogMel", "init_args": {"corpus": ...}} to '
-            f"{CONFIG}"
-        )
+        raise _no_frontend(config)
     return {"class_path": path, "init_args": arguments}
+
+
+def load_frontend(folder: str | Path, **changes: Any) -> Any:
+    """What makes the pictures of the network in `folder`; `changes` replace its arguments."""
+    config, _ = read(folder)
+    front = config.get(FRONTEND) or (config.get("init_args") or {}).get(FRONTEND)
+    if front is None:
+        raise _no_frontend(config)
+    front = {**front, "init_args": {**(front.get("init_args") or {}), **changes}}
+    return load_model(front, nn.Module)
+
+
+def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
+    return WeightsError(
+        f"{config['class_path']}: nothing says what makes its pictures; add "
+        '"frontend": {"class_path": "audiomask.frontend.logmel.LogMel", "init_args": {"corpus": ...}} to '
+        f"{CONFIG}"
+    )
 
 
 def load_streaming(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:

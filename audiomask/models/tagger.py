@@ -89,7 +89,7 @@ class Tagger(ViTTagger, StreamingModel):
             Port("embedding", type="embedding", rate=rate, channels=width, span=span),
         )
 
-    forward = StreamingModel.forward
+    forward = StreamingModel.forward  # type: ignore[assignment]
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         kept = self.window - self.every

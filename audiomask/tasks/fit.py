@@ -53,7 +53,7 @@ class KeepBest(Callback):
         """The model as it is; called in all processes, of which one writes."""
         tensors = weights.tensors(task.model)  # type: ignore[arg-type]
         if trainer.is_global_zero:
-            told = task.arguments() if hasattr(task, "arguments") else {}
+            told: dict[str, Any] = getattr(task, "arguments", dict)()
             config = {**self.config, "init_args": {**self.config["init_args"], **told}}
             weights.save(self.folder, tensors, config)
 
