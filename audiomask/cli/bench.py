@@ -85,6 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels", type=positive, metavar="N", help="default: what the model takes")
     parser.add_argument("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        choices=range(65),
+        default=STACKED,
+        metavar="N",
+        help=f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -100,18 +108,21 @@ def run(args: argparse.Namespace) -> int:
             for block in args.block or [None]:
                 sessions = [
                     player(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
-                    for _ in range(STACKED)
+                    for _ in range(max(1, args.sessions))
                 ]
                 facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
-                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
-                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / STACKED))
-                facts |= many(sessions, size, rounds, args.audio)
                 results.append(facts)
+                if not args.sessions:
+                    continue
+                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
+                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
+                facts |= many(sessions, size, rounds, args.audio)
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
-    rows = [[r[k] if isinstance(r[k], str | int) else float(f"{r[k]:.4g}") for k in COLUMNS] for r in results]
-    print(table(tuple(COLUMNS.values()), rows))
+    columns = {key: head for key, head in COLUMNS.items() if key in results[0]}
+    rows = [[r[k] if isinstance(r[k], str | int) else float(f"{r[k]:.4g}") for k in columns] for r in results]
+    print(table(tuple(columns.values()), rows))
     return 0
 
 

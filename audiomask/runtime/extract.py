@@ -109,8 +109,8 @@ class Extractor:
         return -(-self._fed * self.artifact.sample_rate // self.sample_rate)
 
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> np.ndarray:
-        """``block [T]`` or ``[C, T]``, any T, to the frames that it completes: ``[K, n]``. ``lost`` is ignored:
-        none of these models is told of losses.
+        """``block [T]`` or ``[C, T]``, any T, to the frames that it completes: ``[K, n]``. ``lost`` is
+        ignored: none of these models is told of losses.
         """
         return _alone(self.feeding(block, lost))
 
