@@ -38,7 +38,7 @@ class Tagger(ViTTagger, StreamingModel):
     Args:
         frontend: makes the pictures, as in training; its `frames` do not matter.
         window: columns that it hears at a time, at most those of `frames`; 0: as many.
-        every: columns in a hop.
+        every: columns in a hop; 6 are .96 s.
         The others are `ViTTagger`'s.
     """
 
@@ -59,7 +59,7 @@ class Tagger(ViTTagger, StreamingModel):
         labels: list[str] | None = None,
         exclusive: bool = False,
         window: int = 0,
-        every: int = 3,
+        every: int = 6,
         name: str = "tagger",
     ) -> None:
         super().__init__(classes, frames, bands, patch, width, depth, heads, drop_path, labels, exclusive)

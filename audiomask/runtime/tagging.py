@@ -3,13 +3,13 @@
 Row j of a tagger is at the time t_j, the end of its hop, and tells what is in the last ``span`` samples up to
 there (fewer at the start)::
 
-    sound      |---------------|XXXXX dog XXXXX|------------------------|
-    row at the end of   ]   .   .  on  on  on  on  on  on  on  off
-    a row tells of               [... span ...]
+    sound     |------------|XXXXX dog XXXXX|------------------|
+    rows       .  .  .  .  .  on on on on on on on  .  .  .  .     one at the end of each hop
+    the last one that is on tells of      [ span  ]
 
 A label comes on with the hop that a sound begins in, and goes off when the window has left the sound behind.
-So a segment begins where the hop that turned it on does, and ends where the window of its last row begins; if
-it is on at the end of the recording, it ends there.
+So a segment begins where the hop that turned it on does, and ends with the first hop of the window of its last
+row; if it is on at the end of the recording, it ends there.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Segments:
         """The segments that ended."""
         for i in [i for i in self._on if row.values[i] < self.threshold]:
             start, last, p = self._on.pop(i)
-            yield Tags(start, max(start + self.every, last), ((self.labels[i], p),))
+            yield Tags(start, max(start, last) + self.every, ((self.labels[i], p),))
         begun = max(row.start, row.end - self.every)
         for i in np.flatnonzero(row.values >= self.threshold).tolist():
             start, _, p = self._on.get(i, (begun, 0.0, 0.0))
