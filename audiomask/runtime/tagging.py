@@ -8,8 +8,8 @@ there (fewer at the start)::
     the last one that is on tells of      [ span  ]
 
 A label comes on with the hop that a sound begins in, and goes off when the window has left the sound behind.
-So a segment begins where the hop that turned it on does, and ends with the first hop of the window of its last
-row; if it is on at the end of the recording, it ends there.
+So a segment begins where the hop that turned it on does, and ends with the first hop of the window of its
+last row; if it is on at the end of the recording, it ends there.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ from training import ROOT, checkpoint, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.cli import main
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import PackedAudio, pack
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
+from audiomask.runtime.extract import Extractor
 from audiomask.tasks.classify import (
     Classify,
     LabelledClips,
@@ -206,7 +208,7 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
         "data__noise": None, "model__degrade__segment": None, "model__scored": None,
         "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
         "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
-        "model__model__classes": 2, "model__model__labels": "[high, low]",
+        "model__model__classes": 2, "model__loss": "ce",
         **{f"model__model__{key}": value for key, value in TINY.items()},
         "model__start_from": tmp_path / "mae", "model__lr": 3e-3, "model__warmup": 3,
         "model__spec_frames": 4, "model__spec_bands": 2, "model__layer_decay": 1.0,
@@ -214,7 +216,8 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     train(labelled, tmp_path / "run", 30, **options)
     assert checkpoint(tmp_path / "run")["global_step"] == 30
     model, _ = weights.load(tmp_path / "run/model")
-    assert model.labels == ["high", "low"]
+    assert model.labels == ["high", "low"]  # of the data, and the loss says that they exclude each other
+    assert model.exclusive
     with pytest.raises(
         AssertionError, match=r"labels begins \['low', 'high'\] and the training data \['high'"
     ):
@@ -224,3 +227,13 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     with torch.no_grad():
         best = [int(model(frontend(clips[i]["audio"][None])).argmax()) for i in range(8)]
     assert best == [1] * 5 + [0] * 3
+    assert (
+        main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "t.onnx"), "--check", "--arg", "every=1"])
+        == 0
+    )
+    extractor, row = Extractor(tmp_path / "t.onnx"), clips[0]["audio"].numpy()
+    assert extractor.port.labels == ("high", "low")
+    frames = extractor.feed(row)  # 10,400 samples: rows of 0 to 3 columns
+    with torch.no_grad():
+        logits = model(LogMel(frames=0, bands=32)(clips[0]["audio"][None, : 3 * 2560 + 240]))
+    np.testing.assert_allclose(frames[:, 3], logits.softmax(1)[0], atol=1e-5)
