@@ -103,7 +103,7 @@ def streaming_config(config: Mapping[str, Any]) -> dict[str, Any]:
     network names its class as `streams_as`; that takes the network's arguments and the front end, and has its
     weights. The same config where there is none. WeightsError where nobody says what makes the pictures.
     """
-    path = getattr(_class(config.get("class_path")), "streams_as", None)
+    path = getattr(_class(config["class_path"]), "streams_as", None) if "class_path" in config else None
     if path is None:
         return dict(config)
     arguments = dict(config.get("init_args") or {})

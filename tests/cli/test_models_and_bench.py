@@ -94,6 +94,7 @@ def test_bench_of_a_tagger_and_without_stacks(cli, tagger16):
     head = cli("bench", "-m", tagger16, "--seconds", "0.5", "--sessions", "0").out.splitlines()[0]
     assert head.endswith("state bytes")
     assert cli("bench", "-m", tagger16, "--sessions", "65").code == 2
+    assert "probabilities of 3 labels: loud, quiet, a third, never" in cli("models", tagger16).out
 
 
 @pytest.mark.parametrize("stacked", [True, False])
