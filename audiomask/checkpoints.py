@@ -1,8 +1,9 @@
 """Other people's checkpoints: read without trusting them, and put into our class of the same network.
 
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
-its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`. `source` is what
-`read` makes of the files. Nothing is unpickled but tensors and plain containers of them.
+its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`; where the network
+reads pictures, `AUTHORS_FRONTEND` makes them. `source` is what `read` makes of the files. Nothing is
+unpickled but tensors and plain containers of them.
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ def load(
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{names}: not a checkpoint of {family}: {error!r}") from error
     name = f"{module.__name__}.{module.AUTHORS_CLASS}"
-    config = {"class_path": name, "init_args": {**arguments, **changes}}
+    config: dict[str, Any] = {"class_path": name, "init_args": {**arguments, **changes}}
+    if hasattr(module, "AUTHORS_FRONTEND"):
+        config[weights.FRONTEND] = module.AUTHORS_FRONTEND
     model = weights.load_model(config, nn.Module)
     try:
         model.load_state_dict(tensors)

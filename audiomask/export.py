@@ -281,6 +281,10 @@ def _port(port: Port) -> dict[str, Any]:
         entry["rate"] = str(port.rate)
         if port.channels > 1:
             entry["reference"] = port.reference
+        if port.labels:
+            entry["labels"] = list(port.labels)
+        if port.span:
+            entry["span"] = port.span
     else:
         entry |= {
             "default": port.default,
@@ -447,15 +451,16 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
 @torch.no_grad()
 def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) -> float:
     """Play noise, and losses if the model is told of them, through the file by the runtime's session, in
-    blocks of random sizes, and compare with `model` over the whole. Returns the difference, relative to the
-    peak; ExportError where it exceeds TOLERANCE.
+    blocks of random sizes, and compare with the first output of `model` over the whole. Returns the
+    difference, relative to the peak; ExportError where it exceeds TOLERANCE.
     """
-    from audiomask.runtime.session import Session
+    from audiomask.runtime.artifact import Artifact
+    from audiomask.runtime.extract import player
 
     random = np.random.default_rng(0)
     shape = (model.inputs[0].channels, int(seconds * model.sample_rate))
     x = (0.1 * random.standard_normal(shape)).astype(np.float32)
-    session, pieces, at = Session(path), [], 0
+    session, pieces, at = player(Artifact.load(path)), [], 0
     mask = session.artifact.mask
     lost = np.repeat(random.random(shape[1]) < 0.2, max(1, model.sample_rate // 50))[: shape[1]]
     while at < x.shape[1]:

@@ -399,6 +399,8 @@ class Port:
 
     A constant with `channels` 1 is a tensor `[B]`, else `[B, channels]`. `rate`: frames per audio sample.
     `reference`: of a stream of several channels that becomes one, the channel that this one belongs to.
+    `labels`: what its channels stand for. `span`: of an output, how many audio samples a frame is made from,
+    the last ones up to its time; 0 for unlimited or untold.
     """
 
     name: str
@@ -407,6 +409,8 @@ class Port:
     rate: Fraction = Fraction(1)
     channels: int = 1
     reference: int = 0
+    labels: tuple[str, ...] = ()
+    span: int = 0
     default: float | None = None
     minimum: float | None = None
     maximum: float | None = None

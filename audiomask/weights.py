@@ -2,7 +2,8 @@
 weights).
 
 A config is what LightningCLI writes for a model: `{"class_path": "audiomask.models.x.X", "init_args":
-{...}}`, nested where an argument is itself an object. Nothing is unpickled.
+{...}}`, nested where an argument is itself an object. Of a network that reads pictures of sound it also says,
+as `frontend`, what makes them. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from audiomask.audio import AudioError
 from audiomask.streaming import Streaming
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FRONTEND = "frontend"  # a key of a config beside class_path and init_args
 
 
 class WeightsError(AudioError):
@@ -37,11 +39,7 @@ def _build(value: Any) -> Any:
     return [_build(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _instance(config: Mapping[str, Any]) -> Any:
-    path = config["class_path"]
-    unknown = set(config) - {"class_path", "init_args"}
-    if unknown:
-        raise WeightsError(f"{path}: unknown keys {sorted(unknown)} beside class_path and init_args")
+def _class(path: Any) -> type[nn.Module]:
     module, _, name = str(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -51,9 +49,18 @@ def _instance(config: Mapping[str, Any]) -> Any:
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise WeightsError(f"{path} is not a model: only classes of torch modules are built from a config")
+    return cls
+
+
+def _instance(config: Mapping[str, Any]) -> Any:
+    path = config["class_path"]
+    unknown = set(config) - {"class_path", "init_args"}
+    if unknown:
+        raise WeightsError(f"{path}: unknown keys {sorted(unknown)} beside class_path and init_args")
+    cls = _class(path)
     try:
         return cls(**_build(config.get("init_args") or {}))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise WeightsError(f"{path}: {error}; see its arguments in `init_args`") from error
 
 
@@ -63,7 +70,7 @@ def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> 
     """
     if "class_path" not in config:
         raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
-    model = _instance(config)
+    model = _instance({key: value for key, value in config.items() if key != FRONTEND})
     if not isinstance(model, kind):
         raise WeightsError(f"{config['class_path']} is not a streaming model")
     return model
@@ -91,10 +98,55 @@ def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mappi
     return folder
 
 
+def streaming_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the model that runs on samples what `config`'s network is trained for on pictures. A
+    network names its class as `streams_as`; that takes the network's arguments and the front end, and has its
+    weights. The same config where there is none. WeightsError where nobody says what makes the pictures.
+    """
+    path = getattr(_class(config["class_path"]), "streams_as", None) if "class_path" in config else None
+    if path is None:
+        return dict(config)
+    arguments = dict(config.get("init_args") or {})
+    if FRONTEND in config:
+        arguments.setdefault(FRONTEND, config[FRONTEND])
+    if FRONTEND not in arguments:
+        raise _no_frontend(config)
+    return {"class_path": path, "init_args": arguments}
+
+
+def load_frontend(folder: str | Path, **changes: Any) -> Any:
+    """What makes the pictures of the network in `folder`; `changes` replace its arguments."""
+    config, _ = read(folder)
+    front = config.get(FRONTEND) or (config.get("init_args") or {}).get(FRONTEND)
+    if front is None:
+        raise _no_frontend(config)
+    front = {**front, "init_args": {**(front.get("init_args") or {}), **changes}}
+    return load_model(front, nn.Module)
+
+
+def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
+    return WeightsError(
+        f"{config['class_path']}: nothing says what makes its pictures; add "
+        '"frontend": {"class_path": "audiomask.frontend.logmel.LogMel", "init_args": {"corpus": ...}} to '
+        f"{CONFIG}"
+    )
+
+
+def load_streaming(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
+    """As `load`, of the model that streams, see `streaming_config`; `changes` are of its class."""
+    config, state = read(folder)
+    return _assemble(folder, streaming_config(config), state, changes)
+
+
 def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
     """The model in `folder` (or in `folder/model`, where a training run keeps it), in evaluation mode, and
     its config. `changes` replace arguments of its class; the weights must still fit.
     """
+    return _assemble(folder, *read(folder), changes)
+
+
+def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Config and tensors of a folder, see `load`."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
         folder = folder / "model"
@@ -108,6 +160,12 @@ def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
         state = load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: damaged: {error}") from error
+    return config, state
+
+
+def _assemble(
+    folder: str | Path, config: dict[str, Any], state: dict[str, Tensor], changes: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     if changes:
         config = {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
     model = load_model(config, nn.Module)

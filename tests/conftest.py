@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import concealer
 import numpy as np
 import pytest
+import toy_tagger
 
 # A shell without job control starts what it puts in the background deaf to Ctrl-C, and children inherit that;
 # the tests that interrupt a child need one that hears.
@@ -208,6 +209,12 @@ def repeats(tmp_path_factory):
 @pytest.fixture(scope="session")
 def repeat16(repeats):
     return repeats / "repeat_16k.onnx"
+
+
+@pytest.fixture(scope="session")
+def tagger16(tmp_path_factory):
+    """A tagger of loud and quiet, see `toy_tagger`."""
+    return toy_tagger.build(tmp_path_factory.mktemp("tagger") / "toy_tagger.onnx")
 
 
 @pytest.fixture

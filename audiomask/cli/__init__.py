@@ -18,6 +18,8 @@ from audiomask import __version__
 VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
     "conceal": "conceal lost packets of recordings, with losses from a trace, a model or the sound itself",
+    "tag": "say what is heard: labels and probabilities of recordings, or live of a pipe of samples",
+    "embed": "turn recordings into vectors: one each, or one every so often",
     "stream": "denoise a live pipe of samples from standard input to standard output",
     "live": "denoise a microphone live, into a loudspeaker or a virtual microphone",
     "serve": "serve models to other programs and to browsers: a websocket per live sound, and a page",
@@ -127,7 +129,7 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _verb(verb: str, argv: list[str]) -> int:
-    if verb in ("enhance", "conceal", "stream", "live", "serve", "bench"):
+    if verb in ("enhance", "conceal", "tag", "embed", "stream", "live", "serve", "bench"):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError

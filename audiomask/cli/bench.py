@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from audiomask.cli._common import positive, table
 from audiomask.runtime.artifact import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
+from audiomask.runtime.extract import Extractor, player
 from audiomask.runtime.session import Session
 from audiomask.runtime.stack import feed_all
 
@@ -84,6 +85,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--channels", type=positive, metavar="N", help="default: what the model takes")
     parser.add_argument("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
+    parser.add_argument(
+        "--sessions",
+        type=int,
+        choices=range(65),
+        default=STACKED,
+        metavar="N",
+        help=f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -98,24 +107,27 @@ def run(args: argparse.Namespace) -> int:
         for threads in args.threads:
             for block in args.block or [None]:
                 sessions = [
-                    Session(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
-                    for _ in range(STACKED)
+                    player(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
+                    for _ in range(max(1, args.sessions))
                 ]
                 facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
-                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
-                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / STACKED))
-                facts |= many(sessions, size, rounds, args.audio)
                 results.append(facts)
+                if not args.sessions:
+                    continue
+                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
+                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
+                facts |= many(sessions, size, rounds, args.audio)
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
-    rows = [[r[k] if isinstance(r[k], str | int) else float(f"{r[k]:.4g}") for k in COLUMNS] for r in results]
-    print(table(tuple(COLUMNS.values()), rows))
+    columns = {key: head for key, head in COLUMNS.items() if key in results[0]}
+    rows = [[r[k] if isinstance(r[k], str | int) else float(f"{r[k]:.4g}") for k in columns] for r in results]
+    print(table(tuple(columns.values()), rows))
     return 0
 
 
 def measure(
-    session: Session, seconds: float, block_ms: float | None = None, audio: str | None = None
+    session: Session | Extractor, seconds: float, block_ms: float | None = None, audio: str | None = None
 ) -> dict:
     """Times of ``feed`` over ``seconds`` of sound, in ms, and the facts that go with them."""
     rate = session.sample_rate
@@ -160,7 +172,12 @@ def measure(
 
 
 def many(
-    sessions: list[Session], size: int, rounds: int, audio: str | None = None, *, stacked: bool = True
+    sessions: Sequence[Session | Extractor],
+    size: int,
+    rounds: int,
+    audio: str | None = None,
+    *,
+    stacked: bool = True,
 ) -> dict:
     """Rounds in which each session gets a block of ``size`` samples, ``stacked`` into one call or one by one:
     medians over the rounds, and what a core carries.
@@ -193,7 +210,7 @@ def many(
     }
 
 
-def _lost(session: Session, samples: int) -> np.ndarray | None:
+def _lost(session: Session | Extractor, samples: int) -> np.ndarray | None:
     """Flags ``[samples]`` for a model that is told of losses."""
     if not session.artifact.mask:
         return None
@@ -202,7 +219,7 @@ def _lost(session: Session, samples: int) -> np.ndarray | None:
     return np.repeat(np.random.default_rng(0).permutation(count) < LOST * count, size)[:samples]
 
 
-def _sound(session: Session, samples: int, audio: str | None) -> np.ndarray:
+def _sound(session: Session | Extractor, samples: int, audio: str | None) -> np.ndarray:
     if audio is not None:
         x, rate = read(audio)
         if rate != session.sample_rate:

@@ -113,7 +113,7 @@ def batch(
             Session(artifact, dry=args.dry, **options.constants)
     to_stdout = args.out == "-"
     with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else _nothing() as folder:
-        sources, failed = _find(args)
+        sources, failed = find(args)
         if args.ray and (to_stdout or any(s.path == "-" for s in sources)):
             raise UsageError("--ray: takes files to files; standard input and output stay on one machine")
         if to_stdout and len(sources) + len(failed) > 1:
@@ -126,7 +126,7 @@ def batch(
         )
         start = time.perf_counter()
         reports: list[Report] = []
-        with _progress(args.quiet or to_stdout or bool(args.ray)) as (show, remove):
+        with progress_bars(args.quiet or to_stdout or bool(args.ray)) as (show, remove):
             for report in _reports(args, jobs, family, load, options, show):
                 remove(report.job)
                 reports.append(report)
@@ -140,7 +140,7 @@ def batch(
             sys.stdout.buffer.flush()
         elif any(r.job.source.key for r in done):
             _write_scp(Path(args.out), [r.job for r in done])
-    _summary(done, failed, time.perf_counter() - start, args.quiet)
+    summary(done, failed, time.perf_counter() - start, args.quiet)
     return int(bool(failed)), done
 
 
@@ -154,7 +154,7 @@ def _reports(
 ) -> Iterator[Report]:
     """The jobs done, on this machine or on a cluster."""
     if not args.ray:
-        workers = min(args.jobs or _cores(), max(1, len(jobs)))
+        workers = min(args.jobs or cores(), max(1, len(jobs)))
         return enhance_batch(jobs, family, options, workers=workers, progress=show)
     for job in jobs:
         if os.path.realpath(job.output) == os.path.realpath(job.source.path):
@@ -167,7 +167,7 @@ def _reports(
     return enhance_on_ray(jobs, load, options, args.ray, args.jobs)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -179,7 +179,7 @@ def _nothing():
     yield ""
 
 
-def _find(args: argparse.Namespace) -> tuple[list[Source], list[AudioError]]:
+def find(args: argparse.Namespace) -> tuple[list[Source], list[AudioError]]:
     found: dict[tuple[str, str | None], Source] = {}
     failed = []
     exclude = args.out if args.out and args.out != "-" else None
@@ -258,7 +258,7 @@ def _write_scp(out: Path, jobs: list[Job]) -> None:
 
 
 @contextmanager
-def _progress(quiet: bool):
+def progress_bars(quiet: bool):
     """A bar for each running file on a terminal, with its speed and the time left: two functions, to move the
     bar of a job and to remove it."""
     if quiet or not sys.stderr.isatty():
@@ -290,7 +290,7 @@ def _progress(quiet: bool):
         yield show, remove
 
 
-def _summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet: bool) -> None:
+def summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet: bool) -> None:
     if done:
         seconds = sum(r.seconds for r in done)
         models = ", ".join(f"{name}: {n}" for name, n in sorted(Counter(r.model for r in done).items()))

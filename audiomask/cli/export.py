@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
     from audiomask.export import ExportError, check_file, export
     from audiomask.streaming import StreamingModel
 
-    model, config = weights.load(args.model, **changes)
+    model, config = weights.load_streaming(args.model, **changes)
     if not isinstance(model, StreamingModel):
         raise ExportError(
             f"{args.model}: {config['class_path']} has no ports to stream through: it is a part of a "

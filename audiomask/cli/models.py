@@ -72,6 +72,10 @@ def _card(a: Artifact) -> str:
         lines.append(
             f"conceals losses that it is told of ({a.mask.name}): audiomask conceal, stream --packets, serve"
         )
+    for port in a.outputs:
+        if port.labels:
+            few = ", ".join(port.labels[:8]) + ", ..." * (len(port.labels) > 8)
+            lines.append(f"{port.name} of {len(port.labels)} labels: {few}")
     for port in a.constants.values():
         bounds = f"{port.minimum} to {port.maximum} {port.unit}".rstrip()
         lines.append(f"control {port.name}: {bounds}, default {port.default}. {port.doc}".rstrip(" ."))

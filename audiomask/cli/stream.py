@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             "samples are piped: audiomask stream < in.pcm > out.pcm; for files use audiomask enhance"
         )
     # From here on: an exception while ONNX Runtime is imported would become an error of its own.
-    with _ended_by_sigterm(sys.stdin.fileno()) as terminated:
+    with ended_by_sigterm(sys.stdin.fileno()) as terminated:
         _pipe(args)
         return 128 + signal.SIGTERM if terminated.is_set() else 0
 
@@ -127,7 +127,7 @@ def _pipe(args: argparse.Namespace) -> None:
         _packets(args, session, pipe)
         return
     size = READ_BYTES if args.block is None else max(1, round(args.block / ms)) * pipe.frame
-    for data in _chunks(sys.stdin.fileno(), size, exact=args.block is not None):
+    for data in chunks(sys.stdin.fileno(), size, exact=args.block is not None):
         pipe.write(sys.stdout.fileno(), session.feed(pipe.decode(data)))
     pipe.write(sys.stdout.fileno(), np.atleast_2d(session.flush()))
     pipe.report(session)
@@ -158,7 +158,7 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe) -> None:
             x = pipe.decode(b"".join(payload or bytes(length) for payload in payloads))
             pipe.write(sys.stdout.fileno(), session.feed(x, lost))
 
-    for data in _chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
+    for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
         waiting += data
         while len(waiting) >= RECORD.size:
             number, found = RECORD.unpack_from(waiting)
@@ -181,7 +181,7 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe) -> None:
 
 
 @contextmanager
-def _ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
+def ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
     """SIGTERM becomes the end of the input ``fd``. A second one, or `GRACE_S` in which nobody takes the rest,
     raises `Terminated`."""
     terminated = threading.Event()
@@ -211,7 +211,7 @@ def _ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _chunks(fd: int, size: int, *, exact: bool):
+def chunks(fd: int, size: int, *, exact: bool):
     """Bytes as they come, at most ``size``; ``exact``: collect that many, except at the end."""
     waiting = b""
     while True:
@@ -254,12 +254,16 @@ class Pipe(Pcm):
                     f"standard output: cannot be written ({error.strerror}); make room"
                 ) from None
 
-    def report(self, session: Session) -> None:
+    def warn(self, cleaned: int, faults: int) -> None:
+        """Of what came in."""
         if self._waiting:
             note(f"warning: standard input: the last {len(self._waiting)} bytes were no whole frame; dropped")
-        if session.cleaned:
-            note(f"warning: standard input: {session.cleaned} samples were NaN or infinite and were set to 0")
-        if session.faults:
-            note(f"warning: the model failed in {session.faults} blocks, which were muted")
+        if cleaned:
+            note(f"warning: standard input: {cleaned} samples were NaN or infinite and were set to 0")
+        if faults:
+            note(f"warning: the model failed in {faults} blocks, which were muted")
+
+    def report(self, session: Session) -> None:
+        self.warn(session.cleaned, session.faults)
         if self.clipped:
             note(f"warning: standard output: {self.clipped} samples beyond full scale were cut; try f32le")

@@ -39,6 +39,10 @@ from audiomask.nn.vit import EPS, Block, CrossBlock, ViT, sincos, take
 
 AUTHORS_CLASS = "AudioMae"
 AUTHORS_LICENCE = "CC-BY-NC 4.0 (LICENSE file; the authors' README says CC-BY 4.0)"
+AUTHORS_FRONTEND = {  # of the released files, which are all of AudioSet
+    "class_path": "audiomask.frontend.logmel.LogMel",
+    "init_args": {"corpus": "audioset"},
+}
 
 SIZES = {  # of the encoder
     "S": {"width": 384, "depth": 12, "heads": 6},

@@ -5,7 +5,7 @@
 85,659,407 parameters at size B with the 527 classes of AudioSet, as published; the fixed positions are no
 parameters. Names and shapes are those of timm's `VisionTransformer` with `global_pool="avg"`.
 
-It is trained, and runs, on whole clips; a tagger that streams is another model.
+It is trained on pictures of whole clips. `models.tagger` is the same network with its front end, on samples.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from audiomask.models.audio_mae import AUTHORS_FRONTEND as AUDIO_MAE_FRONTEND
 from audiomask.models.audio_mae import AUTHORS_LICENCE as AUDIO_MAE_LICENCE
 from audiomask.models.audio_mae import encoder_arguments
 from audiomask.nn.vit import EPS, ViT, sincos
 
-AUTHORS_CLASS, AUTHORS_LICENCE = "ViTTagger", AUDIO_MAE_LICENCE
+AUTHORS_CLASS, AUTHORS_LICENCE, AUTHORS_FRONTEND = "ViTTagger", AUDIO_MAE_LICENCE, AUDIO_MAE_FRONTEND
 
 
 class ViTTagger(ViT):
@@ -27,9 +28,12 @@ class ViTTagger(ViT):
 
     Args:
         classes: how many. labels: their names in order, kept with the weights; or none.
+        exclusive: a clip has one label, so probabilities are a softmax; else any number, a sigmoid each.
         pool: what is classified: the mean of the patches' tokens, or the cls token, as EAT does.
         The others are `ViT`'s.
     """
+
+    streams_as = "audiomask.models.tagger.Tagger"
 
     def __init__(
         self,
@@ -42,16 +46,21 @@ class ViTTagger(ViT):
         heads: int = 12,
         drop_path: float = 0.0,
         labels: list[str] | None = None,
+        exclusive: bool = False,
         post_norm: bool = False,
         pool: Literal["mean", "cls"] = "mean",
     ) -> None:
         super().__init__(frames, bands, patch, width, depth, heads, drop_path, post_norm)
         if labels is not None and len(labels) != classes:
             raise ValueError(f"{len(labels)} labels for {classes} classes")
-        self.labels, self.pool = labels, pool
+        self.labels, self.exclusive, self.pool = labels, exclusive, pool
         self.fc_norm, self.head = nn.LayerNorm(width, EPS), nn.Linear(width, classes)
         self.initialise()
         nn.init.trunc_normal_(self.head.weight, std=0.02)
+
+    def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first."""
+        return self.fc_norm(self.encode(x, visible))
 
     def pooled(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """The mean of the tokens of the patches `visible [B, V]` (all if None), or the cls token, normalised:
@@ -62,6 +71,10 @@ class ViTTagger(ViT):
 
     def forward(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         return self.head(self.pooled(x, visible, keys))
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """`[..., classes]` -> the same."""
+        return logits.softmax(-1) if self.exclusive else logits.sigmoid()
 
 
 def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -58,7 +58,9 @@ class ArtifactError(AudioError):
 @dataclass(frozen=True)
 class Port:
     """A named input or output. ``rate``: frames per sample of the reference clock; ``reference``: of several
-    channels that become one, the one that this belongs to."""
+    channels that become one, the one that this belongs to; ``labels``: what its channels stand for; ``span``:
+    of an output, how many samples a frame is made from, the last ones up to its time, 0 for untold.
+    """
 
     name: str
     kind: str
@@ -66,6 +68,8 @@ class Port:
     rate: Fraction = Fraction(1)
     channels: int = 1
     reference: int = 0
+    labels: tuple[str, ...] = ()
+    span: int = 0
     default: Any = None
     minimum: float | None = None
     maximum: float | None = None
@@ -82,6 +86,13 @@ class Port:
             raise ValueError(f"port {known['name']}: rate and channels must be positive")
         if not 0 <= int(known.get("reference", 0)) < int(known.get("channels", 1)):
             raise ValueError(f"port {known['name']}: reference {known['reference']} is none of its channels")
+        known["labels"] = tuple(map(str, known.get("labels", ())))
+        if len(known["labels"]) not in (0, int(known.get("channels", 1))):
+            raise ValueError(
+                f"port {known['name']}: {len(known['labels'])} labels for {known.get('channels', 1)} channels"
+            )
+        if not isinstance(known.get("span", 0), int) or known.get("span", 0) < 0:
+            raise ValueError(f"port {known['name']}: span {known['span']!r} is no number of samples")
         return cls(**known)
 
 

@@ -115,7 +115,10 @@ class Session:
             artifact = choose(family, sample_rate or family[-1].sample_rate)
         pcm = [p for p in artifact.outputs if p.type == "pcm" and p.rate == 1]
         if len(artifact.streams) > 1 + (artifact.mask is not None) or not pcm:
-            raise ArtifactError(f"{artifact.name}: is no audio-to-audio model; a session cannot play it")
+            raise ArtifactError(
+                f"{artifact.name}: is no audio-to-audio model, so a session cannot play it; its task is "
+                f"{artifact.task}: see audiomask {artifact.task} --help"
+            )
         if artifact.mask and (artifact.mask.rate, artifact.mask.channels) != (1, 1):
             raise ArtifactError(
                 f"{artifact.name}: {artifact.mask.name} has {artifact.mask.channels} channels at rate "

@@ -140,11 +140,17 @@ class Classify(pl.LightningModule):
     def on_fit_start(self) -> None:
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         classes = data.classes()
-        if self.model.labels is not None and self.model.labels != classes:
+        if self.model.labels is None and len(classes) == self.model.head.out_features:
+            self.model.labels = classes
+        elif self.model.labels is not None and self.model.labels != classes:
             raise AudioError(
                 f"model.labels begins {self.model.labels[:3]} and the training data {classes[:3]}; "
                 "give the labels of the data in order of the alphabet, or none"
             )
+
+    def arguments(self) -> dict[str, Any]:
+        """What is kept with the weights beside the arguments that the recipe gives the network."""
+        return {"labels": self.model.labels, "exclusive": self.loss == "ce"}
 
     def train(self, mode: bool = True) -> Classify:
         super().train(mode)

@@ -25,7 +25,8 @@ from audiomask.audio import AudioError
 
 class KeepBest(Callback):
     """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best
-    so far.
+    so far. Its config has what the task adds by `arguments()`, if it does: what of the network's arguments
+    only the data tell.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], monitor: str = "val/select", mode: str = "max"):
@@ -52,7 +53,9 @@ class KeepBest(Callback):
         """The model as it is; called in all processes, of which one writes."""
         tensors = weights.tensors(task.model)  # type: ignore[arg-type]
         if trainer.is_global_zero:
-            weights.save(self.folder, tensors, self.config)
+            told: dict[str, Any] = getattr(task, "arguments", dict)()
+            config = {**self.config, "init_args": {**self.config["init_args"], **told}}
+            weights.save(self.folder, tensors, config)
 
 
 class _Cli(LightningCLI):
@@ -187,7 +190,14 @@ def _divide(cli: LightningCLI) -> None:
 
 
 def _model_config(task: Any) -> dict[str, Any]:
-    """class_path and init_args of the network out of the resolved configuration of the task."""
-    model = task["init_args"]["model"]
-    model = model.as_dict() if hasattr(model, "as_dict") else dict(model)
-    return {"class_path": model["class_path"], "init_args": model.get("init_args") or {}}
+    """class_path and init_args of the network out of the resolved configuration of the task, and its front
+    end where the task has one.
+    """
+
+    def entry(value: Any) -> dict[str, Any]:
+        value = value.as_dict() if hasattr(value, "as_dict") else dict(value)
+        return {"class_path": value["class_path"], "init_args": value.get("init_args") or {}}
+
+    parts = task["init_args"]
+    front = {weights.FRONTEND: entry(parts["frontend"])} if parts.get("frontend") else {}
+    return {**entry(parts["model"]), **front}

@@ -84,6 +84,19 @@ def test_bench_of_several_blocks_and_threads(cli, toy16):
     assert head.endswith("state bytes  sessions/core")
 
 
+def test_bench_of_a_tagger_and_without_stacks(cli, tagger16):
+    (facts,) = json.loads(cli("bench", "-m", tagger16, "--seconds", "1", "--json", "--sessions", "2").out)
+    assert (facts["model"], facts["block_ms"], facts["delay_ms"], facts["latency_ms"]) == (
+        "toy_tagger", 100, 0, 100
+    )  # fmt: skip
+    assert facts["sessions"] == 2
+    assert facts["rtf"] > 0
+    head = cli("bench", "-m", tagger16, "--seconds", "0.5", "--sessions", "0").out.splitlines()[0]
+    assert head.endswith("state bytes")
+    assert cli("bench", "-m", tagger16, "--sessions", "65").code == 2
+    assert "probabilities of 3 labels: loud, quiet, a third, never" in cli("models", tagger16).out
+
+
 @pytest.mark.parametrize("stacked", [True, False])
 def test_rounds_of_sessions(toy16, stacked, monkeypatch):
     """Every session gets every block, whichever way."""

@@ -1,4 +1,5 @@
-"""Every model that a recipe names keeps the streaming contract if it streams, and every recipe resolves.
+"""Every model that a recipe names keeps the streaming contract if it streams, or the one that runs it on
+samples does, and every recipe resolves.
 
 A recipe says in a comment `# tiny: {...}` which arguments make its model small enough to test.
 """
@@ -14,30 +15,43 @@ import yaml
 from torch import nn
 
 from audiomask import weights
-from audiomask.streaming import Streaming, StreamingModel
+from audiomask.streaming import Streaming
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(ROOT.glob("recipes/*/*.yaml"))
 
 
 def network(recipe: Path) -> dict:
-    """class_path and init_args of the recipe's network."""
-    return yaml.safe_load(recipe.read_text())["model"]["init_args"]["model"]
+    """The config of the recipe's network: class_path, init_args, perhaps frontend."""
+    parts = yaml.safe_load(recipe.read_text())["model"]["init_args"]
+    return parts["model"] | {k: parts[k] for k in ("frontend",) if k in parts}
 
 
-def tiny(recipe: Path) -> StreamingModel:
+def tiny(recipe: Path) -> dict:
+    """The same, small."""
     found = re.search(r"^# tiny: (\{.*?\})", recipe.read_text(), re.MULTILINE)
     assert found, f"{recipe} needs a line '# tiny: {{arguments that make its model small}}'"
-    config = network(recipe)
+    config, small = network(recipe), yaml.safe_load(found[1])
+    config["init_args"] |= small
+    if "frontend" in config:
+        front = config["frontend"]["init_args"]
+        front |= {key: value for key, value in small.items() if key in front}
+    return config
+
+
+def build(config: dict) -> nn.Module:
     torch.manual_seed(0)
-    arguments = config["init_args"] | yaml.safe_load(found[1])
-    return weights.load_model({"class_path": config["class_path"], "init_args": arguments}, nn.Module).eval()
+    return weights.load_model(config, nn.Module).eval()
+
+
+def kind(recipe: Path) -> type[nn.Module]:
+    module, _, name = network(recipe)["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def streams(recipe: Path) -> bool:
-    """Whether the recipe's network is one for signals; others are made to train from."""
-    module, _, name = network(recipe)["class_path"].rpartition(".")
-    return issubclass(getattr(importlib.import_module(module), name), Streaming)
+    """Whether the recipe's network is one for signals, or names one that runs it on them."""
+    return issubclass(kind(recipe), Streaming) or hasattr(kind(recipe), "streams_as")
 
 
 @pytest.mark.parametrize(
@@ -45,14 +59,16 @@ def streams(recipe: Path) -> bool:
 )
 @pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
 def test_contract(recipe, promise):
-    promise(tiny(recipe))
+    promise(build(weights.streaming_config(tiny(recipe))))
 
 
 @pytest.mark.parametrize(
-    "recipe", [r for r in RECIPES if not streams(r)], ids=lambda p: f"{p.parent.name}/{p.stem}"
+    "recipe",
+    [r for r in RECIPES if not issubclass(kind(r), Streaming)],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_networks_to_train_from_are_made_small(recipe):
-    assert 0 < sum(p.numel() for p in tiny(recipe).parameters()) < 100_000
+    assert 0 < sum(p.numel() for p in build(tiny(recipe)).parameters()) < 100_000
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")

@@ -10,6 +10,7 @@ from training import ROOT, checkpoint, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.cli import main
 from audiomask.data.health import validate
 from audiomask.data.kaldi import DataDir
 from audiomask.data.labels import count, labels_of
@@ -18,6 +19,7 @@ from audiomask.data.shards import write
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
+from audiomask.runtime.extract import Extractor
 from audiomask.tasks.classify import (
     Classify,
     LabelledClips,
@@ -276,7 +278,9 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     train(labelled, tmp_path / "run", 30, **words)
     assert checkpoint(tmp_path / "run")["global_step"] == 30
     model, _ = weights.load(tmp_path / "run/model")
-    assert model.labels == ["high", "low"]
+    assert model.labels == ["high", "low"]  # of the data; the loss says whether they exclude each other
+    assert not model.exclusive
+    assert task(loss="ce").arguments()["exclusive"]
     with pytest.raises(
         AssertionError, match=r"labels begins \['low', 'high'\] and the training data \['high'"
     ):
@@ -294,6 +298,16 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
     for i in range(9):
         chances = dict(zip(("high", "low"), logits[i].sigmoid().tolist(), strict=True))
         assert told["clips"][f"c{i}"]["likeliest"] == pytest.approx(chances, abs=1e-4)
+    export = ["export", str(tmp_path / "run"), "-o", str(tmp_path / "t.onnx"), "--check", "--arg", "every=1"]
+    assert main(export) == 0
+    extractor, x = Extractor(tmp_path / "t.onnx"), clips[0]["audio"]
+    assert extractor.port.labels == ("high", "low")
+    frames = extractor.feed(x.numpy())
+    columns = frames.shape[1] - 1
+    assert columns == 2
+    with torch.no_grad():
+        whole = model(LogMel(frames=0, bands=32)(x[None, : columns * 2560 + 240]))
+    np.testing.assert_allclose(frames[:, columns], whole.sigmoid()[0], atol=1e-5)
 
 
 @pytest.mark.slow

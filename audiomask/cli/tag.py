@@ -1,0 +1,222 @@
+"""say what is heard: labels and probabilities of recordings, or live of a pipe of samples
+
+Of each recording the likeliest labels; with --every a row of them every so many seconds, each for the stretch
+that the model hears at a time; with --segments the stretches in which a label reaches --threshold.
+
+  audiomask tag recordings/ -m tagger.onnx
+  audiomask tag a.wav -m tagger.onnx --every 1 --csv -o tags.csv
+  arecord -f S16_LE -r 16000 -t raw | audiomask tag - -m tagger.onnx --threshold 0.3
+
+JSON is one object a line. With -o NAME.json, .jsonl, .csv or .txt all inputs go into that file, with any
+other name into a folder, a file each; what is there already is refused, so that with -j or after an interrupt
+a folder is completed by the same command. Of '-', bare samples, a line comes out for every row as soon as it
+is known, in constant memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import note, positive, unit_interval
+from audiomask.cli._results import Batch, Progress, add_result_arguments, report, whole_file
+from audiomask.cli.stream import READ_BYTES, Pipe, chunks, ended_by_sigterm
+from audiomask.runtime.artifact import Artifact, choose, resolve
+from audiomask.runtime.files import Job, Report
+from audiomask.runtime.pcm import FORMATS
+from audiomask.runtime.tagging import Clock, Listing, Tags, rows, tagger
+
+SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
+CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # how files begin that are no bare samples
+HEAD = ("file", "start", "end", "label", "probability")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_result_arguments(
+        parser,
+        "file, folder, glob, .scp, data directory, or - for samples",
+        "a file for all, or a folder (default: standard output)",
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--json", action="store_true", help="an object a line")
+    kind.add_argument("--csv", action="store_true", help="a line for each label: " + ",".join(HEAD))
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
+    parser.add_argument(
+        "--threshold",
+        type=unit_interval,
+        metavar="0..1",
+        help="least probability of a label (default 0; with --segments 0.5)",
+    )
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--every", type=float, metavar="S", help="a row every so many seconds")
+    when.add_argument("--segments", action="store_true", help="where each label begins and ends")
+    parser.add_argument(
+        "--pool",
+        choices=("mean", "max"),
+        default="mean",
+        help="what a recording longer than the model's window gets: the mean over windows, or the greatest",
+    )
+    parser.add_argument("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
+    parser.add_argument("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
+    parser.add_argument("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.every is not None and not 0 < args.every <= 86400:
+        raise UsageError(f"--every {args.every:g}: is outside 0 to 86400 s")
+    family = resolve(args.model, task="tag")
+    for artifact in family:
+        tagger(artifact)
+    if "-" in args.inputs:
+        return _live(args, family)
+    for option in ("rate", "channels", "format"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option}: is of bare samples; give the input -")
+    return _files(args, family)
+
+
+def _form(args: argparse.Namespace, default: str) -> str:
+    return "json" if args.json else "csv" if args.csv else default
+
+
+def _listing(args: argparse.Namespace, extractor, live: bool = False) -> Listing:
+    threshold = args.threshold if args.threshold is not None else 0.5 if args.segments else 0.0
+    every = args.every if args.every is not None or args.segments or not live else 0.0
+    return Listing(extractor, args.top, threshold, every, args.segments, args.pool == "max")
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def _files(args: argparse.Namespace, family: list[Artifact]) -> int:
+    suffix = Path(args.out or "-").suffix.lower()
+    to_file = suffix in SUFFIXES
+    to_folder = not to_file and args.out not in (None, "-")
+    form = _form(args, SUFFIXES[suffix] if to_file else "json" if to_folder else "text")
+    batch: Batch[list[Tags]] = Batch(args, f".{form}" if to_folder else "")
+
+    def work(job: Job, progress: Progress) -> tuple[Report, list[Tags]]:
+        start = time.perf_counter()
+        with job.source.open() as reader:
+            extractor = tagger(choose(family, reader.info.rate), reader.info.rate, args.threads)
+            listing = _listing(args, extractor)
+            found = [tags for row in rows(reader, extractor, progress) for tags in listing.add(row)]
+            found += listing.end()
+            return report(job, reader, extractor, start), found
+
+    with ExitStack() as stack:
+        write: Callable[[str], object] = _print
+        if to_file:
+            write = stack.enter_context(whole_file(Path(args.out), force=args.force)).write
+        if form == "csv" and not to_folder:
+            write(_csv([HEAD]))
+
+        def take(job: Job, found: list[Tags]) -> None:
+            text = FORMS[form](str(job.source), found)
+            if to_folder:
+                with whole_file(job.output, force=args.force) as file:
+                    file.write((_csv([HEAD]) if form == "csv" else "") + text)
+            else:
+                write(text)
+
+        code = batch.run(work, take)
+        if to_file and not batch.done:  # nothing to keep, and no file that says so
+            raise AudioError(f"{args.out}: not written, since no input could be tagged")
+        return code
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _json(source: str, found: Iterable[Tags]) -> str:
+    return "".join(json.dumps(tags.entry(source), ensure_ascii=False) + "\n" for tags in found)
+
+
+def _csv(lines: Iterable[Iterable]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _csv_of(source: str, found: Iterable[Tags]) -> str:
+    return _csv(
+        (source, f"{tags.start:.3f}", f"{tags.end:.3f}", label, f"{p:.6f}")
+        for tags in found
+        for label, p in tags.tags
+    )
+
+
+def _text(source: str, found: Iterable[Tags]) -> str:
+    lines = [source]
+    for tags in found:
+        when = f"{tags.start:9.2f} -{tags.end:9.2f} s"
+        for label, p in tags.tags or (("-", None),):
+            lines.append(f"{when}  {'     ' if p is None else f'{p:5.3f}'}  {label}")
+            when = " " * len(when)
+    return "\n".join(lines) + "\n"
+
+
+FORMS: dict[str, Callable[[str, Iterable[Tags]], str]] = {"json": _json, "csv": _csv_of, "text": _text}
+
+
+# --- live ---------------------------------------------------------------------------------------------------
+
+
+def _live(args: argparse.Namespace, family: list[Artifact]) -> int:
+    rate, channels = args.rate or 16000, args.channels or 1
+    if args.inputs != ["-"]:
+        raise UsageError("-: samples of standard input are tagged alone, without other inputs")
+    if args.out not in (None, "-"):
+        raise UsageError(f"-o {args.out}: lines of a live sound go to standard output; send them on with >")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise UsageError(f"--rate {rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
+    if channels > MAX_CHANNELS:
+        raise UsageError(f"--channels {channels}: are more than {MAX_CHANNELS}")
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("-: samples are piped: audiomask tag - < in.pcm; of files give the names")
+    with ended_by_sigterm(sys.stdin.fileno()) as terminated:
+        extractor = tagger(choose(family, rate), rate, args.threads)
+        listing, form = _listing(args, extractor, live=True), _form(args, "json")
+        if form == "csv":
+            _print(_csv([HEAD]))
+        for tags in _heard(args, extractor, listing, Pipe(args.format or "s16le", channels)):
+            _print(FORMS[form]("standard input", [tags]))
+        return 128 + signal.SIGTERM if terminated.is_set() else 0
+
+
+def _heard(args: argparse.Namespace, extractor, listing: Listing, pipe: Pipe) -> Iterator[Tags]:
+    clock, samples, first = Clock(extractor), 0, True
+    note(
+        f"{extractor.artifact.name}, {extractor.sample_rate} Hz, {pipe.channels} channels; a row every "
+        f"{clock.every:.2f} s, of the last {clock.span:.1f} s",
+        quiet=args.quiet,
+    )
+    for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
+        if first and data.startswith(CONTAINERS):
+            raise AudioError(
+                "standard input: begins like a file, and bare samples are wanted; give its name, or "
+                "convert it, as in: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | audiomask tag -"
+            )
+        first = False
+        x = pipe.decode(data)
+        samples += x.shape[1]
+        for row in clock.rows(extractor.feed(x)):
+            yield from listing.add(row)
+    if not samples:
+        raise AudioError("standard input: is empty; pipe samples into it")
+    for row in clock.rows(extractor.flush(), samples / extractor.sample_rate):
+        yield from listing.add(row)
+    yield from listing.end()
+    pipe.warn(extractor.cleaned, extractor.faults)

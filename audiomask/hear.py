@@ -1,0 +1,144 @@
+"""Embeddings by the API of HEAR (Turian et al. 2022, "HEAR: Holistic Evaluation of Audio Representations").
+
+    model = load_model("exp/audio_mae")                       # weights, or a tagger's .onnx
+    scene = get_scene_embeddings(audio, model)                # [n_sounds, D]
+    times = get_timestamp_embeddings(audio, model)            # [n_sounds, n, D], [n_sounds, n] in ms
+
+`audio [n_sounds, n_samples]` has values from -1 to 1 at `model.sample_rate`, any number of samples. What
+comes out is float32, without gradients, on the device of `audio`, and the same every time.
+
+From weights (a network with `features`, such as Audio-MAE or a tagger, see `Encoder`) a vector tells of 160
+ms, the width of a patch. HEAR suggests 50 ms or less for its tasks of onsets; for those of scenes it does not
+matter. From an artifact (`Played`) a vector comes every hop and tells of the window up to there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from audiomask import weights
+from audiomask.audio import AudioError
+from audiomask.frontend.logmel import LogMel
+from audiomask.runtime.artifact import Artifact, resolve
+from audiomask.runtime.tagging import Whole, embedder, hops_of
+
+BATCH = 8  # windows at a time
+
+
+class Embedder(nn.Module):
+    """What `load_model` gives: `sample_rate` in Hz, sizes of the embeddings, and both of them."""
+
+    sample_rate: int
+    scene_embedding_size: int
+    timestamp_embedding_size: int
+
+    def scene(self, audio: Tensor) -> Tensor:
+        """`[n_sounds, n_samples]` -> `[n_sounds, D]`."""
+        raise NotImplementedError
+
+    def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """`[n_sounds, n_samples]` -> `[n_sounds, n, D]`, times in ms `[n]`."""
+        raise NotImplementedError
+
+
+class Encoder(Embedder):
+    """A network on pictures of sound, with its front end. A clip longer than the network's pictures goes
+    through it in pieces of their length.
+
+    The vector of a column of patches is the mean of their tokens, its time the middle of the column; a
+    scene's is the mean over all columns.
+    """
+
+    def __init__(self, network: Any, frontend: LogMel) -> None:
+        super().__init__()
+        if not hasattr(network, "features") or not hasattr(network, "grid"):
+            raise AudioError(f"{type(network).__name__}: is no encoder of pictures; it has no features")
+        self.network, self.frontend = network.eval(), frontend
+        self.window, self.bands = network.grid
+        self.sample_rate = frontend.sample_rate
+        self.scene_embedding_size = self.timestamp_embedding_size = network.width
+
+    network: Any
+
+    @torch.no_grad()
+    def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        fbank, patch = self.frontend.fbank, self.frontend.patch
+        short = fbank.length - audio.shape[1]
+        picture = self.frontend(nn.functional.pad(audio.float(), (0, max(0, short))))
+        parts = []
+        for piece in picture.split(self.window * patch, 1):
+            rows = [self.network.features(some)[:, 1:] for some in piece.split(BATCH)]
+            parts.append(torch.cat(rows).unflatten(1, (-1, self.bands)).mean(2))
+        found = torch.cat(parts, 1)
+        middle = ((patch - 1) * fbank.hop + fbank.length) / 2
+        column = torch.arange(found.shape[1], device=found.device)
+        return found, (column * patch * fbank.hop + middle) * (1000 / self.sample_rate)
+
+    def scene(self, audio: Tensor) -> Tensor:
+        return self.timestamps(audio)[0].mean(1)
+
+
+class Played(Embedder):
+    """An artifact that puts out embeddings, on the CPU. A scene's is as `audiomask embed` makes it, see
+    `runtime.tagging.Whole`; the time of a vector is the middle of its hop.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        super().__init__()
+        self.artifact = artifact
+        extractor = embedder(artifact)
+        self.sample_rate = artifact.sample_rate
+        self.scene_embedding_size = self.timestamp_embedding_size = extractor.port.channels
+
+    def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        found = [list(hops_of(embedder(self.artifact), row)) for row in _numpy(audio)]
+        every = 1000 / (float(embedder(self.artifact).port.rate) * self.sample_rate)
+        values = torch.from_numpy(np.stack([[row.values for row in rows] for rows in found]))
+        times = (torch.arange(values.shape[1], dtype=torch.float32) + 0.5) * every
+        return values.to(audio.device), times.to(audio.device)
+
+    def scene(self, audio: Tensor) -> Tensor:
+        found = []
+        for samples in _numpy(audio):
+            whole = Whole()
+            for row in hops_of(embedder(self.artifact), samples):
+                whole.add(row)
+            found.append(whole.row().values.astype(np.float32))
+        return torch.from_numpy(np.stack(found)).to(audio.device)
+
+
+def _numpy(audio: Tensor) -> np.ndarray:
+    return audio.detach().float().cpu().numpy()
+
+
+def load_model(path: str | Path = "") -> Embedder:
+    """From a folder of weights (a training run's, say), an artifact's file or name, or, without a path, the
+    tagger that ships. Errors: `AudioError`.
+    """
+    if path and Path(path).is_dir() and not list(Path(path).glob("*.onnx")):
+        return Encoder(weights.load(path)[0], weights.load_frontend(path, frames=0)).eval()
+    return Played(resolve(path or None, task="tag")[0]).eval()
+
+
+def _checked(audio: Tensor) -> Tensor:
+    if audio.ndim != 2 or not audio.numel():
+        raise ValueError(f"audio of shape {tuple(audio.shape)}: need [n_sounds, n_samples], none of them 0")
+    return torch.nan_to_num(audio.float(), 0.0, 0.0, 0.0)
+
+
+def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+    """One vector for each sound: `[n_sounds, n_samples]` -> `[n_sounds, scene_embedding_size]`."""
+    return model.scene(_checked(audio))
+
+
+def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+    """Vectors at regular times: `[n_sounds, n_samples]` -> `[n_sounds, n, timestamp_embedding_size]` and
+    their times in ms, `[n_sounds, n]`.
+    """
+    values, times = model.timestamps(_checked(audio))
+    return values, times.float().expand(len(values), -1)

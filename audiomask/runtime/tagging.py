@@ -1,0 +1,204 @@
+"""What a tagger's probabilities mean in time: the whole of a recording, rows every so often, segments.
+
+Row j of a tagger is at the time t_j, the end of its hop, and tells what is in the last ``span`` samples up to
+there (fewer at the start)::
+
+    sound     |------------|XXXXX dog XXXXX|------------------|
+    rows       .  .  .  .  .  on on on on on on on  .  .  .  .     one at the end of each hop
+    the last one that is on tells of      [ span  ]
+
+A label comes on with the hop that a sound begins in, and goes off when the window has left the sound behind.
+So a segment begins where the hop that turned it on does, and ends with the first hop of the window of its
+last row; if it is on at the end of the recording, it ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from audiomask.audio import Reader
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.extract import FED_S, Extractor
+
+TYPE = "probabilities"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Probabilities or embedding ``values [K]`` of the sound from ``start`` to ``end``, in seconds.
+    ``whole``: no silence was added at its end. ``full``: the window was.
+    """
+
+    start: float
+    end: float
+    values: np.ndarray
+    whole: bool = True
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What was heard from ``start`` to ``end``: (label, probability), the likeliest first."""
+
+    start: float
+    end: float
+    tags: tuple[tuple[str, float], ...]
+
+    def entry(self, source: str) -> dict[str, Any]:
+        """For JSON."""
+        tags = [{"label": label, "probability": round(p, 6)} for label, p in self.tags]
+        return {"file": source, "start": round(self.start, 3), "end": round(self.end, 3), "tags": tags}
+
+
+class Clock:
+    """Gives the frames of an extractor their times."""
+
+    def __init__(self, extractor: Extractor):
+        artifact, port = extractor.artifact, extractor.port
+        self.every = float(1 / port.rate) / artifact.sample_rate  # seconds
+        self.span = port.span / artifact.sample_rate or float("inf")
+        self.count = 0
+
+    def rows(self, frames: np.ndarray, end: float = float("inf")) -> Iterator[Row]:
+        """``frames [K, n]``, which follow those before; the recording ends at ``end``, if that is known."""
+        for values in frames.T:
+            self.count += 1
+            time = self.count * self.every
+            whole, full = time <= end + 1e-9, time >= self.span
+            yield Row(max(0.0, min(time, end) - self.span), min(time, end), values, whole, full)
+
+
+def rows(
+    reader: Reader, extractor: Extractor, progress: Callable[[float, float], None] | None = None
+) -> Iterator[Row]:
+    """A recording to its end. ``progress(seconds done, seconds by the header)``."""
+    clock, info = Clock(extractor), reader.info
+    for block in reader.blocks(max(1, int(FED_S * info.rate))):
+        yield from clock.rows(extractor.feed(block))
+        if progress:
+            progress(reader.position / info.rate, info.seconds)
+    yield from clock.rows(extractor.flush(), reader.position / info.rate)
+
+
+class Whole:
+    """The whole of a recording, from its rows: the mean, or the greatest value, over those whose window was
+    full; where none was, the last one that no silence was added to; where all had silence, the first.
+    """
+
+    def __init__(self, largest: bool = False):
+        self.largest, self.end, self._count = largest, 0.0, 0
+        self._kept: np.ndarray | None = None
+
+    def add(self, row: Row) -> None:
+        values = row.values.astype(np.float64)
+        self.end = max(self.end, row.end)
+        if row.whole and row.full:
+            if not self._count:
+                self._kept = values
+            elif self._kept is not None:
+                self._kept = np.maximum(self._kept, values) if self.largest else self._kept + values
+            self._count += 1
+        elif not self._count and (row.whole or self._kept is None):
+            self._kept = values
+
+    def row(self) -> Row:
+        """Errors: ValueError where there was no row."""
+        if self._kept is None:
+            raise ValueError("no sound")
+        return Row(0.0, self.end, self._kept / (1 if self.largest else max(1, self._count)))
+
+
+def top(row: Row, labels: tuple[str, ...], count: int, threshold: float) -> Tags:
+    """The ``count`` likeliest labels of a row that reach ``threshold``."""
+    order = np.argsort(-row.values, kind="stable")[:count]
+    found = tuple((labels[i], float(row.values[i])) for i in order if row.values[i] >= threshold)
+    return Tags(row.start, row.end, found)
+
+
+class Segments:
+    """Stretches in which a label reaches ``threshold``, from rows as they come; the probability of one is its
+    greatest."""
+
+    def __init__(self, labels: tuple[str, ...], threshold: float, every: float):
+        self.labels, self.threshold, self.every = labels, threshold, every
+        self._on: dict[int, tuple[float, float, float]] = {}  # start, start of the last window, probability
+
+    def add(self, row: Row) -> Iterator[Tags]:
+        """The segments that ended."""
+        for i in [i for i in self._on if row.values[i] < self.threshold]:
+            start, last, p = self._on.pop(i)
+            yield Tags(start, max(start, last) + self.every, ((self.labels[i], p),))
+        begun = max(row.start, row.end - self.every)
+        for i in np.flatnonzero(row.values >= self.threshold).tolist():
+            start, _, p = self._on.get(i, (begun, 0.0, 0.0))
+            self._on[i] = start, row.start, max(p, float(row.values[i]))
+
+    def end(self, end: float) -> Iterator[Tags]:
+        """Those that go on to the end of the recording."""
+        for i, (start, _, p) in sorted(self._on.items()):
+            yield Tags(start, end, ((self.labels[i], p),))
+        self._on.clear()
+
+
+class Listing:
+    """Rows to what is told of them. ``every``: seconds from one to the next, None for the whole recording
+    only; ``segments``: see `Segments`.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        count: int,
+        threshold: float,
+        every: float | None = None,
+        segments: bool = False,
+        largest: bool = False,
+    ):
+        self.labels, self.count, self.threshold = extractor.port.labels, count, threshold
+        hop = Clock(extractor).every
+        self._nth = max(1, round(every / hop)) if every is not None else 0
+        self._segments = Segments(self.labels, threshold, hop) if segments else None
+        self._whole = Whole(largest)
+        self._at, self._end = 0, 0.0
+        self._left: Row | None = None
+
+    def add(self, row: Row) -> Iterator[Tags]:
+        self._at, self._end, self._left = self._at + 1, row.end, None
+        if self._segments:
+            yield from self._segments.add(row)
+        elif not self._nth:
+            self._whole.add(row)
+        elif self._at % self._nth == 0:
+            yield top(row, self.labels, self.count, self.threshold)
+        else:
+            self._left = row
+
+    def end(self) -> Iterator[Tags]:
+        """After the last row."""
+        if self._segments:
+            yield from self._segments.end(self._end)
+        elif not self._nth and self._at:
+            yield top(self._whole.row(), self.labels, self.count, self.threshold)
+        elif self._left:
+            yield top(self._left, self.labels, self.count, self.threshold)
+
+
+def tagger(artifact: Artifact, rate: int | None = None, threads: int = 1) -> Extractor:
+    """Errors: `ArtifactError` for a model that is no tagger."""
+    return Extractor(artifact, TYPE, sample_rate=rate, threads=threads)
+
+
+def embedder(artifact: Artifact, rate: int | None = None, threads: int = 1) -> Extractor:
+    """Errors: `ArtifactError` for a model that puts out no embeddings."""
+    return Extractor(artifact, "embedding", sample_rate=rate, threads=threads)
+
+
+def hops_of(extractor: Extractor, samples: np.ndarray) -> Iterator[Row]:
+    """A signal ``[T]`` that is in memory."""
+    clock = Clock(extractor)
+    yield from clock.rows(extractor.feed(samples))
+    yield from clock.rows(extractor.flush(), len(samples) / extractor.sample_rate)
