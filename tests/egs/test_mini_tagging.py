@@ -83,3 +83,7 @@ def test_an_encoder_is_pretrained_and_fine_tuned(recipe, tmp_path):
     found = json.loads((run.home / "exp/mini/scores_test.json").read_text())
     assert found["all"]["clips"] == 30
     assert found["all"]["accuracy"] > 0.2  # chance is 1 in 7
+    with (run.home / "exp/mini/valid/tags.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["file"] for row in rows}) == 30
+    assert len({row["label"] for row in rows}) > 1

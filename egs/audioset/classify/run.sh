@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stage=1
-stop_stage=5
+stop_stage=6
 corpus=AudioSet
 clips=
 train_parts=balanced_train

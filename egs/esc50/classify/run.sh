@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stage=1
-stop_stage=7
+stop_stage=8
 corpus=
 folds="1 2 3 4 5"
 bad_files=stop

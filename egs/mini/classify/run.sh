@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stage=1
-stop_stage=4
+stop_stage=5
 corpus=corpus
 other=../denoise/corpus/speech
 data=data

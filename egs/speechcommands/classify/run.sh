@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 stage=1
-stop_stage=6
+stop_stage=7
 corpus=
 test=
 version=0.02
