@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import corpus_trees
+import numpy as np
 import pytest
 
 from audiomask.data.health import validate
@@ -25,8 +26,8 @@ TREES = {
     ("audioset", "classify"): corpus_trees.audioset,
 }
 OPTIONS = {("audioset", "pretrain"): ("--train-parts", "balanced_train eval", "--valid-count", 1)}
-NETWORK = {"frames": 64, "bands": 32, "width": 16, "depth": 1, "heads": 2}
-FRONTEND = " --model.frontend.frames 64 --model.frontend.bands 32"
+NETWORK = {"frames": 128, "bands": 32, "width": 16, "depth": 1, "heads": 2}
+FRONTEND = " --model.frontend.frames 128 --model.frontend.bands 32"
 CPU = " --data.segment 10400 --data.workers 1 --trainer.accelerator cpu --trainer.precision 32"
 TINY = " ".join(f"--model.model.{k} {v}" for k, v in NETWORK.items()) + FRONTEND + CPU
 DECODER = " --model.model.decoder global" + "".join(
@@ -80,15 +81,20 @@ def test_an_encoder_that_has_heard_esc_is_refused(prepared):
     done = run(*run.words)
     assert done.returncode == 0
     assert "whether there are clips of ESC among them is not looked at" in done.stderr
-    for line, code in (
-        ("a 1-100032-A-0.wav", 1),
-        ("a x/5-1-B.ogg", 1),
-        ("3-1-A y.wav", 1),
-        ("1-100032 b-1-1-A.wav", 0),
-    ):
+    for line in ("a 1-100032-A-0.wav", "a x/5-1-B.ogg", "3-1-A y.wav"):
         (sounds / "wav.scp").write_text(f"z z.wav\n{line}\n")
         done = run(*run.words)
-        assert (done.returncode, "names clips of ESC" in done.stderr) == (code, bool(code)), line
+        assert (done.returncode, "names clips of ESC" in done.stderr) == (1, True), line
+    assert run("--corpus", run.corpus, "--stop-stage", 2).returncode == 0
+    other = corpus_trees.excerpt("speech", 0)
+    corpus_trees.put(sounds / "b-1-1-A.wav", other)
+    corpus_trees.put(sounds / "long.flac", np.concatenate([other, 0.2 * corpus_trees.excerpt("noise", 3)]))
+    for line, code in (("1-100032 b-1-1-A.wav", 0), ("a long.flac", 1)):
+        (sounds / "wav.scp").write_text(f"{line}\n")
+        (sounds / "utt2spk").write_text(f"{line.split()[0]} a\n")
+        done = run(*run.words)
+        assert (done.returncode, "hold clips of ESC" in done.stderr) == (code, bool(code)), done.stderr
+    assert "1-1000-A is in a at 1.2 s" in done.stdout
 
 
 @pytest.mark.parametrize("classes", ["words", "12"])
