@@ -1,6 +1,6 @@
 # Sourced by the run.sh of ESC-10 and ESC-50, whose stages these are: five folds, each tested by a tagger that was trained on
 # the other four. Needs what classify.sh needs, layout (that of `audiomask data import`) and folds.
-tests=$(printf 'fold%s ' $folds) train_sets=$data/train_%s valid_set= overrides=../../esc50/classify/conf/esc.yaml
+tests=$(printf 'fold%s ' $folds) train_sets=$data/train_%s valid_set=
 . ../../utils/classify.sh
 
 prepare_folds() { # and for each fold a directory of all others

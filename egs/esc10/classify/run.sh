@@ -18,6 +18,7 @@ pretrain_config=../../../recipes/pretrain/audio_mae.yaml
 pretrain_steps=20000
 pretrain_options=
 config=../../../recipes/classify/audio_mae.yaml
+overrides=../../esc50/classify/conf/esc.yaml
 seconds=5
 measured=
 max_steps=1000
