@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,33 +19,16 @@ from audiomask.nn.vit import ViT
 
 
 def load(folder: str | Path, corpus: str | None = None, kind: type[Any] = ViT) -> tuple[Any, LogMel]:
-    """The network in a weights folder and the front end it was trained with, of any clip length.
-
-    The front end's constants are those of `corpus` if it is given, else of the training run whose folder it
-    is (`config.yaml` beside or above), else of AudioSet. AudioError for weights of another `kind`.
+    """The network in a weights folder and the front end it was trained with, of any clip length; with the
+    constants of `corpus` if that is given. AudioError for weights of another `kind`, and for those that say
+    nothing of a front end.
     """
-    config: dict[str, Any]
     model: Any
     model, config = weights.load(folder)
     if not isinstance(model, kind):
         raise AudioError(f"{folder}: {config['class_path']} is no {kind.__name__}; see recipes/pretrain")
-    options: dict[str, Any] = {"corpus": corpus or "audioset"}
-    for place in (Path(folder), Path(folder).parent):
-        if corpus is None and (place / "config.yaml").is_file():
-            options = _frontend(place / "config.yaml") or options
-            break
-    return model, LogMel(**options | {"frames": 0, "patch": model.patch, "bands": model.bands})
-
-
-def _frontend(path: Path) -> dict[str, Any]:
-    """Arguments of the front end in the configuration of a run; none if it tells of none."""
-    try:
-        task = (yaml.safe_load(path.read_text()) or {})["model"]["init_args"]
-        return dict(task["frontend"].get("init_args") or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise AudioError(f"{path}: damaged: {error}; give --corpus") from error
-    except (KeyError, TypeError, AttributeError):
-        return {}
+    shape = {"frames": 0, "patch": model.patch, "bands": model.bands}
+    return model, LogMel(corpus, **shape) if corpus else weights.load_frontend(folder, **shape)
 
 
 def layers_of(model: ViT, x: Tensor, layers: Sequence[int] = ()) -> Tensor:

@@ -25,6 +25,7 @@ DECODER = {"decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2}
 def saved(folder, kind=AudioMae, arguments=SMALL | DECODER):
     torch.manual_seed(0)
     config = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    config["frontend"] = {"class_path": "audiomask.frontend.logmel.LogMel"}
     weights.save(folder, kind(**arguments), config)
 
 

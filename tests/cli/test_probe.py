@@ -39,7 +39,8 @@ def toy(tmp_path_factory):
         tables = {"wav.scp": {key: f"{key}.wav" for key in labels}, "utt2label": labels}
         DataDir(tables | ({"utt2fold": folds} if part == "train" else {})).write(folder / part)
     torch.manual_seed(0)
-    config = {"class_path": "audiomask.models.audio_mae.AudioMae", "init_args": TINY}
+    heard = {"frontend": {"class_path": "audiomask.frontend.logmel.LogMel"}}
+    config = {"class_path": "audiomask.models.audio_mae.AudioMae", "init_args": TINY} | heard
     weights.save(folder / "exp", AudioMae(**TINY), config)
     return folder
 
