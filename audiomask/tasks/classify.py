@@ -88,6 +88,8 @@ class Classify(pl.LightningModule):
             quantized at random, in 8 regions. mask_time, mask_freq: shares of the columns and rows of
             patches that are left out in training. suppress: share of the others, drawn for each row, that no
             token may attend to in training, though they are there (A-JEPA's regularised masking: .1).
+        shortest: of every second batch only the beginning of the pictures is heard, this share of the columns
+            at least; a tagger that streams hears no more at first. 1: all are whole.
         compile: train through `torch.compile`.
     """
 
@@ -111,6 +113,7 @@ class Classify(pl.LightningModule):
         mask_time: float = 0.2,
         mask_freq: float = 0.2,
         suppress: float = 0.0,
+        shortest: float = 1.0,
         compile: bool = False,
     ):
         super().__init__()
@@ -118,6 +121,8 @@ class Classify(pl.LightningModule):
         for name, share in shares.items():
             if not 0 <= share <= 1 or (share == 1 and name != "quantize"):
                 raise AudioError(f"{name} {share}: a share, from 0 to below 1")
+        if not 0 < shortest <= 1:
+            raise AudioError(f"shortest {shortest}: a share of the columns, above 0 and at most 1")
         if smoothing and (loss == "bce" or not 0 < smoothing < 1):
             raise AudioError(f"smoothing {smoothing}: a share, from 0 to below 1, of the targets of loss ce")
         self.model, self.frontend, self.loss, self.frozen = model, frontend, loss, frozen
@@ -126,6 +131,7 @@ class Classify(pl.LightningModule):
         self.warmup, self.decay = warmup, decay
         self.spec_frames, self.spec_bands, self.quantize = spec_frames, spec_bands, quantize
         self.mask_time, self.mask_freq, self.suppress = mask_time, mask_freq, suppress
+        self.shortest = shortest
         if start_from is not None:
             begin_from(model, weights.load(start_from)[0].state_dict())
         if frozen:
@@ -171,11 +177,21 @@ class Classify(pl.LightningModule):
             logits.float(), target / target.sum(1, keepdim=True), label_smoothing=smoothing
         )
 
+    def _beginning(self, x: Tensor, seeds: Tensor) -> Tensor:
+        """The first columns of pictures `x [B, frames, bands]`, or all; see `shortest`."""
+        if self.shortest == 1:
+            return x
+        patch = self.model.patch
+        columns = x.shape[1] // patch
+        least = max(1, round(self.shortest * columns))
+        chance = min(1.0, 2 * float(draws(seeds[:1], 1, 13)))
+        return x[:, : round(least + chance * (columns - least)) * patch]
+
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         seeds = batch["seed"]
         torch.manual_seed(int(seeds[0]))  # of the dropped paths: a resumed run goes on as before
         with torch.no_grad():
-            x = self.frontend(batch["audio"])
+            x = self._beginning(self.frontend(batch["audio"]), seeds)
             nothing = -self.frontend.mean / (2 * self.frontend.std)  # 0 before normalisation
             x = spec_augment(x, seeds, self.spec_frames, self.spec_bands, nothing)
             if self.quantize:

@@ -118,6 +118,21 @@ def test_suppressed_tokens_are_there_but_nobody_attends_to_them(monkeypatch, mas
         task(suppress=1.0)
 
 
+def test_every_second_batch_is_only_a_beginning():
+    run = task(shortest=0.25)
+    x = torch.randn(2, 64, 8)
+    found = [run._beginning(x, torch.tensor([seed, 7])) for seed in range(400)]
+    patch, lengths = run.model.patch, [part.shape[1] for part in found]
+    assert all(torch.equal(part, x[:, : part.shape[1]]) for part in found)
+    assert min(lengths) == 16
+    assert all(length % patch == 0 for length in lengths)
+    assert 0.4 < np.mean([length == 64 for length in lengths]) < 0.65
+    assert torch.equal(run._beginning(x, torch.tensor([3])), found[3])
+    assert task()._beginning(x, torch.tensor([3])) is x
+    with pytest.raises(AudioError, match="shortest 0"):
+        task(shortest=0.0)
+
+
 def test_rates_fall_with_depth_and_vectors_are_not_decayed():
     run = task(lr=1.0, layer_decay=0.5, weight_decay=0.1)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in run.groups() for p in g["params"]}
