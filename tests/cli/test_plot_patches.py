@@ -181,6 +181,7 @@ def test_the_page_shows_every_kind_and_runs(cli):
     soundfile.write("talk.wav", soundfile.read(CLEAN, frames=48000)[0], 16000)
     sizes = {"frames": 512, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
     config = {"class_path": "audiomask.models.audio_mae.AudioMae", "init_args": {**sizes, "decoder_heads": 2}}
+    config["frontend"] = {"class_path": "audiomask.frontend.logmel.LogMel"}
     weights.save("exp/audio_mae", AudioMae(**config["init_args"]), config)
     for line in [*first.splitlines(), *guessed.splitlines()]:
         words = shlex.split(line, comments=True)
