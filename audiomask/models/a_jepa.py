@@ -99,7 +99,6 @@ class AJepa(Latent, Encoder):
 
     @torch.no_grad()
     def targets(self, x: Tensor) -> Tensor:
-        """What the embeddings of all patches should be predicted as: `[B, N, C]` float32."""
         return F.layer_norm(self.features(x)[:, 1:].float(), (self.width,))
 
     def predict(self, memory: Tensor, place: Tensor, hidden: Tensor) -> Tensor:
@@ -114,11 +113,14 @@ class AJepa(Latent, Encoder):
         guess = self.predictor_proj(self.predictor_norm(y[:, known.shape[2] :]))
         return guess.unflatten(0, hidden.shape[:2])
 
-    def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See `Latent`. Beside the loss: `target_std`, the `spread` of the targets."""
-        targets = self.targets(x)
+    def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
         place = self.positions(self.grid_of(x), self.predictor_pos_embed).expand(len(x), -1, -1)
         context = self.predictor_embed(self.context.features(x, visible)[:, 1:])
         memory = context.unflatten(0, visible.shape[:2]) + pick(place, visible)
-        found = [errors(self.predict(memory, place, index), pick(targets, index)) for index in hidden]
+        return [self.predict(memory, place, index) for index in hidden]
+
+    def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
+        """See `Latent`. Beside the loss: `target_std`, the `spread` of the targets."""
+        targets, guesses = self.targets(x), self.guesses(x, visible, hidden)
+        found = [errors(guess, pick(targets, index)) for guess, index in zip(guesses, hidden, strict=True)]
         return {"loss": torch.cat(found).mean(), "target_std": spread(targets)}

@@ -96,7 +96,6 @@ class Eat(Latent):
 
     @torch.no_grad()
     def targets(self, x: Tensor) -> Tensor:
-        """What the embeddings of all patches should be predicted as: `[B, N, C]` float32."""
         tokens, layers = self.target.embed(x), []
         for block in self.target.blocks:
             assert isinstance(block, PostBlock)
@@ -112,18 +111,24 @@ class Eat(Latent):
         index = visible[:, :, None].expand_as(tokens)
         return self.decoder(whole.scatter(1, index, tokens), grid)
 
+    def _guesses(self, tokens: Tensor, visible: Tensor, hidden: Sequence[Tensor], grid: Grid) -> list[Tensor]:
+        """See `Latent.guesses`; from the encoder's `tokens [B R, 1 + V, C]`."""
+        guess = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
+        views, found = guess.unflatten(0, visible.shape[:2]), []
+        for index in hidden:
+            seen = views.expand(-1, index.shape[1], -1, -1).flatten(0, 1)
+            found.append(take(seen, index.flatten(0, 1)).unflatten(0, index.shape[:2]))
+        return found
+
+    def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
+        return self._guesses(self.encode(x, visible), visible, hidden, self.grid_of(x))
+
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
         """See `Latent`. Beside the loss: its parts, `patch` and `utterance`, and the targets' `spread`."""
         scale = math.sqrt(self.width)  # the sum over channels, over their root
-        targets = self.targets(x)
-        tokens = self.encode(x, visible)
-        guess = self.decode(tokens[:, 1:], visible.flatten(0, 1), self.grid_of(x))
-        views = guess.unflatten(0, visible.shape[:2])
-        found = []
-        for index in hidden:
-            seen = views.expand(-1, index.shape[1], -1, -1).flatten(0, 1)
-            guessed = take(seen, index.flatten(0, 1)).unflatten(0, index.shape[:2])
-            found.append(errors(guessed, pick(targets, index)))
+        targets, tokens = self.targets(x), self.encode(x, visible)
+        guesses = self._guesses(tokens, visible, hidden, self.grid_of(x))
+        found = [errors(guess, pick(targets, index)) for guess, index in zip(guesses, hidden, strict=True)]
         patch = scale * torch.cat(found).mean()
         cls = tokens[:, 0].unflatten(0, visible.shape[:2]).float()
         utterance = scale * (cls - targets.mean(1, keepdim=True)).square().mean()

@@ -46,6 +46,22 @@ class Latent(ViT):
         names = [name for name in target if name in trained]
         torch._foreach_lerp_([target[n] for n in names], [trained[n] for n in names], 1 - momentum)
 
+    def targets(self, x: Tensor) -> Tensor:
+        """What the embeddings of all patches should be predicted as: `[B, N, C]` float32."""
+        raise NotImplementedError
+
+    def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
+        """What is predicted instead, `[B, K, M, C]` for each of `hidden`; for arguments see `forward`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def errors(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
+        """Mean square over channels `[B, M]` of the prediction of each patch `hidden [B, M]`, from `visible
+        [B, V]`: for pictures.
+        """
+        (guess,) = self.guesses(x, visible[:, None], [hidden[:, None]])
+        return (guess[:, 0].float() - take(self.targets(x), hidden)).square().mean(2)
+
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
         """`loss`, and what else is worth a curve, for `x [B, frames, bands]`.
 

@@ -16,10 +16,10 @@ from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.picture_augment import draws
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Grid, tokens
+from audiomask.masks.patches import Grid, Random, tokens
 from audiomask.masks.patches_jepa import Curriculum, level
 from audiomask.nn.latent import Latent
-from audiomask.tasks.pretrain import Mask, Pretrain
+from audiomask.tasks.pretrain import Mask, Pretrain, show
 
 
 def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
@@ -69,6 +69,8 @@ class Predict(pl.LightningModule):
         gain_db: clips are made louder or quieter by up to as much. cyclic: they are rolled round. Both are
             A-JEPA's; the data's own `augment` is Audio-MAE's.
         optimizer, lr, betas, weight_decay, warmup, decay, start_from, compile: see `Pretrain`.
+        shown: validation clips that go to TensorBoard as pictures: the clip, the same under a random mask of
+            .8, and the error of the prediction of each hidden patch, white being twice the mean.
 
     The losses of two runs, and of two times in a run, are not of the same target: a lower one is no better
     network, so the last weights are kept. `train/target_std` tells whether the embeddings collapse: see
@@ -94,6 +96,7 @@ class Predict(pl.LightningModule):
         decay: float = 1.0,
         start_from: str | None = None,
         compile: bool = False,
+        shown: int = 3,
     ):
         super().__init__()
         if (frontend.bands, frontend.patch) != (model.bands, model.patch):
@@ -113,7 +116,7 @@ class Predict(pl.LightningModule):
         self.momentum, self.momentum_steps = momentum, momentum_steps
         self.gain_db, self.cyclic = gain_db, cyclic
         self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
-        self.warmup, self.decay = warmup, decay
+        self.warmup, self.decay, self.shown = warmup, decay, shown
         if start_from is not None:
             model.load_state_dict(weights.load(start_from)[0].state_dict())
         if compile:
@@ -146,9 +149,25 @@ class Predict(pl.LightningModule):
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             x = self.frontend(batch["audio"])
             found = self.model(x, *self._places(x, batch["seed"], mask, 1))
+            if index < self.shown:
+                self._show(str(index), x[:1], batch["seed"][:1])
         found.pop("target_std")  # of one clip
         losses = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(losses, batch_size=len(x), sync_dist=True)
+
+    def _show(self, name: str, x: Tensor, seed: Tensor) -> None:
+        """The picture `x [1, frames, bands]` and how wrong the network is about its patches."""
+        mask, (low, high) = Random().sample(seed, self.model.grid_of(x)), x.aminmax()
+        errors = self.model.errors(x, *tokens(mask))[0]
+
+        def large(cells: Tensor) -> Tensor:
+            patch = self.model.patch
+            return cells.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
+
+        wrong = errors.new_zeros(mask[0].shape).masked_scatter(mask[0], errors)
+        show(self, f"{name}/original", x[0], low, high)
+        show(self, f"{name}/masked", x[0].where(~large(mask[0]), low), low, high)
+        show(self, f"{name}/error", large(wrong), errors.new_zeros(()), 2 * errors.mean())
 
     def momentum_at(self, step: int) -> float:
         """The average's momentum at a step, counted from 0."""

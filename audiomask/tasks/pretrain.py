@@ -64,6 +64,13 @@ def _sampled(mask: Any, seeds: Tensor, grid: tuple[int, int], scores: Tensor | N
     return mask.sample(seeds, grid) if scores is None else mask.sample(seeds, grid, scores)
 
 
+def show(task: pl.LightningModule, name: str, x: Tensor, low: Tensor, high: Tensor) -> None:
+    """`x [frames, bands]` as a picture for TensorBoard, black at `low`, white at `high`, low bands below."""
+    if isinstance(task.logger, TensorBoardLogger):
+        grey = ((x - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).T.flip(0)
+        task.logger.experiment.add_image(name, grey[None], task.global_step)
+
+
 class Pretrain(pl.LightningModule):
     """Trains an autoencoder to guess hidden patches.
 
@@ -284,15 +291,11 @@ class Pretrain(pl.LightningModule):
             )
 
     def _show(self, name: str, pictures: dict[str, Tensor]) -> None:
-        """Log-mel pictures `[frames, bands]`, low bands below, from the least of the original to its most."""
-        if not isinstance(self.logger, TensorBoardLogger):
-            return
+        """Log-mel pictures `[frames, bands]` on the scale of the original."""
         low, high = pictures["original"].aminmax()
         for kind, x in pictures.items():
-            if kind != "reconstructed" and self.global_step > 0 and self.current_epoch > 0:
-                continue  # they do not change
-            picture = ((x - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).T.flip(0)
-            self.logger.experiment.add_image(f"{name}/{kind}", picture[None], self.global_step)
+            if kind == "reconstructed" or self.global_step == 0 or self.current_epoch == 0:
+                show(self, f"{name}/{kind}", x, low, high)  # the others do not change
 
     def configure_optimizers(self) -> Any:
         matrices = self.optimizer == "muon"

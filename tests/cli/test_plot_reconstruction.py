@@ -12,10 +12,11 @@ from audiomask import weights
 from audiomask.cli import _patches, _reconstruction
 from audiomask.masks.patches import tokens
 from audiomask.masks.patches_saved import load
+from audiomask.models.a_jepa import AJepa
 from audiomask.models.audio_mae import AudioMae
+from audiomask.models.eat import Eat
 from audiomask.models.hpm import HPM
 from audiomask.models.vit_tagger import ViTTagger
-from audiomask.nn.vit import ViT
 from audiomask.tasks import frozen
 
 SMALL = {"frames": 128, "bands": 128, "width": 16, "depth": 2, "heads": 2}
@@ -87,20 +88,15 @@ def test_panels_share_a_scale_and_cover_what_they_should():
     assert len(bare) == 3
 
 
-class Predicts(ViT):
-    """A network in latent space: it has errors and no picture."""
-
-    def errors(self, x, visible, hidden):
-        return hidden.float()
-
-
 def test_other_networks(cli, here):
     saved("hpm", HPM, SMALL | DECODER | {"predictor_depth": 1})
-    saved("latent", Predicts, SMALL)
-    for name in ("hpm", "latent"):
+    saved("a_jepa", AJepa, SMALL | {"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2})
+    saved("eat", Eat, SMALL | {"decoder_width": 16, "decoder_depth": 1, "groups": 4})
+    for name in ("hpm", "a_jepa", "eat"):
         done = cli("plot", "reconstruction", name, "talk.wav", "-o", f"{name}.png")
         assert done.code == 0, done.err
-    assert image.imread("latent.png").shape[0] < image.imread("hpm.png").shape[0]
+    for name in ("a_jepa", "eat"):  # they predict embeddings, so there is no third panel
+        assert image.imread(f"{name}.png").shape[0] < image.imread("hpm.png").shape[0]
 
 
 def test_silence_is_drawn(cli, here):

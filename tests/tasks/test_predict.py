@@ -11,11 +11,12 @@ from training import ROOT, checkpoint, train, train_and_kill
 
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Disjoint, InverseBlock, Random
+from audiomask.masks.patches import Disjoint, InverseBlock, Random, tokens
 from audiomask.masks.patches_jepa import Curriculum
 from audiomask.masks.patches_scored import Dispersion
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.eat import Eat
+from audiomask.tasks import predict
 from audiomask.tasks.predict import Predict, blocks, varied, views
 
 SHAPE = {"frames": 128, "bands": 64, "width": 16, "depth": 2, "heads": 2}
@@ -142,8 +143,34 @@ def test_a_step_is_its_seeds_and_teaches_the_trained_encoder(name, monkeypatch):
         assert (p.grad is not None) == p.requires_grad, parameter
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_validation_draws_the_error_of_each_hidden_patch(name, monkeypatch):
+    run, drawn = task(name, shown=1).eval(), {}
+    monkeypatch.setattr(run, "log_dict", lambda values, **kwargs: None)
+    monkeypatch.setattr(predict, "show", lambda task, key, x, low, high: drawn.update({key: (x, high)}))
+    with torch.no_grad():
+        for index in range(2):
+            run.validation_step(batch(1), index)
+    assert set(drawn) == {"0/original", "0/masked", "0/error"}
+    x, mask = run.frontend(batch(1)["audio"]), Random().sample(batch(1)["seed"], GRID)
+    visible, hidden = tokens(mask)
+    loss = run.model(x, visible[:, None], [hidden[:, None]])
+    errors = run.model.errors(x, visible, hidden)
+    assert errors.shape == hidden.shape
+    mean = loss["loss"] if name == "a_jepa" else loss["patch"] / math.sqrt(SHAPE["width"])
+    assert float(errors.mean()) == pytest.approx(float(mean), rel=1e-5)
+    picture, white = drawn["0/error"]
+    assert torch.allclose(picture[8::16, 8::16][mask[0]], errors[0])
+    assert float(white) == pytest.approx(2 * float(errors.mean()))
+    cells = (
+        (drawn["0/masked"][0] != drawn["0/original"][0]).float().unflatten(0, (8, 16)).unflatten(2, (4, 16))
+    )
+    assert torch.equal(cells.mean((1, 3)) > 0.5, mask[0])
+    assert torch.equal(drawn["0/original"][0], x[0])
+
+
 def test_validation_has_the_same_masks_each_time(monkeypatch):
-    run, logged = task(), []
+    run, logged = task(shown=0), []
     monkeypatch.setattr(run, "log_dict", lambda values, **kwargs: logged.append(values))
     counts = []
     plain = run.model.predict
