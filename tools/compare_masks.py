@@ -10,7 +10,8 @@ Networks of one seed begin with the same weights and meet the same crops in the 
 
 The table has the mean over seeds and folds, and the difference to the mask "random"; both with the 95 %
 interval of Student's t over seeds, since the folds of a seed judge one network. What is done already in --out
-is not done again, so a comparison that is stopped goes on, and can be given more seeds.
+is not done again, so a comparison that is stopped goes on, and can be given more seeds; other options want
+another --out.
 """
 
 from __future__ import annotations
@@ -27,17 +28,11 @@ from typing import Any
 from scipy.stats import t as student
 
 from audiomask.cli._common import table
+from audiomask.masks.patches_saved import KINDS
 
-# Of each mask: --model.mask and its settings. The share hidden is set for all.
-MASKS = {
-    "random": ("patches.Random", {}),
-    "time": ("patches.Time", {}),
-    "frequency": ("patches.Frequency", {}),
-    "block": ("patches.Block", {}),
-    "inverse_block": ("patches.InverseBlock", {}),
-    "blue_noise": ("patches_noise.BlueNoise", {}),
-    "curriculum": ("patches_staged.Staged", {"steps": "{steps}"}),
-}
+# Kinds that look at nothing and hide an exact share; "staged" is A-JEPA's curriculum.
+COMPARED = ("random", "time", "block", "inverse_block", "blue_noise", "staged")
+MASKS = (*COMPARED, "frequency", "strips", "colour_noise")
 RATIO = 0.8
 
 
@@ -55,21 +50,23 @@ def call(*words: str, log: Path | None = None) -> str:
 
 def options(mask: str, steps: int) -> list[str]:
     """Of `audiomask train`, for a mask that hides `RATIO` of the patches."""
-    name, settings = MASKS[mask]
-    if mask != "curriculum":  # whose kinds hide as much, which a test makes sure of
-        settings = {"ratio": RATIO, **settings}
-    words = ["--model.mask", f"audiomask.masks.{name}"]
-    for key, value in settings.items():
-        words += [f"--model.mask.{key}", str(value).format(steps=steps)]
-    return words
+    kind = KINDS[mask]
+    words = ["--model.mask", f"{kind.__module__}.{kind.__name__}"]
+    if mask == "staged":  # its kinds hide .8 as they are
+        return [*words, "--model.mask.steps", str(steps)]
+    return [*words, "--model.mask.ratio", str(RATIO)]
 
 
 def measured(args: argparse.Namespace, mask: str, seed: int) -> dict[str, float]:
     """Accuracy of each fold, by a linear probe of the network that was trained under `mask`."""
     out = Path(args.out) / f"{mask}_{seed}"
-    result = out / "probe.json"
+    out.mkdir(parents=True, exist_ok=True)
+    result, asked = out / "probe.json", out / "asked.json"
+    words = [args.recipe, args.sounds, args.folds, str(args.steps), *args.options]
+    if asked.is_file() and json.loads(asked.read_text()) != words:
+        raise SystemExit(f"{out}: was made with other options, which {asked} has; give another --out")
+    asked.write_text(json.dumps(words) + "\n")
     if not result.is_file():
-        out.mkdir(parents=True, exist_ok=True)
         call(
             "train", args.recipe, "--data.train", args.sounds, "--data.valid", args.sounds,
             "--trainer.limit_val_batches", "0", "--trainer.max_steps", str(args.steps),
@@ -116,8 +113,8 @@ def main() -> int:
     parser.add_argument("recipe", help="of recipes/pretrain")
     parser.add_argument("--sounds", required=True, metavar="DIR", help="data directory to train on")
     parser.add_argument("--folds", required=True, metavar="DIR", help="data directory to be judged on")
-    parser.add_argument("--masks", nargs="+", choices=list(MASKS), metavar="MASK", help=", ".join(MASKS),
-                        default=[mask for mask in MASKS if mask != "frequency"])  # fmt: skip
+    parser.add_argument("--masks", nargs="+", choices=MASKS, metavar="MASK", help=", ".join(MASKS),
+                        default=list(COMPARED))  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--out", required=True, metavar="DIR", help="runs, a folder for each")

@@ -88,8 +88,8 @@ class Classify(pl.LightningModule):
             quantized at random, in 8 regions. mask_time, mask_freq: shares of the columns and rows of
             patches that are left out in training. suppress: share of the others, drawn for each row, that no
             token may attend to in training, though they are there (A-JEPA's regularised masking: .1).
-        shortest: of every second batch only the beginning of the pictures is heard, this share of the columns
-            at least; a tagger that streams hears no more at first. 1: all are whole.
+        shortest: of half of the batches only the beginning of the pictures is heard, this share of the
+            columns at least; a tagger that streams hears no more at first. 1: all are whole.
         compile: train through `torch.compile`.
     """
 

@@ -118,7 +118,7 @@ def test_suppressed_tokens_are_there_but_nobody_attends_to_them(monkeypatch, mas
         task(suppress=1.0)
 
 
-def test_every_second_batch_is_only_a_beginning():
+def test_half_of_the_batches_are_only_a_beginning():
     run = task(shortest=0.25)
     x = torch.randn(2, 64, 8)
     found = [run._beginning(x, torch.tensor([seed, 7])) for seed in range(400)]

@@ -11,17 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_it_measures_every_case(tmp_path):
     words = ["--size", "S", "--frames", "64", "--batch", "1", "--steps", "1", "--warmup", "0"]
-    words += [
-        "--ratios",
-        ".5",
-        ".75",
-        "--decoders",
-        "global",
-        "cross",
-        "cross_mae",
-        "--json",
-        str(tmp_path / "rows.json"),
-    ]
+    words += ["--ratios", ".5", ".75", "--decoders", "global", "cross", "cross_mae"]
+    words += ["--json", str(tmp_path / "rows.json")]
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools/bench_pretraining.py"), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,

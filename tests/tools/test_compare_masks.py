@@ -62,15 +62,15 @@ def test_trains_probes_and_goes_on(tmp_path, monkeypatch, capsys):
     ]
     words = [
         "compare_masks", str(ROOT / "recipes/pretrain/small.yaml"), "--sounds", str(tmp_path / "data"),
-        "--folds", str(tmp_path / "data"), "--masks", "curriculum", "--seeds", "3", "4",
+        "--folds", str(tmp_path / "data"), "--masks", "staged", "--seeds", "3", "4",
         "--steps", "2", "--out", str(tmp_path / "exp"), "--json", str(tmp_path / "masks.json"),
         "--", *options,
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", words)
     assert compare_masks.main() == 0
     first = json.loads((tmp_path / "masks.json").read_text())
-    assert set(first["folds"]["curriculum"]) == {"3", "4"}
-    assert set(first["folds"]["curriculum"]["3"]) == {"1", "2"}
+    assert set(first["folds"]["staged"]) == {"3", "4"}
+    assert set(first["folds"]["staged"]["3"]) == {"1", "2"}
     assert "less random" in capsys.readouterr().out
 
     def refuse(*words, **options):
@@ -79,3 +79,6 @@ def test_trains_probes_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare_masks, "call", refuse)  # all is there: nothing is trained
     assert compare_masks.main() == 0
     assert json.loads((tmp_path / "masks.json").read_text()) == first
+    words[words.index("--steps") + 1] = "3"
+    with pytest.raises(SystemExit, match="made with other options"):
+        compare_masks.main()
