@@ -1,14 +1,17 @@
-"""The weights for hearing that ship: the encoder guesses what is hidden, the tagger names sounds."""
+"""What ships: the encoder guesses what is hidden, the tagger names sounds, the larger denoiser denoises."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import soxr
 import torch
 
+from audiomask import metrics
 from audiomask.audio import read
 from audiomask.masks.patches import Random, tokens
 from audiomask.runtime.artifact import PRETRAINED, resolve
+from audiomask.runtime.session import Session
 from audiomask.tasks import frozen
 
 NOISE = Path(__file__).parents[1] / "egs/mini/denoise/corpus/noise"
@@ -46,6 +49,19 @@ def test_the_encoder_guesses_what_is_hidden_of_sounds_that_it_never_met():
             losses.append(float(model.errors(picture, *tokens(hidden)).mean()))
     assert len(losses) > 30
     assert sum(losses) < 0.7 * len(losses)
+
+
+def test_the_larger_denoiser_denoises_and_the_small_one_stays_the_default():
+    assert [a.name for a in resolve()] == ["sieve_16k", "sieve_48k"]
+    assert [a.name for a in resolve("sieve")] == ["sieve_16k", "sieve_48k"]
+    (medium,) = resolve("sieve_medium")
+    assert medium.latency == 1024
+    clean, noisy = (read(NOISE.parent / f"demo/mixture_{kind}.flac")[0][0] for kind in ("clean", "noisy"))
+    session = Session(medium)
+    out = np.concatenate([session.feed(noisy), session.flush()])
+    before, after = (metrics.score(clean, x, 16000, ["pesq_wb", "si_sdr"]) for x in (noisy, out))
+    assert after["pesq_wb"] > before["pesq_wb"] + 0.5
+    assert after["si_sdr"] > before["si_sdr"] + 6
 
 
 def test_what_ships_is_small():

@@ -1,6 +1,7 @@
 """Training losses. Every class is a module that a YAML names as `audiomask.losses.<Class>`."""
 
 from audiomask.losses.combine import WeightedSum
+from audiomask.losses.perceptual import PESQLoss, pesq_disturbance, pesq_loss, pesq_wb
 from audiomask.losses.spectral import (
     CompressedSpectralLoss,
     MultiResolutionSTFTLoss,
@@ -21,6 +22,7 @@ __all__ = [
     "CompressedSpectralLoss",
     "L1Loss",
     "MultiResolutionSTFTLoss",
+    "PESQLoss",
     "SISDRLoss",
     "SNRLoss",
     "SignalLoss",
@@ -28,6 +30,9 @@ __all__ = [
     "compressed_spectral_loss",
     "l1_loss",
     "multi_resolution_stft_loss",
+    "pesq_disturbance",
+    "pesq_loss",
+    "pesq_wb",
     "si_sdr_loss",
     "snr_loss",
 ]

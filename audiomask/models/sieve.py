@@ -33,7 +33,8 @@ class MaskNet(BandNet):
     """Spectrum in, complex mask out, frame by frame.
 
     Args:
-        ahead: frames after the one that the mask is for; the mask lags by as many.
+        ahead: frames after the one that the mask is for; the mask lags by as many, and the first `ahead`
+            masks are of frames before the signal, which leave the recurrent units alone.
         The others are `BandNet`'s.
 
     Shape: `spectrum [B, 2, T, 256]` -> mask `[B, 2, T, 256]`.
@@ -54,12 +55,13 @@ class MaskNet(BandNet):
     ):
         frames = 3 + ahead
         super().__init__(3 * frames, BINS, 1, channels, bands, blocks, heads, convs, full, squeeze)
-        self.frames = frames  # that the first convolution sees, side by side
+        self.frames, self.ahead = frames, ahead  # that the first convolution sees, side by side
         self.encode_norm = nn.BatchNorm2d(channels)
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
         features = torch.zeros(batch, 3, self.frames - 1, BINS, device=device, dtype=dtype)
-        return {"features": features} | super().initial_state(batch, device, dtype)
+        state = {"features": features} | super().initial_state(batch, device, dtype)
+        return state | ({"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.ahead else {})
 
     def step(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
@@ -71,7 +73,13 @@ class MaskNet(BandNet):
         x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
         frames = x.shape[2]
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
-        mask, new = self.masks(x, state, frames)
+        skip = None
+        if self.ahead:
+            index = state["seen"][:, None] + torch.arange(frames, device=x.device)
+            skip = (index < self.ahead).T[:, :, None].to(x.dtype)
+        mask, new = self.masks(x, state, frames, skip)
+        if self.ahead:
+            new["seen"] = state["seen"] + frames
         return mask, {"features": z[:, :, 1 - self.frames :]} | new
 
     def _encode(self, z: Tensor) -> Tensor:

@@ -43,9 +43,11 @@ class Block(nn.Module):
         self.out = nn.Linear(channels, channels, bias=False)
         self.out_norm = nn.BatchNorm1d(channels)
 
-    def forward(self, x: Tensor, h: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, h: Tensor, frames: int, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`skip [T, B, 1]` is 1 where the state has to stay as it is."""
         c = x.shape[1]
-        y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)])
+        skip = None if skip is None else skip.repeat_interleave(self.bands, 1)
+        y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)], skip)
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
         hidden = self.hidden if self.training else 0.0
         y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads, hidden)
@@ -116,24 +118,27 @@ class BandNet(nn.Module):
         sizes = {f"block{i}": width for i in range(len(self.blocks))} | {"full": self.full}
         return {k: torch.zeros(batch, n, device=device, dtype=dtype) for k, n in sizes.items() if n}
 
-    def masks(self, x: Tensor, state: dict[str, Tensor], frames: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def masks(
+        self, x: Tensor, state: dict[str, Tensor], frames: int, skip: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Rows of bands, time first, `[T B, C, bins / 4]` -> masks `[B, 2 masks, T, bins]`, real and
-        imaginary part of each, and the state."""
+        imaginary part of each, and the state. `skip [T, B, 1]` is 1 for frames before the signal, which must
+        leave the state alone."""
         new = {}
         for layer in self.encoder:
             x = layer(x)
-        skip = x
+        encoded = x
         x = self.gather(x).mT + self.embedding  # [T B, bands, C]
         x = x.reshape(-1, self.bands * self.channels)
         if self.full:
             y = F.relu(self.full_in(x)).reshape(frames, -1, self.full_in.out_features)
-            y, (h,) = self.full_gru.layer(y, [state["full"][None]])
+            y, (h,) = self.full_gru.layer(y, [state["full"][None]], skip)
             new["full"] = h.reshape(-1, self.full)
             x = x + self.full_out(y.reshape(-1, self.full))
         x = x.reshape(-1, self.channels)
         for i, block in enumerate(self.blocks):
-            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames)
-        x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + skip  # [T B, C, bins / 4]
+            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames, skip)
+        x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + encoded  # [T B, C, bins / 4]
         for layer in self.decoder:
             x = layer(x)
         coded = self.decode(x)
