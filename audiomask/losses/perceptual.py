@@ -153,5 +153,7 @@ def pesq_wb(est: Tensor, ref: Tensor) -> Tensor:
 class PESQLoss(SignalLoss):
     """Module of `pesq_loss`, for models at 16 kHz."""
 
+    sample_rate = 16000
+
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return pesq_loss(est, ref)

@@ -23,6 +23,8 @@ class SignalLoss(nn.Module):
         skip: leading samples left outside the loss, where a recurrent model is still warming up.
     """
 
+    sample_rate: int | None = None  # Hz; the only one at which the loss means what it says, if there is such
+
     def __init__(self, skip: int = 0) -> None:
         super().__init__()
         if skip < 0:

@@ -112,6 +112,12 @@ class Enhance(pl.LightningModule):
                 f"degrade.sample_rate is {degrade.sample_rate} Hz and the model runs at "
                 f"{model.sample_rate} Hz; make them equal"
             )
+        for name, part in loss.losses.items():
+            if part.sample_rate not in (None, model.sample_rate):
+                raise AudioError(
+                    f"loss {name} is for {part.sample_rate} Hz and the model runs at {model.sample_rate} Hz; "
+                    "leave it out"
+                )
         self.reference = model.inputs[0].reference
         if degrade.reference != self.reference:
             raise AudioError(

@@ -6,9 +6,14 @@ import sys
 
 import pytest
 import torch
-from training import SIEVE, checkpoint, train, train_and_kill
+from training import ROOT, SIEVE, checkpoint, train, train_and_kill
 
-from audiomask.tasks.enhance import Batches, warmup_stable_decay
+from audiomask import weights
+from audiomask.audio import AudioError
+from audiomask.data.simulate import Degrade
+from audiomask.losses import PESQLoss, WeightedSum
+from audiomask.models.sieve import Sieve
+from audiomask.tasks.enhance import Batches, Enhance, warmup_stable_decay
 
 
 def test_schedule_warms_up_stays_and_falls():
@@ -46,6 +51,37 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
         assert torch.equal(value, resumed["state_dict"][name]), name
     for kind in ("model/config.json", "model/model.safetensors", "config.yaml", "run.json"):
         assert (out / kind).stat().st_size > 0
+
+
+def test_the_medium_model_trains_on_from_grown_weights(data, tmp_path):
+    small = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze": 8}
+    torch.manual_seed(0)
+    config = {"class_path": "audiomask.models.sieve.Sieve", "init_args": small}
+    weights.save(tmp_path / "small", Sieve(**small), config)
+    large = {"channels": 12, "heads": 3, "full": 16, "squeeze": 12, "blocks": 2, "ahead": 2}
+    sizes = [part for key, value in large.items() for part in (f"--{key}", str(value))]
+    grow = [
+        sys.executable,
+        ROOT / "tools/grow_sieve.py",
+        tmp_path / "small",
+        *sizes,
+        "--out",
+        tmp_path / "grown",
+    ]
+    subprocess.run(grow, check=True)
+
+    options = {f"model__model__{key}": value for key, value in (small | large).items()}
+    options |= {"recipe": ROOT / "recipes/denoise/sieve_medium.yaml", "model__start_from": tmp_path / "grown"}
+    train(data, tmp_path / "run", 3, **options)
+    before, after = (dict(weights.load(tmp_path / f)[0].named_parameters()) for f in ("grown", "run/model"))
+    far = [float((after[name] - value).abs().max()) for name, value in before.items()]
+    assert 0 < max(far) < 1e-3  # it has learned something, and began where it was told
+
+
+def test_a_loss_for_another_rate_is_refused():
+    sum_ = WeightedSum({"pesq": PESQLoss()})
+    with pytest.raises(AudioError, match="loss pesq is for 16000 Hz and the model runs at 48000 Hz"):
+        Enhance(Sieve(48000, channels=8, bands=8, heads=2), sum_, Degrade(48000, 48000))
 
 
 def test_unknown_keys_and_missing_recipes_are_errors(tmp_path):
