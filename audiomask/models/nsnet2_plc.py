@@ -126,6 +126,7 @@ class NSNet2PLC(StreamingModel):
         mean = level.mean(3, keepdim=True)
         features = [level - mean, halves, im, torch.where(p > 0, re, 1.0)]
         x = torch.cat(features, 1).permute(2, 0, 1, 3).flatten(2)  # [T, B, 5 F]
+        # In float64: the mean multiplies the sum's rounding by 12 where nothing is heard.
         ones = self.enter.weight[:, : p.shape[3]].sum(1, dtype=torch.float64).to(x.dtype)
         x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):
