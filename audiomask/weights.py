@@ -39,7 +39,7 @@ def _build(value: Any) -> Any:
     return [_build(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _class(path: Any) -> type[nn.Module]:
+def class_of(path: Any) -> type[nn.Module]:
     module, _, name = str(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -57,7 +57,7 @@ def _instance(config: Mapping[str, Any]) -> Any:
     unknown = set(config) - {"class_path", "init_args"}
     if unknown:
         raise WeightsError(f"{path}: unknown keys {sorted(unknown)} beside class_path and init_args")
-    cls = _class(path)
+    cls = class_of(path)
     try:
         return cls(**_build(config.get("init_args") or {}))
     except (TypeError, ValueError) as error:
@@ -103,7 +103,7 @@ def streaming_config(config: Mapping[str, Any]) -> dict[str, Any]:
     network names its class as `streams_as`; that takes the network's arguments and the front end, and has its
     weights. The same config where there is none. WeightsError where nobody says what makes the pictures.
     """
-    path = getattr(_class(config["class_path"]), "streams_as", None) if "class_path" in config else None
+    path = getattr(class_of(config["class_path"]), "streams_as", None) if "class_path" in config else None
     if path is None:
         return dict(config)
     arguments = dict(config.get("init_args") or {})

@@ -24,10 +24,10 @@ from torch import Tensor
 from audiomask import metrics
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataError
+from audiomask.data.pairs import Pairs
 from audiomask.frontend.torchaudio_import import torchaudio
 from audiomask.masks.gains import ratio
 from audiomask.runtime.session import Session
-from audiomask.tasks.arrays import ArrayPairs
 
 SIZE, HOP = 1024, 256  # samples: the beamformers' transform
 HEADINGS = {"pesq_wb": "PESQ-WB", "estoi": "ESTOI", "si_sdr": "SI-SDR"}
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         rate = 16000
-        pairs = ArrayPairs(args.scenes, rate)
+        pairs = Pairs(args.scenes, rate, array=True)
         table = pairs.data.tables.get("utt2delay")
         if table is None:
             raise DataError(f"{args.scenes}: no utt2delay; make scenes with tools/simulate_array.py")

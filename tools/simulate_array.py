@@ -75,9 +75,8 @@ def main() -> int:
         if (args.out / "wav.scp").exists():
             raise DataError(f"{args.out}: holds scenes, which must never change; choose another OUT")
         bank = Rooms.load(args.rooms)
-        made = ArrayScenes(
-            bank, bank.sample_rate, reference=args.reference, snr_db=tuple(args.snr), clean=0.0
-        )
+        rate = bank.sample_rate
+        made = ArrayScenes(bank, rate, rate, reference=args.reference, snr_db=tuple(args.snr), clean=0.0)
         speech, noise = DataDir.read(args.speech), DataDir.read(args.noise)
         write_scenes(made, speech, noise, args.out, args.count, args.seed)
     except AudioError as error:

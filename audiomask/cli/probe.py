@@ -78,8 +78,8 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
 
     from audiomask.cli import UsageError
     from audiomask.data.kaldi import DataDir
+    from audiomask.data.labels import labels_of, targets
     from audiomask.tasks import frozen
-    from audiomask.tasks.classify import labels_of, targets
 
     model, frontend = frozen.load(args.weights, args.corpus)
     if args.layers in (None, "all"):

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from audiomask import audio
 from audiomask.audio import AudioError
 from audiomask.data import simulate
+from audiomask.data.example import Simulation
 from audiomask.data.kaldi import DataDir
 from audiomask.data.mix import MixSettings, mixtures
 
@@ -158,12 +159,12 @@ def diffuse_field(
     return total / math.sqrt(waves)
 
 
-class ArrayScenes(simulate.Simulation):
+class ArrayScenes(Simulation):
     """Draws scenes around an array and makes (noisy, clean) pairs of them.
 
     Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
         rooms: file of a bank (`Rooms`), read when it is first needed, or the bank itself.
-        sample_rate: Hz. segment: samples of the pairs. reference: microphone that the target belongs to.
+        sample_rate, segment: see `Simulation`. reference: microphone that the target belongs to.
         snr_db: at the reference. clean: share of rows without noise. diffuse: share of rows whose first noise
             comes from everywhere (`waves` plane waves); the others come from points.
         interfering_gain_db: half-range of the level of each noise against the others.
@@ -176,8 +177,8 @@ class ArrayScenes(simulate.Simulation):
     def __init__(
         self,
         rooms: str | Rooms,
-        sample_rate: int = 16000,
-        segment: int = 32000,
+        sample_rate: int | None = None,
+        segment: int | None = None,
         reference: int = 0,
         snr_db: tuple[float, float] = (-5.0, 15.0),
         clean: float = 0.05,
@@ -194,14 +195,19 @@ class ArrayScenes(simulate.Simulation):
         eq_db: float = 3.0,
         noise_eq_db: float = 6.0,
     ):
-        super().__init__()
-        self.source, self.sample_rate, self.segment, self.reference = rooms, sample_rate, segment, reference
+        super().__init__(sample_rate, segment)
+        self.source, self.reference = rooms, reference
         self.snr_db, self.clean, self.diffuse, self.waves = snr_db, clean, diffuse, waves
         self.interfering_gain_db, self.microphone_gain_db = interfering_gain_db, microphone_gain_db
         self.self_noise_db, self.level_dbfs, self.early_s = self_noise_db, level_dbfs, early_s
         self.speed, self.noise_speed, self.speed_p = speed, noise_speed, speed_p
         self.eq_db, self.noise_eq_db = eq_db, noise_eq_db
         self._rooms: Rooms | None = None
+
+    @property
+    def crop(self) -> int:
+        """Samples of raw material that a row needs."""
+        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
 
     @property
     def rooms(self) -> Rooms:

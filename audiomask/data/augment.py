@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from audiomask.data.simulate import RowDraws, Simulation, low_pass
+from audiomask.data.example import Simulation
+from audiomask.data.simulate import RowDraws, low_pass
 
 
 def mel_hz(share: Tensor, sample_rate: int) -> Tensor:
@@ -48,12 +49,12 @@ def echoes(
 
 
 class Augment(Simulation):
-    """Pairs of a corpus (`tasks.paired`), augmented in the authors' order. Takes the place of `Degrade`.
+    """Augments pairs of a corpus (`data.modules.PairedSpeech`) in the authors' order, in place of `Degrade`.
 
     Differences: each row has its own band and its own echoes, where the authors draw one for a batch.
 
     Args:
-        sample_rate: Hz. segment: samples of the pairs given out.
+        sample_rate, segment: see `Simulation`.
         remix: chance that the noises of a batch are dealt out anew among its rows.
         band_mask: most of the 120 mel bands that are cut out, as a share (published: .2; 0: none).
         shift: samples by which the start of a row moves, drawn from 0..shift (published: 8000).
@@ -66,8 +67,8 @@ class Augment(Simulation):
 
     def __init__(
         self,
-        sample_rate: int = 16000,
-        segment: int = 32000,
+        sample_rate: int | None = None,
+        segment: int | None = None,
         remix: float = 1.0,
         band_mask: float = 0.0,
         shift: int = 0,
@@ -79,8 +80,7 @@ class Augment(Simulation):
         jitter: float = 0.1,
         keep_clean: float = 0.1,
     ):
-        super().__init__()
-        self.sample_rate, self.segment = sample_rate, segment
+        super().__init__(sample_rate, segment)
         self.remix, self.band_mask, self.shift, self.revecho = remix, band_mask, shift, revecho
         self.echo_gain, self.rt60_s, self.first_ms = echo_gain, rt60_s, first_ms
         self.repeats, self.jitter, self.keep_clean = repeats, jitter, keep_clean
@@ -95,7 +95,7 @@ class Augment(Simulation):
         if noise.shape[1] != 1 or speech.shape[1] < self.crop:
             raise ValueError(
                 f"speech {tuple(speech.shape)} and noise {tuple(noise.shape)}: pairs need one noise a row "
-                f"and {self.crop} samples (data.segment must be degrade.segment + degrade.shift)"
+                f"and {self.crop} samples (segment + shift)"
             )
         draws = RowDraws(seeds, 8, speech.device)
         noise = noise[:, 0]

@@ -171,7 +171,7 @@ class ShardedAudio:
         self._lengths = self._cdf = np.zeros(0)
 
     def shard_of(self, row: int) -> str:
-        """The name of the shard that `row` of the run is drawn from (see `tasks.enhance.Batches`)."""
+        """The name of the shard that `row` of the run is drawn from (see `data.modules.Batches`)."""
         batch, place = divmod(row, self.batch_size)
         batch, rank = divmod(batch, self.world)
         stream = rank * self.workers + batch % self.workers  # batches go round the workers

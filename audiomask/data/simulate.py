@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from audiomask.audio import AudioError
 from audiomask.data import channel
+from audiomask.data.example import Simulation
 from audiomask.data.kaldi import DataDir
 from audiomask.masks import packets
 
@@ -174,20 +175,11 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
     return rooms
 
 
-class Simulation(nn.Module):
-    """Makes pairs of raw rows: `speech [B, L]`, `noise [B, K, L]`, `seeds [B]` -> noisy and clean `[B, T]`,
-    or noisy `[B, M, T]` for M microphones, of which the target belongs to `reference`.
-    """
-
-    sample_rate: int
-    reference = 0
-
-
 class Degrade(Simulation):
     """Draws what happens to each row of a batch and makes (noisy, clean) pairs of it.
 
     Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
-        sample_rate: Hz. segment: samples of the pairs given out.
+        sample_rate, segment: see `Simulation`.
         snr_db: range of most rows; high_snr share goes `snr_db[1]`..40 dB, clean share has no noise at
             all, so that clean speech learns to pass.
         level_dbfs: active level of the noisy signal.
@@ -210,8 +202,8 @@ class Degrade(Simulation):
 
     def __init__(
         self,
-        sample_rate: int = 16000,
-        segment: int = 32000,
+        sample_rate: int | None = None,
+        segment: int | None = None,
         snr_db: tuple[float, float] = (-5.0, 20.0),
         high_snr: float = 0.05,
         clean: float = 0.05,
@@ -240,11 +232,10 @@ class Degrade(Simulation):
         burst: tuple[float, float] = (1.0, 4.0),
         packet_ms: float = 20.0,
     ):
-        super().__init__()
+        super().__init__(sample_rate, segment)
         unknown = sorted(set(codecs) - set(channel.CODECS))
         if unknown:
             raise ValueError(f"no codec {unknown[0]!r}; there are: {', '.join(channel.CODECS)}")
-        self.sample_rate, self.segment = sample_rate, segment
         self.wind_p, self.wind_db, self.codec_p, self.codecs = wind_p, wind_db, codec_p, tuple(codecs)
         self.loss_p, self.loss, self.burst, self.packet_ms = loss_p, loss, burst, packet_ms
         self.snr_db, self.high_snr, self.clean, self.level_dbfs = snr_db, high_snr, clean, level_dbfs
@@ -253,7 +244,7 @@ class Degrade(Simulation):
         self.reverb_p, self.rt60_s, self.drr_db, self.early_s = reverb_p, rt60_s, drr_db, early_s
         self.rooms_share = rooms_share
         if isinstance(rooms, str):
-            rooms = measured_rooms(rooms, sample_rate, sample_rate // 2)
+            rooms = measured_rooms(rooms, self.sample_rate, self.sample_rate // 2)
         self.register_buffer("rooms", rooms, persistent=False)
         self.band_limit_p, self.clip_p, self.modulate_p = band_limit_p, clip_p, modulate_p
         self.interfering_gain_db = interfering_gain_db

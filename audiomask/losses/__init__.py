@@ -1,6 +1,9 @@
-"""Training losses. Every class is a module that a YAML names as `audiomask.losses.<Class>`."""
+"""Training losses. A YAML names every class as `audiomask.losses.<Class>`."""
 
-from audiomask.losses.combine import WeightedSum
+from audiomask.losses.adversary import Adversary
+from audiomask.losses.balancer import Balancer
+from audiomask.losses.discriminators import Discriminator, SpectrumDiscriminator
+from audiomask.losses.objective import Objective, WeightedSum
 from audiomask.losses.perceptual import PESQLoss, pesq_disturbance, pesq_loss, pesq_wb
 from audiomask.losses.spectral import (
     CompressedSpectralLoss,
@@ -19,13 +22,18 @@ from audiomask.losses.waveform import (
 )
 
 __all__ = [
+    "Adversary",
+    "Balancer",
     "CompressedSpectralLoss",
+    "Discriminator",
     "L1Loss",
     "MultiResolutionSTFTLoss",
+    "Objective",
     "PESQLoss",
     "SISDRLoss",
     "SNRLoss",
     "SignalLoss",
+    "SpectrumDiscriminator",
     "WeightedSum",
     "compressed_spectral_loss",
     "l1_loss",

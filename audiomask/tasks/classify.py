@@ -1,31 +1,22 @@
 """Fine-tuning a pretrained encoder to tag clips, or training a probe on it.
 
-`Classify` is the LightningModule, `LabelledSounds` the data: data directories with `utt2label`, the labels of
-each utterance with commas between them. `knn` judges features without training.
+`Classify` is the task, `data.modules.LabelledSounds` the data: data directories with `utt2label`, the labels
+of each utterance with commas between them. `knn` judges features without training.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from audiomask import weights
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
-from audiomask.data.labels import LabelledCorpus, LabelledCrops, count, labels_of, targets
-from audiomask.data.loading import PackedAudio
 from audiomask.data.picture_augment import draws, randomized_quantization, spec_augment
-from audiomask.data.shards import INDEX, ShardedAudio, label_counts
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.vit_tagger import ViTTagger, begin_from
-from audiomask.tasks.enhance import batches, warmup_stable_decay
-from audiomask.tasks.pretrain import Clips, Sounds
+from audiomask.tasks.task import Task
 
 
 def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
@@ -72,41 +63,33 @@ def heard(count: int, seeds: Tensor, share: float) -> Tensor:
     return draws(seeds, count, 12).argsort(1).argsort(1) >= round(share * count)
 
 
-class Classify(pl.LightningModule):
+class Classify(Task):
     """Trains a tagger.
 
     Args:
         model: what is trained. frontend: makes the pictures.
-        start_from: folder of weights whose encoder it begins with; none: from scratch.
         loss: "bce", any number of labels a clip; "ce", one. smoothing: share of the target of "ce" that is
             spread over all classes in training.
         frozen: train only the last norm and the classifier: a linear probe.
-        lr, betas, weight_decay: of AdamW; the class token and whatever has one axis are not decayed.
         layer_decay: factor on the rate from each block to the one before it; the classifier has `lr`.
-        warmup, decay: see `Pretrain`.
         spec_frames, spec_bands: widest stretches that SpecAugment hides. quantize: share of the rows that are
             quantized at random, in 8 regions. mask_time, mask_freq: shares of the columns and rows of
             patches that are left out in training. suppress: share of the others, drawn for each row, that no
             token may attend to in training, though they are there (A-JEPA's regularised masking: .1).
         shortest: of half of the batches only the beginning of the pictures is heard, this share of the
             columns at least; a tagger that streams hears no more at first. 1: all are whole.
-        compile: train through `torch.compile`.
+        training: see `Task`; `start_from` gives the encoder. The class token and whatever has one axis are
+            not decayed.
     """
 
     def __init__(
         self,
         model: ViTTagger,
         frontend: LogMel,
-        start_from: str | None = None,
         loss: Literal["bce", "ce"] = "bce",
         smoothing: float = 0.0,
         frozen: bool = False,
-        lr: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 5e-4,
         layer_decay: float = 0.75,
-        warmup: int = 1000,
-        decay: float = 1.0,
         spec_frames: int = 192,
         spec_bands: int = 48,
         quantize: float = 0.0,
@@ -114,9 +97,9 @@ class Classify(pl.LightningModule):
         mask_freq: float = 0.2,
         suppress: float = 0.0,
         shortest: float = 1.0,
-        compile: bool = False,
+        **training: Any,
     ):
-        super().__init__()
+        super().__init__(model, **training)
         shares = {"mask_time": mask_time, "mask_freq": mask_freq, "suppress": suppress, "quantize": quantize}
         for name, share in shares.items():
             if not 0 <= share <= 1 or (share == 1 and name != "quantize"):
@@ -125,25 +108,23 @@ class Classify(pl.LightningModule):
             raise AudioError(f"shortest {shortest}: a share of the columns, above 0 and at most 1")
         if smoothing and (loss == "bce" or not 0 < smoothing < 1):
             raise AudioError(f"smoothing {smoothing}: a share, from 0 to below 1, of the targets of loss ce")
-        self.model, self.frontend, self.loss, self.frozen = model, frontend, loss, frozen
-        self.smoothing = smoothing
-        self.lr, self.betas, self.weight_decay, self.layer_decay = lr, betas, weight_decay, layer_decay
-        self.warmup, self.decay = warmup, decay
+        self.frontend, self.loss, self.frozen = frontend, loss, frozen
+        self.smoothing, self.layer_decay = smoothing, layer_decay
         self.spec_frames, self.spec_bands, self.quantize = spec_frames, spec_bands, quantize
         self.mask_time, self.mask_freq, self.suppress = mask_time, mask_freq, suppress
         self.shortest = shortest
-        if start_from is not None:
-            begin_from(model, weights.load(start_from)[0].state_dict())
         if frozen:
             for name, p in model.named_parameters():
                 p.requires_grad_(name.startswith(("fc_norm.", "head.")))
             model.blocks.eval()
-        if compile:
-            model.compile()
         self._seen: list[tuple[Tensor, Tensor]] = []
         self._tested: dict[str, tuple[Tensor, Tensor]] = {}
 
+    def begin(self, state: dict[str, Tensor]) -> None:
+        begin_from(self.model, state)
+
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         classes = data.classes()
         if self.model.labels is None and len(classes) == self.model.head.out_features:
@@ -155,7 +136,6 @@ class Classify(pl.LightningModule):
             )
 
     def arguments(self) -> dict[str, Any]:
-        """What is kept with the weights beside the arguments that the recipe gives the network."""
         return {"labels": self.model.labels, "exclusive": self.loss == "ce"}
 
     def train(self, mode: bool = True) -> Classify:
@@ -208,7 +188,7 @@ class Classify(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with self.as_kept():
             logits = self.model(self.frontend(batch["audio"]))
             loss = self._loss(logits, batch["target"])
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
@@ -224,7 +204,7 @@ class Classify(pl.LightningModule):
         self.log_dict({"val/map": precision, "val/accuracy": accuracy, "val/select": select}, sync_dist=True)
 
     def test_step(self, batch: dict[str, Any], index: int) -> None:
-        with torch.autocast(self.device.type, enabled=False):
+        with self.as_kept():
             logits = self.model(self.frontend(batch["audio"]))
         self._tested[batch["key"][0]] = (logits[0].float().cpu(), batch["target"][0].cpu())
 
@@ -251,9 +231,10 @@ class Classify(pl.LightningModule):
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters by the rate of their layer and by whether they are decayed."""
+        """Return the parameters by the rate of their layer, by whether they are decayed, and for Muon."""
         depth = len(self.model.blocks)
-        found: dict[tuple[int, bool], list[torch.nn.Parameter]] = {}
+        maps = {id(p): group["maps"] for group in super().groups() for p in group["params"]}
+        found: dict[tuple[int, bool, int], list[torch.nn.Parameter]] = {}
         for name, p in self.model.named_parameters():
             if not p.requires_grad:
                 continue
@@ -263,106 +244,13 @@ class Classify(pl.LightningModule):
             elif name.startswith(("cls_token", "patch_embed.")):
                 layer = 0
             decayed = p.ndim > 1 and name != "cls_token"
-            found.setdefault((layer, decayed), []).append(p)
+            found.setdefault((layer, decayed, maps[id(p)]), []).append(p)
         return [
             {
                 "params": ps,
                 "lr": self.lr * self.layer_decay ** (depth + 1 - layer),
                 "weight_decay": self.weight_decay if decayed else 0.0,
+                "maps": stacked,
             }
-            for (layer, decayed), ps in found.items()
+            for (layer, decayed, stacked), ps in found.items()
         ]
-
-    def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.groups(), self.lr, self.betas)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_stable_decay(step, self.warmup, total, self.decay, floor=0.0)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class LabelledClips(Clips):
-    """`Clips` with `target [K]`, for validation."""
-
-    def __init__(self, path: str | Path, sample_rate: int, length: int, classes: list[str]):
-        super().__init__(path, sample_rate, length)
-        self.target = targets(self.data, classes)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        item = super().__getitem__(i)
-        return {**item, "target": torch.from_numpy(self.target[item["key"]])}
-
-
-class LabelledSounds(Sounds):
-    """Labelled recordings. The classes are the labels of the training data, in order of the alphabet.
-
-    Args:
-        train: data directory with utt2label, or a folder of shards made of one. valid: data directory.
-        test: data directory on which the weights that were kept are judged when the training is over.
-        balanced, mixup: see `LabelledCrops`.
-        cache, sample_rate, batch_size, steps, segment, seed, workers: as in `tasks.pretrain.Sounds`.
-    """
-
-    def __init__(
-        self,
-        train: str,
-        valid: str,
-        test: str | None = None,
-        cache: str = "exp/cache",
-        sample_rate: int = 16000,
-        batch_size: int = 32,
-        steps: int = 500,
-        segment: int = 160000,
-        balanced: bool = True,
-        mixup: float = 0.5,
-        seed: int = 0,
-        workers: int = 1,
-    ):
-        super().__init__(
-            train, valid, cache, sample_rate, batch_size, steps, segment, seed=seed, workers=workers
-        )
-        self.test_dir, self.balanced, self.mixup = test, balanced, mixup
-
-    def counts(self) -> dict[str, int]:
-        """How many recordings have each class."""
-        if (Path(self.train_dir) / INDEX).exists():
-            return label_counts(self.train_dir)
-        return count(labels_of(DataDir.read(self.train_dir)).values())
-
-    def classes(self) -> list[str]:
-        return list(self.counts())
-
-    def prepare_data(self) -> None:
-        self.counts()
-        super().prepare_data()
-
-    def train_dataloader(self) -> DataLoader:
-        corpus: LabelledCorpus
-        if (Path(self.train_dir) / INDEX).exists():
-            assert self.trainer is not None
-            corpus = ShardedAudio(
-                self.train_dir,
-                self.sample_rate,
-                self.segment,
-                self.batch_size,
-                self.trainer.world_size,
-                self.workers,
-                self.seed,
-                share="weight" if self.balanced else "utterances",
-            )
-        else:
-            corpus = PackedAudio(self._pack(), labels=labels_of(DataDir.read(self.train_dir)))
-        crops = LabelledCrops(corpus, self.counts(), self.segment, self.balanced, self.mixup, self.seed)
-        return batches(self.trainer, crops, self.steps, self.batch_size, self.workers)
-
-    def _clips(self, path: str) -> DataLoader:
-        clips = LabelledClips(path, self.sample_rate, self.segment, self.classes())
-        return DataLoader(clips, batch_size=1)
-
-    def val_dataloader(self) -> DataLoader:
-        return self._clips(self.valid_dir)
-
-    def test_dataloader(self) -> DataLoader:
-        assert self.test_dir is not None, "there is nothing to test on; give --data.test"
-        return self._clips(self.test_dir)

@@ -17,6 +17,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
@@ -24,14 +25,17 @@ from audiomask.audio import AudioError
 
 
 class KeepBest(Callback):
-    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best
-    so far. Its config has what the task adds by `arguments()`, if it does: what of the network's arguments
-    only the data tell.
+    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best.
+
+    Its config has what the task adds by `arguments()`.
+
+    Args:
+        monitor: value of the validation, whose maximum is the best; None: every validation writes the model,
+            so that the last weights are kept.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], monitor: str = "val/select", mode: str = "max"):
+    def __init__(self, folder: Path, config: dict[str, Any], monitor: str | None = "val/select"):
         self.folder, self.config, self.monitor = folder, config, monitor
-        self.sign = 1.0 if mode == "max" else -1.0
         self.best = -float("inf")
 
     def state_dict(self) -> dict[str, Any]:
@@ -43,24 +47,61 @@ class KeepBest(Callback):
     def on_validation_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        value = trainer.callback_metrics.get(self.monitor)
-        score = self.sign * float(value) if value is not None else float(trainer.global_step)
+        found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self.monitor is not None and self.monitor not in found:
+            raise AudioError(
+                f"the validation gave no {self.monitor}, by which the weights are chosen; it gave "
+                f"{', '.join(sorted(found)) or 'nothing'}"
+            )
+        score = float(trainer.global_step) if self.monitor is None else found[self.monitor]
         if score > self.best:
             self.best = score
             self.write(trainer, task)
 
+    def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        if self.best == -float("inf"):
+            rank_zero_info(
+                f"No validation gave a {self.monitor or 'reason to write'}: the last weights are kept."
+            )
+            self.write(trainer, task)
+
     def write(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """The model as it is; called in all processes, of which one writes."""
+        """Write the model as it is; called in all processes, of which one writes."""
         tensors = weights.tensors(task.model)  # type: ignore[arg-type]
         if trainer.is_global_zero:
-            told: dict[str, Any] = getattr(task, "arguments", dict)()
-            config = {**self.config, "init_args": {**self.config["init_args"], **told}}
+            arguments: dict[str, Any] = getattr(task, "arguments", dict)()
+            config = {**self.config, "init_args": {**self.config["init_args"], **arguments}}
             weights.save(self.folder, tensors, config)
 
 
 class _Cli(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"seed_everything": 0})
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what a recipe says once: the network's sample rate, and `data.segment`."""
+        task, data = self.config.model.init_args, self.config.data.init_args
+        maker = task.get("frontend") or task.model
+        own = getattr(weights.class_of(maker.class_path), "sample_rate", None)  # of a network for one rate
+        values = {
+            "sample_rate": maker.get("init_args", {}).get("sample_rate", own),
+            "segment": data.get("segment"),
+        }
+        inside = [("data", data)]
+        part, place = task.get("simulation"), "model.simulation"
+        while part is not None:
+            inside.append((place, part.init_args))
+            part, place = part.init_args.get("sent"), f"{place}.sent"
+        for place, arguments in inside:
+            for name in [name for name in values if name in arguments]:
+                if arguments[name] is None:
+                    arguments[name] = values[name]
+                elif arguments[name] != values[name]:
+                    raise AudioError(
+                        f"{place}.{name} is {arguments[name]} and "
+                        f"{'data.segment' if name == 'segment' else 'the sample rate of the model'} "
+                        f"{values[name]}; leave it out"
+                    )
 
 
 def _git_commit() -> str | None:
@@ -134,7 +175,7 @@ def fit(
         (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
     model_config = _model_config(cli.config["model"])
-    keep = KeepBest(out / "model", model_config)
+    keep = KeepBest(out / "model", model_config, getattr(cli.model, "monitor", "val/select"))
     saver = ModelCheckpoint(  # one file, overwritten after every epoch
         out / "checkpoints",
         "last",
@@ -146,8 +187,6 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
-    if keep.best == -float("inf"):  # a run without validation
-        keep.write(trainer, cli.model)
     if getattr(cli.datamodule, "test_dir", None):
         _test(cli, out)
     return cli.model

@@ -1,25 +1,24 @@
 """Masked pretraining in latent space: a network predicts what an average of itself makes of what is hidden.
 
-`Predict` is the LightningModule, for A-JEPA and EAT; the data are `tasks.pretrain.Sounds`.
+`Predict` is the task, for A-JEPA and EAT; the data are `data.modules.Sounds`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.picture_augment import draws
 from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Grid, Random, tokens
 from audiomask.masks.patches_jepa import Curriculum, level
 from audiomask.nn.latent import Latent
-from audiomask.tasks.pretrain import Mask, Pretrain, show
+from audiomask.tasks.pretrain import Mask
+from audiomask.tasks.task import Task
 
 
 def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
@@ -55,7 +54,7 @@ def views(mask: Mask, seeds: Tensor, grid: Grid, count: int) -> tuple[Tensor, li
     return visible.unflatten(0, (len(seeds), -1)), [hidden.unflatten(0, (len(seeds), -1))]
 
 
-class Predict(pl.LightningModule):
+class Predict(Task):
     """Trains a network to predict its own embeddings of hidden patches.
 
     Args:
@@ -68,15 +67,17 @@ class Predict(pl.LightningModule):
             which A-JEPA is made; .9998 to .99999 over 100,000 steps in EAT.
         gain_db: clips are made louder or quieter by up to as much. cyclic: they are rolled round. Both are
             A-JEPA's; the data's own `augment` is Audio-MAE's.
-        optimizer, lr, betas, weight_decay, warmup, decay, start_from, compile: see `Pretrain`.
         shown: validation clips that go to TensorBoard as pictures: the clip, the same under a random mask of
             .8, and the error of the prediction of each hidden patch, white being twice the mean.
+        training: see `Task`.
 
     The losses of two runs, and of two times in a run, are not of the same target: a lower one is no better
     network, so the last weights are kept. `train/target_std` tells whether the embeddings collapse: see
     `nn.latent.spread`. Validation has the same masks each time, one view of a clip; of the curriculum, clips
     in turn with random and with time-frequency-aware blocks.
     """
+
+    monitor = None
 
     def __init__(
         self,
@@ -88,17 +89,10 @@ class Predict(pl.LightningModule):
         momentum_steps: int = 0,
         gain_db: float = 0.0,
         cyclic: bool = False,
-        optimizer: Literal["adamw", "muon"] = "adamw",
-        lr: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 1e-4,
-        warmup: int = 11500,
-        decay: float = 1.0,
-        start_from: str | None = None,
-        compile: bool = False,
         shown: int = 3,
+        **training: Any,
     ):
-        super().__init__()
+        super().__init__(model, **training)
         if (frontend.bands, frontend.patch) != (model.bands, model.patch):
             raise AudioError(
                 f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
@@ -112,17 +106,9 @@ class Predict(pl.LightningModule):
             raise AudioError(f"clones is {clones}; want 1 or more, and 1 with the curriculum")
         if getattr(mask, "scored", ""):
             raise AudioError(f"mask {type(mask).__name__} needs scores; take one that looks at nothing")
-        self.model, self.mask, self.frontend, self.clones = model, mask, frontend, clones
+        self.mask, self.frontend, self.clones, self.shown = mask, frontend, clones, shown
         self.momentum, self.momentum_steps = momentum, momentum_steps
         self.gain_db, self.cyclic = gain_db, cyclic
-        self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
-        self.warmup, self.decay, self.shown = warmup, decay, shown
-        if start_from is not None:
-            model.load_state_dict(weights.load(start_from)[0].state_dict())
-        if compile:
-            model.compile()  # in place: the names of the parameters stay
-
-    configure_optimizers = Pretrain.configure_optimizers  # of settings of those names
 
     def _places(self, x: Tensor, seeds: Tensor, mask: Any, clones: int) -> tuple[Tensor, list[Tensor]]:
         """Indices of the visible patches of `x [B, frames, bands]` and of those to predict, see `Latent`."""
@@ -146,7 +132,7 @@ class Predict(pl.LightningModule):
         mask: Any = self.mask
         if isinstance(mask, Curriculum):
             mask = replace(mask, step=0, start=index % 2, seed=index)
-        with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with self.as_kept():
             x = self.frontend(batch["audio"])
             found = self.model(x, *self._places(x, batch["seed"], mask, 1))
             if index < self.shown:
@@ -165,9 +151,9 @@ class Predict(pl.LightningModule):
             return cells.repeat_interleave(patch, 0).repeat_interleave(patch, 1)
 
         wrong = errors.new_zeros(mask[0].shape).masked_scatter(mask[0], errors)
-        show(self, f"{name}/original", x[0], low, high)
-        show(self, f"{name}/masked", x[0].where(~large(mask[0]), low), low, high)
-        show(self, f"{name}/error", large(wrong), errors.new_zeros(()), 2 * errors.mean())
+        self.picture(f"{name}/original", x[0], low, high)
+        self.picture(f"{name}/masked", x[0].where(~large(mask[0]), low), low, high)
+        self.picture(f"{name}/error", large(wrong), errors.new_zeros(()), 2 * errors.mean())
 
     def momentum_at(self, step: int) -> float:
         """The average's momentum at a step, counted from 0."""

@@ -1,37 +1,24 @@
 """Masked pretraining: crops of any sound, a mask over the patches of their log-mel picture, one network that
 guesses what is hidden.
 
-`Pretrain` is the LightningModule, `Sounds` the data: recordings of any kind, without labels, from Kaldi data
-directories or shards.
+`Pretrain` is the task, `data.modules.Sounds` the data: recordings of any kind, without labels, from Kaldi
+data directories or shards.
 """
 
 from __future__ import annotations
 
-import copy
-import hashlib
-import json
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-import numpy as np
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
-from audiomask import weights
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import Corpus, PackedAudio, read_mono
-from audiomask.data.shards import INDEX, ShardedAudio
 from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Random, tokens
 from audiomask.masks.patches_scored import columns
 from audiomask.models.audio_mae import AudioMae
-from audiomask.tasks.enhance import batches, packed, warmup_stable_decay
-from audiomask.tasks.muon import Muon, groups
+from audiomask.tasks.task import Task
 
 
 class Mask(Protocol):
@@ -64,14 +51,7 @@ def _sampled(mask: Any, seeds: Tensor, grid: tuple[int, int], scores: Tensor | N
     return mask.sample(seeds, grid) if scores is None else mask.sample(seeds, grid, scores)
 
 
-def show(task: pl.LightningModule, name: str, x: Tensor, low: Tensor, high: Tensor) -> None:
-    """`x [frames, bands]` as a picture for TensorBoard, black at `low`, white at `high`, low bands below."""
-    if isinstance(task.logger, TensorBoardLogger):
-        grey = ((x - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).T.flip(0)
-        task.logger.experiment.add_image(name, grey[None], task.global_step)
-
-
-class Pretrain(pl.LightningModule):
+class Pretrain(Task):
     """Trains an autoencoder to guess hidden patches.
 
     Args:
@@ -79,16 +59,11 @@ class Pretrain(pl.LightningModule):
             pictures.
         share: of the hidden patches that are guessed in training, a random part of each row; less than 1 is
             for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
-        optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
-        lr, betas, weight_decay: of it; biases, norms and whatever else has one axis are not decayed. The
-            papers give a base rate for batches of 256: lr = base * batch / 256, over all processes.
-        warmup: steps in which the rate rises; decay: share of the run in which it falls, as half a cosine; 1:
-            all that is left, as published.
-        start_from: folder with weights of the same architecture to go on from.
         shown: validation clips that go to TensorBoard as pictures.
-        compile: train through `torch.compile`; validation runs the network as it is.
         momentum, momentum_steps: of the moving average that scores patches, for models that have a `teacher`
             (HPM): from the first to the second in so many steps, in a straight line.
+        training: see `Task`. The papers give a base rate for batches of 256: lr = base * batch / 256, over
+            all processes; and `decay` 1.
 
     The loss is the mean square over hidden patches of normalised values (see `AudioMae`). In validation every
     hidden patch is guessed, under masks that are the same each time.
@@ -106,19 +81,12 @@ class Pretrain(pl.LightningModule):
         mask: Mask,
         frontend: LogMel,
         share: float = 1.0,
-        optimizer: Literal["adamw", "muon"] = "adamw",
-        lr: float = 4e-4,
-        betas: tuple[float, float] = (0.9, 0.95),
-        weight_decay: float = 1e-4,
-        warmup: int = 11500,
-        decay: float = 1.0,
-        start_from: str | None = None,
         shown: int = 3,
-        compile: bool = False,
         momentum: tuple[float, float] = (0.999, 0.9999),
         momentum_steps: int = 1,
+        **training: Any,
     ):
-        super().__init__()
+        super().__init__(model, **training)
         if (frontend.bands, frontend.patch) != (model.bands, model.patch):
             raise AudioError(
                 f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
@@ -130,9 +98,7 @@ class Pretrain(pl.LightningModule):
             raise AudioError(
                 f"share {share}: the decoder {model.decoder!r} computes all patches; take 1, or decoder cross"
             )
-        self.model, self.mask, self.frontend, self.share = model, mask, frontend, share
-        self.optimizer, self.lr, self.betas, self.weight_decay = optimizer, lr, betas, weight_decay
-        self.warmup, self.decay, self.shown = warmup, decay, shown
+        self.mask, self.frontend, self.share, self.shown = mask, frontend, share, shown
         self.momentum, self.momentum_steps = momentum, momentum_steps
         if not all(0 <= m < 1 for m in momentum) or momentum_steps < 1:
             raise AudioError(
@@ -140,11 +106,7 @@ class Pretrain(pl.LightningModule):
             )
         self.source = self._source()
         self.judge = self._tried()
-        if start_from is not None:
-            model.load_state_dict(weights.load(start_from)[0].state_dict())
         self.teacher: Any = model.teacher() if hasattr(model, "teacher") else None  # type: ignore[operator]
-        if compile:
-            model.compile()  # in place: the names of the parameters stay
 
     def _source(self) -> str:
         """Where the scores of the mask come from: "picture", "model", "data", or "" for a mask without."""
@@ -178,6 +140,7 @@ class Pretrain(pl.LightningModule):
         return Random(mask.ratio) if changes else mask
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.source == "data" and not getattr(data, "confidence", False):
             raise AudioError(
@@ -272,8 +235,7 @@ class Pretrain(pl.LightningModule):
                 average.lerp_(new[name], 1 - momentum)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
-        # As kept: in float32, and not compiled, which would be done again for other lengths and counts.
-        with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+        with self.as_kept():
             x = self.frontend(batch["audio"])
             x, _, visible, hidden = self._hide(batch, x, training=False)
             guess, target, *_ = self.model(x, visible, hidden)
@@ -295,161 +257,4 @@ class Pretrain(pl.LightningModule):
         low, high = pictures["original"].aminmax()
         for kind, x in pictures.items():
             if kind == "reconstructed" or self.global_step == 0 or self.current_epoch == 0:
-                show(self, f"{name}/{kind}", x, low, high)  # the others do not change
-
-    def configure_optimizers(self) -> Any:
-        matrices = self.optimizer == "muon"
-        optimizer = Muon(groups(self.model, self.weight_decay, matrices), self.lr, self.betas)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_stable_decay(step, self.warmup, total, self.decay, floor=0.0)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class Crops(Dataset[dict[str, Tensor]]):
-    """Row `n` of random crops of a corpus, seeded with `(seed, n)` as in `data.loading`.
-
-    Args:
-        corpus: packed or in shards. length: samples; a shorter recording is repeated.
-        augment: as Audio-MAE: the crop is rolled round by any number of samples, times .5 + Beta(10, 10).
-        beside: numbers for the samples of `corpus`, packed alike; the crops of it are at the same places.
-
-    Item: `audio [L]` float32, `seed` int64 (of the mask); with `beside` its `confidence [L]` too.
-    """
-
-    def __init__(
-        self, corpus: Corpus, length: int, augment: bool = True, seed: int = 0, beside: Corpus | None = None
-    ):
-        self.corpus, self.length, self.augment, self.seed = corpus, length, augment, seed
-        self.beside = beside
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        self.corpus.seek(row)
-        same = copy.deepcopy(rng)
-        x, by, gain = self.corpus.crop(rng, self.length), 0, np.float32(1)
-        if self.augment:
-            by, gain = int(rng.integers(self.length)), np.float32(0.5 + rng.beta(10, 10))
-        item = {"audio": torch.from_numpy(np.roll(x, by) * gain)}
-        if self.beside is not None:
-            item["confidence"] = torch.from_numpy(np.roll(self.beside.crop(same, self.length), by))
-        return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
-
-
-def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
-    """Numbers from 0 to 1 for `length` samples of an utterance, `[length]` float32: those of its line in
-    `utt2confidence`, as many as there are, each for an equal part. AudioError if there are none.
-    """
-    line = data.tables.get("utt2confidence", {}).get(key, "")
-    try:
-        numbers = np.array(line.split(), np.float32)
-    except ValueError:
-        numbers = np.array([np.nan], np.float32)
-    if not len(numbers) or not ((numbers >= 0) & (numbers <= 1)).all():
-        raise AudioError(
-            f"{data.path}/utt2confidence: {key} has {line[:20]!r}; want numbers from 0 to 1, with spaces "
-            "between them, a recogniser's confidence in equal parts of the utterance"
-        )
-    return numbers[np.arange(length) * len(numbers) // max(1, length)]
-
-
-class Clips(Dataset[dict[str, Any]]):
-    """The utterances of a data directory from their beginning, at most `length` samples (0: whole), for
-    validation. Item: `audio [T]`, `seed` (the row's number), `key`; `confidence [T]` if asked for.
-    """
-
-    def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):
-        self.data, self.sample_rate, self.length = DataDir.read(path), sample_rate, length
-        self.confidence = confidence
-        self.utterances = list(self.data.utterances())
-
-    def __len__(self) -> int:
-        return len(self.utterances)
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        u = self.utterances[i]
-        x = read_mono(self.data, u, self.sample_rate)
-        end = self.length or len(x)
-        item = {"audio": torch.from_numpy(x[:end]), "seed": torch.tensor(i), "key": u.key}
-        if self.confidence:
-            item["confidence"] = torch.from_numpy(confidences(self.data, u.key, len(x))[:end])
-        return item
-
-
-class Sounds(pl.LightningDataModule):
-    """Recordings of any kind, for training and for validation.
-
-    Args:
-        train: data directory, or a folder of shards (see `data.shards`). valid: data directory.
-        cache: folder for the packed corpus (see `data.loading`).
-        sample_rate: Hz. batch_size, steps: rows of a batch in each process, batches of an epoch (validation
-            and checkpoints come at its end).
-        segment: samples of a crop: with 10 s, the front end's 1024 frames are 998 and silence.
-        augment, seed: see `Crops`. workers: processes that cut crops.
-        confidence: give the numbers of `utt2confidence` too (see `confidences`), for the mask Confidence. Not
-            for shards.
-    """
-
-    def __init__(
-        self,
-        train: str,
-        valid: str,
-        cache: str = "exp/cache",
-        sample_rate: int = 16000,
-        batch_size: int = 64,
-        steps: int = 500,
-        segment: int = 160000,
-        augment: bool = True,
-        seed: int = 0,
-        workers: int = 1,
-        confidence: bool = False,
-    ):
-        super().__init__()
-        self.confidence = confidence
-        self.train_dir, self.valid_dir, self.cache = train, valid, Path(cache)
-        self.sample_rate, self.batch_size, self.steps, self.segment = sample_rate, batch_size, steps, segment
-        self.augment, self.seed, self.workers = augment, seed, workers
-
-    def _pack(self) -> Path:
-        """The packed corpus of the training directory; made if missing."""
-        data = DataDir.read(self.train_dir)
-        return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
-
-    def _pack_confidence(self) -> Path:
-        """The same of the confidences."""
-        data, corpus = DataDir.read(self.train_dir), PackedAudio(self._pack())
-        lengths = dict(zip(corpus.keys, corpus.lengths.tolist(), strict=True))
-        for key in lengths:
-            confidences(data, key, 1)  # before any is written
-        table = json.dumps(data.tables["utt2confidence"], sort_keys=True)
-        cache = self.cache / f"confidence-{hashlib.sha256(table.encode()).hexdigest()[:12]}"
-        return packed(data, cache, self.sample_rate, lambda u: confidences(data, u.key, lengths[u.key]))
-
-    def prepare_data(self) -> None:
-        if (Path(self.train_dir) / INDEX).exists():
-            if self.confidence:
-                raise AudioError(f"{self.train_dir}: shards have no confidences; give a data directory")
-        elif self.confidence:
-            self._pack_confidence()
-        else:
-            self._pack()
-
-    def _corpus(self) -> Corpus:
-        if not (Path(self.train_dir) / INDEX).exists():
-            return PackedAudio(self._pack())
-        assert self.trainer is not None
-        world, rows = self.trainer.world_size, self.batch_size
-        return ShardedAudio(
-            self.train_dir, self.sample_rate, self.segment, rows, world, self.workers, self.seed
-        )
-
-    def train_dataloader(self) -> DataLoader:
-        beside = PackedAudio(self._pack_confidence()) if self.confidence else None
-        crops = Crops(self._corpus(), self.segment, self.augment, self.seed, beside)
-        return batches(self.trainer, crops, self.steps, self.batch_size, self.workers)
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(
-            Clips(self.valid_dir, self.sample_rate, self.segment, self.confidence), batch_size=1
-        )
+                self.picture(f"{name}/{kind}", x, low, high)  # the others do not change

@@ -8,10 +8,10 @@ get() { # resumed, checked and unpacked; nothing to do for a corpus that is ther
   [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
 }
 train() { # without noise, unless --noise names some
-  local noises=(--data.noise "$train_set" --model.degrade.clean 1.0)
+  local noises=(--data.noise "$train_set" --model.simulation.sent.clean 1.0)
   if [ -n "$noise" ]; then noises=(--data.noise "$noise"); fi
   $train_cmd audiomask train "$config" --data.train "$train_set" --data.valid "$valid_set" "${noises[@]}" \
-    ${losses_of_training:+--model.losses "$losses_of_training"} --data.cache "$exp/cache" \
+    ${losses_of_training:+--model.simulation.losses "$losses_of_training"} --data.cache "$exp/cache" \
     --data.batch_size "$batch_size" --data.steps "$epoch_steps" --trainer.max_steps "$max_steps" \
     --seed_everything "$seed" --out "$exp" $fresh $train_options
 }

@@ -68,11 +68,13 @@ def test_rooms_are_kept_in_a_file(tmp_path):
     (tmp_path / "other").write_bytes(b"x" * 100)
     for path in (tmp_path / "absent", tmp_path / "other"):
         with pytest.raises(AudioError, match="no bank of rooms"):
-            ArrayScenes(str(path))(torch.zeros(1, 40000), torch.zeros(1, 1, 50000), torch.tensor([0]))
+            ArrayScenes(str(path), RATE, RATE)(
+                torch.zeros(1, 40000), torch.zeros(1, 1, 50000), torch.tensor([0])
+            )
     with pytest.raises(AudioError, match="rooms at 16000 Hz, the scenes are at 8000"):
-        _ = ArrayScenes(rooms, 8000).rooms
+        _ = ArrayScenes(rooms, 8000, 8000).rooms
     with pytest.raises(AudioError, match="reference 3: the rooms have 3"):
-        _ = ArrayScenes(rooms, reference=3).rooms
+        _ = ArrayScenes(rooms, RATE, RATE, reference=3).rooms
 
 
 def test_a_diffuse_field_has_the_coherence_of_one():
@@ -118,7 +120,7 @@ def test_noise_comes_from_its_own_place_at_the_snr_asked_for():
 
 def test_diffuse_noise_gains_and_own_noise_differ_between_microphones():
     still = torch.zeros(4, 12000)
-    loud = PLAIN | {"snr_db": (0.0, 0.0), "segment": 8000}
+    loud = PLAIN | {"sample_rate": RATE, "snr_db": (0.0, 0.0), "segment": 8000}
     alone = ArrayScenes(anechoic(noise=(0, 0, 0)), **loud)(still, torch.randn(4, 1, 12000), SEEDS)[0]
     assert torch.allclose(alone[:, 0], alone[:, 2], atol=1e-6)  # one point, all at once
     spread = ArrayScenes(anechoic(noise=(0, 0, 0)), **loud | {"diffuse": 1.0})
@@ -130,14 +132,14 @@ def test_diffuse_noise_gains_and_own_noise_differ_between_microphones():
     gains = ArrayScenes(anechoic(), **loud | {"microphone_gain_db": 3.0, "clean": 1.0, "reference": 2})
     noisy, clean = gains(torch.randn(4, 12000), still[:, None], SEEDS)
     assert torch.allclose(noisy[:, 2], clean, atol=1e-6)  # the target is at the level of its microphone
-    hiss = ArrayScenes(anechoic(), **PLAIN | {"segment": 8000, "clean": 1.0, "self_noise_db": (20.0, 20.0)})
+    hiss = ArrayScenes(anechoic(), **loud | {"clean": 1.0, "self_noise_db": (20.0, 20.0)})
     noisy, clean = hiss(torch.randn(4, 12000), torch.randn(4, 1, 12000), SEEDS)
     below = 10 * torch.log10(clean.square().mean(1) / (noisy[:, 0] - clean).square().mean(1))
     assert torch.allclose(below, torch.tensor(20.0), atol=0.5)
 
 
 def test_a_seed_replays_a_batch_and_silence_stays_finite():
-    scenes = ArrayScenes(anechoic(), segment=8000)
+    scenes = ArrayScenes(anechoic(), RATE, 8000)
     speech, noise = torch.randn(2, 14000), torch.randn(2, 3, 14000)
     a, b, c = (scenes(speech, noise, SEEDS + shift)[0] for shift in (0, 0, 1))
     assert torch.equal(a, b)
@@ -149,7 +151,7 @@ def test_a_seed_replays_a_batch_and_silence_stays_finite():
 def test_fixed_scenes_are_a_data_directory(tmp_path):
     speech = importers.from_librispeech(CORPUS / "speech/valid")
     noise = importers.from_folder(CORPUS / "noise/valid")
-    scenes = ArrayScenes(anechoic(), RATE, reference=2, clean=0.0)
+    scenes = ArrayScenes(anechoic(), RATE, RATE, reference=2, clean=0.0)
     data = write_scenes(scenes, speech, noise, tmp_path / "a", 2, seed=3)
     write_scenes(scenes, speech, noise, tmp_path / "b", 2, seed=3)
     first, second = data.utterances()

@@ -12,8 +12,8 @@ from audiomask.cli import main
 from audiomask.data import shards
 from audiomask.data.kaldi import DataDir
 from audiomask.data.labels import LabelledCrops, count, labels_of
+from audiomask.data.modules import LabelledSounds
 from audiomask.data.shards import ShardedAudio, label_counts
-from audiomask.tasks.classify import LabelledSounds
 
 RATE, COUNT = 16000, 60
 KINDS = ["wind"] * 48 + ["dog"] * 9 + ["dog,wind"] * 3
@@ -60,7 +60,7 @@ def test_labels_travel_in_the_shards(corpus, folder):
     assert label_counts(folder) == {"dog": 12, "wind": 51} == count(labels_of(DataDir.read(corpus)).values())
     index = json.loads((folder / shards.INDEX).read_text())
     assert sum(s["weight"] for s in index["shards"]) == pytest.approx(2)  # 1 for each class
-    module = LabelledSounds(str(folder), str(corpus))
+    module = LabelledSounds(str(folder), str(corpus), sample_rate=RATE)
     assert module.classes() == ["dog", "wind"]
     module.prepare_data()
 
@@ -109,7 +109,7 @@ def test_what_is_wrong_is_said(corpus, folder, tmp_path):
     del data.tables["utt2label"]
     shards.write(data, tmp_path / "plain", RATE)
     with pytest.raises(AudioError, match="plain: these shards hold no labels; write them with"):
-        LabelledSounds(str(tmp_path / "plain"), str(corpus)).prepare_data()
+        LabelledSounds(str(tmp_path / "plain"), str(corpus), sample_rate=RATE).prepare_data()
     data.tables["utt2label"] = {"r00": "wind"}
     with pytest.raises(AudioError, match=r"no label for r01 \(59 in all\)"):
         shards.write(data, tmp_path / "holes", RATE)

@@ -92,7 +92,7 @@ def test_every_worker_of_every_process_has_its_own_shards(folder, world, workers
     seen: dict[tuple[int, int], set[str]] = {}
     for batch in range(200):
         for rank in range(world):
-            first = (batch * world + rank) * 3  # as tasks.enhance.Batches numbers them
+            first = (batch * world + rank) * 3  # as data.modules.Batches numbers them
             seen.setdefault((rank, batch % workers), set()).update(
                 map(corpus.shard_of, range(first, first + 3))
             )

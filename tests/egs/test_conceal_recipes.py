@@ -17,7 +17,7 @@ SMALL = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze
 TINY = (
     *("--max-steps", 2, "--epoch-steps", 2, "--batch-size", 2, "--train-options"),
     " ".join(f"--model.model.{k} {v}" for k, v in SMALL.items())
-    + " --data.segment 8000 --model.degrade.segment 8000 --trainer.accelerator cpu --data.workers 0"
+    + " --data.segment 8000 --trainer.accelerator cpu --data.workers 0"
     " --trainer.precision 32",
 )
 

@@ -22,7 +22,7 @@ TINY = (
     " ".join(
         f"--model.model.{k} {v}" for k, v in {"channels": 8, "bands": 8, "blocks": 1, "heads": 2}.items()
     )
-    + " --model.model.full 8 --model.model.squeeze 8 --data.segment 8000 --model.degrade.segment 8000"
+    + " --model.model.full 8 --model.model.squeeze 8 --data.segment 8000"
     " --trainer.accelerator cpu --data.workers 0",
 )
 OPTIONS = {  # what fits a corpus of a few files

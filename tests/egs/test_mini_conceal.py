@@ -34,7 +34,7 @@ def test_losses_are_drawn_once_for_the_validation(run, recipe, tmp_path):
 def test_the_whole_recipe_in_small(run, tmp_path):
     pytest.importorskip("pytorch_lightning", reason="needs the extra train")
     tiny = "--model.model.channels 8 --model.model.bands 8 --model.model.full 8"
-    tiny += " --data.segment 8000 --model.degrade.segment 8000"
+    tiny += " --data.segment 8000"
     done = run("--max-steps", 2, "--epoch-steps", 2, "--train-options", tiny)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "packets equal conceal" in done.stdout

@@ -11,10 +11,11 @@ from audiomask import audio, metrics
 from audiomask.audio import AudioError
 from audiomask.data import importers
 from audiomask.data.arrays import LEAD, SOUND, ArrayScenes, Rooms, write_scenes
-from audiomask.losses import SNRLoss, WeightedSum
+from audiomask.data.example import Example
+from audiomask.data.pairs import Pairs
+from audiomask.losses import Objective, SNRLoss
 from audiomask.models.ca_dense_unet import CADenseUNet
-from audiomask.tasks.arrays import ArrayPairs
-from audiomask.tasks.enhance import Enhance
+from audiomask.tasks.signals import Signals
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"
@@ -34,11 +35,11 @@ def free_field(count: int, seed: int, sources: int = 3) -> Rooms:
     return Rooms(RATE, *tensors)
 
 
-def task(**scenes) -> Enhance:
+def task(**scenes) -> Signals:
     torch.manual_seed(0)
     model = CADenseUNet(3, 1, **TINY)
     options = {"segment": 4000, "reference": 1, "speed_p": 0.0} | scenes
-    return Enhance(model, WeightedSum({"snr": SNRLoss()}), ArrayScenes(free_field(4, 0), RATE, **options))
+    return Signals(model, Objective({"snr": SNRLoss()}), ArrayScenes(free_field(4, 0), RATE, **options))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def scenes(tmp_path_factory):
         importers.from_folder(CORPUS / "noise/valid"),
     )
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(ArrayScenes(free_field(2, 1), reference=1, clean=0.0), speech, noise, folder, 2)
+    write_scenes(ArrayScenes(free_field(2, 1), RATE, 4000, reference=1, clean=0.0), speech, noise, folder, 2)
     return folder
 
 
@@ -59,7 +60,7 @@ def test_the_task_takes_batches_of_arrays(scenes):
     loss = run.training_step(batch, 0)
     loss.backward()
     assert all(p.grad is not None for p in run.model.parameters())
-    pair = ArrayPairs(scenes, RATE)[0]
+    pair = Pairs(scenes, RATE, array=True)[0]
     assert pair["noisy"].shape == (3, pair["clean"].shape[0])
     run.scored, run.shown = 0, 0
     run.eval()
@@ -73,14 +74,14 @@ def test_disagreements_are_refused(scenes, tmp_path):
     with pytest.raises(AudioError, match="microphone 2 and the model's is 1"):
         task(reference=2)
     with pytest.raises(AudioError, match=r"the data have 2 channels and ca_dense_unet takes 3"):
-        task()._compare(torch.randn(1, 2, 640), torch.randn(1, 640))
-    key = ArrayPairs(scenes, RATE)[0]["key"]
+        task().run(Example({"audio": torch.randn(1, 2, 640)}, {}, torch.ones(1)))
+    key = Pairs(scenes, RATE, array=True)[0]["key"]
     for name in ("noisy", "clean"):
         (tmp_path / name).mkdir()
         audio.write(tmp_path / name / f"{key}.wav", np.zeros((2, 100)), RATE)
         (tmp_path / f"{'wav' if name == 'noisy' else name}.scp").write_text(f"{key} {name}/{key}.wav\n")
     with pytest.raises(AudioError, match=rf"{key}: noisy has shape \(2, 100\) and clean \(2, 100\)"):
-        ArrayPairs(tmp_path, RATE)[0]
+        Pairs(tmp_path, RATE, array=True)[0]
 
 
 def crops(part: str, count: int, length: int, rng: np.random.Generator) -> torch.Tensor:
@@ -105,7 +106,7 @@ def test_a_small_model_learns_to_use_its_microphones():
     speech = crops("train", 400, 4400, rng)
     for step in range(160):
         noisy, clean = made(speech[torch.randint(400, (4,))], torch.randn(4, 2, 4400), torch.tensor([step]))
-        loss, _, _ = run._compare(noisy, clean)
+        loss, _, _ = run.compare(run.simulation.example({"noisy": noisy, "clean": clean}))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -141,8 +142,8 @@ def test_the_recipe_trains(scenes, tmp_path):
         "data.train": tmp_path / "speech", "data.noise": tmp_path / "noise", "data.valid": scenes,
         "data.cache": tmp_path / "cache", "data.steps": 2, "data.batch_size": 2, "data.segment": 4000,
         "data.workers": 0, "trainer.max_steps": 2, "trainer.precision": 32, "trainer.accelerator": "cpu",
-        "model.degrade.rooms": tmp_path / "rooms.safetensors", "model.degrade.segment": 4000,
-        "model.degrade.reference": 1, "model.scored": 0, "model.model.microphones": 3,
+        "model.simulation.rooms": tmp_path / "rooms.safetensors",
+        "model.simulation.reference": 1, "model.scored": 0, "model.model.microphones": 3,
         "model.model.reference": 1, "model.model.widths": "[2, 2]", "model.model.layers": 1,
         "model.model.size": 64, "model.model.hop": 32,
     }  # fmt: skip

@@ -11,24 +11,17 @@ from training import ROOT, checkpoint, train
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.cli import main
+from audiomask.data.clips import LabelledClips
 from audiomask.data.health import validate
 from audiomask.data.kaldi import DataDir
-from audiomask.data.labels import count, labels_of
+from audiomask.data.labels import LabelledCrops, count, labels_of
 from audiomask.data.loading import PackedAudio, pack
 from audiomask.data.shards import write
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
 from audiomask.runtime.extract import Extractor
-from audiomask.tasks.classify import (
-    Classify,
-    LabelledClips,
-    LabelledCrops,
-    average_precision,
-    heard,
-    kept,
-    knn,
-)
+from audiomask.tasks.classify import Classify, average_precision, heard, kept, knn
 
 TINY = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
 
@@ -268,7 +261,7 @@ def options(labelled, **more):
     """Of `train`, for a tagger of low and high tones."""
     return {
         "recipe": ROOT / "recipes/classify/audio_mae.yaml",
-        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
+        "data__noise": None, "model__scored": None,
         "data__train": labelled, "data__valid": labelled, "data__segment": 10400, "data__steps": 15,
         "data__batch_size": 8, "model__frontend__frames": 64, "model__frontend__bands": 32,
         "model__model__classes": 2, "model__model__labels": "[high, low]",

@@ -8,12 +8,13 @@ from training import ROOT, checkpoint, train
 
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir
+from audiomask.data.modules import LossySpeech
+from audiomask.data.packet_loss import PacketLoss, Traced
 from audiomask.data.simulate import Degrade
-from audiomask.losses import L1Loss, WeightedSum
-from audiomask.losses.adversarial import Adversary
+from audiomask.losses import Adversary, Balancer, L1Loss, Objective, SpectrumDiscriminator
 from audiomask.masks.packets import Gilbert, Uniform, write_trace
 from audiomask.models.darn import Darn
-from audiomask.tasks.conceal import Conceal, LossySpeech, Traced
+from audiomask.tasks.signals import Signals
 
 TINY = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze": 8}
 
@@ -21,14 +22,15 @@ TINY = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze"
 THIRD = (Uniform(0.3),)
 
 
-def task(blind: bool = False, losses=THIRD, packet_ms=(20.0,)) -> Conceal:
-    return Conceal(
-        Darn(blind=blind, **TINY),
-        WeightedSum({"l1": L1Loss()}, {"l1": 1.0}),
-        Degrade(16000, 16000),
-        losses=losses,
-        packet_ms=packet_ms,
-    )
+def simulation(losses=THIRD, packet_ms=(20.0,)) -> PacketLoss:
+    return PacketLoss(Degrade(16000, 16000), losses, packet_ms)
+
+
+def task(blind: bool = False, losses=THIRD) -> Signals:
+    torch.manual_seed(0)
+    task = Signals(Darn(blind=blind, **TINY), Objective({"l1": L1Loss()}), simulation(losses))
+    task.log_dict = lambda *args, **kwargs: None
+    return task
 
 
 def raw(rows: int, length: int = 24000) -> dict[str, torch.Tensor]:
@@ -39,7 +41,7 @@ def raw(rows: int, length: int = 24000) -> dict[str, torch.Tensor]:
 
 
 def test_losses_are_whole_packets_of_the_drawn_lengths_at_the_models_rates():
-    lost = task(losses=[Uniform(0.1), Uniform(0.6)], packet_ms=[10.0, 40.0]).lose(16000, torch.arange(400))
+    lost = simulation([Uniform(0.1), Uniform(0.6)], [10.0, 40.0]).lose(16000, torch.arange(400))
     edges = (lost[:, 1:] != lost[:, :-1]).nonzero()
     assert (edges[:, 1] + 1).remainder(160).max() == 0
     rates = lost.float().mean(1)
@@ -50,7 +52,7 @@ def test_losses_are_whole_packets_of_the_drawn_lengths_at_the_models_rates():
 
 
 def test_a_rows_losses_are_its_own():
-    t = task(losses=[Gilbert(0.1, 0.5), Uniform(0.3)], packet_ms=[10.0, 20.0])
+    t = simulation([Gilbert(0.1, 0.5), Uniform(0.3)], [10.0, 20.0])
     seeds = torch.tensor([4, 9, 2**61])
     together = t.lose(8000, seeds)
     assert torch.equal(together, torch.cat([t.lose(8000, seed[None]) for seed in seeds]))
@@ -59,28 +61,30 @@ def test_a_rows_losses_are_its_own():
 @pytest.mark.parametrize("blind", [False, True])
 def test_the_network_hears_zeros_and_should_give_what_was_sent(blind):
     t = task(blind)
-    heard, sent, inputs = t._pair(raw(3))
-    lost = t.lose(16000, raw(3)["seed"])
+    example = t.simulation.example(raw(3))
+    lost = t.simulation.lose(16000, raw(3)["seed"])
+    heard, sent = example.given["audio"][:, 0], example.wanted["sent"][:, 0]
     assert 0.1 < lost.float().mean() < 0.6
     assert not heard[lost].any()
     assert torch.equal(heard[~lost], sent[~lost])
-    assert set(inputs) == (set() if blind else {"lost"})
-    if not blind:
-        assert torch.equal(inputs["lost"][:, 0] > 0, lost)
+    assert torch.equal(example.given["lost"][:, 0] > 0, lost)
+    assert torch.equal(example.where > 0, lost)
     assert sent.square().mean() > heard.square().mean() > 0
+    informed = {} if blind else {"lost": example.given["lost"]}
+    assert torch.equal(t.run(example)["sent"], t.model(example.given["audio"], **informed))
 
 
 def test_a_row_of_which_all_is_lost_does_not_count_more_than_others():
     t = task(losses=[Uniform(1.0)])
-    heard, sent, inputs = t._pair(raw(2))
-    total, _, estimate = t._compare(heard, sent, **inputs)
+    total, _, made = t.compare(t.simulation.example(raw(2)))
+    sent = t.simulation.example(raw(2)).wanted["sent"]
     level = sent.square().mean(-1, keepdim=True).sqrt()
-    assert total.item() == pytest.approx(((estimate - sent).abs() / level).mean().item(), rel=1e-5)
+    assert total.item() == pytest.approx(((made["sent"] - sent).abs() / level).mean().item(), rel=1e-5)
 
 
 def test_no_losses_are_refused():
     with pytest.raises(AudioError, match="at least one loss model"):
-        task(losses=())
+        simulation(losses=())
 
 
 @pytest.fixture
@@ -118,32 +122,34 @@ def test_training_runs_and_validates(data, traced, tmp_path):
     tiny = {f"model__model__{key}": value for key, value in TINY.items()}
     train(data, tmp_path / "run", 6, recipe=ROOT / "recipes/conceal/darn.yaml", data__valid=traced, **tiny)
     state = checkpoint(tmp_path / "run")
-    assert (state["global_step"], state["adversary"]["step"]) == (6, 6)
+    assert (state["global_step"], state["objective"]["adversary"]["step"]) == (6, 6)
+    assert state["objective"]["balancer"]["distance"][1] > 5
     assert (tmp_path / "run/model/model.safetensors").exists()
 
 
 def test_training_against_an_adversary_follows_its_gradient():
-    """With the others' weights at 0 it is the loss's gradient, as in training without one."""
+    """With the adversary's shares at 0 it is the loss's gradient, as in training without one."""
     t = task()
-    t.log_dict = lambda *args, **kwargs: None
     alone = t.training_step(raw(2), 0)
     wanted = torch.autograd.grad(alone, list(t.model.parameters()), allow_unused=True)
-    t.adversary = Adversary([(256, 64)], 2, weights={"adversarial": 0.0, "features": 0.0}, first=0)
+    adversary = Adversary([SpectrumDiscriminator(256, 64, 2)], first=0)
+    shares = {"adversarial": 0.0, "features": 0.0}
+    t.objective = Objective({"l1": L1Loss()}, shares, balancer=Balancer("l1"), adversary=adversary)
     got = torch.autograd.grad(t.training_step(raw(2), 0), list(t.model.parameters()), allow_unused=True)
     for a, b in zip(wanted, got, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
-    t.adversary.weights["features"] = 1.0
+    t.objective.weights["features"] = 1.0
+    still = task()
     (moved,) = torch.autograd.grad(t.training_step(raw(2), 0), t.model.net.decode.weight)
-    t.adversary = None
-    (still,) = torch.autograd.grad(t.training_step(raw(2), 0), t.model.net.decode.weight)
-    assert not torch.allclose(moved, still, rtol=1e-2)
+    (plain,) = torch.autograd.grad(still.training_step(raw(2), 0), still.model.net.decode.weight)
+    assert not torch.allclose(moved, plain, rtol=1e-2)
 
 
-def test_the_data_module_hands_out_what_the_task_takes(data, traced, tmp_path):
+def test_the_data_module_hands_out_what_the_simulation_takes(data, traced, tmp_path):
     module = LossySpeech(
-        str(data / "speech_train"), str(data / "noise_train"), str(traced), cache=str(tmp_path / "cache")
+        str(data / "speech_train"), str(data / "noise_train"), str(traced), sample_rate=16000
     )
     batch = next(iter(module.val_dataloader()))
-    heard, sent, inputs = task()._pair(batch)
-    assert heard.shape == sent.shape == (1, 16000)
-    assert torch.equal(inputs["lost"][0, 0] > 0, batch["lost"][0])
+    example = simulation().example(batch)
+    assert example.given["audio"].shape == example.wanted["sent"].shape == (1, 1, 16000)
+    assert torch.equal(example.given["lost"][0, 0] > 0, batch["lost"][0])

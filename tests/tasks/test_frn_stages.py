@@ -3,32 +3,32 @@
 import torch
 
 from audiomask import weights
+from audiomask.data.packet_loss import PacketLoss
 from audiomask.data.simulate import Degrade
-from audiomask.losses import MultiResolutionSTFTLoss, WeightedSum
+from audiomask.losses import MultiResolutionSTFTLoss, Objective
 from audiomask.masks.packets import Gilbert, Uniform
 from audiomask.models.frn import FRN
-from audiomask.tasks.conceal import Conceal
 from audiomask.tasks.muon import Muon, groups
+from audiomask.tasks.signals import Signals
 
 TINY = {"size": 64, "units": 8, "hidden": 12, "blocks": 1, "memory": 8, "bands": 6, "filters": 2}
 
 
-def stage(losses, start_from=None, **more) -> Conceal:
+def stage(losses, start_from=None, **more) -> Signals:
     torch.manual_seed(0)
     loss = MultiResolutionSTFTLoss(log_magnitude=0.0, magnitude=2.24, exponent=0.3)
     model = FRN(**TINY, sample_rate=16000, **more)
-    task = Conceal(
+    task = Signals(
         model,
-        WeightedSum({"spectrum": loss}),
-        Degrade(16000, 2048, clean=1.0),
-        losses=losses,
+        Objective({"spectrum": loss}),
+        PacketLoss(Degrade(16000, 2048, clean=1.0), losses),
         relative=False,
         start_from=start_from,
     )
     return task.train()
 
 
-def steps(task: Conceal, count: int) -> list[float]:
+def steps(task: Signals, count: int) -> list[float]:
     """Losses of so many steps on one batch, with the optimizer of the recipes."""
     g = torch.Generator().manual_seed(0)
     batch = {
@@ -36,10 +36,10 @@ def steps(task: Conceal, count: int) -> list[float]:
         "noise": torch.zeros(2, 3, 3072),
         "seed": torch.arange(2),
     }
-    heard, sent, inputs = task._pair(batch)
+    example = task.simulation.example(batch)
     optimizer, found = Muon(groups(task.model, 0.0, False), 3e-3), []
     for _ in range(count):
-        loss = task._compare(heard, sent, **inputs)[0]
+        loss = task.compare(example)[0]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -16,7 +16,6 @@ from audiomask.masks.patches_jepa import Curriculum
 from audiomask.masks.patches_scored import Dispersion
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.eat import Eat
-from audiomask.tasks import predict
 from audiomask.tasks.predict import Predict, blocks, varied, views
 
 SHAPE = {"frames": 128, "bands": 64, "width": 16, "depth": 2, "heads": 2}
@@ -147,7 +146,7 @@ def test_a_step_is_its_seeds_and_teaches_the_trained_encoder(name, monkeypatch):
 def test_validation_draws_the_error_of_each_hidden_patch(name, monkeypatch):
     run, drawn = task(name, shown=1).eval(), {}
     monkeypatch.setattr(run, "log_dict", lambda values, **kwargs: None)
-    monkeypatch.setattr(predict, "show", lambda task, key, x, low, high: drawn.update({key: (x, high)}))
+    monkeypatch.setattr(run, "picture", lambda key, x, low, high: drawn.update({key: (x, high)}))
     with torch.no_grad():
         for index in range(2):
             run.validation_step(batch(1), index)
@@ -213,7 +212,7 @@ def test_disagreements_are_refused():
 def options(name: str) -> dict:
     return {
         "recipe": ROOT / f"recipes/pretrain/{name}.yaml",
-        "data__noise": None, "model__degrade__segment": None, "model__scored": None,
+        "data__noise": None, "model__scored": None,
         **{f"model__model__{key}": value for key, value in TINY[name].items()},
         "model__frontend__frames": 128, "model__frontend__bands": 64, "model__warmup": 2,
         "model__momentum_steps": 50, "data__segment": SAMPLES, "model__lr": 3e-3,

@@ -8,8 +8,10 @@ from patch_mask import Plain
 from training import ROOT, checkpoint, train, train_and_kill
 
 from audiomask.audio import AudioError
+from audiomask.data.clips import Clips, Crops, confidences
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import PackedAudio, pack
+from audiomask.data.modules import Sounds
 from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Disjoint, Frequency, Random, Time, tokens
 from audiomask.masks.patches_jepa import Curriculum
@@ -18,7 +20,7 @@ from audiomask.masks.patches_scored import Confidence
 from audiomask.masks.patches_staged import Staged
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.hpm import HPM, ranking
-from audiomask.tasks.pretrain import Clips, Crops, Pretrain, Sounds, confidences, some
+from audiomask.tasks.pretrain import Pretrain, some
 
 TINY = {
     "frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2,
@@ -262,10 +264,11 @@ def sure(tmp_path):
 
 
 def test_confidences_travel_with_their_samples(sure):
-    sounds = Sounds(str(sure), str(sure), str(sure / "cache"), segment=2000, confidence=True)
+    cache = str(sure / "cache")
+    sounds = Sounds(str(sure), str(sure), cache=cache, sample_rate=16000, segment=2000, confidence=True)
     sounds.prepare_data()
     beside = PackedAudio(sounds._pack_confidence())
-    crops = Crops(PackedAudio(sounds._pack()), 2000, True, beside=beside)
+    crops = Crops(PackedAudio(sounds._pack(str(sure))), 2000, True, beside=beside)
     for row in range(20):
         item = crops[row]
         plain = Crops(crops.corpus, 2000, False)[row]["audio"]
@@ -290,10 +293,10 @@ def test_masks_by_confidence(sure):
     assert run._columns(short["confidence"], run.frontend(short["audio"])).tolist() == [
         [1, 1, 1, pytest.approx((9000 - 3 * 2560) / 2560)]
     ]
-    run.trainer = type("Trainer", (), {"datamodule": Sounds("a", "b")})()
+    run.trainer = type("Trainer", (), {"datamodule": Sounds("a", "b", sample_rate=16000)})()
     with pytest.raises(AudioError, match=r"Confidence needs scores .* --data.confidence true"):
         run.on_fit_start()
-    run.trainer.datamodule = Sounds("a", "b", confidence=True)
+    run.trainer.datamodule = Sounds("a", "b", sample_rate=16000, confidence=True)
     run.on_fit_start()
     clips = Clips(sure, 16000, 4000, confidence=True)
     assert clips[0]["confidence"].unique().tolist() == pytest.approx([0, 0.2])
@@ -304,7 +307,7 @@ def test_masks_by_confidence(sure):
 
 OPTIONS = {
     "recipe": ROOT / "recipes/pretrain/audio_mae.yaml",
-    "data__noise": None, "model__degrade__segment": None, "model__scored": None,
+    "data__noise": None, "model__scored": None,
     **{f"model__model__{key}": value for key, value in TINY.items()},
     "model__frontend__frames": 64, "model__frontend__bands": 32, "model__warmup": 2,
     "data__segment": 10400,

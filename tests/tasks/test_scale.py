@@ -8,13 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from training import SIEVE, checkpoint, command, environment, train, train_and_kill
+from training import ROOT, SIEVE, checkpoint, command, environment, train, train_and_kill
 
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data import shards
 from audiomask.data.kaldi import DataDir
-from audiomask.tasks.enhance import NoisySpeech, keep_recurrent_layers_whole
+from audiomask.data.lossy import write_traces
+from audiomask.data.modules import NoisySpeech
+from audiomask.masks.packets import Gilbert
+from audiomask.tasks.fit import parse
+from audiomask.tasks.task import keep_recurrent_layers_whole
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 TWO = {"trainer__devices": 2, "trainer__accelerator": "cpu"}
@@ -52,8 +56,6 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tm
     of gradients up to a quarter of a step after six of them: there the distance is measured against how far
     training went (other rows give about 1 and more).
     """
-    from audiomask.tasks.fit import parse
-
     options = {"recipe": recipe, "model__lr": 2e-4, "model__warmup": 1}
     kinds = {"current_model_state": 0.5, "state_dict": 0.1}  # the weights, and their average
     if strategy != "ddp":
@@ -81,6 +83,55 @@ def test_two_processes_killed_and_resumed_equal_one_with_twice_the_rows(data, tm
     assert shipped.keys() == start.keys()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("loss", ["least_squares", "hinge"])
+def test_two_processes_with_an_adversary_equal_one_with_twice_the_rows(data, tmp_path, loss):
+    """The concealer's recipe, killed and resumed: network, discriminators, norms of the balancer. AdamW moves
+    everything, since Muon works in bfloat16."""
+    speech = DataDir.read(data / "speech_valid")
+    traced = tmp_path / "traced"
+    write_traces(speech.subset(speech.utterance_keys[:1]), traced, Gilbert(0.1, 0.5))
+    config = yaml.safe_load((ROOT / "recipes/conceal/darn.yaml").read_text())
+    task = config["model"]["init_args"]
+    assert "Adversary" in task["objective"]["init_args"]["adversary"]["class_path"]
+    adversary = task["objective"]["init_args"]["adversary"]["init_args"]
+    adversary |= {"loss": loss, "first": 2, "segment": 4000, "lr": 1e-3, "update": 0.7}
+    adversary |= {"turns": "all"} if loss == "hinge" else {}
+    for discriminator in adversary["discriminators"]:
+        discriminator["init_args"]["channels"] = 2
+    task["objective"]["init_args"]["balancer"]["init_args"]["per_batch_item"] = loss == "hinge"
+    task["model"] = {  # informed, and without batch norms
+        "class_path": "audiomask.models.nsnet2_plc.NSNet2PLC",
+        "init_args": {"size": 64, "units": [6, 5, 7, 4]},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config))
+
+    options = {"recipe": recipe, "data__valid": traced, "model__optimizer": "adamw", "model__lr": 1e-3,
+               "model__warmup": 1, "trainer__callbacks": "null"}  # fmt: skip
+    out, two = tmp_path / "two", {**TWO, "trainer__strategy": "ddp"}
+    steps = train_and_kill(data, out, **two, **options) + 6
+    train(data, out, steps, start=TORCHRUN, **two, **options)
+    train(data, tmp_path / "one", steps, data__batch_size=4, **options)
+    one, two = checkpoint(tmp_path / "one"), checkpoint(out)
+    assert one["global_step"] == two["global_step"] == steps
+    words = command(data, out, steps, **options)
+    start = parse(recipe, words[words.index(str(recipe)) + 1 : -2]).model
+    began = {"state_dict": start.state_dict(), "networks": start.objective.adversary.networks.state_dict()}
+    for found in (one, two):
+        found["networks"] = found["objective"]["adversary"]["networks"]
+    for kind, before in began.items():
+        for name, value in one[kind].items():
+            assert torch.allclose(value, two[kind][name], atol=2e-5), f"{kind} {name}"
+        far = max(float((one[kind][name] - value).abs().max()) for name, value in before.items())
+        assert far > 2e-3, f"{kind} stayed where it was"
+    sums = [found["objective"]["balancer"] for found in (one, two)]
+    assert sums[0].keys() == sums[1].keys() == {"distance", "adversarial", "features"}
+    for name, values in sums[0].items():
+        assert values == pytest.approx(sums[1][name], rel=1e-3), name
+
+
 @pytest.fixture(scope="module")
 def sharded(data):
     """The speech of the mini corpus in shards."""
@@ -96,7 +147,7 @@ def loader(data, speech, step: int, rank: int = 0, **options):
     module = NoisySpeech(
         **{"train": str(speech), "noise": str(data / "noise_train"), "valid": "",
            "cache": str(data / "cache"), "batch_size": 2, "steps": 1000, "segment": 8000, "workers": 2,
-           **options}
+           "sample_rate": 16000, **options}
     )  # fmt: skip
     module.trainer = SimpleNamespace(
         global_step=step, accumulate_grad_batches=1, global_rank=rank, world_size=1
@@ -196,8 +247,6 @@ def test_recurrent_layers_stay_out_of_compiled_graphs():
 @pytest.mark.timeout(3600)
 def test_a_compiled_network_trains_in_bfloat16(data, tmp_path, recipe, monkeypatch):
     """Two steps, with the C++ that the compiler wrote as the witness that it was there."""
-    from audiomask.tasks.fit import parse
-
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     options = {
         "recipe": recipe,

@@ -31,7 +31,6 @@ def command(
         "data.segment": 8000,
         "data.workers": 0,
         "trainer.precision": 32,
-        "model.degrade.segment": 8000,
         "model.scored": 0,
         "model.decay": 0.0,
     }
@@ -45,10 +44,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}  # one order of summation
 
 
-def train(data: Path, out: Path, steps: int, **options) -> None:
+def train(data: Path, out: Path, steps: int, **options) -> subprocess.CompletedProcess:
     words = command(data, out, steps, **options)
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done
 
 
 def checkpoint(out: Path) -> dict:

@@ -46,7 +46,7 @@ mix() { # the corpus has no validation set: fixed mixtures, drawn as the test se
 }
 train() {
   $train_cmd audiomask train "$config" --data.train "$data/split_clean/train" --data.noise "$data/split_noise/train" \
-    --data.valid "$data/valid" --model.degrade.rooms "$data/some_rooms" --data.cache "$exp/cache" \
+    --data.valid "$data/valid" --model.simulation.rooms "$data/some_rooms" --data.cache "$exp/cache" \
     --data.batch_size "$batch_size" --data.steps "$epoch_steps" --trainer.max_steps "$max_steps" \
     --seed_everything "$seed" --out "$exp" $fresh $train_options
 }

@@ -12,7 +12,8 @@ from audiomask.data.augment import Augment
 from audiomask.data.corpora import from_voicebank
 from audiomask.data.kaldi import DataDir
 from audiomask.data.loading import PackedAudio
-from audiomask.tasks.paired import PairCrops, PairedSpeech
+from audiomask.data.modules import PairedSpeech
+from audiomask.data.pairs import PairCrops
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ def corpus(tmp_path_factory):
 
 def crops(corpus, length, rate=48000, seed=0):
     module = PairedSpeech(
-        str(corpus / "trainset_28spk"), str(corpus / "testset"), str(corpus / "cache"), sample_rate=rate
+        str(corpus / "trainset_28spk"), str(corpus / "testset"), cache=str(corpus / "cache"), sample_rate=rate
     )
-    return PairCrops(PackedAudio(module._pack()), length, seed)
+    return PairCrops(PackedAudio(module._pack(module.train_dir)), length, seed)
 
 
 def batch_of(rows, first):
@@ -84,8 +85,10 @@ def test_a_pair_of_two_lengths_is_refused(corpus, tmp_path):
     data.tables["clean.scp"]["p232_001"] = str(short)
     data.write(tmp_path / "bad")
     with pytest.raises(AudioError, match="p232_001: noisy has 57600 samples and clean 24000"):
-        PairedSpeech(str(tmp_path / "bad"), "", str(tmp_path / "cache"), sample_rate=48000)._pack()
+        PairedSpeech(str(tmp_path / "bad"), "", cache=str(tmp_path / "cache"), sample_rate=48000)._pack(
+            str(tmp_path / "bad")
+        )
     del data.tables["clean.scp"]
     (tmp_path / "bad/clean.scp").unlink()
     with pytest.raises(AudioError, match=r"no clean\.scp"):
-        PairedSpeech(str(tmp_path / "bad"), "", str(tmp_path / "cache"))._pack()
+        PairedSpeech("", "", cache=str(tmp_path / "cache"), sample_rate=16000)._pack(str(tmp_path / "bad"))

@@ -1,0 +1,77 @@
+"""Examples: signals that a network is given and signals that are wanted of it, made on the training device.
+
+A `Simulation` turns raw rows (recordings as the loader cuts them) into an `Example`, with the names of the
+network's ports. It is what a recipe chooses to say which task is trained: denoising, concealment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from audiomask.audio import AudioError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A batch to learn from.
+
+    Attributes:
+        given: signals `[B, C, T]` (constants `[B]`) by the name of an input of the network. A network
+            without an input of that name does without.
+        wanted: signals `[B, C, T]` by the name of an output. A single one is that of the first output,
+            whatever its name.
+        level: `[B, 1, 1]`, the RMS by which a row is divided before it is compared, so that loud and quiet
+            rows count alike.
+        where: float `[B, T]`, 1 where something is to be estimated; None: everywhere.
+    """
+
+    given: Mapping[str, Tensor]
+    wanted: Mapping[str, Tensor]
+    level: Tensor
+    where: Tensor | None = None
+
+
+def rms(x: Tensor) -> Tensor:
+    """Return the RMS `[B, 1, 1]` of `x [B, T]`, 1e-4 (-80 dBFS) at least."""
+    return x.float().square().mean(-1).sqrt().clamp(min=1e-4)[:, None, None]
+
+
+class Simulation(nn.Module):
+    """Makes examples. This base makes those of a noisy signal, of which the clean one is wanted.
+
+    Args:
+        sample_rate: Hz. segment: samples of the rows given out. In a recipe neither is written: the one is
+            the network's, the other is `data.segment`.
+
+    `reference`: of M microphones the one that the target belongs to.
+    """
+
+    reference = 0
+
+    def __init__(self, sample_rate: int | None, segment: int | None):
+        super().__init__()
+        if not sample_rate or not segment:
+            raise AudioError(f"{type(self).__name__}: give sample_rate (Hz) and segment (samples)")
+        self.sample_rate, self.segment = sample_rate, segment
+
+    @property
+    def crop(self) -> int:
+        """Samples of raw material that a row needs."""
+        return self.segment
+
+    def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return noisy and clean `[B, T]`, or noisy `[B, M, T]`, of raw rows `speech [B, L]`, `noise
+        [B, K, L]`, `seeds [B]`."""
+        raise NotImplementedError
+
+    def example(self, batch: Mapping[str, Tensor]) -> Example:
+        """Return the example that a batch makes: raw rows, or the fixed pairs of a validation."""
+        if "clean" in batch:
+            noisy, clean = batch["noisy"], batch["clean"]
+        else:
+            noisy, clean = self(batch["speech"], batch["noise"], batch["seed"])
+        noisy = noisy[:, None] if noisy.ndim == 2 else noisy
+        return Example({"audio": noisy}, {"clean": clean[:, None]}, rms(noisy[:, self.reference]))

@@ -1,0 +1,380 @@
+"""Data modules: what a recipe names under `data`, and what batches a process of a training gets.
+
+`NoisySpeech` mixes speech and noise, `LossySpeech` is validated with loss traces, `NoisyArray` with the pairs
+of an array, `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` such with
+labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from audiomask.audio import AudioError
+from audiomask.data.clips import Clips, Crops, LabelledClips, confidences
+from audiomask.data.kaldi import DataDir, Utterance
+from audiomask.data.labels import LabelledCrops, count, labels_of
+from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack, read_mono
+from audiomask.data.packet_loss import Traced
+from audiomask.data.pairs import PairCrops, Pairs
+from audiomask.data.shards import INDEX, ShardedAudio, label_counts
+from audiomask.masks.packets import TRACE_MS
+
+
+class Batches(Sampler[list[int]]):
+    """Numbers the rows of the batches of one process, from where the training stands to its epoch's end.
+
+    The rows of a run are counted through. Batch `i` of `world` processes is the next `world * batch_size` of
+    them, and each process takes its `batch_size` in the order of `rank`: two processes with B rows each train
+    on the rows of one process with 2 B.
+
+    Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
+    one further in a run resumed from a checkpoint written at the end of an epoch.
+    """
+
+    def __init__(
+        self, steps: int, batch_size: int, position: Callable[[], int], rank: int = 0, world: int = 1
+    ):
+        self.steps, self.batch_size, self.position = steps, batch_size, position
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        start = self.position()
+        for batch in range(start, start + self.steps - start % self.steps):
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def packed(
+    data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
+) -> Path:
+    """Return the prefix of the packed corpus (see `data.loading`) of `data`; make it if it is missing.
+
+    Its name holds a hash of what it depends on: the place of `data`, its `tables` (comma-separated stems),
+    and size and time of every file that they name, so that a recording that was replaced is packed anew.
+
+    Args:
+        read: gives the samples of an utterance.
+    """
+    scps = [f"{stem}.scp" for stem in tables.split(",")]
+    entries = {entry for name in scps for entry in data.tables.get(name, {}).values()}
+    files = {entry: _stamp(data.resolve(entry)) for entry in entries if not entry.endswith("|")}
+    rows = {name: data.tables.get(name) for name in (*scps, "segments", "utt2spk")}
+    digest = hashlib.sha256(json.dumps([str(data.path.resolve()), rows, files], sort_keys=True).encode())
+    prefix = cache / f"{data.path.resolve().name}-{sample_rate}-{digest.hexdigest()[:12]}"
+    if not prefix.with_suffix(".json").exists():
+        pack(((u.key, u.speaker or u.key, partial(read, u)) for u in data.utterances()), prefix, sample_rate)
+    return prefix
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # reading it will say so
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class Rows(pl.LightningDataModule):
+    """Base of the data modules: numbered rows for training, fixed clips for validation.
+
+    Args:
+        train, valid: data directories; `train` may be a folder of shards (see `data.shards`).
+        cache: folder for the packed corpora (see `data.loading`); made once, reused while the recordings and
+            their tables are unchanged.
+        sample_rate: Hz; in a recipe that of the network, which fills it in.
+        batch_size, steps: rows of a batch in each process, batches of an epoch (validation and checkpoints
+            come at its end).
+        segment: samples of a training row.
+        seed: with a row's number, all there is to know about a row.
+        workers: processes that cut crops; 0 does it in the training process.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        valid: str,
+        cache: str = "exp/cache",
+        sample_rate: int | None = None,
+        batch_size: int = 16,
+        steps: int = 500,
+        segment: int = 32000,
+        seed: int = 0,
+        workers: int = 1,
+    ):
+        super().__init__()
+        if not sample_rate:
+            raise AudioError(f"{type(self).__name__}: give sample_rate, in Hz")
+        self.train_dir, self.valid_dir, self.cache, self.sample_rate = train, valid, Path(cache), sample_rate
+        self.batch_size, self.steps, self.segment = batch_size, steps, segment
+        self.seed, self.workers = seed, workers
+
+    def rows(self) -> Dataset[Any]:
+        """Return the training rows by their number."""
+        raise NotImplementedError
+
+    def clips(self, path: str) -> Dataset[Any]:
+        """Return the clips of a data directory to validate with."""
+        raise NotImplementedError
+
+    def sources(self) -> list[str]:
+        """Return the data directories or folders of shards that training reads."""
+        return [self.train_dir]
+
+    @property
+    def raw(self) -> int:
+        """Samples of raw material that the task's simulation makes a row of."""
+        simulation = getattr(getattr(self.trainer, "lightning_module", None), "simulation", None)
+        return self.segment if simulation is None else simulation.crop
+
+    def _pack(self, path: str) -> Path:
+        data = DataDir.read(path)
+        return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
+
+    def _shards(self, path: str, length: int, **options: Any) -> ShardedAudio | None:
+        """The corpus in shards that `path` is, or None."""
+        if not (Path(path) / INDEX).exists():
+            return None
+        assert self.trainer is not None
+        world, rows = self.trainer.world_size, self.batch_size
+        return ShardedAudio(path, self.sample_rate, length, rows, world, self.workers, self.seed, **options)
+
+    def prepare_data(self) -> None:
+        for path in self.sources():
+            if not (Path(path) / INDEX).exists():
+                self._pack(path)
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
+        sampler = Batches(
+            self.steps,
+            self.batch_size,
+            lambda: trainer.global_step * trainer.accumulate_grad_batches,
+            trainer.global_rank,
+            trainer.world_size,
+        )
+        return DataLoader(self.rows(), batch_sampler=sampler, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.clips(self.valid_dir), batch_size=1)
+
+
+class NoisySpeech(Rows):
+    """Speech and noise for training, fixed pairs for validation.
+
+    Args:
+        train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its
+            kind. music: optional. Each of them may also be a folder of shards.
+        valid: data directory of fixed pairs.
+        crop: samples of the raw material of a row; 0: half as much again as `segment`, or more if the
+            simulation needs it.
+        speech_weights, noise_weights, music_share, babble, synthetic, noises: see `data.loading`.
+        rest: see `Rows`.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        noise: str,
+        valid: str,
+        music: str | None = None,
+        crop: int = 0,
+        speech_weights: dict[str, float] | None = None,
+        noise_weights: dict[str, float] | None = None,
+        music_share: float = 0.06,
+        babble: float = 0.1,
+        synthetic: float = 0.08,
+        noises: int = 3,
+        **rest: Any,
+    ):
+        super().__init__(train, valid, **rest)
+        self.noise_dir, self.music_dir, self.crop = noise, music, crop
+        self.speech_weights, self.noise_weights = speech_weights, noise_weights
+        self.mixture = {
+            "music_share": music_share,
+            "babble": babble,
+            "synthetic": synthetic,
+            "noises": noises,
+        }
+
+    def sources(self) -> list[str]:
+        return [path for path in (self.train_dir, self.noise_dir, self.music_dir) if path]
+
+    @property
+    def raw(self) -> int:
+        return self.crop or max(math.ceil(self.segment * 1.5), super().raw)
+
+    def _corpus(self, path: str, weights: dict[str, float] | None = None) -> PackedAudio | ShardedAudio:
+        """Where crops come from; AudioError for weights of groups, which one shard at a time cannot keep."""
+        sharded = self._shards(path, self.raw)
+        if sharded is None:
+            return PackedAudio(self._pack(path), weights)
+        if weights:
+            raise AudioError(
+                f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them"
+            )
+        return sharded
+
+    def rows(self) -> Dataset[Any]:
+        return SpeechAndNoise(
+            self._corpus(self.train_dir, self.speech_weights),
+            self._corpus(self.noise_dir, self.noise_weights),
+            self.raw,
+            music=self._corpus(self.music_dir) if self.music_dir else None,
+            seed=self.seed,
+            **self.mixture,  # type: ignore[arg-type]
+        )
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Pairs(path, self.sample_rate)
+
+
+class NoisyArray(NoisySpeech):
+    """`NoisySpeech` validated with the pairs of an array; `tools/simulate_array.py scenes` makes some."""
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Pairs(path, self.sample_rate, array=True)
+
+
+class LossySpeech(NoisySpeech):
+    """`NoisySpeech` validated with recordings and traces of packets of `packet_ms` (`Traced`)."""
+
+    def __init__(self, *args: Any, packet_ms: float = TRACE_MS, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.packet_ms = packet_ms
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Traced(path, self.sample_rate, self.packet_ms)
+
+
+class PairedSpeech(Rows):
+    """Pairs of noisy and clean recordings, for training (with `data.augment.Augment`) and for validation.
+
+    Args:
+        train, valid: data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
+        rest: see `Rows`.
+    """
+
+    def __init__(self, train: str, valid: str, **rest: Any):
+        super().__init__(train, valid, **rest)
+
+    def _pack(self, path: str) -> Path:
+        pairs = Pairs(path, self.sample_rate)  # says so if there is no clean.scp
+        numbers = {u.key: i for i, u in enumerate(pairs.utterances)}
+
+        def read(u: Utterance) -> np.ndarray:
+            """Clean, then noisy: in one entry, so that packing scales both alike where one would clip."""
+            noisy, clean = pairs.read(numbers[u.key])
+            return np.concatenate([clean, noisy])
+
+        return packed(pairs.data, self.cache, self.sample_rate, read, "wav,clean")
+
+    def rows(self) -> Dataset[Any]:
+        return PairCrops(PackedAudio(self._pack(self.train_dir)), self.raw, self.seed)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Pairs(path, self.sample_rate)
+
+
+class Sounds(Rows):
+    """Recordings of any kind, for training and for validation.
+
+    Args:
+        segment: samples of a crop: with 10 s, the front end's 1024 frames are 998 and silence.
+        augment: see `Crops`.
+        confidence: give the numbers of `utt2confidence` too (see `confidences`), for the mask Confidence. Not
+            for shards.
+        rest: see `Rows`.
+    """
+
+    def __init__(self, train: str, valid: str, augment: bool = True, confidence: bool = False, **rest: Any):
+        super().__init__(train, valid, **rest)
+        self.augment, self.confidence = augment, confidence
+
+    def _pack_confidence(self) -> Path:
+        """The packed confidences of the training directory."""
+        data, corpus = DataDir.read(self.train_dir), PackedAudio(self._pack(self.train_dir))
+        lengths = dict(zip(corpus.keys, corpus.lengths.tolist(), strict=True))
+        for key in lengths:
+            confidences(data, key, 1)  # before any is written
+        table = json.dumps(data.tables["utt2confidence"], sort_keys=True)
+        cache = self.cache / f"confidence-{hashlib.sha256(table.encode()).hexdigest()[:12]}"
+        return packed(data, cache, self.sample_rate, lambda u: confidences(data, u.key, lengths[u.key]))
+
+    def prepare_data(self) -> None:
+        if self.confidence and (Path(self.train_dir) / INDEX).exists():
+            raise AudioError(f"{self.train_dir}: shards have no confidences; give a data directory")
+        super().prepare_data()
+        if self.confidence:
+            self._pack_confidence()
+
+    def rows(self) -> Dataset[Any]:
+        corpus = self._shards(self.train_dir, self.segment) or PackedAudio(self._pack(self.train_dir))
+        beside = PackedAudio(self._pack_confidence()) if self.confidence else None
+        return Crops(corpus, self.segment, self.augment, self.seed, beside)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Clips(path, self.sample_rate, self.segment, self.confidence)
+
+
+class LabelledSounds(Rows):
+    """Labelled recordings. The classes are the labels of the training data, in order of the alphabet.
+
+    Args:
+        train: data directory with utt2label, or a folder of shards made of one. valid: data directory.
+        test: data directory on which the weights that were kept are judged when the training is over.
+        balanced, mixup: see `LabelledCrops`.
+        rest: see `Rows`.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        valid: str,
+        test: str | None = None,
+        balanced: bool = True,
+        mixup: float = 0.5,
+        **rest: Any,
+    ):
+        super().__init__(train, valid, **rest)
+        self.test_dir, self.balanced, self.mixup = test, balanced, mixup
+
+    def counts(self) -> dict[str, int]:
+        """Return how many recordings have each class."""
+        if (Path(self.train_dir) / INDEX).exists():
+            return label_counts(self.train_dir)
+        return count(labels_of(DataDir.read(self.train_dir)).values())
+
+    def classes(self) -> list[str]:
+        return list(self.counts())
+
+    def prepare_data(self) -> None:
+        self.counts()
+        super().prepare_data()
+
+    def rows(self) -> Dataset[Any]:
+        share = "weight" if self.balanced else "utterances"
+        corpus = self._shards(self.train_dir, self.segment, share=share) or PackedAudio(
+            self._pack(self.train_dir), labels=labels_of(DataDir.read(self.train_dir))
+        )
+        return LabelledCrops(corpus, self.counts(), self.segment, self.balanced, self.mixup, self.seed)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return LabelledClips(path, self.sample_rate, self.segment, self.classes())
+
+    def test_dataloader(self) -> DataLoader:
+        assert self.test_dir is not None, "there is nothing to test on; give --data.test"
+        return DataLoader(self.clips(self.test_dir), batch_size=1)

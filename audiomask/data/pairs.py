@@ -1,0 +1,106 @@
+"""Pairs of noisy and clean recordings: whole for validation, random crops of them for training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from torch.utils.data import Dataset
+
+from audiomask.audio import AudioError
+from audiomask.data.kaldi import DataDir
+from audiomask.data.loading import PackedAudio, cut, read_mono
+
+
+class Pairs(Dataset[dict[str, Any]]):
+    """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
+
+    Args:
+        array: the noisy recordings are those of several microphones, the clean ones of the reference alone;
+            else all are mixed to mono.
+
+    Item: `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, array: bool = False):
+        self.data, self.sample_rate, self.array = DataDir.read(path), sample_rate, array
+        if "clean.scp" not in self.data.tables:
+            raise AudioError(
+                f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory"
+            )
+        self.utterances = list(self.data.utterances())
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return noisy and clean samples `[T]` or, of an array, `[M, T]` and `[T]`."""
+        u = self.utterances[i]
+        if not self.array:
+            noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
+            if len(noisy) != len(clean):
+                raise AudioError(
+                    f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew"
+                )
+            return noisy, clean
+        noisy, clean = (self._channels(i, table) for table in ("wav", "clean"))
+        if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
+            raise AudioError(
+                f"{u.key}: noisy has shape {noisy.shape} and clean {clean.shape}; pair it anew, with one "
+                "clean channel of the same length"
+            )
+        return noisy, clean[0]
+
+    def _channels(self, i: int, table: str) -> np.ndarray:
+        x, rate = self.data.load(self.utterances[i], table)
+        x = x if rate == self.sample_rate else soxr.resample(x.T, rate, self.sample_rate).T
+        return np.ascontiguousarray(x, np.float32)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        noisy, clean = self.read(i)
+        return {
+            "noisy": torch.from_numpy(noisy),
+            "clean": torch.from_numpy(clean),
+            "key": self.utterances[i].key,
+        }
+
+
+class PairCrops(Dataset[dict[str, torch.Tensor]]):
+    """Cuts row `n` at random from packed pairs, seeded with `(seed, n)` as in `data.loading`.
+
+    The noise is what is left when the clean recording is taken from the noisy one, so that noises can be
+    dealt out anew within a batch (`data.augment.Augment`).
+
+    Args:
+        pairs: packed corpus whose entries are the clean recording followed by the noisy one.
+        length: samples of a crop. A shorter pair stands at a random place among zeros.
+
+    Item: `speech [L]`, `noise [1, L]` float32, `seed` int64 (for the augmentation).
+    """
+
+    def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
+        self.pairs, self.length, self.seed = pairs, length, seed
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        """Clean and noisy `[2, L]` of one pair, every second of the corpus as likely."""
+        i = self.pairs.draw(rng)
+        n = self.pairs.lengths[i] // 2
+        start = self.pairs.offsets[i]
+        pair = self.pairs.samples[start : start + 2 * n].reshape(2, n)
+
+        def read(at: int, count: int) -> np.ndarray:
+            return pair[:, at : at + count].astype(np.float32) / 32768
+
+        return cut(read, int(n), rng, self.length, "pad")
+
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, row])
+        clean, noisy = torch.from_numpy(self._crop(rng))
+        return {
+            "speech": clean,
+            "noise": (noisy - clean)[None],
+            "seed": torch.tensor(int(rng.integers(2**62))),
+        }

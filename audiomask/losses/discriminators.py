@@ -1,0 +1,84 @@
+"""Discriminators: networks that tell estimated sound from real sound, for `losses.adversary`.
+
+Each is a module `(x [B, C, T], where [B, T] or None) -> (scores, features)`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from audiomask.frontend.stft import power
+
+
+class Discriminator(nn.Module):
+    """Base of the discriminators.
+
+    `least`: samples that it needs at least.
+    """
+
+    least: int = 1
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return scores `[B, 1, T', ...]`, high for real sound, and the outputs of the layers.
+
+        Args:
+            x: signals `[B, C, T]` of RMS about 1.
+            where: `[B, T]`, 1 where the signal was estimated and 0 where it was received; None: all was.
+        """
+        raise NotImplementedError
+
+
+LAYERS = (  # kernel, stride over (frames, bins), width in `channels`
+    ((3, 7), (1, 2), 1),
+    ((3, 7), (1, 2), 1),
+    ((3, 7), (1, 2), 2),
+    ((3, 5), (2, 2), 2),
+    ((3, 3), (1, 1), 2),
+)
+
+
+class SpectrumDiscriminator(Discriminator):
+    """Judges places of a spectrogram, which enters compressed: X |X|^-.7 and |X|^.3.
+
+    After UnivNet (Jang et al. 2021) and EnCodec (Défossez et al. 2022); the widths and the compression are
+    ours.
+
+    Args:
+        fft, hop: samples; the window is Hann's.
+        channels: of the first layers, half those of the last.
+        signals: channels C of what is judged.
+    """
+
+    window: Tensor
+
+    def __init__(self, fft: int, hop: int, channels: int = 16, signals: int = 1):
+        super().__init__()
+        self.fft = self.least = fft
+        self.hop = hop
+        self.register_buffer("window", torch.hann_window(fft), persistent=False)
+        layers, before = [], 3 * signals + 1
+        for size, stride, wider in LAYERS:
+            pad = (size[0] // 2, size[1] // 2)
+            layers.append(weight_norm(nn.Conv2d(before, wider * channels, size, stride, pad)))
+            before = wider * channels
+        self.layers = nn.ModuleList(layers)
+        self.last = weight_norm(nn.Conv2d(before, 1, 3, 1, 1))
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return scores `[B, 1, frames / 2, places]`; see `Discriminator`."""
+        where = torch.ones_like(x[:, 0]) if where is None else where
+        z = torch.stft(x.flatten(0, 1).float(), self.fft, self.hop, window=self.window, return_complex=True)
+        z = torch.view_as_real(z).permute(0, 3, 2, 1) * (50 / self.window.sum())  # [B C, 2, frames, bins]
+        p = power(z) + 1e-6
+        share = F.pad(where[:, None], (self.fft // 2, self.fft // 2))
+        share = F.avg_pool1d(share, self.fft, self.hop)[..., None].expand(-1, -1, -1, z.shape[3])
+        z, p = (each.unflatten(0, x.shape[:2]).flatten(1, 2) for each in (z * p**-0.35, p**0.15))
+        y = torch.cat([z, p, share], 1)
+        outputs = []
+        for layer in self.layers:
+            y = F.leaky_relu(layer(y), 0.2)
+            outputs.append(y)
+        return self.last(y), outputs

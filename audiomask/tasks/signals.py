@@ -1,0 +1,195 @@
+"""Training of networks whose output is sound: denoisers, concealers, whatever an `Example` can be made for.
+
+In a recipe:
+
+    model:
+      class_path: audiomask.tasks.signals.Signals
+      init_args:
+        model: {class_path: audiomask.models.sieve.Sieve}
+        objective: {class_path: audiomask.losses.Objective, init_args: {losses: ...}}
+        simulation: {class_path: audiomask.data.simulate.Degrade}
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from audiomask import metrics
+from audiomask.audio import AudioError
+from audiomask.data.example import Example, Simulation
+from audiomask.losses import Objective, SignalLoss
+from audiomask.streaming import StreamingModel
+from audiomask.tasks.task import Task
+
+
+class Signals(Task):
+    """Trains a network to make the wanted signals of the given ones.
+
+    Args:
+        model: what is trained.
+        objective: compares what it makes with what is wanted.
+        simulation: makes the examples: `data.simulate.Degrade` (noise), `data.arrays.ArrayScenes`,
+            `data.augment.Augment` (pairs of a corpus), `data.packet_loss.PacketLoss`.
+        relative: divide both by the example's level first, so that loud and quiet rows count alike; the
+            published systems do not.
+        measured: scores (`metrics`) of the first `scored` validation clips, beside SI-SDR (a second each).
+        scored: how many clips those are.
+        shown: validation clips that go to TensorBoard as audio and spectrograms.
+        mask_input, mask_attention: masked training, for noises that the corpus lacks: fractions of the
+            time-frequency bins and of the attention that are hidden from the network at random while it
+            trains (after Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising"),
+            for models that have `hide`.
+        training: see `Task`.
+
+    Of several epochs the weights with the highest PESQ + 4 ESTOI + .1 SI-SDR (dB) are kept, in which each
+    term is worth about as much as the others' usual spread; with `scored` 0 those with the lowest loss.
+
+    Several processes (docs/scale.md): W of them with B rows each give the parameters of one with W B rows, up
+    to the rounding of float sums, where the loss is a mean over rows and nothing in the network looks across
+    them. Batch norms do: in training they normalise by the rows of their own process, unless
+    `--trainer.sync_batchnorm true`, which torch has for GPUs only. Of our losses, only the spectral
+    convergence of the multi-resolution STFT loss is no mean over rows.
+    """
+
+    floor = 0.01
+
+    def __init__(
+        self,
+        model: StreamingModel,
+        objective: Objective,
+        simulation: Simulation,
+        relative: bool = True,
+        measured: Sequence[str] = ("pesq_wb", "estoi"),
+        scored: int = 40,
+        shown: int = 3,
+        mask_input: float = 0.0,
+        mask_attention: float = 0.0,
+        lr: float = 1.5e-3,
+        betas: tuple[float, float] = (0.9, 0.98),
+        decay: float = 0.25,
+        **training: Any,
+    ):
+        super().__init__(model, lr=lr, betas=betas, decay=decay, **training)
+        if simulation.sample_rate != model.sample_rate:
+            raise AudioError(
+                f"simulation.sample_rate is {simulation.sample_rate} Hz and the model runs at "
+                f"{model.sample_rate} Hz; make them equal"
+            )
+        for name, loss in objective.named_modules():
+            if isinstance(loss, SignalLoss) and loss.sample_rate not in (None, model.sample_rate):
+                raise AudioError(
+                    f"loss {name.split('.')[-1]} is for {loss.sample_rate} Hz and the model runs at "
+                    f"{model.sample_rate} Hz; leave it out"
+                )
+        self.reference = model.inputs[0].reference
+        if simulation.reference != self.reference:
+            raise AudioError(
+                f"simulation.reference is microphone {simulation.reference} and the model's is "
+                f"{self.reference}; make them equal"
+            )
+        self.objective, self.simulation, self.relative = objective, simulation, relative
+        self.measured, self.scored, self.shown = tuple(measured), scored, shown
+        if mask_input or mask_attention:
+            if not 0 <= mask_input < 1 or not 0 <= mask_attention < 1:
+                raise AudioError(
+                    f"mask_input {mask_input}, mask_attention {mask_attention}: fractions are in [0, 1)"
+                )
+            hide = getattr(model, "hide", None)
+            if hide is None:
+                raise AudioError(f"{type(model).__name__} has no masked training; set the fractions to 0")
+            hide(mask_input, mask_attention)
+        self._clips: list[dict[str, float]] = []
+
+    def run(self, example: Example) -> dict[str, Tensor]:
+        """Return what the network makes of an example, by the names of what is wanted."""
+        first, *others = self.model.inputs
+        for port in self.model.inputs:
+            if port.kind == "stream" and port.name not in example.given:
+                raise AudioError(
+                    f"{self.model.name} takes {port.name} and the simulation gives {sorted(example.given)}"
+                )
+        x = example.given[first.name]
+        if x.shape[1] != first.channels:
+            raise AudioError(
+                f"the data have {x.shape[1]} channels and {self.model.name} takes {first.channels}; "
+                "make them equal"
+            )
+        y = self.model(x, **{p.name: example.given[p.name] for p in others if p.name in example.given})
+        ports = [port.name for port in self.model.outputs]
+        made: dict[str, Any] = dict(zip(ports, y if isinstance(y, tuple) else (y,), strict=True))
+        if len(example.wanted) == 1:
+            return dict.fromkeys(example.wanted, made[ports[0]])
+        if missing := sorted(set(example.wanted) - set(made)):
+            raise AudioError(f"{self.model.name} makes {ports}, and {missing} are wanted too")
+        return {name: made[name] for name in example.wanted}
+
+    def compare(self, example: Example) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return what is minimised, the parts of the loss, and what the network made."""
+        made = self.run(example)
+        sounds = [made, example.wanted]
+        if self.relative:
+            sounds = [{name: x / example.level for name, x in of.items()} for of in sounds]
+        return *self.objective(*sounds, example.where), made
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
+        torch.manual_seed(int(batch["seed"][0]))  # of what is hidden: a resumed run goes on as it would have
+        with torch.no_grad():
+            example = self.simulation.example(batch)
+        scalar, parts, _ = self.compare(example)
+        self.log_dict(
+            {f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch["seed"])
+        )
+        return scalar
+
+    def validation_step(self, batch: dict[str, Any], index: int) -> None:
+        example = self.simulation.example(batch)
+        with self.as_kept():
+            _, parts, made = self.compare(example)
+        self.log_dict(
+            {f"val/{name}": value for name, value in parts.items()},
+            batch_size=len(example.level),
+            sync_dist=True,
+        )
+        names = ["si_sdr", *self.measured] if index < self.scored else ["si_sdr"]
+        for name, wanted in example.wanted.items():
+            for ref, est in zip(wanted[0].cpu().numpy(), made[name][0].float().cpu().numpy(), strict=True):
+                row = metrics.score(ref, est, self.model.sample_rate, names)
+                row |= {} if self.scored else {"select": -float(parts["loss"])}
+                self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
+        if index < self.shown:
+            self._show(f"{index}/given", {"audio": example.given[self.model.inputs[0].name]}, True)
+            self._show(f"{index}/wanted", example.wanted, True)
+            self._show(f"{index}/made", made)
+
+    def on_validation_epoch_end(self) -> None:
+        means = {
+            f"val/{k}": float(np.mean([c[k] for c in self._clips if k in c]))
+            for k in sorted({k for c in self._clips for k in c})
+        }
+        self._clips.clear()
+        if {"val/pesq_wb", "val/estoi", "val/si_sdr"} <= set(means):
+            means["val/select"] = means["val/pesq_wb"] + 4 * means["val/estoi"] + 0.1 * means["val/si_sdr"]
+        self.log_dict(means, sync_dist=True)
+
+    def _show(self, name: str, signals: Mapping[str, Tensor], fixed: bool = False) -> None:
+        """Log the first row of signals `[B, C, T]` as sound and spectrogram; what is `fixed`, once."""
+        if not isinstance(self.logger, TensorBoardLogger) or (
+            fixed and self.global_step > 0 and self.current_epoch > 0
+        ):
+            return
+        window = torch.hann_window(512, device=self.device)
+        for kind, rows in signals.items():
+            x = rows[0, self.reference if rows.shape[1] > self.reference else 0].float()
+            self.logger.experiment.add_audio(
+                f"{name}/{kind}", x.clamp(-1, 1), self.global_step, self.model.sample_rate
+            )
+            power = torch.stft(x, 512, 128, window=window, return_complex=True).abs().square()
+            low, high = torch.tensor([-70.0, 30.0], device=self.device)
+            self.picture(f"{name}/{kind}_spectrogram", 10 * torch.log10(power + 1e-9).T, low, high)

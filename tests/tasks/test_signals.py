@@ -1,0 +1,176 @@
+"""Training by recipe: what is compared, the schedule, what is kept; a run killed and resumed ends as one that
+was not.
+"""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from training import ROOT, SIEVE, checkpoint, train, train_and_kill
+
+from audiomask import weights
+from audiomask.audio import AudioError
+from audiomask.data.example import Example, rms
+from audiomask.data.simulate import Degrade
+from audiomask.losses import L1Loss, Objective, PESQLoss, WeightedSum
+from audiomask.models.sieve import Sieve
+from audiomask.streaming import Port, StreamingModel
+from audiomask.tasks.fit import KeepBest, parse
+from audiomask.tasks.signals import Signals
+from audiomask.tasks.task import warmup_stable_decay
+
+
+def test_schedule_warms_up_stays_and_falls():
+    factor = [warmup_stable_decay(s, 10, 100, 0.25) for s in range(101)]
+    assert factor[0] == pytest.approx(0.1)
+    assert factor[9:75] == [1.0] * 66
+    assert all(a >= b for a, b in itertools.pairwise(factor[75:]))
+    assert factor[100] == pytest.approx(0.01)
+    assert warmup_stable_decay(500, 10, 100, 0.25) == pytest.approx(0.01)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
+    out = tmp_path / "killed"
+    options = {"model__mask_input": 0.2, "model__mask_attention": 0.2}  # drawn anew in every step
+    steps = train_and_kill(data, out, **options) + 6
+    train(data, out, steps, **options)
+    train(data, tmp_path / "whole", steps, **options)
+
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(out)
+    assert whole["global_step"] == resumed["global_step"] == steps
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    for kind in ("model/config.json", "model/model.safetensors", "config.yaml", "run.json"):
+        assert (out / kind).stat().st_size > 0
+
+
+def test_the_medium_model_trains_on_from_grown_weights(data, tmp_path):
+    small = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze": 8}
+    torch.manual_seed(0)
+    config = {"class_path": "audiomask.models.sieve.Sieve", "init_args": small}
+    weights.save(tmp_path / "small", Sieve(**small), config)
+    large = {"channels": 12, "heads": 3, "full": 16, "squeeze": 12, "blocks": 2, "ahead": 2}
+    sizes = [part for key, value in large.items() for part in (f"--{key}", str(value))]
+    grow = [
+        sys.executable,
+        ROOT / "tools/grow_sieve.py",
+        tmp_path / "small",
+        *sizes,
+        "--out",
+        tmp_path / "grown",
+    ]
+    subprocess.run(grow, check=True)
+
+    options = {f"model__model__{key}": value for key, value in (small | large).items()}
+    options |= {"recipe": ROOT / "recipes/denoise/sieve_medium.yaml", "model__start_from": tmp_path / "grown"}
+    train(data, tmp_path / "run", 3, **options)
+    before, after = (dict(weights.load(tmp_path / f)[0].named_parameters()) for f in ("grown", "run/model"))
+    far = [float((after[name] - value).abs().max()) for name, value in before.items()]
+    assert 0 < max(far) < 1e-3  # it has learned something, and began where it was told
+
+
+def test_a_loss_for_another_rate_is_refused():
+    objective = Objective({"all": WeightedSum({"pesq": PESQLoss()})})
+    with pytest.raises(AudioError, match="loss pesq is for 16000 Hz and the model runs at 48000 Hz"):
+        Signals(Sieve(48000, channels=8, bands=8, heads=2), objective, Degrade(48000, 48000))
+
+
+def test_unknown_keys_and_missing_recipes_are_errors(tmp_path):
+    base = [sys.executable, "-m", "audiomask", "train"]
+    missing = subprocess.run([*base, "no.yaml"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "no.yaml: no such recipe" in missing.stderr
+    unknown = subprocess.run(
+        [*base, str(SIEVE), "--model.colour", "red", "--out", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert unknown.returncode == 2
+    assert "colour" in unknown.stderr
+    assert not (tmp_path / "x").exists()
+
+
+class Stems(StreamingModel):
+    """Halves its input into two outputs, one of two channels."""
+
+    outputs = (Port("voice"), Port("rest", channels=2))
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.5))
+
+    def step(self, x, state, **constants):
+        return (self.gain * x, (1 - self.gain) * x.expand(-1, 2, -1)), state
+
+
+def stems(wanted, **given) -> Signals:
+    task = Signals(Stems(), Objective({"l1": L1Loss()}), Degrade(16000, 16000), relative=False)
+    task.log_dict = lambda *args, **kwargs: None
+    return task, Example(given, wanted, rms(torch.ones(2, 1)))
+
+
+def test_outputs_are_compared_by_name():
+    x, y = torch.randn(2, 1, 800), torch.randn(2, 2, 800)
+    task, example = stems({"rest": y, "voice": x}, audio=x)
+    scalar, parts, made = task.compare(example)
+    apart = (x / 2).abs().mean(), (x / 2 - y).abs().mean()
+    assert scalar.item() == parts["l1"].item() == pytest.approx(sum(apart).item() / 2)
+    assert set(made) == {"rest", "voice"}
+    with pytest.raises(AudioError, match=r"makes \['voice', 'rest'\], and \['drums'\] are wanted too"):
+        task.compare(stems({"drums": x, "voice": x}, audio=x)[1])
+    with pytest.raises(AudioError, match=r"takes audio and the simulation gives \['codes'\]"):
+        task.compare(stems({"voice": x, "rest": y}, codes=x)[1])
+
+
+class Trained:
+    """As much of a trainer as `KeepBest` looks at."""
+
+    sanity_checking, is_global_zero, global_step = False, True, 3
+
+    def __init__(self, **metrics):
+        self.callback_metrics = {key.replace("__", "/"): torch.tensor(x) for key, x in metrics.items()}
+
+
+def test_weights_are_chosen_by_a_value_that_must_be_there(tmp_path):
+    task, _ = stems({})
+    config = {"class_path": "audiomask.models.sieve.Sieve", "init_args": {}}
+    keep = KeepBest(tmp_path, config)
+    with pytest.raises(AudioError, match=r"gave no val/select, .* it gave val/loss, val/si_sdr"):
+        keep.on_validation_end(Trained(val__si_sdr=3.0, val__loss=1.0), task)
+    assert not list(tmp_path.iterdir())
+    keep.on_validation_end(Trained(val__select=2.0), task)
+    before = (tmp_path / "model.safetensors").stat().st_mtime_ns
+    keep.on_validation_end(Trained(val__select=1.0), task)
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns == before
+    last = KeepBest(tmp_path, config, monitor=None)
+    last.on_validation_end(Trained(val__loss=1.0), task)
+    assert (tmp_path / "model.safetensors").stat().st_mtime_ns > before
+
+
+def test_a_run_without_validation_keeps_the_last_weights_and_says_so(data, tmp_path):
+    done = train(data, tmp_path / "run", 3, trainer__limit_val_batches=0)
+    assert "No validation gave a val/select: the last weights are kept" in done.stderr
+    last = checkpoint(tmp_path / "run")["state_dict"]
+    for name, value in weights.load(tmp_path / "run")[0].state_dict().items():
+        assert torch.equal(value, last[f"model.{name}"])
+
+
+def test_rate_and_segment_are_said_once(tmp_path):
+    """Data and simulation take them over; written again they must agree."""
+    cli = parse(SIEVE, ["--model.model.sample_rate", "48000", "--data.segment", "9600"])
+    assert cli.model.simulation.sample_rate == cli.datamodule.sample_rate == 48000
+    assert cli.model.simulation.segment == cli.datamodule.segment == 9600
+    assert cli.config.model.init_args.simulation.init_args.segment == 9600  # as config.yaml has it
+    parse(SIEVE, ["--model.simulation.segment", "32000", "--data.sample_rate", "16000"])
+    with pytest.raises(AudioError, match=r"model.simulation.segment is 8000 and data.segment 32000"):
+        parse(SIEVE, ["--model.simulation.segment", "8000"])
+    with pytest.raises(AudioError, match=r"data.sample_rate is 8000 and the sample rate of the model 16000"):
+        parse(SIEVE, ["--data.sample_rate", "8000"])
+    conceal = ROOT / "recipes/conceal/frn.yaml"
+    assert parse(conceal, ["--data.segment", "960"]).model.simulation.sent.segment == 960
+    with pytest.raises(AudioError, match=r"model.simulation.sent.sample_rate is 16000"):
+        parse(conceal, ["--model.simulation.sent.sample_rate", "16000"])
