@@ -1,7 +1,7 @@
 """Fine-tuning a pretrained encoder to tag clips, or training a probe on it.
 
 `Classify` is the task, `data.modules.LabelledSounds` the data: data directories with `utt2label`, the labels
-of each utterance with commas between them. `knn` judges features without training.
+of each utterance with commas between them.
 """
 
 from __future__ import annotations
@@ -37,16 +37,6 @@ def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
 def accuracy_of(scores: Tensor, targets: Tensor) -> Tensor:
     """Share of the clips whose likeliest class is one of theirs. `scores`, `targets [N, K]`."""
     return (targets.gather(1, scores.argmax(1, keepdim=True)) > 0.5).double().mean()
-
-
-def knn(known: Tensor, labels: Tensor, features: Tensor, k: int = 20, temperature: float = 0.07) -> Tensor:
-    """Classes `[M]` that the `k` nearest of `known [N, C]`, of classes `labels [N]`, give to `features [M,
-    C]`: votes of weight exp(cosine / temperature).
-    """
-    cosine = F.normalize(features, dim=1) @ F.normalize(known, dim=1).T
-    near, index = cosine.topk(min(k, len(known)), 1)
-    votes = torch.zeros(len(features), int(labels.max()) + 1, dtype=near.dtype, device=near.device)
-    return votes.scatter_add(1, labels[index], (near / temperature).exp()).argmax(1)
 
 
 def kept(grid: tuple[int, int], seeds: Tensor, time: float, freq: float) -> Tensor:

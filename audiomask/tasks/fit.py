@@ -96,7 +96,7 @@ class _Cli(LightningCLI):
             for name in [name for name in values if name in arguments]:
                 if arguments[name] is None:
                     arguments[name] = values[name]
-                elif arguments[name] != values[name]:
+                elif values[name] not in (None, arguments[name]):
                     raise AudioError(
                         f"{place}.{name} is {arguments[name]} and "
                         f"{'data.segment' if name == 'segment' else 'the sample rate of the model'} "

@@ -106,7 +106,7 @@ def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
 
 def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: float = 0.07) -> Tensor:
     """Scores `[M, K]` that the `k` nearest of `known [N, C]`, with labels `target [N, K]`, give to `asked [M,
-    C]`: labels of weight exp(cosine / temperature), over the sum of the weights. See `tasks.classify.knn`.
+    C]`: labels of weight exp(cosine / temperature), over the sum of the weights.
     """
     found, known = [], F.normalize(known, dim=1)
     for part in F.normalize(asked, dim=1).split(512):  # so that memory is bounded

@@ -21,7 +21,7 @@ from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
 from audiomask.runtime.extract import Extractor
-from audiomask.tasks.classify import Classify, average_precision, heard, kept, knn
+from audiomask.tasks.classify import Classify, average_precision, heard, kept
 
 TINY = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
 
@@ -52,14 +52,6 @@ def test_average_precision_is_that_of_its_definition():
             wanted.append(truth[above, column].mean())
         assert value.item() == pytest.approx(float(torch.stack(wanted).mean()), rel=1e-6)
     assert average_precision(torch.tensor([[0.9], [0.1]]), torch.tensor([[1.0], [0.0]])) == 1
-
-
-def test_nearest_neighbours_vote():
-    known = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.0, 2.0], [-1.0, 0.0]])
-    labels = torch.tensor([0, 0, 1, 1, 2])
-    asked = torch.tensor([[5.0, 0.2], [0.1, 3.0], [-2.0, 0.1]])
-    assert knn(known, labels, asked, k=3).tolist() == [0, 1, 2]
-    assert knn(known, labels, asked[2:], k=5, temperature=1e6).tolist() != [2]  # by number alone: 2 to 2 to 1
 
 
 def test_tokens_are_left_out_by_columns_and_rows():
@@ -137,6 +129,16 @@ def test_rates_fall_with_depth_and_vectors_are_not_decayed():
         "cls_token": (0.125, 0.0),
     }.items():  # fmt: skip
         assert rates[id(names[name])] == wanted, name
+    assert {g["maps"] for g in run.groups()} == {0}
+    run = task(optimizer="muon")
+    maps = {id(p): g["maps"] for g in run.groups() for p in g["params"]}
+    names = dict(run.model.named_parameters())
+    for name, stacked in {
+        "blocks.1.attn.qkv.weight": 3,
+        "blocks.0.mlp.fc1.weight": 1,
+        "cls_token": 0,
+    }.items():
+        assert maps[id(names[name])] == stacked, name
 
 
 def test_a_probe_trains_the_classifier_alone():

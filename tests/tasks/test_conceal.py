@@ -153,3 +153,14 @@ def test_the_data_module_hands_out_what_the_simulation_takes(data, traced, tmp_p
     example = simulation().example(batch)
     assert example.given["audio"].shape == example.wanted["sent"].shape == (1, 1, 16000)
     assert torch.equal(example.given["lost"][0, 0] > 0, batch["lost"][0])
+
+
+def test_a_checkpoint_without_what_the_objective_has_now_is_refused():
+    t = task()
+    t.on_load_checkpoint({})  # of a run whose objective has nothing to keep
+    t.objective = Objective({"l1": L1Loss()}, balancer=Balancer())
+    with pytest.raises(AudioError, match=r"holds no 'balancer' of the objective.*--fresh"):
+        t.on_load_checkpoint({"objective": {}})
+    kept = {}
+    t.on_save_checkpoint(kept)
+    t.on_load_checkpoint(kept)

@@ -13,7 +13,6 @@ from audiomask.models.audio_mae import AudioMae
 from audiomask.models.gtcrn import GTCRN
 from audiomask.models.vit_tagger import ViTTagger
 from audiomask.tasks import frozen
-from audiomask.tasks.classify import knn
 
 SMALL = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
 FRONTEND = {"class_path": "audiomask.frontend.logmel.LogMel", "init_args": {"frames": 64}}
@@ -89,13 +88,26 @@ def test_what_cannot_be_used_is_named(sounds, tmp_path):
     assert frozen.features(loaded, frontend, sounds).isfinite().all()
 
 
-def test_votes_are_those_of_knn():
+def test_nearest_neighbours_vote():
+    known = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.0, 2.0], [-1.0, 0.0]])
+    target = torch.eye(3)[[0, 0, 1, 1, 2]]
+    asked = torch.tensor([[5.0, 0.2], [0.1, 3.0], [-2.0, 0.1]])
+    assert frozen.votes(known, target, asked, 3).argmax(1).tolist() == [0, 1, 2]
+    by_number = frozen.votes(known, target, asked[2:], 5, temperature=1e6)  # 2 to 2 to 1
+    assert by_number.argmax(1).tolist() != [2]
+
+
+def test_votes_are_weighted_by_nearness():
     g = torch.Generator().manual_seed(0)
     known, asked = torch.randn(40, 5, generator=g), torch.randn(30, 5, generator=g)
     labels = torch.arange(40) % 4
     scores = frozen.votes(known, torch.eye(4)[labels], asked, 7)
     assert torch.allclose(scores.sum(1), torch.ones(30))
-    assert torch.equal(scores.argmax(1), knn(known, labels, asked, 7))
+    for row, x in zip(scores, asked, strict=True):
+        cosine = torch.cosine_similarity(known, x[None])
+        near = cosine.topk(7).indices
+        wanted = [(cosine[near] / 0.07).exp()[labels[near] == k].sum() for k in range(4)]
+        torch.testing.assert_close(row, torch.stack(wanted) / sum(wanted))
     target = torch.zeros(40, 4)
     target[3, 1:] = 1
     assert torch.equal(frozen.votes(known, target, known[3:4], 1), torch.tensor([[0.0, 1, 1, 1]]))
