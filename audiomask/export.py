@@ -32,10 +32,11 @@ from torch import Tensor, nn
 
 from audiomask import __version__
 from audiomask.audio import AudioError
-from audiomask.streaming import Port, State, StreamingModel, flatten_state, unflatten_state, whole
+from audiomask.ports import Port
+from audiomask.runtime.artifact import FORMAT, KEY, Artifact
+from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_state, whole
 from audiomask.weights import fingerprint
 
-FORMAT = 1
 OPSET = 23  # the first with Attention
 TOLERANCE = 1e-5  # of the peak, in float32; frameworks choose other kernels for other lengths
 KINDS = {torch.float32: ("state_f32", "float32"), torch.int64: ("state_i64", "int64")}
@@ -92,8 +93,8 @@ class Packed(nn.Module):
         for _, tensor in flatten_state(self.like):
             tensors.append(next(pieces[tensor.dtype]).reshape(-1, *tensor.shape[1:]))
         state = unflatten_state(self.like, tensors) if tensors else None
-        y, state = self.model.step(given.pop(ports[0].name), state, **given)
-        return (*(y if isinstance(y, tuple) else (y,)), *pack_state(state).values())
+        y, state = self.model.run(given, state)
+        return (*y.values(), *pack_state(state).values())
 
 
 def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
@@ -106,25 +107,33 @@ def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
 
 
 def example(model: StreamingModel, batch: int, hops: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random inputs for every port: streams of `hops` hops (a mask: bursts of a hop or two of 1 among 0),
-    constants within their range."""
-    inputs = {}
-    for port in model.inputs:
-        if port.kind == "stream":
-            frames = whole(hops * model.hop * port.rate, f"frames of {port.name} in a hop")
-            if port.type == "mask":
-                burst = frames // hops
-                lost = torch.rand(batch, port.channels, hops + 1, generator=generator) < 0.3
-                start = int(torch.randint(burst, (), generator=generator))  # borders inside of hops too
-                inputs[port.name] = lost.repeat_interleave(burst, 2)[:, :, start : start + frames].float()
-            else:
-                inputs[port.name] = 0.1 * torch.randn(batch, port.channels, frames, generator=generator)
-        else:
-            shape = (batch,) if port.channels == 1 else (batch, port.channels)
-            low = port.minimum if port.minimum is not None else (port.default or 0.0)
-            high = port.maximum if port.maximum is not None else (port.default or 1.0)
-            inputs[port.name] = low + (high - low) * torch.rand(shape, generator=generator)
-    return inputs
+    """Return random inputs for every port: streams of `hops` hops, controls within their range."""
+    return {port.name: _draw(port, batch, hops, model.hop, generator) for port in model.inputs}
+
+
+def _draw(port: Port, batch: int, hops: int, hop: int, generator: torch.Generator) -> Tensor:
+    def integers(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=generator)
+
+    levels = 2 if port.type == "bits" else port.levels or 2
+    if not port.is_stream:
+        shape = (batch,) if port.channels == 1 else (batch, port.channels)
+        if port.dtype.kind == "i" and port.maximum is None:
+            return integers(levels, *shape)
+        low = port.minimum if port.minimum is not None else float(np.min(port.default or 0.0))
+        high = port.maximum if port.maximum is not None else float(np.max(port.default or 1.0))
+        value = low + (high - low) * torch.rand(shape, generator=generator)
+        return value if port.dtype.kind == "f" else value.round().long()
+    burst = port.per_hop(hop)
+    frames = hops * burst
+    if port.type == "lost":  # bursts of a hop or two, which begin inside of hops too
+        lost = torch.rand(batch, port.channels, hops + 1, generator=generator) < 0.3
+        start = int(integers(burst))
+        return lost.repeat_interleave(burst, 2)[:, :, start : start + frames].float()
+    if port.dtype.kind == "i":
+        return integers(levels, batch, port.channels, frames)
+    scale = 1.0 if port.type == "noise" else 0.1
+    return scale * torch.randn(batch, port.channels, frames, generator=generator)
 
 
 # --- graph --------------------------------------------------------------------------------------------------
@@ -138,10 +147,9 @@ def build(model: StreamingModel) -> ir.Model:
     values = example(model, 2, 3, torch.Generator().manual_seed(0))
     shapes: list[dict[int, Any]] = []
     for port in model.inputs:
-        per_hop = whole(model.hop * port.rate)
-        shapes.append(
-            {0: batch, 2: hops if per_hop == 1 else per_hop * hops} if port.kind == "stream" else {0: batch}
-        )
+        per_hop = port.per_hop(model.hop) if port.is_stream else 0
+        frames = {2: hops if per_hop == 1 else per_hop * hops} if per_hop else {}
+        shapes.append({0: batch, **frames})
     packs = pack_state(model.initial_state(2))
     shapes += [{0: batch}] * len(packs)
     log = logging.getLogger("torch.onnx")
@@ -270,31 +278,6 @@ def _constant_reshapes(graph: ir.Graph) -> None:
 # --- metadata -----------------------------------------------------------------------------------------------
 
 
-def _port(port: Port) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": port.name,
-        "kind": port.kind,
-        "type": port.type,
-        "channels": port.channels,
-    }
-    if port.kind == "stream":
-        entry["rate"] = str(port.rate)
-        if port.channels > 1:
-            entry["reference"] = port.reference
-        if port.labels:
-            entry["labels"] = list(port.labels)
-        if port.span:
-            entry["span"] = port.span
-    else:
-        entry |= {
-            "default": port.default,
-            "minimum": port.minimum,
-            "maximum": port.maximum,
-            "unit": port.unit,
-        }
-    return entry | ({"doc": port.doc} if port.doc else {})
-
-
 def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The JSON document of the artifact. `more`: version, description, licence, training, scores."""
     states = []
@@ -321,8 +304,8 @@ def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> d
         "hop": model.hop,
         "delay": whole(model.delay, "delay"),
         "latency": whole(model.latency, "latency"),
-        "inputs": [_port(port) for port in model.inputs],
-        "outputs": [_port(port) for port in model.outputs],
+        "inputs": [port.document() for port in model.inputs],
+        "outputs": [port.document() for port in model.outputs],
         "states": states,
         **more,
         "config": config,
@@ -359,8 +342,8 @@ def run_pieces(
         feed = dict(state)
         for port in model.inputs:
             value = inputs[port.name]
-            if port.kind == "stream":
-                step = whole(model.hop * port.rate)
+            if port.is_stream:
+                step = port.per_hop(model.hop)
                 value = value[:, :, at * step : (at + n) * step]
             feed[port.name] = value.contiguous().numpy()
         result = session.run(None, feed)
@@ -374,39 +357,56 @@ def run_pieces(
 
 @torch.no_grad()
 def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> dict[str, float]:
-    """By output and packed state: the greatest difference between torch (whole) and ONNX Runtime (whole, hop
-    by hop and in random pieces) over several lengths and batch sizes, relative to the peak over all of them.
+    """Return the greatest difference between torch and ONNX Runtime, by output and packed state.
+
+    torch runs whole, ONNX Runtime whole, hop by hop and in random pieces, over several lengths and batch
+    sizes. Differences are relative to the peak over all of them; how types are judged is `_apart`'s.
     """
     generator = torch.Generator().manual_seed(seed)
     session = open_session(graph)
-    differences: dict[str, list[Tensor]] = {}
-    peaks: dict[str, list[Tensor]] = {}
+    differences: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
     for batch, hops in ((1, 1), (1, 2), (2, 7), (3, 40)):
         inputs = example(model, batch, hops, generator)
-        rest = {name: value for name, value in inputs.items() if name != model.inputs[0].name}
-        y, state = model.step(inputs[model.inputs[0].name], model.initial_state(batch), **rest)
-        names = [port.name for port in model.outputs]
-        expected = dict(zip(names, y if isinstance(y, tuple) else (y,), strict=True)) | pack_state(state)
+        expected, state = model.run(inputs, model.initial_state(batch))
+        expected |= pack_state(state)
         cuts = torch.randperm(max(1, hops - 1), generator=generator)[: hops // 3] + 1
         edges = [0, *sorted(cuts.tolist()), hops]
         for pieces in ([hops], [b - a for a, b in itertools.pairwise(edges)], [1] * hops):
             found = run_pieces(session, model, inputs, pieces)
             for name, reference in expected.items():
-                ours = found[name]
-                if ours.shape != reference.shape:
+                if found[name].shape != reference.shape:
                     raise ExportError(
-                        f"{name}: the graph gives {tuple(ours.shape)}, torch {tuple(reference.shape)}"
+                        f"{name}: the graph gives {tuple(found[name].shape)}, torch {tuple(reference.shape)}"
                     )
-                error = (ours - reference).abs().max()
-                if reference.dtype == torch.int64:  # counters are equal or wrong
-                    error = torch.where(error > 0, math.inf, 0.0)
+                error, peak = _apart(model, name, found[name], reference, inputs)
                 differences.setdefault(name, []).append(error)
-                peaks.setdefault(name, []).append(reference.abs().max())
-    worst = {}
-    for name, errors in differences.items():
-        error = torch.stack(errors).max() / torch.stack(peaks[name]).max().clamp_min(1e-20)
-        worst[name] = float(error) if error.isfinite() else math.inf
-    return worst
+                peaks[name] = max(peaks.get(name, 1e-20), peak)
+    worst = {name: max(errors) / peaks[name] for name, errors in differences.items()}
+    return {name: error if math.isfinite(error) else math.inf for name, error in worst.items()}
+
+
+def _apart(
+    model: StreamingModel, name: str, ours: Tensor, theirs: Tensor, inputs: Mapping[str, Tensor]
+) -> tuple[float, float]:
+    """Return by how much values differ at most, and the peak that this is relative to.
+
+    Integers are equal or wrong, except codes: where codewords are about equally near, either may be chosen.
+    So the first code of a frame that differs is judged by the distances of both codewords, and those after
+    it, which code what the first one left, not at all.
+    """
+    if theirs.is_floating_point():
+        difference = float((ours - theirs).abs().nan_to_num(math.inf).max()) if theirs.numel() else 0.0
+        return difference, float(theirs.abs().max()) if theirs.numel() else 0.0
+    other = ours != theirs
+    if not other.any():
+        return 0.0, 1.0
+    port = next((port for port in model.outputs if port.name == name), None)
+    if port is None or port.type != "codes":
+        return math.inf, 1.0
+    first = other & (other.cumsum(1) == 1)
+    chosen, rival = (model.distances(name, codes, inputs) for codes in (theirs, ours))
+    return float((chosen - rival).abs()[first].max()), float(chosen.max())
 
 
 # --- file ---------------------------------------------------------------------------------------------------
@@ -440,7 +440,7 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
             f"the limit is {TOLERANCE:g}"
         )
     document["equality"] = float(f"{error:.2g}")
-    graph.metadata_props["audiomask"] = json.dumps(document, default=str)
+    graph.metadata_props[KEY] = json.dumps(document, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(to_bytes(graph))
@@ -450,30 +450,61 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
 
 @torch.no_grad()
 def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) -> float:
-    """Play noise, and losses if the model is told of them, through the file by the runtime's session, in
-    blocks of random sizes, and compare with the first output of `model` over the whole. Returns the
-    difference, relative to the peak; ExportError where it exceeds TOLERANCE.
-    """
-    from audiomask.runtime.artifact import Artifact
-    from audiomask.runtime.extract import player
+    """Play random inputs through a file by the runtime, in blocks of random sizes, and compare with torch.
 
-    random = np.random.default_rng(0)
-    shape = (model.inputs[0].channels, int(seconds * model.sample_rate))
-    x = (0.1 * random.standard_normal(shape)).astype(np.float32)
-    session, pieces, at = player(Artifact.load(path)), [], 0
-    mask = session.artifact.mask
-    lost = np.repeat(random.random(shape[1]) < 0.2, max(1, model.sample_rate // 50))[: shape[1]]
-    while at < x.shape[1]:
-        n = int(random.integers(1, 4 * model.hop))
-        pieces.append(session.feed(x[:, at : at + n], lost[at : at + n] if mask else None))
+    Returns the greatest difference of any output from that of `model` over the whole, relative to the peak;
+    raises ExportError where it exceeds TOLERANCE.
+    """
+    from audiomask.runtime.player import Player
+
+    player, random = Player(Artifact.load(path)), np.random.default_rng(0)
+    hops = math.ceil(seconds * model.sample_rate / model.hop)
+    inputs = example(model, 1, hops, torch.Generator().manual_seed(0))
+    player.set({name: inputs.pop(name).numpy()[0] for name in player.artifact.controls})
+    first = model.inputs[0]
+    end = inputs[first.name].shape[2] - first.per_hop(model.hop) // 2  # not in whole hops
+    inputs = {port.name: inputs[port.name][:, :, : _frames(end, first, port)] for port in _streams(model)}
+    if player.artifact.lost and first.type == "pcm":
+        inputs[first.name] = inputs[first.name] * (inputs[player.artifact.lost.name] == 0)
+    parts, at = [], 0
+    while at < end:
+        n = min(end - at, int(random.integers(1, 4 * first.per_hop(model.hop) + 1)))
+        parts.append(
+            player.feed(
+                **{
+                    port.name: inputs[port.name][
+                        0, :, _frames(at, first, port) : _frames(at + n, first, port)
+                    ].numpy()
+                    for port in _streams(model)
+                }
+            )
+        )
         at += n
-    ours = np.concatenate([*pieces, np.atleast_2d(session.flush())], 1)
-    told = {mask.name: torch.from_numpy(lost.astype(np.float32))[None, None]} if mask else {}
-    theirs = model(torch.from_numpy(np.where(lost, 0, x) if mask else x)[None], **told)
-    theirs = (theirs[0] if isinstance(theirs, tuple) else theirs)[0].numpy()
-    error = (
-        float(np.abs(ours - theirs).max() / np.abs(theirs).max()) if ours.shape == theirs.shape else math.inf
-    )
+    parts.append(player.flush())
+    given = {name: torch.from_numpy(value) for name, value in player.engine.controls.items()}
+    total = math.ceil((end / first.rate + model.delay) / model.hop) * model.hop
+    for port in _streams(model):
+        given[port.name] = model.filled(inputs[port.name], port, end / first.rate, total, inputs[first.name])
+    expected, _ = model.run(given, model.initial_state(1))
+    error = 0.0
+    for port in model.outputs:
+        ours = torch.from_numpy(np.concatenate([part[port.name] for part in parts], 1))[None]
+        start, count = int(model.delay * port.rate), _frames(end, first, port)
+        if ours.shape[2] != count:
+            raise ExportError(f"{path}: {port.name}: the runtime gives {ours.shape[2]} frames, not {count}")
+        theirs = expected[port.name].clone()
+        theirs[:, :, start : start + count] = ours  # the rest is before and after the signal
+        difference, peak = _apart(model, port.name, theirs, expected[port.name], given)
+        error = max(error, difference / max(peak, 1e-20))
     if error > TOLERANCE:
         raise ExportError(f"{path}: the runtime differs from torch by {error:.1e} of the peak")
     return error
+
+
+def _streams(model: StreamingModel) -> list[Port]:
+    return [port for port in model.inputs if port.is_stream]
+
+
+def _frames(frames: int, first: Port, port: Port) -> int:
+    """Return the frames of `port` in the time of so many of the first stream."""
+    return math.ceil(frames / first.rate * port.rate)

@@ -25,7 +25,7 @@ from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.runtime.artifact import Artifact, resolve
-from audiomask.runtime.tagging import Whole, embedder, hops_of
+from audiomask.runtime.tagging import Whole, hops_of, listener
 
 BATCH = 8  # windows at a time
 
@@ -91,22 +91,22 @@ class Played(Embedder):
     def __init__(self, artifact: Artifact) -> None:
         super().__init__()
         self.artifact = artifact
-        extractor = embedder(artifact)
-        self.sample_rate = artifact.sample_rate
-        self.scene_embedding_size = self.timestamp_embedding_size = extractor.port.channels
+        player = listener(artifact, "embedding")
+        (port,) = player.ports
+        self.sample_rate, self.every_ms = artifact.sample_rate, float(1000 / player.rates[port.name])
+        self.scene_embedding_size = self.timestamp_embedding_size = port.channels
 
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        found = [list(hops_of(embedder(self.artifact), row)) for row in _numpy(audio)]
-        every = 1000 / (float(embedder(self.artifact).port.rate) * self.sample_rate)
+        found = [list(hops_of(listener(self.artifact, "embedding"), row)) for row in _numpy(audio)]
         values = torch.from_numpy(np.stack([[row.values for row in rows] for rows in found]))
-        times = (torch.arange(values.shape[1], dtype=torch.float32) + 0.5) * every
+        times = (torch.arange(values.shape[1], dtype=torch.float32) + 0.5) * self.every_ms
         return values.to(audio.device), times.to(audio.device)
 
     def scene(self, audio: Tensor) -> Tensor:
         found = []
         for samples in _numpy(audio):
             whole = Whole()
-            for row in hops_of(embedder(self.artifact), samples):
+            for row in hops_of(listener(self.artifact, "embedding"), samples):
                 whole.add(row)
             found.append(whole.row().values.astype(np.float32))
         return torch.from_numpy(np.stack(found)).to(audio.device)

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from audiomask.audio import AudioError
 from audiomask.export import TOLERANCE, ExportError, Packed, describe, example, pack_state, port_names
-from audiomask.runtime.artifact import FORMAT, KEY, Port, StateSpec
+from audiomask.ports import Port
+from audiomask.runtime.artifact import FORMAT, KEY, READ, StateSpec
 from audiomask.streaming import StreamingModel, whole
 
 DOCUMENT = f"{KEY}.json"
@@ -147,7 +148,7 @@ def _inspect(data: bytes) -> dict[str, Any]:
             raise ValueError("its nodes have metadata")
         if key == "expr_str" and not (isinstance(value, str) and re.fullmatch(EXPRESSION, value)):
             raise ValueError(f"it holds the expression {str(value)[:60]}")
-    if not isinstance(document, dict) or document.get("format") != FORMAT or "program" not in document:
+    if not isinstance(document, dict) or document.get("format") not in READ or "program" not in document:
         raise ValueError(f"{DOCUMENT} in it is not of format {FORMAT}")
     return document
 
@@ -207,7 +208,7 @@ class Program:
         shape: tuple[int, ...]
         for port in self.inputs:
             given = inputs.get(port.name)
-            if port.kind == "stream":
+            if port.is_stream:
                 shape = (batch, port.channels, whole(self.hops * self.meta["hop"] * port.rate))
             else:
                 shape = (batch,) if port.channels == 1 else (batch, port.channels)
@@ -253,9 +254,7 @@ def compare(model: StreamingModel, program: Program, seed: int = 0) -> float:
             at, pieces = program.initial_state(batch), []
             for n in range(steps):
                 part = {
-                    port.name: inputs[port.name].chunk(steps, 2)[n]
-                    if port.kind == "stream"
-                    else inputs[port.name]
+                    port.name: inputs[port.name].chunk(steps, 2)[n] if port.is_stream else inputs[port.name]
                     for port in model.inputs
                 }
                 out, at = program.step(part, at)

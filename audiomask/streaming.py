@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
@@ -32,6 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.cond import cond
 from torch._higher_order_ops.scan import scan
+
+from audiomask.ports import Port
 
 State: TypeAlias = Any  # nested dict or tuple of tensors, or None
 Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, frequencies)
@@ -209,19 +210,12 @@ class Streaming(nn.Module):
         """A whole signal: step from the initial state, flush, trim. y has ceil(T * rate) frames and is
         aligned."""
         frames = x.shape[2]
-        y, _ = self.step(self._padded(x), self.initial_state(x.shape[0], x.device, x.dtype), **constants)
+        total = max(1, math.ceil((self.lag + frames + self.delay) / Fraction(self.hop))) * self.hop
+        rim = (0, 0) if x.ndim == 4 else ()
+        x = nn.functional.pad(x, (*rim, self.lag, total - self.lag - frames))
+        y, _ = self.step(x, self.initial_state(x.shape[0], x.device, x.dtype), **constants)
         start = self.lag_out
         return y[:, :, start : start + math.ceil(frames * self.rate)]
-
-    def _padded(self, x: Tensor, rate: Fraction = Fraction(1)) -> Tensor:
-        """x (of `rate` frames per input frame) with `lag` zeros before and zeros for delay and partial hop
-        after."""
-        frames = math.ceil(x.shape[2] / rate)
-        total = max(1, math.ceil((self.lag + frames + self.delay) / Fraction(self.hop))) * self.hop
-        front = whole(self.lag * rate)
-        back = whole(total * rate) - front - x.shape[2]
-        rim = (0, 0) if x.ndim == 4 else ()
-        return nn.functional.pad(x, (*rim, front, back))
 
 
 class Delay(Streaming):
@@ -393,41 +387,13 @@ class Residual(Parallel):
 # --- models -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Port:
-    """A named input or output of a model: a stream in time, or a constant held for a session.
-
-    A constant with `channels` 1 is a tensor `[B]`, else `[B, channels]`. `rate`: frames per audio sample.
-    `reference`: of a stream of several channels that becomes one, the channel that this one belongs to.
-    `labels`: what its channels stand for. `span`: of an output, how many audio samples a frame is made from,
-    the last ones up to its time; 0 for unlimited or untold.
-    """
-
-    name: str
-    kind: Literal["stream", "constant"] = "stream"
-    type: str = ""  # pcm, mask, codes, bits...; default: pcm for a stream, float for a constant
-    rate: Fraction = Fraction(1)
-    channels: int = 1
-    reference: int = 0
-    labels: tuple[str, ...] = ()
-    span: int = 0
-    default: float | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    unit: str = ""
-    doc: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.type:
-            object.__setattr__(self, "type", "pcm" if self.kind == "stream" else "float")
-
-
 class StreamingModel(Streaming):
-    """The top of a tree: a block with a name, a sample rate and named ports. All outputs lag by the same
-    `delay`.
+    """The top of a tree: a block with a name, a clock and named ports.
 
-    The first input is the stream "audio"; the other inputs are keyword arguments of `step` and `forward`, by
-    port name. Constants that are not given take the port's default (`constant`).
+    The clock runs at `sample_rate`; `hop` and `delay` are samples of it, whatever the first input carries,
+    and all outputs lag by the same `delay`. The first input is a stream and the argument `x` of `step`; the
+    other inputs are keyword arguments, by port name. A control that is not given takes its port's default
+    (`control`), a stream that is not given its neutral value.
     """
 
     name: str = ""
@@ -436,31 +402,72 @@ class StreamingModel(Streaming):
     inputs: tuple[Port, ...] = (Port("audio"),)
     outputs: tuple[Port, ...] = (Port("output"),)
 
-    def constant(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
-        """The constant port `name` as a tensor `[B]` (or `[B, n]`) for the batch of `like`; None takes the
-        default."""
-        port = next((port for port in self.inputs if port.name == name and port.kind == "constant"), None)
+    def control(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
+        """Return the control `name` as a tensor `[B]` or `[B, n]` for the batch of `like`; None is the
+        default.
+
+        Raises ValueError for a name that is no control, and for one without default that is not given.
+        """
+        port = next((port for port in self.inputs if port.name == name and not port.is_stream), None)
         if port is None:
             raise ValueError(
-                f"{self.name}: no constant input {name!r}; it has {[p.name for p in self.inputs]}"
+                f"{self.name}: no control {name!r}; its inputs are {[p.name for p in self.inputs]}"
             )
         if value is None:
             value = port.default
         if value is None:
-            raise ValueError(f"{self.name}: the input {name!r} has no default and must be given")
+            raise ValueError(f"{self.name}: the control {name!r} has no default and must be given")
         if isinstance(value, Tensor) and value.ndim > 0:
             return value
         shape = (like.shape[0],) if port.channels == 1 else (like.shape[0], port.channels)
-        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape)
+        dtype = like.dtype if port.dtype.kind == "f" else torch.int64
+        return torch.as_tensor(value, dtype=dtype, device=like.device).expand(shape)
+
+    def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return how far the codewords `codes [B, n, T]` of an output lie from what each stands for, `[B, n,
+        T]`.
+
+        Where two are equally near, frameworks choose differently by rounding, and the proof of an exported
+        graph asks how near. For models that put out codes, of a step over `inputs` from the initial state.
+        """
+        raise NotImplementedError(f"{type(self).__name__} puts out codes and gives no distances of them")
+
+    def run(self, inputs: Mapping[str, Tensor], state: State) -> tuple[dict[str, Tensor], State]:
+        """Return the outputs of a step by port name, and the next state; `inputs` by port name."""
+        rest = dict(inputs)
+        y, state = self.step(rest.pop(self.inputs[0].name), state, **rest)
+        values = y if isinstance(y, tuple) else (y,)
+        return dict(zip((port.name for port in self.outputs), values, strict=True)), state
 
     def forward(self, x: Tensor, **inputs: Any) -> Any:
-        """A whole signal `[B, C, T]` -> what `outputs` say, each of ceil(T * port.rate) frames, aligned
-        with x."""
-        streams = {port.name: port for port in self.inputs[1:] if port.kind == "stream"}
-        inputs = {k: self._padded(v, streams[k].rate) if k in streams else v for k, v in inputs.items()}
-        y, _ = self.step(self._padded(x), self.initial_state(x.shape[0], x.device, x.dtype), **inputs)
+        """Run a whole signal `[B, C, frames]` and return what `outputs` say, aligned with it.
+
+        x lasts T = frames / rate samples of the clock; each output has ceil(T * port.rate) frames. One tensor
+        for a model of one output, else a tuple. Raises ValueError for streams of other lengths.
+        """
+        first, *others = (port for port in self.inputs if port.is_stream)
+        length = x.shape[2] / first.rate
+        total = max(1, math.ceil((self.lag + length + self.delay) / self.hop)) * self.hop
+        for port in others:
+            inputs[port.name] = self.filled(inputs.get(port.name), port, length, total, x)
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        state = self.initial_state(x.shape[0], x.device, dtype)
+        y, _ = self.step(self.filled(x, first, length, total, x), state, **inputs)
         parts = []
         for part, port in zip(y if isinstance(y, tuple) else (y,), self.outputs, strict=True):
             start = whole((self.lag + self.delay) * port.rate)
-            parts.append(part[:, :, start : start + math.ceil(x.shape[2] * port.rate)])
+            parts.append(part[:, :, start : start + math.ceil(length * port.rate)])
         return tuple(parts) if isinstance(y, tuple) else parts[0]
+
+    def filled(self, x: Tensor | None, port: Port, length: Fraction, total: int, like: Tensor) -> Tensor:
+        """Return a stream of `length` samples, or its neutral value, over `total` samples of the clock."""
+        if x is None:
+            neutral = port.neutral(len(like), whole(total * port.rate), -whole(self.lag * port.rate))
+            return torch.from_numpy(neutral).to(like.device)
+        if x.shape[2] != math.ceil(length * port.rate):
+            raise ValueError(
+                f"{self.name}: {port.name} has {x.shape[2]} frames, not {math.ceil(length * port.rate)} as "
+                f"go with {self.inputs[0].name}"
+            )
+        front = whole(self.lag * port.rate)
+        return nn.functional.pad(x, (front, whole(total * port.rate) - front - x.shape[2]))

@@ -21,7 +21,8 @@ from audiomask.data.mix import MixSettings, Mixture, mixtures
 from audiomask.metrics import score
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.engine import Engine, Step, run
-from audiomask.runtime.session import BULK_HOPS, Session
+from audiomask.runtime.player import BULK_HOPS
+from audiomask.runtime.session import Session
 
 CORPUS = Path(__file__).resolve().parents[1] / "egs/mini/denoise/corpus"
 COUNT, SECONDS = 12, 4.0
@@ -39,7 +40,7 @@ def pairs(rate: int, corpus: Path = CORPUS, count: int = COUNT, seconds: float =
 
 def losses(artifact: Artifact, samples: int) -> np.ndarray | None:
     """Flags `[samples]` of what is lost; None for a model that is not told."""
-    if not artifact.mask:
+    if not artifact.lost:
         return None
     size = artifact.sample_rate // 50
     return np.repeat(np.random.default_rng(0).random(samples // size + 1) < 0.1, size)[:samples]
@@ -59,22 +60,25 @@ def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.nda
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
     """Median time of a step of one hop of each, in us, and the median over rounds of original / variant."""
     engines = [Engine(original), Engine(variant)]
+    audio = original.streams[0]
     hop, rounds = original.hop, []
     if len(noisy) < hop:
         raise ValueError(f"{len(noisy)} samples are less than the {hop} of a hop")
     parts = [slice(i, i + hop) for i in range(0, len(noisy) - hop + 1, hop)]
     blocks = [noisy[part] for part in parts]
     lost = losses(original, len(noisy))
-    flags = [None if lost is None else lost[None, None, part].astype(np.float32) for part in parts]
+    flags: list[dict[str, np.ndarray]] = [{} for _ in parts]
+    if lost is not None and original.lost:
+        flags = [{original.lost.name: lost[None, None, part].astype(np.float32)} for part in parts]
     turn = 0
     for number in range(ROUNDS + 1):
         times: list[list[float]] = [[], []]
         for k in (0, 1) if number % 2 else (1, 0):
             for n in range(HOPS):
                 which = (turn + n) % len(blocks)
-                block = np.resize(blocks[which], (1, original.streams[0].channels, hop))
+                block = np.resize(blocks[which], (1, audio.channels, hop))
                 start = time.perf_counter()
-                run([Step(engines[k], block, flags[which])])
+                run([Step(engines[k], {audio.name: block, **flags[which]})])
                 times[k].append(time.perf_counter() - start)
         turn += HOPS
         rounds.append([float(np.median(t)) for t in times])

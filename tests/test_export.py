@@ -37,9 +37,9 @@ class Small(StreamingModel):
     name, task, sample_rate, hop, delay = "small", "enhance", 16000, 32, 32
     inputs = (
         Port("audio"),
-        Port("strength", "constant", default=1.0, minimum=0.0, maximum=1.0, doc="how much"),
+        Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="how much"),
     )
-    outputs = (Port("enhanced"), Port("level", type="sum", rate=Fraction(1, 32)))
+    outputs = (Port("enhanced"), Port("level", type="float", rate=Fraction(1, 32)))
 
     def __init__(self, units: int = 6) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Small(StreamingModel):
         }
 
     def step(self, x, state, strength=None, **constants):
-        k = self.constant("strength", strength, x)[:, None, None, None]
+        k = self.control("strength", strength, x)[:, None, None, None]
         spectrum, analysis = self.analysis.step(x, state["analysis"])
         y, net = self.net.step(spectrum, state["net"])
         mask = torch.sigmoid(y).transpose(1, 2)[:, None]
@@ -113,7 +113,7 @@ def test_document_says_what_the_graph_is(model, written):
     assert shapes == [["batch", 1, "32*hops"], ["batch"], ["batch", *f32["shape"]], ["batch", *i64["shape"]]]
     assert document["latency"] == document["hop"] + document["delay"] == 96
     assert document["inputs"][1] == {
-        "name": "strength", "kind": "constant", "type": "float", "channels": 1, "default": 1.0,
+        "name": "strength", "kind": "control", "type": "float", "channels": 1, "default": 1.0,
         "minimum": 0.0, "maximum": 1.0, "unit": "", "doc": "how much",
     }  # fmt: skip
     assert document["outputs"][1]["rate"] == "1/32"

@@ -15,7 +15,7 @@ class Repeat(StreamingModel):
     """As `concealer.repeat`, `concealer.DELAY` samples late."""
 
     name, task = "repeat_16k", "conceal"
-    inputs = (Port("audio"), Port("lost", type="mask"))
+    inputs = (Port("audio"), Port("lost", type="lost"))
     outputs = (Port("concealed"),)
     hop, delay, reach = concealer.HOP, concealer.DELAY, concealer.REACH
 
@@ -49,12 +49,12 @@ def test_a_model_with_a_mask_becomes_a_file(tmp_path):
     assert document["inputs"][1] == {
         "name": "lost",
         "kind": "stream",
-        "type": "mask",
+        "type": "lost",
         "channels": 1,
         "rate": "1",
     }
     artifact = Artifact.load(tmp_path / "repeat.onnx")
-    assert (artifact.task, artifact.mask.name) == ("conceal", "lost")
+    assert (artifact.task, artifact.lost.name) == ("conceal", "lost")
     assert check_file(Repeat(), artifact.path, 0.5) == 0
     rng = np.random.default_rng(0)
     x, lost = rng.standard_normal((1, 5000)).astype(np.float32), np.repeat(rng.random(50) < 0.3, 100)

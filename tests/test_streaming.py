@@ -69,7 +69,8 @@ def test_any_stack_of_convolutions_equals_offline(spec, length, cuts):
     assert ours.shape == theirs.shape
     torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
 
-    padded, state, pieces, at, i = model._padded(x), model.initial_state(1), [], 0, 0
+    total = -(-(length + model.delay) // model.hop) * model.hop
+    padded, state, pieces, at, i = F.pad(x, (0, int(total) - length)), model.initial_state(1), [], 0, 0
     while at < padded.shape[2]:
         n = min(cuts[i % len(cuts)] * model.hop, padded.shape[2] - at)
         y, state = model.step(padded[:, :, at : at + n], state)
@@ -171,12 +172,12 @@ class Two(StreamingModel):
     inputs = (
         Port("audio"),
         Port("codes", rate=Fraction(1, 2)),
-        Port("gain", "constant", default=2.0),
+        Port("gain", "control", default=2.0),
     )
     outputs = (Port("mixed"), Port("frames", rate=Fraction(1, 4)))
 
     def step(self, x, state, codes=None, gain=None):
-        y = x * self.constant("gain", gain, x)[:, None, None] + codes.repeat_interleave(2, 2)
+        y = x * self.control("gain", gain, x)[:, None, None] + codes.repeat_interleave(2, 2)
         return (y, y[:, :, ::4]), state
 
 
@@ -187,5 +188,5 @@ def test_ports_of_other_rates_and_constants():
     assert frames.shape == (2, 1, 3)
     louder, _ = Two()(x, codes=codes, gain=3.0)
     torch.testing.assert_close(louder - mixed, x)
-    with pytest.raises(ValueError, match="no constant input 'level'"):
-        Two().constant("level", None, x)
+    with pytest.raises(ValueError, match="no control 'level'"):
+        Two().control("level", None, x)

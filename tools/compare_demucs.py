@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
                 y, times = timed(lambda b, s=streamer: s.feed(torch.from_numpy(b)[None])[0].numpy(), x)
                 spent["theirs"].append(times)
                 exact["theirs"] = snr_db(file_mode, y)
-                session = Session(path, level=level)
+                session = Session(path, controls={"level": level})
                 y, times = timed(session.feed, x)
                 spent["ours"].append(times)
                 exact["ours"] = snr_db(file_mode, y)

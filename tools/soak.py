@@ -25,7 +25,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the verbs do; numpy rea
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.runtime.session import BULK_HOPS, Session
+from audiomask.runtime.player import BULK_HOPS
+from audiomask.runtime.session import Session
 
 TOLERANCE = 1e-5  # of the peak
 GROWTH_MIB = 5.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -62,10 +61,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = Tru
 
 
 def controls(args: argparse.Namespace) -> dict[str, Any]:
-    """The values of the model's constant ports that the command line sets."""
-    from audiomask.runtime.session import Session
-
-    others = set(inspect.signature(Session.__init__).parameters)  # what else a session is given by name
+    """Return the values of the model's controls that the command line sets."""
     values: dict[str, Any] = {}
     for text in args.set:
         name, equals, value = text.partition("=")
@@ -75,8 +71,6 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
             equals = ""
         if not equals or not name.strip():
             raise UsageError(f"--set {text}: expected CONTROL=NUMBER, as in --set strength=0.8")
-        if name.strip() in others:
-            raise UsageError(f"--set {text}: is no control of a model; --help lists the other options")
     if args.strength is not None:
         values["strength"] = args.strength
     if args.atten_lim is not None:
@@ -87,7 +81,7 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
     """Errors: `UsageError` if one of the models is told what is lost, where nobody can tell it."""
     for artifact in artifacts:
-        if artifact.mask:
+        if artifact.lost:
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
 
 

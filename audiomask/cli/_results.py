@@ -17,8 +17,9 @@ from audiomask.audio import AudioError, check_writable
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, note, positive
 from audiomask.cli.enhance import cores, find, progress_bars, summary
-from audiomask.runtime.extract import Extractor, in_order
+from audiomask.runtime.extract import in_order
 from audiomask.runtime.files import Cancelled, Job, Report
+from audiomask.runtime.player import Player
 from audiomask.sources import Source
 
 Result = TypeVar("Result")
@@ -129,10 +130,10 @@ def make_folder(path: Path) -> None:
         raise AudioError(f"{path}: cannot become a folder ({error.strerror}); choose another -o") from None
 
 
-def report(job: Job, reader: Any, extractor: Extractor, start: float) -> Report:
+def report(job: Job, reader: Any, player: Player, start: float) -> Report:
     """How a file went that is read to its end."""
     notes = list(reader.notes)
-    if extractor.faults:
-        notes.append(f"{job.source}: the model failed in {extractor.faults} blocks, which count as silence")
+    if player.faults:
+        notes.append(f"{job.source}: the model failed in {player.faults} blocks, which count as silence")
     seconds = reader.position / reader.info.rate
-    return Report(job, extractor.artifact.name, seconds, time.perf_counter() - start, notes)
+    return Report(job, player.artifact.name, seconds, time.perf_counter() - start, notes)

@@ -23,9 +23,8 @@ from audiomask.cli._common import positive, table
 from audiomask.runtime.artifact import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
-from audiomask.runtime.extract import Extractor, player
-from audiomask.runtime.session import Session
-from audiomask.runtime.stack import feed_all
+from audiomask.runtime.player import Player, feed_all
+from audiomask.runtime.session import player_of
 
 WARM_UP = 20  # blocks: the first ones allocate
 STACKED = 16  # sessions: more gain little (tools/bench_sessions.py)
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         for threads in args.threads:
             for block in args.block or [None]:
                 sessions = [
-                    player(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
+                    player_of(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
                     for _ in range(max(1, args.sessions))
                 ]
                 facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
@@ -126,9 +125,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(
-    session: Session | Extractor, seconds: float, block_ms: float | None = None, audio: str | None = None
-) -> dict:
+def measure(session: Player, seconds: float, block_ms: float | None = None, audio: str | None = None) -> dict:
     """Times of ``feed`` over ``seconds`` of sound, in ms, and the facts that go with them."""
     rate = session.sample_rate
     size = session.hop if block_ms is None else max(1, round(block_ms * rate / 1000))
@@ -143,7 +140,7 @@ def measure(
         session.feed(block, flags)
         times[max(0, n - WARM_UP)] = time.perf_counter() - start  # the warm-up's are overwritten
     engine, artifact = session.engine, session.artifact
-    hop = np.zeros((engine.batch, artifact.streams[0].channels, artifact.hop), np.float32)
+    hop = {p.name: p.neutral(engine.batch, p.per_hop(artifact.hop)) for p in artifact.streams}
     graph = np.empty(min(count, 1000))
     for n in range(len(graph)):
         start = time.perf_counter()
@@ -172,7 +169,7 @@ def measure(
 
 
 def many(
-    sessions: Sequence[Session | Extractor],
+    sessions: Sequence[Player],
     size: int,
     rounds: int,
     audio: str | None = None,
@@ -210,16 +207,16 @@ def many(
     }
 
 
-def _lost(session: Session | Extractor, samples: int) -> np.ndarray | None:
+def _lost(session: Player, samples: int) -> np.ndarray | None:
     """Flags ``[samples]`` for a model that is told of losses."""
-    if not session.artifact.mask:
+    if not session.artifact.lost:
         return None
     size = max(1, round(PACKET_S * session.sample_rate))
     count = -(-samples // size)
     return np.repeat(np.random.default_rng(0).permutation(count) < LOST * count, size)[:samples]
 
 
-def _sound(session: Session | Extractor, samples: int, audio: str | None) -> np.ndarray:
+def _sound(session: Player, samples: int, audio: str | None) -> np.ndarray:
     if audio is not None:
         x, rate = read(audio)
         if rate != session.sample_rate:

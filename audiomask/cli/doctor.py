@@ -116,15 +116,15 @@ def _models() -> Finding:
     import numpy as np
 
     from audiomask.runtime.artifact import shipped
-    from audiomask.runtime.extract import player
+    from audiomask.runtime.player import Player
 
     artifacts = shipped()
     if not artifacts:
         return Finding("shipped models", BROKEN, "none found", "pip install --force-reinstall audiomask")
     for artifact in artifacts:
-        session = player(artifact)
-        session.feed(np.random.default_rng(0).standard_normal(artifact.sample_rate).astype(np.float32) * 0.1)
-        if session.flush().shape[-1] == 0 or session.faults:
+        player = Player(artifact)
+        player.feed(np.random.default_rng(0).standard_normal(artifact.sample_rate).astype(np.float32) * 0.1)
+        if player.faults or not all(y.shape[1] for y in player.flush().values()):
             return Finding(
                 "shipped models", BROKEN, f"{artifact.name} fails", "pip install --force-reinstall audiomask"
             )

@@ -28,7 +28,7 @@ from audiomask.cli._results import Batch, Progress, add_result_arguments, report
 from audiomask.runtime.artifact import choose, resolve
 from audiomask.runtime.files import Job, Report
 from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.tagging import Clock, Whole, embedder, rows
+from audiomask.runtime.tagging import Clock, Whole, listener, rows
 from audiomask.sources import Source
 
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
@@ -86,12 +86,13 @@ def _is_folder_of_weights(model: str | None) -> bool:
 def _from_artifact(args: argparse.Namespace) -> Work:
     family = resolve(args.model, task="tag")
     for artifact in family:
-        embedder(artifact)
+        listener(artifact, "embedding")
 
     def work(job: Job, progress: Progress) -> tuple[Report, Vectors]:
         start = time.perf_counter()
         with job.source.open() as reader:
-            extractor = embedder(choose(family, reader.info.rate), reader.info.rate, args.threads)
+            artifact = choose(family, reader.info.rate)
+            extractor = listener(artifact, "embedding", reader.info.rate, args.threads)
             every, whole, values = Clock(extractor).every, Whole(), []
             for row in rows(reader, extractor, progress):
                 whole.add(row)

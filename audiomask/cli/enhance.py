@@ -88,7 +88,7 @@ def file_options(args: argparse.Namespace, **more: Any) -> Options:
     """What the arguments say, and ``more``."""
     return Options(
         dry=args.dry,
-        constants=controls(args),
+        controls=controls(args),
         subtype=args.subtype,
         clip=args.clip,
         rate=args.rate,
@@ -110,7 +110,7 @@ def batch(
     family = load()
     for artifact in family:  # a wrong control is one error here, not one for each file
         if not isinstance(artifact, Classical):
-            Session(artifact, dry=args.dry, **options.constants)
+            Session(artifact, dry=args.dry, controls=options.controls)
     to_stdout = args.out == "-"
     with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else _nothing() as folder:
         sources, failed = find(args)

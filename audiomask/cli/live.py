@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         dry=args.dry,
         trim=False,
         block=block,
-        **controls(args),
+        controls=controls(args),
     )
     compute_ms = _compute(session, block)
     if compute_ms > block * 1000 / rate:
@@ -288,8 +288,8 @@ class Panel:
 
     def __init__(self, live: Live):
         self.live, self.bypass = live, False
-        self.port = live.session.artifact.constants.get("strength")
-        value = live.session.engine.constants["strength"] if self.port else 0.0
+        self.port = live.session.artifact.controls.get("strength")
+        value = live.session.engine.controls["strength"] if self.port else 0.0
         self.strength = float(np.ravel(value)[0])
 
     def press(self, key: str) -> bool:
@@ -302,7 +302,7 @@ class Panel:
             high = 1.0 if self.port.maximum is None else self.port.maximum
             step = STEP * (high - low) * (1 if key in "+=" else -1)
             self.strength = round(min(high, max(low, self.strength + step)), 6)
-            self.live.set(strength=self.strength)
+            self.live.set(controls={"strength": self.strength})
         return key in ("q", "Q")
 
     def line(self, status: Status) -> str:

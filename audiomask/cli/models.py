@@ -68,15 +68,15 @@ def _card(a: Artifact) -> str:
         f"latency {a.latency * ms:.1f} ms (delay {a.delay * ms:.1f} + hop {a.hop * ms:.1f}), "
         f"{a.state_bytes / 1000:.1f} kB of state per channel",
     ]
-    if a.mask:
+    if a.lost:
         lines.append(
-            f"conceals losses that it is told of ({a.mask.name}): audiomask conceal, stream --packets, serve"
+            f"conceals losses that it is told of ({a.lost.name}): audiomask conceal, stream --packets, serve"
         )
     for port in a.outputs:
         if port.labels:
             few = ", ".join(port.labels[:8]) + ", ..." * (len(port.labels) > 8)
             lines.append(f"{port.name} of {len(port.labels)} labels: {few}")
-    for port in a.constants.values():
+    for port in a.controls.values():
         bounds = f"{port.minimum} to {port.maximum} {port.unit}".rstrip()
         lines.append(f"control {port.name}: {bounds}, default {port.default}. {port.doc}".rstrip(" ."))
     for key in ("training", "scores", "variant"):

@@ -104,7 +104,7 @@ def _pipe(args: argparse.Namespace) -> None:
         channels=args.channels,
         threads=args.threads,
         dry=args.dry,
-        **controls(args),
+        controls=controls(args),
     )
     ms = 1000 / args.rate
     channels = f"{session.channels} channels" + f" to {session.outputs}" * (
@@ -148,7 +148,7 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe) -> None:
         f"{depth * size * ms:g} + model {lag * ms:.1f})",
         quiet=args.quiet,
     )
-    if not session.artifact.mask:
+    if not session.artifact.lost:
         note(f"{session.artifact.name} is not told of losses; it gets silence for them", quiet=args.quiet)
     buffer, waiting = JitterBuffer(depth, size / args.rate), bytearray()
 

@@ -34,7 +34,7 @@ from audiomask.cli.stream import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.files import Job, Report
 from audiomask.runtime.pcm import FORMATS
-from audiomask.runtime.tagging import Clock, Listing, Tags, rows, tagger
+from audiomask.runtime.tagging import Clock, Listing, Tags, listener, rows
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # how files begin that are no bare samples
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--every {args.every:g}: is outside 0 to 86400 s")
     family = resolve(args.model, task="tag")
     for artifact in family:
-        tagger(artifact)
+        listener(artifact)
     if "-" in args.inputs:
         return _live(args, family)
     for option in ("rate", "channels", "format"):
@@ -108,7 +108,9 @@ def _files(args: argparse.Namespace, family: list[Artifact]) -> int:
     def work(job: Job, progress: Progress) -> tuple[Report, list[Tags]]:
         start = time.perf_counter()
         with job.source.open() as reader:
-            extractor = tagger(choose(family, reader.info.rate), reader.info.rate, args.threads)
+            extractor = listener(
+                choose(family, reader.info.rate), rate=reader.info.rate, threads=args.threads
+            )
             listing = _listing(args, extractor)
             found = [tags for row in rows(reader, extractor, progress) for tags in listing.add(row)]
             found += listing.end()
@@ -187,7 +189,7 @@ def _live(args: argparse.Namespace, family: list[Artifact]) -> int:
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("-: samples are piped: audiomask tag - < in.pcm; of files give the names")
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:
-        extractor = tagger(choose(family, rate), rate, args.threads)
+        extractor = listener(choose(family, rate), rate=rate, threads=args.threads)
         listing, form = _listing(args, extractor, live=True), _form(args, "json")
         if form == "csv":
             _print(_csv([HEAD]))
@@ -197,7 +199,7 @@ def _live(args: argparse.Namespace, family: list[Artifact]) -> int:
 
 
 def _heard(args: argparse.Namespace, extractor, listing: Listing, pipe: Pipe) -> Iterator[Tags]:
-    clock, samples, first = Clock(extractor), 0, True
+    clock, samples, first, name = Clock(extractor), 0, True, extractor.ports[0].name
     note(
         f"{extractor.artifact.name}, {extractor.sample_rate} Hz, {pipe.channels} channels; a row every "
         f"{clock.every:.2f} s, of the last {clock.span:.1f} s",
@@ -212,11 +214,11 @@ def _heard(args: argparse.Namespace, extractor, listing: Listing, pipe: Pipe) ->
         first = False
         x = pipe.decode(data)
         samples += x.shape[1]
-        for row in clock.rows(extractor.feed(x)):
+        for row in clock.rows(extractor.feed(x)[name]):
             yield from listing.add(row)
     if not samples:
         raise AudioError("standard input: is empty; pipe samples into it")
-    for row in clock.rows(extractor.flush(), samples / extractor.sample_rate):
+    for row in clock.rows(extractor.flush()[name], samples / extractor.sample_rate):
         yield from listing.add(row)
     yield from listing.end()
     pipe.warn(extractor.cleaned, extractor.faults)

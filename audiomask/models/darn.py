@@ -95,7 +95,7 @@ class Darn(StreamingModel):
         self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate // 100
         self.inputs = (Port("audio"),)
         if not blind:
-            self.inputs += (Port("lost", "stream", type="mask", doc="1 where a sample is lost"),)
+            self.inputs += (Port("lost", "stream", type="lost", doc="1 where a sample is lost"),)
         hop = self.hop
         self.extension = Extension(sample_rate, hop)
         w = window("sqrt_hann", 2 * hop)

@@ -50,7 +50,7 @@ class NSNet2PLC(StreamingModel):
     task = "conceal"
     inputs = (
         Port("audio"),
-        Port("lost", type="mask", doc="1 where a sample is lost; what the sound holds there is ignored"),
+        Port("lost", type="lost", doc="1 where a sample is lost; what the sound holds there is ignored"),
     )
     outputs = (Port("concealed"),)
     fades: Tensor

@@ -104,12 +104,10 @@ class Sieve(StreamingModel):
     task = "enhance"
     inputs = (
         Port("audio"),
-        Port(
-            "strength", "constant", default=1.0, minimum=0.0, maximum=1.0, doc="0 leaves the input as it is"
-        ),
+        Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="0 leaves the input as it is"),
         Port(
             "atten_lim",
-            "constant",
+            "control",
             default=100.0,
             minimum=0.0,
             maximum=100.0,
@@ -159,8 +157,8 @@ class Sieve(StreamingModel):
         spectrum, wait = self.wait.step(spectrum, state["wait"])
         seen = spectrum[..., :BINS]
         mask = self._extend(mask, seen, spectrum.shape[3] - BINS)
-        w = self.constant("strength", strength, x)
-        w = w * (1 - (10 ** (-1 / 20)) ** self.constant("atten_lim", atten_lim, x))
+        w = self.control("strength", strength, x)
+        w = w * (1 - (10 ** (-1 / 20)) ** self.control("atten_lim", atten_lim, x))
         w = w.reshape(-1, 1, 1, 1)
         re, im = (mask * w).split(1, 1)
         a, b = spectrum.split(1, 1)

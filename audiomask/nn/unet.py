@@ -95,7 +95,7 @@ class Levelled(StreamingModel):
         Port("audio"),
         Port(
             "level",
-            "constant",
+            "control",
             default=0.0,
             minimum=0.0,
             maximum=10.0,
@@ -121,7 +121,7 @@ class Levelled(StreamingModel):
 
     def step(self, x, state, level=None, **constants):
         net, wait = self._blocks
-        given = self.constant("level", level, x)[:, None, None]
+        given = self.control("level", level, x)[:, None, None]
         running, meter = self.meter.step(x, state["level"])
         scale = torch.where(given > 0, given, running)
         y, inner = net.step(x / (scale + self.floors[0]), state["net"])

@@ -18,16 +18,16 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from audiomask.audio import AudioError
+from audiomask.ports import Port
 from audiomask.runtime.onnxfile import MalformedError, parse
 
-FORMAT = 1
+FORMAT, READ = 2, (1, 2)  # of the document: written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"
 MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -53,47 +53,6 @@ _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
 
 class ArtifactError(AudioError):
     """A model that cannot be found, or must not be run."""
-
-
-@dataclass(frozen=True)
-class Port:
-    """A named input or output. ``rate``: frames per sample of the reference clock; ``reference``: of several
-    channels that become one, the one that this belongs to; ``labels``: what its channels stand for; ``span``:
-    of an output, how many samples a frame is made from, the last ones up to its time, 0 for untold.
-    """
-
-    name: str
-    kind: str
-    type: str = "float"
-    rate: Fraction = Fraction(1)
-    channels: int = 1
-    reference: int = 0
-    labels: tuple[str, ...] = ()
-    span: int = 0
-    default: Any = None
-    minimum: float | None = None
-    maximum: float | None = None
-    unit: str = ""
-    doc: str = ""
-
-    @classmethod
-    def parse(cls, entry: dict[str, Any]) -> Port:
-        known = {k: v for k, v in entry.items() if k in cls.__dataclass_fields__}
-        known["rate"] = Fraction(known.get("rate", 1))
-        if known["kind"] not in ("stream", "constant"):
-            raise ValueError(f"port {known['name']}: kind {known['kind']!r} is neither stream nor constant")
-        if known["rate"] <= 0 or int(known.get("channels", 1)) < 1:
-            raise ValueError(f"port {known['name']}: rate and channels must be positive")
-        if not 0 <= int(known.get("reference", 0)) < int(known.get("channels", 1)):
-            raise ValueError(f"port {known['name']}: reference {known['reference']} is none of its channels")
-        known["labels"] = tuple(map(str, known.get("labels", ())))
-        if len(known["labels"]) not in (0, int(known.get("channels", 1))):
-            raise ValueError(
-                f"port {known['name']}: {len(known['labels'])} labels for {known.get('channels', 1)} channels"
-            )
-        if not isinstance(known.get("span", 0), int) or known.get("span", 0) < 0:
-            raise ValueError(f"port {known['name']}: span {known['span']!r} is no number of samples")
-        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -197,9 +156,9 @@ class Artifact:
             raise ArtifactError(
                 f"{path}: its metadata is a {type(meta).__name__}, not an object; export it again"
             )
-        if meta.get("format", FORMAT) != FORMAT:
+        if meta.get("format", 1) not in READ:
             raise ArtifactError(
-                f"{path}: has artifact format {meta['format']}, and this audiomask reads {FORMAT}; "
+                f"{path}: has artifact format {meta['format']}, and this audiomask reads up to {FORMAT}; "
                 "export the model again, or install the audiomask that wrote it"
             )
         missing = [key for key in _REQUIRED if key not in meta]
@@ -218,11 +177,11 @@ class Artifact:
             states = tuple(StateSpec.parse(entry) for entry in meta["states"])
             if sum(math.prod(s.shape) for s in states) > MAX_STATE:
                 raise ValueError(f"the states are beyond {MAX_STATE} elements")
-            if not inputs or inputs[0].kind != "stream" or inputs[0].type != "pcm":
-                raise ValueError("the first input is not a pcm stream")
+            if not inputs or not inputs[0].is_stream:
+                raise ValueError("the first input is not a stream")
             for port in (*inputs, *outputs):
-                if port.kind == "stream" and (meta["hop"] * port.rate).denominator != 1:
-                    raise ValueError(f"port {port.name}: rate {port.rate} gives no whole frames per hop")
+                if port.is_stream:
+                    port.per_hop(meta["hop"])
             artifact = cls(path, meta, data, inputs, outputs, states, operators)
         except KeyError as error:
             raise ArtifactError(f"{path}: an entry of its metadata lacks {error}; export it again") from None
@@ -243,17 +202,17 @@ class Artifact:
         return sum(math.prod(s.shape) * s.dtype.itemsize for s in self.states)
 
     @property
-    def constants(self) -> dict[str, Port]:
-        return {port.name: port for port in self.inputs if port.kind == "constant"}
+    def controls(self) -> dict[str, Port]:
+        return {port.name: port for port in self.inputs if not port.is_stream}
 
     @property
     def streams(self) -> tuple[Port, ...]:
-        return tuple(port for port in self.inputs if port.kind == "stream")
+        return tuple(port for port in self.inputs if port.is_stream)
 
     @property
-    def mask(self) -> Port | None:
-        """The stream beside the sound that says which of its samples are lost, of a model that is told."""
-        return next((port for port in self.streams[1:] if port.type == "mask"), None)
+    def lost(self) -> Port | None:
+        """The stream that says which frames of the first one are lost, of a model that is informed of it."""
+        return next((port for port in self.streams[1:] if port.type == "lost"), None)
 
     def session(self, threads: int = 1):
         """The graph loaded into ONNX Runtime, checked against the metadata; shared by all streams of this
@@ -301,8 +260,9 @@ class Artifact:
             if name in states:
                 kind = "tensor(float)" if states[name].dtype == np.float32 else "tensor(int64)"
                 wanted: list[int | None] = [None, *states[name].shape]
-            elif ports[name].kind == "stream":
-                kind, wanted = "", [None, ports[name].channels, None]
+            elif ports[name].is_stream:
+                kind = "tensor(float)" if ports[name].dtype == np.float32 else "tensor(int64)"
+                wanted = [None, ports[name].channels, None]
             else:
                 kind, wanted = "", [None] if len(node.shape) == 1 else [None, None]
             # Shapes that the exporter left open (names or None) agree with everything.

@@ -41,9 +41,7 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
 
 def values(entry: dict[str, Any]) -> dict[str, Any]:
     """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
-    found = dict(field(entry, "controls", dict, {}))
-    if reserved := {"dry", "bypass"} & found.keys():
-        raise Refusal("bad_value", 1007, f"{' '.join(reserved)} is no control of the model")
+    found: dict[str, Any] = {"controls": field(entry, "controls", dict, {})}
     for name, kinds in (("dry", (int, float)), ("bypass", bool)):
         if (value := field(entry, name, kinds, None)) is not None:
             found[name] = value

@@ -1,14 +1,13 @@
-"""Models and their memory, stepped hop by hop, one stream or many at once: the thin layer on ONNX Runtime
-below `audiomask.runtime.session`.
+"""Models and their memory, stepped hop by hop, one stream or many at once: the thin layer on ONNX Runtime.
 
-An `Engine` is memory only: state and controls of a few streams. A `Step` is the wish to bring one engine
-forward by some hops. `run` fulfils many wishes: those for the same graph and length become rows of one call,
+An `Engine` is memory only: state and controls of a few streams. A `Step` is the request to bring one engine
+forward by some hops. `run` serves many requests: those for the same graph and length become rows of one call,
 because a small model spends much of its time on what a call costs, however many rows it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,64 +21,92 @@ STACK_ROWS = 32
 TINY = 1e-30  # -600 dB: below lie denormal numbers, on which many processors crawl
 SWEEP = 64  # hops from one search for such numbers to the next, which costs as much as a hundredth of a hop
 
+# One binding for each copy of the states to be read, memory of the inputs and outputs, the other copy.
+_Bound = tuple[list[Any], dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]
+Streams = Mapping[str, np.ndarray]  # by port name, each `[batch, channels, frames]`
+
 
 class Engine:
-    """The memory of ``batch`` independent streams through one graph.
+    """The memory of `batch` independent streams through one graph.
 
-    ``state``: a list of ``[batch, ...]``, one for each dtype. ``constants``: the values of the control ports,
-    ``[batch]`` or ``[batch, n]``. Both are changed in place only, since they are bound to the graph.
-    ``output``: the port that is wanted, default the first.
+    Args:
+        outputs: names of the ports that are wanted; default all.
+
+    Attributes: `state`, a list of `[batch, ...]`, one for each dtype, and `controls`, the values of the
+    control ports, `[batch]` or `[batch, n]`; their arrays are changed in place only, since they are bound to
+    the graph. `frames`: of each input stream, in a hop.
     """
 
-    def __init__(self, artifact: Artifact, batch: int = 1, threads: int = 1, output: str = ""):
+    def __init__(
+        self, artifact: Artifact, batch: int = 1, threads: int = 1, outputs: Sequence[str] | None = None
+    ):
         self.artifact, self.batch = artifact, batch
         self.graph = artifact.session(threads)
-        self.audio = artifact.streams[0].name
-        self.mask = artifact.mask.name if artifact.mask else ""
-        self.names = [output or artifact.outputs[0].name, *(f"next_{s.name}" for s in artifact.states)]
+        self.frames = {port.name: port.per_hop(artifact.hop) for port in artifact.streams}
+        self.outputs = tuple(outputs or (port.name for port in artifact.outputs))
+        self.names = [*self.outputs, *(f"next_{s.name}" for s in artifact.states)]
         self.state = [spec.rows(batch) for spec in artifact.states]
-        self.constants: dict[str, np.ndarray] = {}
+        nodes = {node.name: node for node in self.graph.get_outputs()}
+        self.floats = [n for n, name in enumerate(self.names) if nodes[name].type == "tensor(float)"]
+        self.controls: dict[str, np.ndarray] = {}
         nodes = {node.name: node for node in self.graph.get_inputs()}
-        for port in artifact.constants.values():
+        for port in artifact.controls.values():
             node = nodes[port.name]
-            width = () if len(node.shape) == 1 else np.shape(port.default) or (port.channels,)
+            width = () if len(node.shape) == 1 else (port.channels,)
             value = np.zeros((batch, *width), np.int64 if node.type == "tensor(int64)" else np.float32)
             value[:] = 0 if port.default is None else port.default
-            self.constants[port.name] = value
+            self.controls[port.name] = value
         self._hops = 0
-        self._bound: tuple[Any, np.ndarray, np.ndarray, list[np.ndarray]] | None = None
+        self._bound: _Bound | None = None
 
-    def alone(self, x: np.ndarray, lost: np.ndarray | None = None) -> list[np.ndarray]:
-        """The output for ``x`` and the next states, in memory that the next call overwrites and that is bound
-        to the graph once: for one hop of a small model, handing arrays over takes a tenth of the time."""
-        if self._bound is None or self._bound[1].shape != x.shape:
-            import onnxruntime as ort
+    def alone(self, inputs: Streams) -> list[np.ndarray]:
+        """Run one hop and return outputs and next states, in memory that is overwritten later.
 
-            binding, given = self.graph.io_binding(), np.zeros(x.shape, np.float32)
-            gone = np.zeros((self.batch, 1, x.shape[2]), np.float32)
-            feeds = self._feeds(given, gone)
-            got = [np.empty_like(value) for value in self.graph.run(self.names, feeds)]
-            for name, value in feeds.items():
+        All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
+        of the time. The states are in two copies, and each call reads one and writes the other, which then is
+        `state`.
+        """
+        if self._bound is None:
+            self._bound = self._bind()
+        bindings, given, got, spare = self._bound
+        for name, memory in given.items():
+            memory[:] = inputs.get(name, 0)
+        self.graph.run_with_iobinding(bindings[0])
+        bindings.reverse()
+        self.state, self._bound = spare, (bindings, given, got, self.state)
+        return [*got, *spare]
+
+    def _bind(self) -> _Bound:
+        import onnxruntime as ort
+
+        feeds, count = self.feeds({}, 1), len(self.outputs)
+        got = [np.empty_like(value) for value in self.graph.run(self.names[:count], feeds)]
+        spare, bindings = [value.copy() for value in self.state], []
+        for now, after in ((self.state, spare), (spare, self.state)):
+            binding = self.graph.io_binding()
+            states = dict(zip((spec.name for spec in self.artifact.states), now, strict=True))
+            for name, value in (feeds | states).items():
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
-            for name, value in zip(self.names, got, strict=True):
+            for name, value in zip(self.names, [*got, *after], strict=True):
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(value))
-            self._bound = binding, given, gone, got
-        binding, given, gone, got = self._bound
-        given[:] = x
-        if self.mask:
-            gone[:] = 0 if lost is None else lost
-        self.graph.run_with_iobinding(binding)
-        return got
+            bindings.append(binding)
+        return bindings, {port.name: feeds[port.name] for port in self.artifact.streams}, got, spare
 
-    def _feeds(self, x: np.ndarray, lost: np.ndarray | None) -> dict[str, np.ndarray]:
-        states = {spec.name: value for spec, value in zip(self.artifact.states, self.state, strict=True)}
-        feeds = {self.audio: x, **self.constants, **states}
-        if self.mask:
-            feeds[self.mask] = np.zeros((self.batch, 1, x.shape[2]), np.float32) if lost is None else lost
+    def feeds(self, inputs: Streams, hops: int) -> dict[str, np.ndarray]:
+        """Return all that the graph takes for so many hops; a stream that is not given is 0."""
+        feeds = {spec.name: value for spec, value in zip(self.artifact.states, self.state, strict=True)}
+        feeds |= self.controls
+        for port in self.artifact.streams:
+            given = inputs.get(port.name)
+            if given is None:
+                given = np.zeros((self.batch, port.channels, hops * self.frames[port.name]), port.dtype)
+            feeds[port.name] = given
         return feeds
 
     def sweep(self, hops: int) -> None:
-        """After a call for so many: now and then, numbers that are next to nothing in the state become 0."""
+        """Now and then, after a call for so many hops, set numbers in the state that are next to nothing to
+        0.
+        """
         self._hops += hops
         if self._hops >= SWEEP:
             self._hops = 0
@@ -87,32 +114,33 @@ class Engine:
                 if value.dtype == np.float32:
                     value[np.abs(value) < TINY] = 0
 
-    def turn(self, constants: dict[str, np.ndarray]) -> None:
-        """Take other values of the control ports."""
-        for name, value in constants.items():
-            self.constants[name][:] = value
+    def turn(self, controls: Mapping[str, np.ndarray]) -> None:
+        """Take other values of the controls."""
+        for name, value in controls.items():
+            self.controls[name][:] = value
 
     def reset(self, rows: Any = slice(None)) -> None:
-        """Bring ``rows`` of the batch to the start of a signal."""
+        """Bring `rows` of the batch to the start of a signal."""
         for value, spec in zip(self.state, self.artifact.states, strict=True):
             value[rows] = 0 if spec.initial is None else spec.initial
 
     def save(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """A copy of the memory, for `load`."""
-        return [value.copy() for value in self.state], {k: v.copy() for k, v in self.constants.items()}
+        """Return a copy of the memory, for `load`."""
+        return [value.copy() for value in self.state], {k: v.copy() for k, v in self.controls.items()}
 
     def load(self, memory: tuple[list[np.ndarray], dict[str, np.ndarray]]) -> None:
-        state, constants = memory
+        """Take a memory that `save` gave."""
+        state, controls = memory
         for value, saved in zip(self.state, state, strict=True):
             value[:] = saved
-        self.turn(constants)
+        self.turn(controls)
 
-    def constant(self, name: str, value: Any) -> np.ndarray:
-        """A value for a control port as its array: for all streams, or one each.
+    def control(self, name: str, value: Any) -> np.ndarray:
+        """Return a value for a control as its array: one for all streams, or one each.
 
-        Errors: `ArtifactError` for a port that the model lacks or a value out of its range.
+        Raises `ArtifactError` for a control that the model lacks or a value out of its range.
         """
-        ports = self.artifact.constants
+        ports = self.artifact.controls
         if name not in ports:
             known = " ".join(ports) or "none"
             raise ArtifactError(f"{self.artifact.name}: has no control {name!r}; it has: {known}")
@@ -124,7 +152,7 @@ class Engine:
             raise ArtifactError(
                 f"{self.artifact.name}: {name} = {value} is outside {low} to {high} {port.unit}".rstrip()
             )
-        made = np.empty_like(self.constants[name])
+        made = np.empty_like(self.controls[name])
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 made[:] = array
@@ -138,19 +166,19 @@ class Engine:
         return made
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Step:
-    """``engine`` forward over ``x [batch, channels, T]``, whole hops of the model's rate. ``lost
-    [batch, 1, T]`` is for models with a mask: 1 where a sample is lost, None where none is.
+    """A request to bring `engine` forward by `hops`, over `inputs` `[batch, channels, frames]` by port.
 
-    `run` fills in ``y [batch, channels, T]``, or ``error``, in which case the engine is as before. ``broken
-    [batch]``: rows in which the model failed, if any; they are muted and at the start of a signal again.
+    A stream that is not given is 0. `run` fills in `outputs`, or `error`, in which case the engine is as
+    before. `broken [batch]`: rows in which the model failed, if any; they are muted and at the start of a
+    signal again.
     """
 
     engine: Engine
-    x: np.ndarray
-    lost: np.ndarray | None = None
-    y: np.ndarray | None = None
+    inputs: Streams
+    hops: int = 1
+    outputs: dict[str, np.ndarray] | None = None
     broken: np.ndarray | None = None
     error: ArtifactError | None = None
 
@@ -163,9 +191,9 @@ def run(steps: Sequence[Step]) -> None:
     groups: dict[tuple, list[Step]] = {}
     for step in steps:
         engine = step.engine
-        groups.setdefault((id(engine.graph), engine.names[0], step.x.shape[2]), []).append(step)
-    for (_, _, length), group in groups.items():
-        limit = STACK_ROWS * group[0].engine.artifact.hop // length
+        groups.setdefault((id(engine.graph), engine.outputs, step.hops), []).append(step)
+    for (_, _, hops), group in groups.items():
+        limit = STACK_ROWS // hops
         stack: list[Step] = []
         rows = 0
         for step in group:
@@ -179,16 +207,17 @@ def run(steps: Sequence[Step]) -> None:
 
 def _call(steps: Sequence[Step]) -> None:
     """One call of the graph. If it fails, each step is tried alone, so that only the guilty ones fail."""
-    first = steps[0].engine
+    first, hops = steps[0].engine, steps[0].hops
+    alone = len(steps) == 1 and hops == 1
     try:
         if len(steps) > 1:
-            feeds = [step.engine._feeds(step.x, step.lost) for step in steps]
+            feeds = [step.engine.feeds(step.inputs, hops) for step in steps]
             rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-            y, *state = first.graph.run(first.names, rows)
-        elif steps[0].x.shape[2] == first.artifact.hop:
-            y, *state = first.alone(steps[0].x, steps[0].lost)
+            values = first.graph.run(first.names, rows)
+        elif alone:
+            values = first.alone(steps[0].inputs)
         else:
-            y, *state = first.graph.run(first.names, first._feeds(steps[0].x, steps[0].lost))
+            values = first.graph.run(first.names, first.feeds(steps[0].inputs, hops))
     except Exception as error:  # see Artifact.session
         if len(steps) > 1:
             for step in steps:
@@ -200,25 +229,31 @@ def _call(steps: Sequence[Step]) -> None:
         )
         return
     # One product a tensor finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
-    sound = all(np.vdot(value, value) < np.inf for value in (y, *state) if value.dtype == np.float32)
-    at = 0
+    sound = True
+    for n in first.floats:
+        flat = values[n].reshape(-1)
+        sound = sound and flat.dot(flat) < np.inf
+    count, at = len(first.outputs), 0
     for step in steps:
-        own = slice(at, at := at + step.engine.batch)
-        step.y = y[own].copy()
-        for value, new in zip(step.engine.state, state, strict=True):
-            value[:] = new[own]
-        step.engine.sweep(step.x.shape[2] // first.artifact.hop)
+        engine = step.engine
+        own = slice(at, at := at + engine.batch)
+        step.outputs = {name: values[n][own].copy() for n, name in enumerate(first.outputs)}
+        if not alone:  # else they are in place
+            for kept, new in zip(engine.state, values[count:], strict=True):
+                kept[:] = new[own]
+        engine.sweep(hops)
         if not sound:
             _mend(step)
 
 
 def _mend(step: Step) -> None:
     # A state that holds a NaN would never recover, and one that holds infinity may mute the model for ever.
-    assert step.y is not None
+    assert step.outputs is not None
     broken = np.zeros(step.engine.batch, bool)
-    for value in (step.y, *step.engine.state):
+    for value in (*step.outputs.values(), *step.engine.state):
         broken |= ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
     if broken.any():
         step.broken = broken
-        step.y[broken] = 0
+        for value in step.outputs.values():
+            value[broken] = 0
         step.engine.reset(broken)

@@ -22,18 +22,19 @@ from audiomask.audio import AudioError, Reader, Writer, choose_format
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.artifact import Artifact, choose
 from audiomask.runtime.losses import Classical, Loss, Losses, Whole
+from audiomask.runtime.player import BULK_HOPS
 from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.session import BULK_HOPS, Session
+from audiomask.runtime.session import Session
 from audiomask.sources import Source
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all files of a batch share. ``constants``: the model's controls; ``rate``: of the output, in Hz;
+    """What all files of a batch share. ``controls``: of the model; ``rate``: of the output, in Hz;
     ``loss``: what is lost of them, for models that conceal it."""
 
     dry: float = 0.0
-    constants: dict[str, Any] = field(default_factory=dict)
+    controls: dict[str, Any] = field(default_factory=dict)
     subtype: str | None = None
     clip: str | None = None
     rate: int | None = None
@@ -124,7 +125,7 @@ def open_session(reader: Reader, artifact: Artifact | Classical, options: Option
         channels=channels,
         threads=options.threads,
         dry=options.dry,
-        **options.constants,
+        controls=options.controls,
     )
 
 

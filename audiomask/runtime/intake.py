@@ -36,7 +36,7 @@ class Intake:
             "jitter": depth * self.size,
             "delay": depth * self.size + session.lag_of(self.size),
             "realtime": realtime,
-            "told": session.artifact.mask is not None,
+            "told": session.artifact.lost is not None,
         }
         self._loop = asyncio.get_running_loop()
         self._due: deque[bytes | None] = deque()  # packets for which the inbox had no room yet

@@ -23,7 +23,7 @@ import numpy as np
 
 from audiomask.audio import MAX_RATE, AudioError, AudioInfo
 from audiomask.masks.packets import Bursts, LossModel, Trace, packets, parse_loss, read_trace, statistics
-from audiomask.runtime.artifact import Port
+from audiomask.ports import Port
 from audiomask.runtime.classical import METHODS
 from audiomask.sources import Source, read_scp
 
@@ -172,7 +172,7 @@ class Classical:
     the whole recording at once in memory. ``name``: a key of NAMES."""
 
     sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
-    mask = None
+    lost = None
     outputs = (Port("concealed", "stream", "pcm"),)
 
     def __init__(self, name: str, packet_ms: float):

@@ -214,7 +214,7 @@ class Service:
     def preferred(self, packets: bool) -> list[Artifact]:
         """The family that a hello without a model gets: in packet mode one that is told of losses, if there
         is one."""
-        told = [group for group in self.families if group[0].mask] if packets else []
+        told = [group for group in self.families if group[0].lost] if packets else []
         return (told or [self.default])[0]
 
     # Who may ask

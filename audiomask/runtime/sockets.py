@@ -172,7 +172,7 @@ class Socket:
             raise Refusal("bad_value", 1007, f"model {model[:50]!r} is not offered; there are: {names}")
         family = self.service.models[model] if model else self.service.preferred(packets is not None)
         artifact = choose(family, rate)
-        if artifact.mask and packets is None:
+        if artifact.lost and packets is None:
             words = f"{artifact.name} conceals losses that it is told of; say packets in the hello"
             raise Refusal("bad_value", 1007, words)
         width = artifact.streams[0].channels
@@ -212,7 +212,7 @@ class Socket:
                     "unit": port.unit,
                     "doc": port.doc,
                 }
-                for port in artifact.constants.values()
+                for port in artifact.controls.values()
             },
         }
         if self.intake:

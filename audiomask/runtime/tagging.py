@@ -22,9 +22,10 @@ import numpy as np
 
 from audiomask.audio import Reader
 from audiomask.runtime.artifact import Artifact
-from audiomask.runtime.extract import FED_S, Extractor
+from audiomask.runtime.player import Player, output_port
 
 TYPE = "probabilities"
+FED_S = 10.0  # seconds of a file that are read at a time
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ class Tags:
 
 
 class Clock:
-    """Gives the frames of an extractor their times."""
+    """Gives the frames of a player's first output their times."""
 
-    def __init__(self, extractor: Extractor):
-        artifact, port = extractor.artifact, extractor.port
+    def __init__(self, player: Player):
+        artifact, port = player.artifact, player.ports[0]
         self.every = float(1 / port.rate) / artifact.sample_rate  # seconds
         self.span = port.span / artifact.sample_rate or float("inf")
         self.count = 0
@@ -73,15 +74,15 @@ class Clock:
 
 
 def rows(
-    reader: Reader, extractor: Extractor, progress: Callable[[float, float], None] | None = None
+    reader: Reader, player: Player, progress: Callable[[float, float], None] | None = None
 ) -> Iterator[Row]:
     """A recording to its end. ``progress(seconds done, seconds by the header)``."""
-    clock, info = Clock(extractor), reader.info
+    clock, info, name = Clock(player), reader.info, player.ports[0].name
     for block in reader.blocks(max(1, int(FED_S * info.rate))):
-        yield from clock.rows(extractor.feed(block))
+        yield from clock.rows(player.feed(block)[name])
         if progress:
             progress(reader.position / info.rate, info.seconds)
-    yield from clock.rows(extractor.flush(), reader.position / info.rate)
+    yield from clock.rows(player.flush()[name], reader.position / info.rate)
 
 
 class Whole:
@@ -151,15 +152,15 @@ class Listing:
 
     def __init__(
         self,
-        extractor: Extractor,
+        player: Player,
         count: int,
         threshold: float,
         every: float | None = None,
         segments: bool = False,
         largest: bool = False,
     ):
-        self.labels, self.count, self.threshold = extractor.port.labels, count, threshold
-        hop = Clock(extractor).every
+        self.labels, self.count, self.threshold = player.ports[0].labels, count, threshold
+        hop = Clock(player).every
         self._nth = max(1, round(every / hop)) if every is not None else 0
         self._segments = Segments(self.labels, threshold, hop) if segments else None
         self._whole = Whole(largest)
@@ -187,18 +188,17 @@ class Listing:
             yield top(self._left, self.labels, self.count, self.threshold)
 
 
-def tagger(artifact: Artifact, rate: int | None = None, threads: int = 1) -> Extractor:
-    """Errors: `ArtifactError` for a model that is no tagger."""
-    return Extractor(artifact, TYPE, sample_rate=rate, threads=threads)
+def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
+    """Return a player of the output of a type, "probabilities" or "embedding", for the mean of all channels.
+
+    Raises `ArtifactError` for a model without one.
+    """
+    name = output_port(artifact, type).name
+    return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 
 
-def embedder(artifact: Artifact, rate: int | None = None, threads: int = 1) -> Extractor:
-    """Errors: `ArtifactError` for a model that puts out no embeddings."""
-    return Extractor(artifact, "embedding", sample_rate=rate, threads=threads)
-
-
-def hops_of(extractor: Extractor, samples: np.ndarray) -> Iterator[Row]:
+def hops_of(player: Player, samples: np.ndarray) -> Iterator[Row]:
     """A signal ``[T]`` that is in memory."""
-    clock = Clock(extractor)
-    yield from clock.rows(extractor.feed(samples))
-    yield from clock.rows(extractor.flush(), len(samples) / extractor.sample_rate)
+    clock, name = Clock(player), player.ports[0].name
+    yield from clock.rows(player.feed(samples)[name])
+    yield from clock.rows(player.flush()[name], len(samples) / player.sample_rate)

@@ -26,8 +26,8 @@ import numpy as np
 
 from audiomask.runtime.counters import Counters
 from audiomask.runtime.pcm import Pcm
+from audiomask.runtime.player import feed_all
 from audiomask.runtime.session import Session
-from audiomask.runtime.stack import feed_all
 
 TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers

@@ -101,7 +101,7 @@ def test_bench_of_a_tagger_and_without_stacks(cli, tagger16):
 def test_rounds_of_sessions(toy16, stacked, monkeypatch):
     """Every session gets every block, whichever way."""
     artifact = Artifact.load(toy16)
-    sessions = [Session(artifact, strength=0.0) for _ in range(3)]
+    sessions = [Session(artifact, controls={"strength": 0.0}) for _ in range(3)]
     fed = Counter()
     feeding = Session.feeding
     monkeypatch.setattr(

@@ -14,7 +14,7 @@ class Model(StreamingModel):
     """The extension with the ports of a concealer."""
 
     name = "extension"
-    inputs = (Port("audio"), Port("lost", "stream", type="mask"))
+    inputs = (Port("audio"), Port("lost", "stream", type="lost"))
 
     def __init__(self, rate: int):
         super().__init__()

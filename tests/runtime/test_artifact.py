@@ -24,7 +24,7 @@ def test_load(toy16):
         512,
     )
     assert [p.name for p in a.streams] == ["audio"]
-    assert (a.constants["strength"].default, a.constants["strength"].maximum) == (1.0, 1.0)
+    assert (a.controls["strength"].default, a.controls["strength"].maximum) == (1.0, 1.0)
     assert a.state_bytes == 257 * 4 + 8
     assert a.session() is a.session()
     assert a.session(2) is not a.session()
@@ -53,11 +53,11 @@ def test_initial_state(tmp_path, toys):
             {"metadata": '{"format": 1}'},
             "lacks name, task, sample_rate, hop, delay, latency, inputs, outputs, states",
         ),
-        ({"format": 2}, "has artifact format 2, and this audiomask reads 1"),
+        ({"format": 3}, "has artifact format 3, and this audiomask reads up to 2"),
         ({"external": True}, r"keeps 1 tensors \(axis1, ...\) elsewhere"),
         ({"hop": 256, "latency": 500}, r"latency 500 is not delay 256 \+ hop 256"),
         ({"sample_rate": "16k"}, "sample_rate is '16k', not an integer"),
-        ({"inputs": []}, "the first input is not a pcm stream"),
+        ({"inputs": []}, "the first input is not a stream"),
         ({"inputs": [{"name": "audio"}]}, "lacks 'kind'"),
         ({"outputs": 3}, "inconsistent"),
     ],
@@ -75,10 +75,10 @@ def port(**changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rate": "1/3"}, "rate 1/3 gives no whole frames per hop"),
+        ({"rate": "1/3"}, "rate 1/3 gives no whole frames in 256 samples"),
         ({"rate": "1/0"}, "inconsistent"),
         ({"rate": "-1"}, "must be positive"),
-        ({"kind": "river"}, "'river' is neither stream nor constant"),
+        ({"kind": "river"}, "'river' is neither stream nor control"),
     ],
 )
 def test_bad_ports_are_refused(tmp_path, toys, changes, words):

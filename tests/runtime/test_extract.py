@@ -10,10 +10,18 @@ from toy_tagger import HOP, LABELS, loud
 
 from audiomask.audio import AudioError
 from audiomask.runtime.artifact import Artifact, ArtifactError
-from audiomask.runtime.extract import Extractor, in_order, player
-from audiomask.runtime.session import Session
-from audiomask.runtime.stack import feed_all
-from audiomask.runtime.tagging import Clock, Listing, Row, Segments, Whole, tagger
+from audiomask.runtime.extract import in_order
+from audiomask.runtime.player import Player, feed_all
+from audiomask.runtime.session import Session, player_of
+from audiomask.runtime.tagging import Clock, Listing, Row, Segments, Whole, listener
+
+
+def tagger(model, rate=None):
+    return listener(model if isinstance(model, Artifact) else Artifact.load(model), rate=rate)
+
+
+def heard(player, x):
+    return player.feed(x)["probabilities"]
 
 
 def pieces(extractor, x, sizes):
@@ -21,16 +29,16 @@ def pieces(extractor, x, sizes):
     for size in itertools.cycle(sizes):
         if at >= x.shape[-1]:
             break
-        out.append(extractor.feed(x[..., at : at + size]))
+        out.append(heard(extractor, x[..., at : at + size]))
         at += size
-    return np.concatenate([*out, extractor.flush()], axis=1)
+    return np.concatenate([*out, extractor.flush()["probabilities"]], axis=1)
 
 
 @pytest.mark.parametrize("samples", [1, HOP - 1, HOP, HOP + 1, 10 * HOP, 33333])
 @pytest.mark.parametrize("sizes", [(10**9,), (1, 7, 5000), (HOP,), (11 * HOP, 3)])
 def test_any_blocks(tagger16, noise, samples, sizes):
     x = noise(1, samples)[0]
-    y = pieces(Extractor(tagger16), x, sizes)
+    y = pieces(tagger(tagger16), x, sizes)
     assert y.shape == (3, -(-samples // HOP))
     np.testing.assert_allclose(y[0], loud(x), rtol=1e-5)
     np.testing.assert_allclose(y.sum(0), 1, rtol=1e-6)
@@ -41,7 +49,7 @@ def test_any_rate(tagger16, rate):
     """A tone of 500 Hz, whose mean size no rate changes."""
     seconds = 1.23
     x = (0.1 * np.sin(2 * np.pi * 500 * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
-    extractor = Extractor(tagger16, sample_rate=rate)
+    extractor = tagger(tagger16, rate)
     y = pieces(extractor, x, (1000, 17))
     assert y.shape == (3, 13)
     np.testing.assert_allclose(y[0, 1:12], 10 * 0.2 / np.pi, rtol=5e-3)  # of 32 samples a period: .3 %
@@ -52,31 +60,31 @@ def test_any_rate(tagger16, rate):
 
 def test_channels_are_mixed(tagger16, noise):
     x = noise(6, 5 * HOP)
-    y = pieces(Extractor(tagger16), x, (999,))
+    y = pieces(tagger(tagger16), x, (999,))
     np.testing.assert_allclose(y[0], loud(x.mean(0)), rtol=1e-4)
     with pytest.raises(ValueError, match=r"shape \(0, 5\)"):
-        Extractor(tagger16).feed(np.zeros((0, 5)))
+        tagger(tagger16).feed(np.zeros((0, 5)))
 
 
 def test_nothing_gives_nothing(tagger16):
-    assert Extractor(tagger16).flush().shape == (3, 0)
-    assert Extractor(tagger16, sample_rate=48000).flush().shape == (3, 0)
-    assert Extractor(tagger16).feed(np.zeros(0)).shape == (3, 0)
+    assert tagger(tagger16).flush()["probabilities"].shape == (3, 0)
+    assert tagger(tagger16, 48000).flush()["probabilities"].shape == (3, 0)
+    assert heard(tagger(tagger16), np.zeros(0)).shape == (3, 0)
 
 
 def test_garbage_becomes_silence(tagger16):
     x = np.full(HOP, 0.05, np.float32)
     x[:100] = np.nan
     x[100:200] = np.inf
-    extractor = Extractor(tagger16)
-    y = extractor.feed(x)
+    extractor = tagger(tagger16)
+    y = heard(extractor, x)
     assert extractor.cleaned == 200
     np.testing.assert_allclose(y[0], 0.5 * (HOP - 200) / HOP, rtol=1e-5)
 
 
 def test_another_output(tagger16, noise):
     x = noise(1, 3 * HOP)
-    y = Extractor(tagger16, "embedding").feed(x)
+    y = Player(tagger16, outputs=["embedding"]).feed(x)["embedding"]
     assert y.shape == (2, 3)
     assert (y[1] == 1).all()
 
@@ -90,8 +98,8 @@ def test_models_of_other_tasks(tagger16, toy16):
         ArtifactError, match=r"so a session cannot play it; its task is tag: see audiomask tag"
     ):
         Session(tagger16)
-    assert isinstance(player(Artifact.load(toy16)), Session)
-    assert isinstance(player(Artifact.load(tagger16), sample_rate=8000), Extractor)
+    assert isinstance(player_of(Artifact.load(toy16)), Session)
+    assert not isinstance(player_of(Artifact.load(tagger16), sample_rate=8000), Session)
 
 
 @pytest.mark.parametrize(
@@ -107,9 +115,9 @@ def test_wrong_ports_are_refused(tmp_path, change, words):
 
 def test_stacked(tagger16, noise):
     artifact, x = Artifact.load(tagger16), noise(2, 4 * HOP)
-    both = feed_all([(Extractor(artifact), x[0]), (Extractor(artifact), x[1])])
+    both = feed_all([(tagger(artifact), x[0]), (tagger(artifact), x[1])])
     for row, y in zip(x, both, strict=True):
-        np.testing.assert_allclose(y[0], loud(row), rtol=1e-5)
+        np.testing.assert_allclose(y["probabilities"][0], loud(row), rtol=1e-5)
 
 
 def test_results_come_in_order_and_stop():
@@ -138,7 +146,7 @@ def test_results_come_in_order_and_stop():
 
 
 def test_clock(tagger16):
-    clock = Clock(Extractor(tagger16))
+    clock = Clock(tagger(tagger16))
     rows = [*clock.rows(np.zeros((3, 3))), *clock.rows(np.zeros((3, 1)), 0.35)]
     assert [(round(r.start, 6), round(r.end, 6), r.whole, r.full) for r in rows] == [
         (0, 0.1, True, False), (0, 0.2, True, True), (0.1, 0.3, True, True), (0.15, 0.35, False, True)
@@ -182,12 +190,12 @@ def test_segments():
 
 def test_listing(tagger16):
     def told(**options):
-        extractor = Extractor(tagger16)
+        extractor = tagger(tagger16)
         listing = Listing(extractor, **{"count": 2, "threshold": 0.0} | options)
         found, clock = [], Clock(extractor)
         x = np.zeros(10 * HOP, np.float32)
         x[3 * HOP : 4 * HOP] = 0.09
-        for one in clock.rows(extractor.feed(x)):
+        for one in clock.rows(heard(extractor, x)):
             found += listing.add(one)
         return [(round(t.start, 3), round(t.end, 3), t.tags) for t in [*found, *listing.end()]]
 

@@ -314,7 +314,7 @@ def test_what_is_offered(toy, tmp_path, toys):
     with pytest.raises(ArtifactError, match="rename one"):
         Running(toy, toy)
     deaf = toys.document(name="deaf")
-    deaf["outputs"] = [{"name": "enhanced", "kind": "stream", "type": "probability", "rate": "1"}]
+    deaf["outputs"] = [{"name": "enhanced", "kind": "stream", "type": "probabilities", "rate": "1"}]
     path = toys.build(tmp_path / "deaf.onnx", metadata=json.dumps(deaf))
     with pytest.raises(ArtifactError, match="no audio-to-audio model"):
         Running(path)

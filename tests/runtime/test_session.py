@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sessions import keywords
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.session import Session, run
@@ -20,7 +21,7 @@ def model(toy16):
 
 
 def whole(model, x, **options):
-    s = Session(model, channels=x.shape[0], **options)
+    s = Session(model, channels=x.shape[0], **keywords(options))
     return np.concatenate((s.feed(x), np.atleast_2d(s.flush())), axis=1)
 
 
@@ -179,10 +180,6 @@ def test_a_wrong_number_of_microphones_is_refused(array3, tmp_path, toys):
         path = toys.build(tmp_path / "a.onnx", gains=(1.0, 1.0, 1.0), reference=reference)
         with pytest.raises(ArtifactError, match=f"reference {reference} is none of its channels"):
             Artifact.load(path)
-    two = [{"name": "enhanced", "kind": "stream", "type": "pcm", "rate": "1", "channels": 2}]
-    path = toys.build(tmp_path / "b.onnx", gains=(1.0, 1.0, 1.0), outputs=two)
-    with pytest.raises(ArtifactError, match="makes 2 channels of 3"):
-        Session(path)
 
 
 def test_controls(model, toys, noise):
@@ -194,7 +191,7 @@ def test_controls(model, toys, noise):
     np.testing.assert_allclose(whole(model, x, dry=1.0), x, atol=1e-7)
     s = Session(model)
     a = s.feed(x[0, :1024])
-    s.set(strength=0.0)
+    s.set({"strength": 0.0})
     b = np.concatenate((s.feed(x[0, 1024:]), s.flush()))
     np.testing.assert_allclose(a, toys.lowpass(x)[0, : len(a)], atol=1e-6)
     np.testing.assert_allclose(b[256:], x[0, len(a) + 256 :], atol=1e-7)
@@ -215,7 +212,7 @@ def test_controls(model, toys, noise):
 )
 def test_bad_options(model, options, words):
     with pytest.raises(ArtifactError, match=words):
-        Session(model, **options)
+        Session(model, **keywords(options))
 
 
 def test_one_value_for_each_channel(model, noise):
@@ -233,14 +230,14 @@ def test_snapshot(model, noise, rate, trim):
     s.feed(x[:, :3333])
     saved = s.snapshot()
     first = np.concatenate((s.feed(x[:, 3333:]), s.flush()), axis=1)
-    s.set(strength=0.1, dry=0)
+    s.set({"strength": 0.1}, dry=0)
     s.feed(noise(2, 1234, 5))
     s.restore(saved)
     assert np.array_equal(np.concatenate((s.feed(x[:, 3333:]), s.flush()), axis=1), first)
     other = Session(model, sample_rate=rate, channels=2, trim=trim)
     other.restore(saved)
     assert np.array_equal(np.concatenate((other.feed(x[:, 3333:]), other.flush()), axis=1), first)
-    with pytest.raises(ValueError, match="does not fit a session"):
+    with pytest.raises(ValueError, match="does not fit a player"):
         Session(model).restore(saved)
 
 

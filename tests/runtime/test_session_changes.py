@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from sessions import keywords
 
 from audiomask.runtime import engine
 from audiomask.runtime.artifact import Artifact, ArtifactError, resolve
@@ -36,7 +37,7 @@ def play(session, x, changes=(), block=160):
     parts, changes = [], dict(changes)
     for n in range(0, len(x), block):
         for at in [at for at in changes if at <= n]:
-            session.set(**changes.pop(at))
+            session.set(**keywords(changes.pop(at)))
         parts.append(session.feed(x[n : n + block]))
     return np.concatenate([*parts, session.flush()])[: len(x) + session.lag]
 
@@ -62,10 +63,10 @@ SLOPE = 2 * np.pi * 500 / 16000  # of a full-scale tone
 def test_a_full_jump_does_not_click(name, before, change, block, request):
     model = resolve(name)[0] if name == "sieve_16k" else request.getfixturevalue(name)
     x = tone(12288)
-    y = play(Session(model, **before), x, [(4096, change)], block)
+    y = play(Session(model, **keywords(before)), x, [(4096, change)], block)
     ramp = 1 / (RAMP_MS * 16)
     assert steepest(y[500:]) <= (SLOPE + ramp) * 1.1
-    after = play(Session(model, **(before | change)), x, block=block)
+    after = play(Session(model, **keywords(before | change)), x, block=block)
     assert np.abs(y - after)[7000:].max() < 1e-5  # and it has happened
 
 
@@ -93,27 +94,29 @@ def test_after_the_ramp_it_is_exact(name, block, request, toys, noise):
 def test_a_constant_control_changes_no_bit(muffler, noise, monkeypatch):
     x, call = noise(1, 9000)[0], engine._call
     monkeypatch.setattr(engine, "_call", lambda steps: call(steps) if len(steps) == 1 else pytest.fail("two"))
-    plain = play(Session(muffler, strength=0.7, dry=0.1), x)
+    plain = play(Session(muffler, controls={"strength": 0.7}, dry=0.1), x)
     same = [(n, {"strength": 0.7, "dry": 0.1, "bypass": False}) for n in range(160, 9000, 160)]
-    assert np.array_equal(play(Session(muffler, strength=0.7, dry=0.1), x, same), plain)
+    assert np.array_equal(play(Session(muffler, controls={"strength": 0.7}, dry=0.1), x, same), plain)
     back = [
         (1600, {"strength": 0.1, "dry": 1}),
         (1601, {"strength": 0.7, "dry": 0.1}),
     ]  # in between, no sound
-    assert np.array_equal(play(Session(muffler, strength=0.7, dry=0.1), x, back), plain)
+    assert np.array_equal(play(Session(muffler, controls={"strength": 0.7}, dry=0.1), x, back), plain)
 
 
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_before_the_first_sound_nothing_is_ramped(muffler, noise, rate):
     x = noise(1, 5000)[0]
     s = Session(muffler, sample_rate=rate)
-    s.set(strength=0.2, dry=0.3)
+    s.set({"strength": 0.2}, dry=0.3)
     first = play(s, x)
-    assert np.array_equal(first, play(Session(muffler, sample_rate=rate, strength=0.2, dry=0.3), x))
+    assert np.array_equal(
+        first, play(Session(muffler, sample_rate=rate, controls={"strength": 0.2}, dry=0.3), x)
+    )
     s.feed(x)
-    s.set(strength=0.9, dry=0.0, bypass=True)
+    s.set({"strength": 0.9}, dry=0.0, bypass=True)
     s.reset()
-    s.set(strength=0.2, dry=0.3, bypass=False)
+    s.set({"strength": 0.2}, dry=0.3, bypass=False)
     assert np.array_equal(play(s, x), first)
 
 
@@ -147,9 +150,9 @@ def test_a_snapshot_in_the_middle_of_a_change(name, request, noise):
     model, x = request.getfixturevalue(name), noise(2, 6000)
     s = Session(model, channels=2, sample_rate=48000)
     s.feed(x[:, :3000])
-    s.set(strength=[0.0, 0.5], dry=0.4)
+    s.set({"strength": [0.0, 0.5]}, dry=0.4)
     parts = [s.feed(x[:, 3000:3200])]
-    s.set(bypass=True, strength=0.7)
+    s.set({"strength": 0.7}, bypass=True)
     saved = s.snapshot()
     first = np.concatenate((s.feed(x[:, 3200:]), s.flush()), axis=1)
     for other in (s, Session(model, channels=2, sample_rate=48000)):
@@ -166,18 +169,18 @@ def test_a_value_that_its_port_cannot_hold_is_refused(toy16, toys, tmp_path):
     del inputs[1]["maximum"]
     s = Session(toys.build(tmp_path / "open.onnx", inputs=inputs))
     with pytest.raises(ArtifactError, match=r"strength = 1e\+39 does not fit a float32"):
-        s.set(strength=1e39)
+        s.set({"strength": 1e39})
     s = Session(toy16)
-    s.engine.constants["strength"] = np.zeros(1, np.int64)
-    assert s.engine.constant("strength", 1.0) == 1
+    s.engine.controls["strength"] = np.zeros(1, np.int64)
+    assert s.engine.control("strength", 1.0) == 1
     with pytest.raises(ArtifactError, match=r"strength = 0.5 does not fit a whole number"):
-        s.set(strength=0.5)
+        s.set({"strength": 0.5})
 
 
 def test_a_wrong_control_changes_none(muffler, noise):
     s, x = Session(muffler), noise(1, 3000)[0]
     with pytest.raises(ArtifactError, match="strength = 2 is outside"):
-        s.set(dry=1, bypass=True, strength=2)
+        s.set({"strength": 2}, dry=1, bypass=True)
     assert (s.dry, s.bypass) == (0.0, False)
     assert np.array_equal(play(s, x), play(Session(muffler), x))
 
@@ -202,7 +205,7 @@ def test_another_thread_may_turn_controls(muffler, noise):
     def turn():
         rng = np.random.default_rng(0)
         while not stop.is_set():
-            s.set(strength=float(rng.integers(0, 2)), dry=float(rng.integers(0, 2)))
+            s.set({"strength": float(rng.integers(0, 2))}, dry=float(rng.integers(0, 2)))
 
     thread = threading.Thread(target=turn)
     thread.start()
@@ -210,7 +213,7 @@ def test_another_thread_may_turn_controls(muffler, noise):
         assert np.isfinite(s.feed(x)).all()
     stop.set()
     thread.join()
-    s.set(strength=0.0, dry=0.0)
+    s.set({"strength": 0.0}, dry=0.0)
     s.feed(x)
     tail = np.concatenate((s.feed(x), s.flush()))[-1600:]
     np.testing.assert_allclose(tail, x, atol=1e-6)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.player import feed_all
 from audiomask.runtime.polyphase import Polyphase, Spread
 from audiomask.runtime.session import Session
-from audiomask.runtime.stack import feed_all
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_flags_of_every_kind(model, noise):
         assert np.array_equal(np.concatenate([s.feed(x, flags), s.flush()], 1), want)
     assert Session(model).feed(x[0, :900], lost[:900]).ndim == 1
     for wrong in (lost[:-1], np.zeros((3, 2000)), np.zeros((1, 1, 2000)), True):
-        with pytest.raises(ValueError, match=r"flags of shape .* do not fit a block of shape \(2, 2000\)"):
+        with pytest.raises(ValueError, match=r"lost of shape .* does not fit a block of shape \(2, 2000\)"):
             Session(model, channels=2).feed(x, wrong)
 
 
@@ -129,7 +129,7 @@ def test_a_control_that_is_turned_amid_losses_fades(model, noise):
     lost[1300:1360], lost[1620:1680] = False, True
     s = Session(model)
     first = s.feed(x[:, :1600], lost[:1600])
-    s.set(gain=0.5)
+    s.set({"gain": 0.5})
     y = np.concatenate([first, play(s, x[:, 1600:], lost[1600:])], 1)
     gain = 1 - 0.5 * ((np.arange(4000) - 1600 + concealer.DELAY + 1) / concealer.HOP).clip(0, 1)
     want = concealer.repeat(x, lost)

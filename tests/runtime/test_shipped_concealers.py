@@ -40,7 +40,7 @@ def test_told_ones_are_the_default():
     assert [a.name for a in resolve(None, task="conceal")] == ["darn_16k", "darn_48k"]
     assert [family(a) for a in resolve("darn_blind")] == ["darn_blind"] * 2
     for name in ("darn", "darn_blind"):
-        assert all((a.mask is None) == ("blind" in name) for a in resolve(name))
+        assert all((a.lost is None) == ("blind" in name) for a in resolve(name))
 
 
 @pytest.mark.parametrize("name", ["darn_16k", "darn_48k"])

@@ -5,11 +5,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sessions import keywords
 
 from audiomask.runtime import engine
 from audiomask.runtime.artifact import Artifact, ArtifactError, resolve
+from audiomask.runtime.player import feed_all
 from audiomask.runtime.session import Session
-from audiomask.runtime.stack import feed_all
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def alone(make, x, sizes, at=None, change=None):
     s, parts, begin = make(), [], 0
     for n, size in enumerate(sizes):
         if n == at:
-            s.set(**change)
+            s.set(**keywords(change))
         parts.append(s.feed(x[:, begin : begin + size]))
         begin += size
     return np.concatenate([*parts, np.atleast_2d(s.flush())], axis=1)
@@ -54,7 +55,7 @@ def test_stacked_equals_alone(name, model, calls):
         sizes = rng.choice([0, 1, 100, 256, 700, 1024, 5000], 12).tolist()
         x = 0.1 * rng.standard_normal((kind.get("channels", 1), sum(sizes))).astype(np.float32)
         begin, at, change = int(rng.integers(0, 6)), int(rng.integers(1, 12)), {"strength": 0.1 * (n % 5)}
-        make = lambda kind=kind: Session(artifact, **kind)  # noqa: E731
+        make = lambda kind=kind: Session(artifact, **keywords(kind))  # noqa: E731
         jobs.append((make, x, sizes, begin, at, change, alone(make, x, sizes, at, change)))
     calls.clear()
     sessions, parts, places = [job[0]() for job in jobs], [[] for _ in jobs], [0] * len(jobs)
@@ -65,7 +66,7 @@ def test_stacked_equals_alone(name, model, calls):
             if not 0 <= turn <= len(sizes):
                 continue
             if turn == at:
-                sessions[n].set(**change)
+                sessions[n].set(**keywords(change))
             block = None
             if turn < len(sizes):
                 block = x[:, places[n] : places[n] + sizes[turn]]
@@ -164,7 +165,7 @@ def test_a_graph_that_fails_for_one(tmp_path, toys, noise):
     graph.graph.initializer.append(helper.make_tensor("rest_", onnx.TensorProto.FLOAT, [1], [0.0]))
     onnx.save(graph, tmp_path / "a.onnx")
     model = Artifact.load(tmp_path / "a.onnx")
-    a, b, c = Session(model), Session(model, pick=1), Session(model)
+    a, b, c = Session(model), Session(model, controls={"pick": 1}), Session(model)
     x = noise(1, 1000)[0]
     first, bad, last = feed_all([(a, x), (b, x), (c, x)])
     assert isinstance(bad, ArtifactError)
@@ -172,7 +173,7 @@ def test_a_graph_that_fails_for_one(tmp_path, toys, noise):
     np.testing.assert_array_equal(first, last)
     np.testing.assert_allclose(first, toys.lowpass(x)[: len(first)], atol=1e-6)
     b.reset()
-    b.set(pick=0)
+    b.set({"pick": 0})
     np.testing.assert_allclose(b.feed(x), first, atol=1e-6)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
+from sessions import keywords
 
 from audiomask.runtime import server
 from audiomask.runtime.artifact import Artifact
@@ -555,7 +556,7 @@ def test_the_session_equals_the_one_in_python(empty, toy16, noise, rate, channel
     x, sizes = noise(channels, 9000), cut(9000, rate)
     options = {"sampleRate": rate, "channels": channels, "dry": dry, "controls": {"strength": 0.75}}
     got, facts, lengths = play(empty, toy16, x, sizes, options)
-    session = Session(toy16, sample_rate=rate, channels=channels, dry=dry, strength=0.75)
+    session = Session(toy16, sample_rate=rate, channels=channels, dry=dry, controls={"strength": 0.75})
     ends = itertools.pairwise(np.cumsum([0, *sizes]))
     want = [np.reshape(session.feed(x[:, a:b]), (channels, -1)) for a, b in ends]
     want.append(np.reshape(session.flush(), (channels, -1)))
@@ -588,7 +589,7 @@ def test_changes_fade_as_in_python(empty, toy16, noise, rate, channels):
     got, _, lengths = play(empty, toy16, x, sizes, options, turns)
     session, at, want = Session(toy16, sample_rate=rate, channels=channels), 0, []
     for n, size in enumerate(sizes):
-        session.set(**turns[str(n)])
+        session.set(**keywords(turns[str(n)]))
         want.append(np.reshape(session.feed(x[:, at : at + size]), (channels, -1)))
         at += size
     want.append(np.reshape(session.flush(), (channels, -1)))
@@ -654,7 +655,7 @@ def test_a_port_of_whole_numbers_takes_no_others(empty, toys, tmp_path, noise):
     model = onnx.load(path)
     model.graph.input.append(helper.make_tensor_value_info("mode", TensorProto.INT64, ["B"]))
     onnx.save(model, path)
-    assert Session(path, mode=2).engine.constants
+    assert Session(path, controls={"mode": 2}).engine.controls
     words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1.5}})
     assert words == "ArtifactError: toy: mode = 1.5 is not a whole number"
     words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1e39}})

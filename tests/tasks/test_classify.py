@@ -20,7 +20,7 @@ from audiomask.data.shards import write
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger
-from audiomask.runtime.extract import Extractor
+from audiomask.runtime.player import Player
 from audiomask.tasks.classify import Classify, average_precision, heard, kept
 
 TINY = {"frames": 64, "bands": 32, "width": 16, "depth": 2, "heads": 2}
@@ -310,9 +310,9 @@ def test_the_recipe_fine_tunes_what_was_pretrained(labelled, tmp_path):
         assert told["clips"][f"c{i}"]["likeliest"] == pytest.approx(chances, abs=1e-4)
     export = ["export", str(tmp_path / "run"), "-o", str(tmp_path / "t.onnx"), "--check", "--arg", "every=1"]
     assert main(export) == 0
-    extractor, x = Extractor(tmp_path / "t.onnx"), clips[0]["audio"]
-    assert extractor.port.labels == ("high", "low")
-    frames = extractor.feed(x.numpy())
+    player, x = Player(tmp_path / "t.onnx"), clips[0]["audio"]
+    assert player.ports[0].labels == ("high", "low")
+    frames = player.feed(x.numpy())["probabilities"]
     columns = frames.shape[1] - 1
     assert columns == 2
     with torch.no_grad():
