@@ -1,4 +1,4 @@
-"""Crops and clips of recordings of any kind: random ones for training, whole ones for validation."""
+"""Reads recordings of any kind: random crops for training, whole clips for validation."""
 
 from __future__ import annotations
 
@@ -66,8 +66,10 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 
 
 class Clips(Dataset[dict[str, Any]]):
-    """Reads the utterances of a data directory from their beginning, at most `length` samples (0: whole), for
-    validation. Item: `audio [T]`, `seed` (the row's number), `key`; `confidence [T]` if asked for.
+    """Reads the utterances of a data directory from their beginning, for validation.
+
+    At most `length` samples; 0: whole. Item: `audio [T]`, `seed` (the row's number), `key`; `confidence [T]`
+    if asked for.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):

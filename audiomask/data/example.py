@@ -1,7 +1,7 @@
-"""Examples: signals that a network is given and signals that are wanted of it, made on the training device.
+"""Makes examples: signals that a network is given, and signals that are wanted of it.
 
-A `Simulation` turns raw rows (recordings as the loader cuts them) into an `Example`, with the names of the
-network's ports. It is what a recipe chooses to say which task is trained: denoising, concealment.
+A `Simulation` turns raw rows (recordings as the loader cuts them) into an `Example` on the training device,
+with the names of the network's ports. By choosing one, a recipe says what is trained: denoising, concealment.
 """
 
 from __future__ import annotations
@@ -63,8 +63,10 @@ class Simulation(nn.Module):
         return self.segment
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noisy and clean `[B, T]`, or noisy `[B, M, T]`, of raw rows `speech [B, L]`, `noise
-        [B, K, L]`, `seeds [B]`."""
+        """Return noisy `[B, T]` or `[B, M, T]` and clean `[B, T]` signals of raw rows.
+
+        These are `speech [B, L]`, `noise [B, K, L]` and `seeds [B]`.
+        """
         raise NotImplementedError
 
     def example(self, batch: Mapping[str, Tensor]) -> Example:

@@ -1,4 +1,4 @@
-"""Data modules: what a recipe names under `data`, and what batches a process of a training gets.
+"""Data modules: they give each process of a training its batches, from what a recipe names.
 
 `NoisySpeech` mixes speech and noise, `LossySpeech` is validated with loss traces, `NoisyArray` with the pairs
 of an array, `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` such with
@@ -31,11 +31,11 @@ from audiomask.masks.packets import TRACE_MS
 
 
 class Batches(Sampler[list[int]]):
-    """Numbers the rows of the batches of one process, from where the training stands to its epoch's end.
+    """Numbers the rows of the batches of one process, from where the training stands on.
 
-    The rows of a run are counted through. Batch `i` of `world` processes is the next `world * batch_size` of
-    them, and each process takes its `batch_size` in the order of `rank`: two processes with B rows each train
-    on the rows of one process with 2 B.
+    An iteration ends with the epoch. The rows of a run are counted through. Batch `i` of `world` processes is
+    the next `world * batch_size` of them, and each process takes its `batch_size` in the order of `rank`: two
+    processes with B rows each train on the rows of one process with 2 B.
 
     Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
     one further in a run resumed from a checkpoint written at the end of an epoch.
@@ -60,13 +60,11 @@ class Batches(Sampler[list[int]]):
 def packed(
     data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
 ) -> Path:
-    """Return the prefix of the packed corpus (see `data.loading`) of `data`; make it if it is missing.
+    """Return the prefix of the packed corpus of `data` (see `data.loading`); make it if missing.
 
     Its name holds a hash of what it depends on: the place of `data`, its `tables` (comma-separated stems),
     and size and time of every file that they name, so that a recording that was replaced is packed anew.
-
-    Args:
-        read: gives the samples of an utterance.
+    `read` gives the samples of an utterance.
     """
     scps = [f"{stem}.scp" for stem in tables.split(",")]
     entries = {entry for name in scps for entry in data.tables.get(name, {}).values()}
@@ -218,7 +216,7 @@ class NoisySpeech(Rows):
         return self.crop or max(math.ceil(self.segment * 1.5), super().raw)
 
     def _corpus(self, path: str, weights: dict[str, float] | None = None) -> PackedAudio | ShardedAudio:
-        """Where crops come from; AudioError for weights of groups, which one shard at a time cannot keep."""
+        """Return where crops come from; AudioError for weights of groups in shards."""
         sharded = self._shards(path, self.raw)
         if sharded is None:
             return PackedAudio(self._pack(path), weights)
@@ -243,7 +241,7 @@ class NoisySpeech(Rows):
 
 
 class NoisyArray(NoisySpeech):
-    """`NoisySpeech` validated with the pairs of an array; `tools/simulate_array.py scenes` makes some."""
+    """`NoisySpeech` validated with pairs of an array (`tools/simulate_array.py scenes`)."""
 
     def clips(self, path: str) -> Dataset[Any]:
         return Pairs(path, self.sample_rate, array=True)
@@ -261,7 +259,9 @@ class LossySpeech(NoisySpeech):
 
 
 class PairedSpeech(Rows):
-    """Pairs of noisy and clean recordings, for training (with `data.augment.Augment`) and for validation.
+    """Pairs of noisy and clean recordings, for training and for validation.
+
+    They go with `data.augment.Augment`.
 
     Args:
         train, valid: data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
@@ -331,7 +331,9 @@ class Sounds(Rows):
 
 
 class LabelledSounds(Rows):
-    """Labelled recordings. The classes are the labels of the training data, in order of the alphabet.
+    """Labelled recordings.
+
+    The classes are the labels of the training data, in order of the alphabet.
 
     Args:
         train: data directory with utt2label, or a folder of shards made of one. valid: data directory.

@@ -1,4 +1,4 @@
-"""Packet loss for training a concealer: what is lost of a signal, and recordings with fixed traces."""
+"""Packet loss for training a concealer: losses of any signal, recordings with fixed traces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sam
 
 
 class PacketLoss(Simulation):
-    """Loses packets of what another simulation makes: its noisy signal is what was sent, and wanted back.
+    """Loses packets of what another simulation makes, whose noisy signal is wanted back.
 
     A network with an input `lost` is informed of the lost samples; one without, a blind one, is given zeros
     there and nothing else. Rows are divided by the level of what was sent, since next to nothing may be left.
@@ -68,8 +68,11 @@ class PacketLoss(Simulation):
 
 
 class Traced(Dataset[dict[str, Any]]):
-    """Recordings of a data directory and their traces: `utt2trace` names a file of a line of 0 or 1 for each
-    packet of `packet_ms`. Item: `clean [T]`, `lost [T]` bool, `key`."""
+    """Reads the recordings of a data directory and their traces.
+
+    `utt2trace` names a file of a line of 0 or 1 for each packet of `packet_ms`. Item: `clean [T]`, `lost [T]`
+    bool, `key`.
+    """
 
     def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):
         self.data = DataDir.read(path)

@@ -1,4 +1,4 @@
-"""Pairs of noisy and clean recordings: whole for validation, random crops of them for training."""
+"""Reads pairs of noisy and clean recordings: whole for validation, crops for training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An adversary: discriminators, how they are trained beside a network, and what they teach it.
+"""Trains discriminators beside a network, and gives the losses that they teach it.
 
 Regression gives the mean of what might have been, which is duller than any of it. With D_k the K
 discriminators of a step, D_kl their layers, x real and y estimated sound::
@@ -91,7 +91,8 @@ class Adversary:
         """Train for a step, and return what the network learns from it.
 
         Args:
-            estimate, wanted: `[B, C, T]` of RMS about 1; `estimate` takes part in a graph.
+            estimate: `[B, C, T]` of RMS about 1, part of a graph.
+            wanted: likewise, without one.
             where: float `[B, T]`, 1 where the signal was estimated; None: everywhere.
 
         Returns:

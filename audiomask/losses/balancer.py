@@ -55,7 +55,8 @@ class Balancer:
         """Return the gradient that the network is to follow at `output`.
 
         Args:
-            losses: scalars that depend on `output`. weights: a lambda for each of them.
+            losses: scalars that depend on `output`.
+            weights: a lambda for each of them.
             output: `[B, ...]`.
 
         Raises:

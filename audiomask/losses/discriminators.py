@@ -1,4 +1,4 @@
-"""Discriminators: networks that tell estimated sound from real sound, for `losses.adversary`.
+"""Networks that tell estimated sound from real sound, for `losses.adversary`.
 
 Each is a module `(x [B, C, T], where [B, T] or None) -> (scores, features)`.
 """

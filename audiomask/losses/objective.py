@@ -1,4 +1,4 @@
-"""The objective of a training: named losses of the outputs, their weights, a balancer, an adversary.
+"""Puts losses, a balancer and an adversary together to what a training minimises.
 
     objective = Objective({"l1": L1Loss(), "snr": SNRLoss()}, {"snr": 0.1})
     scalar, parts = objective({"enhanced": estimate}, {"enhanced": clean})
@@ -44,8 +44,7 @@ class WeightedSum(nn.Module):
         self.skip = skip
 
     def forward(self, est: Tensor, ref: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of `est`, `ref` `[B, T]` or `[B, 1, T]`, and each unweighted part
-        detached."""
+        """Return the weighted sum of `est`, `ref` `[B, T]` or `[B, 1, T]`, and its unweighted parts."""
         est, ref = signals(est, ref, self.skip)
         total = torch.zeros((), device=est.device)
         parts = {}
@@ -117,7 +116,8 @@ class Objective(nn.Module):
         """Compare outputs with what was wanted.
 
         Args:
-            outputs, wanted: signals `[B, C, T]` under the same names.
+            outputs: signals `[B, C, T]` by name.
+            wanted: signals under the same names.
             where: float `[B, T]`, 1 where something was estimated; for the adversary.
             outside: scalars under the names that were given for them.
 
@@ -159,7 +159,7 @@ class Objective(nn.Module):
     def _compare(
         self, outputs: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the value of each loss, the mean over outputs, and the last parts of those that are sums."""
+        """Return the values of the losses, each the mean over outputs, and the parts of sums."""
         pairs = [
             signals(x.flatten(0, 1), wanted[name].flatten(0, 1), self.skip) for name, x in outputs.items()
         ]

@@ -1,4 +1,4 @@
-"""Averages over the processes of a training, for losses that look at more than the rows of one process."""
+"""Averages over the processes of a training, for losses that need the rows of all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def world() -> int:
 
 @torch.no_grad()
 def average(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the processes, in one exchange; alone, change nothing."""
+    """Replace tensors by their means over the processes, in one exchange; alone, do nothing."""
     tensors, count = list(tensors), world()
     if count == 1 or not tensors:
         return
@@ -27,7 +27,7 @@ def average(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def share(tensors: Iterable[Tensor]) -> None:
-    """Give every process the tensors of the first one; alone, change nothing."""
+    """Give every process the tensors of the first one; alone, do nothing."""
     if world() > 1:
         for x in tensors:
             distributed.broadcast(x, 0)

@@ -221,7 +221,7 @@ class Classify(Task):
         }
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the parameters by the rate of their layer, by whether they are decayed, and for Muon."""
+        """Return the parameters by the rate of their layer, whether they are decayed, and for Muon."""
         depth = len(self.model.blocks)
         maps = {id(p): group["maps"] for group in super().groups() for p in group["params"]}
         found: dict[tuple[int, bool, int], list[torch.nn.Parameter]] = {}

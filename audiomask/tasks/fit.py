@@ -25,9 +25,10 @@ from audiomask.audio import AudioError
 
 
 class KeepBest(Callback):
-    """Writes the model (as validated, so averaged where weights are averaged) when `monitor` is at its best.
+    """Writes the model when `monitor` is at its best.
 
-    Its config has what the task adds by `arguments()`.
+    It is the model as validated, so averaged where weights are averaged. Its config has what the task adds by
+    `arguments()`.
 
     Args:
         monitor: value of the validation, whose maximum is the best; None: every validation writes the model,

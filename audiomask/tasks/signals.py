@@ -1,4 +1,4 @@
-"""Training of networks whose output is sound: denoisers, concealers, whatever an `Example` can be made for.
+"""Trains networks whose output is sound: denoisers, concealers, whatever has a simulation.
 
 In a recipe:
 

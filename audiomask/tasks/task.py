@@ -1,4 +1,4 @@
-"""The base of all trainings: optimizer, schedule, where it begins, and what a checkpoint holds."""
+"""Holds what all trainings share: optimizer, schedule, beginning, what a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from audiomask.tasks.muon import Muon, groups
 
 
 def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor: float = 0.01) -> float:
-    """Return the factor of the learning rate at a step: linear warm-up, then 1, then a half cosine to
-    `floor` over the last `decay` fraction of the run.
+    """Return the factor of the learning rate at a step.
 
-    With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on can be continued
-    later and decayed again, which a cosine over the whole run does not allow (Hu et al. 2024, MiniCPM).
+    It rises linearly over the warm-up, is 1, then falls to `floor` as half a cosine over the last `decay`
+    fraction of the run. With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on
+    can be continued later and decayed again, which a cosine over the whole run does not allow (Hu et al.
+    2024, MiniCPM).
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -95,8 +96,10 @@ class Task(pl.LightningModule):
 
     @contextlib.contextmanager
     def as_kept(self) -> Iterator[None]:
-        """Run the network as it is exported: in float32, and not compiled, which would be done again for
-        every length of a clip."""
+        """Run the network as it is exported: in float32, and without the compiler.
+
+        That would compile it again for every length of a clip.
+        """
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             yield
 
