@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,11 +18,11 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.tasks import recipe
 
 
 class KeepBest(Callback):
@@ -61,9 +62,8 @@ class KeepBest(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         if self.best == -float("inf"):
-            rank_zero_info(
-                f"No validation gave a {self.monitor or 'reason to write'}: the last weights are kept."
-            )
+            if trainer.is_global_zero:
+                print("audiomask: no validation chose weights, so the last are kept", file=sys.stderr)
             self.write(trainer, task)
 
     def write(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
@@ -80,29 +80,7 @@ class _Cli(LightningCLI):
         parser.set_defaults({"seed_everything": 0})
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what a recipe says once: the network's sample rate, and `data.segment`."""
-        task, data = self.config.model.init_args, self.config.data.init_args
-        maker = task.get("frontend") or task.model
-        own = getattr(weights.class_of(maker.class_path), "sample_rate", None)  # of a network for one rate
-        values = {
-            "sample_rate": maker.get("init_args", {}).get("sample_rate", own),
-            "segment": data.get("segment"),
-        }
-        inside = [("data", data)]
-        part, place = task.get("simulation"), "model.simulation"
-        while part is not None:
-            inside.append((place, part.init_args))
-            part, place = part.init_args.get("sent"), f"{place}.sent"
-        for place, arguments in inside:
-            for name in [name for name in values if name in arguments]:
-                if arguments[name] is None:
-                    arguments[name] = values[name]
-                elif values[name] not in (None, arguments[name]):
-                    raise AudioError(
-                        f"{place}.{name} is {arguments[name]} and "
-                        f"{'data.segment' if name == 'segment' else 'the sample rate of the model'} "
-                        f"{values[name]}; leave it out"
-                    )
+        recipe.complete(self.config)
 
 
 def _git_commit() -> str | None:

@@ -153,7 +153,7 @@ def test_weights_are_chosen_by_a_value_that_must_be_there(tmp_path):
 
 def test_a_run_without_validation_keeps_the_last_weights_and_says_so(data, tmp_path):
     done = train(data, tmp_path / "run", 3, trainer__limit_val_batches=0)
-    assert "No validation gave a val/select: the last weights are kept" in done.stderr
+    assert "no validation chose weights, so the last are kept" in done.stderr
     last = checkpoint(tmp_path / "run")["state_dict"]
     for name, value in weights.load(tmp_path / "run")[0].state_dict().items():
         assert torch.equal(value, last[f"model.{name}"])

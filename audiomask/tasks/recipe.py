@@ -1,0 +1,39 @@
+"""Fills in what a recipe says once, before anything is built of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audiomask import weights
+from audiomask.audio import AudioError
+
+
+def complete(config: Any) -> None:
+    """Put the network's sample rate and `data.segment` where they are needed and not written.
+
+    That is the data module, and the simulation with the ones inside it.
+
+    Args:
+        config: resolved configuration of a training, which is changed.
+
+    Raises:
+        AudioError: one of them is written there too, and another.
+    """
+    task, data = config.model.init_args, config.data.init_args
+    maker = task.get("frontend") or task.model
+    own = getattr(weights.class_of(maker.class_path), "sample_rate", None)  # of a network for one rate
+    known = {
+        "sample_rate": ("the sample rate of the model", maker.get("init_args", {}).get("sample_rate", own)),
+        "segment": ("data.segment", data.get("segment")),
+    }
+    places, part, place = {"data": data}, task.get("simulation"), "model.simulation"
+    while part is not None:
+        places[place] = part.get("init_args", {})
+        part, place = places[place].get("sent"), f"{place}.sent"
+    for place, arguments in places.items():
+        for name in [name for name in known if name in arguments]:
+            source, value = known[name]
+            if arguments[name] is None:
+                arguments[name] = value
+            elif value not in (None, arguments[name]):
+                raise AudioError(f"{place}.{name} is {arguments[name]} and {source} {value}; leave it out")
