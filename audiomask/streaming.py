@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.cond import cond
 from torch._higher_order_ops.scan import scan
 
-from audiomask.ports import Port
+from audiomask.ports import TYPES, Port
 
 State: TypeAlias = Any  # nested dict or tuple of tensors, or None
 Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, frequencies)
@@ -402,6 +402,19 @@ class StreamingModel(Streaming):
     inputs: tuple[Port, ...] = (Port("audio"),)
     outputs: tuple[Port, ...] = (Port("output"),)
 
+    def follow(self, net: Streaming) -> None:
+        """Take hop and delay from `net`, which reads the first input; by default, `step` runs it alone."""
+        self.chain: Streaming
+        self.__dict__["chain"] = net  # not registered: it is so already, under the model's own name for it
+        rate = self.inputs[0].rate
+        self.hop, self.delay = whole(net.hop / rate, "hop"), whole(net.delay / rate, "delay")
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return self.chain.initial_state(batch, device, dtype)
+
+    def step(self, x, state, **inputs):
+        return self.chain.step(x, state)
+
     def control(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
         """Return the control `name` as a tensor `[B]` or `[B, n]` for the batch of `like`; None is the
         default.
@@ -460,14 +473,16 @@ class StreamingModel(Streaming):
         return tuple(parts) if isinstance(y, tuple) else parts[0]
 
     def filled(self, x: Tensor | None, port: Port, length: Fraction, total: int, like: Tensor) -> Tensor:
-        """Return a stream of `length` samples, or its neutral value, over `total` samples of the clock."""
+        """Return a stream of `length` samples over `total` of the clock, its neutral value around it."""
+        front, frames = whole(self.lag * port.rate), whole(total * port.rate)
         if x is None:
-            neutral = port.neutral(len(like), whole(total * port.rate), -whole(self.lag * port.rate))
-            return torch.from_numpy(neutral).to(like.device)
-        if x.shape[2] != math.ceil(length * port.rate):
+            x = like.new_zeros(len(like), port.channels, 0)
+        elif x.shape[2] != math.ceil(length * port.rate):
             raise ValueError(
                 f"{self.name}: {port.name} has {x.shape[2]} frames, not {math.ceil(length * port.rate)} as "
                 f"go with {self.inputs[0].name}"
             )
-        front = whole(self.lag * port.rate)
-        return nn.functional.pad(x, (front, whole(total * port.rate) - front - x.shape[2]))
+        if TYPES[port.type].neutral == 0:
+            return nn.functional.pad(x, (front, frames - front - x.shape[2]))
+        around = torch.from_numpy(port.neutral(len(x), frames)).to(x)
+        return torch.cat([around[:, :, :front], x, around[:, :, front + x.shape[2] :]], 2)

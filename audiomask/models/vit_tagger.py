@@ -33,7 +33,7 @@ class ViTTagger(ViT):
         The others are `ViT`'s.
     """
 
-    streams_as = "audiomask.models.tagger.Tagger"
+    parts = {"": "audiomask.models.tagger.Tagger"}
 
     def __init__(
         self,

@@ -271,7 +271,7 @@ def test_a_fine_tuned_file_is_imported_as_a_tagger(tmp_path):
     model = ViTTagger(5, 64, 128, width=64, depth=2, heads=1)
     torch.save(released(model), tmp_path / "tuned.pth")
     ours, config, _ = checkpoints.load("vit_tagger", [tmp_path / "tuned.pth"])
-    assert weights.streaming_config(config)["class_path"] == "audiomask.models.tagger.Tagger"
+    assert weights.part_configs(config)[""]["class_path"] == "audiomask.models.tagger.Tagger"
     assert config["init_args"] == {
         "classes": 5, "frames": 64, "bands": 128, "patch": 16, "width": 64, "depth": 2, "heads": 1,
     }  # fmt: skip

@@ -51,7 +51,7 @@ def kind(recipe: Path) -> type[nn.Module]:
 
 def streams(recipe: Path) -> bool:
     """Whether the recipe's network is one for signals, or names one that runs it on them."""
-    return issubclass(kind(recipe), Streaming) or hasattr(kind(recipe), "streams_as")
+    return issubclass(kind(recipe), Streaming) or hasattr(kind(recipe), "parts")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,8 @@ def streams(recipe: Path) -> bool:
 )
 @pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
 def test_contract(recipe, promise):
-    promise(build(weights.streaming_config(tiny(recipe))))
+    for config in weights.part_configs(tiny(recipe)).values():
+        promise(build(config))
 
 
 @pytest.mark.parametrize(
