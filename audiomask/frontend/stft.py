@@ -213,7 +213,7 @@ class Analysis(Streaming):
         if delay:
             x = x[:, :, :-delay]
         overlap = -(self.size // -hop)  # hops that a frame touches
-        hops = x.reshape(batch * self.channels, -1, hop)
+        hops = x.unflatten(2, (-1, hop)).flatten(0, 1)
         frames = torch.cat([hops[:, i : i - overlap + 1 or None] for i in range(overlap)], 2)
         y = self.dft(frames[:, :, overlap * hop - self.size :] * self.window)
         return y.reshape(batch, 2 * self.channels, -1, self.dft.bins), state
