@@ -107,6 +107,40 @@ def apply(mask: Array, mixture: Array) -> Array:
     return mask * mixture
 
 
+def multiply(mask: Array, spectrum: Array, strength: Array | None = None) -> Array:
+    """Multiply spectra by masks as networks hold them, torch tensors of real numbers `[B, 2 C, T, F]`.
+
+    Channel 2 c is the real part of signal c, and 2 c + 1 the imaginary part (see `frontend.stft`).
+
+    Args:
+        mask: complex masks of the same shape, or one real gain `[B, 1, T, F]`, which keeps the phase.
+        spectrum: Y.
+        strength: w 0..1, `[B, 1, 1, 1]`: the mask becomes 1 - w + w M.
+
+    Returns:
+        M Y of each signal.
+    """
+    if strength is not None:
+        mask = mask * strength
+    if mask.shape[1] == 1:
+        return spectrum * (mask if strength is None else mask + (1 - strength))
+    several = spectrum.shape[1] > 2
+    axis = 2 if several else 1
+    if several:
+        mask, spectrum = mask.unflatten(1, (-1, 2)), spectrum.unflatten(1, (-1, 2))
+    re, im = mask.split(1, axis)
+    a, b = spectrum.split(1, axis)
+    if strength is not None:
+        re = re + (1 - strength)
+    y = spectrum * re + _module(a).concatenate([-b, a], axis) * im
+    return y.flatten(1, 2) if several else y
+
+
+def bounded(z: Array, limit: float, axis: int = 1) -> Array:
+    """Return the mask z / sqrt(1 + |z|^2 / limit^2), |M| < limit, whose two parts are along `axis`."""
+    return z / (1 + z.square().sum(axis, keepdim=True) / limit**2).sqrt()
+
+
 def ideal(speech: Array, noise: Array) -> dict[str, Array]:
     """Every ideal mask of speech in noise by name, for comparison and pictures."""
     mixture = speech + noise

@@ -34,6 +34,7 @@ figure of theirs:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,11 +45,11 @@ from audiomask.nn.vit import EPS, Block, ViT, sincos
 
 
 class Encoder(ViT):
-    """The transformer with its last norm. Arguments: of `ViT`."""
+    """A transformer with its last norm. Arguments: `ViT`'s."""
 
-    def __init__(self, frames: int, bands: int, patch: int, width: int, depth: int, heads: int) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
-        self.norm = nn.LayerNorm(width, EPS)
+    def __init__(self, **vit: Any) -> None:
+        super().__init__(**vit)
+        self.norm = nn.LayerNorm(self.width, EPS)
 
     def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first; see `encode`."""
@@ -59,36 +60,31 @@ class AJepa(Latent, Encoder):
     """Target encoder, context encoder and predictor, for pretraining.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`.
         predictor_width, predictor_depth, predictor_heads: size of the predictor.
+        vit: both encoders', see `ViT`.
     """
 
     predictor_pos_embed: Tensor
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         predictor_width: int = 512,
         predictor_depth: int = 16,
         predictor_heads: int = 16,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
+        super().__init__(drop_path=0.0, **vit)
         self.requires_grad_(False)
-        self.context = Encoder(frames, bands, patch, width, depth, heads)
+        self.context = Encoder(**vit)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
-        self.predictor_embed = nn.Linear(width, predictor_width)
+        self.predictor_embed = nn.Linear(self.width, predictor_width)
         table = F.pad(sincos(self.grid, predictor_width), (0, 0, 1, 0))[None]
         self.register_buffer("predictor_pos_embed", table)
         self.predictor_blocks = nn.ModuleList(
             Block(predictor_width, predictor_heads) for _ in range(predictor_depth)
         )
         self.predictor_norm = nn.LayerNorm(predictor_width, EPS)
-        self.predictor_proj = nn.Linear(predictor_width, width)
+        self.predictor_proj = nn.Linear(predictor_width, self.width)
         self.initialise()
         self.context.initialise()
         nn.init.normal_(self.mask_token, std=0.02)

@@ -24,7 +24,7 @@ Differences:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,35 +37,23 @@ class AdaMae(AudioMae):
     """Encoder, decoder and sampler, for pretraining.
 
     Args:
-        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss. The others are
-            `AudioMae`'s.
+        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss.
+        decoder, decoder_depth, mae: `AudioMae`'s.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        decoder: Literal["window", "global", "cross"] = "global",
-        decoder_width: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        window: int = 4,
-        mixes: bool = False,
         sampler_width: int = 384,
         sampler_depth: int = 2,
         sampler_heads: int = 6,
         weight: float = 1e-4,
+        decoder: Literal["window", "global", "cross"] = "global",
+        decoder_depth: int = 8,
+        **mae: Any,
     ) -> None:
-        super().__init__(
-            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
-            window, mixes,
-        )  # fmt: skip
+        super().__init__(decoder=decoder, decoder_depth=decoder_depth, **mae)
         self.weight = weight
-        self.sampler_embed = nn.Linear(width, sampler_width)
+        self.sampler_embed = nn.Linear(self.width, sampler_width)
         self.sampler_blocks = nn.ModuleList(Block(sampler_width, sampler_heads) for _ in range(sampler_depth))
         self.sampler_norm = nn.LayerNorm(sampler_width, EPS)
         self.sampler_pred = nn.Linear(sampler_width, 1)

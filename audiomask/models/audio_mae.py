@@ -61,35 +61,30 @@ class AudioMae(ViT):
     """Encoder and decoder, for pretraining.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoder, see `ViT`.
         decoder: "window", "global" or "cross", see above. decoder_width, decoder_depth, decoder_heads: its
             size. window: patches of a window in each direction; every other block shifts it by half in time.
         mixes: decoder "cross" reads learned mixes of the encoder's layers, see above.
+        vit: the encoder's, see `ViT`.
     """
 
     decoder_pos_embed: Tensor
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         decoder: Literal["window", "global", "cross"] = "window",
         decoder_width: int = 512,
         decoder_depth: int = 16,
         decoder_heads: int = 16,
         window: int = 4,
         mixes: bool = False,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
+        super().__init__(**vit)
         if mixes and decoder != "cross":
             raise ValueError(f"mixes are for the decoder 'cross'; {decoder!r} reads the last layer")
-        self.decoder, self.mixes = decoder, mixes
+        self.decoder, self.mixes, width = decoder, mixes, self.width
         if mixes:  # each has a norm of its own in the place of this one
-            self.decoder_mixes = nn.Linear(depth, decoder_depth, bias=False)
+            self.decoder_mixes = nn.Linear(len(self.blocks), decoder_depth, bias=False)
             self.decoder_norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in range(decoder_depth))
         else:
             self.norm = nn.LayerNorm(width, EPS)
@@ -107,7 +102,7 @@ class AudioMae(ViT):
                 blocks.append(Block(decoder_width, decoder_heads))
         self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(decoder_width, EPS)
-        self.decoder_pred = nn.Linear(decoder_width, patch * patch)
+        self.decoder_pred = nn.Linear(decoder_width, self.patch**2)
         self.initialise()
         nn.init.normal_(self.mask_token, std=0.02)
 

@@ -46,9 +46,11 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, compress
+from audiomask.masks import gains
 from audiomask.nn.conv import ComplexConv2d, Conv2d
+from audiomask.nn.masked import Masked
 from audiomask.nn.norm import RunningNorm
-from audiomask.streaming import Parallel, Port, Sequential, State, Streaming, StreamingModel
+from audiomask.streaming import Parallel, Port, Sequential, State, Streaming
 
 
 def _times_i(z: Tensor) -> Tensor:
@@ -99,7 +101,18 @@ def _beside(block: nn.Module) -> Parallel:
     return Parallel(nn.Identity(), block, merge="cat")
 
 
-class CADenseUNet(StreamingModel):
+class Compress(nn.Module):
+    """Magnitudes of a spectrum to the power `exponent`, see `frontend.stft.compress`."""
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, x: Tensor) -> Tensor:
+        return compress(x, self.exponent, 1e-6)
+
+
+class CADenseUNet(Masked):
     """The recording of an array in, clean speech at its reference microphone out: `[B, M, T]` -> `[B, 1, T]`.
 
     Args:
@@ -110,9 +123,6 @@ class CADenseUNet(StreamingModel):
         exponent: of the magnitudes that the network sees. memory: seconds of the running level.
         size, hop: of the transform, in samples. sample_rate: Hz. name: of the artifact.
     """
-
-    task = "enhance"
-    outputs = (Port("enhanced"),)
 
     def __init__(
         self,
@@ -136,7 +146,7 @@ class CADenseUNet(StreamingModel):
             raise ValueError(f"reference {reference} is none of {microphones} microphones; they count from 0")
         if bins % 2**halvings:
             raise ValueError(f"{bins} bins do not halve {halvings} times; take fewer widths or another size")
-        self.name, self.sample_rate, self.hop, self.exponent = name, sample_rate, hop, exponent
+        self.name, self.sample_rate = name, sample_rate
         self.inputs = (Port("audio", channels=microphones, reference=reference),)
 
         def conv(inside: int, outside: int, kernel: tuple[int, int], **options) -> Conv2d:
@@ -170,24 +180,13 @@ class CADenseUNet(StreamingModel):
             assert head.bias is not None
             head.bias.zero_()
             head.bias[2 * reference] = 1.0
-        self.analysis = Analysis(size, hop, channels=microphones)
-        self.level = RunningNorm(2 * microphones, memory * sample_rate / hop)
-        self.net = Sequential({"unet": net, "masks": head})
-        self.synthesis = Synthesis(size, hop)
-        self.delay = int(self.synthesis.delay * hop)
+        level = RunningNorm(2 * microphones, memory * sample_rate / hop)
+        self.net = Sequential({"level": level, "compress": Compress(exponent), "unet": net, "masks": head})
+        self.between(Analysis(size, hop, channels=microphones), self.net, Synthesis(size, hop))
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        parts = {"analysis": self.analysis, "level": self.level, "net": self.net, "synthesis": self.synthesis}
-        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+    def features(self, spectrum: Tensor) -> Tensor:
+        return spectrum[..., :-1]
 
-    def step(self, x, state, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        z, level = self.level.step(spectrum[..., :-1], state["level"])
-        mask, net = self.net.step(compress(z, self.exponent, 1e-6), state["net"])
+    def estimate(self, mask, spectrum, **constants):
         mask = torch.cat([mask, mask[..., -1:]], 3)
-        # Y = sum_m M_m X_m
-        a, b = mask.unflatten(1, (-1, 2)).unbind(2)
-        c, d = spectrum.unflatten(1, (-1, 2)).unbind(2)
-        estimate = torch.stack([(a * c - b * d).sum(1), (a * d + b * c).sum(1)], 1)
-        y, synthesis = self.synthesis.step(estimate, state["synthesis"])
-        return y, {"analysis": analysis, "level": level, "net": net, "synthesis": synthesis}
+        return gains.multiply(mask, spectrum).unflatten(1, (-1, 2)).sum(1)  # Y = sum_m M_m X_m

@@ -26,10 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, magnitude
+from audiomask.masks import gains
 from audiomask.nn.conv import ConvTranspose1d
 from audiomask.nn.norm import FrameNorm
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Port, State, StreamingModel
+from audiomask.streaming import Port, Steps, StreamingModel
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 
@@ -58,32 +59,24 @@ class DTLN(StreamingModel):
         name: str = "dtln",
     ):
         super().__init__()
-        self.name, self.sample_rate, self.hop, self.delay = name, sample_rate, hop, size - hop
+        self.name, self.sample_rate = name, sample_rate
         self.analysis = Analysis(size, hop, "rect")
         bins = size // 2 + 1
         self.lstm1, self.mask1 = LSTM(bins, units, layers, dropout=dropout), nn.Conv1d(units, bins, 1)
         self.encode = nn.Conv1d(size, filters, 1, bias=False)
         self.norm = FrameNorm(filters, eps=1e-7)
         self.lstm2, self.mask2 = LSTM(filters, units, layers, dropout=dropout), nn.Conv1d(units, filters, 1)
-        self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False)
-
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        parts = {"analysis": self.analysis, "lstm1": self.lstm1, "lstm2": self.lstm2, "decode": self.decode}
-        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+        self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False, trim=size - hop)
+        self.compose(self.analysis, self.decode)
 
     def step(self, x, state, **constants):
-        after = {}
-
-        def run(name: str, value: Tensor) -> Tensor:
-            value, after[name] = getattr(self, name).step(value, state[name])
-            return value
-
-        spectrum = run("analysis", x)  # [B, 2, T, bins]
-        mask = self.mask1(run("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()
-        frames = self.analysis.dft.inverse(spectrum * mask.mT[:, None])  # [B, T, size]
+        step = Steps(self, state)
+        spectrum = step("analysis", x)  # [B, 2, T, bins]
+        mask = self.mask1(step("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()
+        frames = self.analysis.dft.inverse(gains.multiply(mask.mT[:, None], spectrum))  # [B, T, size]
         z = self.encode(frames.mT)
-        mask = self.mask2(run("lstm2", self.norm.step(z, None)[0])).sigmoid()
-        return run("decode", z * mask), after
+        mask = self.mask2(step("lstm2", step("norm", z))).sigmoid()
+        return step("decode", z * mask), step.states
 
 
 # --- the authors' ONNX pair ---------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,30 +65,25 @@ class Eat(Latent):
     """Student, target encoder and decoder, for pretraining.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`; blocks are post-norm.
         decoder_width, decoder_depth, kernel, groups: of the convolutions. L has depth 3, kernel 5.
         noise: deviation of what stands for hidden patches. utterance: weight of the loss on the clip.
+        vit: both encoders', see `ViT`; blocks are post-norm.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         decoder_width: int = 768,
         decoder_depth: int = 6,
         kernel: int = 3,
         groups: int = 16,
         noise: float = 0.01,
         utterance: float = 1.0,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads, post_norm=True)
+        super().__init__(drop_path=0.0, post_norm=True, **vit)
         self.noise, self.utterance = noise, utterance
-        self.target = ViT(frames, bands, patch, width, depth, heads, post_norm=True).requires_grad_(False)
-        self.decoder = ConvDecoder(width, decoder_width, decoder_depth, kernel, groups)
+        self.target = ViT(post_norm=True, **vit).requires_grad_(False)
+        self.decoder = ConvDecoder(self.width, decoder_width, decoder_depth, kernel, groups)
         self.initialise()
         self.follow(0)
 

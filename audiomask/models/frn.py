@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from audiomask.frontend.bands import mel
 from audiomask.frontend.stft import Analysis, Synthesis
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Port, State, StreamingModel, recur
+from audiomask.streaming import Port, State, Steps, StreamingModel, recur
 
 AUTHORS_CLASS = "FRN"
 AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
@@ -194,9 +194,9 @@ class FRN(StreamingModel):
     ):
         super().__init__()
         self.name, self.sample_rate = name, sample_rate
-        self.hop = self.delay = size // 2
         self.units, self.memory = units, memory
         self.analysis, self.synthesis = Analysis(size, size // 2), Synthesis(size, size // 2)
+        self.compose(self.analysis, self.synthesis)
         self.encoder = Encoder(size, units, hidden, blocks, dropout)
         self.predictor = Predictor(sample_rate, size, bands, memory)
         self.joiner = Joiner(filters)
@@ -212,20 +212,18 @@ class FRN(StreamingModel):
             return torch.zeros(batch, width, device=device, dtype=dtype)
 
         return {
-            "analysis": self.analysis.initial_state(batch, device, dtype),
+            **super().initial_state(batch, device, dtype),
             "encoder": tuple((zeros(self.units), zeros(self.units)) for _ in self.encoder.blocks),
             "predictor": (zeros(self.memory), zeros(self.memory)),
             "magnitude": zeros(self.hop),
-            "synthesis": self.synthesis.initial_state(batch, device, dtype),
         }
 
     def step(self, x, state, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        lowest, x = spectrum.split([1, self.hop], 3)
+        step = Steps(self, state)
+        lowest, x = step("analysis", x).split([1, self.hop], 3)
         y, after = (self._taught if self.alone else self._conceal)(x.permute(2, 0, 1, 3), state)
-        y = torch.cat([lowest, y.permute(1, 2, 0, 3)], 3)
-        y, synthesis = self.synthesis.step(y, state["synthesis"])
-        return y, {**state, **after, "analysis": analysis, "synthesis": synthesis}
+        y = step("synthesis", torch.cat([lowest, y.permute(1, 2, 0, 3)], 3))
+        return y, {**state, **after, **step.states}
 
     def _conceal(self, x: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
         """X `[T, B, 2, F]` -> Y, and the states that change."""

@@ -24,7 +24,7 @@ what one linear output is. Its logarithms have 1e-6 added; ours are exact.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,29 +47,21 @@ class HPM(AudioMae):
     """Encoder, decoder and loss predictor, for pretraining.
 
     Args:
-        predictor_depth: blocks of the loss predictor. The others are `AudioMae`'s; the encoder's layers are
-            not mixed.
+        predictor_depth: blocks of the loss predictor.
+        decoder, decoder_width, decoder_depth, decoder_heads, mae: `AudioMae`'s; the encoder's layers are not
+            mixed.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
+        predictor_depth: int = 8,
         decoder: Literal["window", "global", "cross"] = "global",
         decoder_width: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
-        window: int = 4,
-        predictor_depth: int = 8,
+        **mae: Any,
     ) -> None:
-        super().__init__(
-            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
-            window,
-        )  # fmt: skip
+        super().__init__(decoder, decoder_width, decoder_depth, decoder_heads, mixes=False, **mae)
         self.predictor_blocks = nn.ModuleList(
             Block(decoder_width, decoder_heads) for _ in range(predictor_depth)
         )

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.nn.recurrent import GRU, ONNX_ORDER
-from audiomask.streaming import Delay, Port, State, StreamingModel
+from audiomask.streaming import Context, Delay, Port, State, Steps, StreamingModel, whole
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 
@@ -65,10 +65,11 @@ class NSNet2PLC(StreamingModel):
     ):
         super().__init__()
         first, second, third, fourth = units
-        self.name, self.sample_rate, self.tail, self.units = name, sample_rate, tail, tuple(units)
-        self.hop = self.delay = size // 2
-        self.analysis, self.synthesis = Analysis(size, self.hop), Synthesis(size, self.hop)
-        self.wait = Delay(self.hop, 1)
+        self.name, self.sample_rate, self.tail = name, sample_rate, tail
+        self.analysis, self.synthesis = Analysis(size, size // 2), Synthesis(size, size // 2)
+        self.compose(self.analysis, self.synthesis)
+        self.wait = Delay(whole(self.delay), 1)
+        self.lost, self.replaced = Context(1, 0, 1), Context(1, 0, 1)
         self.register_buffer("fades", window("hann", size).unflatten(0, (2, self.hop)), persistent=False)
         bins = self.hop + 1
         self.enter = nn.Linear(5 * bins, first)
@@ -78,48 +79,29 @@ class NSNet2PLC(StreamingModel):
             nn.Linear(fourth, 3 * bins),
         )  # fmt: skip
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        def zeros(width: int) -> Tensor:
-            return torch.zeros(batch, width, device=device, dtype=dtype)
-
-        blocks = ("analysis", "synthesis", "wait")
-        return {name: getattr(self, name).initial_state(batch, device, dtype) for name in blocks} | {
-            "gru1": zeros(self.units[0]),
-            "gru2": zeros(self.units[1]),
-            "lost": zeros(1),  # share of the last hop
-            "replaced": zeros(1),  # 1 if the last frame was
-        }
-
     def step(self, x, state, lost=None, **constants):
-        after = {}
-
-        def run(name: str, value: Tensor) -> Tensor:
-            value, after[name] = getattr(self, name).step(value, state[name])
-            return value
-
+        step = Steps(self, state)
         lost = torch.zeros_like(x) if lost is None else (lost > 0.5).to(x.dtype)
         x = torch.where(lost > 0, 0.0, x)
-        spectrum = run("analysis", x)  # [B, 2, T, F]
-        later = lost.reshape(x.shape[0], -1, self.hop).mean(2)  # [B, T], of each frame
-        halves = torch.cat([state["lost"], later], 1)
-        earlier, after["lost"] = halves[:, :-1], halves[:, -1:]
-        estimate = self._estimate(spectrum, earlier, later, state, after)
+        spectrum = step("analysis", x)  # [B, 2, T, F]
+        later = lost.unflatten(2, (-1, self.hop)).mean(3)  # [B, 1, T]: shares of hops
+        earlier = step("lost", later)[:, :, :-1]
+        estimate = self._estimate(spectrum, torch.cat([earlier, later], 1), state, step.states)
 
         gap = later + earlier if self.tail else later
-        gap = torch.cat([state["replaced"], (gap > 0).to(x.dtype)], 1)
-        after["replaced"] = gap[:, -1:]
-        y = run("synthesis", estimate * gap[:, None, 1:, None])
-        fall, rise = gap[:, :-1, None] * self.fades[1], gap[:, 1:, None] * self.fades[0]
-        return (1 - (fall + rise).reshape(x.shape)) * run("wait", x) + y, after
+        gap = step("replaced", (gap > 0).to(x.dtype))[..., None]  # [B, 1, 1 + T, 1]
+        y = step("synthesis", estimate * gap[:, :, 1:])
+        fall, rise = gap[:, :, :-1] * self.fades[1], gap[:, :, 1:] * self.fades[0]
+        return (1 - (fall + rise).reshape(x.shape)) * step("wait", x) + y, step.states
 
     def _estimate(
-        self, spectrum: Tensor, earlier: Tensor, later: Tensor, state: State, after: dict[str, State]
+        self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]
     ) -> Tensor:
-        """What the network takes each frame of `[B, 2, T, F]` for. Shares that are lost: `[B, T]`."""
+        """Return what each frame of `[B, 2, T, F]` was, of whose `halves [B, 2, T]` shares are lost."""
         p = power(spectrum)
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
         re, im = (spectrum * safe.rsqrt()).split(1, 1)
-        halves = torch.stack([earlier, later], 1)[..., None].expand(-1, -1, -1, p.shape[3])
+        halves = halves[..., None].expand(-1, -1, -1, p.shape[3])
         # A sum over 161 logarithms of silence, -12 each, would be so large that float32 rounds it to 1e-4 and
         # worse: the level of a frame stays out of it and is put back, W l = W (l - m) + m W 1.
         level = p.clamp_min(1e-12).log10()
@@ -130,8 +112,8 @@ class NSNet2PLC(StreamingModel):
         ones = self.enter.weight[:, : p.shape[3]].sum(1, dtype=torch.float64).to(x.dtype)
         x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):
-            x, (end,) = getattr(self, name).layer(x, [state[name][None]])
-            after[name] = end[0]
+            x, (end,) = getattr(self, name).layer(x, [state[name]["h0"][None]])
+            after[name] = {"h0": end[0]}
         x = self.leave(x).sigmoid().unflatten(2, (3, -1)).permute(1, 2, 0, 3)  # [B, 3, T, F]
         magnitude = 10.0 ** (7.86 * x[:, :1] - 6)
         sin, cos = (2 * x[:, 1:] - 1).split(1, 1)

@@ -18,13 +18,17 @@ high, since a network that hedges by 1 dB there would dull clean speech.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
+from audiomask.masks import gains
 from audiomask.nn.bandnet import BandNet
-from audiomask.streaming import Delay, Port, State, StreamingModel
+from audiomask.nn.masked import Masked
+from audiomask.streaming import Context, Port
 
 BINS = 256  # bins that the network sees
 
@@ -53,43 +57,43 @@ class MaskNet(BandNet):
         squeeze: int = 64,
         ahead: int = 0,
     ):
-        frames = 3 + ahead
-        super().__init__(3 * frames, BINS, 1, channels, bands, blocks, heads, convs, full, squeeze)
-        self.frames, self.ahead = frames, ahead  # that the first convolution sees, side by side
+        super().__init__(3 * (3 + ahead), BINS, 1, channels, bands, blocks, heads, convs, full, squeeze)
+        self.features = Context(2, ahead, (3, BINS))
+        self.delay = self.features.delay
         self.encode_norm = nn.BatchNorm2d(channels)
 
-    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
-        features = torch.zeros(batch, 3, self.frames - 1, BINS, device=device, dtype=dtype)
+    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
+        features = self.features.initial_state(batch, device, dtype)
         state = {"features": features} | super().initial_state(batch, device, dtype)
-        return state | ({"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.ahead else {})
+        return state | ({"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.delay else {})
 
-    def step(self, spectrum: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, spectrum: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
         p = power(spectrum) + 1e-6
         z = torch.cat([spectrum * p**-0.35, p**0.15], 1)
         if self.training and self.hidden:
             z = z * (torch.rand_like(z[:, :1]) >= self.hidden)
-        z = torch.cat([state["features"], z], 2)  # [B, 3, 2 + T, 256]
+        z, features = self.features.step(z, state["features"])  # [B, 3, 2 + T, 256]
         x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
         frames = x.shape[2]
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
         skip = None
-        if self.ahead:
+        if self.delay:
             index = state["seen"][:, None] + torch.arange(frames, device=x.device)
-            skip = (index < self.ahead).T[:, :, None].to(x.dtype)
+            skip = (index < self.delay).T[:, :, None].to(x.dtype)
         mask, new = self.masks(x, state, frames, skip)
-        if self.ahead:
+        if self.delay:
             new["seen"] = state["seen"] + frames
-        return mask, {"features": z[:, :, 1 - self.frames :]} | new
+        return mask, {"features": features} | new
 
     def _encode(self, z: Tensor) -> Tensor:
         """The first convolution: `[B, 3, 2 + T, 256]` -> `[B, C, T, 64]`. Its weights are of frames side by
         side."""
-        w = self.encode.weight.unflatten(1, (self.frames, 3)).transpose(1, 2)  # [C, 3, frames, 8]
+        w = self.encode.weight.unflatten(1, (-1, 3)).transpose(1, 2)  # [C, 3, frames, 8]
         return F.conv2d(z, w, None, (1, self.encode.stride[0]), (0, 2))
 
 
-class Sieve(StreamingModel):
+class Sieve(Masked):
     """The denoiser: samples in, samples out, `[B, 1, T]`.
 
     Args:
@@ -101,7 +105,6 @@ class Sieve(StreamingModel):
     the real part of M is not negative; a mask that turns the phase around can go below it.
     """
 
-    task = "enhance"
     inputs = (
         Port("audio"),
         Port(
@@ -117,7 +120,6 @@ class Sieve(StreamingModel):
             doc="most attenuation",
         ),
     )
-    outputs = (Port("enhanced"),)
     followed = 224  # the band above 8 kHz follows the mask from this bin (7 kHz) up
 
     def __init__(self, sample_rate: int = 16000, name: str = "sieve", **net: int):
@@ -131,11 +133,8 @@ class Sieve(StreamingModel):
         # compression is not so small a constant that graph optimisers take it for 0 (they do at 1e-10).
         w = window("sqrt_hann", 2 * self.hop)
         w *= 100 / w.sum()
-        self.analysis = Analysis(2 * self.hop, self.hop, w)
         self.net = MaskNet(**net)
-        self.synthesis = Synthesis(2 * self.hop, self.hop, w)
-        self.wait = Delay(self.net.frames - 3, (2, self.hop + 1))
-        self.delay = self.hop * (1 + self.wait.delay)
+        self.between(Analysis(2 * self.hop, self.hop, w), self.net, Synthesis(2 * self.hop, self.hop, w))
 
     def hide(self, inputs: float, attention: float) -> None:
         """Masked training: hide a share of the bins from the network, whose mask still acts on all of them,
@@ -145,28 +144,14 @@ class Sieve(StreamingModel):
         for block in self.net.blocks:
             block.hidden = attention  # type: ignore[assignment]
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return {
-            "analysis": self.analysis.initial_state(batch, device, dtype),
-            "net": self.net.initial_state(batch, device, dtype),
-            "synthesis": self.synthesis.initial_state(batch, device, dtype),
-            "wait": self.wait.initial_state(batch, device, dtype),
-        }
+    def features(self, spectrum: Tensor) -> Tensor:
+        return spectrum[..., :BINS]
 
-    def step(self, x, state, strength=None, atten_lim=None, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        mask, net = self.net.step(spectrum[..., :BINS], state["net"])
-        spectrum, wait = self.wait.step(spectrum, state["wait"])
-        seen = spectrum[..., :BINS]
-        mask = self._extend(mask, seen, spectrum.shape[3] - BINS)
-        w = self.constant("strength", strength, x)
-        w = w * (1 - (10 ** (-1 / 20)) ** self.constant("atten_lim", atten_lim, x))
-        w = w.reshape(-1, 1, 1, 1)
-        re, im = (mask * w).split(1, 1)
-        a, b = spectrum.split(1, 1)
-        estimate = spectrum * (re + (1 - w)) + torch.cat([-b, a], 1) * im
-        y, synthesis = self.synthesis.step(estimate, state["synthesis"])
-        return y, {"analysis": analysis, "net": net, "synthesis": synthesis, "wait": wait}
+    def estimate(self, mask, spectrum, strength=None, atten_lim=None, **constants):
+        mask = self._extend(mask, spectrum[..., :BINS], spectrum.shape[3] - BINS)
+        w = self.constant("strength", strength, spectrum)
+        w = w * (1 - (10 ** (-1 / 20)) ** self.constant("atten_lim", atten_lim, spectrum))
+        return gains.multiply(mask, spectrum, w.reshape(-1, 1, 1, 1))
 
     def _extend(self, mask: Tensor, seen: Tensor, more: int) -> Tensor:
         """The mask `[B, 2, T, 256]` with `more` bins: its last bin again, or the gain that follows."""

@@ -21,7 +21,7 @@ Names and shapes of the weights are `ViTTagger`'s.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Tagger(ViTTagger, StreamingModel):
         frontend: makes the pictures, as in training; its `frames` do not matter.
         window: columns that it hears at a time, at most those of `frames`; 0: as many.
         every: columns in a hop; 6 are .96 s.
-        The others are `ViTTagger`'s.
+        net: `ViTTagger`'s.
     """
 
     task = "tag"
@@ -50,28 +50,16 @@ class Tagger(ViTTagger, StreamingModel):
         self,
         classes: int,
         frontend: LogMel,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        drop_path: float = 0.0,
-        labels: list[str] | None = None,
-        exclusive: bool = False,
-        post_norm: bool = False,
-        pool: Literal["mean", "cls"] = "mean",
         window: int = 0,
         every: int = 6,
         name: str = "tagger",
+        **net: Any,
     ) -> None:
-        super().__init__(
-            classes, frames, bands, patch, width, depth, heads, drop_path, labels, exclusive, post_norm, pool
-        )
-        if (frontend.bands, frontend.patch) != (bands, patch):
+        super().__init__(classes, **net)
+        if (frontend.bands, frontend.patch) != (self.bands, self.patch):
             raise ValueError(
                 f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the network "
-                f"{bands} and {patch}; make them equal"
+                f"{self.bands} and {self.patch}; make them equal"
             )
         self.window = window or self.grid[0]
         if not 0 < every < self.window <= self.grid[0]:
@@ -82,16 +70,16 @@ class Tagger(ViTTagger, StreamingModel):
         self.name, self.sample_rate, self.every = name, frontend.sample_rate, every
         self.mean, self.std = frontend.mean, frontend.std
         fbank = frontend.fbank
-        column = patch * fbank.hop
+        column = self.patch * fbank.hop
         wait = -int(fbank.delay) % column  # so that columns end where hops do
         self.fbank = Sequential({"wait": Delay(wait, 1), "fbank": fbank})
-        self.late = self.fbank.lag_out // patch  # columns
+        self.late = self.fbank.lag_out // self.patch  # columns
         self.hop = every * column
         rate, span = Fraction(1, self.hop), self.window * column + fbank.length - fbank.hop
-        names = tuple(labels or (f"class {i}" for i in range(classes)))
+        names = tuple(self.labels or (f"class {i}" for i in range(classes)))
         self.outputs = (
             Port("probabilities", type="probabilities", rate=rate, channels=classes, labels=names, span=span),
-            Port("embedding", type="embedding", rate=rate, channels=width, span=span),
+            Port("embedding", type="embedding", rate=rate, channels=self.width, span=span),
         )
 
     forward = StreamingModel.forward  # type: ignore[assignment]

@@ -30,7 +30,7 @@ class ViTTagger(ViT):
         classes: how many. labels: their names in order, kept with the weights; or none.
         exclusive: a clip has one label, so probabilities are a softmax; else any number, a sigmoid each.
         pool: what is classified: the mean of the patches' tokens, or the cls token, as EAT does.
-        The others are `ViT`'s.
+        vit: `ViT`'s.
     """
 
     streams_as = "audiomask.models.tagger.Tagger"
@@ -38,23 +38,16 @@ class ViTTagger(ViT):
     def __init__(
         self,
         classes: int,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        drop_path: float = 0.0,
         labels: list[str] | None = None,
         exclusive: bool = False,
-        post_norm: bool = False,
         pool: Literal["mean", "cls"] = "mean",
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads, drop_path, post_norm)
+        super().__init__(**vit)
         if labels is not None and len(labels) != classes:
             raise ValueError(f"{len(labels)} labels for {classes} classes")
         self.labels, self.exclusive, self.pool = labels, exclusive, pool
-        self.fc_norm, self.head = nn.LayerNorm(width, EPS), nn.Linear(width, classes)
+        self.fc_norm, self.head = nn.LayerNorm(self.width, EPS), nn.Linear(self.width, classes)
         self.initialise()
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 

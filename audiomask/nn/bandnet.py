@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiomask.masks import gains
 from audiomask.nn.attention import attend_all
 from audiomask.nn.recurrent import GRU
+from audiomask.streaming import Streaming
 
 STRIDE = 4  # bins of a band after the first convolution
 
@@ -66,7 +68,7 @@ class Residual(nn.Module):
         return x + F.relu(self.norm(self.conv(x)))
 
 
-class BandNet(nn.Module):
+class BandNet(Streaming):
     """Complex masks for the bins of each frame. A model derives from it, and takes its features through
     `self.encode`, which it normalises, in its own `step`.
 
@@ -145,4 +147,4 @@ class BandNet(nn.Module):
         masks = coded.shape[1] // (2 * STRIDE)
         z = coded.reshape(frames, -1, masks, 2, STRIDE, self.bins // STRIDE)
         z = z.permute(1, 2, 3, 0, 5, 4).reshape(-1, masks, 2, frames, self.bins)
-        return (z / (1 + z.square().sum(2, keepdim=True) / 4).sqrt()).flatten(1, 2), new
+        return gains.bounded(z, 2.0, 2).flatten(1, 2), new

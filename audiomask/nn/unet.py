@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.norm import RunningLevel
-from audiomask.streaming import Delay, Port, Residual, Sequential, State, Streaming, StreamingModel
+from audiomask.streaming import Delay, Port, Residual, Sequential, Steps, Streaming, StreamingModel, whole
 
 
 def waveform_unet(
@@ -106,24 +106,17 @@ class Levelled(StreamingModel):
     floors = (0.001, 0.0)  # added to the level before the division, and before the multiplication
 
     def _wrap(self, net: Streaming, memory: float) -> None:
-        self.hop, self.delay = net.hop, net.delay
+        """Take `net`, whose parts are registered where its weights are named."""
+        self.compose(net)
         self.meter = RunningLevel(self.hop, memory * self.sample_rate / self.hop)
-        # In a tuple, since its parts are registered elsewhere, under the authors' names.
-        self._blocks = (net, Delay(int(net.delay), 1))
+        self.wait = Delay(whole(self.delay), 1)
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        net, wait = self._blocks
-        return {
-            "level": self.meter.initial_state(batch, device, dtype),
-            "net": net.initial_state(batch, device, dtype),
-            "wait": wait.initial_state(batch, device, dtype),
-        }
+    def parts(self) -> dict[str, nn.Module]:
+        return {"level": self.meter, "net": self.path[0], "wait": self.wait}
 
     def step(self, x, state, level=None, **constants):
-        net, wait = self._blocks
+        step = Steps(self, state)
         given = self.constant("level", level, x)[:, None, None]
-        running, meter = self.meter.step(x, state["level"])
-        scale = torch.where(given > 0, given, running)
-        y, inner = net.step(x / (scale + self.floors[0]), state["net"])
-        scale, past = wait.step(scale, state["wait"])
-        return y * (scale + self.floors[1]), {"level": meter, "net": inner, "wait": past}
+        scale = torch.where(given > 0, given, step("level", x))
+        y = step("net", x / (scale + self.floors[0]))
+        return y * (step("wait", scale) + self.floors[1]), step.states
