@@ -178,14 +178,19 @@ class Streaming(nn.Module):
         `delay`."""
         self.lag = lag
 
-    def compose(self, *path: nn.Module, lag: int = 0) -> None:
+    def compose(self, *path: nn.Module, lag: int = 0, rate: Fraction = Fraction(1)) -> None:
         """Take `hop`, `rate` and `delay` from the blocks that a signal runs through one after the other.
 
         Each block is told its lag, lag' = (lag + delay) * rate of the one before. A plain module among them
         acts frame by frame. What runs beside the path waits for it: `Delay(self.delay, ...)`.
+
+        Args:
+            path: the blocks in the order in which they run.
+            lag: by how many frames of the clock what enters lags.
+            rate: frames that enter for each of the clock, in a model whose first input is not sound.
         """
         self.lag, self.path = lag, path
-        rate, hop, now = Fraction(1), Fraction(1), lag
+        hop, now = Fraction(1), whole(lag * rate)
         for block in path:
             if isinstance(block, Streaming):
                 block.align(now)
@@ -194,7 +199,7 @@ class Streaming(nn.Module):
         self.hop, self.rate = whole(_lcm(hop, 1 / rate), "hop"), rate
         self.delay = simplest(now / rate - lag)
 
-    def parts(self) -> dict[str, nn.Module]:
+    def named_blocks(self) -> dict[str, nn.Module]:
         """Return the blocks that `step` runs, by name: the children, and those of a list one by one."""
         found: dict[str, nn.Module] = {}
         for name, child in self._modules.items():
@@ -207,9 +212,9 @@ class Streaming(nn.Module):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> State:
-        """Return the state at the start of a signal: that of each of `parts`; None without memory."""
-        parts = {name: part for name, part in self.parts().items() if isinstance(part, Streaming)}
-        states = {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+        """Return the state at the start of a signal: that of the named blocks, None if none remembers."""
+        blocks = {name: block for name, block in self.named_blocks().items() if isinstance(block, Streaming)}
+        states = {name: block.initial_state(batch, device, dtype) for name, block in blocks.items()}
         return {name: state for name, state in states.items() if state is not None} or None
 
     def step(self, x: Tensor, state: State, **constants: Any) -> tuple[Tensor, State]:
@@ -327,25 +332,25 @@ class Gate(Streaming):
 
 
 class Steps:
-    """Runs the `parts` of a block from the block's state, and collects the states after them.
+    """Runs the named blocks of a block from its state, and collects the states after them.
 
     In `step(self, x, state)` of a block with the children `conv` and `gru`::
 
         step = Steps(self, state)
         return step("gru", step("conv", x).relu()), step.states
 
-    A plain module among the parts acts frame by frame and has no state.
+    A plain module among them acts frame by frame and has no state.
     """
 
     def __init__(self, block: Streaming, state: State) -> None:
-        self._parts, self._before = block.parts(), state or {}
+        self._blocks, self._before = block.named_blocks(), state or {}
         self.states: dict[str, State] = {}
 
     def __call__(self, name: str, x: Tensor, *more: Tensor, **constants: Any) -> Any:
-        part = self._parts[name]
-        if not isinstance(part, Streaming):
-            return part(x)
-        y, after = part.step(x, self._before.get(name), *more, **constants)
+        block = self._blocks[name]
+        if not isinstance(block, Streaming):
+            return block(x)
+        y, after = block.step(x, self._before.get(name), *more, **constants)
         if after is not None:
             self.states[name] = after
         return y

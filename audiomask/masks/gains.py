@@ -120,20 +120,17 @@ def multiply(mask: Array, spectrum: Array, strength: Array | None = None) -> Arr
     Returns:
         M Y of each signal.
     """
-    if strength is not None:
-        mask = mask * strength
     if mask.shape[1] == 1:
-        return spectrum * (mask if strength is None else mask + (1 - strength))
-    several = spectrum.shape[1] > 2
-    axis = 2 if several else 1
-    if several:
+        return spectrum * (mask if strength is None else 1 - strength + strength * mask)
+    axis = 1 if spectrum.shape[1] == 2 else 2
+    if axis == 2:  # a signal at a time
         mask, spectrum = mask.unflatten(1, (-1, 2)), spectrum.unflatten(1, (-1, 2))
-    re, im = mask.split(1, axis)
+        strength = None if strength is None else strength[:, None]
+    re, im = (mask if strength is None else strength * mask).split(1, axis)
+    re = re if strength is None else re + (1 - strength)
     a, b = spectrum.split(1, axis)
-    if strength is not None:
-        re = re + (1 - strength)
     y = spectrum * re + _module(a).concatenate([-b, a], axis) * im
-    return y.flatten(1, 2) if several else y
+    return y if axis == 1 else y.flatten(1, 2)
 
 
 def bounded(z: Array, limit: float, axis: int = 1) -> Array:

@@ -94,9 +94,7 @@ class NSNet2PLC(StreamingModel):
         fall, rise = gap[:, :, :-1] * self.fades[1], gap[:, :, 1:] * self.fades[0]
         return (1 - (fall + rise).reshape(x.shape)) * step("wait", x) + y, step.states
 
-    def _estimate(
-        self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]
-    ) -> Tensor:
+    def _estimate(self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]) -> Tensor:
         """Return what each frame of `[B, 2, T, F]` was, of whose `halves [B, 2, T]` shares are lost."""
         p = power(spectrum)
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0

@@ -38,7 +38,7 @@ class Masked(StreamingModel):
         synthesis.align(0)  # before the signal the spectrum that waits is zero: nothing to gate
         self.wait = Delay(whole(net.delay), (2 * analysis.channels, analysis.dft.bins))
 
-    def parts(self) -> dict[str, nn.Module]:
+    def named_blocks(self) -> dict[str, nn.Module]:
         return {
             "analysis": self.analysis, "net": self.path[1], "wait": self.wait, "synthesis": self.synthesis
         }  # fmt: skip

@@ -111,7 +111,7 @@ class Levelled(StreamingModel):
         self.meter = RunningLevel(self.hop, memory * self.sample_rate / self.hop)
         self.wait = Delay(whole(self.delay), 1)
 
-    def parts(self) -> dict[str, nn.Module]:
+    def named_blocks(self) -> dict[str, nn.Module]:
         return {"level": self.meter, "net": self.path[0], "wait": self.wait}
 
     def step(self, x, state, level=None, **constants):
