@@ -47,18 +47,9 @@ class MendNet(BandNet):
     Shape: `features [B, 17, T, 160]` -> masks `[B, 4, T, 160]`.
     """
 
-    def __init__(
-        self,
-        channels: int = 32,
-        bands: int = 24,
-        blocks: int = 3,
-        heads: int = 4,
-        convs: int = 1,
-        full: int = 128,
-        squeeze: int = 64,
-    ):
-        super().__init__(17, BINS, 2, channels, bands, blocks, heads, convs, full, squeeze)
-        self.encode_norm = nn.BatchNorm1d(channels)
+    def __init__(self, bands: int = 24, **net: int):
+        super().__init__(17, BINS, 2, bands=bands, **net)
+        self.encode_norm = nn.BatchNorm1d(self.channels)
 
     def step(  # type: ignore[override]
         self, features: Tensor, state: dict[str, Tensor]

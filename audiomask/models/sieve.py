@@ -46,21 +46,11 @@ class MaskNet(BandNet):
 
     hidden = 0.0  # share of bins that the network does not see, in training
 
-    def __init__(
-        self,
-        channels: int = 32,
-        bands: int = 32,
-        blocks: int = 3,
-        heads: int = 4,
-        convs: int = 1,
-        full: int = 128,
-        squeeze: int = 64,
-        ahead: int = 0,
-    ):
-        super().__init__(3 * (3 + ahead), BINS, 1, channels, bands, blocks, heads, convs, full, squeeze)
+    def __init__(self, ahead: int = 0, **net: int):
+        super().__init__(3 * (3 + ahead), BINS, 1, **net)
         self.features = Context(2, ahead, (3, BINS))
         self.delay = self.features.delay
-        self.encode_norm = nn.BatchNorm2d(channels)
+        self.encode_norm = nn.BatchNorm2d(self.channels)
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
         features = self.features.initial_state(batch, device, dtype)

@@ -86,13 +86,13 @@ class BandNet(Streaming):
         features: int,
         bins: int,
         masks: int,
-        channels: int,
-        bands: int,
-        blocks: int,
-        heads: int,
-        convs: int,
-        full: int,
-        squeeze: int,
+        channels: int = 32,
+        bands: int = 32,
+        blocks: int = 3,
+        heads: int = 4,
+        convs: int = 1,
+        full: int = 128,
+        squeeze: int = 64,
     ):
         super().__init__()
         self.channels, self.bands, self.full, self.bins = channels, bands, full, bins
