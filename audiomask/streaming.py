@@ -174,20 +174,17 @@ class Streaming(nn.Module):
         return whole((self.lag + self.delay) * self.rate)
 
     def align(self, lag: int) -> None:
-        """Told by the container: what enters `step` lags the reference by `lag` frames. Blocks may change
-        `delay`."""
+        """Tell a block that what enters `step` lags the reference by `lag` frames; it may change `delay`."""
         self.lag = lag
+        if self.path:
+            self.compose(*self.path, lag=lag)
 
     def compose(self, *path: nn.Module, lag: int = 0, rate: Fraction = Fraction(1)) -> None:
         """Take `hop`, `rate` and `delay` from the blocks that a signal runs through one after the other.
 
         Each block is told its lag, lag' = (lag + delay) * rate of the one before. A plain module among them
-        acts frame by frame. What runs beside the path waits for it: `Delay(self.delay, ...)`.
-
-        Args:
-            path: the blocks in the order in which they run.
-            lag: by how many frames of the clock what enters lags.
-            rate: frames that enter for each of the clock, in a model whose first input is not sound.
+        acts frame by frame. What runs beside the path waits for it: `Delay(self.delay, ...)`. `rate`: frames
+        that enter for each of the clock, in a model whose first input is not sound.
         """
         self.lag, self.path = lag, path
         hop, now = Fraction(1), whole(lag * rate)
@@ -287,12 +284,10 @@ class Delay(Streaming):
 
 
 class Context(Streaming):
-    """Puts what was `left` and `right` of the frames beside them: `[B, C, T]` -> `[B, C, left + T + right]`.
+    """Keeps neighbours of the frames beside them: `[B, C, T]` -> `[B, C, left + T + right]`.
 
-    Frames left + i - left .. left + i + right of what leaves are the surroundings of frame i, which lags by
-    `right` frames. Before the signal there is `fill`. `shape`: of one frame; `dtype`: if not the signal's.
-
-        left 1, right 1:   step of x3 x4 -> x1 x2 x3 x4: the surroundings of x2 and x3
+    Frame n of the reference has `right` frames after it, by which it lags. Before the signal there is `fill`.
+    With left and right 1, the step of x3 x4 gives x1 x2 x3 x4: x2 and x3 and their neighbours.
     """
 
     def __init__(
@@ -370,13 +365,10 @@ class Sequential(Streaming):
             named = {str(i): block for i, block in enumerate(blocks)}  # type: ignore[misc]
         for name, block in named.items():
             self.add_module(name, block)
-        self.align(0)
+        self.compose(*named.values())
 
     def __getitem__(self, index: int) -> nn.Module:
         return list(self.children())[index]
-
-    def align(self, lag: int) -> None:
-        self.compose(*self.children(), lag=lag)
 
     def step(self, x, state, **constants):
         step = Steps(self, state)

@@ -1,12 +1,12 @@
-"""AdaMAE: Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders"
-(CVPR 2023), on spectrograms.
+"""AdaMAE, a masked autoencoder whose second network says which patches are worth seeing.
 
-An autoencoder with a second, small network that says which patches are worth seeing::
+Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders" (CVPR 2023),
+on spectrograms. The second network, the sampler, is small::
 
     embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
 
 What is visible is drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
-policy does (REINFORCE), rewarded where what it left hidden is hard to guess, so that it shows more of that:
+policy does (REINFORCE), rewarded where what it left hidden is hard to predict, so that it shows more of that:
 
     loss = - weight * mean over hidden patches i of  L_i log p_i
 
@@ -34,7 +34,7 @@ from audiomask.nn.vit import EPS, Block
 
 
 class AdaMae(AudioMae):
-    """Encoder, decoder and sampler, for pretraining.
+    """An encoder, a decoder and a sampler, which are pretrained together.
 
     Args:
         sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss.
@@ -60,22 +60,22 @@ class AdaMae(AudioMae):
         self.initialise()
 
     def log_probabilities(self, x: Tensor) -> Tensor:
-        """log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
+        """Return log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
         y = self.sampler_embed(self.embed(x)[:, 1:].detach())
         for block in self.sampler_blocks:
             y = block(y)
         return self.sampler_pred(self.sampler_norm(y))[:, :, 0].float().log_softmax(1)
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """As `AudioMae`, and log p of the patches `hidden`, `[B, M]`."""
+        """Return what `AudioMae` does, and log p of the patches `hidden`, `[B, M]`."""
         guess, target = super().forward(x, visible, hidden)
         return guess, target, self.log_probabilities(x).gather(1, hidden)
 
     def guidance(self, errors: Tensor, log_probability: Tensor) -> Tensor:
-        """What is added to the loss, from the losses `errors [B, M]` of the hidden patches (no gradient)."""
+        """Return the sampler's loss from the hidden patches' own, `errors [B, M]`."""
         return -self.weight * (errors * log_probability).mean()
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
-        """p of the patches of `x [B, frames, bands]`, `[B, time, freq]`."""
+        """Return p of the patches of `x [B, frames, bands]`, `[B, time, freq]`."""
         return self.log_probabilities(x).exp().view(-1, *self.grid_of(x))

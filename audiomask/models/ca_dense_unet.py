@@ -1,7 +1,8 @@
-"""Channel-Attention Dense U-Net for microphone arrays: Tolooshams, Giri, Song, Isik and Krishnaswamy,
-"Channel-Attention Dense U-Net for Multichannel Speech Enhancement" (ICASSP 2020, arXiv 2001.11542).
+"""Channel-Attention Dense U-Net, a denoiser for several microphones.
 
-M microphones in, the speech at the reference microphone out, by a complex mask for each microphone::
+Tolooshams, Giri, Song, Isik and Krishnaswamy, "Channel-Attention Dense U-Net for Multichannel Speech
+Enhancement" (ICASSP 2020, arXiv 2001.11542). M microphones in, the speech at the reference microphone out, by
+a complex mask for each microphone::
 
     x [M] -> X [M, F]  (the Nyquist bin is left out, so that F halves well)
       -> Z = X / level, magnitudes compressed
@@ -50,17 +51,17 @@ from audiomask.masks import gains
 from audiomask.nn.conv import ComplexConv2d, Conv2d
 from audiomask.nn.masked import Masked
 from audiomask.nn.norm import RunningNorm
-from audiomask.streaming import Parallel, Port, Sequential, State, Streaming
+from audiomask.streaming import Parallel, Port, Sequential, Steps, Streaming
 
 
 def _times_i(z: Tensor) -> Tensor:
-    """i z of complex numbers `[..., 2]`."""
+    """Return i z of complex numbers `[..., 2]`."""
     re, im = z.unbind(-1)
     return torch.stack([-im, re], -1)
 
 
 class ChannelAttention(Streaming):
-    """Channels re-weighted by their similarity, `[B, P C, T, F]` -> the same; P = 2 parts if complex, else 1.
+    """Attention of channels to each other, `[B, P C, T, F]` -> the same; P = 2 parts if complex.
 
     `width`: d; `window`: frames that keys, queries and values are made of. No channel is told from another
     but by what it carries, so permuted channels give permuted outputs.
@@ -74,18 +75,11 @@ class ChannelAttention(Streaming):
         self.reduce = conv(
             channels, features, (window, 1), groups=channels, tied=True, bias=False, freqs=freqs
         )
-
-    def align(self, lag: int) -> None:
-        self.lag = lag
-        self.reduce.align(lag)
-
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return self.reduce.initial_state(batch, device, dtype)
+        self.compose(self.reduce)
 
     def step(self, x, state, **constants):
-        c, d, p = self.channels, self.width, self.parts
-        y, state = self.reduce.step(x, state)
-        y = y.unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
+        c, d, p, step = self.channels, self.width, self.parts, Steps(self, state)
+        y = step("reduce", x).unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
         q, k, v = y.split((d * p, d * p, p), -1)  # [B, T, F, C, ...]
         if p == 2:  # Re(q k*) = q . k, and Im(q k*) = Re(-i q k*), with parts side by side
             q = torch.cat([q, -_times_i(q.unflatten(-1, (d, 2))).flatten(-2)], -2)
@@ -93,16 +87,16 @@ class ChannelAttention(Streaming):
         if p == 2:
             re, im = y.split(c, -2)
             y = re + _times_i(im)
-        return y.flatten(-2).permute(0, 3, 1, 2), state
+        return y.flatten(-2).permute(0, 3, 1, 2), step.states
 
 
 def _beside(block: nn.Module) -> Parallel:
-    """x -> (x, block(x)), concatenated over channels."""
+    """Return x -> (x, block(x)), concatenated over channels."""
     return Parallel(nn.Identity(), block, merge="cat")
 
 
 class Compress(nn.Module):
-    """Magnitudes of a spectrum to the power `exponent`, see `frontend.stft.compress`."""
+    """Raises the magnitudes of a spectrum to a power, see `frontend.stft.compress`."""
 
     def __init__(self, exponent: float) -> None:
         super().__init__()
@@ -113,7 +107,7 @@ class Compress(nn.Module):
 
 
 class CADenseUNet(Masked):
-    """The recording of an array in, clean speech at its reference microphone out: `[B, M, T]` -> `[B, 1, T]`.
+    """A denoiser of M microphones for the speech at one, `[B, M, T]` -> `[B, 1, T]`.
 
     Args:
         microphones: M. reference: the microphone whose speech is wanted, from 0.

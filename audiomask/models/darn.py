@@ -1,4 +1,4 @@
-"""Darn: our small packet-loss concealer. It repeats the last period, and a network mends the repetition.
+"""Darn, our small packet-loss concealer: a network mends a repetition of the last period.
 
 Nothing here is published elsewhere as it stands; the parts are. A gap is first filled by periodic extension
 (`nn.extension`, after ITU-T G.711 Appendix I), from behind, and from the front where the packet after it is
@@ -40,11 +40,10 @@ TABLE = 97  # frames of the noise table; prime, so that it does not repeat with 
 
 
 class MendNet(BandNet):
-    """Features in, two complex masks out, frame by frame.
+    """Makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`.
 
-    Args: `nn.bandnet.BandNet`'s.
-
-    Shape: `features [B, 17, T, 160]` -> masks `[B, 4, T, 160]`.
+    Args:
+        bands, net: `BandNet`'s.
     """
 
     def __init__(self, bands: int = 24, **net: int):
@@ -59,14 +58,16 @@ class MendNet(BandNet):
 
 
 class Darn(StreamingModel):
-    """The concealer: samples in, samples out, `[B, 1, T]`; `lost [B, 1, T]`: above .5 where a sample is lost
-    and what is there is to be ignored. None: nothing is lost.
+    """A concealer, samples `[B, 1, T]` -> the same.
+
+    Its input `lost [B, 1, T]` is above .5 where a sample is lost, and what is there is ignored. None: nothing
+    is lost.
 
     Args:
         sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
         blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16
             bits count as lost. So does digital silence, which becomes comfort noise.
-        The others are `MendNet`'s.
+        name: of the artifact. net: `MendNet`'s and `nn.bandnet.BandNet`'s.
     """
 
     task = "conceal"
@@ -119,11 +120,11 @@ class Darn(StreamingModel):
 
     def step(self, x, state, lost=None, **constants):
         step = Steps(self, state)
-        gone = self._silent(x) if lost is None else lost > 0.5
-        x = torch.where(gone, 0.0, x)
-        flags = gone.to(x.dtype)
+        lost = self._silent(x) if lost is None else lost > 0.5
+        x = torch.where(lost, 0.0, x)
+        flags = lost.to(x.dtype)
         both = torch.cat([x, flags], 1)
-        filled, period, run = step("extension", x, gone)
+        filled, period, run = step("extension", x, lost)
         spectra = step("spectra", step("analysis", filled))
         forward = spectra[:, :, 1:-1]
         hops = step("hops", both.unflatten(2, (-1, self.hop)))
@@ -134,34 +135,36 @@ class Darn(StreamingModel):
         y = self._masked(masks, forward, backward)
         y = self._comfort(y, forward, share, length, state, step.states)
         y = step("synthesis", y)
-        x, gone = step("wait", both).split(1, 1)
-        weight = torch.where(gone > 0.5, 1.0, self._weight(step("edges", flags), x.shape[2]))
+        x, lost = step("wait", both).split(1, 1)
+        weight = torch.where(lost > 0.5, 1.0, self._weight(step("edges", flags), x.shape[2]))
         return torch.where(weight > 0, weight * y + (1 - weight) * x, x), step.states
 
     def _silent(self, x: Tensor) -> Tensor:
-        """Samples that count as lost where nobody says which are."""
+        """Return which samples count as lost where nobody says it."""
         if len(self.inputs) > 1:
             return torch.zeros_like(x, dtype=torch.bool)
         quarters = x.abs().unflatten(2, (-1, self.hop // 4))
         return (quarters.amax(3, keepdim=True) < 2**-16).expand_as(quarters).reshape(x.shape)
 
     def _backward(self, hops: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frame t as what follows says that it was: from the last loss in hops t - 1, t, t + 1 on it is what
-        was received, and before that its periodic extension. `hops [B, 2, T + 2, hop]`, periods `t [B, T, 1]`
-        -> spectrum `[B, 2, T, bins]`, share of it that is known `[B, T]`, shares of lost samples of the hops
-        `[B, 3, T]`.
+        """Return frame t as what follows says that it was.
+
+        From the last loss in hops t - 1, t, t + 1 on it is what was received, and before that its periodic
+        extension. `hops [B, 2, T + 2, hop]` are received and lost samples, `t [B, T, 1]` periods. The result
+        is the spectrum `[B, 2, T, bins]`, the fraction of it that is known `[B, T]`, and the fractions of the
+        three hops that are lost `[B, 3, T]`.
         """
         n = 3 * self.hop
         frames = torch.cat([hops[:, :, :-2], hops[:, :, 1:-1], hops[:, :, 2:]], 3)  # [B, 2, T, 3 hop]
-        x, gone = frames.unbind(1)
+        x, lost = frames.unbind(1)
         i = torch.arange(n, device=x.device)
-        s = (gone * (i + 1)).amax(2, keepdim=True).long()  # the first sample after the last loss
+        s = (lost * (i + 1)).amax(2, keepdim=True).long()  # the first sample after the last loss
         periods = torch.div((s - i + t - 1).clamp_min(0), t, rounding_mode="trunc")
         at = (i + periods * t)[..., : 2 * self.hop]
         known = at < n
         b = x.gather(2, at.clamp_max(n - 1)) * known
         spectrum = self.analysis.dft(b * self.analysis.window)
-        return spectrum, known.to(x.dtype).mean(2), gone.unflatten(2, (3, -1)).mean(3).transpose(1, 2)
+        return spectrum, known.to(x.dtype).mean(2), lost.unflatten(2, (3, -1)).mean(3).transpose(1, 2)
 
     def _features(self, spectra, backward, share, reach, length) -> Tensor:
         def compressed(z: Tensor) -> Tensor:
@@ -175,7 +178,7 @@ class Darn(StreamingModel):
         return torch.cat([*parts, known.expand(-1, -1, -1, BINS)], 1)
 
     def _masked(self, masks: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-        """Y `[B, 2, T, bins]` of masks `[B, 4, T, 160]`."""
+        """Return Y `[B, 2, T, bins]` of masks `[B, 4, T, 160]`."""
         f, b = forward[..., :BINS], backward[..., :BINS]
         y = gains.multiply(masks[:, :2], f) + gains.multiply(masks[:, 2:], b)
         more = forward.shape[3] - BINS
@@ -188,7 +191,7 @@ class Darn(StreamingModel):
         return torch.cat([y, forward[..., BINS:] * gain.sqrt().clamp(max=1.0)], 3)
 
     def _comfort(self, y, forward, share, length, state, new) -> Tensor:
-        """y, fading to the background's level as the loss grows."""
+        """Return y, which fades to comfort noise as the loss grows."""
         there = (share[:, 0] + share[:, 1] == 0)[..., None]  # [B, T, 1]: the frame is whole
         magnitude = power(forward)[:, 0].sqrt()
         rise = 10 ** (3 / 20 * self.hop / self.sample_rate)
@@ -212,13 +215,13 @@ class Darn(StreamingModel):
         return (1 - w) * y + w * noise * self.bias * floor.transpose(0, 1)[:, None]
 
     def _weight(self, edges: Tensor, count: int) -> Tensor:
-        """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 in losses, ramps beside them."""
+        """Return the weight of the concealed signal, `[B, 1, T]`: 1 in losses, ramps beside them."""
         n = self.fade
         wide = _box(edges[:, :, : count + 2 * n], n + 1) > 0
         return _box(wide.to(edges.dtype), n + 1) / (n + 1)
 
 
 def _box(x: Tensor, n: int) -> Tensor:
-    """Sums of `n` neighbours, `[B, 1, T]` -> `[B, 1, T - n + 1]`; exact for 0 and 1."""
+    """Sum `n` neighbours, `[B, 1, T]` -> `[B, 1, T - n + 1]`; exact for 0 and 1."""
     total = F.pad(x, (1, 0)).cumsum(2)
     return total[:, :, n:] - total[:, :, :-n]

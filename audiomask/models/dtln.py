@@ -1,7 +1,7 @@
-"""DTLN: Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression"
-(Interspeech 2020, arXiv 2005.07551).
+"""DTLN, a denoiser of two LSTM networks, each of which makes a mask.
 
-Two masks in a row, the second on a transform that is learned::
+Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression" (Interspeech
+2020, arXiv 2005.07551). Two masks in a row, the second on a transform that is learned::
 
     frames of 512 at hop 128, no window
       -> |X| -> LSTM 128, LSTM 128 -> sigmoid -> mask on X -> inverse transform
@@ -36,7 +36,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 
 
 class DTLN(StreamingModel):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         size, hop: samples of a frame, and from one to the next. units: of each LSTM. layers: LSTMs in each
@@ -88,7 +88,7 @@ def _arrays(graph: onnx.GraphProto) -> dict[str, Tensor]:
 
 
 def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
-    """The LSTMs of a graph in the order in which they run, in torch's layout without their suffix `_l0`.
+    """Return the LSTMs of a graph as they run, in torch's layout without their suffix `_l0`.
 
     A converter leaves each either as an ONNX operator (gates i o f c; input and recurrent bias) or, where it
     runs over one frame, as Keras' products (gates i f c o, which is torch's order; one bias). Of those, the
@@ -132,10 +132,12 @@ def _shape(arrays: dict[str, Tensor], node: onnx.NodeProto) -> Sequence[int]:
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `DTLN` from the two ONNX graphs of its authors (`model_1.onnx`, which masks
-    magnitudes, and `model_2.onnx`, in that order or the other).
+    """Return arguments and state dict of `DTLN` from the two ONNX graphs of its authors.
 
-    Errors: ValueError where they are not that pair.
+    These are `model_1.onnx`, which masks magnitudes, and `model_2.onnx`, in that order or the other.
+
+    Raises:
+        ValueError: where they are not that pair.
     """
     if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
         raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")

@@ -1,7 +1,7 @@
-"""GTCRN: Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP
-2024).
+"""GTCRN, a denoiser of 24 thousand parameters, which masks the spectrum.
 
-A U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
+Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP 2024). A
+U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
 
     |X|, Re X, Im X -> bands (the lowest 65 bins as they are, 64 ERB bands above) -> neighbours side by side
       -> conv, conv (stride 2 each: 129 -> 65 -> 33 bands) -> grouped blocks of dilation 1, 2, 5
@@ -38,8 +38,9 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "GTCRN", "MIT"
 
 
 def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
-    """Triangles `[bands, size // 2 + 1 - low]` over the bins from `low` up, their peaks evenly spaced in ERB
-    number, 21.4 log10(.00437 f + 1) (Glasberg and Moore 1990). Everywhere they sum to 1.
+    """Return triangles over the bins from `low` up, `[bands, bins - low]`, which sum to 1.
+
+    Their peaks are evenly spaced in ERB number, 21.4 log10(.00437 f + 1) (Glasberg and Moore 1990).
     """
     number = 21.4 * np.log10(0.00437 * np.array([low / size, 0.5]) * sample_rate + 1)
     hertz = (10 ** (np.linspace(number[0], number[1], bands) / 21.4) - 1) / 0.00437
@@ -49,7 +50,7 @@ def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class GroupedBlock(Streaming):
-    """`[B, C, T, F]` -> the same."""
+    """A block of which half of the channels pass, see above: `[B, C, T, F]` -> the same."""
 
     def __init__(self, channels: int, hidden: int, dilation: int, freqs: int) -> None:
         super().__init__()
@@ -76,9 +77,9 @@ class GroupedBlock(Streaming):
 
 
 class DualPath(Streaming):
-    """GRUs across frequency, both ways, then along time; each of two groups of channels on its own.
+    """Runs GRUs across frequency, both ways, then along time: `[B, C, T, F]` -> the same.
 
-    `[B, C, T, F]` -> the same.
+    Each of two groups of channels has its own.
     """
 
     def __init__(self, channels: int, freqs: int) -> None:
@@ -106,7 +107,7 @@ def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) ->
 
 
 class GTCRN(Masked):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
@@ -155,7 +156,7 @@ class GTCRN(Masked):
         self.between(Analysis(size, size // 2), net, Synthesis(size, size // 2))
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """`[B, 2, T, F]` -> `[B, 9, T, bands]`: three numbers a band, and those of its neighbours."""
+        """Return three numbers a band, and those of its neighbours, `[B, 9, T, bands]`."""
         x = torch.cat([magnitude(spectrum), spectrum], 1)
         x = torch.cat([x[..., : self.low], x[..., self.low :] @ self.to_bands], 3)
         near = F.pad(x, (1, 1))
@@ -167,9 +168,10 @@ class GTCRN(Masked):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `GTCRN` from the authors' state dict.
+    """Return arguments and state dict of `GTCRN` from the authors' state dict.
 
-    Errors: KeyError for a key that their network does not have.
+    Raises:
+        KeyError: for a key that their network does not have.
     """
     new = {"to_bands": state["erb.erb_fc.weight"].mT, "to_bins": state["erb.ierb_fc.weight"].mT}
     blocks = {"en_convs": "encoder", "de_convs": "decoder"}

@@ -1,6 +1,7 @@
-"""NSNet2-PLC: the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
-Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020) that is told which
-packets are lost.
+"""NSNet2-PLC, a packet-loss concealer that is informed of the losses.
+
+It is the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
+Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020).
 
 One frame (hop 10 ms, window 20 ms, square root of Hann; F = 161 bins at 16 kHz)::
 
@@ -39,7 +40,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 
 
 class NSNet2PLC(StreamingModel):
-    """Speech with gaps and what is lost of it in, speech out, `[B, 1, T]` each, at 16 kHz.
+    """A concealer of speech; the sound, what is lost of it, and the output are `[B, 1, T]`.
 
     Args:
         size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
@@ -84,7 +85,7 @@ class NSNet2PLC(StreamingModel):
         lost = torch.zeros_like(x) if lost is None else (lost > 0.5).to(x.dtype)
         x = torch.where(lost > 0, 0.0, x)
         spectrum = step("analysis", x)  # [B, 2, T, F]
-        later = lost.unflatten(2, (-1, self.hop)).mean(3)  # [B, 1, T]: shares of hops
+        later = lost.unflatten(2, (-1, self.hop)).mean(3)  # [B, 1, T]: fractions of hops
         earlier = step("lost", later)[:, :, :-1]
         estimate = self._estimate(spectrum, torch.cat([earlier, later], 1), state, step.states)
 
@@ -95,7 +96,7 @@ class NSNet2PLC(StreamingModel):
         return (1 - (fall + rise).reshape(x.shape)) * step("wait", x) + y, step.states
 
     def _estimate(self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]) -> Tensor:
-        """Return what each frame of `[B, 2, T, F]` was, of whose `halves [B, 2, T]` shares are lost."""
+        """Estimate frames `[B, 2, T, F]` of whose halves the fractions `halves [B, 2, T]` are lost."""
         p = power(spectrum)
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
         re, im = (spectrum * safe.rsqrt()).split(1, 1)
@@ -119,9 +120,10 @@ class NSNet2PLC(StreamingModel):
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `NSNet2PLC` from the challenge's graph.
+    """Return arguments and state dict of `NSNet2PLC` from the challenge's graph.
 
-    Errors: ValueError where its layers are others.
+    Raises:
+        ValueError: where its layers are others.
     """
     (graph,) = graphs
     arrays = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}

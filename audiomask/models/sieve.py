@@ -1,4 +1,4 @@
-"""Sieve: our small causal denoiser. A complex mask from a network whose weights are shared across frequency.
+"""Sieve, our small causal denoiser, which multiplies the spectrum by a complex mask.
 
 Nothing here is published elsewhere as it stands; `nn.bandnet` names the family.
 
@@ -28,34 +28,34 @@ from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.masks import gains
 from audiomask.nn.bandnet import BandNet
 from audiomask.nn.masked import Masked
-from audiomask.streaming import Context, Port
+from audiomask.streaming import Context, Gate, Port
 
 BINS = 256  # bins that the network sees
 
 
 class MaskNet(BandNet):
-    """Spectrum in, complex mask out, frame by frame.
+    """Makes a complex mask of a spectrum, `[B, 2, T, 256]` -> the same, frame by frame.
 
     Args:
         ahead: frames after the one that the mask is for; the mask lags by as many, and the first `ahead`
             masks are of frames before the signal, which leave the recurrent units alone.
-        The others are `BandNet`'s.
-
-    Shape: `spectrum [B, 2, T, 256]` -> mask `[B, 2, T, 256]`.
+        net: `BandNet`'s.
     """
 
-    hidden = 0.0  # share of bins that the network does not see, in training
+    hidden = 0.0  # fraction of the bins that the network does not see, in training
 
     def __init__(self, ahead: int = 0, **net: int):
         super().__init__(3 * (3 + ahead), BINS, 1, **net)
         self.features = Context(2, ahead, (3, BINS))
-        self.delay = self.features.delay
+        self.compose(self.features)
+        self.early = Gate()  # tells the frames before the signal
+        self.early.align(ahead)
         self.encode_norm = nn.BatchNorm2d(self.channels)
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
         features = self.features.initial_state(batch, device, dtype)
         state = {"features": features} | super().initial_state(batch, device, dtype)
-        return state | ({"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.delay else {})
+        return state | self.early.gate_state(batch, device)
 
     def step(self, spectrum: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
         # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
@@ -67,28 +67,22 @@ class MaskNet(BandNet):
         x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
         frames = x.shape[2]
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
-        skip = None
-        if self.delay:
-            index = state["seen"][:, None] + torch.arange(frames, device=x.device)
-            skip = (index < self.delay).T[:, :, None].to(x.dtype)
-        mask, new = self.masks(x, state, frames, skip)
-        if self.delay:
-            new["seen"] = state["seen"] + frames
-        return mask, {"features": features} | new
+        early = self.early.before(spectrum, state)
+        mask, new = self.masks(x, state, frames, None if early is None else early.T[:, :, None].to(x.dtype))
+        return mask, {"features": features} | new | self.early.advance(spectrum, state)
 
     def _encode(self, z: Tensor) -> Tensor:
-        """The first convolution: `[B, 3, 2 + T, 256]` -> `[B, C, T, 64]`. Its weights are of frames side by
-        side."""
+        """Apply the first convolution to neighbours, `[B, 3, 2 + T, 256]` -> `[B, C, T, 64]`."""
         w = self.encode.weight.unflatten(1, (-1, 3)).transpose(1, 2)  # [C, 3, frames, 8]
         return F.conv2d(z, w, None, (1, self.encode.stride[0]), (0, 2))
 
 
 class Sieve(Masked):
-    """The denoiser: samples in, samples out, `[B, 1, T]`.
+    """A denoiser, samples `[B, 1, T]` -> the same.
 
     Args:
-        sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows).
-        The others are `MaskNet`'s and `nn.bandnet.BandNet`'s.
+        sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows). name: of the
+            artifact. net: `MaskNet`'s and `nn.bandnet.BandNet`'s.
 
     Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) limits the attenuation.
     Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while
@@ -127,8 +121,9 @@ class Sieve(Masked):
         self.between(Analysis(2 * self.hop, self.hop, w), self.net, Synthesis(2 * self.hop, self.hop, w))
 
     def hide(self, inputs: float, attention: float) -> None:
-        """Masked training: hide a share of the bins from the network, whose mask still acts on all of them,
-        and of the bands from each other in attention. Only in training mode.
+        """Hide fractions of the bins from the network, and of the bands from attention.
+
+        Masked training: the mask still acts on all bins. Only in training mode.
         """
         self.net.hidden = inputs
         for block in self.net.blocks:
@@ -144,7 +139,7 @@ class Sieve(Masked):
         return gains.multiply(mask, spectrum, w.reshape(-1, 1, 1, 1))
 
     def _extend(self, mask: Tensor, seen: Tensor, more: int) -> Tensor:
-        """The mask `[B, 2, T, 256]` with `more` bins: its last bin again, or the gain that follows."""
+        """Return the mask with `more` bins: the last one again, or the gain that follows."""
         if more == 1:
             return torch.cat([mask, mask[..., -1:]], 3)
         energy = power(seen[..., self.followed :])

@@ -1,4 +1,4 @@
-"""The network that our own models share: from features of a frame to complex masks, over frequency and time.
+"""The network that our own models share, from features of frames to complex masks.
 
 The family is that of FastEnhancer (recurrent units shared by all bands, attention across bands inside a
 frame; arXiv 2509.21867) with a full-band recurrence added, which tells all bands what the others went
@@ -27,7 +27,7 @@ STRIDE = 4  # bins of a band after the first convolution
 
 
 class Block(nn.Module):
-    """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
+    """A GRU over time, shared by the bands, then attention across the bands; both residual.
 
     Shape: rows `x [T B bands, C]`, state `h [B, bands C]` -> the same. Rows make each linear
     layer one product.
@@ -46,7 +46,7 @@ class Block(nn.Module):
         self.out_norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor, h: Tensor, frames: int, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`skip [T, B, 1]` is 1 where the state has to stay as it is."""
+        """Return x and h after `frames` frames; `skip [T, B, 1]` is 1 where h has to stay as it is."""
         c = x.shape[1]
         skip = None if skip is None else skip.repeat_interleave(self.bands, 1)
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)], skip)
@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """`x + relu(norm(conv3(x)))` over frequency; `[N, C, F]`."""
+    """Adds relu(norm(conv3(x))) to x over frequency, `[N, C, F]` -> the same."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -69,8 +69,10 @@ class Residual(nn.Module):
 
 
 class BandNet(Streaming):
-    """Complex masks for the bins of each frame. A model derives from it, and takes its features through
-    `self.encode`, which it normalises, in its own `step`.
+    """Makes complex masks for the bins of each frame.
+
+    A model derives from it, and takes its features through `self.encode`, which it normalises, in its own
+    `step`.
 
     Args:
         features: channels that the first convolution sees. bins: of a frame. masks: how many.
@@ -123,9 +125,11 @@ class BandNet(Streaming):
     def masks(
         self, x: Tensor, state: dict[str, Tensor], frames: int, skip: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rows of bands, time first, `[T B, C, bins / 4]` -> masks `[B, 2 masks, T, bins]`, real and
-        imaginary part of each, and the state. `skip [T, B, 1]` is 1 for frames before the signal, which must
-        leave the state alone."""
+        """Return masks `[B, 2 masks, T, bins]`, real and imaginary part of each, and the next state.
+
+        `x [T B, C, bins / 4]` has rows of bands, time first; `skip [T, B, 1]` is 1 for frames before the
+        signal, which must leave the state alone.
+        """
         new = {}
         for layer in self.encoder:
             x = layer(x)

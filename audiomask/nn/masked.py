@@ -1,4 +1,4 @@
-"""Models that multiply the spectrum of a sound by a mask: a denoiser is a transform, a network, and this.
+"""Models that multiply the spectrum of a sound by a mask which a network makes.
 
     class Denoiser(Masked):
         def __init__(self):
@@ -26,13 +26,13 @@ from audiomask.streaming import Delay, Port, Steps, Streaming, StreamingModel, w
 
 
 class Masked(StreamingModel):
-    """A model that masks spectra, `[B, C, T]` -> `[B, 1, T]` unless `estimate` leaves more signals."""
+    """A denoiser that masks spectra, samples `[B, C, T]` -> `[B, 1, T]`."""
 
     task = "enhance"
     outputs = (Port("enhanced"),)
 
     def between(self, analysis: Analysis, net: Streaming, synthesis: Synthesis) -> None:
-        """Put the network between the transforms. Its parts are registered where its weights are named."""
+        """Put the network between the transforms; its parts are registered where weights are named."""
         self.analysis, self.synthesis = analysis, synthesis
         self.compose(analysis, net, synthesis)
         synthesis.align(0)  # before the signal the spectrum that waits is zero: nothing to gate
