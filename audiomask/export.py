@@ -433,7 +433,7 @@ def _apart(
     if port is None or port.type != "codes":
         return math.inf, 1.0
     first = other & (other.cumsum(1) == 1)
-    chosen, rival = (model.distances(name, codes, inputs) for codes in (theirs, ours))
+    chosen, rival = (model.distances(name, codes, inputs).detach() for codes in (theirs, ours))
     return float((chosen - rival).abs()[first].max()), float(chosen.max())
 
 

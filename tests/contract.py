@@ -241,13 +241,16 @@ def output_is_aligned_with_input(model: StreamingModel, seed: int = 0) -> None:
     """Output n of `forward` follows input n more than any other: the declared delay is the true one.
 
     For models that pass their input on (denoisers, residual blocks). Causality cannot tell: a model may look
-    ahead less than it waits. Mean |dy[n] / dx[n + k]| must be greatest at k = 0.
+    ahead less than it waits. Mean |dy[n] / dx[n + k]| must be greatest at k = 0. Other streams are zero.
     """
     model = copy.deepcopy(model).eval()
     reach = model.delay + 2 * model.hop
     frames = 2 * reach + 4 * model.hop
     x = inputs_of(model, 1, math.ceil(frames / model.hop), seed)
     audio = x.pop(model.inputs[0].name)[:, :, :frames].requires_grad_()
+    for port in model.inputs[1:]:
+        if port.kind == "stream":
+            x[port.name] = torch.zeros_like(x[port.name][:, :, : math.ceil(frames * port.rate)])
     y = model(audio, **x)
     y = y[0] if isinstance(y, tuple) else y
     profile = torch.zeros(2 * reach + 1)
@@ -256,6 +259,20 @@ def output_is_aligned_with_input(model: StreamingModel, seed: int = 0) -> None:
         profile += gradient.abs().sum((0, 1))[n - reach : n + reach + 1]
     best = int(profile.argmax()) - reach
     assert best == 0, f"the output is {abs(best)} frames {'early' if best > 0 else 'late'}"
+
+
+def delay_is_composed(model: StreamingModel) -> None:
+    """Hop and delay are those of the blocks that a signal runs through, and not typed in."""
+    declared = (model.hop, model.delay)
+    assert model.path or not model.delay, (
+        f"a delay of {model.delay} that comes from no blocks: `compose` them"
+    )
+    if model.path:
+        model = copy.deepcopy(model)
+        model.compose(*model.path, rate=model.inputs[0].rate)
+        assert (model.hop, model.delay) == declared, (
+            f"hop and delay are {declared}, those of the blocks {(model.hop, model.delay)}"
+        )
 
 
 CONTRACT = (

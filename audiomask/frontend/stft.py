@@ -22,7 +22,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from audiomask.streaming import State, Streaming, to_onnx
+from audiomask.streaming import State, Streaming, simplest, to_onnx
 
 # --- windows ------------------------------------------------------------------------------------------------
 
@@ -241,8 +241,7 @@ class Synthesis(Streaming):
         w = dual_window(_window(window, size), hop, prototype)
         self.size, self.stride, self.channels, self.length = size, hop, channels, len(w)
         self.rate = Fraction(hop)
-        delay = Fraction(self.length - hop, hop)
-        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.delay = simplest(Fraction(self.length - hop, hop))
         self.register_buffer("window", nn.functional.pad(w, (0, -len(w) % hop)), persistent=False)
         self.dft = RealDft(size)
 

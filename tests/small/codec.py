@@ -53,7 +53,10 @@ class Encoder(Codec, StreamingModel):
     def __init__(self, width: int = 8, books: int = 3, levels: int = 16) -> None:
         super().__init__(width, books, levels)
         self.outputs = (Port("codes", type="codes", rate=FRAMES, channels=books, levels=levels),)
-        self.follow(self.down)
+        self.compose(self.down)
+
+    def initial_state(self, *how):
+        return self.down.initial_state(*how)
 
     def step(self, x, state, **inputs):
         rest, state = self.down.step(x, state)
@@ -85,7 +88,10 @@ class Decoder(Codec, StreamingModel):
             Port("codes", type="codes", rate=FRAMES, channels=books, levels=levels),
             Port("lost", type="lost", rate=FRAMES, doc="1 where a frame is lost: its sound fades to none"),
         )
-        self.follow(self.up)
+        self.compose(self.up)
+
+    def initial_state(self, *how):
+        return self.up.initial_state(*how)
 
     def step(self, codes, state, lost=None, **inputs):
         x = sum(book[codes[:, i]] for i, book in enumerate(self.books)).transpose(1, 2)

@@ -5,7 +5,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d
 from audiomask.ports import Port
-from audiomask.streaming import Sequential, StreamingModel
+from audiomask.streaming import Sequential, Steps, StreamingModel
 
 
 class Detector(StreamingModel):
@@ -21,10 +21,7 @@ class Detector(StreamingModel):
         super().__init__()
         self.body = Sequential(Conv1d(1, width, 9), nn.Tanh(), Conv1d(width, 17, 5))
 
-    def initial_state(self, batch, device=None, dtype=torch.float32):
-        return self.body.initial_state(batch, device, dtype)
-
     def step(self, x, state, **inputs):
-        y, state = self.body.step(x, state)
-        y = torch.sigmoid(y)
-        return (y[:, :1], y[:, 1:].unflatten(2, (-1, 160)).mean(3)), state
+        step = Steps(self, state)
+        y = torch.sigmoid(step("body", x))
+        return (y[:, :1], y[:, 1:].unflatten(2, (-1, 160)).mean(3)), step.states

@@ -5,7 +5,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d
 from audiomask.ports import Port
-from audiomask.streaming import Residual, StreamingModel
+from audiomask.streaming import Residual, Steps, StreamingModel
 
 
 class Marker(StreamingModel):
@@ -19,8 +19,9 @@ class Marker(StreamingModel):
         super().__init__()
         self.embed = nn.Linear(16, 1)
         self.net = Residual(Conv1d(1, width, 9, lookahead=4), nn.Tanh(), Conv1d(width, 1, 5), shape=1)
-        self.follow(self.net)
+        self.compose(self.net)
 
     def step(self, x, state, message=None, **inputs):
         bits = self.control("message", message, x).to(x.dtype)
-        return self.net.step(x * (1 + 0.1 * torch.tanh(self.embed(bits)))[:, :, None], state)
+        step = Steps(self, state)
+        return step("net", x * (1 + 0.1 * torch.tanh(self.embed(bits)))[:, :, None]), step.states

@@ -5,7 +5,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d
 from audiomask.ports import Port
-from audiomask.streaming import Sequential, StreamingModel
+from audiomask.streaming import Sequential, Steps, StreamingModel
 
 
 class Noisy(StreamingModel):
@@ -18,7 +18,8 @@ class Noisy(StreamingModel):
     def __init__(self, width: int = 6) -> None:
         super().__init__()
         self.net = Sequential(Conv1d(2, width, 9, lookahead=4), nn.Tanh(), Conv1d(width, 1, 5))
-        self.follow(self.net)
+        self.compose(self.net)
 
     def step(self, x, state, noise=None, **inputs):
-        return self.net.step(torch.cat([x, 0.1 * noise], 1), state)
+        step = Steps(self, state)
+        return step("net", torch.cat([x, 0.1 * noise], 1)), step.states

@@ -4,7 +4,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d
 from audiomask.ports import Port
-from audiomask.streaming import Sequential, StreamingModel
+from audiomask.streaming import Sequential, Steps, StreamingModel
 
 STEMS = ("drums", "bass", "other", "vocals")
 
@@ -18,8 +18,9 @@ class Stems(StreamingModel):
     def __init__(self, width: int = 6) -> None:
         super().__init__()
         self.net = Sequential(Conv1d(1, width, 9, lookahead=4), nn.Tanh(), Conv1d(width, 4, 5, lookahead=2))
-        self.follow(self.net)
+        self.compose(self.net)
 
     def step(self, x, state, **inputs):
-        y, state = self.net.step(x, state)
-        return tuple(y.split(1, 1)), state
+        step = Steps(self, state)
+        y = step("net", x)
+        return tuple(y.split(1, 1)), step.states

@@ -4,7 +4,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d
 from audiomask.ports import Port
-from audiomask.streaming import Sequential, StreamingModel
+from audiomask.streaming import Sequential, Steps, StreamingModel
 
 
 class Stereo(StreamingModel):
@@ -17,8 +17,9 @@ class Stereo(StreamingModel):
     def __init__(self, width: int = 6) -> None:
         super().__init__()
         self.net = Sequential(Conv1d(2, width, 9, lookahead=4), nn.Tanh(), Conv1d(width, 4, 5))
-        self.follow(self.net)
+        self.compose(self.net)
 
     def step(self, x, state, **inputs):
-        y, state = self.net.step(x, state)
-        return tuple(y.split(2, 1)), state
+        step = Steps(self, state)
+        y = step("net", x)
+        return tuple(y.split(2, 1)), step.states

@@ -4,7 +4,7 @@ from torch import nn
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.ports import Port
-from audiomask.streaming import Sequential, StreamingModel
+from audiomask.streaming import Sequential, Steps, StreamingModel
 
 
 class Upsampler(StreamingModel):
@@ -17,4 +17,8 @@ class Upsampler(StreamingModel):
         super().__init__()
         up = ConvTranspose1d(width, 1, 9, 3, trim=6)
         self.net = Sequential(Conv1d(1, width, 7, lookahead=3), nn.Tanh(), up)
-        self.follow(self.net)
+        self.compose(self.net)
+
+    def step(self, x, state, **inputs):
+        step = Steps(self, state)
+        return step("net", x), step.states
