@@ -32,6 +32,8 @@ from torch import Tensor, nn
 
 from audiomask import __version__
 from audiomask.audio import AudioError
+from audiomask.decompose import short_translation
+from audiomask.nn.recurrent import prepare_export
 from audiomask.ports import Port
 from audiomask.runtime.artifact import FORMAT, KEY, Artifact
 from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_state, whole
@@ -81,13 +83,17 @@ class Packed(nn.Module):
         super().__init__()
         self.model = model
         self.like = model.initial_state(1)
+        self.sizes = {
+            dtype: [max(1, tensor[0].numel()) for _, tensor in leaves]
+            for dtype, leaves in _packs(model).items()
+        }
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         ports = self.model.inputs
         given = dict(zip([port.name for port in ports], inputs, strict=False))
         pieces = {
-            dtype: iter(pack.split([max(1, tensor[0].numel()) for _, tensor in leaves], 1))
-            for pack, (dtype, leaves) in zip(inputs[len(ports) :], _packs(self.model).items(), strict=True)
+            dtype: iter(pack.split(sizes, 1))
+            for pack, (dtype, sizes) in zip(inputs[len(ports) :], self.sizes.items(), strict=True)
         }
         tensors = []
         for _, tensor in flatten_state(self.like):
@@ -142,6 +148,7 @@ def _draw(port: Port, batch: int, hops: int, hop: int, generator: torch.Generato
 def build(model: StreamingModel) -> ir.Model:
     """The simplified graph of `model.step`. Weights are in the file; batch and time are dynamic."""
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    prepare_export(model)
     inputs, outputs = port_names(model)
     batch, hops = torch.export.Dim("batch"), torch.export.Dim("hops")
     values = example(model, 2, 3, torch.Generator().manual_seed(0))
@@ -155,7 +162,7 @@ def build(model: StreamingModel) -> ir.Model:
     log = logging.getLogger("torch.onnx")
     level, log.level = log.level, logging.ERROR
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), short_translation():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 Packed(model),
@@ -175,6 +182,19 @@ def build(model: StreamingModel) -> ir.Model:
     return program.model
 
 
+class _RuleAt:
+    """A rewrite rule that is tried at nodes of its own operator only, since asking the others takes long."""
+
+    def __init__(self, op_type: str, rule: Any) -> None:
+        self.op_type, self.rule = op_type, rule
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rule, name)
+
+    def try_rewrite(self, model: ir.Model, graph: ir.Graph, node: ir.Node, **options: Any) -> Any:
+        return self.rule.try_rewrite(model, graph, node, **options) if node.op_type == self.op_type else None
+
+
 def simplify(model: ir.Model) -> None:
     """Fewer nodes: at one hop a step, each costs about a microsecond whatever it computes."""
     from onnxscript import optimizer, rewriter  # a second of imports, for exporting only
@@ -182,18 +202,26 @@ def simplify(model: ir.Model) -> None:
 
     # Not the default set: that also drops `x + c` for any c within 1e-8 of zero, and with it every floor
     # under a logarithm or a division.
-    chosen = [
-        rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule,
-        rules.transpose_transpose_rule, rules.unsqueeze_unsqueeze_rule, rules.reshape_reshape_rule,
-        rules.squeeze_reshape_1d_rule, rules.collapse_slice_rule, rules.collapse_slice2_rule,
-        rules.slice_split_rule, rules.fuse_pad_into_conv_rule, rules.fuse_batchnorm_into_conv_rule,
-        rules.fuse_batchnorm_into_conv_transpose_rule, rules.fuse_batchnorm_into_gemm_rule,
-    ]  # fmt: skip
+    chosen = {
+        "Cast": [rules.cast_cast_rule, rules.no_op_cast_rule],
+        "Expand": [rules.no_op_expand_rule],
+        "Transpose": [rules.no_op_transpose_rule, rules.transpose_transpose_rule],
+        "Unsqueeze": [rules.unsqueeze_unsqueeze_rule],
+        "Reshape": [rules.reshape_reshape_rule, rules.squeeze_reshape_1d_rule],
+        "Slice": [rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.slice_split_rule],
+        "Conv": [rules.fuse_pad_into_conv_rule],
+        "BatchNormalization": [
+            rules.fuse_batchnorm_into_conv_rule,
+            rules.fuse_batchnorm_into_conv_transpose_rule,
+            rules.fuse_batchnorm_into_gemm_rule,
+        ],
+    }
+    at: list[Any] = [_RuleAt(op, rule) for op, group in chosen.items() for rule in group]
     passes.InlinePass()(model)
     unlimited = 2**40
     for _ in range(2):
         optimizer.fold_constants(model, input_size_limit=unlimited, output_size_limit=unlimited)
-        rewriter.rewrite(model, pattern_rewrite_rules=chosen)
+        rewriter.rewrite(model, pattern_rewrite_rules=at)
         _constant_reshapes(model.graph)
     for clean in (
         passes.CommonSubexpressionEliminationPass(),
@@ -405,7 +433,7 @@ def _apart(
     if port is None or port.type != "codes":
         return math.inf, 1.0
     first = other & (other.cumsum(1) == 1)
-    chosen, rival = (model.distances(name, codes, inputs) for codes in (theirs, ours))
+    chosen, rival = (model.distances(name, codes, inputs).detach() for codes in (theirs, ours))
     return float((chosen - rival).abs()[first].max()), float(chosen.max())
 
 

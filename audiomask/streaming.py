@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.cond import cond
 from torch._higher_order_ops.scan import scan
 
-from audiomask.ports import Port
+from audiomask.ports import TYPES, Port
 
 State: TypeAlias = Any  # nested dict or tuple of tensors, or None
 Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, frequencies)
@@ -43,6 +43,11 @@ def whole(value: int | Fraction, what: str = "lag") -> int:
     if Fraction(value).denominator != 1:
         raise ValueError(f"{what} is {value}, not a whole number of frames: check hops and strides")
     return int(value)
+
+
+def simplest(value: Fraction) -> int | Fraction:
+    """Return an int where `value` is whole."""
+    return int(value) if value.denominator == 1 else value
 
 
 def _lcm(a: Fraction, b: Fraction) -> Fraction:
@@ -157,6 +162,7 @@ class Streaming(nn.Module):
     rate: Fraction = Fraction(1)
     delay: int | Fraction = 0
     lag: int = 0
+    path: tuple[nn.Module, ...] = ()  # of a composed block: what its delay is the sum of
 
     @property
     def latency(self) -> int | Fraction:
@@ -169,15 +175,45 @@ class Streaming(nn.Module):
         return whole((self.lag + self.delay) * self.rate)
 
     def align(self, lag: int) -> None:
-        """Told by the container: what enters `step` lags the reference by `lag` frames. Blocks may change
-        `delay`."""
+        """Tell a block that what enters `step` lags the reference by `lag` frames; it may change `delay`."""
         self.lag = lag
+        if self.path:
+            self.compose(*self.path, lag=lag)
+
+    def compose(self, *path: nn.Module, lag: int = 0, rate: Fraction = Fraction(1)) -> None:
+        """Take `hop`, `rate` and `delay` from the blocks that a signal runs through one after the other.
+
+        Each block is told its lag, lag' = (lag + delay) * rate of the one before. A plain module among them
+        acts frame by frame. What runs beside the path waits for it: `Delay(self.delay, ...)`. `rate`: frames
+        that enter for each of the clock, in a model whose first input is not sound.
+        """
+        self.lag, self.path = lag, path
+        hop, now = Fraction(1), whole(lag * rate)
+        for block in path:
+            if isinstance(block, Streaming):
+                block.align(now)
+                hop = _lcm(hop, block.hop / rate)
+                rate, now = rate * block.rate, block.lag_out
+        self.hop, self.rate = whole(_lcm(hop, 1 / rate), "hop"), rate
+        self.delay = simplest(now / rate - lag)
+
+    def named_blocks(self) -> dict[str, nn.Module]:
+        """Return the blocks that `step` runs, by name: the children, and those of a list one by one."""
+        found: dict[str, nn.Module] = {}
+        for name, child in self._modules.items():
+            if isinstance(child, nn.ModuleList):
+                found |= {f"{name}.{i}": part for i, part in enumerate(child)}
+            elif child is not None:
+                found[name] = child
+        return found
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> State:
-        """The state at the start of a signal; None for blocks without memory."""
-        return None
+        """Return the state at the start of a signal: that of the named blocks, None if none remembers."""
+        blocks = {name: block for name, block in self.named_blocks().items() if isinstance(block, Streaming)}
+        states = {name: block.initial_state(batch, device, dtype) for name, block in blocks.items()}
+        return {name: state for name, state in states.items() if state is not None} or None
 
     def step(self, x: Tensor, state: State, **constants: Any) -> tuple[Tensor, State]:
         """x `[B, C, T]` or `[B, C, T, F]`, T a positive multiple of hop -> (y, next state). Pure."""
@@ -241,6 +277,34 @@ class Delay(Streaming):
         return x[:, :, : -self.frames], {"past": x[:, :, -self.frames :]}
 
 
+class Context(Streaming):
+    """Keeps neighbours of the frames beside them: `[B, C, T]` -> `[B, C, left + T + right]`.
+
+    Frame n of the reference has `right` frames after it, by which it lags. Before the signal there is `fill`.
+    With left and right 1, the step of x3 x4 gives x1 x2 x3 x4: x2 and x3 and their neighbours.
+    """
+
+    def __init__(
+        self, left: int, right: int, shape: Shape | int, dtype: torch.dtype | None = None, fill: float = 0
+    ) -> None:
+        super().__init__()
+        if left < 0 or right < 0 or not left + right:
+            raise ValueError(f"a context of {left} frames before and {right} after: need one at least")
+        self.frames, self.delay, self.dtype, self.fill = left + right, right, dtype, fill
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        channels, *rest = self.shape
+        shape = (batch, channels, self.frames, *rest)
+        past = torch.full(shape, self.fill, device=device, dtype=self.dtype or dtype)
+        return {"past": past, **self.gate_state(batch, device)}
+
+    def step(self, x, state, **constants):
+        x, seen = self.gate(x, state)
+        x = torch.cat([state["past"], x], 2)
+        return x, {"past": x[:, :, -self.frames :], **seen}
+
+
 class Gate(Streaming):
     """Zeroes what is before the signal: for the end of a model whose first `delay` frames are heard
     untrimmed."""
@@ -256,12 +320,29 @@ class Gate(Streaming):
 # --- combinators --------------------------------------------------------------------------------------------
 
 
-def _start(block: nn.Module, batch: int, device: Any, dtype: torch.dtype) -> State:
-    return block.initial_state(batch, device, dtype) if isinstance(block, Streaming) else None
+class Steps:
+    """Runs the named blocks of a block from its state, and collects the states after them.
 
+    In `step(self, x, state)` of a block with the children `conv` and `gru`::
 
-def _run(block: nn.Module, x: Tensor, state: State, constants: Mapping[str, Any]) -> tuple[Tensor, State]:
-    return block.step(x, state, **constants) if isinstance(block, Streaming) else (block(x), None)
+        step = Steps(self, state)
+        return step("gru", step("conv", x).relu()), step.states
+
+    A plain module among them acts frame by frame and has no state.
+    """
+
+    def __init__(self, block: Streaming, state: State) -> None:
+        self._blocks, self._before = block.named_blocks(), state or {}
+        self.states: dict[str, State] = {}
+
+    def __call__(self, name: str, x: Tensor, *more: Tensor, **constants: Any) -> Any:
+        block = self._blocks[name]
+        if not isinstance(block, Streaming):
+            return block(x)
+        y, after = block.step(x, self._before.get(name), *more, **constants)
+        if after is not None:
+            self.states[name] = after
+        return y
 
 
 class Sequential(Streaming):
@@ -278,34 +359,16 @@ class Sequential(Streaming):
             named = {str(i): block for i, block in enumerate(blocks)}  # type: ignore[misc]
         for name, block in named.items():
             self.add_module(name, block)
-        self.align(0)
+        self.compose(*named.values())
 
     def __getitem__(self, index: int) -> nn.Module:
         return list(self.children())[index]
 
-    def align(self, lag: int) -> None:
-        self.lag = lag
-        rate, hop, now = Fraction(1), Fraction(1), lag
-        for block in self.children():
-            if isinstance(block, Streaming):
-                block.align(now)
-                hop = _lcm(hop, block.hop / rate)
-                rate, now = rate * block.rate, block.lag_out
-        self.hop, self.rate = whole(_lcm(hop, 1 / rate), "hop"), rate
-        delay = now / rate - lag
-        self.delay = int(delay) if delay.denominator == 1 else delay
-
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        states = {name: _start(block, batch, device, dtype) for name, block in self.named_children()}
-        return {name: state for name, state in states.items() if state is not None} or None
-
     def step(self, x, state, **constants):
-        after = {}
-        for name, block in self.named_children():
-            x, new = _run(block, x, (state or {}).get(name), constants)
-            if new is not None:
-                after[name] = new
-        return x, after or None
+        step = Steps(self, state)
+        for name in self._modules:
+            x = step(name, x, **constants)
+        return x, step.states or None
 
 
 class Parallel(Streaming):
@@ -344,8 +407,7 @@ class Parallel(Streaming):
             raise ValueError(f"parallel branches of different rates {sorted(rates)}: resample them to one")
         self.rate = rates.pop()
         self.hop = whole(hop, "hop")
-        delay = max(lags) / self.rate - lag
-        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.delay = simplest(max(lags) / self.rate - lag)
         self.delays = nn.ModuleList()
         for own, shape in zip(lags, self.shapes, strict=True):
             missing = max(lags) - own
@@ -358,21 +420,12 @@ class Parallel(Streaming):
             wait.align(own)
             self.delays.append(wait)
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        state = {}
-        for i, (branch, wait) in enumerate(zip(self.branches, self.delays, strict=True)):
-            state[f"branch{i}"] = _start(branch, batch, device, dtype)
-            state[f"delay{i}"] = _start(wait, batch, device, dtype)
-        return {name: part for name, part in state.items() if part is not None} or None
-
     def step(self, x, state, **constants):
-        state, after, parts = state or {}, {}, []
-        for i, (branch, wait) in enumerate(zip(self.branches, self.delays, strict=True)):
-            y, after[f"branch{i}"] = _run(branch, x, state.get(f"branch{i}"), constants)
-            y, after[f"delay{i}"] = _run(wait, y, state.get(f"delay{i}"), {})
-            parts.append(y)
+        step, parts = Steps(self, state), []
+        for i in range(len(self.branches)):
+            parts.append(step(f"delays.{i}", step(f"branches.{i}", x, **constants)))
         y = torch.cat(parts, 1) if self.merge == "cat" else sum(parts[1:], parts[0])
-        return y, {name: part for name, part in after.items() if part is not None} or None
+        return y, step.states or None
 
 
 class Residual(Parallel):
@@ -401,6 +454,10 @@ class StreamingModel(Streaming):
     sample_rate: int = 16000
     inputs: tuple[Port, ...] = (Port("audio"),)
     outputs: tuple[Port, ...] = (Port("output"),)
+
+    def compose(self, *path: nn.Module, lag: int = 0, rate: Fraction | None = None) -> None:
+        """Take `hop`, `rate` and `delay` from the blocks that the first input runs through."""
+        super().compose(*path, lag=lag, rate=self.inputs[0].rate if rate is None else rate)
 
     def control(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
         """Return the control `name` as a tensor `[B]` or `[B, n]` for the batch of `like`; None is the
@@ -460,14 +517,16 @@ class StreamingModel(Streaming):
         return tuple(parts) if isinstance(y, tuple) else parts[0]
 
     def filled(self, x: Tensor | None, port: Port, length: Fraction, total: int, like: Tensor) -> Tensor:
-        """Return a stream of `length` samples, or its neutral value, over `total` samples of the clock."""
+        """Return a stream of `length` samples over `total` of the clock, its neutral value around it."""
+        front, frames = whole(self.lag * port.rate), whole(total * port.rate)
         if x is None:
-            neutral = port.neutral(len(like), whole(total * port.rate), -whole(self.lag * port.rate))
-            return torch.from_numpy(neutral).to(like.device)
-        if x.shape[2] != math.ceil(length * port.rate):
+            x = like.new_zeros(len(like), port.channels, 0)
+        elif x.shape[2] != math.ceil(length * port.rate):
             raise ValueError(
                 f"{self.name}: {port.name} has {x.shape[2]} frames, not {math.ceil(length * port.rate)} as "
                 f"go with {self.inputs[0].name}"
             )
-        front = whole(self.lag * port.rate)
-        return nn.functional.pad(x, (front, whole(total * port.rate) - front - x.shape[2]))
+        if TYPES[port.type].neutral == 0:
+            return nn.functional.pad(x, (front, frames - front - x.shape[2]))
+        around = torch.from_numpy(port.neutral(len(x), frames)).to(x)
+        return torch.cat([around[:, :, :front], x, around[:, :, front + x.shape[2] :]], 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,20 +99,26 @@ def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mappi
     return folder
 
 
-def streaming_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the model that runs on samples what `config`'s network is trained for on pictures. A
-    network names its class as `streams_as`; that takes the network's arguments and the front end, and has its
-    weights. The same config where there is none. WeightsError where nobody says what makes the pictures.
+def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the configs of the streaming models of which the network of `config` consists, by the part's
+    name.
+
+    A network names their classes as `parts`, such as `{"enc": "codec.Encoder", "dec": "codec.Decoder"}`. They
+    take its arguments, and the front end where they have one, and hold its weights. A network without parts
+    is its only one, "". Raises WeightsError where nobody says what the front end is.
     """
-    path = getattr(class_of(config["class_path"]), "streams_as", None) if "class_path" in config else None
-    if path is None:
-        return dict(config)
-    arguments = dict(config.get("init_args") or {})
-    if FRONTEND in config:
-        arguments.setdefault(FRONTEND, config[FRONTEND])
-    if FRONTEND not in arguments:
-        raise _no_frontend(config)
-    return {"class_path": path, "init_args": arguments}
+    cls = class_of(config["class_path"]) if "class_path" in config else nn.Module
+    parts: Mapping[str, str] = {} if issubclass(cls, Streaming) else getattr(cls, "parts", {})
+    found = {}
+    for name, path in parts.items():
+        arguments = dict(config.get("init_args") or {})
+        if FRONTEND in inspect.signature(class_of(path).__init__).parameters:
+            if FRONTEND in config:
+                arguments.setdefault(FRONTEND, config[FRONTEND])
+            if FRONTEND not in arguments:
+                raise _no_frontend(config)
+        found[name] = {"class_path": path, "init_args": arguments}
+    return found or {"": dict(config)}
 
 
 def load_frontend(folder: str | Path, **changes: Any) -> Any:
@@ -132,10 +139,13 @@ def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
     )
 
 
-def load_streaming(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
-    """As `load`, of the model that streams, see `streaming_config`; `changes` are of its class."""
+def load_parts(folder: str | Path, **changes: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Return model and config, as `load` does, of each part that streams, see `part_configs`.
+
+    `changes` replace arguments of all of them.
+    """
     config, state = read(folder)
-    return _assemble(folder, streaming_config(config), state, changes)
+    return {name: _assemble(folder, part, state, changes) for name, part in part_configs(config).items()}
 
 
 def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from contract import (
     as_model,
+    delay_is_composed,
     forward_is_step_flushed_and_trimmed,
     future_never_changes_the_past,
     gradients_flow,
@@ -20,7 +21,7 @@ from torch import nn
 from audiomask.frontend.stft import Analysis, Synthesis
 from audiomask.nn.conv import Conv1d
 from audiomask.nn.recurrent import GRU
-from audiomask.streaming import Residual, Sequential
+from audiomask.streaming import Residual, Sequential, Steps, StreamingModel
 
 
 def residual():
@@ -53,6 +54,40 @@ def test_a_delay_that_is_not_declared_is_found():
     block.delay = 0
     with pytest.raises(AssertionError, match="32 frames late"):
         output_is_aligned_with_input(as_model(block, (1,)))
+
+
+class Echo(StreamingModel):
+    """The input after a transform and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.analysis, self.synthesis = Analysis(64, 32), Synthesis(64, 32)
+        self.compose(self.analysis, self.synthesis)
+
+    def step(self, x, state, **constants):
+        step = Steps(self, state)
+        return step("synthesis", step("analysis", x)), step.states
+
+
+def test_a_composed_delay_is_aligned():
+    delay_is_composed(Echo())
+    output_is_aligned_with_input(Echo())
+
+
+def test_a_delay_that_is_typed_in_is_found():
+    class Typed(StreamingModel):
+        hop = delay = 32
+
+    with pytest.raises(AssertionError, match="comes from no blocks"):
+        delay_is_composed(Typed())
+
+
+@pytest.mark.parametrize("name", ["hop", "delay"])
+def test_a_composed_delay_that_is_changed_is_found(name):
+    model = Echo()
+    setattr(model, name, 64)
+    with pytest.raises(AssertionError, match=r"those of the blocks \(32, 32\)"):
+        delay_is_composed(model)
 
 
 class Peeking(Conv1d):

@@ -11,12 +11,15 @@ from torch.nn import functional as F
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.streaming import (
+    Context,
     Delay,
     Gate,
     Parallel,
     Port,
     Residual,
     Sequential,
+    Steps,
+    Streaming,
     StreamingModel,
     flatten_state,
     tree_map,
@@ -126,6 +129,65 @@ def test_parallel_says_what_it_lacks():
         Parallel(nn.Identity(), Delay(3, 2))
     with pytest.raises(ValueError, match="different rates"):
         Parallel(nn.Identity(), Conv1d(1, 1, 2, 2))
+
+
+class Branched(Streaming):
+    """Blocks by name, in a list, without memory, and unused."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList([Conv1d(2, 2, 3), nn.Tanh(), Conv1d(2, 2, 1)])
+        self.wait, self.absent = Delay(2, 2), None
+        self.compose(*self.convs, self.wait)
+
+    def step(self, x, state, **constants):
+        step = Steps(self, state)
+        for i in range(3):
+            x = step(f"convs.{i}", x)
+        return step("wait", x), step.states
+
+
+def test_steps_thread_the_states_of_named_blocks():
+    block, x = Branched(), torch.randn(1, 2, 12)
+    assert block.delay == 2
+    names = [name for name, _ in flatten_state(block.initial_state(1))]
+    assert names == ["convs.0.past", "wait.past"]  # as the parameters; nothing for blocks without memory
+    whole, end = block.step(x, block.initial_state(1))
+    assert [name for name, _ in flatten_state(end)] == names
+    first, state = block.step(x[:, :, :5], block.initial_state(1))
+    second, _ = block.step(x[:, :, 5:], state)
+    torch.testing.assert_close(torch.cat([first, second], 2), whole)
+    torch.testing.assert_close(block(x), block.convs[2](block.convs[0](x).tanh()))
+
+
+def test_what_does_not_enter_as_sound_composes_on_the_clock():
+    decoder = Two()
+    decoder.compose(
+        Conv1d(2, 2, 3, lookahead=1), ConvTranspose1d(2, 1, 480, 320, trim=160), rate=Fraction(1, 320)
+    )
+    assert (decoder.hop, decoder.rate, decoder.delay) == (320, 1, 320 + 160)
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_context_puts_neighbours_beside_frames(lag):
+    context = Context(2, 1, (1,), fill=7.0)
+    context.align(lag)
+    assert (context.delay, context.latency) == (1, 2)
+    x = torch.arange(1.0, 7.0)[None, None]
+    entering = F.pad(x, (lag, 0), value=99.0)
+    whole, end = context.step(entering, context.initial_state(1))
+    expected = torch.cat([torch.full((3,), 7.0), torch.zeros(lag), x[0, 0]])
+    assert torch.equal(whole[0, 0], expected)
+    first, state = context.step(entering[:, :, :2], context.initial_state(1))
+    second, again = context.step(entering[:, :, 2:], state)
+    assert torch.equal(first[0, 0], expected[:5])
+    assert torch.equal(second[0, 0], expected[2:])
+    assert torch.equal(again["past"], end["past"])
+
+
+def test_context_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="need one at least"):
+        Context(0, 0, 1)
 
 
 def test_gate_silences_what_is_before_the_signal():

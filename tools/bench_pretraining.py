@@ -43,7 +43,7 @@ class Case:
         self.name, self.ratio, self.fused, self.device = name, ratio, fused, args.device
         self.autocast = torch.bfloat16 if args.precision == "bf16" else None
         torch.manual_seed(0)
-        model = AudioMae(args.frames, **DECODERS[decoder], **SIZES[args.size])
+        model = AudioMae(frames=args.frames, **DECODERS[decoder], **SIZES[args.size])
         self.model = model.to(args.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (0.9, 0.95))
         self.x = torch.randn(args.batch, args.frames, 128, device=args.device)

@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="change an argument of the model's class; the weights must still fit",
     )
+    parser.add_argument("--part", metavar="NAME", help="this one of a network's parts (default: all of them)")
     parser.add_argument("--variant", choices=("int8", "float16"), help="other numbers inside")
     parser.add_argument(
         "--corpus",
@@ -93,9 +94,12 @@ def _card(path: Path | None) -> dict[str, Any]:
     return card
 
 
+def _free(out: Path, force: bool) -> None:
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; -f overwrites it")
+
+
 def _usage(args: argparse.Namespace) -> None:
-    if args.out.exists() and not args.force:
-        raise UsageError(f"{args.out} exists; -f overwrites it")
     if args.out.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{args.out}: the name of a model ends in .onnx, of a torch program in .pt2")
     program, artifact = args.out.suffix == ".pt2", args.model.suffix == ".onnx"
@@ -105,6 +109,7 @@ def _usage(args: argparse.Namespace) -> None:
         ("--check", args.check, not program and not args.variant, "is for plain .onnx files"),
         ("--corpus", args.corpus, args.variant, "is for --variant"),
         ("--ungated", args.ungated, args.variant, "is for --variant"),
+        ("--part", args.part, not artifact, "is for a run; an artifact is one part"),
         ("--card", args.card, not artifact, "is for a run; an artifact keeps its card"),
         ("--arg", args.arg, not artifact, "is for a run; an artifact's weights are fixed"),
     ):
@@ -120,45 +125,64 @@ def run(args: argparse.Namespace) -> int:
     changes = parse_changes(args.arg)
     _usage(args)
     if args.model.suffix == ".onnx":
-        return _variant(args, args.model)
+        _free(args.out, args.force)
+        _variant(args, args.model, args.out)
+        return 0
 
     from audiomask import weights
-    from audiomask.export import ExportError, check_file, export
+    from audiomask.export import ExportError
     from audiomask.streaming import StreamingModel
 
-    model, config = weights.load_streaming(args.model, **changes)
-    if not isinstance(model, StreamingModel):
-        raise ExportError(
-            f"{args.model}: {config['class_path']} has no ports to stream through: it is a part of a "
-            "model, or one to train from"
-        )
-    if args.variant:
-        with tempfile.TemporaryDirectory() as folder:
-            original = Path(folder) / args.out.name
-            export(model, original, config, **card)
-            return _variant(args, original)
-    if args.out.suffix == ".pt2":
-        from audiomask import program
-
-        document = program.export(model, args.out, config, args.hops or 1, **card)
-    else:
-        document = export(model, args.out, config, **card)
-    size = args.out.stat().st_size / 1e6
-    rate, latency, equality = document["sample_rate"], document["latency"], document["equality"]
-    print(f"{args.out}: {document['name']}, {rate} Hz, latency {latency} samples, {size:.2f} MB")
-    what = f"a step of {document['program']['hops']} hops" if "program" in document else "the graph"
-    print(f"{args.out}: {what} equals torch to {equality:.1e} of the peak")
-    if args.check:
-        error = check_file(model, args.out)
-        print(f"{args.out}: the runtime equals torch to {error:.1e} of the peak")
+    parts = weights.load_parts(args.model, **changes)
+    for model, config in parts.values():
+        if not isinstance(model, StreamingModel):
+            raise ExportError(
+                f"{args.model}: {config['class_path']} has no ports to stream through: it is a part of a "
+                "model, or one to train from"
+            )
+    if args.part is not None and args.part not in parts:
+        raise UsageError(f"--part {args.part}: there are: {' '.join(filter(None, parts)) or 'none'}")
+    if len(parts) > 1:  # they belong together, and say so
+        card["parts"] = {name: weights.fingerprint(*part) for name, part in parts.items()}
+    outs = {name: args.out.with_name(f"{args.out.stem}_{name}{args.out.suffix}") for name in parts}
+    if len(parts) == 1 or args.part is not None:
+        outs = {args.part or next(iter(parts)): args.out}
+    for out in outs.values():
+        _free(out, args.force)
+    for name, out in outs.items():
+        _export(args, *parts[name], out, card)
     return 0
 
 
-def _variant(args: argparse.Namespace, original: Path) -> int:
+def _export(args: argparse.Namespace, model: Any, config: dict[str, Any], out: Path, card: dict) -> None:
+    """Write one model, as the options say."""
+    from audiomask.export import check_file, export
+
+    if args.variant:
+        with tempfile.TemporaryDirectory() as folder:
+            original = Path(folder) / out.name
+            export(model, original, config, **card)
+            return _variant(args, original, out)
+    if out.suffix == ".pt2":
+        from audiomask import program
+
+        document = program.export(model, out, config, args.hops or 1, **card)
+    else:
+        document = export(model, out, config, **card)
+    size = out.stat().st_size / 1e6
+    rate, latency, equality = document["sample_rate"], document["latency"], document["equality"]
+    print(f"{out}: {document['name']}, {rate} Hz, latency {latency} samples, {size:.2f} MB")
+    what = f"a step of {document['program']['hops']} hops" if "program" in document else "the graph"
+    print(f"{out}: {what} equals torch to {equality:.1e} of the peak")
+    if args.check:
+        error = check_file(model, out)
+        print(f"{out}: the runtime equals torch to {error:.1e} of the peak")
+
+
+def _variant(args: argparse.Namespace, original: Path, out: Path) -> None:
     from audiomask.runtime.artifact import Artifact
     from audiomask.variant_cost import words
     from audiomask.variants import export_variant
 
-    entry = export_variant(Artifact.load(original), args.out, args.variant, args.corpus, args.ungated)
-    print(f"{args.out}: {args.variant}, {words(entry)}")
-    return 0
+    entry = export_variant(Artifact.load(original), out, args.variant, args.corpus, args.ungated)
+    print(f"{out}: {args.variant}, {words(entry)}")

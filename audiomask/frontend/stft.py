@@ -22,7 +22,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from audiomask.streaming import State, Streaming, to_onnx
+from audiomask.streaming import State, Streaming, simplest, to_onnx
 
 # --- windows ------------------------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class Analysis(Streaming):
         if delay:
             x = x[:, :, :-delay]
         overlap = -(self.size // -hop)  # hops that a frame touches
-        hops = x.reshape(batch * self.channels, -1, hop)
+        hops = x.unflatten(2, (-1, hop)).flatten(0, 1)
         frames = torch.cat([hops[:, i : i - overlap + 1 or None] for i in range(overlap)], 2)
         y = self.dft(frames[:, :, overlap * hop - self.size :] * self.window)
         return y.reshape(batch, 2 * self.channels, -1, self.dft.bins), state
@@ -241,8 +241,7 @@ class Synthesis(Streaming):
         w = dual_window(_window(window, size), hop, prototype)
         self.size, self.stride, self.channels, self.length = size, hop, channels, len(w)
         self.rate = Fraction(hop)
-        delay = Fraction(self.length - hop, hop)
-        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.delay = simplest(Fraction(self.length - hop, hop))
         self.register_buffer("window", nn.functional.pad(w, (0, -len(w) % hop)), persistent=False)
         self.dft = RealDft(size)
 

@@ -1,8 +1,11 @@
-"""Time-frequency gains: the ideal masks of speech enhancement, their compression, how to apply and draw them.
+"""Time-frequency masks: the ideal ones, and how to bound, apply and draw them.
 
-The functions take complex spectra S (speech), N (noise) and Y = S + N (mixture) of one shape, numpy arrays or
-torch tensors, and return the same kind. "Ideal" masks come from the known speech and noise: they are training
-targets, and their scores are upper bounds (oracles) of what a network with such an output can reach.
+    estimate = apply(wiener(speech, noise), mixture)
+
+Ideal masks come from the known speech and noise: they are training targets, and their scores are upper bounds
+(oracles) of what a network with such an output can reach. Their functions take complex spectra S (speech), N
+(noise) and Y = S + N (mixture) of one shape, numpy arrays or torch tensors, and return the same kind.
+Networks hold complex numbers as pairs of real ones: `multiply` and `bounded` are for those.
 
 | mask | value | range | source |
 |---|---|---|---|
@@ -26,7 +29,7 @@ TINY = 1e-20  # added to powers, so that silence divides to 0: far below one 24-
 
 
 def _module(x: Array) -> Any:
-    """numpy or torch, whichever made x; torch is never imported for it."""
+    """Return numpy or torch, whichever made x; torch is never imported for it."""
     return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
 
 
@@ -35,34 +38,34 @@ def _power(x: Array) -> Array:
 
 
 def binary(speech: Array, noise: Array, threshold_db: float = 0.0) -> Array:
-    """1 where the local signal-to-noise ratio is above `threshold_db`, else 0."""
+    """Return 1 where the local signal-to-noise ratio is above `threshold_db`, else 0."""
     above = _power(speech) > 10.0 ** (threshold_db / 10.0) * _power(noise)
     return above * _module(speech).ones_like(speech.real)
 
 
 def ratio(speech: Array, noise: Array, exponent: float = 0.5) -> Array:
-    """(S^2 / (S^2 + N^2))^exponent; 0 where both are silent."""
+    """Return (S^2 / (S^2 + N^2))^exponent; 0 where both are silent."""
     speech, noise = _power(speech), _power(noise)
     return (speech / (speech + noise + TINY)) ** exponent
 
 
 def wiener(speech: Array, noise: Array) -> Array:
-    """S^2 / (S^2 + N^2), `ratio` with exponent 1."""
+    """Return S^2 / (S^2 + N^2), `ratio` with exponent 1."""
     return ratio(speech, noise, 1.0)
 
 
 def amplitude(speech: Array, mixture: Array, limit: float = 10.0) -> Array:
-    """|S| / |Y|, at most `limit` (it is above 1 where speech and noise cancel)."""
+    """Return |S| / |Y|, at most `limit` (it is above 1 where speech and noise cancel)."""
     return (abs(speech) / (abs(mixture) + TINY)).clip(0.0, limit)
 
 
 def phase_sensitive(speech: Array, mixture: Array, low: float = 0.0, high: float = 1.0) -> Array:
-    """Re(S / Y) within low..high: the real gain with the least squared error (Erdogan et al. 2015, eq. 7)."""
+    """Return Re(S / Y) within low..high, the real gain of least error (Erdogan 2015, eq. 7)."""
     return complex_ratio(speech, mixture).real.clip(low, high)
 
 
 def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> Array:
-    """S / Y, complex. With a `limit` the magnitude is cut to it and the phase kept."""
+    """Return S / Y, complex. With a `limit` the magnitude is cut to it and the phase kept."""
     mask = speech * mixture.conj() / (_power(mixture) + TINY)
     if limit is None:
         return mask
@@ -71,7 +74,7 @@ def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> 
 
 
 def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
-    """K (1 - e^(-C m)) / (1 + e^(-C m)) of the real and the imaginary part, K = limit, C = steepness.
+    """Return K (1 - e^(-C m)) / (1 + e^(-C m)) of both parts, K = limit, C = steepness.
 
     Williamson, Wang & Wang 2016, eq. 10: brings the unbounded complex mask into a square of +-K that a
     network can learn. Written as K tanh(C m / 2), which does not overflow. Real masks are taken as they are.
@@ -85,7 +88,7 @@ def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
 
 
 def decompress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
-    """The inverse of `compress`, -1/C log((K - m) / (K + m)). Values at the limit stand for 0.999 of it."""
+    """Invert `compress`: -1/C log((K - m) / (K + m)). Values at the limit stand for 0.999 of it."""
     xp = _module(mask)
 
     def stretch(m: Array) -> Array:
@@ -99,16 +102,44 @@ def _is_complex(x: Array) -> bool:
 
 
 def apply(mask: Array, mixture: Array) -> Array:
-    """M Y: the masked spectrum. A real mask keeps the mixture's phase. Raises ValueError if the shapes
-    differ.
+    """Return M Y, the masked spectrum. A real mask keeps the mixture's phase.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
     if tuple(mask.shape) != tuple(mixture.shape):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} for a spectrum of {tuple(mixture.shape)}")
     return mask * mixture
 
 
+def multiply(mask: Array, spectrum: Array, strength: Array | None = None) -> Array:
+    """Multiply spectra by masks as networks hold them, real torch tensors `[B, 2 C, T, F]`.
+
+    Channel 2 c is the real part of signal c, and 2 c + 1 the imaginary part (see `frontend.stft`).
+
+    `mask`: complex ones of the same shape, or a real gain `[B, 1, T, F]`, which keeps the phase. A `strength`
+    w of 0..1, `[B, 1, 1, 1]`, makes it 1 - w + w M.
+    """
+    if mask.shape[1] == 1:
+        return spectrum * (mask if strength is None else 1 - strength + strength * mask)
+    axis = 1 if spectrum.shape[1] == 2 else 2
+    if axis == 2:  # a signal at a time
+        mask, spectrum = mask.unflatten(1, (-1, 2)), spectrum.unflatten(1, (-1, 2))
+        strength = None if strength is None else strength[:, None]
+    re, im = (mask if strength is None else strength * mask).split(1, axis)
+    re = re if strength is None else re + (1 - strength)
+    a, b = spectrum.split(1, axis)
+    y = spectrum * re + _module(a).concatenate([-b, a], axis) * im
+    return y if axis == 1 else y.flatten(1, 2)
+
+
+def bounded(z: Array, limit: float, axis: int = 1) -> Array:
+    """Return the mask z / sqrt(1 + |z|^2 / limit^2), |M| < limit, of parts along `axis`."""
+    return z / (1 + z.square().sum(axis, keepdim=True) / limit**2).sqrt()
+
+
 def ideal(speech: Array, noise: Array) -> dict[str, Array]:
-    """Every ideal mask of speech in noise by name, for comparison and pictures."""
+    """Return every ideal mask of speech in noise by name, for comparison and pictures."""
     mixture = speech + noise
     return {
         "binary": binary(speech, noise),
@@ -121,7 +152,7 @@ def ideal(speech: Array, noise: Array) -> dict[str, Array]:
 
 
 def draw(mask: np.ndarray, axes: Any, sample_rate: float, hop: int, title: str = "", top: float = 1.0) -> Any:
-    """Draw a mask `[F, T]` on matplotlib axes, time in s, frequency in kHz; returns the image.
+    """Draw a mask `[F, T]` on matplotlib axes, time in s, frequency in kHz; return the image.
 
     Real masks in grey from 0 (black) to `top`; complex ones with brightness for the magnitude up to `top` and
     hue for the phase: red keeps it, cyan turns it by 180 degrees.

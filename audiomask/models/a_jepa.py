@@ -1,6 +1,7 @@
-"""A-JEPA: Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 2311.15830).
+"""A-JEPA, an encoder that is pretrained to predict the embeddings of hidden patches.
 
-After I-JEPA (Assran et al. 2023), for spectrograms: not the hidden patches are guessed but their embeddings::
+Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 2311.15830), after I-JEPA
+(Assran et al. 2023), for spectrograms::
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256]
       all of them -> target encoder: ViT (nn.vit), norm -> layer norm without weights -> of each target block
@@ -34,6 +35,7 @@ figure of theirs:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,51 +46,46 @@ from audiomask.nn.vit import EPS, Block, ViT, sincos
 
 
 class Encoder(ViT):
-    """The transformer with its last norm. Arguments: of `ViT`."""
+    """A transformer that ends with a norm. Its arguments are those of `ViT`."""
 
-    def __init__(self, frames: int, bands: int, patch: int, width: int, depth: int, heads: int) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
-        self.norm = nn.LayerNorm(width, EPS)
+    def __init__(self, **vit: Any) -> None:
+        super().__init__(**vit)
+        self.norm = nn.LayerNorm(self.width, EPS)
 
     def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first; see `encode`."""
+        """Return normalised tokens `[B, 1 + V, C]` of `[B, frames, bands]`; see `encode`."""
         return self.norm(self.encode(x, visible))
 
 
 class AJepa(Latent, Encoder):
-    """Target encoder, context encoder and predictor, for pretraining.
+    """A target encoder, a context encoder and a predictor, which are pretrained together.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`.
         predictor_width, predictor_depth, predictor_heads: size of the predictor.
+        vit: both encoders', see `ViT`.
     """
 
     predictor_pos_embed: Tensor
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         predictor_width: int = 512,
         predictor_depth: int = 16,
         predictor_heads: int = 16,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
+        super().__init__(drop_path=0.0, **vit)
         self.requires_grad_(False)
-        self.context = Encoder(frames, bands, patch, width, depth, heads)
+        self.context = Encoder(**vit)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
-        self.predictor_embed = nn.Linear(width, predictor_width)
+        self.predictor_embed = nn.Linear(self.width, predictor_width)
         table = F.pad(sincos(self.grid, predictor_width), (0, 0, 1, 0))[None]
         self.register_buffer("predictor_pos_embed", table)
         self.predictor_blocks = nn.ModuleList(
             Block(predictor_width, predictor_heads) for _ in range(predictor_depth)
         )
         self.predictor_norm = nn.LayerNorm(predictor_width, EPS)
-        self.predictor_proj = nn.Linear(predictor_width, width)
+        self.predictor_proj = nn.Linear(predictor_width, self.width)
         self.initialise()
         self.context.initialise()
         nn.init.normal_(self.mask_token, std=0.02)
@@ -102,16 +99,17 @@ class AJepa(Latent, Encoder):
         return F.layer_norm(self.features(x)[:, 1:].float(), (self.width,))
 
     def predict(self, memory: Tensor, place: Tensor, hidden: Tensor) -> Tensor:
-        """Embeddings `[B, K, M, C]` of the blocks `hidden [B, K, M]` from the context `memory [B, R, V, P]`,
-        R = K or 1. `place [B, N, P]`: the positions.
+        """Predict the embeddings `[B, K, M, C]` of the blocks `hidden [B, K, M]`.
+
+        `memory [B, R, V, P]` is the context, R = K or 1, and `place [B, N, P]` the positions.
         """
         unknown = self.mask_token + pick(place, hidden)
         known = memory.expand(-1, hidden.shape[1], -1, -1)
         y = torch.cat([known, unknown], 2).flatten(0, 1)
         for block in self.predictor_blocks:
             y = block(y)
-        guess = self.predictor_proj(self.predictor_norm(y[:, known.shape[2] :]))
-        return guess.unflatten(0, hidden.shape[:2])
+        predicted = self.predictor_proj(self.predictor_norm(y[:, known.shape[2] :]))
+        return predicted.unflatten(0, hidden.shape[:2])
 
     def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
         place = self.positions(self.grid_of(x), self.predictor_pos_embed).expand(len(x), -1, -1)
@@ -120,7 +118,7 @@ class AJepa(Latent, Encoder):
         return [self.predict(memory, place, index) for index in hidden]
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See `Latent`. Beside the loss: `target_std`, the `spread` of the targets."""
+        """Return `loss`, see `Latent`, and `target_std`, the `spread` of the targets."""
         targets, guesses = self.targets(x), self.guesses(x, visible, hidden)
         found = [errors(guess, pick(targets, index)) for guess, index in zip(guesses, hidden, strict=True)]
         return {"loss": torch.cat(found).mean(), "target_std": spread(targets)}

@@ -1,12 +1,12 @@
-"""AdaMAE: Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders"
-(CVPR 2023), on spectrograms.
+"""AdaMAE, a masked autoencoder whose second network says which patches are worth seeing.
 
-An autoencoder with a second, small network that says which patches are worth seeing::
+Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders" (CVPR 2023),
+on spectrograms. The second network, the sampler, is small::
 
     embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
 
 What is visible is drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
-policy does (REINFORCE), rewarded where what it left hidden is hard to guess, so that it shows more of that:
+policy does (REINFORCE), rewarded where what it left hidden is hard to predict, so that it shows more of that:
 
     loss = - weight * mean over hidden patches i of  L_i log p_i
 
@@ -24,7 +24,7 @@ Differences:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,60 +34,48 @@ from audiomask.nn.vit import EPS, Block
 
 
 class AdaMae(AudioMae):
-    """Encoder, decoder and sampler, for pretraining.
+    """An encoder, a decoder and a sampler, which are pretrained together.
 
     Args:
-        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss. The others are
-            `AudioMae`'s.
+        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss.
+        decoder, decoder_depth, mae: `AudioMae`'s.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        decoder: Literal["window", "global", "cross"] = "global",
-        decoder_width: int = 512,
-        decoder_depth: int = 8,
-        decoder_heads: int = 16,
-        window: int = 4,
-        mixes: bool = False,
         sampler_width: int = 384,
         sampler_depth: int = 2,
         sampler_heads: int = 6,
         weight: float = 1e-4,
+        decoder: Literal["window", "global", "cross"] = "global",
+        decoder_depth: int = 8,
+        **mae: Any,
     ) -> None:
-        super().__init__(
-            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
-            window, mixes,
-        )  # fmt: skip
+        super().__init__(decoder=decoder, decoder_depth=decoder_depth, **mae)
         self.weight = weight
-        self.sampler_embed = nn.Linear(width, sampler_width)
+        self.sampler_embed = nn.Linear(self.width, sampler_width)
         self.sampler_blocks = nn.ModuleList(Block(sampler_width, sampler_heads) for _ in range(sampler_depth))
         self.sampler_norm = nn.LayerNorm(sampler_width, EPS)
         self.sampler_pred = nn.Linear(sampler_width, 1)
         self.initialise()
 
     def log_probabilities(self, x: Tensor) -> Tensor:
-        """log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
+        """Return log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
         y = self.sampler_embed(self.embed(x)[:, 1:].detach())
         for block in self.sampler_blocks:
             y = block(y)
         return self.sampler_pred(self.sampler_norm(y))[:, :, 0].float().log_softmax(1)
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """As `AudioMae`, and log p of the patches `hidden`, `[B, M]`."""
+        """Return what `AudioMae` does, and log p of the patches `hidden`, `[B, M]`."""
         guess, target = super().forward(x, visible, hidden)
         return guess, target, self.log_probabilities(x).gather(1, hidden)
 
     def guidance(self, errors: Tensor, log_probability: Tensor) -> Tensor:
-        """What is added to the loss, from the losses `errors [B, M]` of the hidden patches (no gradient)."""
+        """Return the sampler's loss from the hidden patches' own, `errors [B, M]`."""
         return -self.weight * (errors * log_probability).mean()
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
-        """p of the patches of `x [B, frames, bands]`, `[B, time, freq]`."""
+        """Return p of the patches of `x [B, frames, bands]`, `[B, time, freq]`."""
         return self.log_probabilities(x).exp().view(-1, *self.grid_of(x))

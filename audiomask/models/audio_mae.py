@@ -1,6 +1,7 @@
-"""Audio-MAE: Huang et al., "Masked Autoencoders that Listen" (NeurIPS 2022).
+"""Audio-MAE, a masked autoencoder: an encoder that is pretrained to restore what is hidden.
 
-Most patches of a log-mel picture are hidden; an encoder sees the rest, and a decoder guesses what they are::
+Huang et al., "Masked Autoencoders that Listen" (NeurIPS 2022). Most patches of a log-mel spectrogram are
+hidden; an encoder sees the rest, and a decoder predicts what they are::
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256] -> the visible ones -> ViT (nn.vit), cls token -> norm
       -> linear to the decoder's width; where a patch is hidden, a learned token; fixed positions on all
@@ -52,44 +53,39 @@ SIZES = {  # of the encoder
 
 
 def normalised(patches: Tensor) -> Tensor:
-    """Each patch `[..., P]` less its mean, over its deviation (by P - 1, with 1e-6 added to the variance)."""
+    """Return each patch `[..., P]` less its mean, over its deviation; 1e-6 is added inside."""
     variance, mean = torch.var_mean(patches, -1, keepdim=True)
     return (patches - mean) / (variance + 1e-6).sqrt()
 
 
 class AudioMae(ViT):
-    """Encoder and decoder, for pretraining.
+    """An encoder and a decoder, which are pretrained together.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoder, see `ViT`.
         decoder: "window", "global" or "cross", see above. decoder_width, decoder_depth, decoder_heads: its
             size. window: patches of a window in each direction; every other block shifts it by half in time.
         mixes: decoder "cross" reads learned mixes of the encoder's layers, see above.
+        vit: the encoder's, see `ViT`.
     """
 
     decoder_pos_embed: Tensor
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         decoder: Literal["window", "global", "cross"] = "window",
         decoder_width: int = 512,
         decoder_depth: int = 16,
         decoder_heads: int = 16,
         window: int = 4,
         mixes: bool = False,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads)
+        super().__init__(**vit)
         if mixes and decoder != "cross":
             raise ValueError(f"mixes are for the decoder 'cross'; {decoder!r} reads the last layer")
-        self.decoder, self.mixes = decoder, mixes
+        self.decoder, self.mixes, width = decoder, mixes, self.width
         if mixes:  # each has a norm of its own in the place of this one
-            self.decoder_mixes = nn.Linear(depth, decoder_depth, bias=False)
+            self.decoder_mixes = nn.Linear(len(self.blocks), decoder_depth, bias=False)
             self.decoder_norms = nn.ModuleList(nn.LayerNorm(width, EPS) for _ in range(decoder_depth))
         else:
             self.norm = nn.LayerNorm(width, EPS)
@@ -107,13 +103,14 @@ class AudioMae(ViT):
                 blocks.append(Block(decoder_width, decoder_heads))
         self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(decoder_width, EPS)
-        self.decoder_pred = nn.Linear(decoder_width, patch * patch)
+        self.decoder_pred = nn.Linear(decoder_width, self.patch**2)
         self.initialise()
         nn.init.normal_(self.mask_token, std=0.02)
 
     def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first. With mixes they are
-        `[blocks, B, 1 + V, C]`, for each block of the decoder.
+        """Return normalised tokens `[B, 1 + V, C]` of `[B, frames, bands]`, the cls token first.
+
+        With mixes they are `[blocks, B, 1 + V, C]`, for each block of the decoder.
         """
         if not self.mixes:
             return self.norm(self.encode(x, visible))
@@ -125,18 +122,18 @@ class AudioMae(ViT):
         return torch.stack([norm(mix) for norm, mix in zip(self.decoder_norms, mixed, strict=True)])
 
     def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What the patches `hidden [B, M]` look like, `[B, M, patch^2]`, from the encoder's `features`."""
+        """Predict the patches `hidden [B, M]`, `[B, M, patch^2]`, from the encoder's `features`."""
         place = self.positions(grid, self.decoder_pos_embed).expand(len(hidden), -1, -1)
         y = tokens if self.mixes else self.decoder_embed(tokens)
         place = place.to(y.dtype)
         if self.decoder == "cross":
-            guess = self.mask_token.to(y.dtype) + take(place, hidden)
+            x = self.mask_token.to(y.dtype) + take(place, hidden)
             if not self.mixes:
                 memory = torch.cat([y[:, :1], y[:, 1:] + take(place, visible)], 1)
                 y = memory.expand(len(self.decoder_blocks), -1, -1, -1)
             for block, memory in zip(self.decoder_blocks, y, strict=True):
-                guess = block(guess, memory)
-            return self.decoder_pred(self.decoder_norm(guess))
+                x = block(x, memory)
+            return self.decoder_pred(self.decoder_norm(x))
         x = self.spread(y, visible, place)
         if self.decoder == "window":  # the cls token has no place in a window
             for block in self.decoder_blocks:
@@ -149,42 +146,45 @@ class AudioMae(ViT):
         return self.decoder_pred(self.decoder_norm(take(x, hidden)))
 
     def spread(self, y: Tensor, visible: Tensor, place: Tensor) -> Tensor:
-        """Tokens `y [B, 1 + V, C]` in their places among all, the cls token left out and the mask token where
-        nothing was visible, with the positions `place [B, T F, C]`, which is the shape of the result.
+        """Put tokens `y [B, 1 + V, C]` in their places, and the mask token in all others.
+
+        The cls token is left out. `place`: the positions, `[B, T F, C]`, which is the shape of the result.
         """
         index = visible[:, :, None].expand(-1, -1, y.shape[2])
         return self.mask_token.to(y.dtype).expand_as(place).scatter(1, index, y[:, 1:]) + place
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses for the patches `hidden [B, M]`, and what they should be, both `[B, M, patch^2]`, from the
-        patches `visible [B, V]` of `x [B, frames, bands]` (indices, see `masks.patches.tokens`).
+        """Return predictions of the patches `hidden` and their targets, both `[B, M, patch^2]`.
+
+        `x [B, frames, bands]`; `visible [B, V]` and `hidden [B, M]` are indices, see `masks.patches.tokens`.
         """
-        guess = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
-        return guess, normalised(take(self.patches(x).float(), hidden))
+        predicted = self.decode(self.features(x, visible), visible, hidden, self.grid_of(x))
+        return predicted, normalised(take(self.patches(x).float(), hidden))
 
     def errors(self, x: Tensor, visible: Tensor, hidden: Tensor) -> Tensor:
-        """The loss of each of the patches `hidden`, `[B, M]`."""
-        guess, target, *_ = self(x, visible, hidden)
-        return (guess.float() - target).square().mean(2)
+        """Return the loss of each of the patches `hidden`, `[B, M]`."""
+        predicted, target, *_ = self(x, visible, hidden)
+        return (predicted.float() - target).square().mean(2)
 
-    def restored(self, x: Tensor, guess: Tensor, hidden: Tensor) -> Tensor:
-        """`x [B, frames, bands]` with the guesses in the place of what was hidden. They have the mean and
-        deviation of the patches that they stand for, which the loss does not ask for.
+    def restored(self, x: Tensor, predicted: Tensor, hidden: Tensor) -> Tensor:
+        """Return `x [B, frames, bands]` with the predictions in the place of what was hidden.
+
+        They get the mean and deviation of the patches that they stand for, which the loss does not ask for.
         """
         patches = self.patches(x)
         variance, mean = torch.var_mean(take(patches, hidden), -1, keepdim=True)
-        values = guess.to(x.dtype) * (variance + 1e-6).sqrt() + mean
+        values = predicted.to(x.dtype) * (variance + 1e-6).sqrt() + mean
         index = hidden[:, :, None].expand_as(values)
         return self.picture(patches.scatter(1, index, values))
 
     def hide(self, x: Tensor, hidden: Tensor, value: float) -> Tensor:
-        """`x [B, frames, bands]` with `value` in the patches `hidden`."""
+        """Return `x [B, frames, bands]` with `value` in the patches `hidden`."""
         index = hidden[:, :, None].expand(-1, -1, self.patch**2)
         return self.picture(self.patches(x).scatter(1, index, value))
 
 
 def encoder_arguments(state: Mapping[str, Tensor], bands: int = 128) -> dict[str, Any]:
-    """The arguments of `ViT` that a state dict under the published names tells; heads have 64 channels."""
+    """Return the arguments of `ViT` that a published state dict tells; heads have 64 channels."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     places = state["pos_embed"].shape[1] - 1
     return {
@@ -198,12 +198,12 @@ def encoder_arguments(state: Mapping[str, Tensor], bands: int = 128) -> dict[str
 
 
 def count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules there are under a prefix."""
+    """Count the numbered modules under a prefix."""
     return 1 + max(int(key[len(prefix) :].partition(".")[0]) for key in state if key.startswith(prefix))
 
 
 def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and tensors of a released pretraining checkpoint: the names are ours."""
+    """Return the arguments and tensors of a released pretraining checkpoint: its names are ours."""
     if "head.weight" in source:
         raise ValueError("a fine-tuned file with a head; take the family vit_tagger")
     arguments = encoder_arguments(source)

@@ -1,7 +1,8 @@
-"""Channel-Attention Dense U-Net for microphone arrays: Tolooshams, Giri, Song, Isik and Krishnaswamy,
-"Channel-Attention Dense U-Net for Multichannel Speech Enhancement" (ICASSP 2020, arXiv 2001.11542).
+"""Channel-Attention Dense U-Net, a denoiser for several microphones.
 
-M microphones in, the speech at the reference microphone out, by a complex mask for each microphone::
+Tolooshams, Giri, Song, Isik and Krishnaswamy, "Channel-Attention Dense U-Net for Multichannel Speech
+Enhancement" (ICASSP 2020, arXiv 2001.11542). M microphones in, the speech at the reference microphone out, by
+a complex mask for each microphone::
 
     x [M] -> X [M, F]  (the Nyquist bin is left out, so that F halves well)
       -> Z = X / level, magnitudes compressed
@@ -46,19 +47,21 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, compress
+from audiomask.masks import gains
 from audiomask.nn.conv import ComplexConv2d, Conv2d
+from audiomask.nn.masked import Masked
 from audiomask.nn.norm import RunningNorm
-from audiomask.streaming import Parallel, Port, Sequential, State, Streaming, StreamingModel
+from audiomask.streaming import Parallel, Port, Sequential, Steps, Streaming
 
 
 def _times_i(z: Tensor) -> Tensor:
-    """i z of complex numbers `[..., 2]`."""
+    """Return i z of complex numbers `[..., 2]`."""
     re, im = z.unbind(-1)
     return torch.stack([-im, re], -1)
 
 
 class ChannelAttention(Streaming):
-    """Channels re-weighted by their similarity, `[B, P C, T, F]` -> the same; P = 2 parts if complex, else 1.
+    """Attention of channels to each other, `[B, P C, T, F]` -> the same; P = 2 parts if complex.
 
     `width`: d; `window`: frames that keys, queries and values are made of. No channel is told from another
     but by what it carries, so permuted channels give permuted outputs.
@@ -72,18 +75,11 @@ class ChannelAttention(Streaming):
         self.reduce = conv(
             channels, features, (window, 1), groups=channels, tied=True, bias=False, freqs=freqs
         )
-
-    def align(self, lag: int) -> None:
-        self.lag = lag
-        self.reduce.align(lag)
-
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return self.reduce.initial_state(batch, device, dtype)
+        self.compose(self.reduce)
 
     def step(self, x, state, **constants):
-        c, d, p = self.channels, self.width, self.parts
-        y, state = self.reduce.step(x, state)
-        y = y.unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
+        c, d, p, step = self.channels, self.width, self.parts, Steps(self, state)
+        y = step("reduce", x).unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
         q, k, v = y.split((d * p, d * p, p), -1)  # [B, T, F, C, ...]
         if p == 2:  # Re(q k*) = q . k, and Im(q k*) = Re(-i q k*), with parts side by side
             q = torch.cat([q, -_times_i(q.unflatten(-1, (d, 2))).flatten(-2)], -2)
@@ -91,16 +87,27 @@ class ChannelAttention(Streaming):
         if p == 2:
             re, im = y.split(c, -2)
             y = re + _times_i(im)
-        return y.flatten(-2).permute(0, 3, 1, 2), state
+        return y.flatten(-2).permute(0, 3, 1, 2), step.states
 
 
 def _beside(block: nn.Module) -> Parallel:
-    """x -> (x, block(x)), concatenated over channels."""
+    """Return x -> (x, block(x)), concatenated over channels."""
     return Parallel(nn.Identity(), block, merge="cat")
 
 
-class CADenseUNet(StreamingModel):
-    """The recording of an array in, clean speech at its reference microphone out: `[B, M, T]` -> `[B, 1, T]`.
+class Compress(nn.Module):
+    """Raises the magnitudes of a spectrum to a power, see `frontend.stft.compress`."""
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, x: Tensor) -> Tensor:
+        return compress(x, self.exponent, 1e-6)
+
+
+class CADenseUNet(Masked):
+    """A denoiser of M microphones for the speech at one, `[B, M, T]` -> `[B, 1, T]`.
 
     Args:
         microphones: M. reference: the microphone whose speech is wanted, from 0.
@@ -110,9 +117,6 @@ class CADenseUNet(StreamingModel):
         exponent: of the magnitudes that the network sees. memory: seconds of the running level.
         size, hop: of the transform, in samples. sample_rate: Hz. name: of the artifact.
     """
-
-    task = "enhance"
-    outputs = (Port("enhanced"),)
 
     def __init__(
         self,
@@ -136,7 +140,7 @@ class CADenseUNet(StreamingModel):
             raise ValueError(f"reference {reference} is none of {microphones} microphones; they count from 0")
         if bins % 2**halvings:
             raise ValueError(f"{bins} bins do not halve {halvings} times; take fewer widths or another size")
-        self.name, self.sample_rate, self.hop, self.exponent = name, sample_rate, hop, exponent
+        self.name, self.sample_rate = name, sample_rate
         self.inputs = (Port("audio", channels=microphones, reference=reference),)
 
         def conv(inside: int, outside: int, kernel: tuple[int, int], **options) -> Conv2d:
@@ -170,24 +174,13 @@ class CADenseUNet(StreamingModel):
             assert head.bias is not None
             head.bias.zero_()
             head.bias[2 * reference] = 1.0
-        self.analysis = Analysis(size, hop, channels=microphones)
-        self.level = RunningNorm(2 * microphones, memory * sample_rate / hop)
-        self.net = Sequential({"unet": net, "masks": head})
-        self.synthesis = Synthesis(size, hop)
-        self.delay = int(self.synthesis.delay * hop)
+        level = RunningNorm(2 * microphones, memory * sample_rate / hop)
+        self.net = Sequential({"level": level, "compress": Compress(exponent), "unet": net, "masks": head})
+        self.between(Analysis(size, hop, channels=microphones), self.net, Synthesis(size, hop))
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        parts = {"analysis": self.analysis, "level": self.level, "net": self.net, "synthesis": self.synthesis}
-        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+    def features(self, spectrum: Tensor) -> Tensor:
+        return spectrum[..., :-1]
 
-    def step(self, x, state, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        z, level = self.level.step(spectrum[..., :-1], state["level"])
-        mask, net = self.net.step(compress(z, self.exponent, 1e-6), state["net"])
+    def estimate(self, mask, spectrum, **constants):
         mask = torch.cat([mask, mask[..., -1:]], 3)
-        # Y = sum_m M_m X_m
-        a, b = mask.unflatten(1, (-1, 2)).unbind(2)
-        c, d = spectrum.unflatten(1, (-1, 2)).unbind(2)
-        estimate = torch.stack([(a * c - b * d).sum(1), (a * d + b * c).sum(1)], 1)
-        y, synthesis = self.synthesis.step(estimate, state["synthesis"])
-        return y, {"analysis": analysis, "level": level, "net": net, "synthesis": synthesis}
+        return gains.multiply(mask, spectrum).unflatten(1, (-1, 2)).sum(1)  # Y = sum_m M_m X_m

@@ -1,7 +1,7 @@
-"""CleanUNet: Kong, Ping, Dantrey and Catanzaro, "Speech Denoising in the Waveform Domain with Self-Attention"
-(ICASSP 2022, arXiv 2202.07790).
+"""CleanUNet, a denoiser: a U-Net on the waveform with self-attention at its bottom.
 
-A U-Net on the waveform (see `nn.unet`) with masked self-attention at its bottom::
+Kong, Ping, Dantrey and Catanzaro, "Speech Denoising in the Waveform Domain with Self-Attention" (ICASSP 2022,
+arXiv 2202.07790). A U-Net on the waveform (see `nn.unet`) with masked self-attention at its bottom::
 
     x / (.001 + level) -> encoder 1..8 (kernel 4, stride 2) -> 1x1 -> norm -> attention 1..5 -> 1x1
       -> decoder 8..1 -> y (.001 + level)
@@ -32,7 +32,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "CleanUNet", "MIT"
 
 
 class CleanUNet(Levelled):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         hidden: channels of the first layer, doubled in each up to `most`. depth: layers. kernel_size, stride:
@@ -81,10 +81,12 @@ class CleanUNet(Levelled):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `CleanUNet` from the authors' state dict. The number of heads is not told
-    by it: theirs are always 8.
+    """Return arguments and state dict of `CleanUNet` from the authors' state dict.
 
-    Errors: KeyError for a key that their network does not have.
+    The number of heads is not told by it: theirs are always 8.
+
+    Raises:
+        KeyError: for a key that their network does not have.
     """
     blocks = len([key for key in state if key.endswith("slf_attn.fc.weight")])
     after = {"tsfm_conv1": 0, "tsfm_encoder.layer_norm": 1, "tsfm_conv2": 2 + 4 * blocks}

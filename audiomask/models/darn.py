@@ -1,4 +1,4 @@
-"""Darn: our small packet-loss concealer. It repeats the last period, and a network mends the repetition.
+"""Darn, our small packet-loss concealer: a network mends a repetition of the last period.
 
 Nothing here is published elsewhere as it stands; the parts are. A gap is first filled by periodic extension
 (`nn.extension`, after ITU-T G.711 Appendix I), from behind, and from the front where the packet after it is
@@ -30,49 +30,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
+from audiomask.masks import gains
 from audiomask.nn.bandnet import BandNet
 from audiomask.nn.extension import Extension
-from audiomask.streaming import Delay, Port, State, StreamingModel, recur
+from audiomask.streaming import Context, Delay, Port, State, Steps, StreamingModel, recur, whole
 
 BINS = 160  # that the network sees: up to 8 kHz
 TABLE = 97  # frames of the noise table; prime, so that it does not repeat with any rhythm
 
 
 class MendNet(BandNet):
-    """Features in, two complex masks out, frame by frame.
+    """Makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`.
 
-    Args: `nn.bandnet.BandNet`'s.
-
-    Shape: `features [B, 17, T, 160]` -> masks `[B, 4, T, 160]`.
+    Args:
+        bands, net: `BandNet`'s.
     """
 
-    def __init__(
-        self,
-        channels: int = 32,
-        bands: int = 24,
-        blocks: int = 3,
-        heads: int = 4,
-        convs: int = 1,
-        full: int = 128,
-        squeeze: int = 64,
-    ):
-        super().__init__(17, BINS, 2, channels, bands, blocks, heads, convs, full, squeeze)
-        self.encode_norm = nn.BatchNorm1d(channels)
+    def __init__(self, bands: int = 24, **net: int):
+        super().__init__(17, BINS, 2, bands=bands, **net)
+        self.encode_norm = nn.BatchNorm1d(self.channels)
 
-    def step(self, features: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(  # type: ignore[override]
+        self, features: Tensor, state: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         x = features.permute(2, 0, 1, 3).flatten(0, 1)  # time first from here on
         return self.masks(F.relu(self.encode_norm(self.encode(x))), state, features.shape[2])
 
 
 class Darn(StreamingModel):
-    """The concealer: samples in, samples out, `[B, 1, T]`; `lost [B, 1, T]`: above .5 where a sample is lost
-    and what is there is to be ignored. None: nothing is lost.
+    """A concealer, samples `[B, 1, T]` -> the same.
+
+    Its input `lost [B, 1, T]` is above .5 where a sample is lost, and what is there is ignored. None: nothing
+    is lost.
 
     Args:
         sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
         blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16
             bits count as lost. So does digital silence, which becomes comfort noise.
-        The others are `MendNet`'s.
+        name: of the artifact. net: `MendNet`'s and `nn.bandnet.BandNet`'s.
     """
 
     task = "conceal"
@@ -92,99 +87,84 @@ class Darn(StreamingModel):
             raise ValueError(
                 f"Darn at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session"
             )
-        self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate // 100
+        self.name, self.sample_rate = name, sample_rate
         self.inputs = (Port("audio"),)
         if not blind:
             self.inputs += (Port("lost", "stream", type="lost", doc="1 where a sample is lost"),)
-        hop = self.hop
+        hop = sample_rate // 100
         self.extension = Extension(sample_rate, hop)
         w = window("sqrt_hann", 2 * hop)
         w *= 100 / w.sum()  # a sine of amplitude a has |X| = 50 a at both rates, as in Sieve
         self.analysis = Analysis(2 * hop, hop, w)
+        self.spectra = Context(1, 1, (2, hop + 1))  # F_t-1, F_t, F_t+1
         self.net = MendNet(**net)
         self.synthesis = Synthesis(2 * hop, hop, w)
-        self.wait = Delay(2 * hop, 2)
-        self.delay = 2 * hop
+        self.compose(self.extension, self.analysis, self.spectra, self.net, self.synthesis)
+        self.synthesis.align(0)  # before the signal its spectra are zero: nothing to gate
+        self.hops = Context(1, 1, (2, hop))  # received and lost samples
+        self.runs = Context(1, 1, 1, torch.int64)
+        self.period = Context(1, 0, 1, torch.int64, self.extension.least)
+        self.wait = Delay(whole(self.delay), 2)
         self.fade = sample_rate // 250  # samples of a cross-fade
+        self.edges = Context(whole(self.delay) + self.fade, 0, 1)
         phase = 2 * math.pi * torch.rand(TABLE, hop + 1, generator=torch.Generator().manual_seed(0))
         self.register_buffer("noise", torch.stack([phase.cos(), phase.sin()]), persistent=False)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(batch, *shape, device=device, dtype=dtype)
-
-        hop = self.hop
         return {
-            "extension": self.extension.initial_state(batch, device, dtype),
-            "analysis": self.analysis.initial_state(batch, device, dtype),
-            "spectra": zeros(2, 2, hop + 1),  # of the last two frames
-            "hops": zeros(2, 2, hop),  # received and lost samples of the last two hops
-            "runs": torch.zeros(batch, 2, dtype=torch.int64, device=device),
-            "period": torch.full((batch,), self.extension.least, dtype=torch.int64, device=device),
-            "net": self.net.initial_state(batch, device, dtype),
-            "heard": zeros(2, hop + 1),  # smoothed magnitudes, and their running minimum
+            **super().initial_state(batch, device, dtype),
+            # smoothed magnitudes, and their running minimum
+            "heard": torch.zeros(batch, 2, self.hop + 1, device=device, dtype=dtype),
             "frame": torch.zeros(batch, dtype=torch.int64, device=device),
-            "synthesis": self.synthesis.initial_state(batch, device, dtype),
-            "wait": self.wait.initial_state(batch, device, dtype),
-            "edges": zeros(1, 2 * hop + self.fade),
         }
 
     def step(self, x, state, lost=None, **constants):
-        new = {}
-        gone = self._silent(x) if lost is None else lost > 0.5
-        x = torch.where(gone, 0.0, x)
-        (filled, period, run), new["extension"] = self.extension.step(x, state["extension"], gone)
-        spectrum, new["analysis"] = self.analysis.step(filled, state["analysis"])
-        spectra = torch.cat([state["spectra"], spectrum], 2)  # F_t-1, F_t, F_t+1 of the first frame t
-        new["spectra"] = spectra[:, :, -2:]
+        step = Steps(self, state)
+        lost = self._silent(x) if lost is None else lost > 0.5
+        x = torch.where(lost, 0.0, x)
+        flags = lost.to(x.dtype)
+        both = torch.cat([x, flags], 1)
+        filled, period, run = step("extension", x, lost)
+        spectra = step("spectra", step("analysis", filled))
         forward = spectra[:, :, 1:-1]
-        flags = gone.to(x.dtype)
-        hops = torch.cat([x, flags], 1).unflatten(2, (-1, self.hop)).transpose(1, 2)  # [B, T, 2, hop]
-        hops = torch.cat([state["hops"], hops], 1)
-        new["hops"] = hops[:, -2:]
-        backward, reach, share = self._backward(hops, state, period, new)
-        runs = torch.cat([state["runs"], run], 1)
-        new["runs"] = runs[:, -2:]
-        length = torch.maximum(runs[:, :-2], runs[:, 1:-1]).to(x.dtype)  # [B, T] of the loss in frame t
-        features = self._features(spectra, backward, share, reach, length)
-        masks, new["net"] = self.net.step(features, state["net"])
+        hops = step("hops", both.unflatten(2, (-1, self.hop)))
+        backward, reach, share = self._backward(hops, step("period", period[:, None])[:, 0, :-1, None])
+        runs = step("runs", run[:, None])
+        length = torch.maximum(runs[:, :, :-2], runs[:, :, 1:-1]).to(x.dtype)  # [B, 1, T], in frame t
+        masks = step("net", self._features(spectra, backward, share, reach, length))
         y = self._masked(masks, forward, backward)
-        y = self._comfort(y, forward, share, length, state, new)
-        y, new["synthesis"] = self.synthesis.step(y, state["synthesis"])
-        waited, new["wait"] = self.wait.step(torch.cat([x, flags], 1), state["wait"])
-        x, gone = waited.split(1, 1)
-        weight = self._weight(flags, state, new)
-        weight = torch.where(gone > 0.5, 1.0, weight)
-        return torch.where(weight > 0, weight * y + (1 - weight) * x, x), new
+        y = self._comfort(y, forward, share, length, state, step.states)
+        y = step("synthesis", y)
+        x, lost = step("wait", both).split(1, 1)
+        weight = torch.where(lost > 0.5, 1.0, self._weight(step("edges", flags), x.shape[2]))
+        return torch.where(weight > 0, weight * y + (1 - weight) * x, x), step.states
 
     def _silent(self, x: Tensor) -> Tensor:
-        """Samples that count as lost where nobody says which are."""
+        """Return which samples count as lost where nobody says it."""
         if len(self.inputs) > 1:
             return torch.zeros_like(x, dtype=torch.bool)
         quarters = x.abs().unflatten(2, (-1, self.hop // 4))
         return (quarters.amax(3, keepdim=True) < 2**-16).expand_as(quarters).reshape(x.shape)
 
-    def _backward(
-        self, hops: Tensor, state: State, period: Tensor, new: dict
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Frame t as what follows says that it was: from the last loss in hops t - 1, t, t + 1 on it is what
-        was received, and before that its periodic extension. `hops [B, T + 2, 2, hop]` -> spectrum
-        `[B, 2, T, bins]`, share of it that is known `[B, T]`, shares of lost samples of the hops `[B, 3, T]`.
+    def _backward(self, hops: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return frame t as what follows says that it was.
+
+        From the last loss in hops t - 1, t, t + 1 on it is what was received, and before that its periodic
+        extension. `hops [B, 2, T + 2, hop]` are received and lost samples, `t [B, T, 1]` periods. The result
+        is the spectrum `[B, 2, T, bins]`, the fraction of it that is known `[B, T]`, and the fractions of the
+        three hops that are lost `[B, 3, T]`.
         """
         n = 3 * self.hop
-        frames = torch.cat([hops[:, :-2], hops[:, 1:-1], hops[:, 2:]], 3)  # [B, T, 2, 3 hop]
-        x, gone = frames.unbind(2)
+        frames = torch.cat([hops[:, :, :-2], hops[:, :, 1:-1], hops[:, :, 2:]], 3)  # [B, 2, T, 3 hop]
+        x, lost = frames.unbind(1)
         i = torch.arange(n, device=x.device)
-        s = (gone * (i + 1)).amax(2, keepdim=True).long()  # the first sample after the last loss
-        periods = torch.cat([state["period"][:, None], period], 1)
-        new["period"] = periods[:, -1]
-        t = periods[:, :-1, None]
+        s = (lost * (i + 1)).amax(2, keepdim=True).long()  # the first sample after the last loss
         periods = torch.div((s - i + t - 1).clamp_min(0), t, rounding_mode="trunc")
         at = (i + periods * t)[..., : 2 * self.hop]
         known = at < n
         b = x.gather(2, at.clamp_max(n - 1)) * known
         spectrum = self.analysis.dft(b * self.analysis.window)
-        return spectrum, known.to(x.dtype).mean(2), gone.unflatten(2, (3, -1)).mean(3).transpose(1, 2)
+        return spectrum, known.to(x.dtype).mean(2), lost.unflatten(2, (3, -1)).mean(3).transpose(1, 2)
 
     def _features(self, spectra, backward, share, reach, length) -> Tensor:
         def compressed(z: Tensor) -> Tensor:
@@ -193,19 +173,14 @@ class Darn(StreamingModel):
 
         z = compressed(spectra[..., :BINS])
         parts = [z[:, :, :-2], z[:, :, 1:-1], z[:, :, 2:], compressed(backward[..., :BINS])]
-        age = (length / (self.sample_rate * 0.1))[:, None].clamp_max(2.0)
+        age = (length / (self.sample_rate * 0.1)).clamp_max(2.0)
         known = torch.cat([share, reach[:, None], age], 1)[..., None]  # [B, 5, T, 1]
         return torch.cat([*parts, known.expand(-1, -1, -1, BINS)], 1)
 
     def _masked(self, masks: Tensor, forward: Tensor, backward: Tensor) -> Tensor:
-        """Y `[B, 2, T, bins]` of masks `[B, 4, T, 160]`."""
-
-        def times(m: Tensor, z: Tensor) -> Tensor:
-            re, im = z.split(1, 1)
-            return m[:, :1] * z + m[:, 1:] * torch.cat([-im, re], 1)
-
+        """Return Y `[B, 2, T, bins]` of masks `[B, 4, T, 160]`."""
         f, b = forward[..., :BINS], backward[..., :BINS]
-        y = times(masks[:, :2], f) + times(masks[:, 2:], b)
+        y = gains.multiply(masks[:, :2], f) + gains.multiply(masks[:, 2:], b)
         more = forward.shape[3] - BINS
         if more == 1:
             return torch.cat([y, forward[..., BINS:]], 3)
@@ -216,7 +191,7 @@ class Darn(StreamingModel):
         return torch.cat([y, forward[..., BINS:] * gain.sqrt().clamp(max=1.0)], 3)
 
     def _comfort(self, y, forward, share, length, state, new) -> Tensor:
-        """y, fading to the background's level as the loss grows."""
+        """Return y, which fades to comfort noise as the loss grows."""
         there = (share[:, 0] + share[:, 1] == 0)[..., None]  # [B, T, 1]: the frame is whole
         magnitude = power(forward)[:, 0].sqrt()
         rise = 10 ** (3 / 20 * self.hop / self.sample_rate)
@@ -236,19 +211,17 @@ class Darn(StreamingModel):
         new["frame"] = (state["frame"] + count) % TABLE
         noise = self.noise[:, frame % TABLE].transpose(0, 1)  # [B, 2, T, bins]
         first, last = (ms * self.sample_rate / 1000 for ms in self.fade_ms)
-        w = ((length - first) / (last - first)).clamp(0, 1)[:, None, :, None]
+        w = ((length - first) / (last - first)).clamp(0, 1)[..., None]
         return (1 - w) * y + w * noise * self.bias * floor.transpose(0, 1)[:, None]
 
-    def _weight(self, flags: Tensor, state: State, new: dict) -> Tensor:
-        """Weight of the concealed signal `[B, 1, T]`, two hops ago: 1 in losses, ramps beside them."""
-        n, count = self.fade, flags.shape[2]
-        edges = torch.cat([state["edges"], flags], 2)
-        new["edges"] = edges[:, :, count:]
+    def _weight(self, edges: Tensor, count: int) -> Tensor:
+        """Return the weight of the concealed signal, `[B, 1, T]`: 1 in losses, ramps beside them."""
+        n = self.fade
         wide = _box(edges[:, :, : count + 2 * n], n + 1) > 0
-        return _box(wide.to(flags.dtype), n + 1) / (n + 1)
+        return _box(wide.to(edges.dtype), n + 1) / (n + 1)
 
 
 def _box(x: Tensor, n: int) -> Tensor:
-    """Sums of `n` neighbours, `[B, 1, T]` -> `[B, 1, T - n + 1]`; exact for 0 and 1."""
+    """Sum `n` neighbours, `[B, 1, T]` -> `[B, 1, T - n + 1]`; exact for 0 and 1."""
     total = F.pad(x, (1, 0)).cumsum(2)
     return total[:, :, n:] - total[:, :, :-n]

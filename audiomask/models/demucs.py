@@ -1,7 +1,6 @@
-"""Demucs, the denoiser: Defossez, Synnaeve and Adi, "Real Time Speech Enhancement in the Waveform
-Domain" (Interspeech 2020).
+"""Demucs, a denoiser: a U-Net on the waveform at four times its rate (see `nn.unet`).
 
-A U-Net on the waveform at four times its rate (see `nn.unet`)::
+Defossez, Synnaeve and Adi, "Real Time Speech Enhancement in the Waveform Domain" (Interspeech 2020)::
 
     x / (.001 + level) -> upsample x4 -> encoder 1..depth -> LSTM -> decoder depth..1 -> downsample x4
       -> y level
@@ -39,8 +38,9 @@ from audiomask.streaming import Sequential
 
 
 def half_band(zeros: int = 56) -> Tensor:
-    """Prototype `[4 zeros - 1]` of a change of rate by 2: a sinc under a Hann window, 0 at every second
-    place but the middle.
+    """Return the prototype `[4 zeros - 1]` of a change of rate by 2: a sinc under a Hann window.
+
+    It is 0 at every second place but the middle.
     """
     n = torch.arange(1 - 2 * zeros, 2 * zeros, dtype=torch.float64)
     return 0.5 * torch.sinc(n / 2) * (0.5 + 0.5 * torch.cos(torch.pi * n / (2 * zeros)))
@@ -50,7 +50,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "Demucs", "CC-BY-NC-4.0 (the authors' weights: 
 
 
 class Demucs(Levelled):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         hidden: channels of the first layer; doubled in each. depth: layers. kernel_size, stride: of each.
@@ -95,8 +95,9 @@ class Demucs(Levelled):
             self._wrap(Windowed(self.whole, hop, hop // 16), memory)
 
     def whole(self, x: Tensor) -> Tensor:
-        """The network alone on a whole signal `[B, 1, T]`, already divided by its level, as the authors' code
-        runs it. Not for streams.
+        """Run the network alone over a whole signal `[B, 1, T]`, as the authors' code does.
+
+        The signal is already divided by its level. Not for streams.
         """
         frames = x.shape[2]
         room = valid_length(frames, self.depth, self.kernel_size, self.stride, self.resample)
@@ -110,7 +111,7 @@ class Demucs(Levelled):
 
 
 class BothWays(nn.Module):
-    """A bidirectional LSTM of two layers and a linear one back to `channels`: `[B, C, T]` -> the same."""
+    """A bidirectional LSTM of two layers, and a linear one back: `[B, C, T]` -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -123,8 +124,10 @@ class BothWays(nn.Module):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `Demucs` from the authors' state dict. It does not tell stride and
-    resampling: causal networks are taken for the published 4 and 4, others for 2 and 2.
+    """Return arguments and state dict of `Demucs` from the authors' state dict.
+
+    It does not tell stride and resampling: causal networks are taken for the published 4 and 4, others for 2
+    and 2.
     """
     hidden, _, kernel_size = state["encoder.0.0.weight"].shape
     causal = "lstm.linear.weight" not in state

@@ -1,7 +1,7 @@
-"""DTLN: Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression"
-(Interspeech 2020, arXiv 2005.07551).
+"""DTLN, a denoiser of two LSTM networks, each of which makes a mask.
 
-Two masks in a row, the second on a transform that is learned::
+Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression" (Interspeech
+2020, arXiv 2005.07551). Two masks in a row, the second on a transform that is learned::
 
     frames of 512 at hop 128, no window
       -> |X| -> LSTM 128, LSTM 128 -> sigmoid -> mask on X -> inverse transform
@@ -26,16 +26,17 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, magnitude
+from audiomask.masks import gains
 from audiomask.nn.conv import ConvTranspose1d
 from audiomask.nn.norm import FrameNorm
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Port, State, StreamingModel
+from audiomask.streaming import Port, Steps, StreamingModel
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 
 
 class DTLN(StreamingModel):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         size, hop: samples of a frame, and from one to the next. units: of each LSTM. layers: LSTMs in each
@@ -58,32 +59,24 @@ class DTLN(StreamingModel):
         name: str = "dtln",
     ):
         super().__init__()
-        self.name, self.sample_rate, self.hop, self.delay = name, sample_rate, hop, size - hop
+        self.name, self.sample_rate = name, sample_rate
         self.analysis = Analysis(size, hop, "rect")
         bins = size // 2 + 1
         self.lstm1, self.mask1 = LSTM(bins, units, layers, dropout=dropout), nn.Conv1d(units, bins, 1)
         self.encode = nn.Conv1d(size, filters, 1, bias=False)
         self.norm = FrameNorm(filters, eps=1e-7)
         self.lstm2, self.mask2 = LSTM(filters, units, layers, dropout=dropout), nn.Conv1d(units, filters, 1)
-        self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False)
-
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        parts = {"analysis": self.analysis, "lstm1": self.lstm1, "lstm2": self.lstm2, "decode": self.decode}
-        return {name: part.initial_state(batch, device, dtype) for name, part in parts.items()}
+        self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False, trim=size - hop)
+        self.compose(self.analysis, self.decode)
 
     def step(self, x, state, **constants):
-        after = {}
-
-        def run(name: str, value: Tensor) -> Tensor:
-            value, after[name] = getattr(self, name).step(value, state[name])
-            return value
-
-        spectrum = run("analysis", x)  # [B, 2, T, bins]
-        mask = self.mask1(run("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()
-        frames = self.analysis.dft.inverse(spectrum * mask.mT[:, None])  # [B, T, size]
+        step = Steps(self, state)
+        spectrum = step("analysis", x)  # [B, 2, T, bins]
+        mask = self.mask1(step("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()
+        frames = self.analysis.dft.inverse(gains.multiply(mask.mT[:, None], spectrum))  # [B, T, size]
         z = self.encode(frames.mT)
-        mask = self.mask2(run("lstm2", self.norm.step(z, None)[0])).sigmoid()
-        return run("decode", z * mask), after
+        mask = self.mask2(step("lstm2", step("norm", z))).sigmoid()
+        return step("decode", z * mask), step.states
 
 
 # --- the authors' ONNX pair ---------------------------------------------------------------------------------
@@ -95,7 +88,7 @@ def _arrays(graph: onnx.GraphProto) -> dict[str, Tensor]:
 
 
 def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
-    """The LSTMs of a graph in the order in which they run, in torch's layout without their suffix `_l0`.
+    """Return the LSTMs of a graph as they run, in torch's layout without their suffix `_l0`.
 
     A converter leaves each either as an ONNX operator (gates i o f c; input and recurrent bias) or, where it
     runs over one frame, as Keras' products (gates i f c o, which is torch's order; one bias). Of those, the
@@ -139,10 +132,12 @@ def _shape(arrays: dict[str, Tensor], node: onnx.NodeProto) -> Sequence[int]:
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `DTLN` from the two ONNX graphs of its authors (`model_1.onnx`, which masks
-    magnitudes, and `model_2.onnx`, in that order or the other).
+    """Return arguments and state dict of `DTLN` from the two ONNX graphs of its authors.
 
-    Errors: ValueError where they are not that pair.
+    These are `model_1.onnx`, which masks magnitudes, and `model_2.onnx`, in that order or the other.
+
+    Raises:
+        ValueError: where they are not that pair.
     """
     if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
         raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")

@@ -1,14 +1,15 @@
-"""EAT: Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer" (IJCAI 2024).
+"""EAT, an encoder that is pretrained to predict embeddings of hidden patches and of clips.
 
-data2vec 2.0 (Baevski et al. 2023) on spectrograms, with a loss on the clip as a whole::
+Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer" (IJCAI 2024): data2vec 2.0
+(Baevski et al. 2023) on spectrograms, with a loss on the clip::
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256], fixed positions, cls token -> norm -> 12 post-norm blocks
       target: all patches, once a clip. What the MLP of each block adds, every channel normalised over the
         patches of the clip; the mean over the blocks, normalised over channels: y
       student: 16 views of a clip, each the visible patches of a mask of its own (inverse blocks, .8 hidden)
         -> in their places, noise of deviation .01 where patches are hidden
-        -> 6 x (x + gelu(layer norm(3 x 3 convolution, 16 groups))) -> linear: guesses of y
-    loss: |guess - y|^2 / sqrt(768), mean over hidden patches, + |cls - mean of y|^2 / sqrt(768)
+        -> 6 x (x + gelu(layer norm(3 x 3 convolution, 16 groups))) -> linear: predictions p
+    loss: |p - y|^2 / sqrt(768), mean over hidden patches, + |cls - mean of y|^2 / sqrt(768)
 
 The target's weights are the moving average of the student's, patch embedding included. 87,840,000 parameters
 are trained at size B, 85,254,144 of them the encoder's, which are also the target's (the paper: 88 M). The
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ from audiomask.nn.vit import Grid, PostBlock, ViT, take
 
 
 class ConvDecoder(nn.Module):
-    """Guesses of all places of a grid, `[B, N, C]` -> `[B, N, C]`, by `depth` convolutions `width` wide."""
+    """A stack of convolutions that predicts all places of a grid, `[B, N, C]` -> `[B, N, C]`."""
 
     def __init__(self, channels: int, width: int, depth: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class ConvDecoder(nn.Module):
         self.proj = nn.Linear(width, channels)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x.unflatten(1, grid)  # [B, time, freq, C]: to torch a channels-last picture
+        x = x.unflatten(1, grid)  # [B, time, freq, C]: to torch a channels-last image
         for conv in self.convs:
             y = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             y = F.gelu(F.layer_norm(y, y.shape[-1:]))
@@ -61,33 +63,28 @@ class ConvDecoder(nn.Module):
 
 
 class Eat(Latent):
-    """Student, target encoder and decoder, for pretraining.
+    """A student, a target encoder and a decoder, which are pretrained together.
 
     Args:
-        frames, bands, patch, width, depth, heads: of the encoders, see `ViT`; blocks are post-norm.
         decoder_width, decoder_depth, kernel, groups: of the convolutions. L has depth 3, kernel 5.
         noise: deviation of what stands for hidden patches. utterance: weight of the loss on the clip.
+        vit: both encoders', see `ViT`; blocks are post-norm.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
         decoder_width: int = 768,
         decoder_depth: int = 6,
         kernel: int = 3,
         groups: int = 16,
         noise: float = 0.01,
         utterance: float = 1.0,
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads, post_norm=True)
+        super().__init__(drop_path=0.0, post_norm=True, **vit)
         self.noise, self.utterance = noise, utterance
-        self.target = ViT(frames, bands, patch, width, depth, heads, post_norm=True).requires_grad_(False)
-        self.decoder = ConvDecoder(width, decoder_width, decoder_depth, kernel, groups)
+        self.target = ViT(post_norm=True, **vit).requires_grad_(False)
+        self.decoder = ConvDecoder(self.width, decoder_width, decoder_depth, kernel, groups)
         self.initialise()
         self.follow(0)
 
@@ -104,7 +101,7 @@ class Eat(Latent):
         return F.layer_norm(torch.stack(layers).mean(0).transpose(1, 2), (self.width,))
 
     def decode(self, tokens: Tensor, visible: Tensor, grid: Grid) -> Tensor:
-        """Guesses `[B, N, C]` of the embeddings of all places from `tokens [B, V, C]` of those `visible`."""
+        """Predict embeddings of all places, `[B, N, C]`, from `tokens [B, V, C]` of those visible."""
         whole = tokens.new_zeros(len(tokens), grid[0] * grid[1], self.width)
         if self.training:
             whole = whole.normal_(0, self.noise)
@@ -112,9 +109,9 @@ class Eat(Latent):
         return self.decoder(whole.scatter(1, index, tokens), grid)
 
     def _guesses(self, tokens: Tensor, visible: Tensor, hidden: Sequence[Tensor], grid: Grid) -> list[Tensor]:
-        """See `Latent.guesses`; from the encoder's `tokens [B R, 1 + V, C]`."""
-        guess = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
-        views, found = guess.unflatten(0, visible.shape[:2]), []
+        """Predict as `Latent.guesses` says from the encoder's `tokens [B R, 1 + V, C]`."""
+        predicted = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
+        views, found = predicted.unflatten(0, visible.shape[:2]), []
         for index in hidden:
             seen = views.expand(-1, index.shape[1], -1, -1).flatten(0, 1)
             found.append(take(seen, index.flatten(0, 1)).unflatten(0, index.shape[:2]))
@@ -124,7 +121,7 @@ class Eat(Latent):
         return self._guesses(self.encode(x, visible), visible, hidden, self.grid_of(x))
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
-        """See `Latent`. Beside the loss: its parts, `patch` and `utterance`, and the targets' `spread`."""
+        """Return `loss`, see `Latent`, its parts `patch` and `utterance`, and the targets' `spread`."""
         scale = math.sqrt(self.width)  # the sum over channels, over their root
         targets, tokens = self.targets(x), self.encode(x, visible)
         guesses = self._guesses(tokens, visible, hidden, self.grid_of(x))

@@ -1,7 +1,7 @@
-"""FRN: Nguyen, Nguyen and Khong, "Improving performance of real-time full-band blind packet-loss concealment
-with predictive network" (ICASSP 2023, arXiv 2211.04071).
+"""FRN, a packet-loss concealer that is not informed of the losses.
 
-It conceals what is missing without being told what that is, at 48 kHz, in frames of 960 at hop 480 (square
+Nguyen, Nguyen and Khong, "Improving performance of real-time full-band blind packet-loss concealment with
+predictive network" (ICASSP 2023, arXiv 2211.04071). It works at 48 kHz, in frames of 960 at hop 480 (square
 root of Hann, so the algorithmic latency is 20 ms; F = 480 bins, the lowest one passes untouched)::
 
     X, Re and Im side by side -> linear -> GELU -> blocks -> affine -> linear -> + X          E, the encoder
@@ -35,14 +35,14 @@ from torch import Tensor, nn
 from audiomask.frontend.bands import mel
 from audiomask.frontend.stft import Analysis, Synthesis
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Port, State, StreamingModel, recur
+from audiomask.streaming import Port, State, Steps, StreamingModel, recur
 
 AUTHORS_CLASS = "FRN"
 AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
 
 
 class Affine(nn.Module):
-    """A gain and an offset per channel, `[..., C]`."""
+    """Applies a gain and an offset per channel, `[..., C]` -> the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Affine(nn.Module):
 
 
 class Block(nn.Module):
-    """`x [T, B, C]`, state `(h, c)` of `[B, C]` each -> the same."""
+    """An LSTM and a feed-forward layer; x `[T, B, C]`, state `(h, c)` of `[B, C]` each."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`x [T, B, 2 F]`, states of the blocks -> the same."""
+    """A stack of blocks that adds to its input; x `[T, B, 2 F]`, the states of the blocks."""
 
     def __init__(self, width: int, channels: int, hidden: int, blocks: int, dropout: float) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Of magnitudes, those of the frames that follow."""
+    """Predicts the magnitudes of the frame that follows."""
 
     filters: Tensor
 
@@ -110,14 +110,15 @@ class Predictor(nn.Module):
         return F.linear(x, self.to_bins.weight, self.to_bins.bias).abs()
 
     def forward(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Many frames at once, `[T, B, F]`, and the state `[B, units]` each: the predictions of the frames
-        that follow each of them, and the next state.
+        """Predict the frame after each of many, `[T, B, F]`, and return the next state.
+
+        `h` and `c` are the state, `[B, units]` each.
         """
         x, (h, c) = self.lstm.layer(self._bands(magnitude), [h[None], c[None]])
         return self._bins(x), h[0], c[0]
 
     def frame(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same for one frame, `[B, F]`. No module is called: a `Scan` cannot hold one."""
+        """Predict the frame after one, `[B, F]`. No module is called: a `Scan` cannot hold one."""
         weights = [
             getattr(self.lstm, f"{kind}_l0") for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         ]
@@ -126,8 +127,9 @@ class Predictor(nn.Module):
 
 
 class Joiner(nn.Module):
-    """(Re E, Im E, P) of a frame -> what is added to (Re X, Im X), in two parts: `known` of the encoder's
-    output, and `predicted` of P, which adds to the imaginary part.
+    """Makes of (Re E, Im E, P) of a frame what is added to (Re X, Im X), in two parts.
+
+    `known` is made of the encoder's output, and `predicted` of P, which adds to the imaginary part.
     """
 
     def __init__(self, filters: int) -> None:
@@ -139,7 +141,7 @@ class Joiner(nn.Module):
         self.mix = nn.Conv1d(3 * filters, 2, 1, groups=2)
 
     def _filter(self, x: Tensor, inputs: slice) -> Tensor:
-        """`[N, n, F]`, n of the three inputs -> `[N, n filters, F]`."""
+        """Filter n of the three inputs, `[N, n, F]` -> `[N, n filters, F]`."""
         assert self.conv.bias is not None
         rows = slice(inputs.start * self.filters, inputs.stop * self.filters)
         x = F.pad(x, (4, 4), mode="reflect")
@@ -147,7 +149,7 @@ class Joiner(nn.Module):
         return F.leaky_relu(x, 0.2)
 
     def known(self, encoded: Tensor) -> Tensor:
-        """`[N, 2, F]` -> `[N, 2, F]`."""
+        """Return the part of the encoder's output, `[N, 2, F]` -> the same."""
         x, half = self._filter(encoded, slice(0, 2)), 3 * self.filters // 2
         re, im = self.mix.weight[:, None, :, 0]  # [1, half] each; the last `filters` of im belong to P
         y = torch.cat([re @ x[:, :half], im[:, : self.filters // 2] @ x[:, half:]], 1)
@@ -155,13 +157,13 @@ class Joiner(nn.Module):
         return y + self.mix.bias[:, None]
 
     def predicted(self, magnitude: Tensor) -> Tensor:
-        """`[N, F]` -> `[N, F]`."""
+        """Return the part of the prediction, `[N, F]` -> the same."""
         x = self._filter(magnitude[:, None], slice(2, 3))
         return (self.mix.weight[1, None, self.filters // 2 :, 0] @ x)[:, 0]
 
 
 class FRN(StreamingModel):
-    """Speech with gaps in, speech out, `[B, 1, T]` at 48 kHz. Gaps are of zeros, of any length.
+    """A concealer of gaps of zeros of any length in speech, `[B, 1, T]` at 48 kHz -> the same.
 
     Args:
         size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the
@@ -194,9 +196,9 @@ class FRN(StreamingModel):
     ):
         super().__init__()
         self.name, self.sample_rate = name, sample_rate
-        self.hop = self.delay = size // 2
         self.units, self.memory = units, memory
         self.analysis, self.synthesis = Analysis(size, size // 2), Synthesis(size, size // 2)
+        self.compose(self.analysis, self.synthesis)
         self.encoder = Encoder(size, units, hidden, blocks, dropout)
         self.predictor = Predictor(sample_rate, size, bands, memory)
         self.joiner = Joiner(filters)
@@ -212,23 +214,21 @@ class FRN(StreamingModel):
             return torch.zeros(batch, width, device=device, dtype=dtype)
 
         return {
-            "analysis": self.analysis.initial_state(batch, device, dtype),
+            **super().initial_state(batch, device, dtype),
             "encoder": tuple((zeros(self.units), zeros(self.units)) for _ in self.encoder.blocks),
             "predictor": (zeros(self.memory), zeros(self.memory)),
             "magnitude": zeros(self.hop),
-            "synthesis": self.synthesis.initial_state(batch, device, dtype),
         }
 
     def step(self, x, state, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        lowest, x = spectrum.split([1, self.hop], 3)
+        step = Steps(self, state)
+        lowest, x = step("analysis", x).split([1, self.hop], 3)
         y, after = (self._taught if self.alone else self._conceal)(x.permute(2, 0, 1, 3), state)
-        y = torch.cat([lowest, y.permute(1, 2, 0, 3)], 3)
-        y, synthesis = self.synthesis.step(y, state["synthesis"])
-        return y, {**state, **after, "analysis": analysis, "synthesis": synthesis}
+        y = step("synthesis", torch.cat([lowest, y.permute(1, 2, 0, 3)], 3))
+        return y, {**state, **after, **step.states}
 
     def _conceal(self, x: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
-        """X `[T, B, 2, F]` -> Y, and the states that change."""
+        """Return Y of X `[T, B, 2, F]`, and the states that change."""
         encoded, encoder = self.encoder(x.flatten(2), state["encoder"])
         y = x + self.joiner.known(encoded.reshape(-1, 2, self.hop)).reshape_as(x)
         re, im = y.unbind(2)
@@ -238,7 +238,7 @@ class FRN(StreamingModel):
         return torch.stack([re, im], 2), after
 
     def _taught(self, x: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
-        """X with the magnitudes that the predictor makes of those of X itself."""
+        """Return X with the magnitudes that the predictor makes of those of X itself."""
         magnitude = x.abs().sum(2)  # [T, B, F]
         before = torch.cat([state["magnitude"][None], magnitude[:-1]])
         predicted, *predictor = self.predictor(before, *state["predictor"])
@@ -248,8 +248,11 @@ class FRN(StreamingModel):
     def _frame(
         self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Of one frame: (|Y| of the frame before, the predictor's h and c), (|Re Y|, Im Y but for the
-        prediction) -> the same for the next frame, (Im Y,).
+        """Return what the next frame needs, and (Im Y,) of a frame.
+
+        Args:
+            carry: |Y| of the frame before, the predictor's h and c.
+            x: |Re Y|, and Im Y but for the prediction.
         """
         real, im = x
         magnitude, h, c = self.predictor.frame(*carry)
@@ -258,9 +261,10 @@ class FRN(StreamingModel):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `FRN` from the authors' state dict.
+    """Return arguments and state dict of `FRN` from the authors' state dict.
 
-    Errors: KeyError for a key that their network does not have.
+    Raises:
+        KeyError: for a key that their network does not have.
     """
     parts = {
         "predictor.lstm": "predictor.lstm", "predictor.expand_dim": "predictor.to_bands",

@@ -1,7 +1,7 @@
-"""GTCRN: Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP
-2024).
+"""GTCRN, a denoiser of 24 thousand parameters, which masks the spectrum.
 
-A U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
+Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP 2024). A
+U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
 
     |X|, Re X, Im X -> bands (the lowest 65 bins as they are, 64 ERB bands above) -> neighbours side by side
       -> conv, conv (stride 2 each: 129 -> 65 -> 33 bands) -> grouped blocks of dilation 1, 2, 5
@@ -28,16 +28,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, magnitude
+from audiomask.masks import gains
 from audiomask.nn.conv import Conv2d
+from audiomask.nn.masked import Masked
 from audiomask.nn.recurrent import GRU, PlainGRU
-from audiomask.streaming import Port, Sequential, State, Streaming, StreamingModel
+from audiomask.streaming import Residual, Sequential, Steps, Streaming
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "GTCRN", "MIT"
 
 
 def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
-    """Triangles `[bands, size // 2 + 1 - low]` over the bins from `low` up, their peaks evenly spaced in ERB
-    number, 21.4 log10(.00437 f + 1) (Glasberg and Moore 1990). Everywhere they sum to 1.
+    """Return triangles over the bins from `low` up, `[bands, bins - low]`, which sum to 1.
+
+    Their peaks are evenly spaced in ERB number, 21.4 log10(.00437 f + 1) (Glasberg and Moore 1990).
     """
     number = 21.4 * np.log10(0.00437 * np.array([low / size, 0.5]) * sample_rate + 1)
     hertz = (10 ** (np.linspace(number[0], number[1], bands) / 21.4) - 1) / 0.00437
@@ -47,7 +50,7 @@ def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class GroupedBlock(Streaming):
-    """`[B, C, T, F]` -> the same."""
+    """A block of which half of the channels pass, see above: `[B, C, T, F]` -> the same."""
 
     def __init__(self, channels: int, hidden: int, dilation: int, freqs: int) -> None:
         super().__init__()
@@ -63,26 +66,20 @@ class GroupedBlock(Streaming):
         )
         self.gru, self.gate_out = GRU(half, 2 * half), nn.Conv1d(2 * half, half, 1)
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return {
-            "depthwise": self.depthwise.initial_state(batch, device, dtype),
-            "gru": self.gru.initial_state(batch, device, dtype),
-        }
-
     def step(self, x, state, **constants):
+        step = Steps(self, state)
         x, passed = x.chunk(2, 1)
-        x, depthwise = self.depthwise.step(self.squeeze(x), state["depthwise"])
-        x = self.expand(x)
-        energy, gru = self.gru.step(x.square().mean(3), state["gru"])  # [B, 2 C, T]
+        x = self.expand(step("depthwise", self.squeeze(x)))
+        energy = step("gru", x.square().mean(3))  # [B, 2 C, T]
         x = x * self.gate_out(energy).sigmoid()[..., None]
         x = torch.stack([x, passed], 2).flatten(1, 2)  # channels of the two halves in turn
-        return x, {"depthwise": depthwise, "gru": gru}
+        return x, step.states
 
 
 class DualPath(Streaming):
-    """GRUs across frequency, both ways, then along time; each of two groups of channels on its own.
+    """Runs GRUs across frequency, both ways, then along time: `[B, C, T, F]` -> the same.
 
-    `[B, C, T, F]` -> the same.
+    Each of two groups of channels has its own.
     """
 
     def __init__(self, channels: int, freqs: int) -> None:
@@ -93,38 +90,30 @@ class DualPath(Streaming):
         self.along = nn.ModuleList(GRU(half, half, freqs=freqs) for _ in range(2))
         self.along_out, self.along_norm = nn.Linear(channels, channels), nn.LayerNorm(shape, eps=1e-8)
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return tuple(gru.initial_state(batch, device, dtype) for gru in self.along)  # type: ignore[operator]
-
     def step(self, x, state, **constants):
+        step = Steps(self, state)
         b, c, t, f = x.shape
         rows = x.permute(3, 0, 2, 1).reshape(f, b * t, c)
         y = torch.cat([gru(part)[0] for gru, part in zip(self.across, rows.chunk(2, 2), strict=True)], 2)
         y = self.across_out(y).reshape(f, b, t, c).permute(1, 2, 0, 3)  # [B, T, F, C]
         x = x + self.across_norm(y).permute(0, 3, 1, 2)
-        parts = [
-            gru.step(part, before)  # type: ignore[operator]
-            for gru, part, before in zip(self.along, x.chunk(2, 1), state, strict=True)
-        ]
-        y = torch.cat([part for part, _ in parts], 1).permute(0, 2, 3, 1)
-        x = x + self.along_norm(self.along_out(y)).permute(0, 3, 1, 2)
-        return x, tuple(after for _, after in parts)
+        parts = [step(f"along.{i}", part) for i, part in enumerate(x.chunk(2, 1))]
+        y = torch.cat(parts, 1).permute(0, 2, 3, 1)
+        return x + self.along_norm(self.along_out(y)).permute(0, 3, 1, 2), step.states
 
 
 def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) -> nn.Sequential:
     return nn.Sequential(conv(i, o, (1, 5), (1, 2), (0, 2), groups=groups), nn.BatchNorm2d(o), act)
 
 
-class GTCRN(StreamingModel):
-    """Noisy speech in, clean speech out, `[B, 1, T]` at 16 kHz.
+class GTCRN(Masked):
+    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
 
     Args:
         channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
             them. sample_rate: Hz. name: of the artifact.
     """
 
-    task = "enhance"
-    outputs = (Port("enhanced"),)
     dilations = (1, 2, 5)
     to_bands: Tensor
     to_bins: Tensor
@@ -144,9 +133,6 @@ class GTCRN(StreamingModel):
                 f"{low} bins and {bands} bands: their sum must be 4 n + 1, to be halved twice and restored"
             )
         self.name, self.sample_rate, self.low = name, sample_rate, low
-        self.hop = self.delay = size // 2
-        self.analysis = Analysis(size, size // 2)
-        self.synthesis = Synthesis(size, size // 2)
         erb = erb_bands(low, bands, size, sample_rate)
         self.register_buffer("to_bands", erb.mT.contiguous())
         self.register_buffer("to_bins", erb.clone())
@@ -164,55 +150,28 @@ class GTCRN(StreamingModel):
             ]
         )
 
-    def _remembering(self) -> dict[str, Streaming]:
-        blocks = {"analysis": self.analysis, "paths": self.paths, "synthesis": self.synthesis}
-        for name in ("encoder", "decoder"):
-            for i, block in enumerate(getattr(self, name)):
-                if isinstance(block, Streaming):
-                    blocks[f"{name}{i}"] = block
-        return blocks
+        net: Streaming = self.paths
+        for encode, decode in zip(reversed(self.encoder), self.decoder, strict=True):
+            net = Sequential(encode, Residual(net), decode)
+        self.between(Analysis(size, size // 2), net, Synthesis(size, size // 2))
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return {k: part.initial_state(batch, device, dtype) for k, part in self._remembering().items()}
-
-    def mask(self, spectrum: Tensor, state: State) -> tuple[Tensor, dict[str, State]]:
-        """`[B, 2, T, F]` -> the complex mask `[B, 2, T, F]` and the states of what lies between the
-        transforms.
-        """
-        x = torch.cat([magnitude(spectrum), spectrum], 1)  # [B, 3, T, F]
+    def features(self, spectrum: Tensor) -> Tensor:
+        """Return three numbers a band, and those of its neighbours, `[B, 9, T, bands]`."""
+        x = torch.cat([magnitude(spectrum), spectrum], 1)
         x = torch.cat([x[..., : self.low], x[..., self.low :] @ self.to_bands], 3)
         near = F.pad(x, (1, 1))
-        x = torch.stack([near[..., :-2], x, near[..., 2:]], 2).flatten(1, 2)  # [B, 9, T, bands]
-        after, skips = {}, []
-        for i, layer in enumerate(self.encoder):
-            if isinstance(layer, Streaming):
-                x, after[f"encoder{i}"] = layer.step(x, state[f"encoder{i}"])
-            else:
-                x = layer(x)
-            skips.append(x)
-        x, after["paths"] = self.paths.step(x, state["paths"])
-        for i, layer in enumerate(self.decoder):
-            x = x + skips.pop()
-            if isinstance(layer, Streaming):
-                x, after[f"decoder{i}"] = layer.step(x, state[f"decoder{i}"])
-            else:
-                x = layer(x)
-        return torch.cat([x[..., : self.low], x[..., self.low :] @ self.to_bins], 3), after
+        return torch.stack([near[..., :-2], x, near[..., 2:]], 2).flatten(1, 2)
 
-    def step(self, x, state, **constants):
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        mask, after = self.mask(spectrum, state)
-        (a, b), (re, im) = spectrum.split(1, 1), mask.split(1, 1)
-        y, synthesis = self.synthesis.step(
-            torch.cat([a * re - b * im, b * re + a * im], 1), state["synthesis"]
-        )
-        return y, {**after, "analysis": analysis, "synthesis": synthesis}
+    def estimate(self, mask, spectrum, **constants):
+        mask = torch.cat([mask[..., : self.low], mask[..., self.low :] @ self.to_bins], 3)
+        return gains.multiply(mask, spectrum)
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `GTCRN` from the authors' state dict.
+    """Return arguments and state dict of `GTCRN` from the authors' state dict.
 
-    Errors: KeyError for a key that their network does not have.
+    Raises:
+        KeyError: for a key that their network does not have.
     """
     new = {"to_bands": state["erb.erb_fc.weight"].mT, "to_bins": state["erb.ierb_fc.weight"].mT}
     blocks = {"en_convs": "encoder", "de_convs": "decoder"}

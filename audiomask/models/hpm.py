@@ -1,6 +1,6 @@
-"""HPM: Wang et al., "Hard Patches Mining for Masked Image Modeling" (CVPR 2023), on spectrograms.
+"""HPM, a masked autoencoder that says how hard each patch is, and gets the hard ones.
 
-An autoencoder that also says how hard each patch is to guess, and is given the hard ones to guess::
+Wang et al., "Hard Patches Mining for Masked Image Modeling" (CVPR 2023), on spectrograms::
 
     encoder (as Audio-MAE's), visible patches -+-> decoder ---------> values of the hidden patches
                                                +-> loss predictor --> one number for each patch, y
@@ -24,7 +24,7 @@ what one linear output is. Its logarithms have 1e-6 added; ours are exact.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ from audiomask.nn.vit import EPS, Block, take
 
 
 def ranking(predicted: Tensor, errors: Tensor) -> Tensor:
-    """The loss above, of `predicted [B, M]` for patches of reconstruction losses `errors [B, M]`."""
+    """Return the loss above of `predicted [B, M]` for patches whose losses are `errors [B, M]`."""
     harder = errors[:, :, None] > errors[:, None]
     pairs = harder | harder.mT
     difference = (predicted[:, :, None] - predicted[:, None]).float()
@@ -44,32 +44,24 @@ def ranking(predicted: Tensor, errors: Tensor) -> Tensor:
 
 
 class HPM(AudioMae):
-    """Encoder, decoder and loss predictor, for pretraining.
+    """An encoder, a decoder and a loss predictor, which are pretrained together.
 
     Args:
-        predictor_depth: blocks of the loss predictor. The others are `AudioMae`'s; the encoder's layers are
-            not mixed.
+        predictor_depth: blocks of the loss predictor.
+        decoder, decoder_width, decoder_depth, decoder_heads, mae: `AudioMae`'s; the encoder's layers are not
+            mixed.
     """
 
     def __init__(
         self,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
+        predictor_depth: int = 8,
         decoder: Literal["window", "global", "cross"] = "global",
         decoder_width: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
-        window: int = 4,
-        predictor_depth: int = 8,
+        **mae: Any,
     ) -> None:
-        super().__init__(
-            frames, bands, patch, width, depth, heads, decoder, decoder_width, decoder_depth, decoder_heads,
-            window,
-        )  # fmt: skip
+        super().__init__(decoder, decoder_width, decoder_depth, decoder_heads, mixes=False, **mae)
         self.predictor_blocks = nn.ModuleList(
             Block(decoder_width, decoder_heads) for _ in range(predictor_depth)
         )
@@ -78,7 +70,7 @@ class HPM(AudioMae):
         self.initialise()
 
     def predict(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
-        """How hard each patch is, `[B, T F]`, from the encoder's `features` of the patches `visible`."""
+        """Predict how hard each patch is, `[B, T F]`, from the `features` of those `visible`."""
         y = self.decoder_embed(tokens)
         place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
         first = y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype)
@@ -88,25 +80,25 @@ class HPM(AudioMae):
         return self.predictor_pred(self.predictor_norm(x[:, 1:]))[:, :, 0].float()
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """As `AudioMae`, and how hard the patches `hidden` are said to be, `[B, M]`."""
+        """Return what `AudioMae` does, and how hard the patches `hidden` are said to be, `[B, M]`."""
         grid, tokens = self.grid_of(x), self.features(x, visible)
         guess = self.decode(tokens, visible, hidden, grid)
         hardness = self.predict(tokens, visible, grid).gather(1, hidden)
         return guess, normalised(take(self.patches(x).float(), hidden)), hardness
 
     def guidance(self, errors: Tensor, hardness: Tensor) -> Tensor:
-        """What is added to the loss, from the losses `errors [B, M]` of the hidden patches (no gradient)."""
+        """Return the predictor's loss from the hidden patches' own, `errors [B, M]`."""
         return ranking(hardness, errors)
 
     @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
-        """How hard the patches of `x [B, frames, bands]` are, `[B, time, freq]`; all of them are seen."""
+        """Predict how hard the patches of `x [B, frames, bands]`, all seen, are: `[B, time, freq]`."""
         grid = self.grid_of(x)
         everything = torch.arange(grid[0] * grid[1], device=x.device).expand(len(x), -1)
         return self.predict(self.features(x), everything, grid).view(-1, *grid)
 
     def teacher(self) -> HPM:
-        """A copy, without the decoder, whose `scores` are asked for and which is not trained."""
+        """Return a copy without the decoder, which is not trained, and is asked for its `scores`."""
         teacher = copy.deepcopy(self)
         del teacher.decoder_blocks, teacher.decoder_norm, teacher.decoder_pred
         return teacher.requires_grad_(False).eval()

@@ -1,6 +1,7 @@
-"""NSNet2-PLC: the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
-Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020) that is told which
-packets are lost.
+"""NSNet2-PLC, a packet-loss concealer that is informed of the losses.
+
+It is the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
+Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020).
 
 One frame (hop 10 ms, window 20 ms, square root of Hann; F = 161 bins at 16 kHz)::
 
@@ -33,13 +34,13 @@ from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.nn.recurrent import GRU, ONNX_ORDER
-from audiomask.streaming import Delay, Port, State, StreamingModel
+from audiomask.streaming import Context, Delay, Port, State, Steps, StreamingModel, whole
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 
 
 class NSNet2PLC(StreamingModel):
-    """Speech with gaps and what is lost of it in, speech out, `[B, 1, T]` each, at 16 kHz.
+    """A concealer of speech; the sound, what is lost of it, and the output are `[B, 1, T]`.
 
     Args:
         size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
@@ -65,10 +66,11 @@ class NSNet2PLC(StreamingModel):
     ):
         super().__init__()
         first, second, third, fourth = units
-        self.name, self.sample_rate, self.tail, self.units = name, sample_rate, tail, tuple(units)
-        self.hop = self.delay = size // 2
-        self.analysis, self.synthesis = Analysis(size, self.hop), Synthesis(size, self.hop)
-        self.wait = Delay(self.hop, 1)
+        self.name, self.sample_rate, self.tail = name, sample_rate, tail
+        self.analysis, self.synthesis = Analysis(size, size // 2), Synthesis(size, size // 2)
+        self.compose(self.analysis, self.synthesis)
+        self.wait = Delay(whole(self.delay), 1)
+        self.lost, self.replaced = Context(1, 0, 1), Context(1, 0, 1)
         self.register_buffer("fades", window("hann", size).unflatten(0, (2, self.hop)), persistent=False)
         bins = self.hop + 1
         self.enter = nn.Linear(5 * bins, first)
@@ -78,48 +80,27 @@ class NSNet2PLC(StreamingModel):
             nn.Linear(fourth, 3 * bins),
         )  # fmt: skip
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        def zeros(width: int) -> Tensor:
-            return torch.zeros(batch, width, device=device, dtype=dtype)
-
-        blocks = ("analysis", "synthesis", "wait")
-        return {name: getattr(self, name).initial_state(batch, device, dtype) for name in blocks} | {
-            "gru1": zeros(self.units[0]),
-            "gru2": zeros(self.units[1]),
-            "lost": zeros(1),  # share of the last hop
-            "replaced": zeros(1),  # 1 if the last frame was
-        }
-
     def step(self, x, state, lost=None, **constants):
-        after = {}
-
-        def run(name: str, value: Tensor) -> Tensor:
-            value, after[name] = getattr(self, name).step(value, state[name])
-            return value
-
+        step = Steps(self, state)
         lost = torch.zeros_like(x) if lost is None else (lost > 0.5).to(x.dtype)
         x = torch.where(lost > 0, 0.0, x)
-        spectrum = run("analysis", x)  # [B, 2, T, F]
-        later = lost.reshape(x.shape[0], -1, self.hop).mean(2)  # [B, T], of each frame
-        halves = torch.cat([state["lost"], later], 1)
-        earlier, after["lost"] = halves[:, :-1], halves[:, -1:]
-        estimate = self._estimate(spectrum, earlier, later, state, after)
+        spectrum = step("analysis", x)  # [B, 2, T, F]
+        later = lost.unflatten(2, (-1, self.hop)).mean(3)  # [B, 1, T]: fractions of hops
+        earlier = step("lost", later)[:, :, :-1]
+        estimate = self._estimate(spectrum, torch.cat([earlier, later], 1), state, step.states)
 
         gap = later + earlier if self.tail else later
-        gap = torch.cat([state["replaced"], (gap > 0).to(x.dtype)], 1)
-        after["replaced"] = gap[:, -1:]
-        y = run("synthesis", estimate * gap[:, None, 1:, None])
-        fall, rise = gap[:, :-1, None] * self.fades[1], gap[:, 1:, None] * self.fades[0]
-        return (1 - (fall + rise).reshape(x.shape)) * run("wait", x) + y, after
+        gap = step("replaced", (gap > 0).to(x.dtype))[..., None]  # [B, 1, 1 + T, 1]
+        y = step("synthesis", estimate * gap[:, :, 1:])
+        fall, rise = gap[:, :, :-1] * self.fades[1], gap[:, :, 1:] * self.fades[0]
+        return (1 - (fall + rise).reshape(x.shape)) * step("wait", x) + y, step.states
 
-    def _estimate(
-        self, spectrum: Tensor, earlier: Tensor, later: Tensor, state: State, after: dict[str, State]
-    ) -> Tensor:
-        """What the network takes each frame of `[B, 2, T, F]` for. Shares that are lost: `[B, T]`."""
+    def _estimate(self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]) -> Tensor:
+        """Estimate frames `[B, 2, T, F]` of whose halves the fractions `halves [B, 2, T]` are lost."""
         p = power(spectrum)
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
         re, im = (spectrum * safe.rsqrt()).split(1, 1)
-        halves = torch.stack([earlier, later], 1)[..., None].expand(-1, -1, -1, p.shape[3])
+        halves = halves[..., None].expand(-1, -1, -1, p.shape[3])
         # A sum over 161 logarithms of silence, -12 each, would be so large that float32 rounds it to 1e-4 and
         # worse: the level of a frame stays out of it and is put back, W l = W (l - m) + m W 1.
         level = p.clamp_min(1e-12).log10()
@@ -130,8 +111,8 @@ class NSNet2PLC(StreamingModel):
         ones = self.enter.weight[:, : p.shape[3]].sum(1, dtype=torch.float64).to(x.dtype)
         x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):
-            x, (end,) = getattr(self, name).layer(x, [state[name][None]])
-            after[name] = end[0]
+            x, (end,) = getattr(self, name).layer(x, [state[name]["h0"][None]])
+            after[name] = {"h0": end[0]}
         x = self.leave(x).sigmoid().unflatten(2, (3, -1)).permute(1, 2, 0, 3)  # [B, 3, T, F]
         magnitude = 10.0 ** (7.86 * x[:, :1] - 6)
         sin, cos = (2 * x[:, 1:] - 1).split(1, 1)
@@ -139,9 +120,10 @@ class NSNet2PLC(StreamingModel):
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and state dict of `NSNet2PLC` from the challenge's graph.
+    """Return arguments and state dict of `NSNet2PLC` from the challenge's graph.
 
-    Errors: ValueError where its layers are others.
+    Raises:
+        ValueError: where its layers are others.
     """
     (graph,) = graphs
     arrays = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}

@@ -1,4 +1,4 @@
-"""A vision transformer that tags sound as it comes: `ViTTagger` with its front end, on samples.
+"""A vision transformer that tags sound as it comes: `ViTTagger` with its front end.
 
     samples -> Kaldi fbank -> a column of patches every 16 frames (.16 s), embedded once
             -> the last `window` columns, kept as state -> transformer over them at each hop
@@ -11,8 +11,8 @@
 Output n is made from the columns that are complete at the end of hop n; none of it waits for what comes
 after, so there is no delay. Until the window is full, the places that nothing has come to are left out of
 attention and of the mean, and the columns that are there have the positions of the first ones. So the output
-is what `ViTTagger` makes of the clip up to here: of a picture of whole patches, `LogMel(frames=0)`. Later it
-is what `ViTTagger` makes of the last `window` columns alone. Audio-MAE takes the mean off the whole clip
+is what `ViTTagger` makes of the clip up to here: of a spectrogram of whole patches, `LogMel(frames=0)`. Later
+it is what `ViTTagger` makes of the last `window` columns alone. Audio-MAE takes the mean off the whole clip
 first, which changes nothing: `Fbank` takes it off every frame.
 
 Names and shapes of the weights are `ViTTagger`'s.
@@ -21,7 +21,7 @@ Names and shapes of the weights are `ViTTagger`'s.
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,15 +32,15 @@ from audiomask.streaming import Delay, Port, Sequential, State, StreamingModel
 
 
 class Tagger(ViTTagger, StreamingModel):
-    """`[B, 1, T]` samples -> `probabilities [B, classes, T / hop]`, `embedding [B, width, T / hop]`.
+    """A tagger of samples `[B, 1, T]`, which puts out probabilities and embeddings.
 
-    Both are 0 before the first column is complete.
+    These are `[B, classes, T / hop]` and `[B, width, T / hop]`, 0 before the first column is complete.
 
     Args:
-        frontend: makes the pictures, as in training; its `frames` do not matter.
-        window: columns that it hears at a time, at most those of `frames`; 0: as many.
+        frontend: makes the spectrograms, as in training; its `frames` do not matter.
+        window: columns that it sees at a time, at most those of `frames`; 0: as many.
         every: columns in a hop; 6 are .96 s.
-        The others are `ViTTagger`'s.
+        net: `ViTTagger`'s.
     """
 
     task = "tag"
@@ -50,28 +50,16 @@ class Tagger(ViTTagger, StreamingModel):
         self,
         classes: int,
         frontend: LogMel,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        drop_path: float = 0.0,
-        labels: list[str] | None = None,
-        exclusive: bool = False,
-        post_norm: bool = False,
-        pool: Literal["mean", "cls"] = "mean",
         window: int = 0,
         every: int = 6,
         name: str = "tagger",
+        **net: Any,
     ) -> None:
-        super().__init__(
-            classes, frames, bands, patch, width, depth, heads, drop_path, labels, exclusive, post_norm, pool
-        )
-        if (frontend.bands, frontend.patch) != (bands, patch):
+        super().__init__(classes, **net)
+        if (frontend.bands, frontend.patch) != (self.bands, self.patch):
             raise ValueError(
                 f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the network "
-                f"{bands} and {patch}; make them equal"
+                f"{self.bands} and {self.patch}; make them equal"
             )
         self.window = window or self.grid[0]
         if not 0 < every < self.window <= self.grid[0]:
@@ -82,16 +70,16 @@ class Tagger(ViTTagger, StreamingModel):
         self.name, self.sample_rate, self.every = name, frontend.sample_rate, every
         self.mean, self.std = frontend.mean, frontend.std
         fbank = frontend.fbank
-        column = patch * fbank.hop
+        column = self.patch * fbank.hop
         wait = -int(fbank.delay) % column  # so that columns end where hops do
         self.fbank = Sequential({"wait": Delay(wait, 1), "fbank": fbank})
-        self.late = self.fbank.lag_out // patch  # columns
+        self.late = self.fbank.lag_out // self.patch  # columns
         self.hop = every * column
         rate, span = Fraction(1, self.hop), self.window * column + fbank.length - fbank.hop
-        names = tuple(labels or (f"class {i}" for i in range(classes)))
+        names = tuple(self.labels or (f"class {i}" for i in range(classes)))
         self.outputs = (
             Port("probabilities", type="probabilities", rate=rate, channels=classes, labels=names, span=span),
-            Port("embedding", type="embedding", rate=rate, channels=width, span=span),
+            Port("embedding", type="embedding", rate=rate, channels=self.width, span=span),
         )
 
     forward = StreamingModel.forward  # type: ignore[assignment]
@@ -107,8 +95,8 @@ class Tagger(ViTTagger, StreamingModel):
     def step(self, x, state, **constants):
         batch, window, bands = x.shape[0], self.window, self.grid[1]
         mel, fbank = self.fbank.step(x, state["fbank"])
-        picture = (mel[:, 0] - self.mean) / (2 * self.std)
-        new = self.patch_embed(self.patches(picture)).reshape(batch, -1, bands * self.width)
+        mel = (mel[:, 0] - self.mean) / (2 * self.std)
+        new = self.patch_embed(self.patches(mel)).reshape(batch, -1, bands * self.width)
         columns = torch.cat([state["ring"], new], 1)
         hops = new.shape[1] // self.every
         hop = torch.arange(hops, device=x.device)
@@ -116,16 +104,17 @@ class Tagger(ViTTagger, StreamingModel):
         # [B, hops]: columns of the window that there are
         count = ((state["seen"][:, None] + hop + 1) * self.every - self.late).clamp(0, window)
         tokens = columns[:, hop[:, None] * self.every + slot]  # [B, hops, window, bands C]
-        pooled = self._hear(tokens.flatten(0, 1), count.flatten())
+        pooled = self._pool_columns(tokens.flatten(0, 1), count.flatten())
         y = self.probabilities(self.head(pooled))
         heard = (count > 0)[:, None]
         after = {"fbank": fbank, "ring": columns[:, self.every - window :], "seen": state["seen"] + hops}
         parts = (part.reshape(batch, -1, part.shape[1]).transpose(1, 2) * heard for part in (y, pooled))
         return tuple(parts), after
 
-    def _hear(self, columns: Tensor, count: Tensor) -> Tensor:
-        """Embedded columns `[N, window, bands C]`, of which the last `count [N]` are there: `[N, C]`, the
-        normalised mean of their tokens, or the cls token.
+    def _pool_columns(self, columns: Tensor, count: Tensor) -> Tensor:
+        """Return the normalised mean of the tokens, or the cls token, `[N, C]`.
+
+        Of the embedded `columns [N, window, bands C]` the last `count [N]` are there.
         """
         window, bands = self.window, self.grid[1]
         absent = window - count[:, None]

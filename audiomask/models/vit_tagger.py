@@ -1,11 +1,11 @@
-"""A vision transformer that tags clips: what a pretrained encoder, such as Audio-MAE's, is fine-tuned to.
+"""A vision transformer that tags clips; fine-tuned from an encoder such as Audio-MAE's.
 
     [B, frames, bands] -> patches -> ViT (nn.vit) -> mean of the patches' tokens -> norm -> linear to classes
 
 85,659,407 parameters at size B with the 527 classes of AudioSet, as published; the fixed positions are no
 parameters. Names and shapes are those of timm's `VisionTransformer` with `global_pool="avg"`.
 
-It is trained on pictures of whole clips. `models.tagger` is the same network with its front end, on samples.
+It is trained on spectrograms of whole clips. `models.tagger` is this network with its front end, on samples.
 """
 
 from __future__ import annotations
@@ -24,47 +24,41 @@ AUTHORS_CLASS, AUTHORS_LICENCE, AUTHORS_FRONTEND = "ViTTagger", AUDIO_MAE_LICENC
 
 
 class ViTTagger(ViT):
-    """`[B, frames, bands]` log-mel -> `[B, classes]` logits.
+    """A tagger of spectrograms, `[B, frames, bands]` log-mel -> `[B, classes]` logits.
 
     Args:
         classes: how many. labels: their names in order, kept with the weights; or none.
         exclusive: a clip has one label, so probabilities are a softmax; else any number, a sigmoid each.
         pool: what is classified: the mean of the patches' tokens, or the cls token, as EAT does.
-        The others are `ViT`'s.
+        vit: `ViT`'s.
     """
 
-    streams_as = "audiomask.models.tagger.Tagger"
+    parts = {"": "audiomask.models.tagger.Tagger"}
 
     def __init__(
         self,
         classes: int,
-        frames: int = 1024,
-        bands: int = 128,
-        patch: int = 16,
-        width: int = 768,
-        depth: int = 12,
-        heads: int = 12,
-        drop_path: float = 0.0,
         labels: list[str] | None = None,
         exclusive: bool = False,
-        post_norm: bool = False,
         pool: Literal["mean", "cls"] = "mean",
+        **vit: Any,
     ) -> None:
-        super().__init__(frames, bands, patch, width, depth, heads, drop_path, post_norm)
+        super().__init__(**vit)
         if labels is not None and len(labels) != classes:
             raise ValueError(f"{len(labels)} labels for {classes} classes")
         self.labels, self.exclusive, self.pool = labels, exclusive, pool
-        self.fc_norm, self.head = nn.LayerNorm(width, EPS), nn.Linear(width, classes)
+        self.fc_norm, self.head = nn.LayerNorm(self.width, EPS), nn.Linear(self.width, classes)
         self.initialise()
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     def features(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """`[B, frames, bands]` -> normalised tokens `[B, 1 + V, C]`, the cls token first."""
+        """Return normalised tokens `[B, 1 + V, C]` of `[B, frames, bands]`, the cls token first."""
         return self.fc_norm(self.encode(x, visible))
 
     def pooled(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
-        """The mean of the tokens of the patches `visible [B, V]` (all if None), or the cls token, normalised:
-        `[B, C]`. `keys`: see `ViT.encode`.
+        """Return the normalised mean of the tokens, or the cls token, `[B, C]`.
+
+        `visible [B, V]`: the patches that are seen, all if None; `keys`: see `ViT.encode`.
         """
         tokens = self.encode(x, visible, keys)
         return self.fc_norm(tokens[:, 1:].mean(1) if self.pool == "mean" else tokens[:, 0])
@@ -73,20 +67,23 @@ class ViTTagger(ViT):
         return self.head(self.pooled(x, visible, keys))
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """`[..., classes]` -> the same."""
+        """Return the probabilities `[..., classes]` of logits of that shape."""
         return logits.softmax(-1) if self.exclusive else logits.sigmoid()
 
 
 def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Arguments and tensors of a fine-tuned checkpoint of Audio-MAE, or of timm's port of it."""
+    """Return arguments and tensors of a fine-tuned checkpoint of Audio-MAE, or of timm's port."""
     return {**encoder_arguments(source), "classes": len(source["head.weight"])}, dict(source)
 
 
 def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
-    """Put the encoder of `state` (a pretrained model's, or timm's) into `model`; its head stays as it is.
+    """Put the encoder of `state`, a pretrained model's or timm's, into `model`.
 
     Positions come with it where they are for clips of the model's length; for others the fixed ones are the
-    same. ValueError for other positions than those, and where weights do not fit.
+    same.
+
+    Raises:
+        ValueError: for positions that are not the fixed ones, and where weights do not fit.
     """
     parts = ("cls_token", "patch_embed.", "norm_pre.", "blocks.")
     own = {"pos_embed"} | {key for key in model.state_dict() if key.startswith(parts)}

@@ -1,4 +1,4 @@
-"""The network that our own models share: from features of a frame to complex masks, over frequency and time.
+"""The network that our own models share, from features of frames to complex masks.
 
 The family is that of FastEnhancer (recurrent units shared by all bands, attention across bands inside a
 frame; arXiv 2509.21867) with a full-band recurrence added, which tells all bands what the others went
@@ -18,14 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audiomask.masks import gains
 from audiomask.nn.attention import attend_all
 from audiomask.nn.recurrent import GRU
+from audiomask.streaming import Streaming
 
 STRIDE = 4  # bins of a band after the first convolution
 
 
 class Block(nn.Module):
-    """A GRU over time, shared by the bands, then attention across the bands of each frame; both residual.
+    """A GRU over time, shared by the bands, then attention across the bands; both residual.
 
     Shape: rows `x [T B bands, C]`, state `h [B, bands C]` -> the same. Rows make each linear
     layer one product.
@@ -44,7 +46,7 @@ class Block(nn.Module):
         self.out_norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor, h: Tensor, frames: int, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`skip [T, B, 1]` is 1 where the state has to stay as it is."""
+        """Return x and h after `frames` frames; `skip [T, B, 1]` is 1 where h has to stay as it is."""
         c = x.shape[1]
         skip = None if skip is None else skip.repeat_interleave(self.bands, 1)
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)], skip)
@@ -55,7 +57,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """`x + relu(norm(conv3(x)))` over frequency; `[N, C, F]`."""
+    """Adds relu(norm(conv3(x))) to x over frequency, `[N, C, F]` -> the same."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -66,9 +68,11 @@ class Residual(nn.Module):
         return x + F.relu(self.norm(self.conv(x)))
 
 
-class BandNet(nn.Module):
-    """Complex masks for the bins of each frame. A model derives from it, and takes its features through
-    `self.encode`, which it normalises, in its own `step`.
+class BandNet(Streaming):
+    """Makes complex masks for the bins of each frame.
+
+    A model derives from it, and takes its features through `self.encode`, which it normalises, in its own
+    `step`.
 
     Args:
         features: channels that the first convolution sees. bins: of a frame. masks: how many.
@@ -84,13 +88,13 @@ class BandNet(nn.Module):
         features: int,
         bins: int,
         masks: int,
-        channels: int,
-        bands: int,
-        blocks: int,
-        heads: int,
-        convs: int,
-        full: int,
-        squeeze: int,
+        channels: int = 32,
+        bands: int = 32,
+        blocks: int = 3,
+        heads: int = 4,
+        convs: int = 1,
+        full: int = 128,
+        squeeze: int = 64,
     ):
         super().__init__()
         self.channels, self.bands, self.full, self.bins = channels, bands, full, bins
@@ -121,9 +125,11 @@ class BandNet(nn.Module):
     def masks(
         self, x: Tensor, state: dict[str, Tensor], frames: int, skip: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rows of bands, time first, `[T B, C, bins / 4]` -> masks `[B, 2 masks, T, bins]`, real and
-        imaginary part of each, and the state. `skip [T, B, 1]` is 1 for frames before the signal, which must
-        leave the state alone."""
+        """Return masks `[B, 2 masks, T, bins]`, real and imaginary part of each, and the next state.
+
+        `x [T B, C, bins / 4]` has rows of bands, time first; `skip [T, B, 1]` is 1 for frames before the
+        signal, which must leave the state alone.
+        """
         new = {}
         for layer in self.encoder:
             x = layer(x)
@@ -145,4 +151,4 @@ class BandNet(nn.Module):
         masks = coded.shape[1] // (2 * STRIDE)
         z = coded.reshape(frames, -1, masks, 2, STRIDE, self.bins // STRIDE)
         z = z.permute(1, 2, 3, 0, 5, 4).reshape(-1, masks, 2, frames, self.bins)
-        return (z / (1 + z.square().sum(2, keepdim=True) / 4).sqrt()).flatten(1, 2), new
+        return gains.bounded(z, 2.0, 2).flatten(1, 2), new

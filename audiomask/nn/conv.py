@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiomask.streaming import State, Streaming
+from audiomask.streaming import State, Streaming, simplest
 
 
 class _Conv(Streaming):
@@ -195,8 +195,7 @@ class ConvTranspose1d(Streaming):
         self.overlap = max(0, kernel_size - stride)
         self.gap = max(0, stride - kernel_size)
         self.rate = Fraction(stride)
-        delay = Fraction(trim, stride)
-        self.delay = int(delay) if delay.denominator == 1 else delay
+        self.delay = simplest(Fraction(trim, stride))
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         if not self.overlap:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,29 +27,63 @@ SHUT = 1e4  # sigmoid(-1e4) = 0 and sigmoid(1e4) = 1 in float32, whatever is add
 ONNX_ORDER = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}  # ONNX's gates in terms of torch's: z r n; i o f g
 
 
-def _onnx_layer(
-    operator: str, x: Tensor, start: Sequence[Tensor], weights: Sequence[Sequence[Tensor]]
-) -> tuple[Tensor, list[Tensor]]:
-    """The ONNX operator over x `[T, N, C]`, `start` `[D, N, H]` each, `weights` (w, r, bias, bias) of each
-    of the D directions -> (y `[T, D, N, H]`, end `[D, N, H]` each).
+def _onnx_weights(operator: str, weights: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Return w `[D, G H, C]`, r `[D, G H, H]` and the bias `[D, 2 G H]`, where there is one, in ONNX's order.
+
+    `weights` are (w, r, bias, bias) of each of the D directions, in torch's order of the G gates.
     """
-    hidden = start[0].shape[-1]
-    order = ONNX_ORDER[operator]
+    order = list(ONNX_ORDER[operator])
 
     def reorder(parameter: Tensor) -> Tensor:
-        return parameter.reshape(len(order), hidden, -1)[list(order)].reshape(len(order) * hidden, -1)
+        return parameter.unflatten(0, (len(order), -1))[order].flatten(0, 1)
 
     w, r, *biases = (torch.stack([reorder(p) for p in group]) for group in zip(*weights, strict=True))
-    bias = torch.cat([b[:, :, 0] for b in biases], 1) if biases else None
-    attrs: dict = {"hidden_size": hidden, "direction": "bidirectional" if len(weights) == 2 else "forward"}
+    return [w, r, torch.cat(biases, 1)] if biases else [w, r]
+
+
+def _names(module: Any, i: int) -> list[list[str]]:
+    """Return the names of w, r and the biases of layer `i`, by direction."""
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
+    suffixes = ("", "_reverse") if getattr(module, "bidirectional", False) else ("",)
+    return [[f"{kind}_l{i}{suffix}" for kind in kinds] for suffix in suffixes]
+
+
+@torch.no_grad()
+def prepare_export(model: nn.Module) -> None:
+    """Give every recurrent layer of `model` its weights as the ONNX operator takes them, too.
+
+    Traced, their rearrangement would be half of an export's work, only to be folded to constants at its end.
+    """
+    for module in model.modules():
+        if isinstance(module, PlainGRU | PlainLSTM | _Recurrent):
+            for i in range(module.num_layers):
+                weights = [[getattr(module, name) for name in names] for names in _names(module, i)]
+                for j, value in enumerate(_onnx_weights(module.mode, weights)):
+                    module.register_buffer(f"onnx{j}_l{i}", value, persistent=False)
+
+
+def _onnx_layer(
+    module: Any, i: int, x: Tensor, start: Sequence[Tensor], shut: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
+    """Run layer `i` of `module` as its ONNX operator over x `[T, N, C]` from `start` `[D, N, H]` each.
+
+    Its weights are those of `prepare_export`; `shut` `[G]`, in torch's order, weighs one more input. Returns
+    y `[T, D, N, H]` and the end states `[D, N, H]`.
+    """
+    hidden, operator = start[0].shape[-1], module.mode
+    w, r, *bias = (getattr(module, f"onnx{j}_l{i}") for j in range(3 if module.bias else 2))
+    if shut is not None:
+        column = torch.stack([shut[k] for k in ONNX_ORDER[operator]]).repeat_interleave(hidden)
+        w = torch.cat([w, column[None, :, None]], 2)
+    attrs: dict = {"hidden_size": hidden, "direction": "bidirectional" if len(w) == 2 else "forward"}
     if operator == "GRU":
         attrs["linear_before_reset"] = 1  # as torch and cuDNN: n = tanh(W x + r * (R h + b))
     y, *end = torch.onnx.ops.symbolic_multi_out(
         operator,
-        (x, w, r, bias, None, *start),
+        (x, w, r, *(bias or [None]), None, *start),
         attrs,
         dtypes=(x.dtype,) * (1 + len(start)),
-        shapes=((x.shape[0], len(weights), x.shape[1], hidden), *(state.shape for state in start)),
+        shapes=((x.shape[0], len(w), x.shape[1], hidden), *(state.shape for state in start)),
         version=20,
     )
     return y, end
@@ -58,14 +93,12 @@ def _onnx_module(module: nn.RNNBase, x: Tensor, start: Sequence[Tensor]) -> tupl
     """What `module` computes over x `[T, N, C]` from `start` `[D L, N, H]` each, as ONNX operators."""
     if module.batch_first or module.proj_size:
         raise ValueError("only time-first recurrent layers without projection export")
-    suffixes = ("", "_reverse") if module.bidirectional else ("",)
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if module.bias else ("weight_ih", "weight_hh")
+    directions = 1 + module.bidirectional
     ends = []
     for i in range(module.num_layers):
-        weights = [[getattr(module, f"{kind}_l{i}{suffix}") for kind in kinds] for suffix in suffixes]
-        here = [state[i * len(suffixes) : (i + 1) * len(suffixes)] for state in start]
-        y, end = _onnx_layer(module.mode, x, here, weights)
-        x = y.squeeze(1) if len(suffixes) == 1 else y.permute(0, 2, 1, 3).flatten(2)
+        here = [state[i * directions : (i + 1) * directions] for state in start]
+        y, end = _onnx_layer(module, i, x, here)
+        x = y.squeeze(1) if directions == 1 else y.permute(0, 2, 1, 3).flatten(2)
         ends.append(end)
     return x, [torch.cat(parts, 0) if len(parts) > 1 else parts[0] for parts in zip(*ends, strict=True)]
 
@@ -104,7 +137,7 @@ class _Recurrent(Streaming):
     sequence of its own with shared weights. `dropout`: between layers, in training.
     """
 
-    operator: str
+    mode: str
     gates: int
     shut: tuple[float, ...]  # in torch's gate order
     states: tuple[str, ...]
@@ -170,29 +203,30 @@ class _Recurrent(Streaming):
         """One layer over x `[T, N, C]` from the states `[1, N, H]`; `skip` `[T, N, 1]` is 1 where to do
         nothing.
         """
-        w, r = getattr(self, f"weight_ih_l{i}"), getattr(self, f"weight_hh_l{i}")
-        biases = [getattr(self, f"bias_ih_l{i}"), getattr(self, f"bias_hh_l{i}")] if self.bias else []
+        shut = None
         if skip is not None:
             x = torch.cat([x, skip], 2)
-            shut = torch.tensor(self.shut, dtype=w.dtype, device=w.device).repeat_interleave(self.hidden_size)
-            w = torch.cat([w, shut[:, None]], 1)
-        if not to_onnx():
-            rest = ([w, r, *biases], self.bias, 1, 0.0, False, False, False)
-            y, *end = torch.gru(x, start[0], *rest) if self.operator == "GRU" else torch.lstm(x, start, *rest)
-            return y, end
-        y, end = _onnx_layer(self.operator, x, start, [(w, r, *biases)])
-        return y.squeeze(1), end
+            shut = torch.tensor(self.shut, device=x.device)
+        if to_onnx():
+            y, end = _onnx_layer(self, i, x, start, shut)
+            return y.squeeze(1), end
+        w, r, *biases = (getattr(self, name) for name in _names(self, i)[0])
+        if shut is not None:
+            w = torch.cat([w, shut.to(w.dtype).repeat_interleave(self.hidden_size)[:, None]], 1)
+        rest = ([w, r, *biases], self.bias, 1, 0.0, False, False, False)
+        y, *end = torch.gru(x, start[0], *rest) if self.mode == "GRU" else torch.lstm(x, start, *rest)
+        return y, end
 
 
 class GRU(_Recurrent):
     """Gated recurrent units (Cho et al. 2014), as `nn.GRU`."""
 
-    operator, gates, states = "GRU", 3, ("h",)
+    mode, gates, states = "GRU", 3, ("h",)
     shut = (0.0, SHUT, 0.0)  # r, z, n
 
 
 class LSTM(_Recurrent):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), as `nn.LSTM`."""
 
-    operator, gates, states = "LSTM", 4, ("h", "c")
+    mode, gates, states = "LSTM", 4, ("h", "c")
     shut = (-SHUT, SHUT, 0.0, -SHUT)  # i, f, g, o

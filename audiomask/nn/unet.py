@@ -1,4 +1,4 @@
-"""The U-Net on the waveform that Demucs (Defossez et al. 2020) and CleanUNet (Kong et al. 2022) share."""
+"""The U-Net on the waveform that Demucs (Defossez 2020) and CleanUNet (Kong 2022) share."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.norm import RunningLevel
-from audiomask.streaming import Delay, Port, Residual, Sequential, State, Streaming, StreamingModel
+from audiomask.streaming import Delay, Port, Residual, Sequential, Steps, Streaming, StreamingModel, whole
 
 
 def waveform_unet(
     widths: Sequence[int], kernel_size: int, stride: int, inner: nn.Module
 ) -> tuple[nn.ModuleList, nn.ModuleList, Sequential]:
-    """Encoders, decoders, and the network of them around `inner`: `[B, 1, T]` -> `[B, 1, T]`.
+    """Return encoders, decoders, and the network of them around `inner`: `[B, 1, T]` -> same.
 
     Encoder i: conv to `widths[i]`, ReLU, 1x1 conv to twice as many channels, GLU. Decoder: 1x1 conv, GLU,
     transposed conv, ReLU except in the last. Each decoder gets the sum of what its encoder put out and what
     comes from below. `inner` maps `widths[-1]` channels to as many. The lists are in the order in which
-    they run, as in the authors' code; register those, and keep the network unregistered (in a tuple), for
+    they run, as in the authors' code; register those, and `compose` the network, which is not registered, for
     their parameter names.
     """
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
@@ -40,8 +40,9 @@ def waveform_unet(
 def whole_unet(
     encoder: nn.ModuleList, inner: Callable[[Tensor], Tensor], decoder: nn.ModuleList, x: Tensor
 ) -> Tensor:
-    """What the authors' code makes of a whole signal `[B, 1, T]` by the blocks of `waveform_unet`: nothing is
-    padded, so T must be `valid_length` for the output to be as long.
+    """Run the blocks of `waveform_unet` over a whole signal `[B, 1, T]`, as the authors do.
+
+    Nothing is padded, so T must be `valid_length` for the output to be as long.
     """
     skips = []
     for block in encoder:
@@ -63,7 +64,7 @@ def whole_unet(
 
 
 def valid_length(frames: int, depth: int, kernel_size: int, stride: int, resample: int = 1) -> int:
-    """The least length, of `frames` samples or more, that `depth` layers take in and give back whole."""
+    """Return the least length from `frames` up that `depth` layers take in and give back whole."""
     length = frames * resample
     for _ in range(depth):
         length = max(1, math.ceil((length - kernel_size) / stride) + 1)
@@ -74,7 +75,7 @@ def valid_length(frames: int, depth: int, kernel_size: int, stride: int, resampl
 
 @torch.no_grad()
 def scale_weights(network: nn.Module, reference: float = 0.1) -> None:
-    """Divide the weights and biases of each convolution by sqrt(std / reference) (Demucs, section 3.2)."""
+    """Divide weights and biases of convolutions by sqrt(std / reference); Demucs, section 3.2."""
     for layer in network.modules():
         if isinstance(layer, nn.Conv1d | Conv1d | ConvTranspose1d):
             scale = (layer.weight.std() / reference).sqrt()
@@ -83,8 +84,7 @@ def scale_weights(network: nn.Module, reference: float = 0.1) -> None:
 
 
 class Levelled(StreamingModel):
-    """A network on the waveform whose input is divided by the signal's level, and whose output is multiplied
-    by it.
+    """A network on the waveform that gets the signal over its level, which is put back.
 
     The authors of both models take the standard deviation of the file. Here it is the level of the last
     `memory` seconds or so, which is known while sound is running, unless the constant `level` gives another.
@@ -106,24 +106,17 @@ class Levelled(StreamingModel):
     floors = (0.001, 0.0)  # added to the level before the division, and before the multiplication
 
     def _wrap(self, net: Streaming, memory: float) -> None:
-        self.hop, self.delay = net.hop, net.delay
+        """Run `net`, whose parts are registered where its weights are named."""
+        self.compose(net)
         self.meter = RunningLevel(self.hop, memory * self.sample_rate / self.hop)
-        # In a tuple, since its parts are registered elsewhere, under the authors' names.
-        self._blocks = (net, Delay(int(net.delay), 1))
+        self.wait = Delay(whole(self.delay), 1)
 
-    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        net, wait = self._blocks
-        return {
-            "level": self.meter.initial_state(batch, device, dtype),
-            "net": net.initial_state(batch, device, dtype),
-            "wait": wait.initial_state(batch, device, dtype),
-        }
+    def named_blocks(self) -> dict[str, nn.Module]:
+        return {"level": self.meter, "net": self.path[0], "wait": self.wait}
 
     def step(self, x, state, level=None, **constants):
-        net, wait = self._blocks
+        step = Steps(self, state)
         given = self.control("level", level, x)[:, None, None]
-        running, meter = self.meter.step(x, state["level"])
-        scale = torch.where(given > 0, given, running)
-        y, inner = net.step(x / (scale + self.floors[0]), state["net"])
-        scale, past = wait.step(scale, state["wait"])
-        return y * (scale + self.floors[1]), {"level": meter, "net": inner, "wait": past}
+        scale = torch.where(given > 0, given, step("level", x))
+        y = step("net", x / (scale + self.floors[0]))
+        return y * (step("wait", scale) + self.floors[1]), step.states

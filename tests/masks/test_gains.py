@@ -175,6 +175,40 @@ def test_a_mask_of_another_shape_is_refused():
         gains.apply(np.ones((3, 4)), np.ones((4, 3)))
 
 
+def as_map(z):
+    """Complex `[B, C, T, F]` -> real `[B, 2 C, T, F]`, parts of a signal side by side."""
+    return torch.view_as_real(z).permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+@pytest.mark.parametrize("signals", [1, 3])
+def test_maps_multiply_as_complex_numbers_do(signals):
+    torch.manual_seed(0)
+    mask, spectrum = torch.randn(2, 2, signals, 5, 7, dtype=torch.complex64)
+    torch.testing.assert_close(gains.multiply(as_map(mask), as_map(spectrum)), as_map(mask * spectrum))
+    w = torch.rand(2, 1, 1, 1)
+    softer = gains.multiply(as_map(mask), as_map(spectrum), w)
+    torch.testing.assert_close(softer, as_map((1 - w + w * mask) * spectrum))
+
+
+def test_a_real_gain_keeps_the_phase():
+    torch.manual_seed(0)
+    spectrum, gain, w = torch.randn(2, 1, 5, 7, dtype=torch.complex64), torch.rand(2, 1, 5, 7), torch.rand(2)
+    torch.testing.assert_close(gains.multiply(gain, as_map(spectrum)), as_map(gain * spectrum))
+    w = w[:, None, None, None]
+    softer = gains.multiply(gain, as_map(spectrum), w)
+    torch.testing.assert_close(softer, as_map((1 - w + w * gain) * spectrum))
+
+
+def test_a_bounded_mask_stays_in_its_disc_and_keeps_its_phase():
+    torch.manual_seed(0)
+    z = 100 * torch.randn(2, 1, 5, 7, dtype=torch.complex64)
+    mask = gains.bounded(as_map(z), 2.0)
+    size = mask.square().sum(1).sqrt()
+    assert 1.9 < size.max() <= 2 + 1e-6
+    torch.testing.assert_close(torch.atan2(mask[:, 1], mask[:, 0]), z[:, 0].angle())
+    torch.testing.assert_close(gains.bounded(1e-3 * as_map(z), 1e3), 1e-3 * as_map(z))
+
+
 def test_pictures_show_the_mask():
     axes = Figure().subplots(1, 2)
     mask = np.zeros((257, 10))

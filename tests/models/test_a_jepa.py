@@ -163,7 +163,7 @@ def test_a_tagger_begins_with_the_target_encoder(tmp_path):
     assert not torch.allclose(model.norm.weight, model.context.norm.weight)
     config = {"class_path": "audiomask.models.a_jepa.AJepa", "init_args": TINY}
     loaded, _ = weights.load(weights.save(tmp_path, model, config))
-    tagger = ViTTagger(3, 128, 64, width=32, depth=2, heads=2)
+    tagger = ViTTagger(3, frames=128, bands=64, width=32, depth=2, heads=2)
     begin_from(tagger, loaded.state_dict())
     x = torch.randn(2, 128, 64)
     assert torch.equal(tagger.encode(x), model.encode(x))

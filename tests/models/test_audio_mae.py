@@ -268,10 +268,10 @@ def test_a_released_file_is_imported(tmp_path, capsys, decoder):
 
 def test_a_fine_tuned_file_is_imported_as_a_tagger(tmp_path):
     torch.manual_seed(0)
-    model = ViTTagger(5, 64, 128, width=64, depth=2, heads=1)
+    model = ViTTagger(5, frames=64, bands=128, width=64, depth=2, heads=1)
     torch.save(released(model), tmp_path / "tuned.pth")
     ours, config, _ = checkpoints.load("vit_tagger", [tmp_path / "tuned.pth"])
-    assert weights.streaming_config(config)["class_path"] == "audiomask.models.tagger.Tagger"
+    assert weights.part_configs(config)[""]["class_path"] == "audiomask.models.tagger.Tagger"
     assert config["init_args"] == {
         "classes": 5, "frames": 64, "bands": 128, "patch": 16, "width": 64, "depth": 2, "heads": 1,
     }  # fmt: skip
@@ -284,22 +284,22 @@ def test_a_fine_tuned_file_is_imported_as_a_tagger(tmp_path):
 @torch.no_grad()
 def test_an_encoder_goes_over_and_the_head_stays():
     mae = tiny(bands=128)
-    model = ViTTagger(5, 32, 128, width=64, depth=2, heads=1)
+    model = ViTTagger(5, frames=32, bands=128, width=64, depth=2, heads=1)
     head = model.head.weight.clone()
     begin_from(model, mae.state_dict())
     x = torch.randn(1, 32, 128)
     assert torch.allclose(model.encode(x), mae.encode(x), atol=1e-5)
     assert torch.equal(model.head.weight, head)
     with pytest.raises(ValueError, match=r"cls_token: shape \(1, 1, 64\), here \(1, 1, 128\)|here"):
-        begin_from(ViTTagger(5, 32, 128, width=128, depth=2, heads=1), mae.state_dict())
+        begin_from(ViTTagger(5, frames=32, bands=128, width=128, depth=2, heads=1), mae.state_dict())
     learned = mae.state_dict()
     learned["pos_embed"] = torch.randn_like(learned["pos_embed"])
     with pytest.raises(
         ValueError, match="positions of its own, for 32 patches; make the model for as many, not 16"
     ):
         begin_from(model, learned)
-    same = ViTTagger(5, 64, 128, width=64, depth=2, heads=1)
+    same = ViTTagger(5, frames=64, bands=128, width=64, depth=2, heads=1)
     begin_from(same, learned)
     assert torch.equal(same.pos_embed, learned["pos_embed"])
     with pytest.raises(ValueError, match="not weights of this encoder"):
-        begin_from(ViTTagger(5, 32, 128, width=64, depth=3, heads=1), mae.state_dict())
+        begin_from(ViTTagger(5, frames=32, bands=128, width=64, depth=3, heads=1), mae.state_dict())

@@ -182,13 +182,13 @@ def test_a_tagger_begins_with_the_student(tmp_path):
     config = {"class_path": "audiomask.models.eat.Eat", "init_args": TINY}
     loaded, _ = weights.load(weights.save(tmp_path, model, config))
     shape = {"width": 32, "depth": 3, "heads": 2}
-    tagger = ViTTagger(3, 128, 64, **shape, post_norm=True, pool="cls").eval()
+    tagger = ViTTagger(3, frames=128, bands=64, **shape, post_norm=True, pool="cls").eval()
     begin_from(tagger, loaded.state_dict())
     x = torch.randn(2, 128, 64)
     tokens = model.encode(x)
     assert torch.equal(tagger.encode(x), tokens)
     assert torch.equal(tagger(x), tagger.head(tagger.fc_norm(tokens[:, 0])))
     with pytest.raises(ValueError, match=r"weights of post-norm blocks.*post_norm true"):
-        begin_from(ViTTagger(3, 128, 64, **shape), loaded.state_dict())
+        begin_from(ViTTagger(3, frames=128, bands=64, **shape), loaded.state_dict())
     with pytest.raises(ValueError, match=r"weights of pre-norm blocks.*post_norm false"):
-        begin_from(tagger, ViTTagger(3, 128, 64, **shape).state_dict())
+        begin_from(tagger, ViTTagger(3, frames=128, bands=64, **shape).state_dict())

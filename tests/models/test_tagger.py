@@ -138,7 +138,7 @@ def test_from_a_folder_of_weights(tmp_path):
         },
     }
     weights.save(tmp_path / "run/model", net, config)
-    made, told = weights.load_streaming(tmp_path / "run", window=9, every=2)
+    made, told = weights.load_parts(tmp_path / "run", window=9, every=2)[""]
     assert isinstance(made, Tagger)
     assert (made.window, made.every, made.mean) == (9, 2, front.mean)
     assert type(weights.load(tmp_path / "run")[0]) is ViTTagger
@@ -146,15 +146,15 @@ def test_from_a_folder_of_weights(tmp_path):
     again = weights.load_model(told)  # what the artifact says of itself is enough to build it
     assert again.hop == made.hop
     weights.save(tmp_path / "tagger", made, told)
-    assert weights.load_streaming(tmp_path / "tagger")[0].hop == made.hop
+    assert weights.load_parts(tmp_path / "tagger")[""][0].hop == made.hop
     for wrong, words in ((10, "window 9, every 10"), (0, "every 0")):
         with pytest.raises(WeightsError, match=words):
-            weights.load_streaming(tmp_path / "run", window=9, every=wrong)
+            weights.load_parts(tmp_path / "run", window=9, every=wrong)
     with pytest.raises(WeightsError, match=r"window 21, every 6: need 0 < every < window <= 20"):
-        weights.load_streaming(tmp_path / "run", window=21)
+        weights.load_parts(tmp_path / "run", window=21)
     del config["frontend"]
     weights.save(tmp_path / "bare", net, config)
     with pytest.raises(WeightsError, match="nothing says what makes its pictures; add"):
-        weights.load_streaming(tmp_path / "bare")
+        weights.load_parts(tmp_path / "bare")
     with pytest.raises(ValueError, match="frontend has 128 bands and patches of 16"):
         Tagger(3, LogMel(), **NET)

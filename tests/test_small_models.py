@@ -1,0 +1,295 @@
+"""Eight small models of the families to come keep the contract, and play everywhere that they apply.
+
+Each is one file and one YAML in `tests/small/`: the two parts of a codec, four stems as outputs, stereo stems
+as channels, an upsampler, a marker with 16 bits, a detector with two outputs, and a network that hears noise.
+"""
+
+import copy
+import functools
+from pathlib import Path
+
+import contract
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from audiomask import weights
+from audiomask.cli import main
+from audiomask.export import ExportError, _apart, check_file, compare, export
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.player import Player
+from audiomask.runtime.session import Session
+from audiomask.streaming import StreamingModel
+
+YAMLS = {path.stem: path for path in sorted((Path(__file__).parent / "small").glob("*.yaml"))}
+MODELS = [(n, p) for n, path in YAMLS.items() for p in weights.part_configs(yaml.safe_load(path.read_text()))]
+each = pytest.mark.parametrize(("name", "part"), MODELS, ids=["_".join(filter(None, m)) for m in MODELS])
+
+
+def small(name, part=""):
+    torch.manual_seed(0)
+    config = weights.part_configs(yaml.safe_load(YAMLS[name].read_text()))[part]
+    return weights.load_model(config, StreamingModel).eval(), config
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """`files(name, part)`: the artifact of a model, exported once, with its proof."""
+    folder = tmp_path_factory.mktemp("small")
+
+    @functools.cache
+    def made(name, part=""):
+        model, config = small(name, part)
+        path = folder / f"{model.name}.onnx"
+        export(model, path, config)
+        return path
+
+    return made
+
+
+def test_there_are_eight():
+    assert len(MODELS) == 8
+
+
+@each
+@pytest.mark.parametrize("promise", contract.CONTRACT[:-1], ids=lambda f: f.__name__)
+def test_contract(name, part, promise):
+    promise(small(name, part)[0])
+
+
+@each
+def test_file_and_player(name, part, files):
+    model, _ = small(name, part)
+    assert check_file(model, files(name, part)) < 1e-5
+    artifact = Artifact.load(files(name, part))
+    assert [(p.name, p.type, p.rate, p.channels) for p in (*artifact.inputs, *artifact.outputs)] == [
+        (p.name, p.type, p.rate, p.channels) for p in (*model.inputs, *model.outputs)
+    ]
+
+
+# --- planted faults -----------------------------------------------------------------------------------------
+
+
+class Planted(StreamingModel):
+    """A model made wrong: `change(model, inputs, state) -> (outputs, state)` stands for its step."""
+
+    def __init__(self, model, change):
+        super().__init__()
+        self.model, self.change = model, change
+        for key in ("name", "hop", "delay", "inputs", "outputs"):
+            setattr(self, key, getattr(model, key))
+
+    def initial_state(self, *args, **kwargs):
+        return self.model.initial_state(*args, **kwargs)
+
+    def step(self, x, state, **inputs):
+        y, state = self.change(self.model, {self.inputs[0].name: x, **inputs}, state)
+        return tuple(y.values()) if len(y) > 1 else next(iter(y.values())), state
+
+
+def peeking(model, inputs, state):
+    first = model.inputs[0]
+    ahead = torch.roll(
+        inputs[first.name], -first.per_hop(model.hop), 2
+    )  # one sample would hardly change a code
+    return model.run({**inputs, first.name: ahead}, state)
+
+
+def forgetting(model, inputs, state):
+    return model.run(inputs, model.initial_state(len(inputs[model.inputs[0].name])))
+
+
+def mixing(model, inputs, state):
+    first = model.inputs[0].name
+    return model.run({**inputs, first: torch.roll(inputs[first], 1, 0)}, state)
+
+
+@each
+@pytest.mark.parametrize(
+    ("change", "promise", "words"),
+    [
+        (peeking, contract.future_never_changes_the_past, "the future shows in the past"),
+        (forgetting, contract.random_chunking_equals_whole, "random chunking"),
+        (mixing, contract.rows_are_independent, "alone"),
+    ],
+    ids=["leaked future", "reset state", "mixed rows"],
+)
+def test_planted_faults_are_found(name, part, change, promise, words):
+    with pytest.raises(AssertionError, match=words):
+        promise(Planted(small(name, part)[0], change))
+
+
+@each
+def test_a_file_of_other_weights_is_refused(name, part, files):
+    model, _ = small(name, part)
+    wrong = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in wrong.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    with pytest.raises(ExportError, match="the runtime differs from torch"):
+        check_file(wrong, files(name, part))
+
+
+def test_a_wrong_delay_is_refused(files):
+    model, _ = small("upsampler")
+    model.delay += 1
+    with pytest.raises(ExportError, match=r"differs from torch|frames, not"):
+        check_file(model, files("upsampler"))
+
+
+# --- codes --------------------------------------------------------------------------------------------------
+
+
+def test_codewords_that_are_equally_near_are_no_difference():
+    """The proof judges codes by the distances of their codewords; what follows a difference is not judged."""
+    model, _ = small("codec", "enc")
+    with torch.no_grad():
+        model.books[0, 5] = model.books[0, 3]  # the same word under two numbers
+    inputs = {"audio": 0.1 * torch.randn(1, 1, 320 * 200)}
+    codes = model.run(inputs, model.initial_state(1))[0]["codes"]
+    assert (codes[:, 0] == 3).any()
+    other = codes.clone()
+    other[:, 0] = torch.where(codes[:, 0] == 3, 5, codes[:, 0])
+    other[:, 1] = torch.where(codes[:, 0] == 3, 0, codes[:, 1])
+    assert _apart(model, "codes", other, codes, inputs)[0] == 0
+    wrong = codes.clone()
+    wrong[0, 1, 7] = (wrong[0, 1, 7] + 1) % 16
+    error, peak = _apart(model, "codes", wrong, codes, inputs)
+    assert error / peak > 1e-3
+    assert _apart(model, "codes", codes.clone(), codes, inputs)[0] == 0
+
+
+def test_a_codec_is_two_files_that_name_each_other(tmp_path):
+    config = yaml.safe_load(YAMLS["codec"].read_text())
+    torch.manual_seed(0)
+    network = weights.load_model(config, torch.nn.Module)
+    weights.save(tmp_path / "run", network, config)
+    assert main(["export", str(tmp_path / "run"), "-o", str(tmp_path / "c.onnx"), "--check"]) == 0
+    enc, dec = (Artifact.load(tmp_path / f"c_{part}.onnx") for part in ("enc", "dec"))
+    assert enc.meta["parts"] == dec.meta["parts"] == {"enc": enc.meta["hash"], "dec": dec.meta["hash"]}
+    assert not (tmp_path / "c.onnx").exists()
+    x = 0.1 * np.random.default_rng(0).standard_normal(16000 + 123).astype(np.float32)
+    there, back = Player(enc), Player(dec)
+    codes = [there.feed(x[:777])["codes"], there.feed(x[777:])["codes"], there.flush()["codes"]]
+    assert [c.dtype for c in codes] == [np.int64] * 3
+    codes = np.concatenate(codes, 1)
+    assert codes.shape == (3, 51)  # ceil(16123 / 320)
+    y = np.concatenate(
+        [back.feed(codes[:, :10])["decoded"], back.feed(codes[:, 10:])["decoded"], back.flush()["decoded"]], 1
+    )
+    assert y.shape == (1, 51 * 320)
+    with torch.no_grad():
+        latent = network.down(torch.from_numpy(x)[None, None])
+        for book in network.books:
+            latent = latent - book[network._nearest(latent, book)].transpose(1, 2)
+        sound = network.up(network.down(torch.from_numpy(x)[None, None]) - latent)[0]
+    delay = dec.delay  # at the end, frames of code 0 follow here, and nothing in the network
+    np.testing.assert_allclose(y[:, :-delay], sound.numpy()[:, :-delay], atol=1e-5)
+    lost = np.zeros(51)
+    lost[20:30] = 1
+    mended = np.concatenate([back.feed(codes, lost)["decoded"], back.flush()["decoded"]], 1)
+    assert np.abs(mended - y)[:, 21 * 320 : 29 * 320].max() > 1e-3
+    np.testing.assert_allclose(mended[:, : 19 * 320], y[:, : 19 * 320], atol=1e-6)
+
+
+# --- players and sessions -----------------------------------------------------------------------------------
+
+
+def test_four_stems_and_stereo_stems(files, noise):
+    x = noise(1, 5000)
+    session = Session(files("stems"), sample_rate=48000)
+    first = session.feed(x[0])
+    rest = session.flush()
+    assert list(first) == ["drums", "bass", "other", "vocals"]
+    assert {name: len(first[name]) + len(rest[name]) for name in first} == dict.fromkeys(first, 5000)
+    alone = Session(files("stems"), sample_rate=48000, output="bass")
+    np.testing.assert_allclose(alone.feed(x[0]), first["bass"], atol=1e-6)
+    stereo = Session(files("stereo"), channels=2, dry=0.5)
+    y = stereo.feed(noise(2, 5000))
+    assert {name: part.shape[0] for name, part in y.items()} == {"voice": 2, "backing": 2}
+
+
+def test_an_upsampler_has_a_rate_of_its_own(files, noise):
+    x = noise(1, 4001)[0]
+    session = Session(files("upsampler"))
+    y = np.concatenate([session.feed(x), session.flush()])
+    assert (session.sample_rate, session.rate_out, len(y)) == (16000, 48000, 3 * 4001)
+    at = Player(files("upsampler"), sample_rate=8000)
+    parts = [at.feed(x)["upsampled"], at.flush()["upsampled"]]
+    assert np.concatenate(parts, 1).shape == (1, 6 * 4001)  # 48 kHz
+    with pytest.raises(Exception, match="dry and bypass need the same"):
+        Session(files("upsampler"), dry=0.5)
+    with pytest.raises(Exception, match="trim=True"):
+        Session(files("upsampler"), trim=False)
+
+
+def test_bits_are_a_control_of_sixteen(files, noise):
+    x = noise(1, 3000)[0]
+    session = Session(files("marker"))
+    plain = session.feed(x)
+    marked = Session(files("marker"), controls={"message": [1] * 16}).feed(x)
+    assert np.abs(plain - marked).max() > 1e-4
+    with pytest.raises(Exception, match="does not fit a whole number"):
+        session.set({"message": [0.5] * 16})
+
+
+def test_a_detector_gives_two_streams_of_two_rates(files, noise):
+    player = Player(files("detector"))
+    first, rest = player.feed(noise(1, 1000)), player.flush()
+    assert first["marked"].shape[1] + rest["marked"].shape[1] == 1000
+    assert first["bits"].shape[1] + rest["bits"].shape[1] == 7
+    assert first["bits"].shape[0] == 16
+
+
+def test_noise_that_nobody_gives_is_drawn_and_the_same_anywhere(files, noise):
+    """In any blocks, and in torch."""
+    x = noise(1, 2500)
+    model, _ = small("noisy")
+    with torch.no_grad():
+        theirs = model(torch.from_numpy(x)[None])[0].numpy()
+    for sizes in ((2500,), (1, 99, 1400, 1000)):
+        player = Player(files("noisy"))
+        parts = [player.feed(part)["enhanced"] for part in np.split(x, np.cumsum(sizes)[:-1], axis=1)]
+        np.testing.assert_allclose(np.concatenate([*parts, player.flush()["enhanced"]], 1), theirs, atol=1e-6)
+    quiet = Player(files("noisy"))
+    silent = [quiet.feed(x, noise=np.zeros(2500))["enhanced"], quiet.flush()["enhanced"]]
+    assert np.abs(np.concatenate(silent, 1) - theirs).max() > 1e-2
+
+
+@each
+def test_snapshot_of_a_player(name, part, files):
+    artifact = Artifact.load(files(name, part))
+    rng, frames = np.random.default_rng(0), 9 * artifact.streams[0].per_hop(artifact.hop)
+    first = artifact.streams[0]
+    x = (
+        rng.integers(0, first.levels or 2, (first.channels, frames))
+        if first.levels
+        else (0.1 * rng.standard_normal((first.channels, frames)).astype(np.float32))
+    )
+    player = Player(artifact)
+    player.feed(x[:, : frames // 2])
+    saved = player.snapshot()
+    want = player.feed(x[:, frames // 2 :]) | {"end": player.flush()}
+    other = Player(artifact)
+    other.restore(saved)
+    got = other.feed(x[:, frames // 2 :]) | {"end": other.flush()}
+    for key in player.rows.keys() & want.keys():
+        np.testing.assert_array_equal(got[key], want[key])
+        np.testing.assert_array_equal(got["end"][key], want["end"][key])
+
+
+def test_wrong_streams_are_refused(files):
+    back = Player(files("codec", "dec"))
+    with pytest.raises(ValueError, match="lost has 3 frames, not the 2 that go with 2 of codes"):
+        back.feed(np.zeros((3, 2)), lost=np.zeros(3))
+    with pytest.raises(ValueError, match="has no stream loss; it has codes lost"):
+        back.feed(np.zeros((3, 2)), loss=np.zeros(2))
+    with pytest.raises(ValueError, match="nothing is given for codes"):
+        back.feed(lost=np.zeros(2))
+
+
+@each
+def test_compare_runs_over_all_outputs(name, part, files):
+    model, _ = small(name, part)
+    assert {port.name for port in model.outputs} <= set(compare(model, files(name, part)))
