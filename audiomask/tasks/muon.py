@@ -23,9 +23,9 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """About U V' of the singular value decomposition U S V' of each matrix in `[..., rows, columns]`.
 
     Newton-Schulz with the coefficients of Jordan et al.: singular values end between about .7 and 1.2, which
-    is as good as 1 here, and bfloat16 is enough. On a CPU, float32 costs no more at these sizes.
+    is as good as 1 here, and bfloat16 is enough.
     """
-    x = g.float() if g.device.type == "cpu" else g.bfloat16()
+    x = g.bfloat16()
     wide = x.shape[-2] <= x.shape[-1]
     x = x if wide else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
@@ -57,6 +57,11 @@ def groups(model: nn.Module, weight_decay: float, matrices: bool = True) -> list
             key = (weight_decay, maps.get(id(p), 1))
         found.setdefault(key, []).append(p)
     return [{"params": ps, "weight_decay": decay, "maps": n} for (decay, n), ps in found.items()]
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
 
 
 class Muon(torch.optim.AdamW):
@@ -95,7 +100,7 @@ class Muon(torch.optim.AdamW):
             if "momentum" not in (state := self.state[p]):
                 state["momentum"] = torch.zeros_like(p)
                 state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
-        momenta, grads = [self.state[p]["momentum"] for p in params], [p.grad for p in params]
+        momenta, grads = [self.state[p]["momentum"] for p in params], [_gradient(p) for p in params]
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
         torch._foreach_lerp_(grads, momenta, self.momentum)  # ahead, as Nesterov's
         alike: dict[tuple[int, int], list[nn.Parameter]] = {}
@@ -103,7 +108,7 @@ class Muon(torch.optim.AdamW):
             alike.setdefault((p.shape[0] // maps, p[0].numel()), []).append(p)
         for (rows, columns), same in alike.items():
             # whole where weights are divided: see docs/scale.md
-            whole = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in same]  # type: ignore[union-attr]
+            whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in map(_gradient, same)]
             updates = orthogonalise(torch.cat([g.reshape(maps, rows, columns) for g in whole]))
             for p, update in zip(same, updates.split(maps), strict=True):
                 update = update.reshape(p.shape)
