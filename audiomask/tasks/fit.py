@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -175,10 +176,10 @@ def fit(
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config)
     # One file, overwritten after every epoch and every few minutes.
-    last_only = {"dirpath": out / "checkpoints", "filename": "last", "enable_version_counter": False}
+    saver = partial(ModelCheckpoint, out / "checkpoints", "last", enable_version_counter=False)
     savers = [
-        ModelCheckpoint(**last_only, every_n_epochs=1, save_on_train_epoch_end=True),
-        ModelCheckpoint(**last_only, train_time_interval=CHECKPOINT, save_on_train_epoch_end=False),
+        saver(every_n_epochs=1, save_on_train_epoch_end=True),
+        saver(train_time_interval=CHECKPOINT, save_on_train_epoch_end=False),
     ]
     trainer.callbacks += [keep, *savers]  # type: ignore[attr-defined]
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
