@@ -145,6 +145,10 @@ class Sieve(StreamingModel):
         for block in self.net.blocks:
             block.hidden = attention  # type: ignore[assignment]
 
+    def grow_from(self, small: Sieve) -> None:
+        """Take over the weights of a smaller model; the output is its output, later by the frames ahead."""
+        self.net.grow_from(small.net)
+
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return {
             "analysis": self.analysis.initial_state(batch, device, dtype),

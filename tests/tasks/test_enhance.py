@@ -104,16 +104,8 @@ def test_the_medium_model_trains_on_from_grown_weights(data, tmp_path):
     config = {"class_path": "audiomask.models.sieve.Sieve", "init_args": small}
     weights.save(tmp_path / "small", Sieve(**small), config)
     large = {"channels": 12, "heads": 3, "full": 16, "squeeze": 12, "blocks": 2, "ahead": 2}
-    sizes = [part for key, value in large.items() for part in (f"--{key}", str(value))]
-    grow = [
-        sys.executable,
-        ROOT / "tools/grow_sieve.py",
-        tmp_path / "small",
-        *sizes,
-        "--out",
-        tmp_path / "grown",
-    ]
-    subprocess.run(grow, check=True)
+    _, grown = weights.grow(tmp_path / "small", config | {"init_args": small | large})
+    weights.save(tmp_path / "grown", grown, config | {"init_args": small | large})
 
     options = {f"model__model__{key}": value for key, value in (small | large).items()}
     options |= {"recipe": ROOT / "recipes/denoise/sieve_medium.yaml", "model__start_from": tmp_path / "grown"}
