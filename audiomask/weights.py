@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +171,54 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: damaged: {error}") from error
     return config, state
+
+
+def average(
+    folders: Sequence[str | Path], shares: Sequence[float] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the config of the first folder and the mean of the tensors of all, weighted by `shares`.
+
+    Args:
+        folders: of weights of one architecture. shares: of each, of sum 1; None for equal ones.
+
+    Counts, which are whole numbers, are the first folder's. WeightsError for architectures that differ.
+    """
+    shares = shares or [1 / len(folders)] * len(folders)
+    config, first = read(folders[0])
+    found = {name: tensor.double() * shares[0] for name, tensor in first.items()}
+    for folder, share in zip(folders[1:], shares[1:], strict=True):
+        other, state = read(folder)
+        shapes = [{name: (x.shape, x.dtype) for name, x in part.items()} for part in (first, state)]
+        if other["class_path"] != config["class_path"] or shapes[0] != shapes[1]:
+            raise WeightsError(f"{folder}: another architecture than that of {folders[0]}: no mean of them")
+        for name, tensor in state.items():
+            found[name] += tensor.double() * share
+    mean = {k: found[k].to(x.dtype) if x.is_floating_point() else x for k, x in first.items()}
+    return config, mean
+
+
+def grow(folder: str | Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the model of `folder` and a larger one by `config`, which computes the same.
+
+    How a class grows is its method `grow_from(small)`, which writes the weights of `small` into the larger
+    model. WeightsError for a class without one, or another class than `folder` holds.
+    """
+    small, _ = load(folder)
+    large = load_model(config, nn.Module)
+    if not hasattr(large, "grow_from") or type(large) is not type(small):
+        raise WeightsError(
+            f"{folder}: a {type(small).__name__} does not grow into a {type(large).__name__}; "
+            "classes that grow have a method grow_from, and grow into themselves"
+        )
+    new, old = large.state_dict(), small.state_dict()
+    for name, x in old.items():
+        if name not in new or any(m < n for m, n in zip(new[name].shape, x.shape, strict=True)):
+            raise WeightsError(f"{name} would shrink: every size has to be at least that of {folder}")
+    try:
+        large.grow_from(small)
+    except ValueError as error:
+        raise WeightsError(f"{folder}: {error}") from error
+    return small, large.eval()
 
 
 def _assemble(

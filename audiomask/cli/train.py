@@ -5,8 +5,9 @@ the trainer can be overridden with a dotted option, and `--print_config` shows t
 afterwards:
 
   config.yaml            the resolved configuration
-  run.json               command line, versions, git commit
-  checkpoints/last.ckpt  for resuming: the same command continues a run that was stopped
+  run.json               command line, versions, git commit, precision
+  checkpoints/last.ckpt  for resuming: the same command continues a run that was stopped; written every
+                         5 minutes and after every epoch
   model/                 config.json and model.safetensors of the best epoch, ready for `audiomask export`
   tensorboard/           curves, audio, pictures
   test.json              of a tagger with --data.test: accuracy, mAP, the likeliest classes of each clip
@@ -15,6 +16,7 @@ afterwards:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -40,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     known, options = extra.parse_known_args(args.options)
     if not Path(args.config).is_file():
         raise UsageError(f"{args.config}: no such recipe; see recipes/*/*.yaml")
+    # Threads that wait for each other soon give way to the processes that load data: by default each spins
+    # for milliseconds at every operator, on a core that another needs. Read when torch loads libgomp.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from audiomask.tasks.fit import fit
 
     fit(args.config, known.out, options, fresh=known.fresh, command=sys.argv)

@@ -130,6 +130,10 @@ class Sieve(Masked):
     def features(self, spectrum: Tensor) -> Tensor:
         return spectrum[..., :BINS]
 
+    def grow_from(self, small: Sieve) -> None:
+        """Take over the weights of a smaller model; the output is its output, later by the frames ahead."""
+        self.net.grow_from(small.net)
+
     def estimate(self, mask, spectrum, strength=None, atten_lim=None, **constants):
         mask = self._extend(mask, spectrum[..., :BINS], spectrum.shape[3] - BINS)
         w = self.control("strength", strength, spectrum)

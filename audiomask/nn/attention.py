@@ -10,8 +10,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from audiomask.nn.recurrent import trains_here
 from audiomask.streaming import State, Streaming
 
 
@@ -37,6 +39,41 @@ class _Projections(Streaming):
         return self.out_proj(y)
 
 
+class _TrainedAttention(torch.autograd.Function):
+    """`attend_all` for training on a CPU, softmax(s q' k) v', and its gradient with few passes over memory.
+
+    q, k, v are `[N heads, C / heads, L]`: products with the long axis last are the quickest.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv, heads, hide):
+        rows, places, c = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+        size, scale = c // heads, (c // heads) ** -0.5
+        split = qkv.view(rows, places, 3, c).permute(2, 0, 3, 1).contiguous()
+        q, k, v = split.view(3, rows * heads, size, places)
+        scores = torch.baddbmm(q.new_zeros(()), q.mT, k, beta=0, alpha=scale)
+        if hide is not None:
+            scores.view(rows, heads, places, places).masked_fill_(hide, -torch.inf)
+        weights = torch.softmax(scores, -1, out=scores)
+        ctx.save_for_backward(q, k, v, weights)
+        ctx.scale = scale
+        return torch.bmm(v, weights.mT).view(rows, c, places).mT.contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        q, k, v, weights = ctx.saved_tensors
+        rows, places, c = dy.shape
+        dy = dy.mT.contiguous().view_as(v)
+        d = torch.empty(3, *v.shape, dtype=v.dtype)
+        torch.bmm(dy, weights, out=d[2])
+        ds = torch.bmm(dy.mT, v)
+        torch.ops.aten._softmax_backward_data.out(ds, weights, -1, ds.dtype, grad_input=ds)
+        torch.baddbmm(d[0], k, ds.mT, beta=0, alpha=ctx.scale, out=d[0])
+        torch.baddbmm(d[1], q, ds, beta=0, alpha=ctx.scale, out=d[1])
+        return d.view(3, rows, c, places).permute(1, 3, 0, 2).reshape(rows, places, 3 * c), None, None
+
+
 def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
     """Self-attention of L places to each other, from their projections: `[N, L, 3 C]` -> `[N, L, C]`.
 
@@ -49,13 +86,16 @@ def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
     if torch.onnx.is_in_onnx_export():
         return torch.onnx.ops.attention(*qkv.chunk(3, 2), q_num_heads=heads, kv_num_heads=heads)[0]
     c, places = qkv.shape[2] // 3, qkv.shape[1]
+    hide = None
+    if hidden:
+        gone = torch.rand(len(qkv), 1, 1, places, device=qkv.device) < hidden
+        hide = gone & ~torch.eye(places, dtype=torch.bool, device=qkv.device)
+    if trains_here(qkv):
+        return _TrainedAttention.apply(qkv, heads, hide)
     q, k, v = qkv.mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
     scores = (q * (c // heads) ** -0.5).mT @ k  # [N, heads, L, L]
-    if hidden:
-        gone = torch.rand(len(scores), 1, 1, places, device=scores.device) < hidden
-        scores = scores.masked_fill(
-            gone & ~torch.eye(places, dtype=torch.bool, device=scores.device), -torch.inf
-        )
+    if hide is not None:
+        scores = scores.masked_fill(hide, -torch.inf)
     weights = torch.softmax(scores, -1)
     return (v @ weights.mT).reshape(-1, c, places).mT
 

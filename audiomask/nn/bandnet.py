@@ -117,6 +117,38 @@ class BandNet(Streaming):
             self.decode.bias.zero_()
             self.decode.bias[:STRIDE] = 1.1547
 
+    @torch.no_grad()
+    def grow_from(self, small: BandNet) -> None:
+        """Write the weights of a smaller network into this one, which then computes the same.
+
+        New units hear the old ones and write nothing to them, and new blocks add nothing (after Chen et al.
+        2016, "Net2Net", with zeros where they share weights out). ValueError for heads of other sizes.
+        """
+        ours, theirs = (net.channels / net.blocks[0].heads for net in (self, small))  # type: ignore[operator]
+        if ours != theirs:
+            raise ValueError(f"heads of {theirs:g} channels cannot become heads of {ours:g} channels")
+        old = small.state_dict()
+        for name, parameter in self.state_dict().items():
+            if name not in old:  # of a new block
+                if name.endswith("_norm.weight"):
+                    parameter.zero_()
+                continue
+            (into, axis), (known, _) = (self._units(name, p) for p in (parameter, old[name]))
+            if into.ndim > axis + 1:
+                into.narrow(axis, 0, known.shape[axis]).zero_()
+            into[tuple(slice(n) for n in known.shape)] = known
+
+    def _units(self, name: str, parameter: Tensor) -> tuple[Tensor, int]:
+        """A view of `parameter` with an axis for each kind of units (gates and bands lie beside each other in
+        one), and the number of the axis of the units that it feeds."""
+        if ".gru." in name or "full_gru" in name or ".qkv." in name:
+            return parameter.unflatten(0, (3, -1)), 1
+        if "full_out" in name:
+            return parameter.unflatten(0, (self.bands, -1)), 1
+        if name == "full_in.weight":
+            return parameter.unflatten(1, (self.bands, -1)), 0
+        return parameter, int(name == "embedding")
+
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
         width = self.bands * self.channels
         sizes = {f"block{i}": width for i in range(len(self.blocks))} | {"full": self.full}

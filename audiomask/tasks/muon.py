@@ -59,6 +59,11 @@ def groups(model: nn.Module, weight_decay: float, matrices: bool = True) -> list
     return [{"params": ps, "weight_decay": decay, "maps": n} for (decay, n), ps in found.items()]
 
 
+def _gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
 class Muon(torch.optim.AdamW):
     """Muon where a group says how many `maps` its matrices stack, AdamW where `maps` is 0 (see `groups`).
 
@@ -84,26 +89,31 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if not group["maps"]:
-                continue
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._turn(p, group["lr"], group["weight_decay"], group["maps"])
-                    p.grad = None  # AdamW passes over it
+            if group["maps"] and (params := [p for p in group["params"] if p.grad is not None]):
+                self._turn(params, group["lr"], group["weight_decay"], group["maps"])
         super().step()
         return loss
 
-    def _turn(self, p: nn.Parameter, lr: float, weight_decay: float, maps: int) -> None:
-        assert p.grad is not None
-        state = self.state[p]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(p)
-            state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
-        state["momentum"].lerp_(p.grad, 1 - self.momentum)
-        ahead = p.grad.lerp(state["momentum"], self.momentum)
-        rows, columns = p.shape[0] // maps, p[0].numel()
-        whole = ahead.full_tensor() if isinstance(ahead, DTensor) else ahead  # divided: see docs/scale.md
-        update = orthogonalise(whole.reshape(maps, rows, columns)).reshape(p.shape)
-        if isinstance(p, DTensor):
-            update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
-        p.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * lr * max(rows, columns) ** 0.5)
+    def _turn(self, params: list[nn.Parameter], lr: float, weight_decay: float, maps: int) -> None:
+        """Move `params`, of which those of one shape are orthogonalised together."""
+        for p in params:
+            if "momentum" not in (state := self.state[p]):
+                state["momentum"] = torch.zeros_like(p)
+                state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
+        momenta, grads = [self.state[p]["momentum"] for p in params], [_gradient(p) for p in params]
+        torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
+        torch._foreach_lerp_(grads, momenta, self.momentum)  # ahead, as Nesterov's
+        alike: dict[tuple[int, int], list[nn.Parameter]] = {}
+        for p in params:
+            alike.setdefault((p.shape[0] // maps, p[0].numel()), []).append(p)
+        for (rows, columns), same in alike.items():
+            # whole where weights are divided: see docs/scale.md
+            whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in map(_gradient, same)]
+            updates = orthogonalise(torch.cat([g.reshape(maps, rows, columns) for g in whole]))
+            for p, update in zip(same, updates.split(maps), strict=True):
+                update = update.reshape(p.shape)
+                if isinstance(p, DTensor):
+                    update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
+                p.mul_(1 - lr * weight_decay).add_(update, alpha=-0.2 * lr * max(rows, columns) ** 0.5)
+        for p in params:
+            p.grad = None  # AdamW passes over it

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiomask.nn import attention
 from audiomask.nn.attention import CausalAttention, FrequencyAttention, attend_all
 from audiomask.streaming import Delay, Sequential
 
@@ -86,3 +87,24 @@ def test_hidden_places_are_not_seen_by_others():
     assert torch.allclose(y[:, ~gone], z[:, ~gone], atol=1e-6)
     assert not torch.allclose(y[:, gone], z[:, gone], atol=1e-3)  # by themselves they are
     assert attend_all(qkv, 2, hidden=0.999).isfinite().all()
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.4])
+def test_training_on_a_cpu_has_the_gradients_of_the_plain_operators(hidden, monkeypatch):
+    torch.manual_seed(0)
+    qkv, found = torch.randn(6, 8, 36), []
+    for ours in (True, False):
+        monkeypatch.setattr(attention, "trains_here", lambda x, ours=ours: ours)
+        torch.manual_seed(1)
+        x = qkv.clone().requires_grad_()
+        y = attend_all(x, 4, hidden)
+        assert ("TrainedAttention" in y.grad_fn.name()) == ours
+        y.sin().sum().backward()
+        found.append((y, x.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_written_out_gradient_is_that_of_the_attention():
+    qkv = torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: attend_all(x, 2), [qkv])

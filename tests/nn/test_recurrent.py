@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from audiomask import export
-from audiomask.nn.recurrent import GRU, LSTM, PlainGRU, PlainLSTM, _onnx_module
+from audiomask.nn.recurrent import GRU, LSTM, PlainGRU, PlainLSTM, _onnx_module, _TrainedGRU
 from audiomask.streaming import Delay, Port, Sequential, StreamingModel
 
 PAIRS = [(GRU, nn.GRU), (LSTM, nn.LSTM)]
@@ -56,6 +56,32 @@ def test_plain_layers_are_torch_layers(ours, theirs):
     model.load_state_dict(reference.state_dict())
     x = torch.randn(7, 3, 4)
     torch.testing.assert_close(model(x)[0], reference(x)[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_training_on_a_cpu_has_the_gradients_of_torch(bias, dtype, tolerance):
+    """Two layers in both directions, with a state in and out."""
+    torch.manual_seed(0)
+    reference = nn.GRU(5, 4, 2, bias=bias, bidirectional=True).to(dtype)
+    model = PlainGRU(5, 4, 2, bias=bias, bidirectional=True).to(dtype)
+    model.load_state_dict(reference.state_dict())
+    x, h = torch.randn(7, 3, 5, dtype=dtype), torch.randn(4, 3, 4, dtype=dtype)
+    found = []
+    for gru in (model, reference):
+        inputs = [x.clone().requires_grad_(), h.clone().requires_grad_()]
+        y, end = gru(*inputs)
+        (y.sin().sum() + end.square().sum()).backward()
+        found.append([y, end, *(value.grad for value in (*inputs, *gru.parameters()))])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_the_written_out_gradient_is_that_of_the_layer():
+    torch.manual_seed(0)
+    shapes = ((4, 2, 3), (2, 5), (15, 3), (15, 5), (15,), (15,))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(_TrainedGRU.apply, inputs)
 
 
 class AcrossFrequency(StreamingModel):

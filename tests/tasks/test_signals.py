@@ -5,10 +5,11 @@ was not.
 import itertools
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
-from training import ROOT, SIEVE, checkpoint, train, train_and_kill
+from training import ROOT, SIEVE, checkpoint, command, train, train_and_kill
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -17,6 +18,7 @@ from audiomask.data.simulate import Degrade
 from audiomask.losses import L1Loss, Objective, PESQLoss, WeightedSum
 from audiomask.models.sieve import Sieve
 from audiomask.streaming import Port, StreamingModel
+from audiomask.tasks import fit
 from audiomask.tasks.fit import KeepBest, parse
 from audiomask.tasks.signals import Signals
 from audiomask.tasks.task import warmup_stable_decay
@@ -47,22 +49,57 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
         assert (out / kind).stat().st_size > 0
 
 
+def run_here(data, out, steps, *, recipe=SIEVE, **options):
+    """A run in this process, whose checkpoints' period can be changed."""
+    words = command(data, out, steps, recipe, **options)
+    return fit.fit(recipe, out, words[words.index(str(recipe)) + 1 : -2])
+
+
+@pytest.mark.slow
+def test_checkpoints_come_by_time_and_resume_inside_an_epoch(data, tmp_path, monkeypatch):
+    """Epochs of 6 steps, checkpoints after every step: 4 steps, then 5 more, equal 9."""
+    monkeypatch.setattr(fit, "CHECKPOINT", timedelta(0))
+    options = {"data__steps": 6, "model__warmup": 1}
+    run_here(data, tmp_path / "stopped", 4, **options)
+    assert checkpoint(tmp_path / "stopped")["global_step"] == 4
+    assert sorted(p.name for p in (tmp_path / "stopped/checkpoints").iterdir()) == ["last.ckpt"]
+    run_here(data, tmp_path / "stopped", 9, **options)
+    run_here(data, tmp_path / "whole", 9, **options)
+    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "stopped")
+    assert whole["global_step"] == resumed["global_step"] == 9
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_precision_follows_the_hardware_unless_it_is_given(data, tmp_path, monkeypatch):
+    def chosen(**options):
+        words = command(data, tmp_path, 1, trainer__precision=None, **options)
+        return fit.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision
+
+    assert chosen(trainer__accelerator="cpu") == "32-true"
+    words = command(data, tmp_path, 1, trainer__precision="bf16-mixed", trainer__accelerator="cpu")
+    assert fit.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision == "bf16-mixed"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for has_bfloat16 in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bfloat16, **_: has)
+        assert fit.precision("auto") == ("bf16-mixed" if has_bfloat16 else "32-true")
+        assert fit.precision("cpu") == "32-true"
+
+
+def test_no_recipe_names_a_precision():
+    """It follows the hardware."""
+    for recipe in SIEVE.parents[1].glob("*/*.yaml"):
+        assert "precision" not in recipe.read_text(), recipe
+
+
 def test_the_medium_model_trains_on_from_grown_weights(data, tmp_path):
     small = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "full": 8, "squeeze": 8}
     torch.manual_seed(0)
     config = {"class_path": "audiomask.models.sieve.Sieve", "init_args": small}
     weights.save(tmp_path / "small", Sieve(**small), config)
     large = {"channels": 12, "heads": 3, "full": 16, "squeeze": 12, "blocks": 2, "ahead": 2}
-    sizes = [part for key, value in large.items() for part in (f"--{key}", str(value))]
-    grow = [
-        sys.executable,
-        ROOT / "tools/grow_sieve.py",
-        tmp_path / "small",
-        *sizes,
-        "--out",
-        tmp_path / "grown",
-    ]
-    subprocess.run(grow, check=True)
+    _, grown = weights.grow(tmp_path / "small", config | {"init_args": small | large})
+    weights.save(tmp_path / "grown", grown, config | {"init_args": small | large})
 
     options = {f"model__model__{key}": value for key, value in (small | large).items()}
     options |= {"recipe": ROOT / "recipes/denoise/sieve_medium.yaml", "model__start_from": tmp_path / "grown"}
