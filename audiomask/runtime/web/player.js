@@ -27,6 +27,8 @@ const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
 const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, f(value, key)]));
 /** A sound as a list of rows, of rows or of one. */
 const listed = (x) => (ArrayBuffer.isView(x) || typeof x[0] === "number" ? [x] : [...x]);
+/** Rows of numbers as a port has them. */
+const copied = (rows, port) => rows.map((row) => (port.dtype === "int64" ? port.Row.from(row, Math.trunc) : new port.Row(row)));
 const shape = (rows) => `(${rows.length}, ${rows[0]?.length ?? 0})`;
 export const differ = (a, b) => Object.keys(a).some((key) => a[key].some((value, i) => value !== b[key][i]));
 
@@ -186,7 +188,7 @@ export class Player {
     if (given.length !== channels || given.some((row) => row.length !== given[0].length)) {
       throw new RangeError(`a block of shape ${shape(given)} does not fit [${channels}, T]`);
     }
-    const x = given.map((row) => first.Row.from(row, first.dtype === "int64" ? Math.trunc : undefined));
+    const x = copied(given, first);
     let lost = null;
     if (this.#flagged && others[name]) {
       const marks = listed(others[name]);
@@ -244,7 +246,7 @@ export class Player {
       let x = this.#flagged && port === this.artifact.lost ? lost : streams[name];
       if (!x) x = port.neutral(this.engine.batch, Math.max(0, Math.floor(end) - start), start);
       else {
-        x = listed(x).map((row) => port.Row.from(row, port.dtype === "int64" ? Math.trunc : undefined));
+        x = copied(listed(x), port);
         const rows = this.rows[name];
         if (![1, rows].includes(x.length)) throw new RangeError(`${name} of shape ${shape(x)} does not fit [${rows}, T]`);
         if (Math.abs(start + x[0].length - end) >= 1) {
