@@ -97,8 +97,9 @@ class Player:
             each = ", one for each of its microphones" if width > 1 and self.first.type == "pcm" else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
         batch = 1 if self.mix else self.channels // width
-        self.engine = Engine(artifact, batch, threads, outputs)
-        self.ports = tuple(output_port(artifact, name) for name in self.engine.outputs)
+        names = outputs or [port.name for port in artifact.outputs]
+        self.ports = tuple(output_port(artifact, name) for name in names)
+        self.engine = Engine(artifact, batch, threads, [port.name for port in self.ports])
         self.rows = {p.name: batch * p.channels for p in (*artifact.streams, *self.ports)}
         self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
         # Flags that come with the samples of a sound; of another clock they are a stream like any other.

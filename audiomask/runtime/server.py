@@ -30,7 +30,7 @@ from audiomask import __version__
 from audiomask.runtime.artifact import Artifact, ArtifactError, family, resolve, shipped
 from audiomask.runtime.commands import Refusal
 from audiomask.runtime.counters import Counters
-from audiomask.runtime.session import Session
+from audiomask.runtime.session import Session, sounds
 from audiomask.runtime.sockets import Socket
 from audiomask.runtime.turns import Worker
 
@@ -106,13 +106,14 @@ def offer(names: list[str]) -> list[list[Artifact]]:
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
             with contextlib.suppress(ArtifactError):
-                Session(artifact)
+                sounds(artifact)
                 others.setdefault(family(artifact), []).append(artifact)
         others.pop(family(first[0]), None)
         families = [first, *(sorted(group, key=lambda a: a.sample_rate) for group in others.values())]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        Session(artifact)  # says why a model cannot be played, before anybody asks for it
+        for name in sounds(artifact):  # says why a model cannot be played, before anybody asks for it
+            Session(artifact, output=name)
         if artifact.path.stem in stems:
             raise ArtifactError(
                 f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "

@@ -114,10 +114,11 @@ class Session(Player):
 
     def _ready(self, fed):
         """Samples that can be out once `fed` are in (integer arrays)."""
-        up, down = self._in.get(self.first.name), self._out.get(self.ports[0].name)
-        inner = up.ready(fed) if up else fed
-        inner = np.maximum(0, inner // self.artifact.hop * self.artifact.hop - self.artifact.delay)
-        return down.ready(inner) if down else inner
+        artifact, port = self.artifact, self.ports[0]
+        up, down = self._in.get(self.first.name), self._out.get(port.name)
+        hops = (up.ready(fed) if up else fed) // artifact.hop
+        out = np.maximum(0, hops * port.per_hop(artifact.hop) - int(artifact.delay * port.rate))
+        return down.ready(out) if down else out
 
     def lag_of(self, block: int) -> int:
         """Return by how many samples the output may fall behind the input, in blocks of `block`."""

@@ -20,7 +20,7 @@ from audiomask.runtime.artifact import ArtifactError, choose
 from audiomask.runtime.commands import Refusal, done, field, message, values
 from audiomask.runtime.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
-from audiomask.runtime.session import Session
+from audiomask.runtime.session import Session, sounds
 from audiomask.runtime.turns import Stream, Worker
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Socket:
         rate = field(hello, "rate", int, 16000)
         form = field(hello, "format", str, "f32le")
         channels = field(hello, "channels", int, None)
+        output = field(hello, "output", str, None)
         version = field(hello, "version", int, VERSION)
         packets = field(hello, "packets", dict, None)
         wanted = values(hello)
@@ -178,9 +179,12 @@ class Socket:
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
             raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
+        if output is None and len(heard := sounds(artifact)) > 1:
+            words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
+            raise Refusal("bad_value", 1007, words + " ".join(heard))
 
         def open_session() -> Session:
-            session = Session(artifact, sample_rate=rate, channels=channels)
+            session = Session(artifact, sample_rate=rate, channels=channels, output=output)
             session.set(**wanted)
             return session
 
@@ -200,7 +204,9 @@ class Socket:
             "rate": rate,
             "format": form,
             "channels": session.channels,
+            "output": session.ports[0].name,
             "outputs": session.outputs,
+            "rate_out": session.rate_out,
             "hop": session.hop,
             "delay": session.delay,
             "latency": session.latency,
@@ -304,7 +310,7 @@ class Socket:
         elif output:
             samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
             stream.samples_out += samples
-            seconds = samples / stream.session.sample_rate
+            seconds = samples / stream.session.rate_out
             self.service.counters.add("audio_seconds_total", seconds, "out")
             self._size += len(output)
             if self._size > OUTBOX and not stream.choked:

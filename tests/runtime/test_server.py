@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import ports_artifacts
 import pytest
 from serving import Running, client, close_to, ending, model, offline, pour, sound, wait
 from websockets.exceptions import InvalidStatus
@@ -30,7 +31,9 @@ def test_ready_says_what_a_client_has_to_know(running):
             "rate": 44100,
             "format": "f32le",
             "channels": 2,
+            "output": "enhanced",
             "outputs": 2,
+            "rate_out": 44100,
             "hop": session.hop,
             "delay": session.delay,
             "latency": session.latency,
@@ -91,6 +94,41 @@ def test_several_microphones_become_one(running, noise, toys):
         y, report = sound(ws)
     assert close_to(y[None], offline(model(running, "array3"), x))
     assert report["samples_out"] == 2000
+
+
+def test_of_several_sounds_one_is_heard(serve, tmp_path, noise):
+    running = serve(*(ports_artifacts.build(tmp_path, name) for name in ("stems", "dither")))
+    x = noise(1, 3000)
+    with running.open({}) as ws:
+        assert ws.ready["code"] == "bad_value"
+        assert ws.ready["message"].endswith("which one is heard: vocals drums bass other")
+        assert ending(ws) == (None, 1007)
+    with running.open({"output": "piano"}) as ws:
+        assert "has no output 'piano' of sound; it has: vocals drums bass other" in ws.ready["message"]
+    for hello in ({"output": "bass"}, {"output": "vocals"}, {"model": "dither"}):
+        with running.open(hello) as ws:
+            output = hello.get("output", "sound")
+            assert (ws.ready["output"], ws.ready["outputs"]) == (output, 1)
+            ws.send(x.astype("<f4").tobytes())
+            ws.send('{"type": "flush"}')
+            want = offline(model(running, hello.get("model", "stems")), x, output=output)
+            assert close_to(sound(ws)[0][None], want)
+
+
+def test_an_output_at_another_rate(serve, tmp_path, noise):
+    """It is counted in seconds of its own rate, and has no dry sound to be mixed with."""
+    running = serve(ports_artifacts.build(tmp_path, "upsampler"))
+    x = noise(1, 4410)
+    with running.open({"rate": 44100}) as ws:
+        assert (ws.ready["rate"], ws.ready["rate_out"]) == (44100, 48000)
+        ws.send(x.astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        y, report = sound(ws)
+        assert close_to(y[None], offline(model(running, "upsampler"), x, sample_rate=44100))
+        assert (report["samples_in"], report["samples_out"]) == (4410, 4800)
+        ws.send('{"type": "set", "dry": 0.5}')
+        assert ending(ws)[0]["code"] == "bad_value"
+    assert running.count("audio_seconds_total", "out") == pytest.approx(0.1)
 
 
 def test_many_streams_at_once_are_each_the_offline_sound(running, noise):

@@ -1,21 +1,19 @@
 """The page of ``audiomask serve`` in a real browser, in both of its ways, against the session in Python."""
 
 import base64
-import itertools
-import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import ports_artifacts
 import pytest
 import soundfile as sf
 import soxr
 from sessions import keywords
 
 from audiomask.runtime import server
-from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.server import PAGE, Service, Settings, offer
 from audiomask.runtime.session import Session
 
@@ -38,7 +36,7 @@ class NoSockets(Service):
 
 
 def whole(model, x, rate, **options):
-    session = Session(model, sample_rate=rate, channels=len(x), **options)
+    session = Session(model, sample_rate=rate, channels=len(x), **keywords(options))
     return np.concatenate((session.feed(x), np.reshape(session.flush(), (session.outputs, -1))), 1)
 
 
@@ -109,7 +107,7 @@ def test_a_file_comes_out_as_offline(page, folder, models, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_constant_port_is_a_slider(page, folder, models, mode):
+def test_every_control_is_a_slider(page, folder, models, mode):
     page.choose(mode, "sieve_16k")
     assert page.at.locator("#controls input[type=range]").count() == 4  # strength, atten_lim, dry, buffer
     page.open(folder / "speech.wav")
@@ -493,35 +491,6 @@ def test_without_the_runtime_the_server_still_works(browser, models, folder, tmp
         same(page.saved()[0], whole(next(a for a in models[0] if a.path.stem == name), x.T, rate))
 
 
-# session.js by itself
-
-PLAY = """async ([bytes, options, x, sizes, turns]) => {
-    const decode = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    const ort = await import("/vendor/ort.wasm.min.mjs");
-    const { Session, loadModel } = await import("/session.js");
-    ort.env.wasm.numThreads = 1;
-    ort.env.wasm.wasmPaths = "/vendor/";
-    try {
-        const session = new Session(await loadModel(ort, decode(bytes)), options);
-        const rows = x.map((row) => new Float32Array(decode(row).buffer));
-        const parts = [];
-        let at = 0;
-        for (const [n, size] of sizes.entries()) {
-            if (turns[n]) session.set(turns[n]);
-            parts.push(await session.feed(rows.map((row) => row.subarray(at, at + size))));
-            at += size;
-        }
-        parts.push(await session.flush());
-        const bytesOf = (row) => new Uint8Array(row.buffer, row.byteOffset, row.byteLength);
-        const text = (row) => btoa(String.fromCharCode(...bytesOf(row)));
-        const { latency, delay, hop, cleaned, faults } = session;
-        return { parts: parts.map((sound) => sound.map(text)), latency, delay, hop, cleaned, faults };
-    } catch (error) {
-        return { error: `${error.name}: ${error.message}` };
-    }
-}"""
-
-
 @pytest.fixture(scope="module")
 def empty(browser, site):
     context = browser.new_context()
@@ -529,147 +498,6 @@ def empty(browser, site):
     page.goto(site)
     yield page
     context.close()
-
-
-def play(page, path, x, sizes, options=None, turns=None):
-    """A sound through session.js in blocks of ``sizes``: what came out, the session's facts, the lengths."""
-    b64 = [base64.b64encode(np.ascontiguousarray(row, "<f4")).decode() for row in x]
-    model = base64.b64encode(path.read_bytes()).decode()
-    facts = page.evaluate(PLAY, [model, options or {}, b64, sizes, turns or {}])
-    if "error" in facts:
-        return facts["error"]
-    parts = [[np.frombuffer(base64.b64decode(row), "<f4") for row in part] for part in facts.pop("parts")]
-    return np.concatenate([np.stack(part) for part in parts], 1), facts, [part[0].size for part in parts]
-
-
-def cut(total, seed):
-    rng = np.random.default_rng(seed)
-    ends = np.sort(rng.integers(0, total + 1, 12))
-    return [int(n) for n in np.diff([0, *ends, total])]
-
-
-@pytest.mark.parametrize(
-    ("rate", "channels", "dry"),
-    [(16000, 1, 0.0), (48000, 2, 0.25), (44100, 1, 0.0), (8000, 3, 1.0), (44101, 1, 0.5)],
-)
-def test_the_session_equals_the_one_in_python(empty, toy16, noise, rate, channels, dry):
-    x, sizes = noise(channels, 9000), cut(9000, rate)
-    options = {"sampleRate": rate, "channels": channels, "dry": dry, "controls": {"strength": 0.75}}
-    got, facts, lengths = play(empty, toy16, x, sizes, options)
-    session = Session(toy16, sample_rate=rate, channels=channels, dry=dry, controls={"strength": 0.75})
-    ends = itertools.pairwise(np.cumsum([0, *sizes]))
-    want = [np.reshape(session.feed(x[:, a:b]), (channels, -1)) for a, b in ends]
-    want.append(np.reshape(session.flush(), (channels, -1)))
-    assert lengths == [part.shape[1] for part in want]  # ready at the same moments too
-    assert np.abs(got - np.concatenate(want, 1)).max() < 1e-6
-    assert [facts[k] for k in ("latency", "delay", "hop")] == [session.latency, session.delay, session.hop]
-
-
-def test_states_begin_where_the_file_says(empty, toys, tmp_path, noise):
-    start = np.linspace(-1, 1, 257, dtype=np.float32)
-    states = toys.document()["states"]
-    for n, initial in enumerate(({"base64": base64.b64encode(start).decode()}, start.tolist())):
-        states[0]["initial"] = initial
-        path = toys.build(tmp_path / f"{n}.onnx", states=states, delay=256)
-        x = noise(1, 3000)
-        got = play(empty, path, x, [1000, 2000])[0]
-        want = whole(Artifact.load(path), x, 16000)
-        assert np.abs(want[0, 0]) > 0.3  # the low-pass starts at the last value of its state, 1
-        np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate", [16000, 48000])
-def test_changes_fade_as_in_python(empty, toy16, noise, rate, channels):
-    """Controls, dry share and bypass, changed before the sound, within a hop, and while a change fades."""
-    x, sizes = noise(channels, 12000), [0, 3000, 100, 900, 4000, 4000]
-    turns = [{"strength": 0.5}, {"dry": 0.25}, {"strength": 0}, {"strength": 1, "dry": 0}, {"bypass": True}]
-    turns = {str(n): turn for n, turn in enumerate([*turns, {"bypass": False}])}
-    options = {"sampleRate": rate, "channels": channels}
-    got, _, lengths = play(empty, toy16, x, sizes, options, turns)
-    session, at, want = Session(toy16, sample_rate=rate, channels=channels), 0, []
-    for n, size in enumerate(sizes):
-        session.set(**keywords(turns[str(n)]))
-        want.append(np.reshape(session.feed(x[:, at : at + size]), (channels, -1)))
-        at += size
-    want.append(np.reshape(session.flush(), (channels, -1)))
-    assert lengths == [part.shape[1] for part in want]
-    assert np.abs(got - np.concatenate(want, 1)).max() < 1e-6
-
-
-def test_what_is_no_sample_is_silence(empty, toy16, noise):
-    x = noise(1, 3000)
-    clean = x.copy()
-    x[0, 700:703], clean[0, 700:703] = (np.nan, np.inf, 1e20), 0
-    got, facts, _ = play(empty, toy16, x, [3000])
-    assert facts["cleaned"] == 3
-    np.testing.assert_allclose(got, whole(toy16, clean, 16000), atol=1e-6)
-
-
-def test_a_model_that_fails_starts_anew(empty, toys, tmp_path, noise):
-    """The eighth power of 1e9 overflows to infinity in this graph's state and would stay there for ever."""
-    import onnx
-    from onnx import helper
-
-    path = toys.build(tmp_path / "a.onnx")
-    model = onnx.load(path)
-    at = [node.output[0] for node in model.graph.node].index("next_state_f32")
-    model.graph.node[at].input[1] = "eighth"
-    for a, b in (("fourth", "eighth"), ("square", "fourth"), ("l_end", "square")):
-        model.graph.node.insert(at, helper.make_node("Mul", [a, a], [b]))
-    onnx.save(model, path)
-    x, sizes = noise(2, 2048), [256] * 8
-    x[1, :256] = 1e9
-    session = Session(path, channels=2)
-    want = [session.feed(x[:, n : n + 256]) for n in range(0, 2048, 256)]
-    want = np.concatenate([*want, session.flush()], 1)
-    got, facts, _ = play(empty, path, x, sizes, {"channels": 2})
-    assert facts["faults"] == session.faults >= 1
-    assert np.isfinite(got).all()
-    assert np.abs(got[1, -256:]).max() > 0.01
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"controls": {"depth": 1}}, "ArtifactError: toy_16k: has no control 'depth'; it has: strength"),
-        ({"controls": {"strength": 1.5}}, "ArtifactError: toy_16k: strength = 1.5 is outside 0 to 1"),
-        ({"controls": {"strength": "much"}}, "ArtifactError: toy_16k: strength = much is not a number"),
-        ({"dry": -1}, "ArtifactError: toy_16k: dry = -1 is outside 0 to 1"),
-        ({"channels": 0}, "ArtifactError: toy_16k: takes 1 channels, not 0"),
-        ({"sampleRate": 0.5}, "ArtifactError: a sample rate of 0.5 Hz is not possible"),
-    ],
-)
-def test_bad_options_are_refused(empty, toy16, noise, options, words):
-    assert play(empty, toy16, noise(1, 10), [10], options) == words
-
-
-def test_a_port_of_whole_numbers_takes_no_others(empty, toys, tmp_path, noise):
-    import onnx
-    from onnx import TensorProto, helper
-
-    inputs = toys.document()["inputs"]
-    inputs.append({"name": "mode", "kind": "constant", "type": "int", "default": 1, "channels": 1})
-    path = toys.build(tmp_path / "whole.onnx", inputs=inputs)
-    model = onnx.load(path)
-    model.graph.input.append(helper.make_tensor_value_info("mode", TensorProto.INT64, ["B"]))
-    onnx.save(model, path)
-    assert Session(path, controls={"mode": 2}).engine.controls
-    words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1.5}})
-    assert words == "ArtifactError: toy: mode = 1.5 is not a whole number"
-    words = play(empty, path, noise(1, 10), [10], {"controls": {"mode": 1e39}})
-    assert words == "ArtifactError: toy: mode = 1e+39 is not a number"
-    assert not isinstance(play(empty, path, noise(1, 10), [10], {"controls": {"mode": 2}}), str)
-
-
-def test_files_that_are_no_artifacts_are_refused(empty, toys, tmp_path, noise):
-    (tmp_path / "text.onnx").write_text("this is no protobuf")
-    assert "is no ONNX model" in play(empty, tmp_path / "text.onnx", noise(1, 10), [10])
-    path = toys.build(tmp_path / "plain.onnx", metadata="")
-    assert "has no 'audiomask' metadata" in play(empty, path, noise(1, 10), [10])
-    path = toys.build(tmp_path / "new.onnx", metadata=json.dumps(toys.document(format=9)))
-    assert "has artifact format 9" in play(empty, path, noise(1, 10), [10])
 
 
 def test_the_examples_of_the_docs(browser, models, tmp_path, noise):
@@ -750,6 +578,94 @@ def test_the_lag_is_kept_and_a_stall_costs_only_itself(empty):
     assert done["missed"] == lost.sum() == 20 * 128 - (1000 - 512 - 128)
     assert not heard[lost].any()  # silence, and after it everything in its place
     assert not lost[60 * 128 + 128 :].any()
+
+
+@pytest.fixture(scope="module")
+def ported(tmp_path_factory):
+    """The models with other ports than one sound in and one out, and the address of a server of them."""
+    folder, names = tmp_path_factory.mktemp("ported"), ("stems", "upsampler", "dither", "marker")
+    models = offer([str(ports_artifacts.build(folder, name)) for name in names])
+    with page_driver.serving(Service(models, Settings(page=PAGE))) as url:
+        yield {group[0].name: group[0] for group in models}, url
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_of_several_sounds_one_is_chosen(browser, ported, folder, mode):
+    models, url = ported
+    x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+    with page_driver.Page(browser, url) as page:
+        page.choose(mode, "stems")
+        names = page.at.eval_on_selector_all("#output option", "all => all.map((one) => one.value)")
+        assert names == ["vocals", "drums", "bass", "other"]
+        page.open(folder / "speech.wav")
+        same(page.saved()[0], whole(models["stems"], x.T, rate, output="vocals"))
+        with page.working():
+            page.at.select_option("#output", "bass")
+        same(page.saved()[0], whole(models["stems"], x.T, rate, output="bass"))
+        page.start()
+        page.at.wait_for_timeout(1000)
+        page.stop()
+        heard, heard_rate = page.saved("save-input")
+        same(page.saved()[0], whole(models["stems"], heard, heard_rate, output="bass"))
+        assert page.errors == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_noise_and_a_message(browser, ported, folder, mode):
+    """A stream of noise that nobody gives, and a control of 16 values."""
+    models, url = ported
+    x, rate = sf.read(folder / "speech.wav", dtype="float32", always_2d=True)
+    with page_driver.Page(browser, url) as page:
+        for name in ("dither", "marker"):
+            page.choose(mode, name)
+            assert page.at.locator("#output-field").is_hidden()
+            page.open(folder / "speech.wav")
+            same(page.saved()[0], whole(models[name], x.T, rate))
+        message = [1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1]
+        with page.working():
+            page.at.get_by_label("Message").fill(" ".join(map(str, message)))
+        same(page.saved()[0], whole(models["marker"], x.T, rate, message=message))
+        assert page.errors == []
+
+
+# The sound card runs at a rate of ours.
+CARD = """const Made = AudioContext;
+window.AudioContext = class extends Made {
+    constructor(options) { super({ ...options, sampleRate: RATE }); }
+};"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_output_at_another_rate(browser, ported, folder, mode):
+    """It is saved and heard at its own, and lasts as long as what went in."""
+    models, url = ported
+    with page_driver.Page(browser, url, scripts=(CARD.replace("RATE", "48000"),)) as page:
+        page.choose(mode, "upsampler")
+        page.open(folder / "stereo.wav")
+        x, rate = sf.read(folder / "stereo.wav", dtype="float32", always_2d=True)
+        got, got_rate = page.saved()
+        assert (rate, got_rate) == (44100, 48000)
+        same(got, whole(models["upsampler"], x.T, rate))
+        assert page.saved("save-input")[1] == 44100
+        page.at.click("#play")
+        page.at.wait_for_timeout(500)
+        assert page.text("play") == "Pause"
+        page.at.locator("#play", has_text="Play").wait_for()  # its 2 s are over
+        assert page.text("clock").endswith("/ 0:02")
+        page.start()
+        page.at.wait_for_timeout(1000)
+        page.stop()
+        heard, rate = page.saved("save-input")
+        assert rate == 48000
+        same(page.saved()[0], whole(models["upsampler"], heard, rate))
+        assert page.errors == []
+    with page_driver.Page(browser, url, scripts=(CARD.replace("RATE", "44100"),)) as page:
+        page.choose(mode, "upsampler")
+        page.at.click("#mic")
+        page.at.wait_for_selector("#message:not([hidden])")
+        assert page.text("message").startswith(
+            "Upsampler makes sound at 48000 Hz and this sound card runs at 44"
+        )
 
 
 def test_models_that_are_told_of_losses_are_not_offered(browser, toy, repeats, folder):

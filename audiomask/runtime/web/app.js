@@ -1,12 +1,13 @@
 // The page: a microphone or a file through a model, in this browser or on the server, seen and heard before and
 // after. What is done with sound is in runner.js and behind it; this file connects it with what is on the page.
 
+import { checkDocument } from "./artifact.js";
 import { DRY, showControls } from "./controls.js";
 import { clock, meter, milliseconds, pictures, restMeters, show, showFigures, startPictures } from "./figures.js";
-import { Player } from "./player.js";
+import { Playback } from "./playback.js";
+import { concat, join, zeros } from "./rows.js";
 import { Runner } from "./runner.js";
-import { choose } from "./session.js";
-import { join } from "./polyphase.js";
+import { choose, sounds } from "./session.js";
 import { readWav, writeWav } from "./wav.js";
 
 const BUFFER_MS = { browser: 30, server: 100 }; // spare time between the session and the loudspeaker
@@ -17,13 +18,13 @@ const METER_S = 0.03;
 
 const $ = (id) => document.getElementById(id);
 const buffering = {
-  name: "buffer", type: "int", minimum: 5, maximum: 500, unit: "ms",
+  name: "buffer", dtype: "int64", minimum: 5, maximum: 500, unit: "ms",
   doc: "more of it, more lag and fewer underruns",
 };
 
 const runner = new Runner();
 const context = new AudioContext({ latencyHint: "interactive" }); // sleeps until something is heard
-const player = new Player(context, {
+const player = new Playback(context, {
   onended: () => {
     showTransport();
     restMeters();
@@ -31,10 +32,11 @@ const player = new Player(context, {
 });
 
 let models = [];
-let values = {}; // of the controls
+let values = {}; // of the model's controls
+let mix = {}; // of the session's
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
-let take = null; // {name, rate, before, after}
+let take = null; // {name, before, after}, each {rows, rate}
 let asking = false; // for the microphone
 let round = 0; // counts what was begun, so that what is outdated knows
 
@@ -45,6 +47,7 @@ function say(state, words) {
   $("status").textContent = words;
   const busy = state === "live" || state === "busy";
   $("model").disabled = busy || !models.length;
+  $("output").disabled = busy;
   for (const input of document.getElementsByName("mode")) input.disabled = busy || input.dataset.missing === "true";
   $("mic").disabled = !(state === "ready" || state === "live");
   $("open").disabled = !(state === "ready");
@@ -73,7 +76,6 @@ const mode = () => document.querySelector("[name=mode]:checked").value;
 const model = () => models.find((m) => m.name === $("model").value);
 const token = () => $("token").value || new URLSearchParams(location.hash.slice(1)).get("token") || "";
 const headers = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
-const settings = () => ({ dry: 0, ...values });
 
 async function listModels() {
   say("loading", "Looking for models");
@@ -86,13 +88,23 @@ async function listModels() {
   $("token-form").hidden = answer.status !== 401;
   if (answer.status === 401) throw new Error("this server asks for a token");
   if (!answer.ok) throw new Error(`the server has no list of models (it answers ${answer.status})`);
-  // Not those that are told of lost packets: the page loses none.
-  models = (await answer.json()).filter((m) => m.inputs.filter((p) => p.kind === "stream").length === 1);
+  models = (await answer.json()).flatMap(playable);
   if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
   $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
   const preferred = models.filter((m) => m.default);
   $("model").value = choose(preferred.length ? preferred : models, context.sampleRate).name;
+}
+
+/** A model of the list in a list, if the page can play it. Not if it is informed of lost packets: the page loses
+ * none. */
+function playable(entry) {
+  try {
+    const document = checkDocument(entry);
+    return document.lost ? [] : [{ ...document, sounds: sounds(document) }];
+  } catch {
+    return [];
+  }
 }
 
 /** Make the chosen model ready in the chosen place; with a sound at hand, put it through. */
@@ -104,6 +116,7 @@ async function prepare() {
     if (!models.length) await listModels();
     await Runner.prepare(context);
     showPorts();
+    showOutputs();
     $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
     if (mode() === "browser") await runner.load({ url: modelUrl(), headers: headers() });
     if (mine !== round) return;
@@ -128,19 +141,31 @@ function fail(error) {
 const modelUrl = () => new URL(model().url ?? `models/${model().name}.onnx`, document.baseURI).href;
 
 function showPorts() {
-  const ports = [...model().inputs.filter((p) => p.kind === "constant"), DRY];
-  values = Object.fromEntries(Object.entries(values).filter(([name]) => ports.some((p) => p.name === name)));
-  const shown = { ...values, buffer: spare ?? BUFFER_MS[mode()] };
-  showControls($("controls"), [...ports, buffering], shown, (name, value) => {
-    if (name === "buffer") {
+  const ports = Object.values(model().controls);
+  values = Object.fromEntries(Object.entries(values).filter(([name]) => ports.some((port) => port.name === name)));
+  const shown = new Map(ports.map((port) => [port, values[port.name]]));
+  shown.set(DRY, mix.dry).set(buffering, spare ?? BUFFER_MS[mode()]);
+  showControls($("controls"), [...ports, DRY, buffering], shown, (port, value) => {
+    if (port === buffering) {
       spare = value;
       if (live) live.handle.setLag(lagOf(live.info));
       return;
     }
-    values[name] = value;
-    if (live) runner.set({ [name]: value }).catch((error) => complain(explain(error)));
+    const changed = { [port.name]: value };
+    if (port === DRY) mix = changed;
+    else Object.assign(values, changed);
+    if (live) runner.set(port === DRY ? {} : changed, port === DRY ? changed : {}).catch((error) => complain(explain(error)));
     else if (take && !asking) later();
   });
+}
+
+/** Offer the sounds that the model makes, the last choice kept where it has it too. */
+function showOutputs() {
+  const names = model().sounds;
+  const last = $("output").value;
+  $("output").replaceChildren(...names.map((name) => new Option(name)));
+  if (names.includes(last)) $("output").value = last;
+  $("output-field").hidden = names.length < 2;
 }
 
 let timer = 0;
@@ -151,17 +176,16 @@ function later() {
 }
 
 async function openSession(rate, channels) {
-  const { dry, ...controls } = settings();
   const place = mode() === "server"
     ? { url: new URL("ws", document.baseURI).href.replace(/^http/, "ws"), model: model().name, token: token() }
     : { url: modelUrl(), headers: headers() };
-  const info = await runner.open({ mode: mode(), ...place, rate, channels, dry, controls });
+  const info = await runner.open({ mode: mode(), ...place, rate, channels, output: $("output").value, ...mix, controls: values });
   $("latency").textContent = milliseconds(info.latency / rate);
   $("rate").textContent = `${rate} Hz`;
   return info;
 }
 
-const width = () => model().inputs.find((p) => p.kind === "stream").channels ?? 1;
+const width = () => model().streams[0].channels;
 
 // ---- a file, or a recording once more
 
@@ -173,7 +197,7 @@ async function openFile(file) {
     const { rate, sound } = readWav(bytes) ?? (await decode(bytes));
     if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
     player.pause();
-    take = { name: file.name.replace(/\.[^.]*$/, ""), rate, before: sound, after: null };
+    take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate }, after: null };
     await process();
   } catch (error) {
     complain(`${file.name} cannot be used: ${error.message}.`);
@@ -201,16 +225,17 @@ async function process() {
 }
 
 async function enhance(mine) {
-  const { rate, before } = take;
+  const { rows: before, rate } = take.before;
   await runner.cancel();
   if (width() > 1 && before.length !== width()) {
     throw new Error(`${model().name} takes ${width()} channels, and this sound has ${before.length}`);
   }
   say("busy", "Working");
   const info = await openSession(rate, before.length);
-  const after = Array.from({ length: info.outputs }, () => new Float32Array(before[0].length));
+  const seconds = before[0].length / rate;
+  const after = zeros(info.outputs, Math.ceil((before[0].length * info.rate_out) / rate));
   let count = 0;
-  startPictures(rate, before[0].length / pictures.before.width);
+  startPictures({ before: rate, after: info.rate_out }, seconds / pictures.before.width);
   pictures.before.push(before[0]);
   show("underruns", "–");
   show("lag", "–");
@@ -223,16 +248,16 @@ async function enhance(mine) {
     }
     showFigures(made.figures);
     const speed = made.figures.seconds / made.figures.elapsed;
-    say("busy", `Working: ${Math.round((100 * count) / before[0].length)} %, ${speed.toFixed(1)} times real time`);
+    say("busy", `Working: ${Math.round((100 * count) / after[0].length)} %, ${speed.toFixed(1)} times real time`);
   });
   if (!done || mine !== round) return;
   await runner.close();
-  finish(after);
+  finish({ rows: after, rate: info.rate_out });
 }
 
 function finish(after) {
   take.after = after;
-  player.load(take.before, after, take.rate);
+  player.load(take.before, after);
   for (const side of ["before", "after"]) {
     $(side).parentElement.append(Object.assign(document.createElement("span"), { className: "head" }));
   }
@@ -258,8 +283,11 @@ async function startLive() {
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
     await context.resume();
     const info = await openSession(context.sampleRate, width());
+    if (info.rate_out !== info.rate) {
+      throw new Error(`${model().name} makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`);
+    }
     const recording = { before: [], after: [], pending: new Float32Array(0) };
-    startPictures(context.sampleRate, COLUMN_S * context.sampleRate);
+    startPictures({ before: info.rate, after: info.rate_out }, COLUMN_S);
     const handle = await runner.live(context, new MediaStreamAudioSourceNode(context, { mediaStream: stream }), info, {
       lag: lagOf(info),
       enhanced: hearing(),
@@ -291,7 +319,7 @@ function onLive(recording, { before, after, figures }) {
   const kept = figures.seconds < KEEP_S;
   for (const sound of before) {
     if (kept) recording.before.push(sound);
-    recording.pending = join(recording.pending, sound[0]);
+    recording.pending = concat([recording.pending, sound[0]]);
   }
   for (const sound of after) {
     if (kept) recording.after.push(sound);
@@ -311,7 +339,7 @@ function onLive(recording, { before, after, figures }) {
 
 /** Stop, and keep what was recorded as a take. */
 async function stopLive(words = "") {
-  const { handle, stream, recording, info } = live;
+  const { handle, stream, recording } = live;
   live = null;
   say("busy", "Stopping");
   await handle.stop().catch((error) => {
@@ -322,30 +350,16 @@ async function stopLive(words = "") {
   context.suspend();
   restMeters();
   const rate = context.sampleRate;
-  const both = [recording.before, recording.after].map(gather);
+  const both = [recording.before, recording.after].map(join);
   const length = Math.min(...both.map((sound) => sound[0]?.length ?? 0));
   complain(words);
   if (!length) return say("ready", "Ready");
-  const [before, after] = both.map((sound) => sound.map((row) => row.slice(0, length)));
-  take = { name: "microphone", rate, before, after };
-  startPictures(info.rate, length / pictures.before.width);
-  pictures.before.push(before[0]);
-  pictures.after.push(after[0]);
+  const [before, after] = both.map((sound) => ({ rows: sound.map((row) => row.slice(0, length)), rate }));
+  take = { name: "microphone", before, after };
+  startPictures({ before: rate, after: rate }, length / rate / pictures.before.width);
+  pictures.before.push(before.rows[0]);
+  pictures.after.push(after.rows[0]);
   finish(after);
-}
-
-/** Sounds one after the other. */
-function gather(parts) {
-  const length = parts.reduce((sum, sound) => sum + sound[0].length, 0);
-  return (parts[0] ?? []).map((_, c) => {
-    const row = new Float32Array(length);
-    let at = 0;
-    for (const sound of parts) {
-      row.set(sound[c], at);
-      at += sound[c].length;
-    }
-    return row;
-  });
 }
 
 // ---- listening and saving
@@ -367,8 +381,10 @@ function showTransport() {
   $("clock").textContent = `${clock(at)} / ${clock(all)}`;
   for (const head of document.querySelectorAll(".head")) head.style.left = `${all ? (100 * at) / all : 0}%`;
   if (!player.playing) return;
-  const start = Math.floor(at * take.rate);
-  for (const side of ["before", "after"]) meter(side, take[side][0].subarray(start, start + METER_S * take.rate));
+  for (const side of ["before", "after"]) {
+    const { rows, rate } = take[side];
+    meter(side, rows[0].subarray(Math.floor(at * rate), Math.floor((at + METER_S) * rate)));
+  }
   requestAnimationFrame(showTransport);
 }
 
@@ -380,9 +396,9 @@ function togglePlay() {
   if (!player.playing) restMeters();
 }
 
-function save(sound, suffix) {
+function save({ rows, rate }, suffix) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(writeWav(sound, take.rate));
+  link.href = URL.createObjectURL(writeWav(rows, rate));
   link.download = `${take.name}_${suffix}.wav`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
@@ -422,6 +438,7 @@ $("file").addEventListener("change", () => {
 });
 $("modes").addEventListener("change", prepare);
 $("model").addEventListener("change", prepare);
+$("output").addEventListener("change", prepare);
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   models = [];
@@ -451,5 +468,5 @@ document.addEventListener("drop", (event) => {
   if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]);
 });
 
-startPictures(16000, 160);
+startPictures({ before: 16000, after: 16000 }, COLUMN_S);
 prepare();

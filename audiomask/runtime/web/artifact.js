@@ -3,18 +3,20 @@
 // The document is what audiomask/runtime/artifact.py describes. ONNX Runtime Web shows no metadata, so the few
 // fields of the protobuf file that lead to it are walked here; everything else is skipped unread.
 
+import { MEMORY, Port } from "./ports.js";
+
 const KEY = "audiomask";
-const FORMAT = 1;
+const FORMAT = 2; // 1 says constant for control and mask for lost
 const REQUIRED = ["name", "task", "sample_rate", "hop", "delay", "latency", "inputs", "outputs", "states"];
-const ARRAYS = { float32: Float32Array, int64: BigInt64Array };
 
 /** A model that cannot be read or run, or a control that it does not take. */
 export class ArtifactError extends Error {
   name = "ArtifactError";
 }
 
-/** `bytes` (ArrayBuffer or Uint8Array) of an artifact to its document, checked: states get `array`, the typed
- * array of one row, and ports their defaults. Throws `ArtifactError`. */
+/** `bytes` (ArrayBuffer or Uint8Array) of an artifact to its document, checked: `inputs` and `outputs` are
+ * ports, states get `array`, the typed array of one row. Beside them `streams` and `controls` (by name) of the
+ * inputs, and `lost`, the stream that says which frames of the first one are. Throws `ArtifactError`. */
 export function readArtifact(bytes) {
   const data = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
   let text;
@@ -34,44 +36,39 @@ export function checkDocument(document) {
   const refuse = (what) => {
     throw new ArtifactError(`${document.name ?? "the model"}: ${what}`);
   };
-  if ((document.format ?? FORMAT) !== FORMAT) {
-    refuse(`has artifact format ${document.format}, and this page reads ${FORMAT}; export it again`);
+  const format = document.format ?? 1;
+  if (!(format >= 1 && format <= FORMAT)) {
+    refuse(`has artifact format ${format}, and this page reads up to ${FORMAT}; export it again`);
   }
   const missing = REQUIRED.filter((key) => document[key] === undefined);
   if (missing.length) refuse(`its metadata lacks ${missing.join(", ")}; export it again`);
-  if (document.latency !== document.delay + document.hop) {
-    refuse(`latency ${document.latency} is not delay ${document.delay} + hop ${document.hop}`);
+  try {
+    const { hop, delay, latency } = document;
+    if (latency !== delay + hop) throw new Error(`latency ${latency} is not delay ${delay} + hop ${hop}`);
+    const inputs = document.inputs.map((entry) => new Port(entry));
+    const outputs = document.outputs.map((entry) => new Port(entry));
+    const states = document.states.map((state) => ({ ...state, array: firstRow(state) }));
+    if (!inputs[0]?.isStream) throw new Error("the first input is not a stream");
+    for (const port of [...inputs, ...outputs]) if (port.isStream) port.perHop(hop);
+    const streams = inputs.filter((port) => port.isStream);
+    const controls = Object.fromEntries(inputs.filter((port) => !port.isStream).map((port) => [port.name, port]));
+    const lost = streams.slice(1).find((port) => port.type === "lost") ?? null;
+    return { ...document, inputs, outputs, states, streams, controls, lost };
+  } catch (error) {
+    return refuse(`its metadata is inconsistent: ${error.message}; export it again`);
   }
-  const port = (entry) => ({
-    rate: "1", channels: 1, reference: 0, default: null, minimum: null, maximum: null, unit: "", doc: "",
-    ...entry,
-  });
-  const inputs = document.inputs.map(port);
-  const outputs = document.outputs.map(port);
-  const streams = inputs.filter((p) => p.kind === "stream");
-  const audio = streams[0];
-  const sound = outputs.find((p) => (p.type ?? "pcm") === "pcm" && p.kind === "stream" && String(p.rate) === "1");
-  if (streams.length !== 1 || (audio.type ?? "pcm") !== "pcm" || !sound) {
-    refuse("is no audio-to-audio model; a session cannot play it");
-  }
-  if (sound.channels !== 1 && sound.channels !== audio.channels) {
-    refuse(`makes ${sound.channels} channels of ${audio.channels}`);
-  }
-  const states = document.states.map((state) => ({ ...state, array: firstRow(state, refuse) }));
-  const constants = inputs.filter((p) => p.kind === "constant");
-  return { ...document, inputs, outputs, states, constants, audio, sound };
 }
 
 /** The state of one stream at its start, as the typed array of its dtype. */
-function firstRow({ name, dtype, shape, initial }, refuse) {
-  const type = ARRAYS[dtype];
-  if (!type) refuse(`state ${name}: dtype ${dtype} is not one of ${Object.keys(ARRAYS).join(" ")}`);
+function firstRow({ name, dtype, shape, initial }) {
+  const type = MEMORY[dtype];
+  if (!type) throw new Error(`state ${name}: dtype '${dtype}' is not one of ${Object.keys(MEMORY).join(" ")}`);
   const size = shape.reduce((a, b) => a * b, 1);
   if (initial === null || initial === undefined) return new type(size);
   const values = Array.isArray(initial)
     ? type.from(initial.flat(Infinity), dtype === "int64" ? BigInt : Number)
     : new type(Uint8Array.from(atob(initial.base64), (c) => c.charCodeAt(0)).buffer);
-  if (values.length !== size) refuse(`state ${name}: ${values.length} initial values for ${size} elements`);
+  if (values.length !== size) throw new Error(`state ${name}: ${values.length} initial values for ${size} elements`);
   return values;
 }
 

@@ -1,7 +1,7 @@
-// A labelled control for each constant port of a model, made from what its document says of the port.
+// A labelled input for each control of a model, made from what its document says of the port.
 
-/** The ports of the session itself, in the manner of a model's. */
-export const DRY = { name: "dry", default: 0, minimum: 0, maximum: 1, unit: "", doc: "share of the untouched sound in the result" };
+/** The controls of the session itself, in the manner of a model's. */
+export const DRY = { name: "dry", default: 0, minimum: 0, maximum: 1, unit: "", doc: "fraction of the untouched sound in the result" };
 
 const title = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
 
@@ -11,18 +11,18 @@ const element = (tag, properties, ...children) => {
   return made;
 };
 
-/** Fill `box` with controls for `ports`, at `values` where given; `onchange(name, value)` on each change.
+/** Fill `box` with inputs for `ports`, at `values` (a Map) where given; `onchange(port, value)` on each change.
  * A port with bounds is a slider, another a number, a port of several values a list of numbers. */
 export function showControls(box, ports, values, onchange) {
-  box.replaceChildren(...ports.map((port) => {
-    const { name, minimum, maximum, unit = "", doc = "", type = "float" } = port;
-    const start = values[name] ?? port.default ?? 0;
+  box.replaceChildren(...ports.map((port, n) => {
+    const { name, minimum, maximum, unit = "", doc = "", dtype = "float32" } = port;
+    const start = values.get(port) ?? port.default ?? 0;
     const many = Array.isArray(start) || (port.channels ?? 1) > 1;
     const bounded = !many && typeof minimum === "number" && typeof maximum === "number";
-    const id = `control-${name}`;
+    const id = `control-${n}`;
     const input = element("input", { id, type: bounded ? "range" : many ? "text" : "number", name });
     if (bounded) Object.assign(input, { min: minimum, max: maximum });
-    if (!many) input.step = type === "int" ? 1 : bounded ? (maximum - minimum) / 100 : "any";
+    if (!many) input.step = dtype === "int64" ? 1 : bounded ? (maximum - minimum) / 100 : "any";
     input.value = [start].flat().join(" ");
     const shown = element("output", { htmlFor: id });
     const show = () => {
@@ -32,7 +32,7 @@ export function showControls(box, ports, values, onchange) {
     input.addEventListener("input", () => {
       show();
       const numbers = input.value.trim().split(/[\s,]+/).map(Number);
-      if (input.value.trim() && numbers.every(Number.isFinite)) onchange(name, many ? numbers : numbers[0]);
+      if (input.value.trim() && numbers.every(Number.isFinite)) onchange(port, many ? numbers : numbers[0]);
     });
     show();
     const parts = [element("label", { htmlFor: id, textContent: title(name) }), shown, input];

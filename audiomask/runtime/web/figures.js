@@ -39,9 +39,11 @@ export function restMeters() {
   meter("after", []);
 }
 
-export function startPictures(rate, hop) {
+/** Begin pictures of sounds at `rates` of before and after, with a column each `column` seconds. */
+export function startPictures(rates, column) {
   for (const [side, picture] of Object.entries(pictures)) {
-    picture.start({ rate, hop });
+    const rate = rates[side];
+    picture.start({ rate, hop: column * rate });
     const plot = $(side).parentElement;
     plot.querySelectorAll(".tick, .head").forEach((old) => old.remove());
     for (const hz of TICKS_HZ.filter((f) => f < 0.42 * rate)) {

@@ -3,12 +3,13 @@
 // is emitted as soon as the input `half` samples past it is there, so the lag never wanders and the split into
 // blocks does not change one sample.
 
+import { gcd } from "./ports.js";
+import { concat, zeros } from "./rows.js";
+
 const ZEROS = 32;
 const ATTENUATION_DB = 80;
 const ROLLOFF = 0.937;
 const MAX_PHASES = 1024;
-
-const gcd = (a, b) => (b ? gcd(b, a % b) : a);
 
 /** The modified Bessel function of order 0, by its power series. */
 function i0(x) {
@@ -24,7 +25,7 @@ const sinc = (t) => (t === 0 ? 1 : Math.sin(Math.PI * t) / (Math.PI * t));
 
 /** `rateIn` to `rateOut` Hz on `channels` rows. `half`: input samples by which it lags. */
 export class Polyphase {
-  constructor(rateIn, rateOut, channels) {
+  constructor(rateIn, rateOut, channels, table = null) {
     const divisor = gcd(rateIn, rateOut);
     this.up = rateOut / divisor;
     this.down = rateIn / divisor;
@@ -33,7 +34,7 @@ export class Polyphase {
     this.half = Math.ceil(ZEROS / scale);
     this.phases = Math.min(this.up, MAX_PHASES);
     this.taps = 2 * this.half;
-    this.table = this.#design(scale);
+    this.table = table ?? this.#design(scale);
     this.reset();
   }
 
@@ -57,7 +58,7 @@ export class Polyphase {
   }
 
   reset() {
-    this.buffer = Array.from({ length: this.channels }, () => new Float32Array(this.half - 1));
+    this.buffer = zeros(this.channels, this.half - 1);
     this.taken = this.given = 0;
   }
 
@@ -66,18 +67,32 @@ export class Polyphase {
     return Math.max(0, Math.ceil(((taken - this.half) * this.up) / this.down));
   }
 
-  /** `x`: one Float32Array a channel, to what it completes. */
+  /** Return what rows `x` complete. */
   push(x) {
-    const { up, down, half, taps, table } = this;
-    this.buffer = this.buffer.map((past, c) => join(past, x[c]));
+    this.buffer = this.buffer.map((past, c) => concat([past, x[c]]));
     this.taken += x[0].length;
     const stop = this.ready(this.taken);
     const first = this.taken - this.buffer[0].length; // the input index of buffer[0]
-    const y = x.map(() => new Float32Array(stop - this.given));
+    const y = zeros(this.channels, stop - this.given);
+    this.convert(y, first);
+    this.given = stop;
+    const keep = Math.max(0, this.left(stop) - first);
+    this.buffer = this.buffer.map((row) => row.slice(keep));
+    return y;
+  }
+
+  /** The input index at which the window of output n begins. */
+  left(n) {
+    return (n * this.down - ((n * this.down) % this.up)) / this.up - this.half + 1;
+  }
+
+  /** Fill rows `y` with the outputs from `given` on. */
+  convert(y, first) {
+    const { up, down, taps, table } = this;
     const few = up <= MAX_PHASES;
-    for (let n = this.given; n < stop; n++) {
-      const phase = (n * down) % up;
-      const left = (n * down - phase) / up - half + 1 - first;
+    for (let n = 0; n < y[0].length; n++) {
+      const left = this.left(this.given + n) - first;
+      const phase = ((this.given + n) * down) % up;
       const exact = few ? phase : phase * (this.phases / up);
       const low = Math.floor(exact) * taps;
       const share = exact - Math.floor(exact);
@@ -90,23 +105,27 @@ export class Polyphase {
             sum += source[left + k] * (table[low + k] * (1 - share) + table[low + taps + k] * share);
           }
         }
-        y[c][n - this.given] = sum;
+        y[c][n] = sum;
       }
     }
-    this.given = stop;
-    const position = (stop * down - ((stop * down) % up)) / up;
-    const keep = Math.max(0, position - half + 1 - first);
-    this.buffer = this.buffer.map((row) => row.slice(keep));
-    return y;
   }
 }
 
-/** Two Float32Arrays one after the other. */
-export function join(a, b) {
-  if (!b.length) return a;
-  if (!a.length) return b;
-  const both = new Float32Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
+/** Flags of samples, converted along with the sound by `like`: an output is flagged where its window holds a
+ * flagged input. */
+export class Spread extends Polyphase {
+  constructor(like, rows) {
+    super(like.down, like.up, rows, like.table);
+  }
+
+  convert(y, first) {
+    y.forEach((row, c) => {
+      const seen = new Float64Array(this.buffer[c].length + 1); // flags before each
+      this.buffer[c].forEach((flag, i) => (seen[i + 1] = seen[i] + flag));
+      for (let n = 0; n < row.length; n++) {
+        const left = this.left(this.given + n) - first;
+        row[n] = seen[left + this.taps] > seen[left] ? 1 : 0;
+      }
+    });
+  }
 }

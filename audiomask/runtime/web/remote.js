@@ -26,10 +26,10 @@ export class Remote {
 
   /** `url` of the websocket; the rest is the hello. `onsound(sound)` gets what comes back, in order. Resolves
    * when the server is ready; throws an Error that says why it is not. */
-  static async open({ url, model, rate, channels, dry, controls, token }, onsound) {
+  static async open({ url, model, rate, channels, output, dry, controls, token }, onsound) {
     const remote = new Remote(url, onsound);
     await remote.#until(() => remote.#socket.readyState === WebSocket.OPEN);
-    remote.#send({ type: "hello", model, rate, format: "f32le", channels, dry, controls, ...(token ? { token } : {}) });
+    remote.#send({ type: "hello", model, rate, format: "f32le", channels, output, dry, controls, ...(token ? { token } : {}) });
     await remote.#until(() => remote.info);
     return remote;
   }
@@ -81,8 +81,9 @@ export class Remote {
   }
 
   async feed(sound) {
-    const most = this.info.latency + IN_FLIGHT_S * this.info.rate;
-    await this.#until(() => this.#sent - this.#received < most);
+    const { latency, rate, rate_out } = this.info;
+    const most = latency / rate + IN_FLIGHT_S;
+    await this.#until(() => this.#sent / rate - this.#received / rate_out < most);
     this.#sent += sound[0].length;
     this.#send(pack(sound));
   }
@@ -94,8 +95,8 @@ export class Remote {
     this.#sent = this.#received = 0;
   }
 
-  set({ dry, ...controls }) {
-    this.#send({ type: "set", controls, ...(dry === undefined ? {} : { dry }) });
+  set(controls, mix) {
+    this.#send({ type: "set", controls, ...mix });
   }
 
   close() {

@@ -43,15 +43,16 @@ export class Runner {
   }
 
   /** Open a session. `mode`: "browser" (then `url` of the model) or "server" (then `url` of the websocket,
-   * `model`, `token`); `rate` in Hz, `channels`, `dry`, `controls`. Resolves to what is known of it: outputs,
-   * hop, delay, latency in samples of `rate`. */
+   * `model`, `token`); `rate` in Hz, `channels`, `output` (name of the one that is heard of several), `dry`,
+   * `controls`. Resolves to what is known of it: outputs (channels) at rate_out Hz, hop, delay, latency in
+   * samples of `rate`. */
   open(options) {
     return this.#call("open", options);
   }
 
-  /** Change controls of the open session. */
-  set(values) {
-    return this.#call("set", { values });
+  /** Change controls of the open session, and the mix: `dry`, `bypass`. */
+  set(controls, mix = {}) {
+    return this.#call("set", { controls, mix });
   }
 
   /** A whole sound through the open session; `onsound({after, figures})` as it comes. False if cancelled. */
@@ -70,6 +71,7 @@ export class Runner {
 
   /** The open session (`info`, from `open` at the context's rate) between a source node and the returned
    * `node`, which is to be connected to something. `lag`: samples between in and out, more than info.latency.
+   * Both run at one rate, so it takes a session whose `rate_out` is that of the context.
    * `onsound({before, after, figures})`: lists of what went in and came out; `onreport({underruns, missed, played})`.
    * `ended` resolves after `stop()` when all is done, or is rejected with what went wrong. */
   async live(context, source, info, { lag, enhanced = true, onsound = () => {}, onreport = () => {} }) {

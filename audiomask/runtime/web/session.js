@@ -1,38 +1,27 @@
-// One live signal through one model in the browser: blocks of any size, any sample rate, any number of channels.
+// One live sound through one model in the browser: blocks of any size, any sample rate, any number of channels.
 //
 //   const model = await loadModel(ort, bytes);              // ort: the module of onnxruntime-web
 //   const session = new Session(model, { sampleRate: 48000 });
 //   for (const block of blocks) play(await session.feed([block]));
 //   play(await session.flush());                            // as many samples came out as went in, aligned
 //
-// This is audiomask/runtime/session.py in JavaScript and gives the same samples: around the graph lie cleaning
-// of NaN, conversion to the model's rate, collection into hops, the graph, the cut of its delay, conversion
-// back, and the mix with the dry signal. Nothing here knows a model: ports, states, hop and delay are read from
-// the file. A sound is a list of Float32Arrays, one a channel.
+// This is audiomask/runtime/session.py in JavaScript and gives the same samples: a player of a model that makes
+// sound of sound, with what one listens with. A sound is a list of Float32Arrays, one a channel.
 //
-// Nothing that is changed while sound is running clicks: the dry share and the bypass are ramps of the mix, and
-// a change of the model's controls is a crossfade of two runs, of the old values and of the new ones, from the
-// same state on.
+// Nothing that is changed while sound is running clicks: the dry fraction and the bypass are ramps of the mix,
+// and a change of the model's controls is a crossfade of two runs, of the old values and of the new ones, from
+// the same state on.
 
-import { ArtifactError, readArtifact } from "./artifact.js";
-import { Polyphase, join } from "./polyphase.js";
+import { ArtifactError } from "./artifact.js";
+import { loadModel } from "./engine.js";
+import { Player, differ } from "./player.js";
+import { gcd, whole } from "./ports.js";
+import { join, part, zeros } from "./rows.js";
 
-export { ArtifactError };
+export { ArtifactError, loadModel };
 
-// Hops per call of the graph when a block brings as many, and hops times channels: about 100 MB of activations.
-const BULK_HOPS = 64;
-const BULK_ROWS = 256;
 const RAMP_S = 0.01; // of a change
-const GARBAGE = 2 ** 32; // no sample is larger
-const TINY = 1e-30; // below lie denormal numbers, on which many processors crawl
-
-/** The bytes of an artifact to a model that many sessions can share: its document and its graph. */
-export async function loadModel(ort, bytes) {
-  const data = bytes instanceof Uint8Array ? bytes : new Uint8Array(bytes);
-  const artifact = readArtifact(data);
-  const graph = await ort.InferenceSession.create(data, { executionProviders: ["wasm"], logSeverityLevel: 3 });
-  return { artifact, graph, Tensor: ort.Tensor };
-}
+const MOST = 2 ** 18; // blocks after which `lagOf` takes the bound instead
 
 /** The member of a list of model documents that keeps the whole band of `rate` Hz at the least cost: the lowest
  * sample rate not below it, else the highest. */
@@ -41,271 +30,187 @@ export function choose(models, rate) {
   return rising.find((m) => m.sample_rate >= rate) ?? rising.at(-1);
 }
 
-const samples = (sound) => sound[0].length;
-const silence = (channels, length) => Array.from({ length: channels }, () => new Float32Array(length));
-const part = (sound, start, stop) => sound.map((row) => row.subarray(start, stop));
-const append = (sound, more) => sound.map((row, c) => join(row, more[c]));
+/** A value that moves to its `target` by `slope` a sample. */
+class Ramp {
+  constructor(slope) {
+    this.slope = slope;
+    this.now = this.target = 0;
+  }
+
+  /** Return the next `count` values as a function of their number, or null if all are 0. */
+  take(count) {
+    const { slope, now, target } = this;
+    if (now === target || !count) return now ? () => now : null;
+    const way = target - now;
+    const at = (n) => now + Math.sign(way) * Math.min(slope * (n + 1), Math.abs(way));
+    this.now = slope * count >= Math.abs(way) ? target : at(count - 1);
+    return at;
+  }
+}
 
 /**
- * `model`: from `loadModel`. `sampleRate` of the blocks in Hz, default the model's. `channels` become
- * independent rows of a mono model; a model of M channels takes M. `dry`: share 0..1 of the untouched signal,
- * delayed alike; `bypass`: all of it. `controls`: values of the model's constant ports.
+ * A player that one listens to.
  *
- * Attributes: `outputs` (channels that come out), `hop`, `delay`, `latency` (samples of `sampleRate`, rate
- * conversion included), `cleaned` (input samples that were no number, or larger than any sample is), `faults`
- * (runs in which the model failed: muted, its state started anew). Throws `ArtifactError`.
+ * `dry`: fraction 0..1 of the untouched signal, delayed alike; `bypass`: all of it. `trim`: the first sample out
+ * belongs to the first one in; false: each `feed` returns as many samples as it got, `lag` later, which a promise
+ * that blocks are multiples of `block` may shorten. `output`: name of the one output of sound that is heard,
+ * default all. The others are those of `Player`.
+ *
+ * Attributes, beside those of `Player`: `outputs`, channels of an output, at `rateOut` Hz; `lag`; `mixes`:
+ * whether the dry sound fits the output.
  */
-export class Session {
-  #graph; #Tensor; #up = null; #down = null; #ports = {}; #turn = Promise.resolve();
-  #now = { states: {}, values: {} }; // the memory of the model and the controls that it runs with
-  #before = null; // the same, of what a change fades out of
-  #target = {}; // controls wanted
-  #dry = 0; #bypass = false; #share = 0; // the share of the dry signal at this sample
-  #changed = false; #fading = 0; #stepped = 0; // hops
-  #pending; #skip; #fed; #aligned; #late;
+export class Session extends Player {
+  #mix; #dried; #before = null; #fading = 0; #fades; #late; #lagging;
 
-  constructor(model, { sampleRate, channels, dry = 0, bypass = false, controls = {} } = {}) {
-    const artifact = model.artifact;
-    const { audio, sound } = artifact;
-    this.artifact = artifact;
-    this.#graph = model.graph;
-    this.#Tensor = model.Tensor;
-    this.channels = channels ?? audio.channels;
-    this.sampleRate = sampleRate ?? artifact.sample_rate;
-    if (this.channels < 1 || (audio.channels !== 1 && this.channels !== audio.channels)) {
-      throw new ArtifactError(`${artifact.name}: takes ${audio.channels} channels, not ${this.channels}`);
+  constructor(model, { dry = 0, bypass = false, trim = true, block = 1, output = null, ...options } = {}) {
+    const { artifact } = model;
+    super(model, { ...options, outputs: sounds(artifact, output) });
+    const [port] = this.ports;
+    const rate = Number(this.rates[port.name]);
+    const alike = ({ name, channels }) => Number(this.rates[name]) === rate && channels === port.channels;
+    if (!this.ports.every(alike) || !Number.isInteger(rate)) {
+      throw new ArtifactError(`${artifact.name}: its outputs differ in rate or channels; name one of them`);
     }
-    if (!Number.isInteger(this.sampleRate) || this.sampleRate < 1) {
-      throw new ArtifactError(`a sample rate of ${this.sampleRate} Hz is not possible`);
-    }
-    this.batch = this.channels / audio.channels;
-    this.outputs = this.batch * sound.channels;
-    if (this.sampleRate !== artifact.sample_rate) {
-      this.#up = new Polyphase(this.sampleRate, artifact.sample_rate, this.channels);
-      this.#down = new Polyphase(artifact.sample_rate, this.sampleRate, this.outputs);
-    }
-    const ratio = this.sampleRate / artifact.sample_rate;
-    const inner = artifact.delay + artifact.hop + (this.#down?.half ?? 0);
-    this.latency = Math.ceil((this.#up?.half ?? 0) + inner * ratio - 1e-6);
-    this.hop = Math.ceil(artifact.hop * ratio - 1e-6);
-    this.delay = this.latency - this.hop;
-    this.cleaned = this.faults = 0;
-    this.fades = Math.ceil((RAMP_S * artifact.sample_rate) / artifact.hop); // hops of a change of controls
-    for (const port of artifact.constants) this.#ports[port.name] = this.#port(port);
-    for (const [name, { port }] of Object.entries(this.#ports)) {
-      this.#now.values[name] = this.#target[name] = this.#filled(name, port.default ?? 0);
-    }
-    this.set({ dry, bypass, ...controls });
+    this.outputs = this.rows[port.name];
+    this.rateOut = rate;
+    this.mixes = rate === this.sampleRate && [1, this.first.channels].includes(port.channels);
+    if (!trim && !this.mixes) this.#refuse(", so it cannot give block for block; play it with trim=True");
+    const { reference } = this.first; // of the channels that the dry sound is made of
+    this.#dried = this.outputs < this.channels ? [reference, reference + 1] : [0, this.channels];
+    this.trim = trim;
+    this.lag = trim ? 0 : this.lagOf(block);
+    this.dry = 0;
+    this.bypass = false;
+    this.#fades = Math.ceil((RAMP_S * artifact.sample_rate) / artifact.hop); // hops of a change of controls
+    this.#mix = new Ramp(1 / (RAMP_S * this.sampleRate));
+    this.set({}, { dry, bypass });
     this.reset();
   }
 
-  /** What the graph says of a constant port: `{port, type, width}`; width null: one value a row, without an axis. */
-  #port(port) {
-    const node = this.#graph.inputMetadata.find((n) => n.name === port.name);
-    if (!node) throw new ArtifactError(`${this.artifact.name}: its graph has no input ${port.name}`);
-    const width = Array.isArray(port.default) ? port.default.length : port.channels;
-    return { port, type: node.type, width: node.shape.length === 1 ? null : width };
+  #refuse(what) {
+    const { artifact, outputs, rateOut, channels, sampleRate } = this;
+    const words = `makes ${outputs} channels at ${rateOut} Hz of ${channels} at ${sampleRate} Hz`;
+    throw new ArtifactError(`${artifact.name}: ${words}${what}`);
   }
 
-  /** A value, or a list of them, as the array of a port for every row of the batch. */
-  #filled(name, value) {
-    const { type, width } = this.#ports[name];
-    const row = [value].flat();
-    if (row.length !== 1 && row.length !== (width ?? 1)) {
-      throw new ArtifactError(`${this.artifact.name}: ${name} takes ${width ?? 1} values, not ${row.length}`);
-    }
-    const wrong = type === "int64" && row.find((number) => !Number.isInteger(number));
-    if (typeof wrong === "number") {
-      throw new ArtifactError(`${this.artifact.name}: ${name} = ${wrong} is not a whole number`);
-    }
-    const [kind, of] = type === "int64" ? [BigInt64Array, BigInt] : [Float32Array, Number];
-    return kind.from({ length: this.batch * (width ?? 1) }, (_, i) => of(row[i % row.length]));
+  /** Samples that can be out once `fed` are in. */
+  #ready(fed) {
+    const { hop, delay } = this.artifact;
+    const [port] = this.ports;
+    const hops = Math.floor((this._in[this.first.name]?.ready(fed) ?? fed) / hop);
+    const out = Math.max(0, hops * port.perHop(hop) - Math.floor(Number(port.rate.times(whole(delay)))));
+    return this._out[port.name]?.ready(out) ?? out;
   }
 
-  /** Change controls while running: `dry`, `bypass` and the model's constant ports. If it throws, nothing is
-   * changed. */
-  set({ dry = this.#dry, bypass = this.#bypass, ...values }) {
-    const { name } = this.artifact;
-    this.#check("dry", dry, 0, 1);
-    const target = { ...this.#target };
-    for (const [key, value] of Object.entries(values)) {
-      if (!(key in this.#ports)) {
-        const known = Object.keys(this.#ports).join(" ") || "none";
-        throw new ArtifactError(`${name}: has no control '${key}'; it has: ${known}`);
-      }
-      const { minimum, maximum } = this.#ports[key].port;
-      for (const number of [value].flat()) this.#check(key, number, minimum, maximum);
-      target[key] = this.#filled(key, value);
-    }
-    this.#dry = dry;
-    this.#bypass = Boolean(bypass);
-    this.#target = target;
-    this.#changed = Object.keys(target).some((key) => target[key].some((v, i) => v !== this.#now.values[key][i]));
+  /** Return by how many samples the output may fall behind the input, in blocks of `block`. */
+  lagOf(block) {
+    // The ready samples repeat once the blocks end where a hop of the model ends too.
+    const { up, down } = this._in[this.first.name] ?? { up: 1, down: 1 };
+    const period = (this.artifact.hop * down) / gcd(this.artifact.hop * down, up);
+    const count = period / gcd(period, block) + Math.ceil(this.latency / block);
+    if (count > MOST) return this.latency;
+    let lag = 0;
+    for (let fed = block; fed <= count * block; fed += block) lag = Math.max(lag, fed - this.#ready(fed));
+    return lag;
   }
 
-  #check(key, number, low, high) {
-    const { name } = this.artifact;
-    if (typeof number !== "number" || !Number.isFinite(Math.fround(number))) {
-      throw new ArtifactError(`${name}: ${key} = ${number} is not a number`);
-    }
-    if ((low !== null && number < low) || (high !== null && number > high)) {
-      throw new ArtifactError(`${name}: ${key} = ${number} is outside ${low} to ${high}`);
-    }
+  /** Change the model's controls, and the mix, while running. If it throws, nothing is changed. */
+  set(controls = {}, { dry = this.dry, bypass = this.bypass } = {}) {
+    if (!(dry >= 0 && dry <= 1)) throw new ArtifactError(`dry = ${dry} is outside 0 to 1`);
+    if ((dry || bypass) && !this.mixes) this.#refuse("; dry and bypass need the same");
+    this._turn(controls);
+    this.dry = dry;
+    this.bypass = Boolean(bypass);
+    this.#mix.target = bypass ? 1 : dry;
   }
 
-  /** Start a new signal; controls keep their values. */
   reset() {
-    for (const state of this.artifact.states) {
-      const rows = new state.array.constructor(this.batch * state.array.length);
-      for (let row = 0; row < this.batch; row++) rows.set(state.array, row * state.array.length);
-      this.#now.states[state.name] = new this.#Tensor(state.dtype, rows, [this.batch, ...state.shape]);
-    }
-    this.#up?.reset();
-    this.#down?.reset();
-    this.#pending = silence(this.channels, 0); // less than a hop
-    this.#skip = this.artifact.delay; // outputs of the graph that lie before the signal's start
-    this.#fed = this.#aligned = this.#stepped = this.#fading = 0;
-    this.#late = silence(this.outputs, 0); // dry signal whose wet part is not out yet
+    super.reset();
+    this.#fading = 0;
+    this.#late = zeros(this.outputs, 0); // dry signal whose wet part is not out yet
+    this.#lagging = Object.fromEntries(this.ports.map((port) => [port.name, zeros(this.outputs, this.lag)]));
   }
 
-  /** `block`: a Float32Array a channel, any length, to the samples that are ready. Calls take their turn. */
-  feed(block) {
-    return this.#next(async () => {
-      if (block.length !== this.channels || block.some((row) => row.length !== block[0].length)) {
-        throw new ArtifactError(`a block of ${block.length} channels does not fit a session of ${this.channels}`);
-      }
-      if (!samples(block)) return silence(this.outputs, 0);
-      this.#fed += samples(block);
-      return this.#push(block.map((row) => this.#clean(row)));
-    });
+  /** Take a block, a list of Float32Arrays, and return the samples that are ready: a list of them, or of a model
+   * with several outputs `{port: list}`. `lost`: see `Player`; the lost samples are 0 in the dry sound too. */
+  feed(block, lost = null) {
+    return super.feed(block, lost ? { lost } : {});
   }
 
-  /** The rest of the signal. Then the session is as after `reset`. */
-  flush() {
-    return this.#next(async () => {
-      const wanted = this.#fed - this.#aligned;
-      let rest = silence(this.outputs, 0);
-      while (samples(rest) < wanted) {
-        const missing = wanted - samples(rest);
-        rest = append(rest, await this.#push(silence(this.channels, Math.max(missing, this.hop))));
-      }
-      this.reset();
-      return part(rest, 0, wanted);
-    });
-  }
-
-  #next(work) {
-    const result = this.#turn.then(work);
-    this.#turn = result.catch(() => {});
-    return result;
-  }
-
-  /** A copy of a channel with silence for what is no sample. */
-  #clean(row) {
-    const out = row.slice();
-    for (let n = 0; n < out.length; n++) {
-      if (!(Math.abs(out[n]) <= GARBAGE)) {
-        out[n] = 0;
-        this.cleaned++;
+  _handed(y, count) {
+    if (!this.trim) {
+      for (const [name, ready] of Object.entries(y)) {
+        const late = join([this.#lagging[name], ready]);
+        const n = count ?? late[0].length;
+        y[name] = part(late, 0, n);
+        this.#lagging[name] = late.map((row) => row.slice(n));
       }
     }
-    return out;
+    return this.ports.length === 1 ? y[this.ports[0].name] : y;
   }
 
-  /** Outer samples in, the aligned outer samples that they complete out. */
-  async #push(x) {
-    let y = await this.#hops(this.#up ? this.#up.push(x) : x);
-    if (this.#down) y = this.#down.push(y);
-    const count = samples(y);
-    const target = this.#bypass ? 1 : this.#dry;
-    if (!this.#aligned) this.#share = target; // nothing has been heard yet that a change could click against
-    this.#aligned += count;
+  _mixed(y, x) {
+    if (!this.mixes) return y;
     // The dry path is kept even at dry = 0, so that the mix can be turned at any moment.
-    const first = this.artifact.audio.reference;
-    this.#late = append(this.#late, this.outputs < this.channels ? x.slice(first, first + 1) : x);
-    const way = target - this.#share;
-    const share = (n) => this.#share + Math.sign(way) * Math.min((n + 1) / (RAMP_S * this.sampleRate), Math.abs(way));
-    if (way || target) {
-      y = y.map((row, c) => row.map((wet, n) => wet + share(n) * (this.#late[c][n] - wet)));
-      this.#share = count ? share(count - 1) : this.#share;
+    const late = join([this.#late, x.slice(...this.#dried)]);
+    const { name } = this.ports[0];
+    const count = y[name][0].length;
+    if (!this._done[name]) this.#mix.now = this.#mix.target; // nothing has been heard yet that a change could click against
+    const dry = this.#mix.take(count);
+    if (dry) {
+      for (const [output, rows] of Object.entries(y)) {
+        y[output] = rows.map((row, c) => row.map((wet, n) => (1 - dry(n)) * wet + dry(n) * late[c][n]));
+      }
     }
-    this.#late = this.#late.map((row) => row.slice(count));
+    this.#late = late.map((row) => row.slice(count));
     return y;
   }
 
-  /** Model-rate samples through the graph, many hops at once where there are, without its delay. */
-  async #hops(x) {
-    const { hop } = this.artifact;
-    const all = append(this.#pending, x);
-    const limit = Math.min(BULK_HOPS, Math.max(1, Math.floor(BULK_ROWS / this.channels)));
-    let y = silence(this.outputs, 0);
-    let at = 0;
-    for (let left; (left = Math.floor((samples(all) - at) / hop)) > 0; ) {
-      // Powers of two: few different lengths, so that the runtime's memory stays bound.
-      // Controls change in hops of their own.
-      const hops = this.#changed || this.#fading ? 1 : 2 ** Math.floor(Math.log2(Math.min(left, limit)));
-      y = append(y, await this.#step(part(all, at, at + hops * hop)));
-      at += hops * hop;
-    }
-    this.#pending = all.map((row) => row.slice(at));
-    const cut = Math.min(this.#skip, samples(y));
-    this.#skip -= cut;
-    return part(y, cut);
+  _many(hops) {
+    return this.#fading || (this._changed && this._stepped) ? 1 : super._many(hops);
   }
 
-  /** Whole hops through the graph; while controls change, through both of what they were and are. */
-  async #step(x) {
-    if (this.#changed && !this.#fading) {
-      if (this.#stepped) {
-        this.#before = { ...this.#now, states: { ...this.#now.states } };
-        this.#fading = this.fades;
+  async _step(piece, hops) {
+    if (this._changed && !this.#fading) {
+      if (this._stepped && differ(this._target, this.engine.controls)) {
+        this.#before = this.engine.copy();
+        this.#fading = this.#fades;
       }
-      this.#now.values = this.#target;
-      this.#changed = false;
+      this.engine.controls = this._target;
+      this._changed = false;
     }
-    const y = await this.#run(x, this.#now);
-    this.#stepped++;
-    if (!this.#fading) return y;
-    const old = await this.#run(x, this.#before);
-    const done = (this.fades - this.#fading--) * this.artifact.hop;
-    const share = (n) => (done + n + 1) / (this.fades * this.artifact.hop);
-    return y.map((row, c) => row.map((fresh, n) => old[c][n] + share(n) * (fresh - old[c][n])));
+    const fresh = await this.engine.run(piece, hops);
+    this._stepped++;
+    if (!this.#fading) {
+      this.faults += fresh.broken;
+      return fresh.outputs;
+    }
+    const old = await this.#before.run(piece, hops);
+    this.faults += fresh.broken || old.broken;
+    const done = this.#fades - this.#fading--;
+    for (const [name, rows] of Object.entries(fresh.outputs)) {
+      const share = (n) => (done * rows[0].length + n + 1) / (this.#fades * rows[0].length);
+      fresh.outputs[name] = rows.map((row, c) => row.map((y, n) => old.outputs[name][c][n] + share(n) * (y - old.outputs[name][c][n])));
+    }
+    return fresh.outputs;
   }
+}
 
-  /** One call of the graph with a memory, which it moves on. */
-  async #run(x, memory) {
-    const { audio, sound, states } = this.artifact;
-    const length = samples(x);
-    const flat = new Float32Array(this.channels * length);
-    x.forEach((row, c) => flat.set(row, c * length));
-    const shape = [this.batch, audio.channels, length];
-    const feeds = { ...memory.states, [audio.name]: new this.#Tensor("float32", flat, shape) };
-    for (const [name, { type, width }] of Object.entries(this.#ports)) {
-      const rows = width === null ? [this.batch] : [this.batch, width];
-      feeds[name] = new this.#Tensor(type, memory.values[name], rows);
-    }
-    const results = await this.#graph.run(feeds);
-    const made = results[sound.name].data;
-    for (const { name } of states) memory.states[name] = results[`next_${name}`];
-    this.#mend(made, memory);
-    return Array.from({ length: this.outputs }, (_, c) => made.slice(c * length, (c + 1) * length));
+/** Return the names of the outputs of sound, or the one that is asked for. Throws `ArtifactError` for a model that
+ * does not make sound of sound, and for an output that it lacks. */
+export function sounds({ name, task, streams, outputs, lost }, output = null) {
+  const names = outputs.filter((port) => port.type === "pcm").map((port) => port.name);
+  const others = streams.slice(1).some((port) => !["lost", "noise"].includes(port.type));
+  if (streams[0].type !== "pcm" || !names.length || others) {
+    const words = `is no audio-to-audio model, so a session cannot play it; its task is ${task}: see audiomask ${task} --help`;
+    throw new ArtifactError(`${name}: ${words}`);
   }
-
-  /** A state that holds a NaN would never recover: mute rows that have one, start them anew, and say so. */
-  #mend(made, memory) {
-    const { states } = this.artifact;
-    const floats = states.filter((state) => state.dtype === "float32").map((state) => memory.states[state.name].data);
-    for (const data of floats) {
-      for (let i = 0; i < data.length; i++) if (Math.abs(data[i]) < TINY) data[i] = 0;
-    }
-    let failed = false;
-    for (let row = 0; row < this.batch; row++) {
-      const mine = (data) => data.subarray((row * data.length) / this.batch, ((row + 1) * data.length) / this.batch);
-      if ([made, ...floats].every((data) => mine(data).every(Number.isFinite))) continue;
-      failed = true;
-      mine(made).fill(0);
-      for (const { name, array } of states) mine(memory.states[name].data).set(array);
-    }
-    this.faults += failed;
+  if (lost && (Number(lost.rate) !== 1 || lost.channels !== 1)) {
+    const words = `has ${lost.channels} channels at rate ${lost.rate}; a session gives one flag for each sample`;
+    throw new ArtifactError(`${name}: ${lost.name} ${words}`);
   }
+  if (output !== null && !names.includes(output)) {
+    throw new ArtifactError(`${name}: has no output '${output}' of sound; it has: ${names.join(" ")}`);
+  }
+  return output === null ? names : [output];
 }

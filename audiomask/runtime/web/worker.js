@@ -6,6 +6,7 @@
 
 import { Remote } from "./remote.js";
 import { Ring } from "./ring.js";
+import { zeros } from "./rows.js";
 import { Session, loadModel } from "./session.js";
 
 const TAP_MS = 30; // how often sound and figures go to the page
@@ -15,7 +16,6 @@ const FILE_BLOCK_S = 0.25;
 const REMOTE_BLOCK_S = 0.01; // a frame on the wire
 
 const breathe = () => new Promise((done) => setTimeout(done));
-const silence = (channels, count) => Array.from({ length: channels }, () => new Float32Array(count));
 
 let runtime = null; // the promise of onnxruntime-web
 const models = new Map(); // address to the promise of a model
@@ -42,8 +42,8 @@ async function fetchModel(url, headers) {
     throw Object.assign(new Error(`the model ${url.split("/").at(-1)} was not found: ${words}`), { code: "no-model" });
   }
   const model = await loadModel(await loadRuntime(), await answer.arrayBuffer());
-  const { audio, hop } = model.artifact;
-  await new Session(model).feed(silence(audio.channels, hop)); // the first step is slow, live it would be late
+  const session = new Session(model);
+  await session.feed(zeros(session.channels, session.hop)); // the first step is slow, live it would be late
   return model;
 }
 
@@ -62,10 +62,10 @@ class Local {
     return new Local(await load(options), options, onsound);
   }
 
-  constructor(model, { rate, channels, dry, controls }, onsound) {
-    this.session = new Session(model, { sampleRate: rate, channels, dry, controls });
-    const { outputs, hop, delay, latency } = this.session;
-    this.info = { rate, channels, outputs, hop, delay, latency };
+  constructor(model, { rate, channels, output, dry, controls }, onsound) {
+    this.session = new Session(model, { sampleRate: rate, channels, output, dry, controls });
+    const { outputs, rateOut, hop, delay, latency } = this.session;
+    this.info = { rate, channels, outputs, rate_out: rateOut, hop, delay, latency };
     this.onsound = onsound;
     this.busy = 0; // seconds
   }
@@ -85,8 +85,8 @@ class Local {
     return this.#timed(this.session.flush());
   }
 
-  set(values) {
-    this.session.set(values);
+  set(controls, mix) {
+    this.session.set(controls, mix);
   }
 
   close() {}
@@ -108,7 +108,7 @@ class Tap {
   }
 
   after(sound) {
-    this.#made += sound[0].length;
+    this.#made += (sound[0].length * this.engine.info.rate) / this.engine.info.rate_out;
     while (this.#marks.length && this.#marks[0][0] <= this.#made) {
       this.#answer = performance.now() - this.#marks.shift()[1];
     }
@@ -153,8 +153,8 @@ const calls = {
     return engine.info;
   },
 
-  set({ values }) {
-    engine?.set(values);
+  set({ controls, mix }) {
+    engine?.set(controls, mix);
   },
 
   cancel() {
@@ -216,12 +216,12 @@ const calls = {
         const lost = ahead - least;
         at = (at + lost) | 0;
         tap.dropped += lost;
-        tap.before(silence(channels, lost));
-        mine.onsound(silence(outputs, lost));
+        tap.before(zeros(channels, lost));
+        mine.onsound(zeros(outputs, lost));
         continue;
       }
       const count = Math.min(ahead, Math.ceil(rate / 10));
-      const block = silence(channels, count);
+      const block = zeros(channels, count);
       block.forEach((row, c) => ring.read(at, c, row, count));
       at = (at + count) | 0;
       tap.before(block);
