@@ -172,6 +172,8 @@ def _change(estimate: Table, noisy: Table, column: str) -> float:
 def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
+    from audiomask.audio import replacing
+
     versions: dict[str, str | None] = {}
     for package in ("audiomask", "pesq", "pystoi", "speechmos", "onnxruntime", "numpy"):
         try:
@@ -181,9 +183,5 @@ def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str
     data = {"metrics": list(names), "versions": versions, "estimate": estimate.to_json()}
     if noisy:
         data["noisy"] = noisy.to_json()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
