@@ -352,7 +352,7 @@ class Writer:
         return frames is not None and frames < 2**62 and frames * self.channels * width > MAX_RIFF_BYTES
 
     def _create(self, format: str, subtype: str) -> tuple[sf.SoundFile, Path]:
-        part = _hidden(self.path)
+        part = hidden(self.path)
         self._temporary.append(part)
         try:
             # libsndfile reports a missing right or a full disk as "System error"; opening it here says which.
@@ -500,7 +500,7 @@ class Writer:
             self.abort()
 
 
-def _hidden(path: Path) -> Path:
+def hidden(path: Path) -> Path:
     """Return a new name beside `path`, for what becomes `path` once it is whole."""
     return path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
 
@@ -518,7 +518,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
     check_writable(path, overwrite=overwrite)
-    part = _hidden(path)
+    part = hidden(path)
     try:
         yield part
         part.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from audiomask.cli import UsageError
 
 if TYPE_CHECKING:
+    from audiomask.ports import Port
     from audiomask.runtime.artifact import Artifact
 
 
@@ -78,11 +80,41 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """Return the arguments of a model's class that `--arg NAME=VALUE` sets."""
+    changes = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--arg {pair!r}: write NAME=VALUE")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
+
+
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
     """Errors: `UsageError` if one of the models is told what is lost, where nobody can tell it."""
     for artifact in artifacts:
         if artifact.lost:
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
+
+
+def one_output(artifact: Artifact, name: str | None, option: str = "--output") -> Port:
+    """Return the output that `option` names, or the only one of a model, or its only sound.
+
+    Raises `UsageError` where there are several, or none of the name.
+    """
+    ports = {port.name: port for port in artifact.outputs}
+    if name is not None and name not in ports:
+        raise UsageError(f"{option} {name}: {artifact.name} has {' '.join(ports)}")
+    sounds = [port for port in ports.values() if port.type == "pcm"]
+    found = [ports[name]] if name is not None else sounds or list(ports.values())
+    if len(found) > 1:
+        names = " ".join(port.name for port in found)
+        raise UsageError(f"{artifact.name}: makes {names}; choose one with {option}")
+    return found[0]
 
 
 def note(text: str, *, quiet: bool = False) -> None:

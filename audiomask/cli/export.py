@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import positive
+from audiomask.cli._common import parse_changes, positive
 
 CARD = ("version", "description", "licence", "training", "scores", "default")
 
@@ -66,19 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hops", type=positive, metavar="N", help="hops in a step of a .pt2, fixed in it (default 1)"
     )
-
-
-def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    changes = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--arg {pair!r}: write NAME=VALUE")
-        try:
-            changes[name] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[name] = value
-    return changes
 
 
 def _card(path: Path | None) -> dict[str, Any]:

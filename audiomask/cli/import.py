@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from audiomask.cli import UsageError
-from audiomask.cli.export import parse_changes
+from audiomask.cli._common import parse_changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,13 +23,21 @@ import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told, table
+from audiomask.cli._common import (
+    add_model_arguments,
+    controls,
+    note,
+    one_output,
+    positive,
+    refuse_told,
+    table,
+)
 from audiomask.cli._terminal import keys, screen
 from audiomask.runtime import soundcard
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
 from audiomask.runtime.recorder import Recorder
-from audiomask.runtime.session import Session
+from audiomask.runtime.session import Session, sounds
 
 LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # of the default: fewer calls than this a second, and no block longer
 JITTER_MS = 5.0  # by which callbacks and threads may be late, at least; else half a block
@@ -46,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list-devices", action="store_true", help="show the devices, and end")
     add_model_arguments(parser)
+    parser.add_argument(
+        "--model-output", metavar="NAME", help="play this output of the model, where it has several"
+    )
     parser.add_argument(
         "--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)"
     )
@@ -81,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
     rate = args.rate or _rate(sd, cards, family)
     artifact = choose(family, rate)
+    sounds(artifact)  # refuses a model that makes none
     block = _block(artifact, rate, args.block)
     session = Session(
         artifact,
@@ -90,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
         dry=args.dry,
         trim=False,
         block=block,
+        output=one_output(artifact, args.model_output, "--model-output").name,
         controls=controls(args),
     )
     compute_ms = _compute(session, block)
