@@ -204,7 +204,8 @@ class Enhance(Work):
         info = reader.info
 
         def named(y: Any) -> dict[str, np.ndarray]:
-            return y if isinstance(y, dict) else {player.ports[0].name: np.atleast_2d(y)}
+            by_port = y if isinstance(y, dict) else {player.ports[0].name: y}
+            return {name: np.atleast_2d(x) for name, x in by_port.items()}  # a session of one channel: [n]
 
         if isinstance(reader, Codes):
             names = [port.name for port in player.ports]
