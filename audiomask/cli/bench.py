@@ -169,12 +169,7 @@ def measure(session: Player, seconds: float, block_ms: float | None = None, audi
 
 
 def many(
-    sessions: Sequence[Player],
-    size: int,
-    rounds: int,
-    audio: str | None = None,
-    *,
-    stacked: bool = True,
+    sessions: Sequence[Player], size: int, rounds: int, audio: str | None = None, *, stacked: bool = True
 ) -> dict:
     """Rounds in which each session gets a block of ``size`` samples, ``stacked`` into one call or one by one:
     medians over the rounds, and what a core carries.

@@ -205,7 +205,4 @@ def scored(scores: Tensor, target: Tensor) -> dict[str, float]:
     from audiomask.tasks.classify import average_precision
 
     right = target.gather(1, scores.argmax(1, keepdim=True)) > 0.5
-    return {
-        "accuracy": float(right.double().mean()),
-        "map": float(average_precision(scores, target).mean()),
-    }
+    return {"accuracy": float(right.double().mean()), "map": float(average_precision(scores, target).mean())}

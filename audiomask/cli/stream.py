@@ -54,10 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--channels", type=positive, metavar="N", help="interleaved (default: what the model takes, mostly 1)"
     )
     parser.add_argument(
-        "--format",
-        choices=tuple(FORMATS),
-        default="s16le",
-        help="of the samples, in and out (default s16le)",
+        "--format", choices=tuple(FORMATS), default="s16le", help="of the samples, in and out (default s16le)"
     )
     parser.add_argument(
         "--block",
