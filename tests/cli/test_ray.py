@@ -197,3 +197,23 @@ def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16, re
     )
     assert again.returncode == 1
     assert again.stderr.count("exists already; give -f") == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_tags_of_a_cluster_are_those_of_one_machine(here, tagger16):
+    """In the order of the inputs, and in a file each."""
+    pytest.importorskip("ray.data", reason="needs ray: pip install 'audiomask[ray]'")
+    for n in range(4):
+        wav(f"in/{n}.wav", samples=16000 * (4 - n), seed=n)
+    for out in ("t.jsonl", "folder"):
+        for place, more in (("here", []), ("there", ["--ray", "local"])):
+            Path(place).mkdir(exist_ok=True)
+            words = ["tag", "in", "-m", str(tagger16), "-o", f"{place}/{out}", *more]
+            done = subprocess.run(
+                [sys.executable, "-m", "audiomask", *words], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+    assert len(Path("here/t.jsonl").read_text().splitlines()) == 4
+    for path in [Path("t.jsonl"), *(Path(f"folder/{n}.json") for n in range(4))]:
+        assert ("there" / path).read_text() == ("here" / path).read_text()
