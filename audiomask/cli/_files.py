@@ -126,7 +126,7 @@ def plan(
     jobs: list[Job] = []
     taken: dict[str, Source] = {}
     for source in sources:
-        files = {}
+        files: dict[str, Path] = {}
         for output in outputs:
             suffix = output.suffix
             if not suffix:

@@ -98,7 +98,8 @@ def work(model: str | None, packet_ms: float, options: Options) -> Enhance:
 
 def _lossy(jobs: list[Job]) -> list[Job]:
     """Return the jobs with a file each for what was left; `UsageError` where it is an input or an output."""
-    taken = {os.path.realpath(path) for job in jobs for path in (job.source.path, *job.files.values())}
+    taken = {os.path.realpath(path) for job in jobs for path in job.files.values()}
+    taken |= {os.path.realpath(job.source.path) for job in jobs}
     made = []
     for job in jobs:
         lossy = job.output.with_name(f"{job.output.stem}_lossy{job.output.suffix}")

@@ -76,9 +76,6 @@ class OfArtifact(Embedding):
         for artifact in self.family:
             listener(artifact, "embedding")
 
-    def model_of(self, reader: Reader) -> str:
-        return choose(self.family, reader.info.rate).name
-
     def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
         artifact = choose(self.family, reader.info.rate)
         player = listener(artifact, "embedding", reader.info.rate, self.threads)

@@ -106,9 +106,6 @@ class Tagging(Work):
         for artifact in self.family:
             listener(artifact)
 
-    def model_of(self, reader: Reader) -> str:
-        return choose(self.family, reader.info.rate).name
-
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
         rate = reader.info.rate
         player = listener(choose(self.family, rate), rate=rate, threads=self.threads)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import AudioError, check_writable
+from audiomask.runtime.artifact import choose
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from audiomask.audio import Reader
     from audiomask.masks.packets import Bursts
     from audiomask.sources import Source
 
@@ -79,9 +79,10 @@ class Cancelled(BaseException):
 class Work:
     """What is done to each recording.
 
-    A subclass has `do` and `model_of`. `overwrite`: its files may exist; `threads`: that a job needs.
+    A subclass has `do`. `family`: its models; `overwrite`: its files may exist; `threads`: that a job needs.
     """
 
+    family: Sequence[Any] = ()
     overwrite, threads = False, 1
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
@@ -90,7 +91,7 @@ class Work:
 
     def model_of(self, reader: Any) -> str:
         """Return the name of the model that a recording goes through."""
-        raise NotImplementedError
+        return choose(self.family, reader.info.rate).name
 
     def open(self, source: Source) -> Any:
         """Return the context of an open recording."""
@@ -126,11 +127,13 @@ class Work:
             return Report(job, self.model_of(reader), reader.info.seconds, notes=[note])
 
 
-def reported(job: Job, reader: Reader, model: str, faults: int = 0, **more: Any) -> Report:
-    """Return the report of a recording that was read to its end, with `faults` of the model."""
+def reported(
+    job: Job, reader: Any, model: str, faults: int = 0, became: str = "count as silence", **more: Any
+) -> Report:
+    """Return the report of a recording that was read to its end; `became`: what blocks with faults did."""
     notes = list(reader.notes)
     if faults:
-        notes.append(f"{job.source}: the model failed in {faults} blocks, which were muted")
+        notes.append(f"{job.source}: the model failed in {faults} blocks, which {became}")
     return Report(job, model, reader.position / reader.info.rate, notes=notes, **more)
 
 

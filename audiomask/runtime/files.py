@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +68,12 @@ class Enhance(Work):
             if isinstance(model, Artifact) and {port.type for port in model.outputs} <= TOLD_BY_VERBS:
                 sounds(model)  # which says the verb
         self.outputs = outputs_of(family[0], options.output)
-        first = family[0].streams[0]
-        self.takes_codes = first.type != "pcm"
+        self.takes_codes = family[0].streams[0].type != "pcm"
+        for model in family[1:]:
+            if [o.name for o in outputs_of(model, options.output)] != [o.name for o in self.outputs]:
+                raise ArtifactError(
+                    f"{family[0].name} and {model.name} differ in their outputs; name one file"
+                )
 
     def check(self, sources: Sequence[Source]) -> None:
         """Raise `AudioError` for controls that no file could be done with, by the model that is needed first.
@@ -94,9 +99,6 @@ class Enhance(Work):
         if self.takes_codes:
             return source.open(lambda path, name=None: Codes(path, streams, name=name))
         return source.open()
-
-    def model_of(self, reader: Reader | Codes) -> str:
-        return choose(self.family, reader.info.rate).name
 
     def do(self, job: Job, reader: Reader | Codes, tick: Tick) -> Report:
         """Do a job. Whatever happens, nothing half-written stays."""
@@ -140,9 +142,9 @@ class Enhance(Work):
             for path in named:  # all files of a job appear or none
                 path.unlink(missing_ok=True)
             raise
-        report = reported(job, reader, model.name, player.faults, bursts=losses.bursts() if losses else None)
-        for sink in sinks:
-            report.notes += sink.notes
+        report = reported(job, reader, model.name, player.faults, "were muted")
+        report.bursts = losses.bursts() if losses else None
+        report.notes += [text for sink in sinks for text in sink.notes]
         full = [s.rate_out for s in outputs if isinstance(s, Sound) and s.port.rate == 1]
         if not self.takes_codes and full and model.sample_rate < min(info.rate, *full):
             report.notes.append(
@@ -211,7 +213,7 @@ class Enhance(Work):
             names = [port.name for port in player.ports]
             left = {name: ceil(info.frames * player.rates[name] / info.rate) for name in names}
             frames = {port.name: port.per_hop(model.hop) for port in model.streams}
-            for given in (*reader.blocks(BULK_HOPS, frames), None):
+            for given in chain(reader.blocks(BULK_HOPS, frames), [None]):
                 y = player.flush() if given is None else player.feed(**given)
                 yield {name: x[:, : left[name]] for name, x in y.items()}
                 left = {name: max(0, left[name] - x.shape[1]) for name, x in y.items()}

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -209,6 +207,9 @@ class Codes:
     def __init__(self, path: str | Path, streams: Sequence[Port], *, name: str | None = None):
         self.name, self.position = name or str(path), 0
         check_readable(str(path))
+        import zipfile  # start-up without is faster
+        import zlib
+
         try:
             with zipfile.ZipFile(path) as archive:
                 if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
