@@ -33,27 +33,26 @@ def unit_interval(text: str) -> float:
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
     """``-m``, ``--threads`` and the controls."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-m",
         "--model",
         metavar="NAME|FILE|DIR",
         help="a shipped model (audiomask models lists them), or your own",
     )
-    parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)"
-    )
+    add("--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)")
     if not controls:
         return
-    parser.add_argument(
+    add(
         "--dry",
         type=unit_interval,
         default=0.0,
         metavar="0..1",
         help="share of the untouched sound (default 0)",
     )
-    parser.add_argument("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
-    parser.add_argument("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
-    parser.add_argument(
+    add("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
+    add("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
+    add(
         "--set",
         action="append",
         default=[],

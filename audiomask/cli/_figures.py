@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every picture."""
-    parser.add_argument("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite the picture")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)"
-    )
-    parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
-    parser.add_argument("--dpi", type=int, default=110)
+    add = parser.add_argument
+    add("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
+    add("-f", "--force", action="store_true", help="overwrite the picture")
+    add("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
+    add("--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)")
+    add("--channel", type=int, default=0, help="which channel (default: 0, the first)")
+    add("--dpi", type=int, default=110)
 
 
 def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:

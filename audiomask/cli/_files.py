@@ -26,46 +26,40 @@ from audiomask.sources import SUFFIXES, Source, find_audio
 
 def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
     """Add what every verb takes that goes through files: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help=inputs)
-    parser.add_argument("-o", "--out", metavar="PATH", help=out)
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite outputs that exist")
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
-    parser.add_argument(
-        "-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help=inputs)
+    add("-o", "--out", metavar="PATH", help=out)
+    add("-f", "--force", action="store_true", help="overwrite outputs that exist")
+    add("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
+    add("-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)")
+    add(
         "--ray",
         metavar="ADDRESS",
         help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
+    add("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
 
 
 def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb takes that makes files of sound of files."""
+    add = parser.add_argument
     add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
         "file, folder or - (default: beside the input)",
     )
-    parser.add_argument(
+    add(
         "--filename",
         metavar="TEMPLATE",
         help="of {stem} {source} {model} {ext}; default {stem}.{ext} with -o, {stem}_{source}.{ext} without, "
         "and for models of several sounds",
     )
     add_model_arguments(parser)
-    parser.add_argument(
-        "--output", metavar="NAME", help="write this output of the model only (default: all of them)"
-    )
-    parser.add_argument(
-        "--format", choices=sorted(s[1:] for s in FORMATS), help="of the output (default: the input's)"
-    )
-    parser.add_argument(
-        "--subtype", metavar="PCM_16|PCM_24|FLOAT", help="of the output (default: the input's)"
-    )
-    parser.add_argument("--rate", type=positive, metavar="HZ", help="of the output (default: the input's)")
-    parser.add_argument(
+    add("--output", metavar="NAME", help="write this output of the model only (default: all of them)")
+    add("--format", choices=sorted(s[1:] for s in FORMATS), help="of the output (default: the input's)")
+    add("--subtype", metavar="PCM_16|PCM_24|FLOAT", help="of the output (default: the input's)")
+    add("--rate", type=positive, metavar="HZ", help="of the output (default: the input's)")
+    add(
         "--clip",
         choices=CLIP_POLICIES,
         help="beyond full scale: turn all down, cut (default), or leave to the format",

@@ -28,13 +28,14 @@ FIXED = ("time_frequency", "disjoint", "curriculum")  # what these hide follows 
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--kind", metavar="NAME", help=f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
         "the name of the picture, a picture each",
     )  # fmt: skip
-    parser.add_argument("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
-    parser.add_argument("--seed", type=int, metavar="N", help="draw another mask (default 0)")
-    parser.add_argument("--replay", type=Path, metavar="MASK", help="draw a mask that masks --save wrote")
+    add("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
+    add("--seed", type=int, metavar="N", help="draw another mask (default 0)")
+    add("--replay", type=Path, metavar="MASK", help="draw a mask that masks --save wrote")
 
 
 def add_saving(parser: Any) -> None:

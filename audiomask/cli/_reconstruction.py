@@ -24,10 +24,11 @@ SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what is drawn and how it is hidden."""
-    parser.add_argument("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
-    parser.add_argument("file", metavar="FILE", help="a recording")
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
+    add("file", metavar="FILE", help="a recording")
     _patches.add_arguments(parser)
-    parser.add_argument("--corpus", help="constants of the front end (default: as trained)")
+    add("--corpus", help="constants of the front end (default: as trained)")
 
 
 def run(args: argparse.Namespace) -> int:

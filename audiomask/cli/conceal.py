@@ -35,25 +35,18 @@ from audiomask.runtime.packets import shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add_sound_arguments(parser)
-    parser.add_argument(
+    add(
         "--loss",
         metavar="TRACE|gilbert:P,Q|drop:RATE",
         help="lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
     )
-    parser.add_argument(
-        "--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)"
-    )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
-    parser.add_argument(
-        "--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros"
-    )
-    parser.add_argument(
-        "--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT"
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON"
-    )
+    add("--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
+    add("--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros")
+    add("--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT")
+    add("--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON")
 
 
 def _seed(text: str) -> int:

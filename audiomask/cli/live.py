@@ -48,36 +48,27 @@ TICK_S = 0.1  # between two pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
-    parser.add_argument(
-        "-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end"
-    )
-    parser.add_argument("--list-devices", action="store_true", help="show the devices, and end")
+    add = parser.add_argument
+    add("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
+    add("-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end")
+    add("--list-devices", action="store_true", help="show the devices, and end")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--model-output", metavar="NAME", help="play this output of the model, where it has several"
-    )
-    parser.add_argument(
-        "--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)"
-    )
-    parser.add_argument(
-        "--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)"
-    )
-    parser.add_argument(
-        "--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)"
-    )
-    parser.add_argument(
+    add("--model-output", metavar="NAME", help="play this output of the model, where it has several")
+    add("--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)")
+    add("--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)")
+    add("--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)")
+    add(
         "--lag",
         type=float,
         metavar="MS",
         help="from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
     )
-    parser.add_argument("--record-in", metavar="FILE", help="record what the microphone gives")
-    parser.add_argument("--record-out", metavar="FILE", help="record what the model makes of it")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite recordings that exist")
-    parser.add_argument("--seconds", type=float, metavar="S", help="end after so much sound")
-    parser.add_argument("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
-    parser.add_argument("-q", "--quiet", action="store_true", help="show only warnings")
+    add("--record-in", metavar="FILE", help="record what the microphone gives")
+    add("--record-out", metavar="FILE", help="record what the model makes of it")
+    add("-f", "--force", action="store_true", help="overwrite recordings that exist")
+    add("--seconds", type=float, metavar="S", help="end after so much sound")
+    add("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
+    add("-q", "--quiet", action="store_true", help="show only warnings")
 
 
 def run(args: argparse.Namespace) -> int:

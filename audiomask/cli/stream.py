@@ -43,35 +43,30 @@ LIVE_MS = 500  # a conversation bears no more: ITU-T G.114 calls 400 ms one way 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add_model_arguments(parser)
-    parser.add_argument(
-        "--output", metavar="NAME", help="write this output of the model, where it has several"
-    )
-    parser.add_argument(
-        "--rate", type=positive, default=16000, metavar="HZ", help="of the samples (default 16000)"
-    )
-    parser.add_argument(
+    add("--output", metavar="NAME", help="write this output of the model, where it has several")
+    add("--rate", type=positive, default=16000, metavar="HZ", help="of the samples (default 16000)")
+    add(
         "--channels", type=positive, metavar="N", help="interleaved (default: what the model takes, mostly 1)"
     )
-    parser.add_argument(
+    add(
         "--format", choices=tuple(FORMATS), default="s16le", help="of the samples, in and out (default s16le)"
     )
-    parser.add_argument(
+    add(
         "--block",
         type=float,
         metavar="MS",
         help="work on blocks of this length (default: whatever has arrived)",
     )
-    parser.add_argument(
-        "--packets", type=float, metavar="MS", help="the input is numbered packets of this length"
-    )
-    parser.add_argument(
+    add("--packets", type=float, metavar="MS", help="the input is numbered packets of this length")
+    add(
         "--jitter",
         type=float,
         metavar="MS",
         help="how long a packet is waited for, with --packets (default 60)",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="do not show model and latency")
+    add("-q", "--quiet", action="store_true", help="do not show model and latency")
 
 
 def run(args: argparse.Namespace) -> int:

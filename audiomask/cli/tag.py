@@ -43,6 +43,7 @@ HEAD = ("file", "start", "end", "label", "probability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory, or - for samples",
@@ -52,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--json", action="store_true", help="an object a line")
     kind.add_argument("--csv", action="store_true", help="a line for each label: " + ",".join(HEAD))
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
-    parser.add_argument(
+    add("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
+    add(
         "--threshold",
         type=unit_interval,
         metavar="0..1",
@@ -62,15 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--every", type=float, metavar="S", help="a row every so many seconds")
     when.add_argument("--segments", action="store_true", help="where each label begins and ends")
-    parser.add_argument(
+    add(
         "--pool",
         choices=("mean", "max"),
         default="mean",
         help="what a recording longer than the model's window gets: the mean over windows, or the greatest",
     )
-    parser.add_argument("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
-    parser.add_argument("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
-    parser.add_argument("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
+    add("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
+    add("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
+    add("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
 
 
 def run(args: argparse.Namespace) -> int:
