@@ -23,7 +23,7 @@ $(VENV)/.dev: $(VENV)/.score
 
 demo: $(VENV)/.score
 	$(BIN)/audiomask enhance $(DEMO)/mixture_noisy.flac $(DEMO)/apollo11.flac -o demo -f
-	$(BIN)/audiomask plot $(DEMO)/mixture_noisy.flac demo/mixture_noisy.flac -o demo/before_after.png -f
+	$(BIN)/audiomask plot spectrogram $(DEMO)/mixture_noisy.flac demo/mixture_noisy.flac -o demo/before_after.png -f
 	$(BIN)/audiomask score --ref $(DEMO)/mixture_clean.flac --noisy $(DEMO)/mixture_noisy.flac \
 	  --est demo/mixture_noisy.flac --metrics pesq_wb stoi si_sdr
 	@echo "Listen to demo/mixture_noisy.flac and demo/apollo11.flac, look at demo/before_after.png"

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import glob as globbing
 import os
-import secrets
 import shutil
 import stat
 import struct
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +74,8 @@ class AudioInfo:
         return self.frames / self.rate
 
 
-def _regular_file(path: str) -> None:
+def check_readable(path: str) -> None:
+    """Raise `AudioError` unless `path` is a regular file with something in it that may be read."""
     try:
         status = os.stat(path)  # noqa: PTH116 - Path would lose the text the user typed
     except FileNotFoundError:
@@ -130,7 +131,7 @@ class Reader:
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
         self._short: str | None = None
-        _regular_file(real)
+        check_readable(real)
         try:
             self._file = sf.SoundFile(real)
         except (sf.LibsndfileError, TypeError, ValueError, RuntimeError, OSError) as error:
@@ -351,7 +352,7 @@ class Writer:
         return frames is not None and frames < 2**62 and frames * self.channels * width > MAX_RIFF_BYTES
 
     def _create(self, format: str, subtype: str) -> tuple[sf.SoundFile, Path]:
-        part = self.path.with_name(f".{self.path.name[:100]}.{secrets.token_hex(4)}.part")
+        part = hidden(self.path)
         self._temporary.append(part)
         try:
             # libsndfile reports a missing right or a full disk as "System error"; opening it here says which.
@@ -412,9 +413,8 @@ class Writer:
             "or choose another folder with -o"
         )
 
-    def close(self) -> None:
-        """Finish the file and give it its name. On failure nothing is left, and the old file stays as it
-        was."""
+    def finish(self) -> None:
+        """Write all that is missing, still under the hidden name; after a failure nothing is left."""
         if self._file is None:
             return
         try:
@@ -427,14 +427,23 @@ class Writer:
             lossless = self.subtype in _BYTES or self.subtype == "DOUBLE"
             if written == 0 or (lossless and self.frames and sf.info(str(self._part)).frames < self.frames):
                 raise self._full("the end of it is missing")
-            self._part.replace(self.path)
         except (sf.LibsndfileError, OSError) as error:
             self.abort()
             raise self._full(str(error)) from None
         except BaseException:
             self.abort()
             raise
-        self._remove()
+
+    def close(self) -> None:
+        """Finish the file and give it its name; after a failure nothing is left, and an old file stays."""
+        self.finish()
+        if self._temporary:
+            try:
+                self._part.replace(self.path)
+            except OSError as error:
+                raise self._full(str(error)) from None
+            finally:
+                self._remove()
 
     def _rescale(self) -> None:
         # One 16-bit step below full scale, so that rounding does not clip again.
@@ -491,8 +500,38 @@ class Writer:
             self.abort()
 
 
+def hidden(path: Path) -> Path:
+    """Return a new name beside `path`, for what becomes `path` once it is whole."""
+    return path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
+
+
+@contextmanager
+def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Give a hidden path beside `path` to write to, and rename it to `path` at the end.
+
+        with replacing("scores.json") as part:
+            part.write_text(text)
+
+    After an exception nothing of it is left, and an old file stays as it was.
+
+    Raises `AudioError` for a path that cannot be written, or that exists without `overwrite`.
+    """
+    path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
+    check_writable(path, overwrite=overwrite)
+    part = hidden(path)
+    try:
+        yield part
+        part.replace(path)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written ({error.strerror}); {_remedy(error)}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def remove_parts(path: str | Path) -> None:
-    """Remove what a `Writer` to ``path`` left in its folder when its process was killed.
+    """Remove what `replacing` or a `Writer` left beside `path` when its process was killed.
 
     Not while another may still be writing there.
     """

@@ -12,10 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from audiomask.audio import FORMATS, AudioError, Reader
 
@@ -42,11 +43,13 @@ class Source:
         return self.key or ("standard input" if self.path == "-" else self.path)
 
     @contextmanager
-    def open(self) -> Iterator[Reader]:
-        """The recording as a `Reader`. Pipes are spooled to disk first: headers need seeking, memory stays
-        flat."""
+    def open(self, read: Callable[..., Any] = Reader) -> Iterator[Any]:
+        """The recording as a `Reader`, or as what `read(path, name=...)` makes of a file.
+
+        Pipes are spooled to disk first: headers need seeking, memory stays flat.
+        """
         if self.path != "-" and not self.command:
-            with Reader(self.path) as reader:
+            with read(self.path) as reader:
                 yield reader
             return
         if self.command and not self.allowed:
@@ -73,7 +76,7 @@ class Source:
             if os.path.getsize(spool.name) == 0:  # noqa: PTH202
                 raise AudioError(f"{self}: is empty (0 bytes); feed it an audio file")
             try:
-                with Reader(spool.name, name=str(self)) as reader:
+                with read(spool.name, name=str(self)) as reader:
                     yield reader
             except AudioError as error:
                 if self.path == "-" and "not audio" in str(error):
@@ -82,35 +85,39 @@ class Source:
 
 
 def find_audio(
-    inputs: Iterable[str | Path], *, exclude: str | Path | None = None, allow_pipes: bool = False
+    inputs: Iterable[str | Path],
+    *,
+    exclude: str | Path | None = None,
+    allow_pipes: bool = False,
+    suffixes: Collection[str] = SUFFIXES,
 ) -> list[Source]:
     """All recordings that ``inputs`` name, in order, without duplicates.
 
-    A folder is searched recursively (hidden files and whatever lies under ``exclude``, the output folder, are
-    passed over) unless it is a Kaldi data directory (it has a ``wav.scp``). Globs are expanded here too, for
-    shells that do not. A name that does not exist becomes a source that fails when opened, and so does a
-    command in an ``.scp`` without ``allow_pipes``.
+    A folder is searched recursively for files of ``suffixes`` (hidden ones and whatever lies under
+    ``exclude``, the output folder, are passed over) unless it is a Kaldi data directory (it has a
+    ``wav.scp``). Globs are expanded here too, for shells that do not. A name that does not exist becomes a
+    source that fails when opened, and so does a command in an ``.scp`` without ``allow_pipes``.
 
     Errors: `AudioError` for a folder without audio, a glob without a match, an unreadable or malformed
     ``.scp``.
     """
     found: dict[tuple[str, str | None], Source] = {}
     for text in map(str, inputs):
-        for source in _expand(text, Path(exclude).resolve() if exclude is not None else None):
+        for source in _expand(text, Path(exclude).resolve() if exclude is not None else None, suffixes):
             if source.command:
                 source = replace(source, allowed=allow_pipes)
             found.setdefault((source.path, source.key), source)
     return list(found.values())
 
 
-def _expand(text: str, exclude: Path | None) -> Iterator[Source]:
+def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Iterator[Source]:
     path = Path(text)
     # os.path's tests, since Path's raise for a name that is too long or a folder that may not be looked into.
     if text == "-":
         yield Source("-", "stdin.wav")
     elif os.path.isdir(text):  # noqa: PTH112
         scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
-        yield from read_scp(path / "wav.scp") if scp else _walk(path, exclude)
+        yield from read_scp(path / "wav.scp") if scp else _walk(path, exclude, suffixes)
     elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
         yield from read_scp(path)
     elif not os.path.lexists(text) and globbing.has_magic(text):
@@ -119,14 +126,16 @@ def _expand(text: str, exclude: Path | None) -> Iterator[Source]:
             raise AudioError(f"{text}: matches no file; check the pattern")
         for match in matches:
             if Path(match).is_dir():
-                yield from _walk(Path(match), exclude, required=False)
+                yield from _walk(Path(match), exclude, suffixes, required=False)
             else:
                 yield Source(match, Path(match).name)
     else:
         yield Source(text, path.name)
 
 
-def _walk(folder: Path, exclude: Path | None, required: bool = True) -> Iterator[Source]:
+def _walk(
+    folder: Path, exclude: Path | None, suffixes: Collection[str], required: bool = True
+) -> Iterator[Source]:
     count = 0
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(
@@ -135,12 +144,12 @@ def _walk(folder: Path, exclude: Path | None, required: bool = True) -> Iterator
             if not f.startswith(".") and (exclude is None or (Path(root) / f).resolve() != exclude)
         )
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 count += 1
                 path = Path(root) / name
                 yield Source(str(path), str(path.relative_to(folder)))
     if required and not count:
-        raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(SUFFIXES))}")
+        raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(suffixes))}")
 
 
 def read_scp(scp: Path) -> Iterator[Source]:

@@ -28,7 +28,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.rewriter import Rewriter
 from audiomask.runtime.artifact import KEY, Artifact
 
@@ -323,8 +323,7 @@ def export_variant(
     entry = {"kind": kind, "of": original.meta.get("hash"), "original_scores": original.meta.get("scores")}
     document["variant"] = entry
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as temporary:
         _write(model, document, temporary)
         measured = variant_cost.cost(original, Artifact.load(temporary), given)
         wrong = variant_cost.faults(kind, measured)
@@ -335,9 +334,6 @@ def export_variant(
             )
         entry |= changed | variant_cost.rounded(measured)
         _write(model, document, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return entry
 
 

@@ -23,7 +23,8 @@ from compare_concealers import PACKET_MS, method, runs
 from opus_peer import MissingPeer
 
 from audiomask.audio import AudioError, check_writable, read
-from audiomask.cli.plot import recording_figure, save
+from audiomask.cli._figures import save
+from audiomask.cli.plot import recording_figure
 from audiomask.masks import packets
 
 if TYPE_CHECKING:

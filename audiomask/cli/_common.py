@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from audiomask.cli import UsageError
 
 if TYPE_CHECKING:
+    from audiomask.ports import Port
     from audiomask.runtime.artifact import Artifact
 
 
@@ -31,27 +33,26 @@ def unit_interval(text: str) -> float:
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
     """``-m``, ``--threads`` and the controls."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-m",
         "--model",
         metavar="NAME|FILE|DIR",
         help="a shipped model (audiomask models lists them), or your own",
     )
-    parser.add_argument(
-        "--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)"
-    )
+    add("--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)")
     if not controls:
         return
-    parser.add_argument(
+    add(
         "--dry",
         type=unit_interval,
         default=0.0,
         metavar="0..1",
         help="share of the untouched sound (default 0)",
     )
-    parser.add_argument("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
-    parser.add_argument("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
-    parser.add_argument(
+    add("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
+    add("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
+    add(
         "--set",
         action="append",
         default=[],
@@ -78,11 +79,41 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """Return the arguments of a model's class that `--arg NAME=VALUE` sets."""
+    changes = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--arg {pair!r}: write NAME=VALUE")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
+
+
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
     """Errors: `UsageError` if one of the models is told what is lost, where nobody can tell it."""
     for artifact in artifacts:
         if artifact.lost:
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
+
+
+def one_output(artifact: Artifact, name: str | None, option: str = "--output") -> Port:
+    """Return the output that `option` names, or the only one of a model, or its only sound.
+
+    Raises `UsageError` where there are several, or none of the name.
+    """
+    ports = {port.name: port for port in artifact.outputs}
+    if name is not None and name not in ports:
+        raise UsageError(f"{option} {name}: {artifact.name} has {' '.join(ports)}")
+    sounds = [port for port in ports.values() if port.type == "pcm"]
+    found = [ports[name]] if name is not None else sounds or list(ports.values())
+    if len(found) > 1:
+        names = " ".join(port.name for port in found)
+        raise UsageError(f"{artifact.name}: makes {names}; choose one with {option}")
+    return found[0]
 
 
 def note(text: str, *, quiet: bool = False) -> None:

@@ -29,47 +29,42 @@ ONLY = {  # options and the layouts that they go with
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """All but -f."""
-    sub.add_argument("layout", choices=LAYOUTS)
-    sub.add_argument("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
-    sub.add_argument(
+    add = sub.add_argument
+    add("layout", choices=LAYOUTS)
+    add("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
+    add(
         "out",
         type=Path,
         help="data directory; one below it for each part of a corpus that has parts (or folds)",
     )
-    sub.add_argument(
+    add(
         "--bad-files",
         choices=("stop", "skip"),
         default="stop",
         help="corrupt, double, without a partner: list them and stop (default), or leave them out",
     )
-    sub.add_argument("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
-    sub.add_argument(
+    add("--channel", type=positive, metavar="N", help="layout chime3: microphone (default: 5)")
+    add(
         "--references",
         type=Path,
         metavar="DIR",
         help="layout chime3: the simulation's isolated_ext; plc: what was sent of the blind set",
     )
-    sub.add_argument(
+    add(
         "--speaker",
         default="folder",
         metavar="folder|file|REGEX",
         help="layout folder: who speaks: the folder, each file its own, or group 1 of REGEX in the path",
     )
-    sub.add_argument(
-        "--label", metavar="folder|file|REGEX", help="layout folder: write utt2label, as for --speaker"
-    )
-    sub.add_argument(
+    add("--label", metavar="folder|file|REGEX", help="layout folder: write utt2label, as for --speaker")
+    add(
         "--classes",
         choices=("words", "12"),
         help="layout speechcommands: each word (default), or ten of them, _unknown_ and _silence_",
     )
-    sub.add_argument(
-        "--test", type=Path, metavar="DIR", help="layout speechcommands, --classes 12: the test archive"
-    )
-    sub.add_argument(
-        "--clips", type=Path, metavar="DIR", help="layout audioset: where they are (default: below source)"
-    )
-    sub.add_argument("--supervisions", type=Path, help="layout lhotse: the supervisions manifest")
+    add("--test", type=Path, metavar="DIR", help="layout speechcommands, --classes 12: the test archive")
+    add("--clips", type=Path, metavar="DIR", help="layout audioset: where they are (default: below source)")
+    add("--supervisions", type=Path, help="layout lhotse: the supervisions manifest")
 
 
 def read(args: argparse.Namespace) -> dict[str, DataDir]:

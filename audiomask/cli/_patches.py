@@ -28,27 +28,31 @@ FIXED = ("time_frequency", "disjoint", "curriculum")  # what these hide follows 
 
 
 def add_arguments(parser: Any) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--kind", metavar="NAME", help=f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
         "the name of the picture, a picture each",
     )  # fmt: skip
-    parser.add_argument("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
-    parser.add_argument("--seed", type=int, metavar="N", help="draw another mask (default 0)")
+    add("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
+    add("--seed", type=int, metavar="N", help="draw another mask (default 0)")
+    add("--replay", type=Path, metavar="MASK", help="draw a mask that masks --save wrote")
+
+
+def add_saving(parser: Any) -> None:
+    """Add --save."""
     parser.add_argument(
         "--save", type=Path, metavar="MASK", help="write the mask too, as .npz; with one --kind"
     )
-    parser.add_argument("--replay", type=Path, metavar="MASK", help="draw a mask that --save wrote")
 
 
 def check(args: argparse.Namespace, patches: bool) -> None:
-    """UsageError for options that do not go together; `patches`: is this about masks over patches?"""
+    """Raise `UsageError` for options that do not go together; `patches`: of one recording."""
     from audiomask.cli import UsageError
 
-    given = [name for name in ("kind", "ratio", "seed", "save", "replay") if getattr(args, name) is not None]
+    options = ("kind", "ratio", "seed", "save", "replay")
+    given = [name for name in options if getattr(args, name, None) is not None]
     if given and not patches:
-        raise UsageError(
-            f"--{given[0]} is for the patches of one recording: audiomask plot masks FILE, or reconstruction"
-        )
+        raise UsageError(f"--{given[0]} is for the patches of one recording: audiomask plot masks FILE")
     if args.replay is not None and len(given) > 1:
         raise UsageError(
             f"--replay draws what was saved; leave --{next(n for n in given if n != 'replay')} out"
@@ -60,14 +64,14 @@ def check(args: argparse.Namespace, patches: bool) -> None:
         raise UsageError(f"--ratio {args.ratio:g}: the share that is hidden {why}")
     if args.seed is not None and not -(2**63) <= args.seed < 2**63:
         raise UsageError(f"--seed {args.seed}: is no number of 64 bits")
-    if args.save is not None and args.kind in (None, "all"):
+    if "save" in given and args.kind in (None, "all"):
         raise UsageError("--save writes one mask; say which with --kind")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw; the arguments are checked."""
     from audiomask.audio import AudioError, check_writable
-    from audiomask.cli.plot import read_part, save
+    from audiomask.cli._figures import read_part, save
     from audiomask.masks.patches_saved import load
 
     kinds = KINDS if args.kind in (None, "all") else (args.kind,)
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     outs = {k: args.out.with_name(args.out.name.replace("{kind}", k)) if each else args.out for k in kinds}
     for path in dict.fromkeys([*outs.values(), *([args.save] if args.save else [])]):
         check_writable(path, overwrite=args.force)
-    file = args.files[1]
+    (file,) = args.files
     spectrogram = features(*read_part(file, args.start, args.seconds, args.channel))
     frames, bands = spectrogram.shape[1:]
     if not frames:

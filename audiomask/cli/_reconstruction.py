@@ -22,39 +22,33 @@ if TYPE_CHECKING:
 SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 
-def add_arguments(parser: Any) -> None:
-    parser.add_argument("--corpus", help="reconstruction: constants of the front end (default: as trained)")
-
-
-def check(args: argparse.Namespace, guessed: bool) -> None:
-    """UsageError for options that do not go together; `guessed`: is this about a reconstruction?"""
-    from audiomask.cli import UsageError
-
-    if not guessed:
-        if args.corpus is not None:
-            raise UsageError("--corpus is for: audiomask plot reconstruction WEIGHTS FILE")
-        return
-    if len(args.files) != 3:
-        raise UsageError(f"reconstruction takes WEIGHTS and FILE; {len(args.files) - 1} were given")
-    if args.kind in SEVERAL:
-        raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")
-    if args.save is not None:
-        raise UsageError("--save is for: audiomask plot masks FILE; --replay takes such a mask here")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is drawn and how it is hidden."""
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
+    add("file", metavar="FILE", help="a recording")
+    _patches.add_arguments(parser)
+    add("--corpus", help="constants of the front end (default: as trained)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw; the arguments are checked."""
+    """Draw."""
+    from audiomask.cli import UsageError
+
+    _patches.check(args, True)
+    if args.kind in SEVERAL:
+        raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")
     import soxr
     import torch
 
     from audiomask.audio import AudioError, check_writable
-    from audiomask.cli.plot import read_part, save
+    from audiomask.cli._figures import read_part, save
     from audiomask.masks.patches import tokens
     from audiomask.masks.patches_saved import load
     from audiomask.tasks import frozen
 
     check_writable(args.out, overwrite=args.force)
-    folder, file = args.files[1:]
+    folder, file = args.weights, args.file
     model, frontend = frozen.load(folder, args.corpus)
     if not hasattr(model, "errors"):
         raise AudioError(

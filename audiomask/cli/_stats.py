@@ -36,20 +36,19 @@ def failures(failed: Sequence[Exception], count: int) -> int:
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """All but what every action that reads audio has."""
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
-    sub.add_argument("--bands", type=positive, default=128, metavar="N", help="mel bands (default 128)")
-    sub.add_argument(
+    add = sub.add_argument
+    add("dir", type=Path)
+    add("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
+    add("--bands", type=positive, default=128, metavar="N", help="mel bands (default 128)")
+    add(
         "--seconds",
         type=float,
         default=10.0,
         help="of the clips of the training (default 10); longer recordings are cut into such",
     )
-    sub.add_argument("--count", type=positive, metavar="N", help="measure N utterances, drawn with --seed")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument(
-        "--options", action="store_true", help="only the words for `audiomask train`, one a line"
-    )
+    add("--count", type=positive, metavar="N", help="measure N utterances, drawn with --seed")
+    add("--seed", type=int, default=0)
+    add("--options", action="store_true", help="only the words for `audiomask train`, one a line")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -59,32 +59,31 @@ def several(kind: Callable[[str], float]) -> Callable[[str], list]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-m",
         "--model",
         metavar="NAME|FILE|DIR",
         help="a shipped model (audiomask models lists them), or your own",
     )
-    parser.add_argument(
+    add(
         "--threads",
         type=several(positive),
         default=[1],
         metavar="N,N,..",
         help="threads per stream (default 1)",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of sound for each row (default 10)")
-    parser.add_argument(
+    add("--seconds", type=float, default=10.0, help="of sound for each row (default 10)")
+    add(
         "--block",
         type=several(float),
         metavar="MS,MS,..",
         help="lengths of a block (default: the model's hop)",
     )
-    parser.add_argument(
-        "--rate", type=positive, metavar="HZ", help="of the sound (default: each model's own)"
-    )
-    parser.add_argument("--channels", type=positive, metavar="N", help="default: what the model takes")
-    parser.add_argument("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
-    parser.add_argument(
+    add("--rate", type=positive, metavar="HZ", help="of the sound (default: each model's own)")
+    add("--channels", type=positive, metavar="N", help="default: what the model takes")
+    add("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
+    add(
         "--sessions",
         type=int,
         choices=range(65),
@@ -92,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -169,12 +168,7 @@ def measure(session: Player, seconds: float, block_ms: float | None = None, audi
 
 
 def many(
-    sessions: Sequence[Player],
-    size: int,
-    rounds: int,
-    audio: str | None = None,
-    *,
-    stacked: bool = True,
+    sessions: Sequence[Player], size: int, rounds: int, audio: str | None = None, *, stacked: bool = True
 ) -> dict:
     """Rounds in which each session gets a block of ``size`` samples, ``stacked`` into one call or one by one:
     medians over the rounds, and what a core carries.

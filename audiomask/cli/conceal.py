@@ -17,44 +17,36 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from audiomask.audio import AudioError, check_writable
+from audiomask.audio import check_writable, replacing
 from audiomask.cli import UsageError
 from audiomask.cli._common import note
-from audiomask.cli.enhance import add_file_arguments, batch, file_options
+from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
-from audiomask.runtime.artifact import Artifact, resolve
-from audiomask.runtime.files import Job, Report
+from audiomask.runtime.artifact import resolve
+from audiomask.runtime.batch import LOSSY, Job, Report
+from audiomask.runtime.files import Enhance, Options
 from audiomask.runtime.losses import NAMES, Classical, Loss, entry, loss_models
 from audiomask.runtime.packets import shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_file_arguments(parser)
-    parser.add_argument(
+    add = parser.add_argument
+    add_sound_arguments(parser)
+    add(
         "--loss",
         metavar="TRACE|gilbert:P,Q|drop:RATE",
         help="lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
     )
-    parser.add_argument(
-        "--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)"
-    )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
-    parser.add_argument(
-        "--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros"
-    )
-    parser.add_argument(
-        "--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT"
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON"
-    )
+    add("--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
+    add("--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros")
+    add("--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT")
+    add("--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON")
 
 
 def _seed(text: str) -> int:
@@ -82,32 +74,31 @@ def run(args: argparse.Namespace) -> int:
         args.dry or args.strength is not None or args.atten_lim is not None or args.set
     ):
         raise UsageError(f"-m {args.model}: has no controls")
-    load = partial(concealers, args.model, args.packet)
-    code, reports = batch(args, load, file_options(args, loss=loss), _lossy if args.write_lossy else _same)
+    load = partial(work, args.model, args.packet, sound_options(args, loss=loss))
+    code, reports = run_sounds(args, load, _lossy if args.write_lossy else list)
     _tell(reports, args.packet, args.quiet)
     if args.report:
         _write(args.report, reports, args.out)
     return code
 
 
-def concealers(model: str | None, packet_ms: float) -> Sequence[Artifact | Classical]:
-    """What ``-m`` names: a classical method for packets of this length, or a family of models."""
-    return [Classical(model, packet_ms)] if model in NAMES else resolve(model, task="conceal")
-
-
-def _same(jobs: list[Job]) -> list[Job]:
-    return jobs
+def work(model: str | None, packet_ms: float, options: Options) -> Enhance:
+    """Return the work of the verb: a classical method for packets of this length, or a family of models."""
+    if model in NAMES:
+        return Enhance([Classical(model, packet_ms)], options)
+    return Enhance(resolve(model, task="conceal"), options)
 
 
 def _lossy(jobs: list[Job]) -> list[Job]:
-    """Each with a place for what was left. Errors: `UsageError` where that is an input or an output."""
-    taken = {os.path.realpath(path) for job in jobs for path in (job.source.path, job.output)}
+    """Return the jobs with a file each for what was left; `UsageError` where it is an input or an output."""
+    taken = {os.path.realpath(path) for job in jobs for path in job.files.values()}
+    taken |= {os.path.realpath(job.source.path) for job in jobs}
     made = []
     for job in jobs:
         lossy = job.output.with_name(f"{job.output.stem}_lossy{job.output.suffix}")
         if os.path.realpath(lossy) in taken:
             raise UsageError(f"--write-lossy: {lossy} is an input or an output; choose another -o")
-        made.append(replace(job, lossy=lossy))
+        made.append(Job(job.source, {LOSSY: lossy, **job.files}))
     return made
 
 
@@ -132,10 +123,5 @@ def _tell(reports: list[Report], packet_ms: float, quiet: bool) -> None:
 def _write(path: Path, reports: list[Report], out: str | None) -> None:
     facts = [entry(r.job.source, "-" if out == "-" else r.job.output, r.bursts) for r in reports if r.bursts]
     facts.sort(key=lambda fact: fact["input"])
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise AudioError(f"{path}: cannot be written ({error.strerror}); choose another --report") from None

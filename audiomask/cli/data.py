@@ -314,13 +314,7 @@ def _mix(args: argparse.Namespace) -> int:
     _may_write(args.out, args.force)
     print(f"drawing {args.count} mixtures", file=sys.stderr)
     data = write_mixtures(
-        speech,
-        noise,
-        args.out,
-        args.count,
-        seed=args.seed,
-        settings=settings,
-        allow_pipes=args.allow_pipes,
+        speech, noise, args.out, args.count, seed=args.seed, settings=settings, allow_pipes=args.allow_pipes
     )
     say(data, args.out)
     return 0

@@ -15,57 +15,130 @@ embeddings and times_ms. Channels are mixed into one.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
-from audiomask.audio import AudioError, Reader
+from audiomask.audio import AudioError, Reader, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._results import Batch, Progress, add_result_arguments, report, whole_file
+from audiomask.cli._common import add_model_arguments
+from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.runtime.artifact import choose, resolve
-from audiomask.runtime.files import Job, Report
+from audiomask.runtime.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.polyphase import Polyphase
+from audiomask.runtime.sinks import Output
 from audiomask.runtime.tagging import Clock, Whole, listener, rows
 from audiomask.sources import Source
 
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
-Work: TypeAlias = Callable[[Job, Progress], tuple[Report, Vectors]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_result_arguments(
+    add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory, or - for an audio file",
         "a .npz for all, or a folder of a file each",
     )
+    add_model_arguments(parser, controls=False)
     parser.add_argument("--timestamps", action="store_true", help="a row every so often, with its time")
+
+
+class Embedding(Work):
+    """The vectors of recordings, as results or, where jobs have files, in a file for each."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.overwrite, self.threads = args, args.force, args.threads
+
+    def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
+        """Return those of a recording, and in how many blocks the model failed."""
+        raise NotImplementedError
+
+    def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
+        found, faults = self.vectors(reader, tick)
+        for path in job.files.values():
+            with replacing(path, overwrite=self.overwrite) as part, part.open("wb") as file:
+                if self.args.timestamps:
+                    np.savez(file, embeddings=found[0], times_ms=found[1])
+                else:
+                    np.save(file, found[0][0])
+        return reported(job, reader, self.model_of(reader), faults, result=None if job.files else found)
+
+
+class OfArtifact(Embedding):
+    """The vectors that an artifact's output gives."""
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        self.family = resolve(args.model, task="tag")
+        for artifact in self.family:
+            listener(artifact, "embedding")
+
+    def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
+        artifact = choose(self.family, reader.info.rate)
+        player = listener(artifact, "embedding", reader.info.rate, self.threads)
+        every, whole, values = Clock(player).every, Whole(), []
+        for row in rows(reader, player, tick):
+            whole.add(row)
+            if self.args.timestamps:
+                values.append(row.values)
+        if not self.args.timestamps:
+            values = [whole.row().values]
+        times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * every)
+        return (np.stack(values).astype(np.float32), times), player.faults
+
+
+class OfWeights(Embedding):
+    """The vectors of a network in torch."""
+
+    def __init__(self, args: argparse.Namespace):
+        super().__init__(args)
+        import torch
+
+        from audiomask import hear
+
+        torch.set_num_threads(args.threads)
+        self.model = hear.load_model(args.model)
+
+    def model_of(self, reader: Reader) -> str:
+        return Path(self.args.model).name
+
+    def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
+        import torch
+
+        from audiomask import hear
+
+        x = torch.from_numpy(_mono(reader, self.model.sample_rate, tick))[None]
+        if not self.args.timestamps:
+            return (hear.get_scene_embeddings(x, self.model).numpy(), np.zeros(1, np.float32)), 0
+        values, times = hear.get_timestamp_embeddings(x, self.model)
+        return (values[0].numpy(), times[0].numpy()), 0
 
 
 def run(args: argparse.Namespace) -> int:
     if not args.out or args.out == "-":
         raise UsageError("say where to write with -o: FILE.npz for all inputs, or a folder")
     together = Path(args.out).suffix.lower() == ".npz"
-    work = (_from_weights if _is_folder_of_weights(args.model) else _from_artifact)(args)
-    batch: Batch[Vectors] = Batch(args, "" if together else ".npz" if args.timestamps else ".npy")
+    load = partial(OfWeights if _is_folder_of_weights(args.model) else OfArtifact, args)
+    work = load()
+    sources, failed = find(args)
+    if together:
+        jobs = [Job(source) for source in sources]
+    else:
+        suffix = ".npz" if args.timestamps else ".npy"
+        jobs = plan(args, sources, [Output("embeddings", (), suffix)], folder=True)
     found: list[tuple[Source, Vectors]] = []
 
-    def take(job: Job, vectors: Vectors) -> None:
-        if together:
-            found.append((job.source, vectors))
-            return
-        with whole_file(job.output, force=args.force, mode="wb") as file:
-            if args.timestamps:
-                np.savez(file, embeddings=vectors[0], times_ms=vectors[1])
-            else:
-                np.save(file, vectors[0][0])
+    def take(report: Report) -> None:
+        if report.result is not None:
+            found.append((report.job.source, report.result))
 
-    if not together:
-        return batch.run(work, take)
-    with whole_file(Path(args.out), force=args.force, mode="wb") as file:
-        code = batch.run(work, take)
+    with replacing(args.out, overwrite=args.force) if together else nullcontext() as part:
+        code, _ = run_batch(args, jobs, failed, load, work, take=take)
+        if part is None:
+            return code
         if not found:
             raise AudioError(f"{args.out}: not written, since no input could be embedded")
         arrays = {
@@ -75,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
         if args.timestamps:
             arrays["times_ms"] = np.concatenate([times for _, (_, times) in found])
             arrays["offsets"] = np.cumsum([0, *(len(times) for _, (_, times) in found)])
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        with part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
     return code
 
 
@@ -83,60 +157,14 @@ def _is_folder_of_weights(model: str | None) -> bool:
     return model is not None and Path(model).is_dir() and not list(Path(model).glob("*.onnx"))
 
 
-def _from_artifact(args: argparse.Namespace) -> Work:
-    family = resolve(args.model, task="tag")
-    for artifact in family:
-        listener(artifact, "embedding")
-
-    def work(job: Job, progress: Progress) -> tuple[Report, Vectors]:
-        start = time.perf_counter()
-        with job.source.open() as reader:
-            artifact = choose(family, reader.info.rate)
-            extractor = listener(artifact, "embedding", reader.info.rate, args.threads)
-            every, whole, values = Clock(extractor).every, Whole(), []
-            for row in rows(reader, extractor, progress):
-                whole.add(row)
-                if args.timestamps:
-                    values.append(row.values)
-            if not args.timestamps:
-                values = [whole.row().values]
-            times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * every)
-            return report(job, reader, extractor, start), (np.stack(values).astype(np.float32), times)
-
-    return work
-
-
-def _from_weights(args: argparse.Namespace) -> Work:
-    import torch
-
-    from audiomask import hear
-
-    torch.set_num_threads(args.threads)
-    model = hear.load_model(args.model)
-
-    def work(job: Job, progress: Progress) -> tuple[Report, Vectors]:
-        start = time.perf_counter()
-        with job.source.open() as reader:
-            x = torch.from_numpy(_mono(reader, model.sample_rate, progress))[None]
-            if args.timestamps:
-                values, times = hear.get_timestamp_embeddings(x, model)
-                found = values[0].numpy(), times[0].numpy()
-            else:
-                found = hear.get_scene_embeddings(x, model).numpy(), np.zeros(1, np.float32)
-            seconds, elapsed = reader.position / reader.info.rate, time.perf_counter() - start
-            return Report(job, Path(args.model).name, seconds, elapsed, reader.notes), found
-
-    return work
-
-
-def _mono(reader: Reader, rate: int, progress: Progress) -> np.ndarray:
+def _mono(reader: Reader, rate: int, tick: Tick) -> np.ndarray:
     """All of a recording, mixed into one channel, at ``rate`` Hz: ``[T]``."""
     info, parts = reader.info, []
     convert = Polyphase(info.rate, rate, 1) if info.rate != rate else None
     for block in reader.blocks(info.rate * 10):
         x = block.mean(axis=0, keepdims=True)
         parts.append(convert.push(x) if convert else x)
-        progress(reader.position / info.rate, info.seconds)
+        tick(reader.position / info.rate, info.seconds)
     if convert:
         parts.append(convert.push(np.zeros((1, 2 * convert.half), np.float32)))
     return np.concatenate(parts, axis=1)[0, : -(-reader.position * rate // info.rate)]

@@ -23,63 +23,41 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import positive
+from audiomask.cli._common import parse_changes, positive
 
 CARD = ("version", "description", "licence", "training", "scores", "default")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "model",
         type=Path,
         metavar="RUN|DIR|ONNX",
         help="a training run, or a folder with its weights; for a variant also an artifact",
     )
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="the .onnx or .pt2 file to write"
-    )
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite the file")
-    parser.add_argument(
-        "--check", action="store_true", help="also play the file with the runtime and compare"
-    )
-    parser.add_argument(
-        "--card", type=Path, metavar="JSON", help="what it says of itself: " + ", ".join(CARD)
-    )
-    parser.add_argument(
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the .onnx or .pt2 file to write")
+    add("-f", "--force", action="store_true", help="overwrite the file")
+    add("--check", action="store_true", help="also play the file with the runtime and compare")
+    add("--card", type=Path, metavar="JSON", help="what it says of itself: " + ", ".join(CARD))
+    add(
         "--arg",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="change an argument of the model's class; the weights must still fit",
     )
-    parser.add_argument("--part", metavar="NAME", help="this one of a network's parts (default: all of them)")
-    parser.add_argument("--variant", choices=("int8", "float16"), help="other numbers inside")
-    parser.add_argument(
+    add("--part", metavar="NAME", help="this one of a network's parts (default: all of them)")
+    add("--variant", choices=("int8", "float16"), help="other numbers inside")
+    add(
         "--corpus",
         type=Path,
         metavar="DIR",
         help="what a variant is measured on, speech/valid and noise/valid in it (default: egs/mini)",
     )
-    parser.add_argument(
-        "--ungated", action="store_true", help="write a variant that does not pay, with its figures"
-    )
-    parser.add_argument(
-        "--hops", type=positive, metavar="N", help="hops in a step of a .pt2, fixed in it (default 1)"
-    )
-
-
-def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    changes = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--arg {pair!r}: write NAME=VALUE")
-        try:
-            changes[name] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[name] = value
-    return changes
+    add("--ungated", action="store_true", help="write a variant that does not pay, with its figures")
+    add("--hops", type=positive, metavar="N", help="hops in a step of a .pt2, fixed in it (default 1)")
 
 
 def _card(path: Path | None) -> dict[str, Any]:

@@ -17,21 +17,20 @@ import argparse
 from pathlib import Path
 
 from audiomask.cli import UsageError
-from audiomask.cli.export import parse_changes
+from audiomask.cli._common import parse_changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument("family", metavar="FAMILY", help="the network's name")
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files"
-    )
-    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="the ONNX file to write")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite the file")
-    parser.add_argument(
+    add = parser.add_argument
+    add("family", metavar="FAMILY", help="the network's name")
+    add("files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files")
+    add("-o", "--out", type=Path, metavar="FILE", help="the ONNX file to write")
+    add("-f", "--force", action="store_true", help="overwrite the file")
+    add(
         "--weights", type=Path, metavar="DIR", help="also keep config and weights here, to train on from them"
     )
-    parser.add_argument(
+    add(
         "--arg",
         action="append",
         default=[],

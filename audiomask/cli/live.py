@@ -23,13 +23,21 @@ import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told, table
+from audiomask.cli._common import (
+    add_model_arguments,
+    controls,
+    note,
+    one_output,
+    positive,
+    refuse_told,
+    table,
+)
 from audiomask.cli._terminal import keys, screen
 from audiomask.runtime import soundcard
 from audiomask.runtime.artifact import Artifact, choose, resolve
 from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
 from audiomask.runtime.recorder import Recorder
-from audiomask.runtime.session import Session
+from audiomask.runtime.session import Session, sounds
 
 LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # of the default: fewer calls than this a second, and no block longer
 JITTER_MS = 5.0  # by which callbacks and threads may be late, at least; else half a block
@@ -40,33 +48,27 @@ TICK_S = 0.1  # between two pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
-    parser.add_argument(
-        "-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end"
-    )
-    parser.add_argument("--list-devices", action="store_true", help="show the devices, and end")
+    add = parser.add_argument
+    add("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
+    add("-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end")
+    add("--list-devices", action="store_true", help="show the devices, and end")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)"
-    )
-    parser.add_argument(
-        "--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)"
-    )
-    parser.add_argument(
-        "--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)"
-    )
-    parser.add_argument(
+    add("--model-output", metavar="NAME", help="play this output of the model, where it has several")
+    add("--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)")
+    add("--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)")
+    add("--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)")
+    add(
         "--lag",
         type=float,
         metavar="MS",
         help="from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
     )
-    parser.add_argument("--record-in", metavar="FILE", help="record what the microphone gives")
-    parser.add_argument("--record-out", metavar="FILE", help="record what the model makes of it")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite recordings that exist")
-    parser.add_argument("--seconds", type=float, metavar="S", help="end after so much sound")
-    parser.add_argument("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
-    parser.add_argument("-q", "--quiet", action="store_true", help="show only warnings")
+    add("--record-in", metavar="FILE", help="record what the microphone gives")
+    add("--record-out", metavar="FILE", help="record what the model makes of it")
+    add("-f", "--force", action="store_true", help="overwrite recordings that exist")
+    add("--seconds", type=float, metavar="S", help="end after so much sound")
+    add("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
+    add("-q", "--quiet", action="store_true", help="show only warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
     rate = args.rate or _rate(sd, cards, family)
     artifact = choose(family, rate)
+    sounds(artifact)  # refuses a model that makes none
     block = _block(artifact, rate, args.block)
     session = Session(
         artifact,
@@ -90,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
         dry=args.dry,
         trim=False,
         block=block,
+        output=one_output(artifact, args.model_output, "--model-output").name,
         controls=controls(args),
     )
     compute_ms = _compute(session, block)

@@ -1,6 +1,6 @@
 """draw recordings as spectrograms, before and after
 
-  audiomask plot noisy.wav enhanced.wav -o comparison.png     waveform and spectrogram, side by side
+  audiomask plot spectrogram noisy.wav enhanced.wav -o comparison.png     waveform above, side by side
   audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
   audiomask plot masks talk.wav -o hidden.png --kind block    what masked pretraining hides of one recording
   audiomask plot reconstruction exp/audio_mae talk.wav -o guessed.png     and what a network makes of it
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiomask.cli import _patches, _reconstruction
+from audiomask.audio import check_writable
+from audiomask.cli import UsageError, _figures, _patches, _reconstruction
+from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,72 +29,62 @@ FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="recordings; or: masks CLEAN NOISY; or: masks FILE; or: reconstruction WEIGHTS FILE",
-    )
-    parser.add_argument("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite the picture")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)"
-    )
-    parser.add_argument("--channel", type=int, default=0, help="which channel (default: 0, the first)")
+    pictures = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE")
+    adders: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+        "spectrogram": ("waveform and spectrogram of each recording, side by side", _add_files),
+        "masks": ("ideal masks of two recordings, or what pretraining hides of one", _add_masks),
+        "reconstruction": (
+            "what a pretrained network makes of what is hidden",
+            _reconstruction.add_arguments,
+        ),
+    }
+    for name, (text, add) in adders.items():
+        sub = pictures.add_parser(name, help=text, description=text)
+        add(sub)
+        _figures.add_arguments(sub)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)")
-    parser.add_argument("--dpi", type=int, default=110)
-    patches = parser.add_argument_group("masks FILE, reconstruction: patches that pretraining hides")
-    _patches.add_arguments(patches)
-    _reconstruction.add_arguments(patches)
+
+
+def _add_masks(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
+    _patches.add_arguments(parser.add_argument_group("patches that pretraining hides of one recording"))
+    _patches.add_saving(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from audiomask.audio import check_writable
-    from audiomask.cli import UsageError
-
-    masks = args.files[0] == "masks" and not Path("masks").exists()
-    if masks and len(args.files) not in (2, 3):
-        raise UsageError(
-            f"masks takes one recording, or a clean and a noisy one; {len(args.files) - 1} were given"
-        )
-    guessed = args.files[0] == "reconstruction" and not Path("reconstruction").exists()
-    _patches.check(args, guessed or (masks and len(args.files) == 2))
-    _reconstruction.check(args, guessed)
-    if args.start < 0 or args.seconds <= 0 or args.window_ms <= 0 or args.channel < 0 or args.dpi <= 0:
-        raise UsageError("--start and --channel must be 0 or more, --seconds, --window-ms and --dpi above 0")
-    if masks and len(args.files) == 2:
-        return _patches.run(args)
-    if guessed:
+    if args.start < 0 or args.seconds <= 0 or args.channel < 0 or args.dpi <= 0:
+        raise UsageError("--start and --channel must be 0 or more, --seconds and --dpi above 0")
+    if getattr(args, "window_ms", 1) <= 0:
+        raise UsageError("--window-ms must be above 0")
+    if args.picture == "reconstruction":
         return _reconstruction.run(args)
+    masks, count = args.picture == "masks", len(args.files)
+    if masks:
+        if count > 2:
+            raise UsageError(f"masks takes one recording, or a clean and a noisy one; {count} were given")
+        _patches.check(args, count == 1)
+        if count == 1:
+            return _patches.run(args)
     check_writable(args.out, overwrite=args.force)
-    files = args.files[1:] if masks else args.files
-    parts = [(Path(file).name, *read_part(file, args.start, args.seconds, args.channel)) for file in files]
+    parts = [
+        (Path(file).name, *read_part(file, args.start, args.seconds, args.channel)) for file in args.files
+    ]
     if masks:
         (_, clean, rate), (_, noisy, noisy_rate) = parts
         if rate != noisy_rate or len(clean) != len(noisy):
             raise UsageError(
-                f"{files[0]}: {len(clean)} samples at {rate} Hz, {files[1]}: {len(noisy)} at {noisy_rate}; "
-                "masks need two files that fit each other"
+                f"{args.files[0]}: {len(clean)} samples at {rate} Hz, {args.files[1]}: {len(noisy)} at "
+                f"{noisy_rate}; masks need two files that fit each other"
             )
         figure = mask_figure(clean, noisy, rate, args.window_ms)
     else:
         figure = recording_figure(parts, args.window_ms, args.start)
     save(figure, args.out, args.dpi)
     return 0
-
-
-def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
-    """One channel `[T]` of a stretch of a recording, and its rate. AudioError if there is none."""
-    from audiomask.audio import AudioError, info, read
-
-    about = info(file)
-    if channel >= about.channels:
-        raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {channel}")
-    x, rate = read(file, round(start * about.rate), math.ceil(seconds * about.rate))
-    if x.shape[1] == 0:
-        raise AudioError(f"{file}: there is nothing at {start} s to draw")
-    return x[channel], rate
 
 
 def spectrogram_db(x: np.ndarray, rate: int, window_ms: float = 32.0) -> tuple[np.ndarray, int]:
@@ -164,21 +155,3 @@ def mask_figure(clean: np.ndarray, noisy: np.ndarray, rate: int, window_ms: floa
     for axis in axes[len(ideal) + 1 :]:
         axis.set_axis_off()
     return figure
-
-
-def save(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure under a temporary name and rename it. Raises AudioError for a suffix that is no
-    picture's.
-    """
-    from audiomask.audio import AudioError
-
-    kinds = figure.canvas.get_supported_filetypes()
-    kind = path.suffix[1:].lower()
-    if kind not in kinds:
-        raise AudioError(f"{path}: '{path.suffix}' is not a picture; use .png, .pdf, .svg or .jpg")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format=kind, dpi=dpi)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -24,24 +24,23 @@ DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
-    parser.add_argument("--train", required=True, metavar="DIR", help="data directory with utt2label")
-    parser.add_argument("--test", metavar="DIR", help="the same, to be judged on")
-    parser.add_argument("--folds", action="store_true", help="cross-validate --train by its table utt2fold")
-    parser.add_argument(
-        "--fold", action="append", metavar="NAME", help="test on this fold only (may be repeated)"
-    )
-    parser.add_argument("--knn", type=int, default=20, metavar="K", help="neighbours (20); 0: no neighbours")
-    parser.add_argument("--no-linear", action="store_true", help="no linear probe")
-    parser.add_argument(
+    add = parser.add_argument
+    add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
+    add("--train", required=True, metavar="DIR", help="data directory with utt2label")
+    add("--test", metavar="DIR", help="the same, to be judged on")
+    add("--folds", action="store_true", help="cross-validate --train by its table utt2fold")
+    add("--fold", action="append", metavar="NAME", help="test on this fold only (may be repeated)")
+    add("--knn", type=int, default=20, metavar="K", help="neighbours (20); 0: no neighbours")
+    add("--no-linear", action="store_true", help="no linear probe")
+    add(
         "--layers", metavar="N,N,...", help="blocks whose features are put together, 1 is the first, or all; "
         "default: what comes out at the end",
     )  # fmt: skip
-    parser.add_argument("--corpus", help="front end's constants: audioset, esc, speechcommands (as trained)")
-    parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    parser.add_argument("--batch", type=int, default=16, help="windows computed at once (16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the part that decay is chosen on (0)")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add("--corpus", help="front end's constants: audioset, esc, speechcommands (as trained)")
+    add("--device", default="cpu", help="cpu (the default) or cuda")
+    add("--batch", type=int, default=16, help="windows computed at once (16)")
+    add("--seed", type=int, default=0, help="of the part that decay is chosen on (0)")
+    add("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -205,7 +204,4 @@ def scored(scores: Tensor, target: Tensor) -> dict[str, float]:
     from audiomask.tasks.classify import average_precision
 
     right = target.gather(1, scores.argmax(1, keepdim=True)) > 0.5
-    return {
-        "accuracy": float(right.double().mean()),
-        "map": float(average_precision(scores, target).mean()),
-    }
+    return {"accuracy": float(right.double().mean()), "map": float(average_precision(scores, target).mean())}

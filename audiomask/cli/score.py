@@ -28,20 +28,17 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     inputs = "file, folder, glob, .scp or Kaldi data directory"
-    parser.add_argument("--ref", nargs="+", metavar="IN", help=f"clean references: {inputs}")
-    parser.add_argument("--est", nargs="+", metavar="IN", help=f"what is judged: {inputs}")
-    parser.add_argument(
-        "--noisy", nargs="+", metavar="IN", help="unprocessed signals, scored beside the estimates"
-    )
-    parser.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="default: all usual ones; 'list' lists them"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, per file too")
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite the JSON file")
+    add("--ref", nargs="+", metavar="IN", help=f"clean references: {inputs}")
+    add("--est", nargs="+", metavar="IN", help=f"what is judged: {inputs}")
+    add("--noisy", nargs="+", metavar="IN", help="unprocessed signals, scored beside the estimates")
+    add("--metrics", nargs="+", metavar="NAME", help="default: all usual ones; 'list' lists them")
+    add("--json", type=Path, metavar="FILE", help="write all figures, per file too")
+    add("-f", "--force", action="store_true", help="overwrite the JSON file")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
-    parser.add_argument("-j", "--jobs", type=positive, default=cores, help="processes (default: one a core)")
+    add("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
+    add("-j", "--jobs", type=positive, default=cores, help="processes (default: one a core)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -172,6 +169,8 @@ def _change(estimate: Table, noisy: Table, column: str) -> float:
 def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
+    from audiomask.audio import replacing
+
     versions: dict[str, str | None] = {}
     for package in ("audiomask", "pesq", "pystoi", "speechmos", "onnxruntime", "numpy"):
         try:
@@ -181,9 +180,5 @@ def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str
     data = {"metrics": list(names), "versions": versions, "estimate": estimate.to_json()}
     if noisy:
         data["noisy"] = noisy.to_json()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

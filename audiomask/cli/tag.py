@@ -21,19 +21,20 @@ import io
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, Reader, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._common import note, positive, unit_interval
-from audiomask.cli._results import Batch, Progress, add_result_arguments, report, whole_file
-from audiomask.cli.stream import READ_BYTES, Pipe, chunks, ended_by_sigterm
-from audiomask.runtime.artifact import Artifact, choose, resolve
-from audiomask.runtime.files import Job, Report
+from audiomask.cli._common import add_model_arguments, note, positive, unit_interval
+from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
+from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
+from audiomask.runtime.artifact import choose, resolve
+from audiomask.runtime.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.pcm import FORMATS
+from audiomask.runtime.sinks import Output
 from audiomask.runtime.tagging import Clock, Listing, Tags, listener, rows
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
@@ -42,16 +43,18 @@ HEAD = ("file", "start", "end", "label", "probability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_result_arguments(
+    add = parser.add_argument
+    add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory, or - for samples",
         "a file for all, or a folder (default: standard output)",
     )
+    add_model_arguments(parser, controls=False)
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--json", action="store_true", help="an object a line")
     kind.add_argument("--csv", action="store_true", help="a line for each label: " + ",".join(HEAD))
-    parser.add_argument("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
-    parser.add_argument(
+    add("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
+    add(
         "--threshold",
         type=unit_interval,
         metavar="0..1",
@@ -60,29 +63,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     when = parser.add_mutually_exclusive_group()
     when.add_argument("--every", type=float, metavar="S", help="a row every so many seconds")
     when.add_argument("--segments", action="store_true", help="where each label begins and ends")
-    parser.add_argument(
+    add(
         "--pool",
         choices=("mean", "max"),
         default="mean",
         help="what a recording longer than the model's window gets: the mean over windows, or the greatest",
     )
-    parser.add_argument("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
-    parser.add_argument("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
-    parser.add_argument("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
+    add("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
+    add("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
+    add("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.every is not None and not 0 < args.every <= 86400:
         raise UsageError(f"--every {args.every:g}: is outside 0 to 86400 s")
-    family = resolve(args.model, task="tag")
-    for artifact in family:
-        listener(artifact)
     if "-" in args.inputs:
-        return _live(args, family)
+        return _live(args)
     for option in ("rate", "channels", "format"):
         if getattr(args, option) is not None:
             raise UsageError(f"--{option}: is of bare samples; give the input -")
-    return _files(args, family)
+    return _files(args)
 
 
 def _form(args: argparse.Namespace, default: str) -> str:
@@ -98,41 +98,55 @@ def _listing(args: argparse.Namespace, extractor, live: bool = False) -> Listing
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def _files(args: argparse.Namespace, family: list[Artifact]) -> int:
+class Tagging(Work):
+    """The tags of recordings, as results or, where jobs have files, in a file for each."""
+
+    def __init__(self, args: argparse.Namespace, form: str):
+        self.args, self.form, self.family = args, form, resolve(args.model, task="tag")
+        self.overwrite, self.threads = args.force, args.threads
+        for artifact in self.family:
+            listener(artifact)
+
+    def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
+        rate = reader.info.rate
+        player = listener(choose(self.family, rate), rate=rate, threads=self.threads)
+        listing = _listing(self.args, player)
+        found = [tags for row in rows(reader, player, tick) for tags in listing.add(row)]
+        found += listing.end()
+        text = FORMS[self.form](str(job.source), found)
+        for path in job.files.values():
+            with replacing(path, overwrite=self.overwrite) as part:
+                part.write_text((_csv([HEAD]) if self.form == "csv" else "") + text, encoding="utf-8")
+        return reported(job, reader, player.artifact.name, player.faults, result=None if job.files else text)
+
+
+def _files(args: argparse.Namespace) -> int:
     suffix = Path(args.out or "-").suffix.lower()
     to_file = suffix in SUFFIXES
     to_folder = not to_file and args.out not in (None, "-")
     form = _form(args, SUFFIXES[suffix] if to_file else "json" if to_folder else "text")
-    batch: Batch[list[Tags]] = Batch(args, f".{form}" if to_folder else "")
-
-    def work(job: Job, progress: Progress) -> tuple[Report, list[Tags]]:
-        start = time.perf_counter()
-        with job.source.open() as reader:
-            extractor = listener(
-                choose(family, reader.info.rate), rate=reader.info.rate, threads=args.threads
-            )
-            listing = _listing(args, extractor)
-            found = [tags for row in rows(reader, extractor, progress) for tags in listing.add(row)]
-            found += listing.end()
-            return report(job, reader, extractor, start), found
-
+    load = partial(Tagging, args, form)
+    work = load()
+    sources, failed = find(args)
+    if to_folder:
+        jobs = plan(args, sources, [Output("tags", (), f".{form}")], folder=True)
+    else:
+        jobs = [Job(source) for source in sources]
     with ExitStack() as stack:
         write: Callable[[str], object] = _print
         if to_file:
-            write = stack.enter_context(whole_file(Path(args.out), force=args.force)).write
+            part = stack.enter_context(replacing(args.out, overwrite=args.force))
+            write = stack.enter_context(part.open("w", encoding="utf-8", newline="")).write
         if form == "csv" and not to_folder:
             write(_csv([HEAD]))
 
-        def take(job: Job, found: list[Tags]) -> None:
-            text = FORMS[form](str(job.source), found)
-            if to_folder:
-                with whole_file(job.output, force=args.force) as file:
-                    file.write((_csv([HEAD]) if form == "csv" else "") + text)
-            else:
-                write(text)
+        def take(report: Report) -> None:
+            if report.result is not None:
+                write(report.result)
 
-        code = batch.run(work, take)
-        if to_file and not batch.done:  # nothing to keep, and no file that says so
+        silent = not args.out and sys.stdout.isatty()
+        code, done = run_batch(args, jobs, failed, load, work, take=take, silent=silent)
+        if to_file and not done:  # nothing to keep, and no file that says so
             raise AudioError(f"{args.out}: not written, since no input could be tagged")
         return code
 
@@ -176,7 +190,8 @@ FORMS: dict[str, Callable[[str, Iterable[Tags]], str]] = {"json": _json, "csv": 
 # --- live ---------------------------------------------------------------------------------------------------
 
 
-def _live(args: argparse.Namespace, family: list[Artifact]) -> int:
+def _live(args: argparse.Namespace) -> int:
+    family = Tagging(args, "json").family
     rate, channels = args.rate or 16000, args.channels or 1
     if args.inputs != ["-"]:
         raise UsageError("-: samples of standard input are tagged alone, without other inputs")
@@ -193,7 +208,7 @@ def _live(args: argparse.Namespace, family: list[Artifact]) -> int:
         listing, form = _listing(args, extractor, live=True), _form(args, "json")
         if form == "csv":
             _print(_csv([HEAD]))
-        for tags in _heard(args, extractor, listing, Pipe(args.format or "s16le", channels)):
+        for tags in _heard(args, extractor, listing, Pipe(args.format or "s16le", channels, extractor.first)):
             _print(FORMS[form]("standard input", [tags]))
         return 128 + signal.SIGTERM if terminated.is_set() else 0
 

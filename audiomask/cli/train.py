@@ -24,14 +24,11 @@ from audiomask.cli import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="recipe, a YAML file")
-    parser.add_argument(
-        "--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="start over even if --out holds a checkpoint")
-    parser.add_argument(
-        "options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000"
-    )
+    add = parser.add_argument
+    add("config", help="recipe, a YAML file")
+    add("--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)")
+    add("--fresh", action="store_true", help="start over even if --out holds a checkpoint")
+    add("options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from audiomask import audio
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.data.kaldi import DataDir, DataError, invert
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".sph"}
@@ -285,8 +285,7 @@ def to_lhotse(data: DataDir, folder: str | Path) -> list[Path]:
     paths = []
     for name, items in (("recordings", recordings), ("supervisions", supervisions)):
         path = folder / f"{name}.jsonl.gz"
-        temporary = path.with_name(f".{path.name}.part")
-        with gzip.open(temporary, "wt", encoding="utf-8") as out:
+        with replacing(path) as part, gzip.open(part, "wt", encoding="utf-8") as out:
             out.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-        paths.append(temporary.replace(path))
+        paths.append(path)
     return paths

@@ -18,7 +18,6 @@ vad.scp) are not ours: they are neither read nor written.
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from audiomask import audio
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 
 Table = dict[str, str]
 NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
@@ -195,9 +194,8 @@ class DataDir:
             for key in sorted(table):
                 value = self.relocated(table[key], path) if names_files(name) else table[key]
                 lines.append(f"{key} {value}".rstrip() + "\n")
-            temporary = path / f".{name}.{os.getpid()}"
-            temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-            temporary.replace(path / name)
+            with replacing(path / name) as part:
+                part.write_text("".join(lines), encoding="utf-8", newline="\n")
 
     def relocated(self, entry: str, target: Path) -> str:
         """`entry` as a directory at `target` must write it to mean the same file."""

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.data.kaldi import DataDir, DataError
 from audiomask.data.labels import count, labels_of, rarity
 from audiomask.data.loading import cut, read_mono, within_full_scale
@@ -91,9 +91,8 @@ def write(
         for name, parts in written.items():
             shards[name]["weight"] = sum(rarity(names, counts) for names in parts)
     index["shards"] = [{"name": n, **s} for n, s in shards.items()]
-    part = out / f".{INDEX}.part"
-    part.write_text(json.dumps(index, indent=1) + "\n")
-    part.replace(out / INDEX)
+    with replacing(out / INDEX) as part:
+        part.write_text(json.dumps(index, indent=1) + "\n")
     return len(shards), failed
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.masks.markov import Array, Chain, follow, like, mixed
 
 if TYPE_CHECKING:
@@ -255,13 +255,8 @@ def read_trace(path: str | Path) -> np.ndarray:
 
 def write_trace(path: str | Path, lost: Array) -> None:
     """Write flags `[N]` in that format; the file is whole or not there."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with replacing(path) as part:
         part.write_text("".join(f"{int(flag)}\n" for flag in lost), encoding="ascii")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _traces(traces: Array | Iterable[Array]) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.masks.patches import (
     Block,
     Disjoint,
@@ -99,14 +99,8 @@ class Drawn:
         arrays = {"masked": np.packbits(self.masked.cpu().numpy()), "seeds": self.seeds.cpu().numpy()}
         if self.scores is not None:
             arrays["scores"] = self.scores.cpu().numpy()
-        path = Path(path)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, meta=np.array(json.dumps(meta)), **arrays)
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import math
+import mmap
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port
-from audiomask.runtime.onnxfile import MalformedError, parse
+from audiomask.runtime.onnxfile import MalformedError, metadata, parse
 
 FORMAT, READ = 2, (1, 2)  # of the document: written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"
@@ -300,9 +301,14 @@ def _undisturbed() -> Iterator[None]:
 
 
 def family(artifact: Artifact) -> str:
-    """The name that models of several sample rates share: ``denoise`` for ``denoise_16k`` and
-    ``denoise_48k``."""
-    return _RATE_SUFFIX.sub("", artifact.name)
+    """Return the name that models of several sample rates share: ``denoise`` for ``denoise_16k`` and
+    ``denoise_48k``.
+    """
+    return _family(artifact.meta)
+
+
+def _family(meta: dict[str, Any]) -> str:
+    return _RATE_SUFFIX.sub("", meta["name"])
 
 
 def _load_all(paths: Iterable[Path]) -> list[Artifact]:
@@ -310,24 +316,42 @@ def _load_all(paths: Iterable[Path]) -> list[Artifact]:
 
 
 def shipped() -> list[Artifact]:
-    """The models in the package."""
+    """Return the models in the package."""
     return _load_all(PRETRAINED.glob("*.onnx"))
 
 
-def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
-    """The artifacts that ``name`` means, by rising sample rate: a file, a folder of one family, the name of a
-    shipped model or family (``denoise``, ``denoise_48k``), or None for the default model of ``task``.
+def _catalogue() -> dict[Path, dict[str, Any]]:
+    """Return what the models in the package say of themselves, their graphs unread."""
+    found = {}
+    for path in sorted(PRETRAINED.glob("*.onnx")):
+        try:
+            with path.open("rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            meta = json.loads(metadata(data)[KEY])
+            found[path] = {"name": meta["name"], "task": meta["task"], "default": meta.get("default")}
+        except (OSError, ValueError, KeyError, TypeError):
+            Artifact.load(path)  # which says what is wrong
+    return found
 
-    Errors: `ArtifactError`, with the names there are.
+
+def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
+    """Return the artifacts that ``name`` means, by rising sample rate.
+
+    Args:
+        name: a file, a folder of one family, the name of a shipped model or family (``denoise``,
+            ``denoise_48k``), or None for the default model of ``task``.
+
+    Raises `ArtifactError`, with the names there are.
     """
     if name is None:
-        found = [a for a in shipped() if a.task == task]
-        if len({family(a) for a in found}) > 1:
-            found = [a for a in found if a.meta.get("default")]
-        if not found:
+        metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
+        if len(set(map(_family, metas.values()))) > 1:
+            metas = {path: meta for path, meta in metas.items() if meta["default"]}
+        if not metas:
             raise ArtifactError(
                 f"no default model for {task} ships with this audiomask; name one with -m FILE"
             )
+        found = _load_all(metas)
     elif os.path.isdir(name):  # noqa: PTH112 - Path's test raises for names that are too long
         found = _load_all(Path(name).glob("*.onnx"))
         if not found:
@@ -335,10 +359,13 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     elif os.path.exists(name) or Path(name).suffix.lower() == ".onnx" or "/" in str(name):  # noqa: PTH110
         found = [Artifact.load(name)]
     else:
-        every = shipped()
-        found = [a for a in every if name in (a.path.stem, a.name)] or [a for a in every if family(a) == name]
+        metas = _catalogue()
+        found = _load_all(
+            [path for path, meta in metas.items() if name in (path.stem, meta["name"])]
+            or [path for path, meta in metas.items() if name == _family(meta)]
+        )
         if not found:
-            names = " ".join(sorted({a.path.stem for a in every})) or "none"
+            names = " ".join(sorted(path.stem for path in metas)) or "none"
             raise ArtifactError(f"{name}: is neither a file nor a shipped model; shipped are: {names}")
     families = {family(a) for a in found}
     if len(families) > 1:

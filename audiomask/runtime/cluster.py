@@ -1,4 +1,4 @@
-"""The batch of `files.py` over the machines of a Ray cluster: the same code for a file, in more processes.
+"""The batch of `batch.py` over the machines of a Ray cluster: the same work for a file, in more processes.
 
 The list of files goes through Ray Data, one actor per stream of files, which loads the model once. The files
 themselves are read and written by the actors, so every machine must see them under the same paths (a shared
@@ -13,26 +13,21 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from audiomask.audio import AudioError, check_writable, remove_parts
-from audiomask.masks.packets import Bursts
-from audiomask.runtime.artifact import Artifact, choose
-from audiomask.runtime.files import Job, Options, Report, enhance_file
-from audiomask.runtime.losses import Classical
-from audiomask.sources import Source
+from audiomask.runtime.batch import Job, Report, Work
 
-Load = Callable[[], Sequence[Artifact | Classical]]  # the family of models, on whatever machine it is called
+Load = Callable[[], Work]  # with its model, on whatever machine it is called
 ATTEMPTS = 4  # workers that may be lost with one file: Ray would go on for ever with one that kills them
 BLOCKS = 4096  # parts that the list is cut into: Ray plans every part, and a lost worker repeats at most one
 
@@ -49,79 +44,47 @@ class Attempts:
 
 
 class Worker:
-    """What an actor is: the model that `load` finds, and a folder that relative paths start from.
+    """An actor: the work that `load` gives, in a folder that relative paths start from.
 
-    A row of `enhance_on_ray` becomes a row of the report; a bad file is an `error`. `attempts` is the handle
-    of the `Attempts`.
+    A row has the index of a job and the job, and becomes one of the index and the report, both as bytes that
+    only Ray carries, from and to our own processes. `attempts` is the handle of the `Attempts`.
     """
 
-    def __init__(self, load: Load, options: Options, folder: str, attempts: Any):
+    def __init__(self, load: Load, folder: str, attempts: Any):
         try:
             os.chdir(folder)
         except OSError as error:
             raise AudioError(f"{folder}: not seen from {os.uname().nodename} ({error.strerror})") from None
-        self.family, self.options, self.attempts = load(), options, attempts
+        self.work, self.attempts = load(), attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        lossy = Path(row["lossy"]) if row["lossy"] else None
-        job = Job(Source(**row["source"]), Path(row["output"]), lossy)
+        job: Job = pickle.loads(row["job"])
         try:
-            for path in job.written:
+            for path in job.files.values():
                 remove_parts(path)  # of a worker that was lost with this file
             if ray.get(self.attempts.begin.remote(row["index"])) > ATTEMPTS:
                 raise AudioError(
                     f"{job.source}: {ATTEMPTS} workers were lost with it, killed or out of memory; "
                     "try it alone, without --ray"
                 )
-            report = self.finished(job) or enhance_file(job, self.family, self.options)
+            report = self.work.finished(job) or self.work(job, lambda done, total: None)
         except AudioError as error:
-            report = Report(job, error=error)
-        return {
-            "index": row["index"],
-            "model": report.model,
-            "seconds": report.seconds,
-            "elapsed": report.elapsed,
-            "notes": "\n".join(report.notes),
-            "error": str(report.error or ""),
-            "packets": report.bursts.packets if report.bursts else -1,
-            "histogram": report.bursts.histogram.tolist() if report.bursts else [0],
-        }
-
-    def finished(self, job: Job) -> Report | None:
-        """A report if a worker that was lost had written the output already; what was lost of the recording
-        is counted again.
-
-        The driver has seen that it did not exist, so it was written in this run, and so was a lossy one that
-        stands alone, which goes. With `overwrite` that cannot be known, and the file is done again.
-        """
-        if self.options.overwrite:
-            return None
-        if not job.output.exists():
-            for path in job.written:
-                path.unlink(missing_ok=True)
-            return None
-        bursts = None
-        with job.source.open() as reader:
-            model, seconds = choose(self.family, reader.info.rate).name, reader.info.seconds
-            if self.options.loss:
-                losses = self.options.loss.of(job.source, reader.info)
-                for _ in losses.heard(reader.blocks()):
-                    pass
-                bursts = losses.bursts()
-        note = f"{job.output}: its worker was lost right after writing it, and any warning about it with it"
-        return Report(job, model, seconds, notes=[note], bursts=bursts)
+            report = Report(job, error=AudioError(str(error)))
+        return {"index": row["index"], "report": pickle.dumps(report)}
 
 
-def enhance_on_ray(
-    jobs: Iterable[Job], load: Load, options: Options, address: str, workers: int | None = None
+def run(
+    jobs: Iterable[Job], load: Load, work: Work, address: str, workers: int | None = None
 ) -> Iterator[Report]:
-    """As `files.enhance_batch`, on the cluster at `address` ("local": one of this machine, for this run).
+    """Do as `batch.run` on the cluster at `address` ("local": one of this machine, for this run).
 
-    `load` finds the model on each machine; `workers` files at once (default: all processors of the cluster).
-    No file may be its own output. Errors: `AudioError` for a cluster that cannot be reached or used; a bad
-    file is a report with `error`, and so is one that takes its workers with it.
+    `load` makes the work anew on each machine; `workers` files at once (default: all processors of the
+    cluster). No file may be its own output.
+
+    Raises `AudioError` for a cluster that cannot be reached or used; a bad file is a report with `error`, and
+    so is one that takes its workers with it.
     """
     import ray
     import ray.data
@@ -130,53 +93,41 @@ def enhance_on_ray(
     rows: list[dict[str, Any]] = []
     for index, job in enumerate(jobs):
         try:
-            for path in job.written:
-                check_writable(path, overwrite=options.overwrite)
+            for path in job.files.values():
+                check_writable(path, overwrite=work.overwrite)
         except AudioError as error:
             yield Report(job, error=error)
         else:
-            rows.append(
-                {
-                    "index": index,
-                    "source": asdict(job.source),
-                    "output": str(job.output),
-                    "lossy": str(job.lossy or ""),
-                }
-            )
+            rows.append({"index": index, "job": pickle.dumps(job)})
     if not rows:
         return
     missing = {row["index"] for row in rows}
     try:
         with _connected(address):
             cpus = int(ray.cluster_resources().get("CPU", 0))
-            if cpus < options.threads:
-                raise AudioError(
-                    f"--ray {address}: it has {cpus} CPUs, too few for --threads {options.threads}"
-                )
-            size = min(workers or cpus, cpus // options.threads, len(rows))
+            if cpus < work.threads:
+                raise AudioError(f"--ray {address}: it has {cpus} CPUs, too few for --threads {work.threads}")
+            size = min(workers or cpus, cpus // work.threads, len(rows))
             ray.data.DataContext.get_current().enable_progress_bars = False
             attempts = ray.remote(num_cpus=0)(Attempts).remote()
             actor: Any = Worker  # Ray's types know functions only
             done = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
                 actor,
-                fn_constructor_args=(load, options, str(Path.cwd()), attempts),
+                fn_constructor_args=(load, str(Path.cwd()), attempts),
                 # One file in flight: a short one must not wait behind a long one.
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
-                num_cpus=options.threads,
+                num_cpus=work.threads,
             )
             for row in done.iter_rows():
                 index = int(row["index"])
                 missing.discard(index)
-                notes = row["notes"].split("\n") if row["notes"] else []
-                bad = AudioError(row["error"]) if row["error"] else None
-                bursts = Bursts(row["packets"], np.array(row["histogram"])) if row["packets"] >= 0 else None
-                yield Report(jobs[index], row["model"], row["seconds"], row["elapsed"], notes, bad, bursts)
+                yield replace(pickle.loads(row["report"]), job=jobs[index])
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise AudioError(f"--ray {address}: the cluster gave up ({reason}); see its logs") from None
     finally:
         for lost in missing:
-            for path in jobs[lost].written:
+            for path in jobs[lost].files.values():
                 remove_parts(path)
 
 

@@ -1,37 +1,51 @@
-"""Files through a session, in constant memory, several at once: the same samples as live.
+"""Files through a player, in constant memory: the same samples as live.
 
-A job reads blocks, feeds them to a `Session` at the file's own rate and channels, and writes what comes out;
-the output is aligned with the input and has its length, rate and channels and, unless asked otherwise, its
-format. A model of several channels takes files of as many, and may make one channel of them.
+    work = Enhance(resolve("sieve"), Options())
+    report = work(Job(Source("a.wav", "a.wav"), {"enhanced": Path("b.wav")}), lambda done, total: None)
+
+A job reads blocks, feeds them to a player at the file's own rate and channels, and writes what comes out to
+the files of `sinks.outputs_of`; sound is aligned with the input and has its length, channels and, unless the
+model or the options say otherwise, its rate and format. A model of several channels takes files of as many. A
+model whose first stream is codes takes the `.npz` that an encoder's job wrote.
 """
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiomask.audio import AudioError, Reader, Writer, choose_format
-from audiomask.masks.packets import Bursts
-from audiomask.runtime.artifact import Artifact, choose
-from audiomask.runtime.losses import Classical, Loss, Losses, Whole
-from audiomask.runtime.player import BULK_HOPS
-from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.session import Session
+from audiomask.audio import AudioError, Reader, choose_format
+from audiomask.ports import Port
+from audiomask.runtime.artifact import Artifact, ArtifactError, choose
+from audiomask.runtime.batch import LOSSY, Job, Report, Tick, Work, reported
+from audiomask.runtime.player import BULK_HOPS, Player
+from audiomask.runtime.session import Session, sounds
+from audiomask.runtime.sinks import Codes, Frames, Lines, Sink, Sound, Text, outputs_of
 from audiomask.sources import Source
+
+if TYPE_CHECKING:
+    from audiomask.runtime.losses import Classical, Loss, Losses
+
+SINKS = {".npz": Frames, ".jsonl": Lines, ".txt": Text}
+TOLD_BY_VERBS = {"probabilities", "embedding"}  # what models make that audiomask tag and embed run
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all files of a batch share. ``controls``: of the model; ``rate``: of the output, in Hz;
-    ``loss``: what is lost of them, for models that conceal it."""
+    """What all files of a batch share.
+
+    Args:
+        controls: of the model.
+        rate: of the output, in Hz.
+        loss: what is lost of the recordings, for models that conceal it.
+        output: name of the one output that is wanted; default all.
+    """
 
     dry: float = 0.0
     controls: dict[str, Any] = field(default_factory=dict)
@@ -41,179 +55,170 @@ class Options:
     overwrite: bool = False
     threads: int = 1
     loss: Loss | None = None
+    output: str | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """``lossy``: where what was left of the source goes, if anywhere."""
+class Enhance(Work):
+    """Recordings through a family of models, into a file for each output."""
 
-    source: Source
-    output: Path
-    lossy: Path | None = None
+    def __init__(self, family: Sequence[Artifact | Classical], options: Options):
+        self.family, self.options = family, options
+        self.overwrite, self.threads = options.overwrite, options.threads
+        for model in family:
+            if isinstance(model, Artifact) and {port.type for port in model.outputs} <= TOLD_BY_VERBS:
+                sounds(model)  # which says the verb
+        self.outputs = outputs_of(family[0], options.output)
+        self.takes_codes = family[0].streams[0].type != "pcm"
+        for model in family[1:]:
+            if [o.name for o in outputs_of(model, options.output)] != [o.name for o in self.outputs]:
+                raise ArtifactError(
+                    f"{family[0].name} and {model.name} differ in their outputs; name one file"
+                )
 
-    @property
-    def written(self) -> list[Path]:
-        """Its files, in the order in which they appear: where the last one is, the job is done."""
-        return [self.lossy, self.output] if self.lossy else [self.output]
+    def check(self, sources: Sequence[Source]) -> None:
+        """Raise `AudioError` for controls that no file could be done with, by the model that is needed first.
 
+        It is loaded then, and no other member of the family.
+        """
+        rate = self.family[-1].sample_rate
+        for source in sources:
+            if source.path != "-" and not source.command:
+                try:
+                    with self.open(source) as reader:
+                        rate = reader.info.rate
+                    break
+                except AudioError:  # a report says so
+                    continue
+        model = choose(self.family, rate)
+        if isinstance(model, Artifact):
+            self._player(model)
 
-@dataclass
-class Report:
-    """How one file went. ``error`` is None for a finished one; ``notes`` have to be shown to the user;
-    ``bursts``: what was lost of it, if anything could be."""
+    def open(self, source: Source) -> Any:
+        """Return the context of an open recording, or of codes."""
+        streams = self.family[0].streams
+        if self.takes_codes:
+            return source.open(lambda path, name=None: Codes(path, streams, name=name))
+        return source.open()
 
-    job: Job
-    model: str = ""
-    seconds: float = 0.0
-    elapsed: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    error: AudioError | None = None
-    bursts: Bursts | None = None
-
-
-class Cancelled(BaseException):
-    """Another thread asked this one to stop; no Exception, so that nothing on the way takes it for a bad
-    file."""
-
-
-def enhanced(
-    reader: Reader,
-    artifact: Artifact | Classical,
-    options: Options,
-    session: Session | Whole | None = None,
-    losses: Losses | None = None,
-) -> Iterator[np.ndarray]:
-    """What ``reader`` holds, less ``losses``, through ``artifact``: blocks ``[outputs, n]`` at
-    ``options.rate`` or the file's own rate."""
-    info = reader.info
-    session = session or open_session(reader, artifact, options)
-    frames = max(1, BULK_HOPS * artifact.hop * info.rate // artifact.sample_rate)
-    convert = (
-        Polyphase(info.rate, options.rate, session.outputs) if options.rate not in (None, info.rate) else None
-    )
-    total = done = 0
-    blocks = reader.blocks(frames)
-    for x, lost in losses.heard(blocks) if losses else ((x, None) for x in blocks):
-        total += x.shape[1]
-        y = session.feed(x, lost)
-        y = convert.push(y) if convert else y
-        done += y.shape[1]
-        yield y
-    y = np.atleast_2d(session.flush())
-    if convert and options.rate:
-        # ceil(T rate): a port's length by the contract; zeros push the converter's look-ahead out.
-        rest = -(-total * options.rate // info.rate) - done
-        y = convert.push(
-            np.concatenate((y, np.zeros((session.outputs, 2 * convert.half), np.float32)), axis=1)
-        )[:, :rest]
-    yield y
-
-
-def open_session(reader: Reader, artifact: Artifact | Classical, options: Options) -> Session | Whole:
-    """Errors: `AudioError` for a file of another number of channels than the model takes."""
-    if isinstance(artifact, Classical):
-        return artifact.open(reader.info.rate, reader.info.channels)
-    channels, wanted = reader.info.channels, artifact.streams[0].channels
-    if channels != wanted > 1:
-        raise AudioError(
-            f"{reader.name}: has {channels} channel{'s' * (channels > 1)}, and {artifact.name} takes "
-            f"{wanted} microphones, a channel each; choose another file, or another model with -m"
-        )
-    return Session(
-        artifact,
-        sample_rate=reader.info.rate,
-        channels=channels,
-        threads=options.threads,
-        dry=options.dry,
-        controls=options.controls,
-    )
-
-
-def enhance_file(
-    job: Job,
-    family: Sequence[Artifact | Classical],
-    options: Options,
-    progress: Callable[[float, float], None] | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Report:
-    """One file. ``progress(seconds done, seconds by the header)``; ``cancelled`` is asked once a block.
-
-    Errors: `AudioError`; whatever happens, nothing half-written stays.
-    """
-    start = time.perf_counter()
-    with job.source.open() as reader:
-        info = reader.info
-        artifact = choose(family, info.rate)
-        rate = options.rate or info.rate
-        format, subtype = choose_format(job.output, subtype=options.subtype, like=info)
-        session = open_session(reader, artifact, options)
+    def do(self, job: Job, reader: Reader | Codes, tick: Tick) -> Report:
+        """Do a job. Whatever happens, nothing half-written stays."""
+        info, options = reader.info, self.options
+        model = choose(self.family, info.rate)
+        player = self._open(model, reader)
         losses = options.loss.of(job.source, info) if options.loss else None
-        how: dict[str, Any] = {
-            "format": format,
-            "subtype": subtype,
-            "clip": options.clip,
-            "overwrite": options.overwrite,
-        }
-        with ExitStack() as stack:
-            frames = info.frames * rate // info.rate
-            writer = stack.enter_context(Writer(job.output, rate, session.outputs, frames=frames, **how))
-            if job.lossy and losses:  # left first, so it is there before the output is
-                lossy = Writer(job.lossy, info.rate, info.channels, frames=info.frames, **how)
-                losses.copy = stack.enter_context(lossy).write
-            for y in enhanced(reader, artifact, options, session, losses):
-                if cancelled():
-                    raise Cancelled
-                writer.write(y)
-                if progress:
-                    progress(reader.position / info.rate, info.seconds)
-        notes = reader.notes + writer.notes
-        if session.faults:
-            notes.append(f"{job.source}: the model failed in {session.faults} blocks, which were muted")
-        if artifact.sample_rate < min(info.rate, rate):
-            notes.append(
-                f"{job.source}: {artifact.name} works at {artifact.sample_rate} Hz, so nothing above "
-                f"{artifact.sample_rate // 2} Hz is left of the {info.rate} Hz input"
+        facts = {
+            "sample_rate": info.rate, "frames": info.frames, "model": model.name,
+            "hash": getattr(model, "meta", {}).get("hash", ""), "clock": model.sample_rate,
+        }  # fmt: skip
+        sinks: list[Sink] = []
+        named: list[Path] = []
+        try:
+            if losses and LOSSY in job.files:  # left first, so it is there before the output is
+                lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, info, rate_out=info.rate)
+                losses.copy = lambda x: lossy.write({LOSSY: x})
+                sinks.append(lossy)
+            for output in outputs_of(model, options.output):
+                if output.suffix:
+                    kind = SINKS[output.suffix]
+                    sinks.append(kind(job.files[output.name], output.ports, facts, options.overwrite))
+                else:
+                    (port,) = output.ports
+                    rows, rate = player.rows[port.name], player.rates[port.name]
+                    sinks.append(self._sound(job, port, rows, rate, info, rate_out=options.rate))
+            outputs = sinks[LOSSY in job.files :]
+            for frames in self._frames(reader, model, player, losses):
+                tick(reader.position / info.rate, info.seconds)
+                for sink in outputs:
+                    sink.write(frames)
+            facts["frames"] = reader.position
+            for sink in sinks:
+                sink.finish()
+            for sink in sinks:
+                sink.close()
+                named.append(sink.path)
+        except BaseException:
+            for sink in sinks:
+                sink.abort()
+            for path in named:  # all files of a job appear or none
+                path.unlink(missing_ok=True)
+            raise
+        report = reported(job, reader, model.name, player.faults, "were muted")
+        report.bursts = losses.bursts() if losses else None
+        report.notes += [text for sink in sinks for text in sink.notes]
+        full = [s.rate_out for s in outputs if isinstance(s, Sound) and s.port.rate == 1]
+        if not self.takes_codes and full and model.sample_rate < min(info.rate, *full):
+            report.notes.append(
+                f"{job.source}: {model.name} works at {model.sample_rate} Hz, so nothing above "
+                f"{model.sample_rate // 2} Hz is left of the {info.rate} Hz input"
             )
-        seconds, elapsed = reader.position / info.rate, time.perf_counter() - start
-        bursts = losses.bursts() if losses else None
-        return Report(job, artifact.name, seconds, elapsed, notes, bursts=bursts)
+        return report
 
+    def finished(self, job: Job) -> Report | None:
+        """Return the report of a job that a lost worker had done; what was lost of it is counted again."""
+        report = super().finished(job)
+        if report and self.options.loss:
+            with self.open(job.source) as reader:
+                losses = self.options.loss.of(job.source, reader.info)
+                for _ in losses.heard(reader.blocks()):
+                    pass
+                report.bursts = losses.bursts()
+        return report
 
-def enhance_batch(
-    jobs: Iterable[Job],
-    family: Sequence[Artifact | Classical],
-    options: Options,
-    *,
-    workers: int = 1,
-    progress: Callable[[Job, float, float], None] | None = None,
-) -> Iterator[Report]:
-    """Many files, ``workers`` at once (threads: the graph runs outside Python's lock); a `Report` each as it
-    ends.
+    def _sound(self, job: Job, port: Port, rows: int, rate: Any, info: Any, rate_out: int | None) -> Sound:
+        """Return the sink of a port that gives `rows` channels at `rate` Hz."""
+        path, options = job.files[port.name], self.options
+        format, subtype = choose_format(path, subtype=options.subtype, like=info)
+        frames = int(info.frames * (rate_out or rate) / info.rate)
+        how = {"format": format, "subtype": subtype, "clip": options.clip, "overwrite": options.overwrite}
+        return Sound(path, port, rows, rate, rate_out, frames=frames, **how)
 
-    A bad file is a report with ``error``. If the caller stops (an interrupt, ``close()``), running files are
-    abandoned and cleaned up before this returns.
-    """
-    stop = threading.Event()
+    def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
+        """Return the player of a recording, see `_player`."""
+        rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
+        if not isinstance(model, Artifact):
+            return model.open(rate, channels)
+        if not self.takes_codes and channels != wanted > 1:
+            raise AudioError(
+                f"{reader.name}: has {channels} channel{'s' * (channels > 1)}, and {model.name} takes "
+                f"{wanted} microphones, a channel each; choose another file, or another model with -m"
+            )
+        return self._player(model, sample_rate=rate, channels=channels)
 
-    def one(job: Job) -> Report:
-        try:
-            tell = (lambda done, total: progress(job, done, total)) if progress else None
-            return enhance_file(job, family, options, tell, stop.is_set)
-        except AudioError as error:
-            return Report(job, error=error)
+    def _player(self, model: Artifact, **given: Any) -> Player:
+        """Return a `Session` where sound of one kind is made of sound, else a `Player`."""
+        options = self.options
+        given |= {"threads": options.threads, "controls": options.controls}
+        ports = [port for output in outputs_of(model, options.output) for port in output.ports]
+        kinds = {(port.type, port.rate, port.channels) for port in ports}
+        if not self.takes_codes and len(kinds) == 1 and ports[0].type == "pcm":
+            return Session(model, dry=options.dry, output=options.output, **given)
+        if options.dry:
+            raise ArtifactError(
+                f"{model.name}: its outputs are not of one kind, so the untouched sound cannot be mixed in; "
+                "leave out --dry, or choose an output of sound with --output"
+            )
+        return Player(model, outputs=[port.name for port in ports], **given)
 
-    queue = iter(jobs)
-    running: set[Future[Report]] = set()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="enhance") as pool:
-        try:
-            while True:
-                # No more in flight than workers: a list of a million files waits here, not in the pool.
-                while len(running) < workers and (job := next(queue, None)) is not None:
-                    running.add(pool.submit(one, job))
-                if not running:
-                    return
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
-        finally:
-            stop.set()
+    def _frames(
+        self, reader: Reader | Codes, model: Artifact | Classical, player: Any, losses: Losses | None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yield what the player makes of a recording, less what is lost of it, by port."""
+        info = reader.info
+
+        def named(y: Any) -> dict[str, np.ndarray]:
+            by_port = y if isinstance(y, dict) else {player.ports[0].name: y}
+            return {name: np.atleast_2d(x) for name, x in by_port.items()}  # a session of one channel: [n]
+
+        if isinstance(reader, Codes):
+            names = [port.name for port in player.ports]
+            left = {name: ceil(info.frames * player.rates[name] / info.rate) for name in names}
+            frames = {port.name: port.per_hop(model.hop) for port in model.streams}
+            for given in chain(reader.blocks(BULK_HOPS, frames), [None]):
+                y = player.flush() if given is None else player.feed(**given)
+                yield {name: x[:, : left[name]] for name, x in y.items()}
+                left = {name: max(0, left[name] - x.shape[1]) for name, x in y.items()}
+            return
+        blocks = reader.blocks(max(1, BULK_HOPS * model.hop * info.rate // model.sample_rate))
+        for x, lost in losses.heard(blocks) if losses else ((x, None) for x in blocks):
+            yield named(player.feed(x, lost))
+        yield named(player.flush())

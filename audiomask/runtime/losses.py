@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,7 +174,7 @@ class Classical:
 
     sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
     lost = None
-    outputs = (Port("concealed", "stream", "pcm"),)
+    streams, outputs = (Port("audio"),), (Port("concealed"),)
 
     def __init__(self, name: str, packet_ms: float):
         self.name, self._method = name, METHODS[NAMES[name]]
@@ -186,12 +187,13 @@ class Classical:
 
 
 class Whole:
-    """What `files.enhanced` needs of a `Session`, for a function of whole signals."""
+    """A player of a function of whole signals."""
 
-    faults = 0
+    faults, ports = 0, Classical.outputs
 
     def __init__(self, method: Callable[..., np.ndarray], rate: int, channels: int):
-        self._method, self._rate, self.outputs = method, rate, channels
+        self._method, self._rate = method, rate
+        self.rows, self.rates = {"concealed": channels}, {"concealed": Fraction(rate)}
         self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
 
     def feed(self, x: np.ndarray, lost: np.ndarray | None = None) -> np.ndarray:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+METADATA = 14  # ModelProto.metadata_props
 MAX_DEPTH = 16  # subgraphs within subgraphs; real models have two or three
 
 
@@ -73,6 +75,20 @@ def _message(value: int | memoryview) -> memoryview:
     return value
 
 
+def _property(value: int | memoryview) -> dict[str, str]:
+    entry = {n: _text(v) for n, v in _fields(_message(value)) if n in (1, 2)}  # key, value
+    return {entry.get(1, ""): entry.get(2, "")}
+
+
+def metadata(data: Any) -> dict[str, str]:
+    """Return the metadata alone, without a look at the graph; `data`: bytes, or a file in memory."""
+    found: dict[str, str] = {}
+    for number, value in _fields(memoryview(data)):
+        if number == METADATA:
+            found |= _property(value)
+    return found
+
+
 def parse(data: bytes) -> Contents:
     """Metadata, operators and external tensors of a model. Errors: `MalformedError`."""
     contents = Contents()
@@ -81,9 +97,8 @@ def parse(data: bytes) -> Contents:
         if number == 7:  # ModelProto.graph
             graphs += 1
             _graph(_message(value), contents, 0)
-        elif number == 14:  # ModelProto.metadata_props: key, value
-            entry = {n: _text(v) for n, v in _fields(_message(value)) if n in (1, 2)}
-            contents.metadata[entry.get(1, "")] = entry.get(2, "")
+        elif number == METADATA:
+            contents.metadata |= _property(value)
         elif (
             number == 25
         ):  # ModelProto.functions: operators in disguise; their nodes (7) count as the graph's

@@ -93,8 +93,9 @@ class Player:
         self.sample_rate = sample_rate or artifact.sample_rate
         self.first, width = artifact.streams[0], artifact.streams[0].channels
         self.channels, self.mix = width if channels is None else channels, mix and width == 1
-        if self.channels < 1 or (width != 1 and self.channels != width):
-            each = ", one for each of its microphones" if width > 1 and self.first.type == "pcm" else ""
+        sound = self.first.type == "pcm"  # of codes, several recordings' channels may lie below each other
+        if self.channels < 1 or (self.channels != width if sound and width > 1 else self.channels % width):
+            each = ", one for each of its microphones" if width > 1 and sound else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
         batch = 1 if self.mix else self.channels // width
         names = outputs or [port.name for port in artifact.outputs]

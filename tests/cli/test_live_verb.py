@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import ported
 import pytest
 from fake_cards import FakeCard, Simulation
 
@@ -350,6 +351,20 @@ def test_a_model_that_is_told_of_losses(cli, desk, repeat16):
     done = cli("live", "-m", repeat16)
     assert done.code == 2
     assert "repeat_16k: conceals losses that it is told of; a microphone loses nothing" in done.err
+
+
+def test_a_model_of_several_sounds_asks_for_one(cli, desk, tagger16, tmp_path):
+    """The first was played."""
+    stems = ported.build(tmp_path / "stems.onnx", "stems")
+    done = cli("live", "-m", stems, "--seconds", 1)
+    assert done.code == 2
+    assert "stems: makes vocals drums bass other; choose one with --model-output" in done.err
+    words = ("--model-output", "bass", "--seconds", 1, "--record-in", "in.wav", "--record-out", "out.wav")
+    done = cli("live", "-m", stems, *words)
+    assert done.code == 0, done.err
+    assert np.array_equal(read("out.wav")[0], -read("in.wav")[0])
+    done = cli("live", "-m", tagger16)
+    assert (done.code, "see audiomask tag --help" in done.err) == (1, True)
 
 
 def test_no_device_at_all(cli, desk):

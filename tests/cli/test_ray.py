@@ -16,9 +16,10 @@ import pytest
 import soundfile as sf
 
 from audiomask.audio import AudioError, remove_parts
-from audiomask.cli.conceal import concealers
-from audiomask.runtime.artifact import resolve
-from audiomask.runtime.files import Job, Options, enhance_file
+from audiomask.cli.conceal import work as concealing
+from audiomask.cli.enhance import work as enhancing
+from audiomask.runtime.batch import Job
+from audiomask.runtime.files import Options
 from audiomask.runtime.losses import Loss, loss_models
 from audiomask.sources import Source
 
@@ -86,39 +87,39 @@ def test_a_file_that_a_lost_worker_had_finished_is_not_done_again(here, toy16):
     from audiomask.runtime.cluster import Worker
 
     wav("a.wav", samples=8000)
-    job = Job(Source("a.wav", "a.wav"), here / "b.wav")
-    load = partial(resolve, toy16)
-    worker = Worker(load, Options(), str(here), None)
-    assert worker.finished(job) is None
-    report = enhance_file(job, worker.family, Options())
-    again = worker.finished(job)
+    job = Job(Source("a.wav", "a.wav"), {"enhanced": here / "b.wav"})
+    work = enhancing(str(toy16), Options())
+    assert work.finished(job) is None
+    report = work(job, lambda done, total: None)
+    again = work.finished(job)
     assert (again.model, again.seconds, again.error) == (report.model, report.seconds, None)
     assert "worker was lost" in again.notes[0]
-    assert Worker(load, Options(overwrite=True), str(here), None).finished(job) is None
+    assert enhancing(str(toy16), Options(overwrite=True)).finished(job) is None
+    load = partial(enhancing, str(toy16), Options())
+    assert Worker(load, str(here), None).work.outputs == work.outputs
     with pytest.raises(AudioError, match="not seen from"):
-        Worker(load, Options(), str(here / "nowhere"), None)
+        Worker(load, str(here / "nowhere"), None)
 
 
 @pytest.mark.parametrize("spec", ["drop:0.3", None])
 def test_what_a_lost_worker_had_concealed_is_counted_and_kept(here, repeat16, spec):
     """The lossy file appears before the output. Alone it is of a worker that was lost, and is made again."""
-    pytest.importorskip("ray", reason="needs ray: pip install 'audiomask[ray]'")
-    from audiomask.runtime.cluster import Worker
-
     wav("a.wav", samples=8000)
-    job = Job(Source("a.wav", "a.wav"), here / "b.wav", here / "b_lossy.wav")
+    files = {"lossy": here / "b_lossy.wav", "concealed": here / "b.wav"}
+    job = Job(Source("a.wav", "a.wav"), files)
     options = Options(loss=Loss(loss_models(spec) if spec else None, seed=3))
-    worker = Worker(partial(concealers, str(repeat16), 20.0), options, str(here), None)
-    report = enhance_file(job, worker.family, options)
+    work = concealing(str(repeat16), 20.0, options)
+    assert [output.name for output in work.outputs] == ["concealed"]
+    report = work(job, lambda done, total: None)
     assert report.bursts.packets == 25
     assert bool(report.bursts.longest) == bool(spec)
-    again = worker.finished(job).bursts
+    again = work.finished(job).bursts
     assert again.packets == 25
     assert np.array_equal(again.histogram, report.bursts.histogram)
-    assert job.output.stat().st_ctime_ns > job.lossy.stat().st_ctime_ns  # of the rename
+    assert job.output.stat().st_ctime_ns > files["lossy"].stat().st_ctime_ns  # of the rename
     job.output.unlink()
-    assert worker.finished(job) is None
-    assert not job.lossy.exists()
+    assert work.finished(job) is None
+    assert not files["lossy"].exists()
 
 
 def writers(folder: Path) -> dict[int, Path]:
@@ -196,3 +197,23 @@ def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16, re
     )
     assert again.returncode == 1
     assert again.stderr.count("exists already; give -f") == 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_tags_of_a_cluster_are_those_of_one_machine(here, tagger16):
+    """In the order of the inputs, and in a file each."""
+    pytest.importorskip("ray.data", reason="needs ray: pip install 'audiomask[ray]'")
+    for n in range(4):
+        wav(f"in/{n}.wav", samples=16000 * (4 - n), seed=n)
+    for out in ("t.jsonl", "folder"):
+        for place, more in (("here", []), ("there", ["--ray", "local"])):
+            Path(place).mkdir(exist_ok=True)
+            words = ["tag", "in", "-m", str(tagger16), "-o", f"{place}/{out}", *more]
+            done = subprocess.run(
+                [sys.executable, "-m", "audiomask", *words], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+    assert len(Path("here/t.jsonl").read_text().splitlines()) == 4
+    for path in [Path("t.jsonl"), *(Path(f"folder/{n}.json") for n in range(4))]:
+        assert ("there" / path).read_text() == ("here" / path).read_text()

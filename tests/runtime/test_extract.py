@@ -1,16 +1,13 @@
 """Sound in, frames out: any blocks, rates and channels; and what rows mean in time."""
 
 import itertools
-import threading
 
 import numpy as np
 import pytest
 import toy_tagger
 from toy_tagger import HOP, LABELS, loud
 
-from audiomask.audio import AudioError
 from audiomask.runtime.artifact import Artifact, ArtifactError
-from audiomask.runtime.extract import in_order
 from audiomask.runtime.player import Player, feed_all
 from audiomask.runtime.session import Session, player_of
 from audiomask.runtime.tagging import Clock, Listing, Row, Segments, Whole, listener
@@ -118,28 +115,6 @@ def test_stacked(tagger16, noise):
     both = feed_all([(tagger(artifact), x[0]), (tagger(artifact), x[1])])
     for row, y in zip(x, both, strict=True):
         np.testing.assert_allclose(y["probabilities"][0], loud(row), rtol=1e-5)
-
-
-def test_results_come_in_order_and_stop():
-    second, seen = threading.Event(), []
-
-    def work(i, cancelled):
-        if i == 0:
-            assert second.wait(10)  # the first ends last
-        if i == 1:
-            second.set()
-            raise AudioError("bad")
-        seen.append(cancelled)
-        return i
-
-    results = in_order(range(50), work, 2)
-    first, bad, third = (next(results) for _ in range(3))
-    assert (first, bad[0], str(bad[1]), third) == ((0, 0), 1, "bad", (2, 2))
-    results.close()
-    assert all(cancelled() for cancelled in seen)
-    assert len(seen) < 20
-    found = list(in_order([1, 0, 2], lambda i, cancelled: i, 2))
-    assert found == [(1, 1), (0, 0), (2, 2)]
 
 
 # --- time ---------------------------------------------------------------------------------------------------

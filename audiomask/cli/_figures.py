@@ -1,0 +1,47 @@
+"""Recordings that are drawn, the options of every picture, and the files that pictures become."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from audiomask.audio import AudioError, info, read, replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every picture."""
+    add = parser.add_argument
+    add("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
+    add("-f", "--force", action="store_true", help="overwrite the picture")
+    add("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
+    add("--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)")
+    add("--channel", type=int, default=0, help="which channel (default: 0, the first)")
+    add("--dpi", type=int, default=110)
+
+
+def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
+    """Return a channel `[T]` of a stretch of a recording, and its rate; `AudioError` if there is none."""
+    about = info(file)
+    if channel >= about.channels:
+        raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {channel}")
+    x, rate = read(file, round(start * about.rate), math.ceil(seconds * about.rate))
+    if x.shape[1] == 0:
+        raise AudioError(f"{file}: there is nothing at {start} s to draw")
+    return x[channel], rate
+
+
+def save(figure: Figure, path: Path, dpi: int = 110) -> None:
+    """Write a figure, which appears whole; `AudioError` for a suffix that is no picture's."""
+    kinds = figure.canvas.get_supported_filetypes()
+    kind = path.suffix[1:].lower()
+    if kind not in kinds:
+        raise AudioError(f"{path}: '{path.suffix}' is not a picture; use .png, .pdf, .svg or .jpg")
+    with replacing(path) as part:
+        figure.savefig(part, format=kind, dpi=dpi)

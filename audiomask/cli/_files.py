@@ -1,0 +1,350 @@
+"""Verbs that go through files: their options, what is read and written, a batch and its progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
+from audiomask.cli import UsageError
+from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.runtime import batch
+from audiomask.runtime.batch import Job, Report, Work
+from audiomask.runtime.files import Enhance, Options
+from audiomask.runtime.sinks import Output
+from audiomask.sources import SUFFIXES, Source, find_audio
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
+    """Add what every verb takes that goes through files: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help=inputs)
+    add("-o", "--out", metavar="PATH", help=out)
+    add("-f", "--force", action="store_true", help="overwrite outputs that exist")
+    add("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
+    add("-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)")
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
+    )
+    add("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
+
+
+def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every verb takes that makes files of sound of files."""
+    add = parser.add_argument
+    add_batch_arguments(
+        parser,
+        "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
+        "file, folder or - (default: beside the input)",
+    )
+    add(
+        "--filename",
+        metavar="TEMPLATE",
+        help="of {stem} {source} {model} {ext}; default {stem}.{ext} with -o, {stem}_{source}.{ext} without, "
+        "and for models of several sounds",
+    )
+    add_model_arguments(parser)
+    add("--output", metavar="NAME", help="write this output of the model only (default: all of them)")
+    add("--format", choices=sorted(s[1:] for s in FORMATS), help="of the output (default: the input's)")
+    add("--subtype", metavar="PCM_16|PCM_24|FLOAT", help="of the output (default: the input's)")
+    add("--rate", type=positive, metavar="HZ", help="of the output (default: the input's)")
+    add(
+        "--clip",
+        choices=CLIP_POLICIES,
+        help="beyond full scale: turn all down, cut (default), or leave to the format",
+    )
+
+
+def find(
+    args: argparse.Namespace, suffixes: frozenset[str] = SUFFIXES
+) -> tuple[list[Source], list[AudioError]]:
+    """Return what the inputs name, and an error for each that names nothing."""
+    found: dict[tuple[str, str | None], Source] = {}
+    failed = []
+    how = {"exclude": None if args.out == "-" else args.out or None, "allow_pipes": args.allow_pipes}
+    for text in args.inputs:
+        try:
+            for source in find_audio([text], suffixes=suffixes, **how):
+                found.setdefault((source.path, source.key), source)
+        except AudioError as error:
+            failed.append(error)
+    return list(found.values()), failed
+
+
+def plan(
+    args: argparse.Namespace,
+    sources: Sequence[Source],
+    outputs: Sequence[Output],
+    model: str = "",
+    *,
+    folder: bool = False,
+) -> list[Job]:
+    """Return a job for each source, with a file for each output.
+
+    Args:
+        model: its name, for the template.
+        folder: `-o` is one in any case.
+
+    Raises `UsageError` for files that would collide or have no place.
+    """
+    out = Path(args.out) if args.out else None
+    template, format = getattr(args, "filename", None), getattr(args, "format", None)
+    suffixes = [FORMATS if not output.suffix else {output.suffix} for output in outputs]
+    is_folder = out is not None and (
+        folder
+        or out.is_dir()
+        or str(args.out).endswith("/")
+        or len(sources) != 1
+        or not any(out.suffix.lower() in known for known in suffixes)
+    )
+    several = len({output.suffix for output in outputs}) < len(outputs)
+    if out is not None and is_folder:
+        _make(out)
+    elif out is not None and len(outputs) > 1:
+        names = " ".join(output.name for output in outputs)
+        raise UsageError(
+            f"-o {out}: is one file, and the model makes {names}; give a folder, or choose one with --output"
+        )
+    template = template or ("{stem}.{ext}" if out is not None and not several else "{stem}_{source}.{ext}")
+    jobs: list[Job] = []
+    taken: dict[str, Source] = {}
+    for source in sources:
+        files: dict[str, Path] = {}
+        for output in outputs:
+            suffix = output.suffix
+            if not suffix:
+                suffix = f".{format}" if format else Path(source.relative).suffix.lower()
+                suffix = suffix if suffix in FORMATS else ".wav"
+            if out is not None and not is_folder:
+                target = out.with_suffix(suffix) if format and not output.suffix else out
+            else:
+                words = {"source": output.name, "model": model, "ext": suffix[1:]}
+                target = _place(source, out, template, words)
+            if (other := taken.setdefault(os.path.realpath(target), source)) is not source or (
+                target in files.values()
+            ):
+                raise UsageError(
+                    f"{other} and {source} would both become {target}; run them apart, or give -o a folder"
+                    if other is not source
+                    else f"all sounds of {source} would become {target}; --filename needs {{source}}"
+                )
+            files[output.name] = target
+        jobs.append(Job(source, files))
+    inputs = {os.path.realpath(s.path): s for s in sources if s.path != "-" and not s.command}
+    for job in jobs:
+        for target in job.files.values():
+            victim = inputs.get(os.path.realpath(target))
+            if victim is not None and victim is not job.source:
+                raise UsageError(
+                    f"the output of {job.source} would overwrite the input {victim}; choose another -o"
+                )
+    return jobs
+
+
+def _place(source: Source, out: Path | None, template: str, words: dict[str, str]) -> Path:
+    """Return where a file of a source goes, in a folder `out` that mirrors the sources' or beside it."""
+    relative = Path(source.relative)
+    if out is None and (source.path == "-" or source.key):
+        raise UsageError(f"{source}: has no folder of its own; say where to write with -o")
+    try:
+        name = template.format(stem=relative.stem, **words)
+    except (KeyError, IndexError, ValueError):
+        raise UsageError(f"--filename {template}: use only {{stem}} {{source}} {{model}} {{ext}}") from None
+    target = (out / relative.parent if out is not None else Path(source.path).parent) / name
+    if out is not None and target.parent != out:
+        _make(target.parent)
+    return target
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"{folder}: cannot become a folder ({error.strerror}); choose another -o") from None
+
+
+def run_batch(
+    args: argparse.Namespace,
+    jobs: list[Job],
+    failed: list[AudioError],
+    load: Callable[[], Work],
+    work: Work,
+    *,
+    take: Callable[[Report], None] | None = None,
+    silent: bool = False,
+) -> tuple[int, list[Report]]:
+    """Do all jobs, here or with --ray on a cluster, and say how they went.
+
+    Args:
+        failed: inputs that no job was made of.
+        load: makes `work` anew, on another machine.
+        take: gets the reports of finished jobs in the order of the jobs; it may raise `AudioError`.
+        silent: show no progress, as standard output is a terminal's or a pipe's.
+
+    Returns the exit code, and the reports of the finished jobs.
+    """
+    if args.ray:
+        if any(job.source.path == "-" for job in jobs):
+            raise UsageError("--ray: takes files to files; standard input and output stay on one machine")
+        for job in jobs:
+            if os.path.realpath(job.source.path) in map(os.path.realpath, job.files.values()):
+                raise UsageError(
+                    f"{job.source}: --ray does not write in place, since a file that is begun again after a "
+                    "lost worker would be enhanced twice; choose another -o"
+                )
+    start = time.perf_counter()
+    done: list[Report] = []
+    failed = list(failed)
+    with progress_bars(args.quiet or silent or bool(args.ray)) as (show, remove):
+        if args.ray:
+            from audiomask.runtime import cluster
+
+            reports = cluster.run(jobs, load, work, args.ray, args.jobs)
+        else:
+            workers = min(args.jobs or cores(), max(1, len(jobs)))
+            reports = batch.run(jobs, work, workers=workers, progress=show)
+        with closing(batch.in_order(jobs, reports) if take else reports) as ended:  # type: ignore[type-var]
+            for report in ended:
+                remove(report.job)
+                for text in report.notes:
+                    note(f"warning: {text}")
+                try:
+                    if report.error:
+                        raise report.error
+                    if take:
+                        take(report)
+                except AudioError as error:
+                    failed.append(error)
+                else:
+                    done.append(report)
+    summary(done, failed, time.perf_counter() - start, args.quiet)
+    return int(bool(failed)), done
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sound_options(args: argparse.Namespace, **more: Any) -> Options:
+    """Return what the arguments of `add_sound_arguments` say, and `more`."""
+    return Options(
+        dry=args.dry,
+        controls=controls(args),
+        subtype=args.subtype,
+        clip=args.clip,
+        rate=args.rate,
+        overwrite=args.force,
+        threads=args.threads,
+        output=args.output,
+        **more,
+    )
+
+
+def run_sounds(
+    args: argparse.Namespace,
+    load: Callable[[], Enhance],
+    arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
+) -> tuple[int, list[Report]]:
+    """Bring all inputs through the model that `load` finds, here or on each machine of a cluster.
+
+    `arranged` may change the jobs before they run. Returns the exit code, and how the finished ones went.
+
+    Raises `UsageError`, and `AudioError` for what no file can be to blame for.
+    """
+    work = load()
+    to_stdout = args.out == "-"
+    if args.ray and to_stdout:
+        raise UsageError("--ray: takes files to files; standard input and output stay on one machine")
+    sources, failed = find(args, frozenset({".npz"}) if work.takes_codes else SUFFIXES)
+    work.check(sources)
+    if to_stdout and len(sources) + len(failed) > 1:
+        raise UsageError(f"-o -: standard output takes one file, and the inputs name {len(sources)}")
+    with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else nullcontext("") as folder:
+        if to_stdout:
+            suffix = work.outputs[0].suffix or f".{args.format or 'wav'}"
+            place = argparse.Namespace(**vars(args) | {"out": f"{folder}/out{suffix}"})
+        jobs = arranged(plan(place if to_stdout else args, sources, work.outputs, work.family[0].name))
+        code, done = run_batch(args, jobs, failed, load, work, silent=to_stdout)
+        if to_stdout and done:
+            with done[0].job.output.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        elif keyed := [report.job for report in done if report.job.source.key]:
+            out = Path(args.out)
+            _write_scp(out if out.is_dir() else out.parent, keyed, work.outputs)
+    return code, done
+
+
+def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> None:
+    """Write a Kaldi list of what was written, so that the output folder is a data directory again.
+
+    It is `wav.scp` for one sound of each recording, else there is a `NAME.scp` for each output.
+    """
+    for output in outputs:
+        name = output.name if len(outputs) > 1 or output.suffix else "wav"
+        lines = sorted(f"{job.source.key} {job.files[output.name]}\n" for job in jobs)
+        with replacing(folder / f"{name}.scp") as part:
+            part.write_text("".join(lines), encoding="utf-8")
+
+
+@contextmanager
+def progress_bars(quiet: bool):
+    """A bar for each running file on a terminal, with its speed and the time left: two functions, to move the
+    bar of a job and to remove it."""
+    if quiet or not sys.stderr.isatty():
+        yield None, lambda job: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%  {task.fields[speed]:.0f} x real time"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[Job, tuple[TaskID, float]] = {}
+
+        def show(job: Job, done: float, total: float) -> None:
+            now = time.monotonic()
+            if job not in tasks:
+                tasks[job] = bars.add_task(str(job.source), total=total, speed=0.0), now
+            task, start = tasks[job]
+            bars.update(task, completed=done, speed=done / max(now - start, 0.1))
+
+        def remove(job: Job) -> None:
+            if job in tasks:
+                bars.remove_task(tasks.pop(job)[0])
+
+        yield show, remove
+
+
+def summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet: bool) -> None:
+    if done:
+        seconds = sum(r.seconds for r in done)
+        models = ", ".join(f"{name}: {n}" for name, n in sorted(Counter(r.model for r in done).items()))
+        files = f"{len(done)} file{'s' * (len(done) != 1)}"
+        note(
+            f"{files}, {seconds:.1f} s of sound in {elapsed:.1f} s "
+            f"({seconds / max(elapsed, 1e-9):.0f} x real time); model {models}",
+            quiet=quiet,
+        )
+    if len(done) + len(failed) > 1 and failed:
+        note(f"{len(failed)} of {len(done) + len(failed)} failed:")
+    for error in failed:
+        note(f"error: {error}")

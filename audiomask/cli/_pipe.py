@@ -1,0 +1,132 @@
+"""Pipes of bare samples: what comes in, what goes out, and SIGTERM as the end of the input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+
+import numpy as np
+
+from audiomask.audio import AudioError
+from audiomask.cli import Terminated
+from audiomask.cli._common import note
+from audiomask.ports import Port
+from audiomask.runtime.pcm import Pcm
+
+READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
+GRACE_S = 5  # after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
+
+
+@contextmanager
+def ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
+    """SIGTERM becomes the end of the input ``fd``. A second one, or `GRACE_S` in which nobody takes the rest,
+    raises `Terminated`."""
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated  # signals are somebody else's
+        return
+
+    def at_once(number, frame):
+        raise Terminated
+
+    def end(number, frame):
+        terminated.set()
+        signal.signal(signal.SIGTERM, at_once)
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, at_once)
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, fd)  # a read that waits is repeated by Python, and finds the end
+        os.close(null)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield terminated
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before)
+
+
+def chunks(fd: int, size: int, *, exact: bool):
+    """Bytes as they come, at most ``size``; ``exact``: collect that many, except at the end."""
+    waiting = b""
+    while True:
+        try:
+            data = os.read(fd, size - len(waiting))
+        except OSError as error:
+            raise AudioError(f"standard input: cannot be read ({error.strerror})") from None
+        if not data:
+            break
+        waiting += data
+        if not exact or len(waiting) == size:
+            yield waiting
+            waiting = b""
+    if waiting:
+        yield waiting
+
+
+class Pipe(Pcm):
+    """Frames of a pipe; one that is cut by a block's border waits for the rest of it.
+
+    Sound is in `format`, and what other ports carry in 32-bit integers or floats.
+    """
+
+    _waiting = b""
+
+    def __init__(self, format: str, channels: int, port: Port):
+        super().__init__(format, channels)
+        self.port, self._sound = port, port.type == "pcm"
+        if not self._sound:
+            self.dtype = np.dtype(f"<{port.dtype.kind}4")
+            self.frame = 4 * channels
+        self._format = format
+
+    def form(self, rate: Fraction) -> str:
+        """Return how the frames look, `rate` of them a second."""
+        if self._sound:
+            return f"{rate} Hz, {self.channels} channels, {self._format}"
+        return f"{self.port.name}, {self.channels} x {self.dtype.name}, {float(rate):g} a second"
+
+    def decode(self, data: bytes) -> np.ndarray:  # type: ignore[override]
+        data = self._waiting + data
+        whole = len(data) // self.frame * self.frame
+        self._waiting = data[whole:]
+        if self._sound:
+            return super().decode(data[:whole])
+        return np.frombuffer(data[:whole], self.dtype).reshape(-1, self.channels).T
+
+    def encode(self, y: np.ndarray) -> bytes:
+        return super().encode(y) if self._sound else y.T.astype(self.dtype).tobytes()
+
+    def write(self, fd: int, y: np.ndarray) -> None:
+        """Everything, at once: no buffer may hold live sound back. Errors: BrokenPipeError if nobody
+        reads."""
+        data = memoryview(self.encode(y))
+        while data:
+            try:
+                data = data[os.write(fd, data) :]
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise AudioError(
+                    f"standard output: cannot be written ({error.strerror}); make room"
+                ) from None
+
+    def warn(self, cleaned: int, faults: int) -> None:
+        """Say what was wrong with what came in."""
+        if self._waiting:
+            note(f"warning: standard input: the last {len(self._waiting)} bytes were no whole frame; dropped")
+        if cleaned:
+            note(f"warning: standard input: {cleaned} samples were NaN or infinite and were set to 0")
+        if faults:
+            note(f"warning: the model failed in {faults} blocks, which were muted")
+
+    def warn_clipped(self) -> None:
+        """Say what was done to loud samples that went out."""
+        if self.clipped:
+            note(f"warning: standard output: {self.clipped} samples beyond full scale were cut; try f32le")

@@ -1,0 +1,49 @@
+"""audiomask.runtime.batch: many jobs at once, bad ones reported, in order where asked."""
+
+import threading
+
+import pytest
+
+from audiomask.audio import AudioError
+from audiomask.runtime import batch
+from audiomask.runtime.batch import Job, Report
+
+
+def jobs(count):
+    return [Job(n) for n in range(count)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_every_job_has_a_report_and_a_bad_one_its_error(workers):
+    def work(job, tick):
+        tick(1, 1)
+        if job.source == 1:
+            raise AudioError("bad")
+        return Report(job, seconds=job.source)
+
+    seen = []
+    reports = list(
+        batch.run(jobs(7), work, workers=workers, progress=lambda job, *times: seen.append(job.source))
+    )
+    assert sorted(report.job.source for report in reports) == list(range(7)) == sorted(seen)
+    assert [str(report.error) for report in reports if report.error] == ["bad"]
+
+
+def test_reports_come_in_order_and_stop():
+    second, seen, todo = threading.Event(), [], jobs(50)
+
+    def work(job, tick):
+        if job.source == 0:
+            assert second.wait(10)  # the first ends last
+        if job.source == 1:
+            second.set()
+        seen.append(tick)
+        return Report(job)
+
+    reports = batch.in_order(todo, batch.run(todo, work, workers=2))
+    assert [next(reports).job.source for _ in range(3)] == [0, 1, 2]
+    reports.close()
+    assert len(seen) < 20
+    for tick in seen:  # whoever still runs is told to end
+        with pytest.raises(batch.Cancelled):
+            tick(0, 0)
