@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError
-from audiomask.cli import UsageError
+from audiomask.cli import UsageError, trace
 from audiomask.cli._common import add_model_arguments, controls, note, positive, refuse_told
 from audiomask.runtime.artifact import Artifact, resolve
 from audiomask.runtime.files import Job, Options, Report, enhance_batch
@@ -303,4 +303,5 @@ def summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet:
     if len(done) + len(failed) > 1 and failed:
         note(f"{len(failed)} of {len(done) + len(failed)} failed:")
     for error in failed:
+        trace(error)
         note(f"error: {error}")
