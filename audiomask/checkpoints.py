@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import inspect
 import pickle
 import pkgutil
 import zipfile
@@ -100,16 +101,21 @@ def load(
     `changes` replace arguments that the weights do not tell. CheckpointError where file and family do not
     belong together.
     """
-    try:
-        module = _module(family)
-        convert = module.from_authors
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"no importer for {family!r}; there are: {', '.join(families())}") from error
+    if family not in families():
+        raise CheckpointError(f"no importer for {family!r}; there are: {', '.join(families())}")
+    module = _module(family)
     source = read(paths)
     names = ", ".join(Path(path).name for path in paths)
+    (takes,) = inspect.signature(module.from_authors).parameters.values()
+    graphs = "GraphProto" in str(takes.annotation)
+    if graphs == isinstance(source, Mapping):
+        raise CheckpointError(
+            f"{names}: not a checkpoint of {family}, whose weights come as "
+            + ("ONNX graphs" if graphs else "a state dict")
+        )
     try:
-        arguments, tensors = convert(source)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        arguments, tensors = module.from_authors(source)
+    except (KeyError, IndexError, ValueError) as error:  # any other is a mistake of ours
         raise CheckpointError(f"{names}: not a checkpoint of {family}: {error!r}") from error
     name = f"{module.__name__}.{module.AUTHORS_CLASS}"
     config: dict[str, Any] = {"class_path": name, "init_args": {**arguments, **changes}}

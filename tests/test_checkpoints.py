@@ -77,6 +77,19 @@ def test_the_wrong_family_is_named(tmp_path):
         checkpoints.load("sieve", [tmp_path / "a.th"])
 
 
+def test_a_mistake_of_ours_is_not_blamed_on_the_file(tmp_path, monkeypatch):
+    from audiomask.models import demucs
+
+    torch.save(small().state_dict(), tmp_path / "a.th")
+
+    def broken(state):
+        return len(None)
+
+    monkeypatch.setattr(demucs, "from_authors", broken)
+    with pytest.raises(TypeError):
+        checkpoints.load("demucs", [tmp_path / "a.th"])
+
+
 def test_weights_that_do_not_fit_are_named(tmp_path):
     state = small().state_dict()
     state.pop("lstm.lstm.bias_hh_l1")

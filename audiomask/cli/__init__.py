@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from types import FrameType, ModuleType
 
 from audiomask import __version__
@@ -64,10 +65,23 @@ def _help() -> str:
         "Audio and speech by masking: offline, live, with the same result.\n\n"
         f"verbs:\n{verbs}\n\n"
         "audiomask VERB --help shows the options of a verb; audiomask --version the version.\n"
+        "AUDIOMASK_DEBUG=1 shows where an error comes from.\n"
     )
 
 
-def _say(text: str) -> None:
+def trace(error: BaseException | None) -> None:
+    """Print the traceback of an error that is about to become one line, where AUDIOMASK_DEBUG=1."""
+    if os.environ.get("AUDIOMASK_DEBUG") != "1":
+        return
+    link = error
+    while link is not None:  # what an error was raised from is hidden from users, not from who asks for it
+        link.__suppress_context__ = False
+        link = link.__cause__ or link.__context__
+    traceback.print_exception(error)
+
+
+def _say(text: str, error: BaseException | None = None) -> None:
+    trace(error)
     print(f"audiomask: error: {text}", file=sys.stderr)
 
 
@@ -139,13 +153,13 @@ def _verb(verb: str, argv: list[str]) -> int:
         module = importlib.import_module(f"audiomask.cli.{verb}")
         return module.run(parser(verb, module).parse_args(argv)) or 0
     except UsageError as error:
-        _say(f"{verb}: {error}")
+        _say(f"{verb}: {error}", error)
         return 2
     except AudioError as error:
-        _say(str(error))
+        _say(str(error), error)
         return 1
     except ModuleNotFoundError as error:
-        _say(_missing(verb, error))
+        _say(_missing(verb, error), error)
         return 1
     except BrokenPipeError:
         # The reader of our output left. Python would complain once more when it flushes standard output at

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
-from audiomask.cli import UsageError
+from audiomask.cli import UsageError, trace
 from audiomask.cli._common import add_model_arguments, controls, note, positive
 from audiomask.runtime import batch
 from audiomask.runtime.batch import Job, Report, Work
@@ -348,3 +348,4 @@ def summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet:
         note(f"{len(failed)} of {len(done) + len(failed)} failed:")
     for error in failed:
         note(f"error: {error}")
+        trace(error)

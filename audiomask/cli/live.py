@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
-from audiomask.cli import UsageError
+from audiomask.cli import UsageError, trace
 from audiomask.cli._common import (
     add_model_arguments,
     controls,
@@ -346,6 +346,7 @@ def _finish(recorders: dict[str, Recorder], quiet: bool) -> bool:
                 note(text, quiet=quiet and not text.startswith("warning"))
             failed |= recorder.error is not None
         except AudioError as error:
+            trace(error)
             note(f"error: {error}")
             failed = True
     return failed

@@ -128,7 +128,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         page=None if args.no_page else PAGE,
     )
-    service = Service(offer(args.model), settings)
+    refused: dict[str, str] = {}
+    service = Service(offer(args.model, refused), settings, refused=refused)
 
     def say(text: str) -> None:
         note(text, quiet=args.quiet)
@@ -138,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
     host, port = listening.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     say(f"{' '.join(service.artifacts)} at http{'s' * bool(args.tls_cert)}://{host}:{port}")
+    for name, reason in refused.items():
+        note(f"warning: {name} is not served: {reason}")
     if not local and not args.tls_cert:
         say("warning: without --tls-cert, the token and the sound can be read on their way")
     try:

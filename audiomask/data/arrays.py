@@ -232,6 +232,8 @@ class ArrayScenes(Simulation):
         processes do not draw what one with twice the batch would.
         """
         b, k, _ = noise.shape
+        _ = self.rooms  # the first to be complained of
+        simulate.check_speeds(self, speech.shape[1])
         g = torch.Generator(speech.device).manual_seed(int(seeds[0]) % 2**63)
 
         def factors(range_: tuple[float, float], count: int) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soxr
@@ -76,18 +77,36 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
 
     The first `length * factor` samples, rounded to a multiple of `grain` so that transforms stay quick, are
     resampled to `length` by cutting or extending their spectrum. That is exact for a periodic signal; at the
-    two ends of a crop it rings for a few samples, which training does not mind. Needs L >= length * factor +
-    grain.
+    two ends of a crop it rings for a few samples, which training does not mind.
+
+    Raises:
+        AudioError: `x` holds less than that.
     """
     out = x.new_zeros(len(x), length)
-    for i, n in enumerate((factor * length / grain).round().long().tolist()):
-        n = min(n * grain, x.shape[1])
+    for i, n in enumerate(_played(factor, length, x.shape[1], grain)):
         if n == length:
             out[i] = x[i, :length]
         else:
             spectrum = torch.fft.rfft(x[i, :n])[: length // 2 + 1]
             out[i] = torch.fft.irfft(spectrum, length) * (length / n)
     return out
+
+
+def _played(factor: Tensor, length: int, crop: int, grain: int = 320) -> list[int]:
+    """Return the samples that `length` ones at speed `factor [B]` are made of; AudioError beyond `crop`."""
+    counts = [n * grain for n in (factor * length / grain).round().long().tolist()]
+    if max(counts, default=0) > crop:
+        raise AudioError(
+            f"a speed of {max(factor.tolist()):.3g} needs {max(counts)} samples for a segment of {length}, "
+            f"and the crop holds {crop}: a longer crop, or speeds up to {crop / length:.3g}"
+        )
+    return counts
+
+
+def check_speeds(simulation: Any, crop: int) -> None:
+    """Raise AudioError where `crop` samples do not suffice for the greatest speed that may ever be drawn."""
+    fastest = max(simulation.speed[1], simulation.noise_speed[1]) if simulation.speed_p else 1.0
+    _played(torch.tensor([fastest]), simulation.segment, crop)
 
 
 def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float = 60.0) -> Tensor:
@@ -258,6 +277,7 @@ class Degrade(Simulation):
         """`speech [B, L]`, `noise [B, K, L]`, L >= `crop`, `seeds [B]` -> noisy and clean `[B, segment]`."""
         device, b, k = speech.device, speech.shape[0], noise.shape[1]
         sr, n = self.sample_rate, self.segment
+        check_speeds(self, speech.shape[1])
         gusts = 3 + 4 * n // sr  # of wind: four a second
         draws = RowDraws(seeds, 40 + 9 * k + gusts, device)
         uniform, chance = draws.uniform, draws.chance

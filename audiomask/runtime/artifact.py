@@ -239,8 +239,7 @@ class Artifact:
         try:
             session = ort.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime raises a dozen classes without a common base of their own
-            words = str(error).splitlines()[0][:300]
-            raise ArtifactError(f"{self.path}: ONNX Runtime refuses it ({words}); export it again") from None
+            raise failure(self.path, "ONNX Runtime refuses it", error) from error
         names = [*(p.name for p in self.inputs), *(s.name for s in self.states)]
         self._match("inputs", session.get_inputs(), names)
         names = [*(p.name for p in self.outputs), *(f"next_{s.name}" for s in self.states)]
@@ -276,6 +275,16 @@ class Artifact:
                     f"{self.path}: {side[:-1]} {name} is {node.type} {node.shape} in its graph and "
                     f"{kind or 'a tensor'} {shape} in its metadata; export it again"
                 )
+
+
+def failure(path: Path, what: str, error: Exception) -> Exception:
+    """Return an `ArtifactError` with the remedy for an error of ONNX Runtime; any other error as it is."""
+    words = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    if isinstance(error, MemoryError) or "alloc" in words:  # bad_alloc, bad allocation, failed to allocate
+        return ArtifactError(f"{path}: out of memory ({words}); end other programs, or give it less at once")
+    if type(error).__module__.startswith("onnxruntime."):
+        return ArtifactError(f"{path}: {what} ({words}); export it again")
+    return error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.artifact import Artifact, ArtifactError, failure
 
 # Rows x hops in one call when steps are stacked. From 16 on a row costs the same; with 64 the activations of
 # the shipped models leave a cache of 1 MB and it costs more again (tools/bench_sessions.py).
@@ -180,7 +180,7 @@ class Step:
     hops: int = 1
     outputs: dict[str, np.ndarray] | None = None
     broken: np.ndarray | None = None
-    error: ArtifactError | None = None
+    error: Exception | None = None
 
 
 def run(steps: Sequence[Step]) -> None:
@@ -223,10 +223,7 @@ def _call(steps: Sequence[Step]) -> None:
             for step in steps:
                 _call([step])
             return
-        words = str(error).splitlines()[0][:300]
-        steps[0].error = ArtifactError(
-            f"{first.artifact.path}: failed while running ({words}); export it again"
-        )
+        steps[0].error = failure(first.artifact.path, "failed while running", error)
         return
     # One product a tensor finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
     sound = True

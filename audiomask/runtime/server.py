@@ -13,7 +13,7 @@ import hmac
 import ipaddress
 import mimetypes
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
-def offer(names: list[str]) -> list[list[Artifact]]:
-    """The families that are served, the default first: what ``names`` mean to `resolve`, or everything that
-    ships and that a session can play.
+def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[Artifact]]:
+    """Return the families that are served, the default first.
+
+    They are what ``names`` mean to `resolve`, or all that ships and makes sound of sound. Of those,
+    ``refused`` gets the ones that no session can play, by file name, and why.
 
     Errors: `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
     """
@@ -105,9 +107,15 @@ def offer(names: list[str]) -> list[list[Artifact]]:
         first = resolve(None)
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
-            with contextlib.suppress(ArtifactError):
-                sounds(artifact)
+            if not any(port.type == "pcm" for port in artifact.outputs):
+                continue  # other verbs play it
+            try:
+                for name in sounds(artifact):
+                    Session(artifact, output=name)
                 others.setdefault(family(artifact), []).append(artifact)
+            except ArtifactError as error:
+                reason = str(error).removeprefix(f"{artifact.path}: ")  # strangers may read it
+                (refused if refused is not None else {})[artifact.path.stem] = reason
         others.pop(family(first[0]), None)
         families = [first, *(sorted(group, key=lambda a: a.sample_rate) for group in others.values())]
     stems: dict[str, Artifact] = {}
@@ -124,7 +132,8 @@ def offer(names: list[str]) -> list[list[Artifact]]:
 
 
 class Service:
-    """An ASGI application. ``families``: see `offer`. ``report`` gets the exceptions that nobody expected.
+    """An ASGI application. ``families``, ``refused``: see `offer`. ``report`` gets the exceptions that nobody
+    expected.
 
     Attributes: ``models``: what a hello may name (file name, name, family) to the family or the one member;
     ``sockets`` at present; ``draining``: no new ones.
@@ -135,8 +144,9 @@ class Service:
         families: list[list[Artifact]],
         settings: Settings,
         report: Callable[[BaseException], None] = traceback.print_exception,
+        refused: Mapping[str, str] | None = None,
     ):
-        self.settings, self.report = settings, report
+        self.settings, self.report, self.refused = settings, report, dict(refused or {})
         self.artifacts = {a.path.stem: a for group in families for a in group}
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.families, self.default = families, families[0]
@@ -302,6 +312,7 @@ class Service:
             "status": status,
             "version": __version__,
             "models": list(self.artifacts),
+            "refused": self.refused,
             "sockets": len(self.sockets),
         }
         return JSONResponse(facts, 503 if self.draining else 200, {"Cache-Control": "no-store"})

@@ -121,3 +121,19 @@ def test_usage_errors_are_2_failures_1(cli, tmp_path):
     assert cli("enhance").code == 2
     assert cli("stream", "--format", "mp3").code == 2
     assert cli("enhance", "x.wav", "-m", tmp_path / "no.onnx").code == 1
+
+
+def test_debug_shows_where_an_error_comes_from(capfd, tmp_path, monkeypatch):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound")
+    said = {}
+    for debug in ("0", "1"):
+        monkeypatch.setenv("AUDIOMASK_DEBUG", debug)
+        assert module.main(["enhance", str(bad), "-o", str(tmp_path / "out")]) == 1  # one of a batch
+        assert module.main(["models", str(bad)]) == 1
+        assert module.main(["enhance", str(bad), "--filename", "{x}"]) == 2
+        said[debug] = capfd.readouterr().err
+    assert "Traceback" not in said["0"]
+    for kind in ("audio.AudioError: ", "ArtifactError: ", "UsageError: "):
+        assert kind in said["1"]
+    assert "LibsndfileError" in said["1"]  # from which the AudioError was made

@@ -58,6 +58,16 @@ def test_varispeed_agrees_with_scipy_resample():
     assert np.abs(y - expected).max() < 0.02 * expected.std()
 
 
+def test_a_speed_that_the_crop_cannot_hold_is_refused():
+    with pytest.raises(AudioError, match=r"speed of 2 needs 32000 .* 16000, .* holds 24000: .* up to 1\.5"):
+        simulate.varispeed(torch.zeros(1, 24000), torch.tensor([2.0]), 16000)
+    # whatever is drawn: none of these rows need come near the limit
+    degrade = simulate.Degrade(RATE, 16000, noise_speed=(0.7, 2.0), speed_p=1e-6)
+    with pytest.raises(AudioError, match="speed of 2 "):
+        degrade(torch.zeros(1, 24000), torch.zeros(1, 1, 24000), torch.tensor([1]))
+    degrade(torch.rand(1, degrade.crop), torch.rand(1, 1, degrade.crop), torch.tensor([1]))
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.floats(-10, 30), st.integers(0, 1000))
 def test_mix_gives_the_snr_asked_for(snr, seed):

@@ -162,6 +162,36 @@ def test_a_broken_graph(tmp_path, toys):
         a.session()
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (MemoryError(), ArtifactError, "out of memory"),
+        (RuntimeError("Failed to allocate memory for requested buffer"), ArtifactError, "out of memory"),
+        (TypeError("ours"), TypeError, "ours"),
+    ],
+)
+def test_only_a_refusal_advises_another_export(toy16, monkeypatch, error, kind, words):
+    import onnxruntime
+
+    from audiomask.runtime.session import Session
+
+    def fails(*args, **options):
+        raise error
+
+    class Failing:
+        get_inputs, run, io_binding = Artifact.load(toy16).session().get_inputs, fails, fails
+
+    session = Session(Artifact.load(toy16))
+    monkeypatch.setattr(session.engine, "graph", Failing())
+    with pytest.raises(kind, match=words) as running:
+        session.feed(np.zeros(4000, np.float32))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", fails)
+    with pytest.raises(kind, match=words) as loading:
+        Artifact.load(toy16).session()
+    for found in (running, loading):
+        assert "export it again" not in str(found.value)
+
+
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_damaged_bytes_end_in_an_error_or_a_model(toy16, tmp_path_factory, data):

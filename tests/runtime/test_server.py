@@ -362,6 +362,24 @@ def test_what_is_offered(toy, tmp_path, toys):
     assert sorted(name for names in offered for name in names) == sorted(played)
 
 
+def test_a_damaged_model_is_named(toy16, toys, tmp_path, monkeypatch):
+    from onnx import helper
+
+    nonsense = [helper.make_node("NoSuchThing", ["x"], ["q"])]
+    broken = toys.build(tmp_path / "broken.onnx", metadata=json.dumps(toys.document(name="broken")),
+                        extra_nodes=nonsense)  # fmt: skip
+    every = [artifact.Artifact.load(path) for path in (toy16, broken)]
+    monkeypatch.setattr(server_module, "shipped", lambda: every)
+    monkeypatch.setattr(server_module, "resolve", lambda name: every[:1])
+    refused = {}
+    assert [[a.name for a in group] for group in server_module.offer([], refused)] == [[every[0].name]]
+    assert list(refused) == ["broken"]
+    assert refused["broken"].startswith("ONNX Runtime refuses it")
+    service = server_module.Service([every[:1]], server_module.Settings(), refused=refused)
+    health = asyncio.run(service._health(None))
+    assert json.loads(health.body)["refused"] == refused
+
+
 def test_no_torch_and_no_server_where_it_is_not_asked_for():
     code = (
         "import sys, audiomask.runtime.listen; "
