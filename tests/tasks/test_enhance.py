@@ -1,9 +1,8 @@
 """Training by recipe: the schedule, and a run killed and resumed ends where an uninterrupted one does."""
 
 import itertools
-import subprocess
-import sys
 
+import inline
 import pytest
 import torch
 from training import ROOT, SIEVE, checkpoint, train, train_and_kill
@@ -60,15 +59,9 @@ def test_the_medium_model_trains_on_from_grown_weights(data, tmp_path):
     weights.save(tmp_path / "small", Sieve(**small), config)
     large = {"channels": 12, "heads": 3, "full": 16, "squeeze": 12, "blocks": 2, "ahead": 2}
     sizes = [part for key, value in large.items() for part in (f"--{key}", str(value))]
-    grow = [
-        sys.executable,
-        ROOT / "tools/grow_sieve.py",
-        tmp_path / "small",
-        *sizes,
-        "--out",
-        tmp_path / "grown",
-    ]
-    subprocess.run(grow, check=True)
+    inline.run(
+        ROOT / "tools/grow_sieve.py", tmp_path / "small", *sizes, "--out", tmp_path / "grown"
+    ).check_returncode()
 
     options = {f"model__model__{key}": value for key, value in (small | large).items()}
     options |= {"recipe": ROOT / "recipes/denoise/sieve_medium.yaml", "model__start_from": tmp_path / "grown"}
@@ -85,16 +78,10 @@ def test_a_loss_for_another_rate_is_refused():
 
 
 def test_unknown_keys_and_missing_recipes_are_errors(tmp_path):
-    base = [sys.executable, "-m", "audiomask", "train"]
-    missing = subprocess.run([*base, "no.yaml"], capture_output=True, text=True, check=False)
+    missing = inline.run("train", "no.yaml")
     assert missing.returncode == 2
     assert "no.yaml: no such recipe" in missing.stderr
-    unknown = subprocess.run(
-        [*base, str(SIEVE), "--model.colour", "red", "--out", str(tmp_path / "x")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    unknown = inline.run("train", SIEVE, "--model.colour", "red", "--out", tmp_path / "x")
     assert unknown.returncode == 2
     assert "colour" in unknown.stderr
     assert not (tmp_path / "x").exists()

@@ -1,9 +1,9 @@
 """A grown Sieve computes what the small one did, and can then learn with its new units."""
 
 import subprocess
-import sys
 from pathlib import Path
 
+import inline
 import torch
 
 from audiomask import weights
@@ -14,7 +14,7 @@ SMALL = {"channels": 8, "bands": 8, "blocks": 1, "heads": 2, "convs": 1, "full":
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, TOOL, *map(str, args)], capture_output=True, text=True)
+    return inline.run(TOOL, *args)
 
 
 def trained(folder: Path) -> Sieve:
