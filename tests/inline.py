@@ -1,6 +1,6 @@
-"""Command lines that run in this process, which has imported torch already: a process of its own costs 2 to 6 s of
-processor time before it does anything. For tests of what a command does; what it does as a process (its exit
-by a signal, its pipes, its imports, its memory) is tested in one.
+"""Command lines that run in this process, which has imported torch already: a process of its own costs 2 to
+6 s of processor time before it does anything. For tests of what a command does; what it does as a process
+(its exit by a signal, its pipes, its imports, its memory) is tested in one.
 """
 
 import contextlib
@@ -32,7 +32,8 @@ def _as_it_was() -> Iterator[None]:
 
 
 def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `audiomask WORDS`, or a script where the first word is one, as `subprocess.run` with captured text."""
+    """Run `audiomask WORDS`, or a script where the first word is one, as `subprocess.run` with captured text
+    does."""
     from audiomask.cli import main
 
     argv = [str(word) for word in words]
