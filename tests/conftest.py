@@ -1,7 +1,10 @@
 """Small valid artifacts without torch, for the tests of the runtime and the command line."""
 
+import functools
 import json
+import os
 import signal
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +16,17 @@ import toy_tagger
 # A shell without job control starts what it puts in the background deaf to Ctrl-C, and children inherit that;
 # the tests that interrupt a child need one that hears.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Exports: the cache of tensors without content costs more than it saves where sizes are symbols.
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
+
+
+def pytest_collection_finish(session):
+    """Let exports share the exporter's table of operators, which each would make anew in half a second."""
+    if "audiomask.export" in sys.modules:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 def document(name="toy", rate=16000, hop=256, delay=256, **changes):

@@ -3,10 +3,9 @@ was not.
 """
 
 import itertools
-import subprocess
-import sys
 from datetime import timedelta
 
+import inline
 import pytest
 import torch
 from training import ROOT, SIEVE, checkpoint, command, train, train_and_kill
@@ -116,16 +115,10 @@ def test_a_loss_for_another_rate_is_refused():
 
 
 def test_unknown_keys_and_missing_recipes_are_errors(tmp_path):
-    base = [sys.executable, "-m", "audiomask", "train"]
-    missing = subprocess.run([*base, "no.yaml"], capture_output=True, text=True, check=False)
+    missing = inline.run("train", "no.yaml")
     assert missing.returncode == 2
     assert "no.yaml: no such recipe" in missing.stderr
-    unknown = subprocess.run(
-        [*base, str(SIEVE), "--model.colour", "red", "--out", str(tmp_path / "x")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    unknown = inline.run("train", SIEVE, "--model.colour", "red", "--out", tmp_path / "x")
     assert unknown.returncode == 2
     assert "colour" in unknown.stderr
     assert not (tmp_path / "x").exists()

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import inline
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +46,13 @@ def environment() -> dict[str, str]:
 
 
 def train(data: Path, out: Path, steps: int, **options) -> subprocess.CompletedProcess:
+    """Train in this process; in one of its own where `start` says how it starts, and where the network is
+    compiled, since the compiler keeps what it has made."""
     words = command(data, out, steps, **options)
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    if options.get("start", PYTHON) != PYTHON or options.get("model__compile"):
+        done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    else:
+        done = inline.run(*words[words.index("audiomask") + 1 :])
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

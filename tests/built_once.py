@@ -1,0 +1,50 @@
+"""One export of a network for all tests that need its file rather than its export: tracing takes seconds.
+
+    with built_once.graphs():
+        main(["export", ...])
+
+A graph is kept under the code, the settings and the weights of its network, in this process.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from unittest import mock
+
+import onnx
+import onnx_ir as ir
+
+from audiomask import export
+from audiomask.streaming import StreamingModel
+
+_build = export.build
+_kept: dict[str, onnx.ModelProto] = {}
+
+
+def _key(model: StreamingModel) -> str:
+    digest = hashlib.sha256(repr((model, model.inputs, model.outputs)).encode())
+    for module in model.modules():
+        plain = {
+            key: value for key, value in vars(module).items() if isinstance(value, str | int | float | tuple)
+        }
+        digest.update(repr((type(module), plain)).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def build(model: StreamingModel) -> ir.Model:
+    """`audiomask.export.build`, or a copy of what it gave for the same network."""
+    key = _key(model)
+    if key not in _kept:
+        _kept[key] = ir.to_proto(_build(model))
+    copy = onnx.ModelProto()
+    copy.CopyFrom(_kept[key])
+    return ir.from_proto(copy)
+
+
+@contextlib.contextmanager
+def graphs() -> Iterator[None]:
+    """Exports inside share their graphs."""
+    with mock.patch.object(export, "build", build):
+        yield
