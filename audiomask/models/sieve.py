@@ -110,13 +110,13 @@ class Sieve(Masked):
             raise ValueError(
                 f"Sieve at {sample_rate} Hz: its bins need 16000 or 48000; resample at the session"
             )
-        self.name, self.sample_rate, self.hop = name, sample_rate, sample_rate * 16 // 1000
+        self.name, self.sample_rate, hop = name, sample_rate, sample_rate * 16 // 1000
         # A sine of amplitude a has |X| = 50 a at both rates: large enough that the floor under the
         # compression is not so small a constant that graph optimisers take it for 0 (they do at 1e-10).
-        w = window("sqrt_hann", 2 * self.hop)
+        w = window("sqrt_hann", 2 * hop)
         w *= 100 / w.sum()
         self.net = MaskNet(**net)
-        self.between(Analysis(2 * self.hop, self.hop, w), self.net, Synthesis(2 * self.hop, self.hop, w))
+        self.between(Analysis(2 * hop, hop, w), self.net, Synthesis(2 * hop, hop, w))
 
     def hide(self, inputs: float, attention: float) -> None:
         """Hide fractions of the bins from the network, and of the bands from attention.

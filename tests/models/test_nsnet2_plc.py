@@ -39,7 +39,7 @@ def test_published_size_and_clock():
     assert sum(p.numel() for p in model.parameters()) == 376_628  # as in the challenge's graph
     assert (model.sample_rate, model.hop, model.latency) == (16000, 160, 320)
     state = dict(model.initial_state(1))
-    assert (state["gru1"].shape[1], state["gru2"].shape[1]) == (134, 100)
+    assert [state[name]["h0"].shape[1] for name in ("gru1", "gru2")] == [134, 100]
     assert model.enter.in_features == 5 * 161
 
 
@@ -181,9 +181,9 @@ def test_losses_that_are_no_whole_hops():
     lost[5 * HOP + 3 : 7 * HOP + 7] = 1
     model, told = small(), []
     inner = model._estimate
-    model._estimate = lambda *a: told.append(a[1:3]) or inner(*a)
+    model._estimate = lambda *a: told.append(a[1]) or inner(*a)
     y = model(batch(x), lost=batch(lost))[0, 0].numpy()
-    ((earlier, later),) = told
+    earlier, later = told[0].unbind(1)
     assert later[0, 4:9].tolist() == [0, 13 / 16, 1, 7 / 16, 0]
     assert earlier[0, 5:10].tolist() == [0, 13 / 16, 1, 7 / 16, 0]
     changed = (y != x).reshape(-1, HOP).any(1)
