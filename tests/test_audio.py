@@ -356,6 +356,9 @@ def test_what_is_replaced_is_whole_or_as_it_was(tmp_path):
             fail(error)
     with pytest.raises(AudioError, match=r"a\.json: cannot be written \(No space left"):
         fail(OSError(28, "No space left on device"))
+    for other in (BrokenPipeError(32, "Broken pipe"), FileNotFoundError(2, "No such file", "another")):
+        with pytest.raises(type(other)):
+            fail(other)
     with pytest.raises(AudioError, match="exists already"), audio.replacing(path, overwrite=False):
         pass
     with pytest.raises(AudioError, match="its folder does not exist"), audio.replacing(tmp_path / "no/a"):
