@@ -522,9 +522,9 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     try:
         yield part
         part.replace(path)
-    except BrokenPipeError:
-        raise
     except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(part)):
+            raise  # of something else that the caller does meanwhile
         raise AudioError(f"{path}: cannot be written ({error.strerror}); {_remedy(error)}") from None
     finally:
         part.unlink(missing_ok=True)

@@ -336,3 +336,32 @@ def test_reader_closes_on_a_bad_header(tmp_path):
         with pytest.raises(AudioError):
             Reader(tmp_path / "slow.wav")
     assert count() == before
+
+
+def test_what_is_replaced_is_whole_or_as_it_was(tmp_path):
+    path, link = tmp_path / "a.json", tmp_path / "link.json"
+    link.symlink_to(path)
+    with audio.replacing(link) as part:
+        part.write_text("new")
+        assert (part.parent, part.name[0], path.exists()) == (tmp_path, ".", False)
+    assert (path.read_text(), link.is_symlink()) == ("new", True)
+
+    def fail(error):
+        with audio.replacing(path) as part:
+            part.write_text("half")
+            raise error
+
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error):
+            fail(error)
+    with pytest.raises(AudioError, match=r"a\.json: cannot be written \(No space left"):
+        fail(OSError(28, "No space left on device"))
+    for other in (BrokenPipeError(32, "Broken pipe"), FileNotFoundError(2, "No such file", "another")):
+        with pytest.raises(type(other)):
+            fail(other)
+    with pytest.raises(AudioError, match="exists already"), audio.replacing(path, overwrite=False):
+        pass
+    with pytest.raises(AudioError, match="its folder does not exist"), audio.replacing(tmp_path / "no/a"):
+        pass
+    assert path.read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "link.json"]

@@ -13,7 +13,6 @@ they are divided into batches and processes.
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +22,7 @@ import soxr
 import torch
 from torch.utils.data import Dataset
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.data.kaldi import DataDir, Utterance
 
 
@@ -40,28 +39,22 @@ def pack(
     prefix.parent.mkdir(parents=True, exist_ok=True)
     index: list[tuple[str, str, int, int]] = []
     offset = 0
-    # A name of its own: the processes of two machines may pack onto one file system.
-    partial = prefix.with_suffix(f".{secrets.token_hex(4)}.part")
-    try:
-        with partial.open("wb") as f:
-            for key, group, read in entries:
-                x = np.asarray(read(), np.float32)
-                if x.ndim != 1:
-                    raise AudioError(
-                        f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
-                    )
-                if not len(x):
-                    continue
-                f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())
-                index.append((key, group, offset, len(x)))
-                offset += len(x)
+    with replacing(prefix.with_suffix(".i16")) as part, part.open("wb") as f:
+        for key, group, read in entries:
+            x = np.asarray(read(), np.float32)
+            if x.ndim != 1:
+                raise AudioError(
+                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
+                )
+            if not len(x):
+                continue
+            f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())
+            index.append((key, group, offset, len(x)))
+            offset += len(x)
         if not index:
             raise AudioError(f"{prefix}: no audio to pack; check the data directory it was made from")
-        partial.replace(prefix.with_suffix(".i16"))
-        partial.write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
-        partial.replace(prefix.with_suffix(".json"))
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(prefix.with_suffix(".json")) as part:
+        part.write_text(json.dumps({"sample_rate": sample_rate, "entries": index}))
     return offset
 
 

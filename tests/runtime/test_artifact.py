@@ -256,3 +256,19 @@ def test_shipped_models_by_name(toy, tmp_path, toys, monkeypatch):
 
 def test_metadata_survive_json(toy16):
     assert json.loads(json.dumps(Artifact.load(toy16).meta))["hop"] == 256
+
+
+def test_only_the_family_that_is_wanted_is_read(toys, tmp_path, monkeypatch):
+    """A command that needs one model read the graphs of all that ship."""
+    for name in ("one_16k", "one_48k", "two_16k", "three_16k"):
+        toys.build(tmp_path / f"{name}.onnx", name=name, default=name.startswith("one"))
+    monkeypatch.setattr(module, "PRETRAINED", tmp_path)
+    read = []
+    monkeypatch.setattr(module, "parse", lambda data: read.append(len(data)) or parse(data))
+    assert [a.name for a in resolve()] == ["one_16k", "one_48k"]
+    assert len(read) == 2
+    assert [a.name for a in resolve("two")] == ["two_16k"]
+    assert len(read) == 3
+    (tmp_path / "two_16k.onnx").write_bytes((tmp_path / "two_16k.onnx").read_bytes()[:900])
+    with pytest.raises(ArtifactError, match=r"two_16k\.onnx: is no ONNX model"):
+        resolve()
