@@ -7,12 +7,14 @@ Parameters bear the names and shapes of `nn.MultiheadAttention`, so its state di
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from audiomask.nn import kernels
 from audiomask.nn.recurrent import trains_here
 from audiomask.streaming import State, Streaming
 
@@ -39,6 +41,12 @@ class _Projections(Streaming):
         return self.out_proj(y)
 
 
+def _compiled(qkv: Tensor, heads: int) -> Any:
+    """The kernels, where they are there and take `qkv [N, L, 3 C]`."""
+    places, size = qkv.shape[1], qkv.shape[2] // (3 * heads)
+    return kernels.library(places, size) if qkv.dtype == torch.float32 and places <= 256 else None
+
+
 class _TrainedAttention(torch.autograd.Function):
     """`attend_all` for training on a CPU, softmax(s q' k) v', and its gradient with few passes over memory.
 
@@ -49,6 +57,13 @@ class _TrainedAttention(torch.autograd.Function):
     def forward(ctx, qkv, heads, hide):
         rows, places, c = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
         size, scale = c // heads, (c // heads) ** -0.5
+        if (compiled := _compiled(qkv, heads)) is not None:
+            qkv, y = qkv.contiguous(), qkv.new_empty(rows, places, c)
+            hide = None if hide is None else hide.contiguous()
+            ctx.save_for_backward(qkv, hide)
+            ctx.sizes = (rows, places, c, heads, scale)
+            kernels.call(compiled.attention_forward, *ctx.sizes, qkv, hide, y)
+            return y
         split = qkv.view(rows, places, 3, c).permute(2, 0, 3, 1).contiguous()
         q, k, v = split.view(3, rows * heads, size, places)
         scores = torch.baddbmm(q.new_zeros(()), q.mT, k, beta=0, alpha=scale)
@@ -62,6 +77,11 @@ class _TrainedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
+        if len(ctx.saved_tensors) == 2:
+            (qkv, hide), sizes = ctx.saved_tensors, ctx.sizes
+            backward, d = _compiled(qkv, sizes[3]).attention_backward, torch.empty_like(qkv)
+            kernels.call(backward, *sizes, qkv, hide, dy.contiguous(), d)
+            return d, None, None
         q, k, v, weights = ctx.saved_tensors
         rows, places, c = dy.shape
         dy = dy.mT.contiguous().view_as(v)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from audiomask.nn import kernels
 from audiomask.streaming import State, Streaming, to_onnx
 
 SHUT = 1e4  # sigmoid(-1e4) = 0 and sigmoid(1e4) = 1 in float32, whatever is added to it
@@ -128,14 +129,22 @@ class _TrainedGRU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, h, w, r, b, c):
         """x `[T, N, C]`, h `[N, H]`, weights and biases as in `nn.GRU` -> y `[T, N, H]`, last h `[N, H]`."""
-        (frames, rows, _), size, start = x.shape, h.shape[1], h
+        (frames, rows, _), size, start = x.shape, h.shape[1], h.contiguous()
+        u, y = x.new_empty(frames, rows, size), x.new_empty(frames, rows, size)
         bias = b + c
-        bias[2 * size :] = 2 * b[2 * size :]
+        bias[2 * size :] = b[2 * size :]
+        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
+            gates = torch.addmm(bias, x.flatten(0, 1), w.T).view(frames, rows, 3 * size)
+            kernels.call(
+                compiled.gru_forward, frames, rows, size, r.T.contiguous(), c.contiguous(), start, gates, u, y
+            )
+            ctx.save_for_backward(x, start, w, r, gates, u, y)
+            return y, y[-1].clone()
+        bias[2 * size :] *= 2
         w_2 = torch.cat([w[: 2 * size], 2 * w[2 * size :]])
         gates = torch.addmm(bias, x.flatten(0, 1), w_2.T).view(frames, rows, 3 * size)
         r_rz, r_n = (part.T.contiguous() for part in r.split((2 * size, size)))
         c_n, minus = c[2 * size :], x.new_tensor(-1.0)
-        u, y = x.new_empty(frames, rows, size), x.new_empty(frames, rows, size)
         with _one_thread():
             for gate, u_t, y_t in zip(gates, u, y, strict=True):
                 rz, n = gate.split((2 * size, size), 1)
@@ -153,7 +162,24 @@ class _TrainedGRU(torch.autograd.Function):
         size = start.shape[1]
         before = torch.cat([start[None], y[:-1]])
         d, dn = torch.empty_like(gates), torch.empty_like(u)  # of R h + c for r, z, n; of W x + b for n
-        dh, a, e = dh.clone(), torch.empty_like(start), torch.empty_like(start)
+        dh = dh.clone(memory_format=torch.contiguous_format)
+        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
+            states = (r.contiguous(), start, gates, u, y, dy.contiguous(), dh, d, dn)
+            kernels.call(compiled.gru_backward, len(y), len(dh), size, *states)
+        else:
+            dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
+        d, dn, x_rows = d.flatten(0, 1), dn.flatten(0, 1), x.flatten(0, 1)
+        rz, dc = d[:, : 2 * size], d.sum(0)
+        dx = (rz @ w[: 2 * size]).addmm_(dn, w[2 * size :]).view_as(x) if ctx.needs_input_grad[0] else None
+        dw = torch.cat([rz.T @ x_rows, dn.T @ x_rows])
+        return dx, dh, dw, d.T @ before.flatten(0, 1), torch.cat([dc[: 2 * size], dn.sum(0)]), dc
+
+    @staticmethod
+    def through_time(
+        r: Tensor, gates: Tensor, u: Tensor, before: Tensor, dy: Tensor, dh: Tensor, d: Tensor, dn: Tensor
+    ) -> Tensor:
+        """Fill `d` and `dn` from the last step to the first; return the gradient of the first state."""
+        size, a, e = dh.shape[1], torch.empty_like(dh), torch.empty_like(dh)
         tanh, sigmoid = torch.ops.aten.tanh_backward.grad_input, torch.ops.aten.sigmoid_backward.grad_input
         steps = list(zip(dy, gates, u, before, d, dn, strict=True))
         with _one_thread():
@@ -167,11 +193,7 @@ class _TrainedGRU(torch.autograd.Function):
                 torch.mul(dn_t, r_t, out=du)
                 sigmoid(torch.mul(dn_t, u_t, out=e), r_t, grad_input=dr)
                 torch.addmm(a, d_t, r, out=dh)
-        d, dn, x_rows = d.flatten(0, 1), dn.flatten(0, 1), x.flatten(0, 1)
-        rz, dc = d[:, : 2 * size], d.sum(0)
-        dx = (rz @ w[: 2 * size]).addmm_(dn, w[2 * size :]).view_as(x) if ctx.needs_input_grad[0] else None
-        dw = torch.cat([rz.T @ x_rows, dn.T @ x_rows])
-        return dx, dh, dw, d.T @ before.flatten(0, 1), torch.cat([dc[: 2 * size], dn.sum(0)]), dc
+        return dh
 
 
 def _gru(x: Tensor, h: Tensor, w: Tensor, r: Tensor, *biases: Tensor) -> tuple[Tensor, Tensor]:

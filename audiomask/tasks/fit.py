@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
 from audiomask.audio import AudioError
+from audiomask.nn import kernels
 from audiomask.tasks import recipe
 
 CHECKPOINT = timedelta(minutes=5)  # between two within an epoch: what a run that is killed loses at most
@@ -176,6 +177,7 @@ def fit(
         raise AudioError(f"{config}: trainer.strategy fsdp flattens the weights; use ModelParallelStrategy")
     if isinstance(trainer.strategy, ModelParallelStrategy):
         _divide(cli)
+    compiled = trainer.strategy.root_device.type == "cpu" and kernels.want()
     out.mkdir(parents=True, exist_ok=True)
     if trainer.is_global_zero:  # of several processes one writes
         (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
@@ -186,8 +188,10 @@ def fit(
             "recipe": str(config),
             "processes": trainer.world_size,
             "precision": trainer.precision,
+            "compiled_layers": compiled,
         }
-        print(f"audiomask: training in {trainer.precision}", file=sys.stderr)
+        layers = "compiled layers" if compiled else "torch's layers"
+        print(f"audiomask: training in {trainer.precision} with {layers}", file=sys.stderr)
         (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
     model_config = _model_config(cli.config["model"])

@@ -1,0 +1,85 @@
+"""Compiles kernels.c with the machine's C compiler, for training; without one, torch's operators do the work.
+
+`library()` is what `nn.recurrent` and `nn.attention` ask for. It is compiled once a machine, into the user's
+cache, by the first training.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fPIC", "-fopenmp")
+_wanted = False
+
+
+def want(yes: bool = True) -> bool:
+    """Have layers in training use the compiled kernels, where they can be had; returns whether they can."""
+    global _wanted
+    _wanted = yes
+    return yes and _load() is not None
+
+
+def library(*sizes: int) -> ctypes.CDLL | None:
+    """Return the kernels where they are wanted, can be had, and take columns of these `sizes`."""
+    return _load() if _wanted and all(size % 8 == 0 for size in sizes) else None
+
+
+def call(function: Any, *values: Tensor | float | int | None) -> None:
+    """Call a kernel on torch's number of threads; tensors are contiguous float32 or bool."""
+    words: list[object] = [ctypes.c_int(torch.get_num_threads())]
+    for value in values:
+        if isinstance(value, Tensor):
+            assert value.is_contiguous()
+            assert value.dtype in (torch.float32, torch.bool)
+            words.append(ctypes.c_void_p(value.data_ptr()))
+        else:
+            kinds: dict[type, Any] = {float: ctypes.c_float, int: ctypes.c_int}
+            words.append(kinds.get(type(value), ctypes.c_void_p)(value))
+    function(*words)
+
+
+@cache
+def _load() -> ctypes.CDLL | None:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if sys.platform != "linux" or compiler is None:
+        return None
+    cpu = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    machine = [
+        line for line in cpu.splitlines() if line.startswith(("model name", "flags", "Features", "CPU"))
+    ]
+    told = (SOURCE.read_text(), *FLAGS, compiler, *machine)
+    key = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "audiomask"
+    built = folder / f"kernels-{key}.so"
+    part = folder / f"{built.stem}.{secrets.token_hex(4)}"
+    try:
+        if not built.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            # Linked without -fopenmp: its functions are then those of the library that torch has loaded, and
+            # there is one pool of threads.
+            subprocess.run(
+                [compiler, *FLAGS, "-c", SOURCE, "-o", f"{part}.o"], check=True, capture_output=True
+            )
+            subprocess.run(
+                [compiler, "-shared", f"{part}.o", "-o", f"{part}.so"], check=True, capture_output=True
+            )
+            Path(f"{part}.so").replace(built)
+        return ctypes.CDLL(str(built), mode=os.RTLD_NOW)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    finally:
+        for suffix in (".o", ".so"):
+            Path(f"{part}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""The compiled layers equal torch's, values and gradients, at sizes that leave rows over."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from audiomask.nn import kernels
+from audiomask.nn.attention import attend_all
+from audiomask.nn.recurrent import PlainGRU
+
+
+@pytest.fixture(autouse=True)
+def compiled(tmp_path, monkeypatch):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    assert kernels.want()
+    yield
+    kernels.want(False)
+
+
+@pytest.mark.parametrize(("rows", "size", "threads"), [(3, 8, 1), (21, 24, 2), (64, 32, 2)])
+def test_a_gru_equals_torch(rows, size, threads):
+    torch.manual_seed(0)
+    torch.set_num_threads(threads)
+    reference = nn.GRU(5, size, 2, bidirectional=True)
+    model = PlainGRU(5, size, 2, bidirectional=True)
+    model.load_state_dict(reference.state_dict())
+    x, h = torch.randn(9, rows, 5), torch.randn(4, rows, size)
+    found = []
+    for gru in (model, reference):
+        inputs = [x.clone().requires_grad_(), h.clone().requires_grad_()]
+        y, end = gru(*inputs)
+        (y.sin().mean() + end.square().mean()).backward()
+        found.append([y, end, *(value.grad for value in (*inputs, *gru.parameters()))])
+    torch.set_num_threads(1)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [0.0, 0.4])
+def test_attention_equals_torch_operators(hidden):
+    torch.manual_seed(0)
+    qkv, found = 2 * torch.randn(7, 16, 96), []
+    for ours in (True, False):
+        kernels.want(ours)
+        torch.manual_seed(1)
+        x = qkv.clone().requires_grad_()
+        y = attend_all(x, 4, hidden)
+        y.sin().sum().backward()
+        found.append((y, x.grad))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+
+
+def test_large_numbers_neither_overflow_nor_vanish():
+    qkv = torch.full((1, 8, 24), 1e4)
+    qkv[:, 3] = -1e4
+    y = attend_all(qkv.requires_grad_(), 1)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(qkv.grad).all()
+
+
+def test_sizes_that_do_not_fit_are_left_to_torch():
+    assert kernels.library(8, 32) is not None
+    assert kernels.library(8, 12) is None
+
+
+def test_without_a_compiler_torch_does_the_work(monkeypatch):
+    kernels._load.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert not kernels.want()
+    assert kernels.library(8) is None
+    monkeypatch.undo()
+    kernels._load.cache_clear()
