@@ -2,7 +2,7 @@
 
 `stems`: four sounds of one. `wide`: one port with the two channels of a stereo image. `triple`: every sample
 three times. `encoder` and `decoder`: a codec of two codebooks at 1/160, whose codes are the mean of each hop
-in 256 steps, coarse and fine. `detector`: probabilities and bits of each hop.
+in 256 steps, coarse and fine. `detector`: probabilities and bits of each hop. `marker`: bits beside sound.
 """
 
 import json
@@ -25,6 +25,7 @@ OUTPUTS = {
     "triple": [stream("upsampled", rate="3")],
     "encoder": [CODES],
     "decoder": [stream("decoded")],
+    "marker": [stream("sizes", "codes", f"1/{HOP}")],
     "detector": [
         stream("present", "probabilities", f"1/{HOP}", 2, labels=["yes", "no"]),
         stream("bits", "bits", f"1/{HOP}", 3),
@@ -39,6 +40,8 @@ def build(path, kind, **changes):
     from onnx import helper as h
 
     inputs = [CODES if kind == "decoder" else PCM]
+    if kind == "marker":
+        inputs.append(stream("bits", "bits", f"1/{HOP}"))
     meta = {
         "format": 2, "name": kind, "task": "enhance",
         "sample_rate": RATE, "hop": HOP, "delay": 0, "latency": HOP,
@@ -96,6 +99,13 @@ def build(path, kind, **changes):
             n("Unsqueeze", ["mean", "axis3"], ["m4"]),
             n("Tile", ["m4", "tile"], ["held"]),
             n("Reshape", ["held", "flat"], ["decoded"]),
+        ]
+    elif kind == "marker":  # whatever it hears: the bits
+        nodes = [
+            *mean(),
+            n("Mul", ["mean", const("zero", 0.0)], ["nothing"]),
+            n("Cast", ["nothing"], ["none"], to=T.INT64),
+            n("Add", ["none", "bits"], ["sizes"]),
         ]
     else:
         nodes = [

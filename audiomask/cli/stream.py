@@ -38,6 +38,7 @@ from audiomask.runtime.packets import RECORD, JitterBuffer, shape
 from audiomask.runtime.pcm import FORMATS
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
+from audiomask.runtime.sinks import needed
 
 LIVE_MS = 500  # a conversation bears no more: ITU-T G.114 calls 400 ms one way unacceptable
 
@@ -106,6 +107,8 @@ def _pipe(args: argparse.Namespace) -> None:
         for option in ("packets", "dry"):
             if getattr(args, option):
                 raise UsageError(f"--{option}: {artifact.name} makes no sound of sound; leave it out")
+        if more := needed(artifact.streams)[1:]:
+            raise UsageError(f"{artifact.name}: needs {more[0].name} beside {first.name}, and a pipe has one")
         player = Player(artifact, outputs=[port.name], controls=controls(args), **how)
     source = Pipe(args.format, player.channels, first)
     sink = Pipe(args.format, player.rows[port.name], port)

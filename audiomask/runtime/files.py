@@ -26,7 +26,7 @@ from audiomask.runtime.artifact import Artifact, ArtifactError, choose
 from audiomask.runtime.batch import LOSSY, Job, Report, Tick, Work, reported
 from audiomask.runtime.player import BULK_HOPS, Player
 from audiomask.runtime.session import Session, sounds
-from audiomask.runtime.sinks import Codes, Frames, Lines, Sink, Sound, Text, outputs_of
+from audiomask.runtime.sinks import Codes, Frames, Lines, Sink, Sound, Text, needed, outputs_of
 from audiomask.sources import Source
 
 if TYPE_CHECKING:
@@ -196,6 +196,10 @@ class Enhance(Work):
             raise ArtifactError(
                 f"{model.name}: its outputs are not of one kind, so the untouched sound cannot be mixed in; "
                 "leave out --dry, or choose an output of sound with --output"
+            )
+        if not self.takes_codes and (more := needed(model.streams)[1:]):
+            raise ArtifactError(
+                f"{model.name}: needs {more[0].name} beside the sound; feed a Player in Python"
             )
         return Player(model, outputs=[port.name for port in ports], **given)
 

@@ -62,6 +62,11 @@ def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
     return found
 
 
+def needed(streams: Sequence[Port]) -> list[Port]:
+    """Return the streams that somebody must give: all but those that mean something left alone."""
+    return [streams[0], *(port for port in streams[1:] if port.type not in ("lost", "noise"))]
+
+
 class Sink(Protocol):
     """A file of a job; `notes` are for the user."""
 
@@ -222,8 +227,9 @@ class Codes:
             if len(arrays) == 1 and streams[0].name not in arrays:
                 arrays = {streams[0].name: arrays.popitem()[1]}
             self.arrays = {port.name: _fitting(port, arrays) for port in streams if port.name in arrays}
-            if streams[0].name not in self.arrays:
-                raise ValueError(f"it holds {' '.join(arrays) or 'nothing'}, not {streams[0].name}")
+            for port in needed(streams):
+                if port.name not in self.arrays:
+                    raise ValueError(f"it holds {' '.join(arrays) or 'nothing'}, not {port.name}")
             if not MIN_RATE <= rate <= MAX_RATE or frames < 1:
                 raise ValueError(f"{frames} frames at {rate} Hz are no sound")
         except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -219,6 +219,15 @@ def test_probabilities_and_bits(here, cli, models):
     assert np.load("b.npz")["bits"].shape == (6, above.shape[1])
 
 
+def test_inputs_that_no_file_gives_are_named(here, cli, models):
+    """Zeros in their place would be a wrong answer without a word."""
+    wav("a.wav")
+    done = cli("enhance", "a.wav", "-m", models["marker"])
+    assert (done.code, "marker: needs bits beside the sound" in done.err) == (1, True)
+    code, out, err = pipe(b"", "-m", models["marker"])
+    assert (code, out, "marker: needs bits beside audio, and a pipe has one" in err) == (2, b"", True)
+
+
 # --- pipes --------------------------------------------------------------------------------------------------
 
 
