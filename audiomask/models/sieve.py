@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
-from audiomask.nn.bandnet import BandNet
+from audiomask.nn.bandnet import BandNet, norm_relu
 from audiomask.streaming import Delay, Port, State, StreamingModel
 
 BINS = 256  # bins that the network sees
@@ -70,7 +70,7 @@ class MaskNet(BandNet):
         if self.training and self.hidden:
             z = z * (torch.rand_like(z[:, :1]) >= self.hidden)
         z = torch.cat([state["features"], z], 2)  # [B, 3, 2 + T, 256]
-        x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
+        x = norm_relu(self.encode_norm, self._encode(z))  # [B, C, T, 64]
         frames = x.shape[2]
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
         skip = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import platform
 import subprocess
@@ -188,6 +189,7 @@ def fit(
     trainer.callbacks += [keep, *savers]  # type: ignore[attr-defined]
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
+    gc.freeze()  # collections need not look at all that was imported and built, over and over
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
     if keep.best == -float("inf"):  # a run without validation
         keep.write(trainer, cli.model)
