@@ -190,7 +190,10 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     gc.freeze()  # collections need not look at all that was imported and built, over and over
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    finally:
+        gc.unfreeze()
     if keep.best == -float("inf"):  # a run without validation
         keep.write(trainer, cli.model)
     if getattr(cli.datamodule, "test_dir", None):
