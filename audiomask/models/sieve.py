@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.masks import gains
-from audiomask.nn.bandnet import BandNet
+from audiomask.nn.bandnet import BandNet, norm_relu
 from audiomask.nn.masked import Masked
 from audiomask.streaming import Context, Gate, Port
 
@@ -64,7 +64,7 @@ class MaskNet(BandNet):
         if self.training and self.hidden:
             z = z * (torch.rand_like(z[:, :1]) >= self.hidden)
         z, features = self.features.step(z, state["features"])  # [B, 3, 2 + T, 256]
-        x = F.relu(self.encode_norm(self._encode(z)))  # [B, C, T, 64]
+        x = norm_relu(self.encode_norm, self._encode(z))  # [B, C, T, 64]
         frames = x.shape[2]
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
         early = self.early.before(spectrum, state)

@@ -1,4 +1,5 @@
-/* Two layers for training on a CPU, each in one parallel region: a GRU through time and self-attention of a few places.
+/* Layers for training on a CPU, each in one parallel region: a GRU through time, self-attention of a few places, and a
+ * batch norm with what follows it.
  *
  * Rows of a GRU and sets of places know nothing of each other, so a thread takes some of them from end to end and keeps
  * what it works on in its cache, where operators of a tensor library go through memory once each. All matrices are
@@ -212,6 +213,74 @@ void attention_backward(int threads, int sets, int places, int channels, int hea
             }
             product(places, places, size, slopes, places, 1, k, stride, dq, stride);
             product(places, places, size, slopes, 1, places, q, stride, dk, stride);
+        }
+    }
+}
+
+/* y = skip + relu(z), z = w (x - mean) / deviation + b, over x [sets, channels, places] and normalised by each channel's
+ * own statistics; of them, mean and 1 / deviation go into stats [2, channels]. */
+void norm_forward(int threads, int sets, int channels, int places, float eps, const float *x, const float *w,
+                  const float *b, const float *skip, float *stats, float *y) {
+    double count = (double)sets * places;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int c = 0; c < channels; c++) {
+        double sum = 0.0, square = 0.0;
+        float near = x[(int64_t)c * places]; /* squares of what is far from 0 would cancel */
+        for (int n = 0; n < sets; n++) {
+            const float *row = x + ((int64_t)n * channels + c) * places;
+            vec one = {0}, two = {0};
+            for (int j = 0; j < places; j += V) {
+                vec v = load(row + j) - near;
+                one += v;
+                two += v * v;
+            }
+            sum += total(one);
+            square += total(two);
+        }
+        double mean = sum / count, variance = square / count - mean * mean;
+        stats[c] = near + mean;
+        stats[channels + c] = 1.0 / __builtin_sqrt((variance > 0 ? variance : 0) + eps);
+        float scale = w[c] * stats[channels + c], shift = b[c] - stats[c] * scale;
+        for (int n = 0; n < sets; n++) {
+            int64_t at = ((int64_t)n * channels + c) * places;
+            for (int j = 0; j < places; j += V) {
+                vec v = larger(load(x + at + j) * scale + shift, all(0.0f));
+                store(y + at + j, skip ? v + load(skip + at + j) : v);
+            }
+        }
+    }
+}
+
+/* dx, and d of w and b in slopes [2, channels]. */
+void norm_backward(int threads, int sets, int channels, int places, const float *x, const float *w, const float *b,
+                   const float *stats, const float *dy, float *dx, float *slopes) {
+    float count = (float)sets * places;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int c = 0; c < channels; c++) {
+        float mean = stats[c], inverse = stats[channels + c];
+        double of_w = 0.0, of_b = 0.0;
+        for (int n = 0; n < sets; n++) {
+            int64_t at = ((int64_t)n * channels + c) * places;
+            vec one = {0}, two = {0};
+            for (int j = 0; j < places; j += V) {
+                vec v = (load(x + at + j) - mean) * inverse;
+                vec g = select(v * w[c] + b[c] > all(0.0f), load(dy + at + j), all(0.0f));
+                one += g;
+                two += g * v;
+            }
+            of_b += total(one);
+            of_w += total(two);
+        }
+        slopes[c] = of_w;
+        slopes[channels + c] = of_b;
+        float scale = w[c] * inverse, level = of_b / count, tilt = of_w / count;
+        for (int n = 0; n < sets; n++) {
+            int64_t at = ((int64_t)n * channels + c) * places;
+            for (int j = 0; j < places; j += V) {
+                vec v = (load(x + at + j) - mean) * inverse;
+                vec g = select(v * w[c] + b[c] > all(0.0f), load(dy + at + j), all(0.0f));
+                store(dx + at + j, scale * (g - level - v * tilt));
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import platform
 import subprocess
@@ -205,7 +206,11 @@ def fit(
     trainer.callbacks += [keep, *savers]  # type: ignore[attr-defined]
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    gc.freeze()  # collections need not look at all that was imported and built, over and over
+    try:
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
+    finally:
+        gc.unfreeze()
     if getattr(cli.datamodule, "test_dir", None):
         _test(cli, out)
     return cli.model

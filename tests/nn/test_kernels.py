@@ -8,6 +8,7 @@ from torch import nn
 
 from audiomask.nn import kernels
 from audiomask.nn.attention import attend_all
+from audiomask.nn.bandnet import norm_relu
 from audiomask.nn.recurrent import PlainGRU
 
 
@@ -52,6 +53,26 @@ def test_attention_equals_torch_operators(hidden):
         found.append((y, x.grad))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "shape"), [(nn.BatchNorm1d, (5, 6, 16)), (nn.BatchNorm2d, (2, 6, 3, 8))])
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_norm_with_what_follows_equals_torch(kind, shape, skips):
+    torch.manual_seed(0)
+    x, skip, found = 3 * torch.randn(shape) + 5, torch.randn(shape), []
+    for ours in (True, False):
+        kernels.want(ours)
+        norm = kind(6)
+        norm.load_state_dict(norm.state_dict() | {"weight": torch.linspace(-1, 2, 6), "bias": torch.ones(6)})
+        inputs = [x.clone().requires_grad_(), skip.clone().requires_grad_()]
+        for _ in range(2):  # the running statistics move twice
+            y = norm_relu(norm, inputs[0], inputs[1] if skips else None)
+        assert ("TrainedNorm" in str(y.grad_fn.next_functions[0][0]) + str(y.grad_fn)) == ours
+        (y * skip.cos()).sum().backward()
+        grads = [value.grad for value in (*inputs, *norm.parameters()) if value.grad is not None]
+        found.append([y, *grads, *norm.buffers()])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=1e-5)
 
 
 def test_large_numbers_neither_overflow_nor_vanish():
