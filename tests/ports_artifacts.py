@@ -25,9 +25,7 @@ _LATER = """
     next_state = Slice (line, size, end, two)
 """  # {x}, `LATE` samples late
 
-# Inputs, outputs, hop, delay, frames of the state, and the graph.
-MODELS = {
-    "encoder": ([_AUDIO], [_CODES], FRAME, FRAME, (4, 1), f"""
+_ENCODED = f"""
     shape = Constant <value = int64[4] {{0, -1, 4, {FRAME // 4}}}> ()
     parts = Reshape (audio, shape)
     size = Abs (parts)
@@ -41,7 +39,20 @@ MODELS = {
     most = Constant <value = float {{{LEVELS - 1}.0}}> ()
     clipped = Min (scaled, most)
     floor = Floor (clipped)
-    codes = Cast <to: int = 7> (floor)"""),
+    codes = Cast <to: int = 7> (floor)"""
+_INFORMED = _ENCODED.replace(
+    "line = Concat <axis: int = 2> (state, now)",
+    """
+    unit = Constant <value = float {1.0}> ()
+    kept = Sub (unit, lost)
+    heard = Mul (now, kept)
+    line = Concat <axis: int = 2> (state, heard)""",
+)
+
+# Inputs, outputs, hop, delay, frames of the state, and the graph.
+MODELS = {
+    "encoder": ([_AUDIO], [_CODES], FRAME, FRAME, (4, 1), _ENCODED),
+    "informed_encoder": ([_AUDIO, _LOST], [_CODES], FRAME, FRAME, (4, 1), _INFORMED),
     "decoder": ([_CODES, _LOST], [_SOUND], FRAME, 0, (1, 1), f"""
     numbers = Cast <to: int = 1> (codes)
     level = ReduceMean <keepdims: int = 1> (numbers, one)
@@ -149,9 +160,9 @@ def build(folder, name, **changes):
     return path
 
 
-def _encoded(audio):
+def _encoded(audio, lost=0):
     frames = np.pad(audio[0], (0, -audio.shape[1] % FRAME)).reshape(-1, 4, FRAME // 4)
-    level = np.abs(frames).mean(2, dtype=np.float32).T
+    level = np.abs(frames).mean(2, dtype=np.float32).T * (1 - np.float32(lost))
     return {"codes": np.minimum(level * 200, LEVELS - 1).astype(np.int64)}
 
 
@@ -167,6 +178,7 @@ def _decoded(codes, lost=None):
 
 REFERENCES = {
     "encoder": _encoded,
+    "informed_encoder": _encoded,
     "decoder": _decoded,
     "stems": lambda audio: {name: a * audio + b * audio**2 for name, (a, b) in STEMS.items()},
     "stereo_stems": lambda audio: {"stems": np.concatenate((audio**2, audio - audio**2))},

@@ -67,7 +67,7 @@ async function replay(model, one) {
 
 const [, , cases, models, out] = process.argv;
 const loaded = new Map();
-const all = {};
+const all = { gaussian: gaussian(2, 4, 2 ** 32 - 2, 7).map((row) => [...row]) };
 for (const one of JSON.parse(readFileSync(cases, "utf8"))) {
   try {
     if (!loaded.has(one.model)) loaded.set(one.model, await loadModel(ort, readFileSync(`${models}/${one.model}.onnx`)));

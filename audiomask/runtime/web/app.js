@@ -154,7 +154,8 @@ function showPorts() {
     const changed = { [port.name]: value };
     if (port === DRY) mix = changed;
     else Object.assign(values, changed);
-    if (live) runner.set(port === DRY ? {} : changed, port === DRY ? changed : {}).catch((error) => complain(explain(error)));
+    const request = port === DRY ? [{}, changed] : [changed];
+    if (live) runner.set(...request).catch((error) => complain(explain(error)));
     else if (take && !asking) later();
   });
 }
@@ -179,7 +180,8 @@ async function openSession(rate, channels) {
   const place = mode() === "server"
     ? { url: new URL("ws", document.baseURI).href.replace(/^http/, "ws"), model: model().name, token: token() }
     : { url: modelUrl(), headers: headers() };
-  const info = await runner.open({ mode: mode(), ...place, rate, channels, output: $("output").value, ...mix, controls: values });
+  const options = { rate, channels, output: $("output").value, controls: values, ...mix };
+  const info = await runner.open({ mode: mode(), ...place, ...options });
   $("latency").textContent = milliseconds(info.latency / rate);
   $("rate").textContent = `${rate} Hz`;
   return info;
@@ -284,7 +286,8 @@ async function startLive() {
     await context.resume();
     const info = await openSession(context.sampleRate, width());
     if (info.rate_out !== info.rate) {
-      throw new Error(`${model().name} makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`);
+      const words = `makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`;
+      throw new Error(`${model().name} ${words}`);
     }
     const recording = { before: [], after: [], pending: new Float32Array(0) };
     startPictures({ before: info.rate, after: info.rate_out }, COLUMN_S);

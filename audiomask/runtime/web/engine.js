@@ -128,14 +128,16 @@ export class Engine {
     for (const port of streams) {
       const data = new MEMORY[port.dtype](this.batch * port.channels * hops * this.frames[port.name]);
       const count = data.length / (this.batch * port.channels);
-      inputs[port.name].forEach((row, c) => data.set(port.dtype === "int64" ? BigInt64Array.from(row, BigInt) : row, c * count));
+      const cell = port.dtype === "int64" ? (row) => BigInt64Array.from(row, BigInt) : (row) => row;
+      inputs[port.name].forEach((row, c) => data.set(cell(row), c * count));
       feeds[port.name] = new Tensor(port.dtype, data, [this.batch, port.channels, count]);
     }
     for (const [control, { dtype, shape }] of Object.entries(this.#shapes)) {
       feeds[control] = new Tensor(dtype, this.controls[control], shape);
     }
     const wanted = this.outputs.map((port) => port.name);
-    const results = await graph.run(feeds, [...wanted, ...states.map((state) => `next_${state.name}`)]).catch((error) => {
+    const names = [...wanted, ...states.map((state) => `next_${state.name}`)];
+    const results = await graph.run(feeds, names).catch((error) => {
       const words = String(error.message ?? error).split("\n")[0].slice(0, 300);
       throw new ArtifactError(`${name}: failed while running (${words}); export it again`);
     });
@@ -143,8 +145,9 @@ export class Engine {
     const made = wanted.map((output) => results[output].data);
     const broken = this.#mend(made, hops);
     const outputs = this.outputs.map((port, n) => {
-      const count = made[n].length / (this.batch * port.channels);
-      const rows = Array.from({ length: this.batch * port.channels }, (_, c) => made[n].subarray(c * count, (c + 1) * count));
+      const length = this.batch * port.channels;
+      const count = made[n].length / length;
+      const rows = Array.from({ length }, (_, c) => made[n].subarray(c * count, (c + 1) * count));
       return [port.name, rows.map((row) => (port.dtype === "int64" ? port.Row.from(row, Number) : row))];
     });
     return { outputs: Object.fromEntries(outputs), broken };
@@ -152,7 +155,8 @@ export class Engine {
 
   /** A state that holds a NaN would never recover: mute rows that have one, start them anew, and say so. */
   #mend(made, hops) {
-    const floats = this.artifact.states.filter(({ dtype }) => dtype === "float32").map(({ name }) => this.#state[name].data);
+    const states = this.artifact.states.map(({ name }) => this.#state[name].data);
+    const floats = states.filter((data) => data instanceof Float32Array);
     this.#hops += hops;
     if (this.#hops >= SWEEP) {
       this.#hops = 0;

@@ -28,7 +28,7 @@ const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([ke
 /** A sound as a list of rows, of rows or of one. */
 const listed = (x) => (ArrayBuffer.isView(x) || typeof x[0] === "number" ? [x] : [...x]);
 /** Rows of numbers as a port has them. */
-const copied = (rows, port) => rows.map((row) => (port.dtype === "int64" ? port.Row.from(row, Math.trunc) : new port.Row(row)));
+const copied = (rows, { dtype, Row }) => rows.map((row) => (dtype === "int64" ? Row.from(row, Math.trunc) : new Row(row)));
 const shape = (rows) => `(${rows.length}, ${rows[0]?.length ?? 0})`;
 export const differ = (a, b) => Object.keys(a).some((key) => a[key].some((value, i) => value !== b[key][i]));
 
@@ -54,8 +54,10 @@ export class Player {
     this.artifact = artifact;
     this.first = streams[0];
     this.sampleRate = sampleRate ?? artifact.sample_rate;
-    if (!(this.sampleRate >= 1)) throw new ArtifactError(`sample rate ${this.sampleRate} Hz is not positive`);
-    if (!Number.isInteger(this.sampleRate)) throw new ArtifactError(`sample rate ${this.sampleRate} Hz is no whole number`);
+    if (!(this.sampleRate >= 1 && Number.isInteger(this.sampleRate))) {
+      const wrong = this.sampleRate >= 1 ? "no whole number" : "not positive";
+      throw new ArtifactError(`sample rate ${this.sampleRate} Hz is ${wrong}`);
+    }
     const width = this.first.channels;
     const sound = this.first.type === "pcm";
     this.channels = channels ?? width;
@@ -205,7 +207,9 @@ export class Player {
     }
     if (this.#flagged) delete others[name];
     const unknown = Object.keys(others).sort().find((key) => !Object.hasOwn(this._held, key));
-    if (unknown) throw new RangeError(`${artifact.name} has no stream ${unknown}; it has ${Object.keys(this._held).join(" ")}`);
+    if (unknown) {
+      throw new RangeError(`${artifact.name} has no stream ${unknown}; it has ${Object.keys(this._held).join(" ")}`);
+    }
     if (first.type === "pcm") {
       for (const row of x) {
         for (let n = 0; n < row.length; n++) {
@@ -248,7 +252,9 @@ export class Player {
       else {
         x = copied(listed(x), port);
         const rows = this.rows[name];
-        if (![1, rows].includes(x.length)) throw new RangeError(`${name} of shape ${shape(x)} does not fit [${rows}, T]`);
+        if (![1, rows].includes(x.length)) {
+          throw new RangeError(`${name} of shape ${shape(x)} does not fit [${rows}, T]`);
+        }
         if (Math.abs(start + x[0].length - end) >= 1) {
           const due = Number((end - start).toPrecision(6));
           const words = `${name} has ${x[0].length} frames, not the ${due} that go with ${count} of ${this.first.name}`;
@@ -274,7 +280,8 @@ export class Player {
     }));
     const parts = [this.#nothing()];
     const up = this._in[name];
-    if (up && !Object.keys(this._out).length) { // what makes no sound hears nothing of the converter's ringing after the end
+    if (up && !Object.keys(this._out).length) {
+      // What makes no sound hears nothing of the converter's ringing after the end.
       const tail = up.push(zeros(up.channels, 2 * up.half + up.down));
       const kept = [this._in, this.rates];
       this._in = {};
@@ -314,7 +321,8 @@ export class Player {
     const runs = [];
     for (let at = 0; at < hops; ) {
       const many = this._many(hops - at);
-      runs.push(await this._step(mapped(given, (x, name) => part(x, at * frames[name], (at + many) * frames[name])), many));
+      const piece = mapped(given, (x, name) => part(x, at * frames[name], (at + many) * frames[name]));
+      runs.push(await this._step(piece, many));
       at += many;
     }
     this._held = mapped(given, (x, name) => x.map((row) => row.slice(hops * frames[name])));
@@ -349,5 +357,6 @@ function outputPort({ name, task, outputs }, wanted) {
   const found = outputs.find((port) => port.name === wanted) ?? outputs.find((port) => port.type === wanted);
   if (found) return found;
   const types = outputs.map((port) => port.type).join(" ");
-  throw new ArtifactError(`${name}: is a model to ${task}, whose output is ${types}, not ${wanted}; choose another with -m`);
+  const words = `is a model to ${task}, whose output is ${types}, not ${wanted}; choose another with -m`;
+  throw new ArtifactError(`${name}: ${words}`);
 }

@@ -29,7 +29,8 @@ export class Remote {
   static async open({ url, model, rate, channels, output, dry, controls, token }, onsound) {
     const remote = new Remote(url, onsound);
     await remote.#until(() => remote.#socket.readyState === WebSocket.OPEN);
-    remote.#send({ type: "hello", model, rate, format: "f32le", channels, output, dry, controls, ...(token ? { token } : {}) });
+    const hello = { model, rate, format: "f32le", channels, output, dry, controls };
+    remote.#send({ type: "hello", ...hello, ...(token ? { token } : {}) });
     await remote.#until(() => remote.info);
     return remote;
   }

@@ -155,7 +155,8 @@ export class Session extends Player {
     const late = join([this.#late, x.slice(...this.#dried)]);
     const { name } = this.ports[0];
     const count = y[name][0].length;
-    if (!this._done[name]) this.#mix.now = this.#mix.target; // nothing has been heard yet that a change could click against
+    // At the start nothing has been heard yet that a change could click against.
+    if (!this._done[name]) this.#mix.now = this.#mix.target;
     const dry = this.#mix.take(count);
     if (dry) {
       for (const [output, rows] of Object.entries(y)) {
@@ -190,7 +191,8 @@ export class Session extends Player {
     const done = this.#fades - this.#fading--;
     for (const [name, rows] of Object.entries(fresh.outputs)) {
       const share = (n) => (done * rows[0].length + n + 1) / (this.#fades * rows[0].length);
-      fresh.outputs[name] = rows.map((row, c) => row.map((y, n) => old.outputs[name][c][n] + share(n) * (y - old.outputs[name][c][n])));
+      const before = old.outputs[name];
+      fresh.outputs[name] = rows.map((row, c) => row.map((y, n) => before[c][n] + share(n) * (y - before[c][n])));
     }
     return fresh.outputs;
   }
@@ -202,8 +204,8 @@ export function sounds({ name, task, streams, outputs, lost }, output = null) {
   const names = outputs.filter((port) => port.type === "pcm").map((port) => port.name);
   const others = streams.slice(1).some((port) => !["lost", "noise"].includes(port.type));
   if (streams[0].type !== "pcm" || !names.length || others) {
-    const words = `is no audio-to-audio model, so a session cannot play it; its task is ${task}: see audiomask ${task} --help`;
-    throw new ArtifactError(`${name}: ${words}`);
+    const words = "is no audio-to-audio model, so a session cannot play it; its task is";
+    throw new ArtifactError(`${name}: ${words} ${task}: see audiomask ${task} --help`);
   }
   if (lost && (Number(lost.rate) !== 1 || lost.channels !== 1)) {
     const words = `has ${lost.channels} channels at rate ${lost.rate}; a session gives one flag for each sample`;
