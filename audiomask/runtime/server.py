@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import ipaddress
 import mimetypes
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from audiomask import __version__
 from audiomask.runtime.artifact import Artifact, ArtifactError, family, resolve, shipped
 from audiomask.runtime.commands import Refusal
-from audiomask.runtime.counters import Counters
+from audiomask.runtime.hub import Hub, Settings
 from audiomask.runtime.session import Session, sounds
 from audiomask.runtime.sockets import Socket
 from audiomask.runtime.turns import Worker
@@ -67,22 +65,6 @@ TYPES = {
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``max_rate``: seconds of sound per second that a socket may send for long. ``origins``: of web pages
-    that may open sockets, besides the server's own. ``loopback``: only this machine is served, so that a
-    request under another name is somebody's trick with DNS. ``page``: a folder, or None."""
-
-    token: str | None = None
-    origins: tuple[str, ...] = ()
-    loopback: bool = True
-    max_sockets: int = 64
-    max_rate: float = 20.0
-    idle_s: float = 60.0
-    threads: int = 1
-    page: Path | None = None
 
 
 def is_loopback(host: str) -> bool:
@@ -131,7 +113,7 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     return families
 
 
-class Service:
+class Service(Hub):
     """An ASGI application. ``families``, ``refused``: see `offer`. ``report`` gets the exceptions that nobody
     expected.
 
@@ -146,19 +128,10 @@ class Service:
         report: Callable[[BaseException], None] = traceback.print_exception,
         refused: Mapping[str, str] | None = None,
     ):
-        self.settings, self.report, self.refused = settings, report, dict(refused or {})
-        self.artifacts = {a.path.stem: a for group in families for a in group}
+        super().__init__(families, settings, report)
+        self.refused = dict(refused or {})
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
-        self.families, self.default = families, families[0]
-        self.models: dict[str, list[Artifact]] = {}
-        for group in families:
-            self.models.setdefault(family(group[0]), group)
-        for artifact in self.artifacts.values():
-            self.models.setdefault(artifact.path.stem, [artifact])
-            self.models.setdefault(artifact.name, [artifact])
-        self.counters = Counters()
         self.sockets: set[Socket] = set()
-        self.workers: list[Worker] = []
         self.draining = False
         for suffix, type_ in TYPES.items():
             mimetypes.add_type(type_, suffix)
@@ -216,17 +189,6 @@ class Service:
         for socket in late:
             socket.abort()
         return len(late)
-
-    def fits(self, token: str | None) -> bool:
-        """Whether a client may come in; takes as long for every token of one length."""
-        wanted = self.settings.token
-        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
-
-    def preferred(self, packets: bool) -> list[Artifact]:
-        """The family that a hello without a model gets: in packet mode one that is told of losses, if there
-        is one."""
-        told = [group for group in self.families if group[0].lost] if packets else []
-        return (told or [self.default])[0]
 
     # Who may ask
 

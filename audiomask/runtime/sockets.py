@@ -13,18 +13,16 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.runtime.artifact import ArtifactError, choose
 from audiomask.runtime.commands import Refusal, done, field, message, values
+from audiomask.runtime.hub import Hub
 from audiomask.runtime.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session, sounds
 from audiomask.runtime.turns import Stream, Worker
-
-if TYPE_CHECKING:
-    from audiomask.runtime.server import Service
 
 VERSION = 1
 MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
@@ -39,8 +37,8 @@ BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is l
 class Socket:
     """``abort`` ends the connection without waiting for the client."""
 
-    def __init__(self, service: Service, receive, send, abort, authorized: bool):
-        self.service, self.abort, self.authorized = service, abort, authorized
+    def __init__(self, hub: Hub, receive, send, abort, authorized: bool):
+        self.hub, self.abort, self.authorized = hub, abort, authorized
         self._receive, self._send = receive, send
         self.stream: Stream | None = None
         self._worker: Worker | None = None
@@ -76,7 +74,7 @@ class Socket:
         except _Gone as gone:
             if gone.code in (1002, 1007, 1009) and not self._closed:  # found, and closed, by uvicorn
                 code = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}[gone.code]
-                self.service.counters.add("errors_total", label=code)
+                self.hub.counters.add("errors_total", label=code)
         finally:
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,12 +89,12 @@ class Socket:
         """Say why, close and count, once."""
         if self._closed:
             return
-        self.service.counters.add(refusal.counter, label=refusal.code)
+        self.hub.counters.add(refusal.counter, label=refusal.code)
         self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
         self._end(refusal.close)
 
     def _break(self, error: Exception) -> None:
-        self.service.report(error)
+        self.hub.report(error)
         self.fail(Refusal("internal", 1011, "the server failed; its standard error says how"))
 
     async def depart(self, code: int) -> None:
@@ -117,7 +115,7 @@ class Socket:
         self.account()
         if self._sending:
             if now - self.sent > SLOW_S:
-                self.service.counters.add("errors_total", label="slow_reader")
+                self.hub.counters.add("errors_total", label="slow_reader")
                 self._gone()
                 self.abort()
         elif self.stream and now - self.heard > idle_s and not (self.stream.whole or self.stream.flying):
@@ -128,12 +126,12 @@ class Socket:
         if self.stream:
             session = self.stream.session
             cleaned, faults = self._reported
-            self.service.counters.add("cleaned_samples_total", session.cleaned - cleaned)
-            self.service.counters.add("faults_total", session.faults - faults)
+            self.hub.counters.add("cleaned_samples_total", session.cleaned - cleaned)
+            self.hub.counters.add("faults_total", session.faults - faults)
             self._reported = session.cleaned, session.faults
         if self.intake:
             for kind, count in self.intake.account().items():
-                self.service.counters.add("packets_total", count, kind)
+                self.hub.counters.add("packets_total", count, kind)
 
     # In
 
@@ -151,7 +149,7 @@ class Socket:
         if hello.pop("type") != "hello":
             raise Refusal("unexpected", 1003, "the first message has to be the hello")
         token = field(hello, "token", str, "")
-        if not self.authorized and not self.service.fits(token):
+        if not self.authorized and not self.hub.fits(token):
             raise Refusal("unauthorized", 1008, "the token is missing or wrong")
         model = field(hello, "model", str, None)
         rate = field(hello, "rate", int, 16000)
@@ -168,10 +166,10 @@ class Socket:
             raise Refusal("bad_value", 1007, f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
             raise Refusal("bad_value", 1007, f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
-        if model is not None and model not in self.service.models:
-            names = " ".join(self.service.models)
+        if model is not None and model not in self.hub.models:
+            names = " ".join(self.hub.models)
             raise Refusal("bad_value", 1007, f"model {model[:50]!r} is not offered; there are: {names}")
-        family = self.service.models[model] if model else self.service.preferred(packets is not None)
+        family = self.hub.models[model] if model else self.hub.preferred(packets is not None)
         artifact = choose(family, rate)
         if artifact.lost and packets is None:
             words = f"{artifact.name} conceals losses that it is told of; say packets in the hello"
@@ -191,8 +189,8 @@ class Socket:
         # In a thread of its own: the filters of odd rates take a while.
         session = await self._checked(asyncio.to_thread(open_session))
         pcm = Pcm(form, session.channels)
-        self.stream = Stream(session, pcm, self._deliver, self.service.settings.max_rate, BURST_S)
-        self._worker = min(self.service.workers, key=lambda w: w.load)
+        self.stream = Stream(session, pcm, self._deliver, self.hub.settings.max_rate, BURST_S)
+        self._worker = min(self.hub.workers, key=lambda w: w.load)
         self._worker.load += 1
         if packets is not None:
             self.intake = Intake(packets, self.stream, self._worker, INBOX)
@@ -240,7 +238,7 @@ class Socket:
         if self._closing:
             return
         if data is not None:
-            self.service.counters.add("messages_total")
+            self.hub.counters.add("messages_total")
             if self.intake:
                 self.intake.arrived(data, now)
                 await self.intake.settled()
@@ -311,11 +309,11 @@ class Socket:
             samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
             stream.samples_out += samples
             seconds = samples / stream.session.rate_out
-            self.service.counters.add("audio_seconds_total", seconds, "out")
+            self.hub.counters.add("audio_seconds_total", seconds, "out")
             self._size += len(output)
             if self._size > OUTBOX and not stream.choked:
                 stream.choked = True
-                self.service.counters.add("overflows_total")
+                self.hub.counters.add("overflows_total")
             self._outbox.append((output, since))
             self._filled.set()
 
@@ -381,7 +379,7 @@ class Socket:
                 self._worker.wake(stream)
             if since:
                 waited = self._loop.time() - since
-                self.service.counters.histograms["block_seconds"].observe(waited)
+                self.hub.counters.histograms["block_seconds"].observe(waited)
         self._sending = False
 
 

@@ -1,0 +1,63 @@
+"""Holds what the sockets of a server share: settings, models, counters, and the threads that compute."""
+
+from __future__ import annotations
+
+import hmac
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiomask.runtime.artifact import Artifact, family
+from audiomask.runtime.counters import Counters
+from audiomask.runtime.turns import Worker
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``max_rate``: seconds of sound per second that a socket may send for long. ``origins``: of web pages
+    that may open sockets, besides the server's own. ``loopback``: only this machine is served, so that a
+    request under another name is somebody's trick with DNS. ``page``: a folder, or None."""
+
+    token: str | None = None
+    origins: tuple[str, ...] = ()
+    loopback: bool = True
+    max_sockets: int = 64
+    max_rate: float = 20.0
+    idle_s: float = 60.0
+    threads: int = 1
+    page: Path | None = None
+
+
+class Hub:
+    """The models on offer and who may use them.
+
+    Attributes: `models`, from what a hello may name (file, model, family) to the family or the one member.
+    """
+
+    def __init__(
+        self,
+        families: list[list[Artifact]],
+        settings: Settings,
+        report: Callable[[BaseException], None] = traceback.print_exception,
+    ):
+        self.settings, self.report, self.counters = settings, report, Counters()
+        self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.families, self.default = families, families[0]
+        self.models: dict[str, list[Artifact]] = {}
+        for group in families:
+            self.models.setdefault(family(group[0]), group)
+        for artifact in self.artifacts.values():
+            self.models.setdefault(artifact.path.stem, [artifact])
+            self.models.setdefault(artifact.name, [artifact])
+        self.workers: list[Worker] = []
+
+    def fits(self, token: str | None) -> bool:
+        """Return whether a client may come in; takes as long for every token of one length."""
+        wanted = self.settings.token
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
+
+    def preferred(self, packets: bool) -> list[Artifact]:
+        """Return the family for a hello without a model; for packets one that is informed of losses, if any."""
+        told = [group for group in self.families if group[0].lost] if packets else []
+        return (told or [self.default])[0]
