@@ -15,7 +15,7 @@ from audiomask.data.mix import write_mixtures
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"
 TINY = ["--model.model.channels", "8", "--model.model.bands", "8", "--model.model.full", "0"]
-TINY += ["--data.batch_size", "2", "--data.segment", "8000", "--model.degrade.segment", "8000"]
+TINY += ["--data.batch_size", "2", "--data.segment", "8000"]
 
 
 @pytest.mark.slow
@@ -40,3 +40,16 @@ def test_it_measures_two_checkouts_in_turn(tmp_path):
     here, against = (found["runs"][name][0] for name in ("here", "against"))
     assert [step["value"] for step in here] == [step["value"] for step in against]  # one seed
     assert len(here) == 3
+
+
+def test_each_checkout_runs_its_own_code(tmp_path):
+    """Also where the working directory is one of them."""
+    (tmp_path / "audiomask").mkdir()
+    (tmp_path / "audiomask/__init__.py").touch()
+    (tmp_path / "audiomask/__main__.py").write_text("raise SystemExit('code of the other')\n")
+    words = [sys.executable, str(ROOT / "tools/bench/training.py"), "recipes/denoise/sieve.yaml"]
+    done = subprocess.run(
+        [*words, "--against", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "code of the other" in done.stderr

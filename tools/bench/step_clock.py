@@ -24,8 +24,11 @@ class StepClock(Callback):
         self.last = now
 
     def on_train_start(self, trainer: Any, task: Any) -> None:
-        for name, part in (("degrade", "simulate"), ("model", "network"), ("loss", "loss")):
+        names = {"simulation": "simulate", "model": "network", "objective": "loss"}
+        names |= {"degrade": "simulate", "loss": "loss"}  # up to 08a0d69
+        for name, part in names.items():
             module = getattr(task, name, None)
+            module = getattr(module, "sent", module)  # of what packets are lost
             if hasattr(module, "register_forward_hook"):
                 module.register_forward_pre_hook(lambda *_: self.lap("other"))
                 module.register_forward_hook(lambda *_, part=part: self.lap(part))

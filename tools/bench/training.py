@@ -4,10 +4,11 @@
     python tools/bench/training.py recipes/denoise/sieve.yaml --against ../base -- \\
         --data.train data/speech --data.noise data/noise --data.valid data/pairs --trainer.precision 32-true
 
-It runs `audiomask train` of both checkouts in turn, with the same options and seed. The parts of a step are
-waiting for data, making pairs of them (simulate), the network, the losses, the gradient and the optimizer;
-"other" is what the trainer does around them. Wall time counts. Beside it stands the processor time, which
-depends less on what else the machine does. The first steps of a run do not count.
+It runs `audiomask train` of both checkouts in turn, with the same options and seed, each by its own recipe
+of that name. The parts of a step are waiting for data, making pairs of them (simulate), the network, the
+losses, the gradient and the optimizer; "other" is what the trainer does around them. Wall time counts. Beside
+it stands the processor time, which depends less on what else the machine does. The first steps of a run do
+not count.
 
 --curves also compares the losses, step by step: their means over ten parts of the run.
 """
@@ -32,7 +33,11 @@ def measure(checkout: Path, args: argparse.Namespace) -> list[dict[str, float]]:
     """The steps of one run of the training that `checkout` holds."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "steps.json"
-        words = [sys.executable, "-m", "audiomask", "train", str(args.recipe.resolve()), *args.options]
+        recipe = args.recipe.resolve()
+        if recipe.is_relative_to(ROOT):
+            recipe = checkout.resolve() / recipe.relative_to(ROOT)
+        words = [sys.executable, "-P", "-m", "audiomask"]  # -P: not what the working directory holds
+        words += ["train", str(recipe), *args.options]
         words += ["--trainer.max_steps", str(args.warmup + args.steps), "--trainer.limit_val_batches", "0"]
         words += ["--trainer.callbacks+=step_clock.StepClock", f"--trainer.callbacks.file={file}"]
         path = os.pathsep.join(map(str, (checkout.resolve(), Path(__file__).parent)))
