@@ -1,4 +1,6 @@
-"""The README's commands and code run as printed, on small recordings that bear the names it uses."""
+"""The commands and code of the README and of the pages for users run as printed, on small recordings that
+bear the names they use.
+"""
 
 import os
 import re
@@ -12,15 +14,18 @@ import soundfile as sf
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "egs/mini/denoise/corpus/demo"
-README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("denoise", "live", "train", "pretrain")))
+TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "") -> list[str]:
+    """The blocks of a page, or of all of them."""
+    text = TEXTS[page] if page else "\n".join(TEXTS.values())
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands(verb: str) -> list[str]:
-    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+def commands(verb: str, page: str = "") -> list[str]:
+    lines = [line.partition("  #")[0].strip() for b in blocks("bash", page) for line in b.splitlines()]
     return [line for line in lines if line.startswith(f"audiomask {verb} ")]
 
 
@@ -52,7 +57,8 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
 def test_the_denoising_commands_run_in_their_order(folder):
     done = [line for block in blocks("bash") for line in block.splitlines() if "pip install ." in line]
     assert done, "the README says how to install"
-    first = commands("enhance")[:3] + commands("plot") + commands("score")
+    page = "docs/denoise.md"
+    first = [line for verb in ("enhance", "plot", "score") for line in commands(verb, page)]
     assert len(first) == 5
     for line in first:
         result = shell(line, folder)
@@ -73,8 +79,18 @@ def test_the_stream_command_runs_without_its_decoder(folder):
     assert (folder / "clean.pcm").stat().st_size == 2 * len(x)
 
 
+def test_the_first_steps_run(folder):
+    for line in [
+        *commands("enhance", "README.md"),
+        *commands("plot", "README.md"),
+        *commands("tag", "README.md"),
+    ]:
+        result = shell(f"{line} -f" if " -o " in line else line, folder)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
 def test_the_python_example_runs():
-    (example,) = blocks("python")
+    (example,) = blocks("python", "README.md")
     exec(compile(example, "README.md", "exec"), {})
 
 
@@ -91,5 +107,6 @@ def test_every_option_and_verb_that_is_named_exists():
 
 
 def test_files_that_are_linked_exist():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for page, text in TEXTS.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"

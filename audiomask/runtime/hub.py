@@ -58,6 +58,6 @@ class Hub:
         return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
     def preferred(self, packets: bool) -> list[Artifact]:
-        """Return the family for a hello without a model; for packets one informed of losses, if there is one."""
+        """Return the family for a hello without a model; for packets one informed of losses, if any is."""
         told = [group for group in self.families if group[0].lost] if packets else []
         return (told or [self.default])[0]
