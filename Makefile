@@ -37,7 +37,7 @@ slow: $(VENV)/.dev
 
 # onnxruntime-web beside the page of audiomask serve, so that it runs models in the browser: fetched once, with npm.
 web: $(VENV)/.score
-	$(BIN)/python tools/vendor_web.py
+	$(BIN)/python tools/release/vendor_web.py
 
 # The page in a real Chromium (Debian: apt-get install chromium).
 browser: $(VENV)/.dev web

@@ -27,7 +27,7 @@ from audiomask.runtime.player import Player, feed_all
 from audiomask.runtime.session import player_of
 
 WARM_UP = 20  # blocks: the first ones allocate
-STACKED = 16  # sessions: more gain little (tools/bench_sessions.py)
+STACKED = 16  # sessions: more gain little (tools/bench/sessions.py)
 ROUNDS = 40  # of them, at least
 LOST, PACKET_S = 0.1, 0.02  # of the sound, for models that are told of it
 COLUMNS = {

@@ -241,7 +241,7 @@ class NoisySpeech(Rows):
 
 
 class NoisyArray(NoisySpeech):
-    """`NoisySpeech` validated with pairs of an array (`tools/simulate_array.py scenes`)."""
+    """`NoisySpeech` validated with pairs of an array (`tools/corpora/simulate_array.py scenes`)."""
 
     def clips(self, path: str) -> Dataset[Any]:
         return Pairs(path, self.sample_rate, array=True)

@@ -16,7 +16,7 @@ import numpy as np
 from audiomask.runtime.artifact import Artifact, ArtifactError, failure
 
 # Rows x hops in one call when steps are stacked. From 16 on a row costs the same; with 64 the activations of
-# the shipped models leave a cache of 1 MB and it costs more again (tools/bench_sessions.py).
+# the shipped models leave a cache of 1 MB and it costs more again (tools/bench/sessions.py).
 STACK_ROWS = 32
 TINY = 1e-30  # -600 dB: below lie denormal numbers, on which many processors crawl
 SWEEP = 64  # hops from one search for such numbers to the next, which costs as much as a hundredth of a hop

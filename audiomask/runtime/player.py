@@ -498,7 +498,7 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
 
     A request is `(player, block)` or `(player, block, lost)`; the block None ends the signal as `flush` does.
     A small model spends about half of its time on what a call costs, however many rows it has; stacked, the
-    players share that (tools/bench_sessions.py). Players stack that were made of the same `Artifact` object
+    players share that (tools/bench/sessions.py). Players stack that were made of the same `Artifact` object
     with the same `threads` and outputs; any others may be in the list and run in calls of their own. Rates,
     channels, controls and lengths of blocks may differ; what has the same number of hops to do at a time goes
     together.

@@ -7,7 +7,7 @@
 train_set_of() { printf "$train_sets" "$1"; }
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
+  [ -n "$corpus" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv "$data/corpus"
 }
 measure() { # the constants of the front end, and the classes, of what is trained on and nothing else
   for part in $tests; do

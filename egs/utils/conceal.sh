@@ -5,7 +5,7 @@
 metrics=pesq_wb,estoi,plcmos metrics_alone=plcmos,dnsmos unprocessed=$exp/lossy processed=$exp/concealed
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
+  [ -n "$corpus" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv "$data/corpus"
 }
 train() { # without noise, unless --noise names some
   local noises=(--data.noise "$train_set" --model.simulation.sent.clean 1.0)

@@ -19,7 +19,7 @@ apart() { # no clip of ESC may be among the sounds that the encoder learned from
     exit 1
   else # nor under another name, or as a part of a longer recording
     audiomask data combine "$data/all" "$data"/fold[1-5] -f
-    if ! python3 "$root/tools/find_overlap.py" --clips "$data/all" --corpus "$sounds"; then
+    if ! python3 "$root/tools/corpora/find_overlap.py" --clips "$data/all" --corpus "$sounds"; then
       echo "$0: error: the recordings above hold clips of ESC; take them out of $sounds/wav.scp" >&2
       exit 1
     fi

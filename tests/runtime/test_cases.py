@@ -152,7 +152,7 @@ def page(folder, tmp_path_factory):
     """What Node makes of all cases."""
     node = shutil.which("node")
     if node is None or not (PAGE / "vendor").is_dir():
-        pytest.skip("needs node and onnxruntime-web: python tools/vendor_web.py")
+        pytest.skip("needs node and onnxruntime-web: python tools/release/vendor_web.py")
     folder_out = tmp_path_factory.mktemp("replayed")
     files = [{"name": n, "model": n, "actions": []} for n in ("text", "plain", "new")]
     cases, out = folder_out / "cases.json", folder_out / "results.json"

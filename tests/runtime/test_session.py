@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sessions import keywords
+from options import keywords
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.session import Session, run

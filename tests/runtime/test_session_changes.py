@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from sessions import keywords
+from options import keywords
 
 from audiomask.runtime import engine
 from audiomask.runtime.artifact import Artifact, ArtifactError, resolve

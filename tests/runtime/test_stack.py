@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from sessions import keywords
+from options import keywords
 
 from audiomask.runtime import engine
 from audiomask.runtime.artifact import Artifact, ArtifactError, resolve

@@ -11,14 +11,14 @@ import ports_artifacts
 import pytest
 import soundfile as sf
 import soxr
-from sessions import keywords
+from options import keywords
 
 from audiomask.runtime import server
 from audiomask.runtime.server import PAGE, Service, Settings, offer
 from audiomask.runtime.session import Session
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/bench"))
 import page_driver  # noqa: E402 - beside the tools that use it too
 
 REASON = page_driver.missing()
@@ -482,7 +482,7 @@ def test_without_the_runtime_the_server_still_works(browser, models, folder, tmp
         page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
         page_driver.Page(browser, url) as page,
     ):
-        assert "python tools/vendor_web.py" in page.text("message")
+        assert "python tools/release/vendor_web.py" in page.text("message")
         assert page.at.locator("[name=mode][value=browser]").is_disabled()
         assert page.at.get_by_label("Buffer").input_value() == "100"  # what goes by way of the server needs
         page.open(folder / "speech.wav")

@@ -16,7 +16,7 @@ def test_it_measures_every_case(tmp_path, monkeypatch):
     words = ["--size", "S", "--frames", "64", "--batch", "1", "--steps", "1", "--warmup", "0"]
     words += ["--ratios", ".5", ".75", "--decoders", "global", "cross", "cross_mae"]
     words += ["--json", str(tmp_path / "rows.json")]
-    done = inline.run(ROOT / "tools/bench_pretraining.py", *words)
+    done = inline.run(ROOT / "tools/bench/pretraining.py", *words)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())
     assert [(row["decoder"], row["ratio"]) for row in rows] == [

@@ -21,7 +21,7 @@ def build(tmp_path):
     from_folder(CORPUS / "noise/valid").write(tmp_path / "noise")
 
     def call(*words):
-        command = [sys.executable, str(ROOT / "tools/build_validation.py"), *map(str, words)]
+        command = [sys.executable, str(ROOT / "tools/corpora/build_validation.py"), *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
 
     return call

@@ -1,4 +1,4 @@
-"""tools/compare_beamformers.py: beamformers do to known scenes what they are made for."""
+"""tools/compare/beamformers.py: beamformers do to known scenes what they are made for."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ import torch
 
 from audiomask import audio, metrics
 
-TOOLS = Path(__file__).parents[2] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools/compare"
 CORPUS = Path(__file__).parents[2] / "egs/mini/denoise/corpus"
 RATE = 16000
 DELAYS = (0, 5, 9)  # samples, of the talker at each microphone; the noise comes from elsewhere
@@ -19,7 +19,7 @@ DELAYS = (0, 5, 9)  # samples, of the talker at each microphone; the noise comes
 @pytest.fixture(scope="module")
 def compare():
     sys.path.insert(0, str(TOOLS))
-    yield importlib.import_module("compare_beamformers")
+    yield importlib.import_module("beamformers")
     sys.path.remove(str(TOOLS))
 
 

@@ -12,9 +12,9 @@ from audiomask.audio import read, write
 from audiomask.masks.packets import read_trace, write_trace
 from audiomask.runtime.classical import repeat_pitch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools/compare"))
 
-from compare_concealers import METRICS, main, word_errors, words
+from concealers import METRICS, main, word_errors, words
 from opus_peer import MissingPeer, Opus, find_opus
 
 pytest.importorskip("pystoi")  # here, before the tool forks: each of its processes would import it

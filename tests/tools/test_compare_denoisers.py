@@ -19,11 +19,11 @@ pytest.importorskip("pystoi")  # here, before the tool forks: each of its proces
 
 @pytest.fixture(scope="module")
 def compare():
-    sys.path.insert(0, str(ROOT / "tools"))
+    sys.path.insert(0, str(ROOT / "tools/compare"))
     try:
-        yield importlib.import_module("compare_denoisers")
+        yield importlib.import_module("denoisers")
     finally:
-        sys.path.remove(str(ROOT / "tools"))
+        sys.path.remove(str(ROOT / "tools/compare"))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from audiomask.data.kaldi import DataDir
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-compare_masks = pytest.importorskip("compare_masks")
+sys.path.insert(0, str(ROOT / "tools/compare"))
+compare_masks = pytest.importorskip("masks")
 
 SMALL = {
     "model.model": {"frames": 64, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16,

@@ -11,7 +11,7 @@ from audiomask.data.kaldi import DataDir
 
 ROOT = Path(__file__).parents[2]
 NOISE = ROOT / "egs/mini/denoise/corpus/noise"
-sys.path.insert(0, str(ROOT / "tools"))
+sys.path.insert(0, str(ROOT / "tools/corpora"))
 find_overlap = pytest.importorskip("find_overlap")
 
 

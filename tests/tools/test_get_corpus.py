@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools/get_corpus.py"))
+TOOL = runpy.run_path(str(Path(__file__).parents[2] / "tools/corpora/get_corpus.py"))
 main = TOOL["main"]
 
 

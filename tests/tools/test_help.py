@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-FILES = sorted((Path(__file__).parents[2] / "tools").glob("*.py"))
+FILES = sorted((Path(__file__).parents[2] / "tools").rglob("*.py"))
 TOOLS = [path for path in FILES if "ArgumentParser" in path.read_text()]
 
 

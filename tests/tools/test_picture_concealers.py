@@ -10,9 +10,9 @@ from matplotlib import image
 
 from audiomask.masks.packets import write_trace
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools/compare"))
 
-from picture_concealers import burst_figure, main
+from burst_picture import burst_figure, main
 
 
 @pytest.fixture

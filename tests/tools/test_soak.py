@@ -1,4 +1,4 @@
-"""tools/soak.py: minutes in every run of the tests, ten hours with `pytest -m nightly`."""
+"""tools/bench/soak.py: minutes in every run of the tests, ten hours with `pytest -m nightly`."""
 
 import importlib
 import json
@@ -12,12 +12,12 @@ import pytest
 from audiomask.runtime.artifact import Artifact, resolve
 from audiomask.runtime.session import Session
 
-TOOL = Path(__file__).parents[2] / "tools/soak.py"
+TOOL = Path(__file__).parents[2] / "tools/bench/soak.py"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    folder = str(Path(__file__).parents[2] / "tools")
+    folder = str(Path(__file__).parents[2] / "tools/bench")
     sys.path.insert(0, folder)
     yield importlib.import_module("soak")
     sys.path.remove(folder)
@@ -49,19 +49,19 @@ def test_ten_hours(tool):
 
 
 def drop(session, y):
-    return y[:, 1:] if session._fed == 16000 * 10 else y
+    return y[:, 1:] if session._given["audio"] == 16000 * 10 else y
 
 
 def repeat(session, y):
-    return np.concatenate((y, y[:, -1:]), axis=1) if session._fed == 16000 * 10 else y
+    return np.concatenate((y, y[:, -1:]), axis=1) if session._given["audio"] == 16000 * 10 else y
 
 
 def bend(session, y):
-    return y * np.float32(1.001) if session._fed > 16000 * 15 else y
+    return y * np.float32(1.001) if session._given["audio"] > 16000 * 15 else y
 
 
 def poison(session, y):
-    return y * np.float32("nan") if session._fed == 16000 * 10 else y
+    return y * np.float32("nan") if session._given["audio"] == 16000 * 10 else y
 
 
 def hold(session, y):

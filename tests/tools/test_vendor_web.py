@@ -1,4 +1,4 @@
-"""tools/vendor_web.py, with a package made here: no network."""
+"""tools/release/vendor_web.py, with a package made here: no network."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools/vendor_web.py"
+TOOL = Path(__file__).parents[2] / "tools/release/vendor_web.py"
 
 
 @pytest.fixture

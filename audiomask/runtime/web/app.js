@@ -64,7 +64,7 @@ const HINTS = {
   NotFoundError: "No microphone was found. Connect one and try again, or open a file.",
   NotReadableError: "The microphone cannot be read; another program may hold it. Close that program and try again.",
   "no-runtime": "The runtime for this browser (onnxruntime-web) is not installed with this page. Run "
-    + "\u201cpython tools/vendor_web.py\u201d where audiomask is installed from and load the page again; or let the server do the work.",
+    + "\u201cpython tools/release/vendor_web.py\u201d where audiomask is installed from and load the page again; or let the server do the work.",
 };
 
 const sentence = (words) => `${words[0].toUpperCase()}${words.slice(1)}.`;

@@ -30,7 +30,7 @@ tests="test_no_reverb test_with_reverb"
 . ../../utils/denoise.sh
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus"
+  [ -n "$corpus" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv "$data/corpus"
 }
 prepare() { # speakers and noises that the training never meets are kept for the validation
   audiomask data import dns "${corpus:-$data/corpus}" "$data" --bad-files "$bad_files" -f

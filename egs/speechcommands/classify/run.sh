@@ -38,9 +38,9 @@ tests=test train_sets=$data/train valid_set=$data/valid
 . ../../utils/classify.sh
 
 get_words() { # and for the twelve classes their test archive, into a folder of its own
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus" \
+  [ -n "$corpus" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv "$data/corpus" \
     --only "speech_commands_v$version.tar.gz"
-  [ "$classes" = words ] || [ -n "$test" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv \
+  [ "$classes" = words ] || [ -n "$test" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv \
     "$data/test_archive" --only "speech_commands_test_set_v$version.tar.gz"
 }
 prepare() { # the lists of the corpus say what validates and what tests; the twelve have their own test set

@@ -29,7 +29,7 @@ tests=test
 . ../../utils/denoise.sh
 
 get() { # resumed, checked and unpacked; nothing to do for a corpus that is there
-  [ -n "$corpus" ] || python3 "$root/tools/get_corpus.py" conf/archives.tsv "$data/corpus" --only \
+  [ -n "$corpus" ] || python3 "$root/tools/corpora/get_corpus.py" conf/archives.tsv "$data/corpus" --only \
     {clean,noisy}_testset_wav.zip {clean,noisy}_trainset_"${speakers}"spk_wav.zip
 }
 prepare() { # two of the training speakers select the model; the test set does not

@@ -1,6 +1,6 @@
 """Find recordings of one corpus inside another: test clips that a training set holds, perhaps cut and coded.
 
-    python tools/find_overlap.py --clips data/esc10 --corpus data/pretrain [--json overlap.json]
+    python tools/corpora/find_overlap.py --clips data/esc10 --corpus data/pretrain [--json overlap.json]
 
 Both are data directories. Prints each clip that shares a stretch with a recording of the corpus: where, and
 by how many landmarks (Wang 2003, "An Industrial-Strength Audio Search Algorithm"): pairs of spectral peaks,

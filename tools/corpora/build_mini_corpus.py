@@ -1,6 +1,6 @@
 r"""Build egs/mini/denoise/corpus: a few licensed minutes of speech and noise that travel with the repository.
 
-    python tools/build_mini_corpus.py --speech LIBRI --noise ESC10 --credits README.md \
+    python tools/corpora/build_mini_corpus.py --speech LIBRI --noise ESC10 --credits README.md \
         --apollo a11wlk01.wav --out egs/mini/denoise/corpus
 
 LIBRI holds LibriSpeech utterances (READER-CHAPTER-NUMBER.opus), ESC10 the folders of ESC-10 with their clips

@@ -1,10 +1,10 @@
 """Print the table that compares a model for an array with beamformers, on scenes of known speech.
 
-    python tools/compare_beamformers.py data/array_valid --model ca_dense_unet.onnx
+    python tools/compare/beamformers.py data/array_valid --model ca_dense_unet.onnx
 
-The scenes are those of `tools/simulate_array.py scenes`: wav.scp holds all microphones, clean.scp the speech
-at the reference, utt2delay when its direct sound reaches each microphone. The beamformers are told things
-that a model has to find out, and see the whole clip:
+The scenes are those of `tools/corpora/simulate_array.py scenes`: wav.scp holds all microphones, clean.scp the
+speech at the reference, utt2delay when its direct sound reaches each microphone. The beamformers are told
+things that a model has to find out, and see the whole clip:
 
   delay and sum  the true delays of the talker, from utt2delay
   MVDR (oracle)  true ratio masks of speech and noise at the reference, in torchaudio's SoudenMVDR
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         pairs = Pairs(args.scenes, rate, array=True)
         table = pairs.data.tables.get("utt2delay")
         if table is None:
-            raise DataError(f"{args.scenes}: no utt2delay; make scenes with tools/simulate_array.py")
+            raise DataError(f"{args.scenes}: no utt2delay; make scenes with tools/corpora/simulate_array.py")
         models = {}
         for name in args.model:
             session = Session(name, sample_rate=rate)

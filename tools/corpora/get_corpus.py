@@ -1,6 +1,6 @@
 """Download and unpack the archives of a corpus: resumed, checked, and whole or not there at all.
 
-    python tools/get_corpus.py egs/voicebank_demand/denoise/conf/archives.tsv data/corpus
+    python tools/corpora/get_corpus.py egs/voicebank_demand/denoise/conf/archives.tsv data/corpus
 
 The list has a line for each archive, columns separated by tabs: file name, address, size in bytes, checksum
 (md5:HEX or sha256:HEX); "-" stands for a size or checksum that nobody publishes. Lines that begin with # are

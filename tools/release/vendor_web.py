@@ -1,7 +1,8 @@
 """Put onnxruntime-web beside the page of ``audiomask serve``, so that it runs models in the browser.
 
-    python tools/vendor_web.py                     # fetches one pinned npm package with npm, once
-    python tools/vendor_web.py --tgz FILE.tgz      # from a package fetched elsewhere: needs no network
+    python tools/release/vendor_web.py                     # fetches one pinned npm package with npm, once
+    python tools/release/vendor_web.py --tgz FILE.tgz      # from a package fetched elsewhere: needs no
+    network
 
 The package is checked against the hash below before a byte of it is unpacked. Of its 33 MB only the CPU
 runtime is kept: three files, 14 MB, in audiomask/runtime/web/vendor/, with the licence. From then on nothing
@@ -26,7 +27,7 @@ INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3j
 FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 # The package has no licence file; the Python package of the same project, which the core needs, has it.
 LICENCES = {"LICENSE": "LICENSE.txt", "ThirdPartyNotices.txt": "ThirdPartyNotices.txt"}
-TARGET = Path(__file__).resolve().parents[1] / "audiomask/runtime/web/vendor"
+TARGET = Path(__file__).resolve().parents[2] / "audiomask/runtime/web/vendor"
 STAMP = "SOURCE.txt"
 
 

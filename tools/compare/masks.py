@@ -1,6 +1,6 @@
 """Pretrain the same network under different masks, probe what it has learned, and print the comparison.
 
-    python tools/compare_masks.py recipes/pretrain/small.yaml --sounds data/sounds --folds data/esc10 \\
+    python tools/compare/masks.py recipes/pretrain/small.yaml --sounds data/sounds --folds data/esc10 \\
       --steps 600 --out exp/masks --json masks.json [-- --data.batch_size 32 ...]
 
 Each network is trained from scratch on --sounds by `audiomask train`, all masks hide the same share of the

@@ -1,7 +1,7 @@
 """Stream Demucs with the authors' streamer and with ours, in turn, and print speed, latency and exactness.
 
     pip install --no-deps denoiser      (0.1.5, CC-BY-NC-4.0: for comparison only)
-    python tools/compare_demucs.py --hidden 48 --runs 5
+    python tools/compare/demucs.py --hidden 48 --runs 5
 
 Both run the same random weights over the same noise, one hop of 256 samples at a time, on one thread. The
 last column is the difference from the authors' own file mode, as SNR: theirs resamples with a short

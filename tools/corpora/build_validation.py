@@ -1,7 +1,7 @@
 """Build a validation set: mixtures of held-out speakers and held-out kinds of noise, and clean speech.
 
-    python tools/build_validation.py --speech data/speech --noise data/noise --kinds cafe,traffic --out valid
-    python tools/compare_denoisers.py valid
+    python tools/corpora/build_validation.py --speech data/speech --noise data/noise --kinds cafe,traffic
+    --out valid python tools/compare/denoisers.py valid
 
 --speech and --noise are Kaldi data directories, or .scp lists with an utt2spk beside them (the speaker, or
 the kind of noise). Held out are the last --speakers speakers in the order of their numbers (of their names,

@@ -1,6 +1,6 @@
 """Put many live streams on a server, and print what their blocks waited and whether the sound is right.
 
-    python tools/load_server.py --streams 30 --seconds 20 --rate 16000 --block 16
+    python tools/bench/load_server.py --streams 30 --seconds 20 --rate 16000 --block 16
 
 It starts `audiomask serve` on this machine, on a core of its own with --server-core, sends blocks of noise on
 the beat of real time, and compares what comes back with the offline result. A block's latency runs from the

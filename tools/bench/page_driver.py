@@ -2,7 +2,7 @@
 pictures.
 
 Needs Debian's chromium, the Python package playwright (which brings no browser of its own here), and the
-runtime of ``tools/vendor_web.py``.
+runtime of ``tools/release/vendor_web.py``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def missing() -> str:
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed: pip install 'audiomask[dev]'"
     if not (PAGE / "vendor").is_dir():
-        return "onnxruntime-web is not there: python tools/vendor_web.py"
+        return "onnxruntime-web is not there: python tools/release/vendor_web.py"
     return ""
 
 

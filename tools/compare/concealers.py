@@ -1,13 +1,13 @@
 """Compare concealers on clean speech: the classical floors, libopus's own, and artifacts of ours.
 
-    python tools/compare_concealers.py CLEAN/*.wav --loss gilbert:.05,.5 trace.txt --model darn --words
+    python tools/compare/concealers.py CLEAN/*.wav --loss gilbert:.05,.5 trace.txt --model darn --words
 
 prints PESQ-WB, ESTOI and PLCMOS (v2) of every method for every loss, with --words also how many of the words
 that pocketsphinx (its own English model) hears in the clean recording it gets wrong, in %, and the real-time
 factor, one packet of 20 ms at a time on one thread, with the 99th percentile of a packet (`Session.feed`).
 
-    python tools/compare_concealers.py CLEAN/*.wav --loss 'traces/*.txt' traces/ --by-burst
-    python tools/compare_concealers.py s?_clean.wav --lossy s?_lossy.wav --rate 48000 \\
+    python tools/compare/concealers.py CLEAN/*.wav --loss 'traces/*.txt' traces/ --by-burst
+    python tools/compare/concealers.py s?_clean.wav --lossy s?_lossy.wav --rate 48000 \\
         --others FRN=s1_frn.wav s2_frn.wav s3_frn.wav
 
 A glob in quotes deals its traces to the files, one each, from the beginning again after the last; a folder
@@ -102,7 +102,7 @@ def methods(kbps: float, models: Sequence[str] = (), rate: int = RATE) -> dict[s
         try:
             name, conceal = method(name, kbps, rate)
         except MissingPeer as error:
-            print(f"compare_concealers: {error}; its rows are left out", file=sys.stderr)
+            print(f"concealers: {error}; its rows are left out", file=sys.stderr)
         else:
             out[name] = conceal
     return out
@@ -310,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         with ProcessPoolExecutor(args.jobs) as pool:
             scores = list(pool.map(work, clips))
     except (AudioError, ValueError) as error:
-        print(f"compare_concealers: error: {error}", file=sys.stderr)
+        print(f"concealers: error: {error}", file=sys.stderr)
         return 1
     if args.json:
         named = dict(zip(map(str, args.files), scores, strict=True))

@@ -1,7 +1,7 @@
 """Print how fast models run in the browser: the page of ``audiomask serve`` in a real Chromium, one thread.
 
-    python tools/bench_browser.py egs/mini/denoise/corpus/demo/mixture_noisy.flac --model sieve
-    python tools/bench_browser.py FILE --live 10 --json
+    python tools/bench/browser.py egs/mini/denoise/corpus/demo/mixture_noisy.flac --model sieve
+    python tools/bench/browser.py FILE --live 10 --json
 
 Each model gets the file several times, in pieces of a quarter second, and the table shows the median real-
 time factor that the page reports, rate conversion included (below 1 is faster than real time). With --live it

@@ -1,8 +1,8 @@
 """Rooms with a microphone array for training, and fixed scenes in them for validation.
 
-    python tools/simulate_array.py rooms data/rooms.safetensors --count 500
-    python tools/simulate_array.py rooms data/rooms_valid.safetensors --count 100 --seed 1
-    python tools/simulate_array.py scenes data/rooms_valid.safetensors SPEECH NOISE data/array_valid
+    python tools/corpora/simulate_array.py rooms data/rooms.safetensors --count 500
+    python tools/corpora/simulate_array.py rooms data/rooms_valid.safetensors --count 100 --seed 1
+    python tools/corpora/simulate_array.py scenes data/rooms_valid.safetensors SPEECH NOISE data/array_valid
 
 The array is a grid of two rows of three microphones, 10 cm apart, the rows 19 cm (about that of CHiME-3's
 tablet), unless --microphones gives other places.

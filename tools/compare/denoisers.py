@@ -1,11 +1,11 @@
 """Print the table that compares denoisers on one set of mixtures: quality, speed, and how each was run.
 
-    python tools/compare_denoisers.py VALID --model denoise16k --dir yours=enhanced/
+    python tools/compare/denoisers.py VALID --model denoise16k --dir yours=enhanced/
 
-VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/build_validation.py` makes one). Peers
-whose package is missing are named and left out. Speed is the median of several interleaved runs over the same
-seconds, one thread, resampling included (CPU: the same in processor time, which a busy machine inflates
-less); p99 is of single blocks of the frame function, so it has to stay below the block's duration.
+VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/corpora/build_validation.py` makes one).
+Peers whose package is missing are named and left out. Speed is the median of several interleaved runs over
+the same seconds, one thread, resampling included (CPU: the same in processor time, which a busy machine
+inflates less); p99 is of single blocks of the frame function, so it has to stay below the block's duration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Take the pictures of docs/browser.md: the page of ``audiomask serve`` with a file, and live in the dark.
 
-python tools/picture_page.py        # writes docs/images/page_file.png and docs/images/page_live.png
+python tools/release/picture_page.py        # writes docs/images/page_file.png and docs/images/page_live.png
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-import page_driver
 import soundfile as sf
 import soxr
 from PIL import Image
 
 from audiomask.runtime.server import PAGE, Service, Settings, offer
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+import page_driver
+
+ROOT = Path(__file__).resolve().parents[2]
 NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
 WINDOW = {"viewport": {"width": 1080, "height": 1010}}
 LIVE_MS = 11_000  # until the picture scrolls

@@ -1,6 +1,6 @@
 """Build egs/mini/classify/corpus: some spoken keywords that travel with the repository.
 
-    python tools/build_mini_keywords.py --keywords WAKEWORD --out egs/mini/classify/corpus
+    python tools/corpora/build_mini_keywords.py --keywords WAKEWORD --out egs/mini/classify/corpus
 
 WAKEWORD holds a folder of Opus clips for each phrase: the recordings of Picovoice's wake-word-benchmark
 (Apache-2.0), as mono Opus at 16 kHz. Files are copied as they are, evenly spaced in the order of their names;

@@ -1,10 +1,11 @@
 """Draw a burst of lost packets: what was sent, and what concealers make of it.
 
-    python tools/picture_concealers.py CLEAN.wav --loss gilbert:.05,.3 --methods zero repeat g711 opus darn \\
+    python tools/compare/burst_picture.py CLEAN.wav --loss gilbert:.05,.3 --methods zero repeat g711 opus darn
+    \\
         -o burst.png
 
 One column for the recording and for each method, waveform above spectrogram, scales shared; what was lost is
-shaded, and lies between the lines in the spectrograms. Methods are those of compare_concealers.py: zero,
+shaded, and lies between the lines in the spectrograms. Methods are those of concealers.py: zero,
 repeat, repeat_faded, g711, opus (run whole, since it cannot conceal what it did not code), or artifacts, and
 each hears the whole recording. Without --at it is the longest burst, in the middle of the picture.
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
-from compare_concealers import PACKET_MS, method, runs
+from concealers import PACKET_MS, method, runs
 from opus_peer import MissingPeer
 
 from audiomask.audio import AudioError, check_writable, read
@@ -98,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         parts = [("sent", x)] + [(name, conceal(x, lost, rate)) for name, conceal in known]
         save(burst_figure(parts, lost, rate, args.at, args.seconds, args.window_ms), args.out, args.dpi)
     except (AudioError, MissingPeer, ValueError) as error:
-        print(f"picture_concealers: error: {error}", file=sys.stderr)
+        print(f"burst_picture: error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,6 +1,6 @@
 """How many live streams a core carries: N sessions stacked into one call of the graph, or one after another.
 
-    python tools/bench_sessions.py -m sieve_16k --sessions 1,8,32
+    python tools/bench/sessions.py -m sieve_16k --sessions 1,8,32
 
 Each round feeds every session one block. Columns: processor time per session and block (the median of the
 means of eight parts of the rounds), how many sessions in real time that makes for a core, and the duration of

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times pretraining steps of Audio-MAE: forward, backward and AdamW, at several mask ratios and decoders.
 
-    python tools/bench_pretraining.py --size B --batch 8 --ratios .5 .8 .9 --decoders window cross
-    python tools/bench_pretraining.py --device cuda --precision bf16 --compile --batch 64
+    python tools/bench/pretraining.py --size B --batch 8 --ratios .5 .8 .9 --decoders window cross
+    python tools/bench/pretraining.py --device cuda --precision bf16 --compile --batch 64
 
 The first line is Audio-MAE's own design at the first ratio: the decoder of 16 shifted-window blocks, with
 attention that keeps its weights (torch's MATH kernel). "global" has 8 blocks, "cross" has 8 and guesses half

@@ -1,6 +1,6 @@
 """Hours of sound through a session in blocks of random sizes, compared with the output for the whole file.
 
-    python tools/soak.py --hours 10
+    python tools/bench/soak.py --hours 10
 
 The whole file is what `audiomask enhance` does: a session that is fed a second at a time. Both go through the
 same sound side by side, so memory is constant however long it is: buzzes in noise, breaks of silence, and
