@@ -61,7 +61,8 @@ class Rooms:
                 return cls(int(file.metadata()["sample_rate"]), **tensors)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise AudioError(
-                f"{path}: no bank of rooms ({error}); make it with: python tools/corpora/simulate_array.py rooms"
+                f"{path}: no bank of rooms ({error}); make it with: "
+                "python tools/corpora/simulate_array.py rooms"
             ) from None
 
 
