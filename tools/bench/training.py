@@ -34,10 +34,10 @@ def measure(checkout: Path, args: argparse.Namespace) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "steps.json"
         recipe = args.recipe.resolve()
-        if recipe.is_relative_to(ROOT):
+        if recipe.is_relative_to(ROOT):  # each checkout's own
             recipe = checkout.resolve() / recipe.relative_to(ROOT)
-        words = [sys.executable, "-P", "-m", "audiomask"]  # -P: not what the working directory holds
-        words += ["train", str(recipe), *args.options]
+        # -P: without the folder where this was started, which may be a checkout too
+        words = [sys.executable, "-P", "-m", "audiomask", "train", str(recipe), *args.options]
         words += ["--trainer.max_steps", str(args.warmup + args.steps), "--trainer.limit_val_batches", "0"]
         words += ["--trainer.callbacks+=step_clock.StepClock", f"--trainer.callbacks.file={file}"]
         path = os.pathsep.join(map(str, (checkout.resolve(), Path(__file__).parent)))
@@ -47,7 +47,10 @@ def measure(checkout: Path, args: argparse.Namespace) -> list[dict[str, float]]:
         )
         if done.returncode or not file.exists():
             sys.exit(f"training: {checkout}: the run failed\n{done.stderr[-3000:]}")
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
+        if not Path(found["package"]).is_relative_to(checkout.resolve()):
+            sys.exit(f"training: {checkout}: the run imported audiomask from {found['package']}")
+        return found["steps"]
 
 
 def seconds(step: dict[str, float]) -> float:
