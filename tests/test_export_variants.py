@@ -350,7 +350,7 @@ def test_a_model_that_is_told_of_losses_is_measured_with_some(repeat16, monkeypa
     concealer, steps = Artifact.load(repeat16), []
     monkeypatch.setattr(variant_cost, "run", steps.extend)
     variant_cost.speed(concealer, concealer, rand(16000))
-    lost = np.concatenate([step.lost[0, 0] for step in steps[:75]])
+    lost = np.concatenate([step.inputs["lost"][0, 0] for step in steps[:75]])
     assert 0.02 < lost.mean() < 0.3
     assert variant_cost.losses(concealer, 64000).mean() == pytest.approx(0.1, abs=0.05)
     x = 0.1 * rand(16000)
@@ -475,7 +475,7 @@ GRAPH = "models/model.json"
         ),
         ("data/constants/model_constants_config.json", b'"tensor_0"', b'"custom_obj_0"', "is a pickle"),
         ("data/sample_inputs/model.pt", b"", b"pickle", "pickled sample inputs"),
-        ("extra/audiomask.json", b'"format": 1', b'"format": 9', "not of format 1"),
+        ("extra/audiomask.json", b'"format": 2', b'"format": 9', "not of format 2"),
     ],
 )
 def test_what_could_run_code_is_not_loaded(written, tmp_path, monkeypatch, member, old, new, why):

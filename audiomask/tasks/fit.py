@@ -169,7 +169,6 @@ def fit(
     A checkpoint in `out` is resumed unless `fresh`. AudioError for a recipe that does not resolve.
     """
     torch.set_float32_matmul_precision("high")
-    torch.set_flush_denormal(True)  # products with numbers below 1e-38 are many times slower on a CPU
     keep_memory()
     cli = parse(config, options)
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
@@ -207,9 +206,12 @@ def fit(
     trainer.loggers = [TensorBoardLogger(str(out), name="tensorboard", version="")]
     resume = last if last.exists() and not fresh else None
     gc.freeze()  # collections need not look at all that was imported and built, over and over
+    torch.set_flush_denormal(True)  # products with numbers below 1e-38 are many times slower on a CPU
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume, weights_only=True if resume else None)
     finally:
+        torch.set_flush_denormal(False)
+        kernels.want(False)
         gc.unfreeze()
     if getattr(cli.datamodule, "test_dir", None):
         _test(cli, out)

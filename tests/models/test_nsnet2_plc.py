@@ -232,7 +232,7 @@ GOLDEN = [0.25638, 0.001187, -0.002676, 0.005813, -0.007076, -0.088962, 0.050207
 def test_the_artifact_names_the_mask():
     document = export.describe(small(), {})
     audio, lost = document["inputs"]
-    assert (audio["type"], lost["type"]) == ("pcm", "mask")
+    assert (audio["type"], lost["type"]) == ("pcm", "lost")
     assert {k: lost[k] for k in ("name", "kind", "rate", "channels")} == {
         "name": "lost", "kind": "stream", "rate": "1", "channels": 1,
     }  # fmt: skip
