@@ -288,7 +288,7 @@ def failure(path: Path, what: str, error: Exception) -> Exception:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hold signals back: an extension's import turns what handlers raise into its own error."""
+    """Hold signals back: an import of an extension makes its own error of what handlers raise."""
     if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
@@ -308,7 +308,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def family(artifact: Artifact) -> str:
-    """Return the name of the family: `denoise` for both `denoise_16k` and `denoise_48k`."""
+    """Return the name shared at all rates: `denoise` for `denoise_16k` and `denoise_48k`."""
     return _family(artifact.meta)
 
 
@@ -388,6 +388,6 @@ _Model = TypeVar("_Model", bound=_Rated)
 def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
     """Return the cheapest model of a family that keeps the whole band of a signal at `rate` Hz.
 
-    It has the lowest sample rate that is not below `rate`, else the highest.
+    It is the one of the lowest sample rate that is not below `rate`, else the one of the highest.
     """
     return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from audiomask.sources import Source
 
 LOSSY = "lossy"  # names the file of what was left of a recording after losses
-Tick = Callable[[float, float], None]  # seconds done, seconds by the header
+Tick = Callable[[float, float], None]  # takes the seconds done and those by the header
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """A recording and the files, by name, that are made of it.
 
-    The files appear in their order here, so the job is done once the last one exists.
+    The files appear in the order of the dict, so the job is done once the last one exists.
     """
 
     source: Source
@@ -52,10 +52,10 @@ class Report:
     """A report that says how one job went."""
 
     job: Job
-    model: str = ""  # its name
-    seconds: float = 0.0  # of sound
+    model: str = ""  # the name of the model
+    seconds: float = 0.0  # the length of the recording
     elapsed: float = 0.0  # the seconds that the job took
-    notes: list[str] = field(default_factory=list)  # for the user
+    notes: list[str] = field(default_factory=list)  # remarks for the user
     error: AudioError | None = None  # why the job failed; None for a finished one
     bursts: Bursts | None = None  # the losses of the recording, if it could have any
     result: Any = None  # what the work found, if that goes to no file of the job
@@ -83,7 +83,7 @@ class Work:
         return choose(self.family, reader.info.rate).name
 
     def open(self, source: Source) -> Any:
-        """Return an open recording, a context manager."""
+        """Return the open recording as a context manager."""
         return source.open()
 
     def __call__(self, job: Job, tick: Tick) -> Report:
@@ -99,8 +99,8 @@ class Work:
     def finished(self, job: Job) -> Report | None:
         """Return the report of a job that a lost worker had done, else None.
 
-        The driver has seen that none of its files existed, so this run wrote those that do. Without the last
-        one they are removed. With `overwrite` they may be older, and the job is done again.
+        The driver has seen that none of its files existed, so this run wrote those that exist. If the last
+        one is missing, they are removed. With `overwrite` they may be older, so the job is done again.
         """
         paths = list(job.files.values())
         if self.overwrite or not paths:

@@ -45,17 +45,17 @@ def repeat_faded(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: f
 
 
 def repeat_pitch(x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Fill gaps with the last pitch periods, overlapped, as in ITU-T G.711 Appendix I (1999).
+    """Fill gaps with overlap-added pitch periods, as in ITU-T G.711 Appendix I (1999).
 
-    The last period fills the first 10 ms of a gap, the last two fill the next 10 ms and the last three the
-    rest, since one period alone buzzes. From 10 ms on the level falls by 20 % every 10 ms, to silence at 60.
+    The last period fills the first 10 ms of a gap, the last two fill the next and the last three the rest,
+    since a long repeat of one buzzes. From 10 ms on, they fade by 20 % of the level per 10 ms, to 0 at 60 ms.
 
         before the gap           in the gap                     after it
         ........[ quarter ]      period, then two, then three   [ overlap ]........
                  \\ and the quarter before the last period,      \\ the repetition goes on and fades out,
                    faded over, so that it joins itself            what came fades in
 
-    All fades are linear. A quarter is that of the pitch period, 3.75 ms at most. The overlap at the end is a
+    All fades are linear. A quarter is one of the pitch period, 3.75 ms at most. The overlap at the end is a
     quarter and 4 ms more for every further 10 ms lost, 10 ms at most and no longer than what was received.
 
     This differs from the Appendix: times are kept and not numbers of samples, so 16 and 48 kHz repeat the
@@ -127,7 +127,7 @@ def _looped(history: np.ndarray, length: int, quarter: int) -> np.ndarray:
 
 
 def _repetition(history: np.ndarray, period: int, quarter: int, frame: int, count: int) -> np.ndarray:
-    """Continue `history` by `[count]` samples: one period, two from 10 ms, three from 20 ms on."""
+    """Continue `history` by `count` samples: one period, two from 10 ms, three from 20 ms on."""
     out, at = np.zeros(count + quarter), 0
     for periods, start in enumerate((0, frame, 2 * frame), 1):
         if start >= count:

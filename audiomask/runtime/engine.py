@@ -66,7 +66,7 @@ class Engine:
         """Run one hop and return outputs and next states, in memory that is overwritten later.
 
         All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
-        of the time. Of two copies of the states, each call reads one and writes the other, the next `state`.
+        of the time. Each call reads one of two copies of the states, and writes the other, the new `state`.
         """
         if self._bound is None:
             self._bound = self._bind()
@@ -171,8 +171,8 @@ class Step:
     """A request to bring `engine` forward by `hops`, given `inputs` by the name of their port.
 
     Inputs are `[batch, channels, frames]`; one that is not given is 0. `run` fills in `outputs`, or `error`,
-    which leaves the engine as before. `broken [batch]` flags rows in which the model failed, if any; they are
-    muted and at the start of a signal again.
+    which leaves the engine as before. `broken [batch]` flags rows in which the model failed, if any; these
+    are muted, and reset to the start of a signal.
     """
 
     engine: Engine

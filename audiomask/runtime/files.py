@@ -69,9 +69,9 @@ class Enhance(Work):
                 )
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Raise `AudioError` for controls that the model that is needed first cannot take.
+        """Raise `AudioError` for controls that no file could be done with.
 
-        This loads that model, and no other member of the family.
+        This loads the model that is needed first, and no other member of the family.
         """
         rate = self.family[-1].sample_rate
         for source in sources:
@@ -87,7 +87,7 @@ class Enhance(Work):
             self._player(model)
 
     def open(self, source: Source) -> Any:
-        """Return an open recording, or open codes, a context manager."""
+        """Return the open recording, or open codes, as a context manager."""
         streams = self.family[0].streams
         if self.takes_codes:
             return source.open(lambda path, name=None: Codes(path, streams, name=name))

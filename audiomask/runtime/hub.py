@@ -18,13 +18,13 @@ class Settings:
     """The settings that all sockets of a server share."""
 
     token: str | None = None
-    origins: tuple[str, ...] = ()  # of web pages that may open sockets, besides the server's own
+    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
     loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
     max_sockets: int = 64
     max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
     idle_s: float = 60.0
     threads: int = 1
-    page: Path | None = None  # a folder
+    page: Path | None = None  # the folder of the web page
 
 
 class Hub:

@@ -16,7 +16,7 @@ from audiomask.runtime.turns import Stream, Worker
 class Intake:
     """The packet mode of a socket, which belongs to the event loop.
 
-    `wanted` is what the hello says of packets; values that make no sense raise `Refusal`. `facts` answers it.
+    `wanted` is what the hello says of packets, `facts` the answer. Values that make no sense raise `Refusal`.
     """
 
     def __init__(self, wanted: dict[str, Any], stream: Stream, worker: Worker, room: int):
@@ -54,7 +54,7 @@ class Intake:
         self._play()
 
     def _play(self) -> None:
-        """Move packets that the buffer releases to the inbox, again whenever the next one is due."""
+        """Move packets that the buffer releases to the inbox; run again when the next one is due."""
         if self._closed:
             return
         now = self._loop.time()

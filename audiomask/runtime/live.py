@@ -8,15 +8,15 @@
 The callbacks of the devices only copy into and out of rings. These rules keep the lag:
 
 - **In flight** are the samples that were captured and neither played nor dropped. A device hands them over in
-  chunks, so the one that is being recorded counts by the time since the last: the count is then smooth, and a
-  sample spends what is in flight, plus the session's own lag, between the two devices.
+  chunks, so the one that is being recorded counts by the time since the last. The count is then smooth, and a
+  sample needs what is in flight, plus the session's own lag, from one device to the other.
 - The loudspeaker starts, and starts again after it ran dry, once `buffer` samples are in flight, and skips
   what is more. So a stall of the model or of a device costs only the sound that came too late.
-- When the median of the last half second is off by more than 20 ms (a loudspeaker that stalled), it starts
-  again at once: it fades out, skips or waits, and fades in.
-- When the median of the last 4 seconds is off by more than 2 ms (two clocks that drift apart), that much of
-  the output is left out or repeated by a crossfade, where it is quiet or repeats itself. Nothing is
-  resampled, so all other samples are as the model made them.
+- When the median lag of the last half second is off by more than 20 ms (a loudspeaker that stalled), the
+  output starts again at once: it fades out, skips or waits, and fades in.
+- When the median lag of the last 4 seconds is off by more than 2 ms (two clocks that drift), that much of the
+  output is left out or repeated by a crossfade, where it is quiet or repeats itself. Nothing is resampled, so
+  all other samples are as the model made them.
 - Input that is older than the buffer when the model comes to it is dropped before the model, which is then
   back in time however slow it is. (Until it is played, the output that waits is older by what was cut.)
 """
@@ -43,7 +43,7 @@ NEAR_S, FAR_S = 0.002, 0.020  # deviations of the lag that a splice mends, and t
 SHORT_S, LONG_S = 0.5, 4.0  # lengths of the medians: long, since callbacks come late by milliseconds
 QUIET = 1e-3  # a splice waits for a place where its sides differ by 30 dB less than the recent level ...
 POWER_S = 3.0  # ... which is taken over so long; at twice the deviation it no longer waits
-BUSY = 0.5  # fraction of a block's time for the model: below it, it catches up as fast as sound comes
+BUSY = 0.5  # fraction of a block's time that the model needs: below this it catches up as fast as sound comes
 GONE_S = 2.0  # a device that has not called for so long is lost; the longest buffers are well under 1 s
 SPARE_S = 2.0  # room in the rings beyond the buffer
 HISTORY = 1024  # callbacks remembered, 4 s at 256 a second
@@ -96,8 +96,8 @@ class Status:
 def least_buffer(block: int, chunk_in: int, chunk_out: int, *, even: bool = True) -> int:
     """Return the least number of samples in flight for a loudspeaker to get its chunks in time.
 
-    It takes `chunk_out` at once, `chunk_in` of the microphone are not there yet, and unless those are `even`,
-    whole blocks, some wait for the rest of their block.
+    It takes `chunk_out` at once, and a `chunk_in` of the microphone is not there yet. Unless chunks are
+    `even`, which means whole blocks, some samples also wait for the rest of their block.
     """
     return chunk_in + chunk_out + (0 if even else block - 1)
 
@@ -279,7 +279,7 @@ class Live:
 
     def _meet(self, side: int, x: np.ndarray) -> None:
         peak = float(np.abs(x).max())
-        if peak < np.inf:  # no NaN either
+        if peak < np.inf:  # false for NaN too
             self._peaks[side] = max(self._peaks[side], peak)
 
     def _cut(self, late: int) -> None:

@@ -37,7 +37,7 @@ NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # names th
 def loss_models(spec: str) -> Callable[[Source], LossModel]:
     """Return a function that gives the loss model of a recording, by `spec`.
 
-    That is `gilbert:P,Q`, `drop:RATE`, or a trace: a file, a folder of one for each recording, found by its
+    It is `gilbert:P,Q`, `drop:RATE`, or a trace: a file, a folder of one for each recording, found by its
     stem, or a table of them, a `.scp` (or a data directory's utt2trace) of lines `name path`. Raises as
     `parse_loss` does, ValueError or `AudioError`; the function raises `AudioError` if there is no trace.
     """
@@ -109,7 +109,7 @@ class Losses:
         return self._lost[place]
 
     def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield what is left of blocks `[C, T]`, and flags `[T]`; their total length stays.
+        """Yield what is left of the blocks `[C, T]`, with flags `[T]`; the total length stays.
 
         Raises `AudioError` for a trace that is too short.
         """
@@ -208,7 +208,7 @@ class Whole:
         return x[:, :0]
 
     def flush(self) -> np.ndarray:
-        """Return all of it, or raise `AudioError` for a rate that the method is not made for."""
+        """Return the whole signal, or raise `AudioError` for a rate that the method is not made for."""
         x, lost = (np.concatenate(parts, axis=-1) for parts in zip(*self._blocks, strict=True))
         try:
             return np.stack([self._method(row, lost, self._rate) for row in x])
