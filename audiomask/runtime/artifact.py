@@ -1,8 +1,7 @@
-"""One file, one model: an ONNX graph whose metadata says all that is needed to run it.
+"""Find and load models, each an ONNX file whose metadata says all that is needed to run it.
 
-`Artifact.load` reads, validates and refuses; `resolve` finds artifacts by name, file or folder. The JSON
-document under the metadata key ``audiomask`` is described in the docs beside `audiomask.export`, which writes
-it.
+`Artifact.load` reads a file and validates or refuses it; `resolve` finds artifacts by name, file or folder.
+`audiomask.export` writes the JSON document under the metadata key `audiomask`, and the docs describe it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from audiomask.audio import AudioError
 from audiomask.ports import Port
 from audiomask.runtime.onnxfile import MalformedError, metadata, parse
 
-FORMAT, READ = 2, (1, 2)  # of the document: written, and read; 1 says constant for control and mask for lost
+FORMAT, READ = 2, (1, 2)  # formats written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"
 MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -53,12 +52,12 @@ _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
 
 
 class ArtifactError(AudioError):
-    """A model that cannot be found, or must not be run."""
+    """An error that a model cannot be found or must not be run."""
 
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A packed state tensor of one dtype; ``initial`` is one row, or None for zeros."""
+    """A packed state tensor of one dtype; `initial` is one row, or None for zeros."""
 
     name: str
     dtype: np.dtype
@@ -86,7 +85,7 @@ class StateSpec:
         return cls(name, dtype, shape, flat.astype(dtype).reshape(shape))
 
     def rows(self, batch: int) -> np.ndarray:
-        """``batch`` streams at their start: ``[batch, *shape]``."""
+        """Return the state of `batch` streams at their start, `[batch, *shape]`."""
         out = np.zeros((batch, *self.shape), self.dtype)
         if self.initial is not None:
             out[:] = self.initial
@@ -95,7 +94,7 @@ class StateSpec:
 
 @dataclass
 class Artifact:
-    """A validated model. ``hop``, ``delay`` and ``latency`` in samples of ``sample_rate``."""
+    """A validated model; `hop`, `delay` and `latency` are in samples of `sample_rate`."""
 
     path: Path
     meta: dict[str, Any]
@@ -117,7 +116,7 @@ class Artifact:
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:
-        """Read and validate a file. Errors: `ArtifactError`, which says what is wrong with it."""
+        """Read and validate a file, or raise `ArtifactError`, which says what is wrong with it."""
         path = Path(path)
         try:
             if path.stat().st_size > MAX_BYTES:
@@ -199,7 +198,7 @@ class Artifact:
 
     @property
     def state_bytes(self) -> int:
-        """Memory that one stream keeps between blocks."""
+        """Return the bytes that one stream keeps between blocks."""
         return sum(math.prod(s.shape) * s.dtype.itemsize for s in self.states)
 
     @property
@@ -212,14 +211,14 @@ class Artifact:
 
     @property
     def lost(self) -> Port | None:
-        """The stream that says which frames of the first one are lost, of a model that is informed of it."""
+        """Return the stream that flags lost frames of the first one; None if the model has none."""
         return next((port for port in self.streams[1:] if port.type == "lost"), None)
 
     def session(self, threads: int = 1):
-        """The graph loaded into ONNX Runtime, checked against the metadata; shared by all streams of this
-        process.
+        """Return the graph as a session of ONNX Runtime, checked against the metadata.
 
-        Errors: `ArtifactError` if the runtime refuses it or a port does not match.
+        All streams of this process share it. Raises `ArtifactError` if the runtime refuses it or a port does
+        not match.
         """
         with self._lock:
             if threads not in self._sessions:
@@ -228,7 +227,7 @@ class Artifact:
 
     def _start(self, threads: int):
         with _undisturbed():
-            import onnxruntime as ort  # .1 s of import that listing models does not need
+            import onnxruntime as ort  # takes 0.1 s, which listing models does not need
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -278,7 +277,7 @@ class Artifact:
 
 
 def failure(path: Path, what: str, error: Exception) -> Exception:
-    """Return an `ArtifactError` with the remedy for an error of ONNX Runtime; any other error as it is."""
+    """Return an `ArtifactError` with a remedy for an error of ONNX Runtime, else the error."""
     words = (str(error).splitlines() or [type(error).__name__])[0][:300]
     if isinstance(error, MemoryError) or "alloc" in words:  # bad_alloc, bad allocation, failed to allocate
         return ArtifactError(f"{path}: out of memory ({words}); end other programs, or give it less at once")
@@ -289,9 +288,8 @@ def failure(path: Path, what: str, error: Exception) -> Exception:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Signals wait: of what their handlers raise, an extension module that is being imported would make a
-    traceback and an error of its own."""
-    if threading.current_thread() is not threading.main_thread():  # handlers run there
+    """Hold signals back: an import of an extension makes its own error of what handlers raise."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
     heard: list[int] = []
@@ -310,9 +308,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def family(artifact: Artifact) -> str:
-    """Return the name that models of several sample rates share: ``denoise`` for ``denoise_16k`` and
-    ``denoise_48k``.
-    """
+    """Return the name shared at all rates: `denoise` for `denoise_16k` and `denoise_48k`."""
     return _family(artifact.meta)
 
 
@@ -330,7 +326,7 @@ def shipped() -> list[Artifact]:
 
 
 def _catalogue() -> dict[Path, dict[str, Any]]:
-    """Return what the models in the package say of themselves, their graphs unread."""
+    """Return name, task and default of the models in the package without reading their graphs."""
     found = {}
     for path in sorted(PRETRAINED.glob("*.onnx")):
         try:
@@ -339,18 +335,18 @@ def _catalogue() -> dict[Path, dict[str, Any]]:
             meta = json.loads(metadata(data)[KEY])
             found[path] = {"name": meta["name"], "task": meta["task"], "default": meta.get("default")}
         except (OSError, ValueError, KeyError, TypeError):
-            Artifact.load(path)  # which says what is wrong
+            Artifact.load(path)  # raises an error that says what is wrong
     return found
 
 
 def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
-    """Return the artifacts that ``name`` means, by rising sample rate.
+    """Return the artifacts that `name` means, by rising sample rate.
 
     Args:
-        name: a file, a folder of one family, the name of a shipped model or family (``denoise``,
-            ``denoise_48k``), or None for the default model of ``task``.
+        name: a file, a folder of one family, or a shipped model or family (`denoise_48k`, `denoise`).
+        task: the task whose default model is meant if `name` is None.
 
-    Raises `ArtifactError`, with the names there are.
+    Raises `ArtifactError`, with the names that exist.
     """
     if name is None:
         metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
@@ -390,6 +386,8 @@ _Model = TypeVar("_Model", bound=_Rated)
 
 
 def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
-    """The one of a family that keeps the whole band of a signal at ``rate`` Hz at the least cost: the lowest
-    sample rate not below ``rate``, else the highest."""
+    """Return the cheapest model of a family that keeps the whole band of a signal at `rate` Hz.
+
+    It is the one of the lowest sample rate that is not below `rate`, else the one of the highest.
+    """
     return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

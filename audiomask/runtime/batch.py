@@ -1,11 +1,10 @@
-"""Many recordings through one piece of work, on this machine or on a cluster.
+"""Do one piece of work on many recordings, on this machine or on a cluster.
 
     for report in batch.run(jobs, work, workers=4):
         print(report.job.source, report.error or "done")
 
-A `Job` is a recording and the files that are made of it; a `Work` does it and gives a `Report`. A bad file is
-a report with an `error` and does not stop the others. `cluster.run` does the same on the machines of a Ray
-cluster.
+A `Job` is a recording and the files that are made of it; a `Work` does it and returns a `Report`. A bad file
+gives a report with an `error` and does not stop the others. `cluster.run` uses the machines of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ if TYPE_CHECKING:
     from audiomask.masks.packets import Bursts
     from audiomask.sources import Source
 
-LOSSY = "lossy"  # the file of what was left of a recording after losses
-Tick = Callable[[float, float], None]  # seconds done, seconds by the header
+LOSSY = "lossy"  # names the file of what was left of a recording after losses
+Tick = Callable[[float, float], None]  # takes the seconds done and those by the header
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A recording and the files that are made of it, by name, in the order in which they appear: where the
-    last one is, the job is done.
+    """A recording and the files, by name, that are made of it.
+
+    The files appear in the order of the dict, so the job is done once the last one exists.
     """
 
     source: Source
@@ -43,50 +43,39 @@ class Job:
 
     @property
     def output(self) -> Path:
-        """The first file that is not of losses."""
+        """Return the first file that is not the lossy one."""
         return next(path for name, path in self.files.items() if name != LOSSY)
 
 
 @dataclass
 class Report:
-    """How one job went.
-
-    Args:
-        model: its name.
-        seconds: of sound; `elapsed`: that it took.
-        notes: for the user.
-        error: None for a finished one.
-        bursts: what was lost of the recording, if anything could be.
-        result: what the work found, where it goes to no file of the job.
-    """
+    """A report that says how one job went."""
 
     job: Job
-    model: str = ""
-    seconds: float = 0.0
-    elapsed: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    error: AudioError | None = None
-    bursts: Bursts | None = None
-    result: Any = None
+    model: str = ""  # the name of the model
+    seconds: float = 0.0  # the length of the recording
+    elapsed: float = 0.0  # the seconds that the job took
+    notes: list[str] = field(default_factory=list)  # remarks for the user
+    error: AudioError | None = None  # why the job failed; None for a finished one
+    bursts: Bursts | None = None  # the losses of the recording, if it could have any
+    result: Any = None  # what the work found, if that goes to no file of the job
 
 
 class Cancelled(BaseException):
-    """A request of another thread to stop; no Exception, so that nothing on the way takes it for a bad
-    file.
-    """
+    """Another thread's request to stop; no `Exception`, so that nothing takes it for a bad file."""
 
 
 class Work:
-    """What is done to each recording.
+    """The work that is done on each recording; a subclass defines `do`.
 
-    A subclass has `do`. `family`: its models; `overwrite`: its files may exist; `threads`: that a job needs.
+    `family` holds its models, `overwrite` allows its files to exist, and a job needs `threads` threads.
     """
 
     family: Sequence[Any] = ()
     overwrite, threads = False, 1
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
-        """Do a job whose recording is open. Raises `AudioError`; then none of its files is there."""
+        """Do a job whose recording is open, or raise `AudioError` and leave none of its files."""
         raise NotImplementedError
 
     def model_of(self, reader: Any) -> str:
@@ -94,11 +83,11 @@ class Work:
         return choose(self.family, reader.info.rate).name
 
     def open(self, source: Source) -> Any:
-        """Return the context of an open recording."""
+        """Return the open recording as a context manager."""
         return source.open()
 
     def __call__(self, job: Job, tick: Tick) -> Report:
-        """Do a job. `tick` is called with every block; it raises `Cancelled` where the batch has ended."""
+        """Do a job; `tick`, called with every block, raises `Cancelled` once the batch has ended."""
         start = time.perf_counter()
         for path in job.files.values():
             check_writable(path, overwrite=self.overwrite)
@@ -110,8 +99,8 @@ class Work:
     def finished(self, job: Job) -> Report | None:
         """Return the report of a job that a lost worker had done, else None.
 
-        The driver has seen that no file of it existed, so the last one was written in this run, and so was
-        any that stands alone, which goes. With `overwrite` that cannot be known, and the job is done again.
+        The driver has seen that none of its files existed, so this run wrote those that exist. If the last
+        one is missing, they are removed. With `overwrite` they may be older, so the job is done again.
         """
         paths = list(job.files.values())
         if self.overwrite or not paths:
@@ -130,7 +119,7 @@ class Work:
 def reported(
     job: Job, reader: Any, model: str, faults: int = 0, became: str = "count as silence", **more: Any
 ) -> Report:
-    """Return the report of a recording that was read to its end; `became`: what blocks with faults did."""
+    """Return the report of a fully read recording; `became` says what the faulty blocks did."""
     notes = list(reader.notes)
     if faults:
         notes.append(f"{job.source}: the model failed in {faults} blocks, which {became}")
@@ -146,8 +135,8 @@ def run(
 ) -> Iterator[Report]:
     """Do many jobs, `workers` at once, and yield a report of each as it ends.
 
-    They are threads, since graphs run outside Python's lock. If the caller stops (an interrupt, `close()`),
-    the running ones are abandoned and cleaned up before this returns.
+    Workers are threads, since graphs run outside Python's lock. If the caller stops (an interrupt,
+    `close()`), the running jobs are abandoned and cleaned up before this returns.
     """
     stop = threading.Event()
 
@@ -166,14 +155,14 @@ def run(
     if workers == 1:
         yield from map(one, jobs)
         return
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # start-up without is faster
+    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # start-up is faster without
 
     queue = iter(jobs)
     running: set[Future[Report]] = set()
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="batch") as pool:
         try:
             while True:
-                # No more in flight than workers: a list of a million files waits here, not in the pool.
+                # No more jobs than workers are in flight: a million files wait here and not in the pool.
                 running |= {pool.submit(one, job) for job in islice(queue, workers - len(running))}
                 if not running:
                     return
@@ -185,7 +174,7 @@ def run(
 
 
 def in_order(jobs: Sequence[Job], reports: Iterator[Report]) -> Iterator[Report]:
-    """Yield the reports of jobs in the order of the jobs, each as soon as those before it are there."""
+    """Yield reports in the order of their jobs, each as soon as those before it are there."""
     early: dict[Job, Report] = {}
     with closing(reports) as reports:  # type: ignore[type-var]
         for job in jobs:

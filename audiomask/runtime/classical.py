@@ -1,8 +1,8 @@
-"""Concealment without a network: silence, repetition, and repetition by pitch periods.
+"""Conceal losses without a network: by silence, repetition, or repetition by pitch periods.
 
 Each function takes `x [T]`, `lost [T]` bool (true where a sample never came; what `x` holds there is not
-used) and `sample_rate` in Hz, and returns `[T]`. They are the floors of every table and need no model.
-ValueError for arrays that do not fit.
+used) and `sample_rate` in Hz, and returns `[T]`. They are the floors of every table and need no model. They
+raise ValueError for arrays that do not fit.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from itertools import pairwise
 
 import numpy as np
 
-SHORTEST_S, LONGEST_S = 0.005, 0.015  # pitch periods that are looked for: 200 down to 67 Hz
-WINDOW_S = 0.020  # of the correlation
+SHORTEST_S, LONGEST_S = 0.005, 0.015  # range of the pitch periods that are searched: 200 down to 67 Hz
+WINDOW_S = 0.020  # length of the correlation
 COARSE_HZ = 4000  # rate of the first search
 FRAME_S = 0.010  # the unit in which the Appendix counts what is lost
 FADE_PER_FRAME = 0.2
-GROWTH_S = 0.004  # of the overlap at the end, for every further frame lost
+GROWTH_S = 0.004  # growth of the overlap at the end, for every further frame lost
 REPEATED_S, SILENT_S = 0.020, 0.100  # a repeated packet fades between these ages
 
 
 def zero_fill(x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Silence in place of what is lost."""
+    """Return the signal with silence in place of what is lost."""
     return _received(x, lost, sample_rate)
 
 
 def repeat(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float = 20.0) -> np.ndarray:
-    """The last `packet_ms` before a gap, over and over, at their full level."""
+    """Fill each gap with the last `packet_ms` before it, over and over, at their full level."""
     out = _received(x, lost, sample_rate)
     size = max(1, round(packet_ms * sample_rate / 1000))
     for start, end in _gaps(lost):
@@ -36,7 +36,7 @@ def repeat(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float =
 
 
 def repeat_faded(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float = 20.0) -> np.ndarray:
-    """As `repeat`, fading from 20 ms on to silence after 100 ms, which LPCNet's concealment keeps to."""
+    """Fill gaps like `repeat`, but fade from 20 ms on to silence after 100 ms, as LPCNet does."""
     out = repeat(x, lost, sample_rate, packet_ms)
     for start, end in _gaps(lost):
         age = np.arange(end - start) / sample_rate
@@ -45,24 +45,24 @@ def repeat_faded(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: f
 
 
 def repeat_pitch(x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Pitch periods of what came before, overlapped and added, as in ITU-T G.711 Appendix I (1999).
+    """Fill gaps with overlap-added pitch periods, as in ITU-T G.711 Appendix I (1999).
 
-    The last period fills the first 10 ms of a gap, the last two the next, then the last three, since one
-    period heard for long buzzes. From 10 ms on it fades by 20 % of the level every 10 ms, to silence at 60.
+    The last period fills the first 10 ms of a gap, the last two fill the next and the last three the rest,
+    since a long repeat of one buzzes. From 10 ms on, they fade by 20 % of the level per 10 ms, to 0 at 60 ms.
 
         before the gap           in the gap                     after it
         ........[ quarter ]      period, then two, then three   [ overlap ]........
                  \\ and the quarter before the last period,      \\ the repetition goes on and fades out,
                    faded over, so that it joins itself            what came fades in
 
-    All fades are linear. A quarter is that of the pitch period, 3.75 ms at most; the overlap at the end is a
+    All fades are linear. A quarter is one of the pitch period, 3.75 ms at most. The overlap at the end is a
     quarter and 4 ms more for every further 10 ms lost, 10 ms at most and no longer than what was received.
 
-    Differences: times are kept and not numbers of samples, so 16 and 48 kHz repeat the same 5 to 15 ms; the
-    first search runs at 4 kHz at every rate, as the Appendix' does at 8 kHz, but on means of neighbouring
-    samples instead of every n-th, which would fold the upper bands of speech at 48 kHz into it; a gap may
-    have any length, since packets of other sizes than 10 ms are lost too; the Appendix delays all output by
-    3.75 ms to fade before the gap, here the whole signal is at hand and nothing is delayed.
+    This differs from the Appendix: times are kept and not numbers of samples, so 16 and 48 kHz repeat the
+    same 5 to 15 ms. The first search runs at 4 kHz at every rate, as the Appendix' does at 8 kHz, but on
+    means of neighbouring samples; every n-th sample would fold the upper bands of speech at 48 kHz into it. A
+    gap may have any length, since packets of other sizes than 10 ms are lost too. The Appendix delays all
+    output by 3.75 ms to fade before the gap; here the whole signal is at hand and nothing is delayed.
     """
     out = _received(x, lost, sample_rate)
     frame, longest = round(FRAME_S * sample_rate), round(LONGEST_S * sample_rate)
@@ -91,7 +91,7 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 
 
 def pitch_period(history: np.ndarray, sample_rate: int) -> int:
-    """The lag, in samples, of 5 to 15 ms at which the last 20 ms of `history` agree best with the past.
+    """Return the lag in samples, 5 to 15 ms, at which the last 20 ms agree best with the past.
 
     Agreement is the correlation over the root of the energy at that lag, as in the Appendix: the energy of
     the last 20 ms is the same for all lags. Silence has the longest period.
@@ -113,13 +113,13 @@ def _best_lag(x: np.ndarray, window: int, shortest: int, longest: int) -> int:
 
 
 def _faded(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """From `a` to `b`, of one length."""
+    """Return a crossfade from `a` to `b`, which have one length."""
     w = (np.arange(len(a)) + 1) / (len(a) + 1)
     return a * (1 - w) + b * w
 
 
 def _looped(history: np.ndarray, length: int, quarter: int) -> np.ndarray:
-    """The last `length` samples, their end faded over to what precedes their beginning."""
+    """Return the last `length` samples, their end faded over to what precedes their beginning."""
     loop = history[-length:].copy()
     before = history[len(history) - length - quarter : len(history) - length]
     loop[length - quarter :] = _faded(loop[length - quarter :], before)
@@ -127,7 +127,7 @@ def _looped(history: np.ndarray, length: int, quarter: int) -> np.ndarray:
 
 
 def _repetition(history: np.ndarray, period: int, quarter: int, frame: int, count: int) -> np.ndarray:
-    """`[count]` samples that go on after `history`: one period, from 10 ms on two, from 20 ms on three."""
+    """Continue `history` by `count` samples: one period, two from 10 ms, three from 20 ms on."""
     out, at = np.zeros(count + quarter), 0
     for periods, start in enumerate((0, frame, 2 * frame), 1):
         if start >= count:
@@ -138,18 +138,18 @@ def _repetition(history: np.ndarray, period: int, quarter: int, frame: int, coun
         if periods > 1:
             new[:quarter] = _faded(out[start : start + quarter], new[:quarter])
         out[start:] = new
-        at = (at + frame) % period  # the same place in the period, of the oldest that will be played
+        at = (at + frame) % period  # the same place in the oldest period that will be played
     return out[:count]
 
 
 def _gaps(lost: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(first, last + 1) of every stretch that is lost."""
+    """Return (first, last + 1) of every stretch that is lost."""
     edges = np.flatnonzero(np.diff(lost, prepend=False, append=False)).tolist()
     return zip(edges[::2], edges[1::2], strict=True)
 
 
 def _before(x: np.ndarray, start: int, size: int) -> np.ndarray:
-    """The last `size` samples before `start`; before the signal there is silence."""
+    """Return the last `size` samples before `start`; before the signal there is silence."""
     return np.concatenate([np.zeros(max(0, size - start), x.dtype), x[max(0, start - size) : start]])
 
 

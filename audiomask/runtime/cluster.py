@@ -1,12 +1,12 @@
-"""The batch of `batch.py` over the machines of a Ray cluster: the same work for a file, in more processes.
+"""Run a batch on the machines of a Ray cluster: the work of `batch.py`, in more processes.
 
 The list of files goes through Ray Data, one actor per stream of files, which loads the model once. The files
 themselves are read and written by the actors, so every machine must see them under the same paths (a shared
 file system) and have the same audiomask installed.
 
-A worker that is lost (killed, out of memory, its machine gone) costs time and nothing else. Ray starts it
-anew and hands it the same files again; an output appears under its name only when it is whole, so each is
-there once or not yet, and what the dead worker had begun is removed by the next one.
+A worker that is lost (killed, out of memory, or with its machine) costs time and nothing else. Ray starts it
+anew and hands it the same files again. An output appears under its name only when it is whole, so each exists
+once or not yet, and the next worker removes what the dead one had begun.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any
 from audiomask.audio import AudioError, check_writable, remove_parts
 from audiomask.runtime.batch import Job, Report, Work
 
-Load = Callable[[], Work]  # with its model, on whatever machine it is called
-ATTEMPTS = 4  # workers that may be lost with one file: Ray would go on for ever with one that kills them
+Load = Callable[[], Work]  # makes the work, with its model, on the machine where it is called
+ATTEMPTS = 4  # workers that may be lost with one file: Ray would never give up on a file that kills them
 BLOCKS = 4096  # parts that the list is cut into: Ray plans every part, and a lost worker repeats at most one
 
 
@@ -44,10 +44,10 @@ class Attempts:
 
 
 class Worker:
-    """An actor: the work that `load` gives, in a folder that relative paths start from.
+    """An actor that does the work of `load`, in the folder that relative paths start from.
 
-    A row has the index of a job and the job, and becomes one of the index and the report, both as bytes that
-    only Ray carries, from and to our own processes. `attempts` is the handle of the `Attempts`.
+    It turns a row with a job and its index into a row with the report and the index. Job and report are bytes
+    that only Ray carries, from and to our own processes. `attempts` is the handle of the `Attempts`.
     """
 
     def __init__(self, load: Load, folder: str, attempts: Any):
@@ -63,7 +63,7 @@ class Worker:
         job: Job = pickle.loads(row["job"])
         try:
             for path in job.files.values():
-                remove_parts(path)  # of a worker that was lost with this file
+                remove_parts(path)  # left by a worker that was lost with this file
             if ray.get(self.attempts.begin.remote(row["index"])) > ATTEMPTS:
                 raise AudioError(
                     f"{job.source}: {ATTEMPTS} workers were lost with it, killed or out of memory; "
@@ -78,13 +78,13 @@ class Worker:
 def run(
     jobs: Iterable[Job], load: Load, work: Work, address: str, workers: int | None = None
 ) -> Iterator[Report]:
-    """Do as `batch.run` on the cluster at `address` ("local": one of this machine, for this run).
+    """Do jobs like `batch.run`, but on the cluster at `address`.
 
-    `load` makes the work anew on each machine; `workers` files at once (default: all processors of the
-    cluster). No file may be its own output.
+    The address "local" makes a cluster of this machine for this run. `load` makes the work anew on each
+    machine, and `workers` files are done at once (default: all processors). No file may be its own output.
 
-    Raises `AudioError` for a cluster that cannot be reached or used; a bad file is a report with `error`, and
-    so is one that takes its workers with it.
+    Raises `AudioError` for a cluster that cannot be reached or used. A bad file gives a report with `error`,
+    and so does one that takes its workers with it.
     """
     import ray
     import ray.data
@@ -133,7 +133,7 @@ def run(
 
 @contextmanager
 def _connected(address: str) -> Iterator[None]:
-    """A connection to a cluster, and the signal handler that was there before."""
+    """Connect to a cluster, and keep the signal handler that was there before."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere unasked

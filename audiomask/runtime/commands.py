@@ -1,4 +1,4 @@
-"""The texts that clients send to ``audiomask serve``, taken apart: whatever is wrong ends in a `Refusal`."""
+"""Take apart the texts that clients send to `audiomask serve`; a wrong one raises `Refusal`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_TEXT = 65536  # characters of a command
 
 
 class Refusal(Exception):
-    """What ends a socket: ``code`` in the error message and in /metrics, ``close`` of the websocket."""
+    """An error that ends a socket; message and /metrics say `code`, the websocket `close`."""
 
     def __init__(self, code: str, close: int, words: str, counter: str = "errors_total"):
         super().__init__(words)
@@ -17,7 +17,7 @@ class Refusal(Exception):
 
 
 def message(text: str) -> dict[str, Any]:
-    """A command. Errors: `Refusal`."""
+    """Return a command as an object, or raise `Refusal`."""
     if len(text) > MAX_TEXT:
         raise Refusal("too_big", 1009, f"a text message has {len(text)} characters; {MAX_TEXT} are taken")
     try:
@@ -30,7 +30,7 @@ def message(text: str) -> dict[str, Any]:
 
 
 def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
-    """A value of a command, taken out of it. Errors: `Refusal` for a wrong type."""
+    """Take a value out of a command and return it, or raise `Refusal` for a wrong type."""
     value = entry.pop(name, None)
     if value is None:
         return default
@@ -40,7 +40,7 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
 
 
 def values(entry: dict[str, Any]) -> dict[str, Any]:
-    """What `Session.set` shall set, taken out of a command. Errors: `Refusal` for a wrong type."""
+    """Take the arguments of `Session.set` out of a command, or raise `Refusal` for a wrong type."""
     found: dict[str, Any] = {"controls": field(entry, "controls", dict, {})}
     for name, kinds in (("dry", (int, float)), ("bypass", bool)):
         if (value := field(entry, name, kinds, None)) is not None:
@@ -49,6 +49,6 @@ def values(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def done(entry: dict[str, Any]) -> None:
-    """Nothing may be left in a command that all fields have been taken out of."""
+    """Raise `Refusal` if anything is left in a command after all fields have been taken out."""
     if entry:
         raise Refusal("bad_value", 1007, f"unknown: {' '.join(map(str, entry))[:100]}")

@@ -1,4 +1,4 @@
-"""What a server counts, and its text for Prometheus."""
+"""Count what a server does, and write it as text for Prometheus."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HISTOGRAMS = {
 
 
 class Histogram:
-    """Counts of values up to each bound, and their sum."""
+    """A histogram that counts values up to each bound, and sums them."""
 
     def __init__(self, bounds: tuple[float, ...]):
         self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
@@ -43,7 +43,7 @@ class Histogram:
 
 
 class Counters:
-    """For one thread, that of the event loop."""
+    """All counters of a server, which only the thread of the event loop may use."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, float]] = {
@@ -59,7 +59,7 @@ class Counters:
         return self.values[name].get(label, 0)
 
     def text(self, gauges: dict[str, tuple[str, float]]) -> str:
-        """The exposition format 0.0.4. ``gauges``: name to (help, value)."""
+        """Return the exposition format 0.0.4; `gauges` maps a name to (help, value)."""
         lines = []
         for name, (words, value) in gauges.items():
             lines += [

@@ -1,4 +1,4 @@
-"""Models and their memory, stepped hop by hop, one stream or many at once: the thin layer on ONNX Runtime.
+"""Step models and their memory hop by hop, one stream or many at once, on ONNX Runtime.
 
 An `Engine` is memory only: state and controls of a few streams. A `Step` is the request to bring one engine
 forward by some hops. `run` serves many requests: those for the same graph and length become rows of one call,
@@ -15,26 +15,29 @@ import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError, failure
 
-# Rows x hops in one call when steps are stacked. From 16 on a row costs the same; with 64 the activations of
-# the shipped models leave a cache of 1 MB and it costs more again (tools/bench/sessions.py).
+# Rows x hops in one call when steps are stacked. From 16 on each row costs the same; with 64 the activations
+# of the shipped models leave a cache of 1 MB and a row costs more again (tools/bench/sessions.py).
 STACK_ROWS = 32
 TINY = 1e-30  # -600 dB: below lie denormal numbers, on which many processors crawl
-SWEEP = 64  # hops from one search for such numbers to the next, which costs as much as a hundredth of a hop
+SWEEP = 64  # hops between two searches for such numbers; a search costs a hundredth of a hop
 
-# One binding for each copy of the states to be read, memory of the inputs and outputs, the other copy.
+# A binding for each copy of the states to be read, the memory of inputs and of outputs, and the other copy.
 _Bound = tuple[list[Any], dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]
 Streams = Mapping[str, np.ndarray]  # by port name, each `[batch, channels, frames]`
 
 
 class Engine:
-    """The memory of `batch` independent streams through one graph.
+    """The memory that `batch` independent streams through one graph need.
 
     Args:
-        outputs: names of the ports that are wanted; default all.
+        artifact: the model.
+        batch: the number of streams.
+        threads: the threads of a call.
+        outputs: names of the ports that are wanted; None for all.
 
-    Attributes: `state`, a list of `[batch, ...]`, one for each dtype, and `controls`, the values of the
-    control ports, `[batch]` or `[batch, n]`; their arrays are changed in place only, since they are bound to
-    the graph. `frames`: of each input stream, in a hop.
+    `state` is a list of `[batch, ...]`, one for each dtype, and `controls` has the values of the control
+    ports, `[batch]` or `[batch, n]`; their arrays are changed in place only, since they are bound to the
+    graph. `frames` has the number of frames in a hop of each input stream.
     """
 
     def __init__(
@@ -63,8 +66,7 @@ class Engine:
         """Run one hop and return outputs and next states, in memory that is overwritten later.
 
         All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
-        of the time. The states are in two copies, and each call reads one and writes the other, which then is
-        `state`.
+        of the time. Each call reads one of two copies of the states, and writes the other, the new `state`.
         """
         if self._bound is None:
             self._bound = self._bind()
@@ -93,7 +95,7 @@ class Engine:
         return bindings, {port.name: feeds[port.name] for port in self.artifact.streams}, got, spare
 
     def feeds(self, inputs: Streams, hops: int) -> dict[str, np.ndarray]:
-        """Return all that the graph takes for so many hops; a stream that is not given is 0."""
+        """Return all that the graph takes for `hops` hops; a stream that is not given is 0."""
         feeds = {spec.name: value for spec, value in zip(self.artifact.states, self.state, strict=True)}
         feeds |= self.controls
         for port in self.artifact.streams:
@@ -104,9 +106,7 @@ class Engine:
         return feeds
 
     def sweep(self, hops: int) -> None:
-        """Now and then, after a call for so many hops, set numbers in the state that are next to nothing to
-        0.
-        """
+        """Count `hops`, and once in `SWEEP` set numbers in the state below `TINY` to 0."""
         self._hops += hops
         if self._hops >= SWEEP:
             self._hops = 0
@@ -115,28 +115,28 @@ class Engine:
                     value[np.abs(value) < TINY] = 0
 
     def turn(self, controls: Mapping[str, np.ndarray]) -> None:
-        """Take other values of the controls."""
+        """Set other values of the controls."""
         for name, value in controls.items():
             self.controls[name][:] = value
 
     def reset(self, rows: Any = slice(None)) -> None:
-        """Bring `rows` of the batch to the start of a signal."""
+        """Reset `rows` of the batch to the start of a signal."""
         for value, spec in zip(self.state, self.artifact.states, strict=True):
             value[rows] = 0 if spec.initial is None else spec.initial
 
     def save(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """Return a copy of the memory, for `load`."""
+        """Return a copy of the memory that `load` takes."""
         return [value.copy() for value in self.state], {k: v.copy() for k, v in self.controls.items()}
 
     def load(self, memory: tuple[list[np.ndarray], dict[str, np.ndarray]]) -> None:
-        """Take a memory that `save` gave."""
+        """Restore a memory that `save` returned."""
         state, controls = memory
         for value, saved in zip(self.state, state, strict=True):
             value[:] = saved
         self.turn(controls)
 
     def control(self, name: str, value: Any) -> np.ndarray:
-        """Return a value for a control as its array: one for all streams, or one each.
+        """Return the array of a control for `value`, which is one for all streams or one for each.
 
         Raises `ArtifactError` for a control that the model lacks or a value out of its range.
         """
@@ -168,11 +168,11 @@ class Engine:
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """A request to bring `engine` forward by `hops`, over `inputs` `[batch, channels, frames]` by port.
+    """A request to bring `engine` forward by `hops`, given `inputs` by the name of their port.
 
-    A stream that is not given is 0. `run` fills in `outputs`, or `error`, in which case the engine is as
-    before. `broken [batch]`: rows in which the model failed, if any; they are muted and at the start of a
-    signal again.
+    Inputs are `[batch, channels, frames]`; one that is not given is 0. `run` fills in `outputs`, or `error`,
+    which leaves the engine as before. `broken [batch]` flags rows in which the model failed, if any; these
+    are muted, and reset to the start of a signal.
     """
 
     engine: Engine
@@ -184,7 +184,7 @@ class Step:
 
 
 def run(steps: Sequence[Step]) -> None:
-    """Run every step, in as few calls as `STACK_ROWS` allows. No engine may occur twice."""
+    """Run every step, in as few calls as `STACK_ROWS` allows; no engine may occur twice."""
     if len(steps) == 1:
         _call(steps)
         return
@@ -206,7 +206,7 @@ def run(steps: Sequence[Step]) -> None:
 
 
 def _call(steps: Sequence[Step]) -> None:
-    """One call of the graph. If it fails, each step is tried alone, so that only the guilty ones fail."""
+    """Call the graph once; if that fails, try each step alone, so that only guilty ones fail."""
     first, hops = steps[0].engine, steps[0].hops
     alone = len(steps) == 1 and hops == 1
     try:
@@ -225,7 +225,7 @@ def _call(steps: Sequence[Step]) -> None:
             return
         steps[0].error = failure(first.artifact.path, "failed while running", error)
         return
-    # One product a tensor finds a NaN or infinity anywhere; sums that overflow are looked at more closely.
+    # One product per tensor finds a NaN or infinity anywhere; `_mend` looks closer at sums that overflow.
     sound = True
     for n in first.floats:
         flat = values[n].reshape(-1)

@@ -1,12 +1,12 @@
-"""Files through a player, in constant memory: the same samples as live.
+"""Run files through a player in constant memory, with the same samples as live.
 
     work = Enhance(resolve("sieve"), Options())
     report = work(Job(Source("a.wav", "a.wav"), {"enhanced": Path("b.wav")}), lambda done, total: None)
 
 A job reads blocks, feeds them to a player at the file's own rate and channels, and writes what comes out to
-the files of `sinks.outputs_of`; sound is aligned with the input and has its length, channels and, unless the
-model or the options say otherwise, its rate and format. A model of several channels takes files of as many. A
-model whose first stream is codes takes the `.npz` that an encoder's job wrote.
+the files of `sinks.outputs_of`. Sound is aligned with the input and has its length, channels and, unless the
+model or the options say otherwise, its rate and format. A model of several channels takes files of as many
+channels. A model whose first stream is codes takes the `.npz` that an encoder's job wrote.
 """
 
 from __future__ import annotations
@@ -33,40 +33,33 @@ if TYPE_CHECKING:
     from audiomask.runtime.losses import Classical, Loss, Losses
 
 SINKS = {".npz": Frames, ".jsonl": Lines, ".txt": Text}
-TOLD_BY_VERBS = {"probabilities", "embedding"}  # what models make that audiomask tag and embed run
+TOLD_BY_VERBS = {"probabilities", "embedding"}  # outputs of the models that audiomask tag and embed run
 
 
 @dataclass(frozen=True)
 class Options:
-    """What all files of a batch share.
+    """The options that all files of a batch share."""
 
-    Args:
-        controls: of the model.
-        rate: of the output, in Hz.
-        loss: what is lost of the recordings, for models that conceal it.
-        output: name of the one output that is wanted; default all.
-    """
-
-    dry: float = 0.0
-    controls: dict[str, Any] = field(default_factory=dict)
-    subtype: str | None = None
-    clip: str | None = None
-    rate: int | None = None
+    dry: float = 0.0  # fraction 0..1 of the untouched sound in the output
+    controls: dict[str, Any] = field(default_factory=dict)  # values for the model, by name
+    subtype: str | None = None  # sample format of the output
+    clip: str | None = None  # policy for samples beyond full scale, see `Writer`
+    rate: int | None = None  # sample rate of the output, in Hz
     overwrite: bool = False
     threads: int = 1
-    loss: Loss | None = None
-    output: str | None = None
+    loss: Loss | None = None  # what is lost of the recordings, for models that conceal it
+    output: str | None = None  # name of the one output that is wanted; None for all
 
 
 class Enhance(Work):
-    """Recordings through a family of models, into a file for each output."""
+    """Work that runs recordings through a family of models, into a file for each output."""
 
     def __init__(self, family: Sequence[Artifact | Classical], options: Options):
         self.family, self.options = family, options
         self.overwrite, self.threads = options.overwrite, options.threads
         for model in family:
             if isinstance(model, Artifact) and {port.type for port in model.outputs} <= TOLD_BY_VERBS:
-                sounds(model)  # which says the verb
+                sounds(model)  # raises an error that names the verb
         self.outputs = outputs_of(family[0], options.output)
         self.takes_codes = family[0].streams[0].type != "pcm"
         for model in family[1:]:
@@ -76,9 +69,9 @@ class Enhance(Work):
                 )
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Raise `AudioError` for controls that no file could be done with, by the model that is needed first.
+        """Raise `AudioError` for controls that no file could be done with.
 
-        It is loaded then, and no other member of the family.
+        This loads the model that is needed first, and no other member of the family.
         """
         rate = self.family[-1].sample_rate
         for source in sources:
@@ -87,21 +80,21 @@ class Enhance(Work):
                     with self.open(source) as reader:
                         rate = reader.info.rate
                     break
-                except AudioError:  # a report says so
+                except AudioError:  # its report will say so
                     continue
         model = choose(self.family, rate)
         if isinstance(model, Artifact):
             self._player(model)
 
     def open(self, source: Source) -> Any:
-        """Return the context of an open recording, or of codes."""
+        """Return the open recording, or open codes, as a context manager."""
         streams = self.family[0].streams
         if self.takes_codes:
             return source.open(lambda path, name=None: Codes(path, streams, name=name))
         return source.open()
 
     def do(self, job: Job, reader: Reader | Codes, tick: Tick) -> Report:
-        """Do a job. Whatever happens, nothing half-written stays."""
+        """Do a job and leave nothing half-written, whatever happens."""
         info, options = reader.info, self.options
         model = choose(self.family, info.rate)
         player = self._open(model, reader)
@@ -113,7 +106,7 @@ class Enhance(Work):
         sinks: list[Sink] = []
         named: list[Path] = []
         try:
-            if losses and LOSSY in job.files:  # left first, so it is there before the output is
+            if losses and LOSSY in job.files:  # it goes first, to be there before the output is
                 lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, info, rate_out=info.rate)
                 losses.copy = lambda x: lossy.write({LOSSY: x})
                 sinks.append(lossy)
@@ -154,7 +147,7 @@ class Enhance(Work):
         return report
 
     def finished(self, job: Job) -> Report | None:
-        """Return the report of a job that a lost worker had done; what was lost of it is counted again."""
+        """Return the report of a job that a lost worker had done, with its losses counted again."""
         report = super().finished(job)
         if report and self.options.loss:
             with self.open(job.source) as reader:
@@ -173,7 +166,7 @@ class Enhance(Work):
         return Sound(path, port, rows, rate, rate_out, frames=frames, **how)
 
     def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
-        """Return the player of a recording, see `_player`."""
+        """Return the player for a recording, see `_player`."""
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
         if not isinstance(model, Artifact):
             return model.open(rate, channels)
@@ -185,7 +178,7 @@ class Enhance(Work):
         return self._player(model, sample_rate=rate, channels=channels)
 
     def _player(self, model: Artifact, **given: Any) -> Player:
-        """Return a `Session` where sound of one kind is made of sound, else a `Player`."""
+        """Return a `Session` if the model makes sound of one kind from sound, else a `Player`."""
         options = self.options
         given |= {"threads": options.threads, "controls": options.controls}
         ports = [port for output in outputs_of(model, options.output) for port in output.ports]
@@ -206,7 +199,7 @@ class Enhance(Work):
     def _frames(
         self, reader: Reader | Codes, model: Artifact | Classical, player: Any, losses: Losses | None
     ) -> Iterator[dict[str, np.ndarray]]:
-        """Yield what the player makes of a recording, less what is lost of it, by port."""
+        """Yield by port what the player makes of a recording, after its losses."""
         info = reader.info
 
         def named(y: Any) -> dict[str, np.ndarray]:

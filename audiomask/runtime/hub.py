@@ -1,4 +1,4 @@
-"""Holds what the sockets of a server share: settings, models, counters, and the threads that compute."""
+"""Hold what the sockets of a server share: settings, models, counters and computing threads."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from audiomask.runtime.turns import Worker
 
 @dataclass(frozen=True)
 class Settings:
-    """``max_rate``: seconds of sound per second that a socket may send for long. ``origins``: of web pages
-    that may open sockets, besides the server's own. ``loopback``: only this machine is served, so that a
-    request under another name is somebody's trick with DNS. ``page``: a folder, or None."""
+    """The settings that all sockets of a server share."""
 
     token: str | None = None
-    origins: tuple[str, ...] = ()
-    loopback: bool = True
+    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
+    loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
     max_sockets: int = 64
-    max_rate: float = 20.0
+    max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
     idle_s: float = 60.0
     threads: int = 1
-    page: Path | None = None
+    page: Path | None = None  # the folder of the web page
 
 
 class Hub:
-    """The models on offer and who may use them.
+    """A hub that knows the models on offer and who may use them.
 
-    Attributes: `models`, from what a hello may name (file, model, family) to the family or the one member.
+    `models` maps what a hello may name (file, model, family) to the family or the one member.
     """
 
     def __init__(
@@ -53,11 +51,11 @@ class Hub:
         self.workers: list[Worker] = []
 
     def fits(self, token: str | None) -> bool:
-        """Return whether a client may come in; takes as long for every token of one length."""
+        """Return whether a client may come in; this takes as long for every token of one length."""
         wanted = self.settings.token
         return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
     def preferred(self, packets: bool) -> list[Artifact]:
-        """Return the family for a hello without a model; for packets one informed of losses, if any is."""
+        """Return the family for a hello without a model; for packets an informed one, if any is."""
         told = [group for group in self.families if group[0].lost] if packets else []
         return (told or [self.default])[0]

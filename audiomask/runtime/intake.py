@@ -1,4 +1,4 @@
-"""Packet mode of a socket: numbered messages through a `JitterBuffer` into the inbox of its stream."""
+"""Pass a socket's numbered packets through a `JitterBuffer` into the inbox of its stream."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from audiomask.runtime.turns import Stream, Worker
 
 
 class Intake:
-    """``wanted``: what the hello says of packets. Belongs to the event loop.
+    """The packet mode of a socket, which belongs to the event loop.
 
-    Attributes: ``facts`` for the answer to the hello. Errors: `Refusal` for values that make no sense.
+    `wanted` is what the hello says of packets, `facts` the answer. Values that make no sense raise `Refusal`.
     """
 
     def __init__(self, wanted: dict[str, Any], stream: Stream, worker: Worker, room: int):
@@ -45,7 +45,7 @@ class Intake:
         self._counted = self._reported = Counts()
 
     def arrived(self, data: bytes, now: float) -> None:
-        """A message. Errors: `Refusal` for one of another size than a packet."""
+        """Take a message, or raise `Refusal` if its size is not that of a packet."""
         size = NUMBER.size + self.size * self.stream.pcm.frame
         if len(data) != size:
             words = f"a packet of {len(data)} bytes; a number and {self.size} samples are {size}"
@@ -54,7 +54,7 @@ class Intake:
         self._play()
 
     def _play(self) -> None:
-        """Bring what the buffer gives up to the inbox, and come again when the next packet is due."""
+        """Move packets that the buffer releases to the inbox; run again when the next one is due."""
         if self._closed:
             return
         now = self._loop.time()
@@ -69,30 +69,30 @@ class Intake:
             self._timer = self._loop.call_later(max(0.001, due - now), self._play)
 
     async def settled(self) -> None:
-        """Until the inbox holds all that is given up."""
+        """Wait until the inbox holds all packets that the buffer has released."""
         while self._due and not self._closed:
             self.stream.moved.clear()
             await self.stream.moved.wait()
             self._play()
 
     async def flush(self) -> None:
-        """The end of the signal: all that came is in the inbox, and numbers may begin anywhere."""
+        """End the signal: all that came is in the inbox then, and numbers may begin anywhere."""
         self._due.extend(self.jitter.flush())
         self._play()
         await self.settled()
 
     def close(self) -> None:
-        """Nothing more is given up. Who waits for `Stream.moved` has to be woken."""
+        """Release nothing more; the caller has to wake whoever waits for `Stream.moved`."""
         self._closed = True
         if self._timer:
             self._timer.cancel()
 
     def report(self) -> dict[str, int]:
-        """What became of packets since the last time."""
+        """Return what became of packets since the last report."""
         before, self._reported = self._reported, replace(self.jitter.counts)
         return self._reported.since(before)
 
     def account(self) -> dict[str, int]:
-        """The same, for the counters of the server."""
+        """Return what became of packets since the last account, for the counters of the server."""
         before, self._counted = self._counted, replace(self.jitter.counts)
         return self._counted.since(before)

@@ -1,4 +1,4 @@
-"""From a port to the application: limits on connections, TLS, and the way from a signal to a clean end."""
+"""Serve an application on a port, with limited connections, TLS and a clean end on a signal."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from audiomask.runtime.sockets import HELLO_S, MAX_MESSAGES
 
 READ = 2**14  # bytes taken from a connection at a time
 MAX_MESSAGE = 2**20  # bytes: 16 s of one channel at 16 kHz in f32le
-KERNEL = 2**18  # bytes that the system holds per connection and direction; by itself it goes to megabytes
-SPARE = 64  # connections beside the sockets: pages, metrics, and those who are told that it is full
-HTTP_S = 300.0  # for a connection that is no socket: a page and its models, over a slow line
+KERNEL = 2**18  # bytes that the system holds per connection and direction; by default it goes to megabytes
+SPARE = 64  # connections beside the sockets: pages, metrics, and clients that are refused when all are taken
+HTTP_S = 300.0  # limit of a connection that is no socket: it gets a page and its models, over a slow line
 
 
 class Http(H11Protocol):
-    """Bounds how many connections there are and how long one may stay without becoming a socket."""
+    """A protocol that bounds the number of connections, and the time of one that is no socket."""
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -37,19 +37,21 @@ class Http(H11Protocol):
             transport.abort()
 
     def check(self, now: float) -> None:
-        """Once a second: end a connection that asks for nothing, or stays for ever."""
+        """End a connection that requests nothing or stays for ever; this runs once a second."""
         if now - self.born > (HELLO_S if self.cycle is None else HTTP_S):
             self.transport.abort()
 
 
 class Wire(WebSocketsSansIOProtocol):
-    """Gives the application the means to end a connection that does not end by itself, and bounds what it
-    does not see: pings, pongs and parts of messages."""
+    """A protocol that bounds what the application does not see: pings, pongs, parts of messages.
+
+    It also lets the application end a connection that does not end by itself.
+    """
 
     _beat, _pong = 0.0, b""
 
     def handle_connect(self, event) -> None:
-        # The scope, made in here, gets a copy of this; the application looks at it in a later step.
+        # The scope, made in super(), gets a copy of this; the application looks at it in a later step.
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         super().handle_connect(event)
 
@@ -59,7 +61,7 @@ class Wire(WebSocketsSansIOProtocol):
         transport.max_size = READ
 
     def _unseen(self) -> bool:
-        """Count a frame; whether the connection may go on."""
+        """Count a frame, and return whether the connection may go on."""
         if not self.transport.is_closing():
             now = self.loop.time()
             self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
@@ -70,7 +72,7 @@ class Wire(WebSocketsSansIOProtocol):
         return not self.transport.is_closing()
 
     def handle_ping(self) -> None:
-        # To a client that does not read, only the last ones are answered (RFC 6455, 5.5.3), once it does.
+        # If a client does not read, only its last pings are answered (RFC 6455, 5.5.3), once it does.
         self._pong = b"".join(self.conn.data_to_send()) or self._pong
         if self._unseen() and self.writable.is_set():
             self.resume_writing()
@@ -91,7 +93,7 @@ class Wire(WebSocketsSansIOProtocol):
 
 
 class Server(uvicorn.Server):
-    """``say`` gets a line for people."""
+    """A server that lets its sockets finish before it stops; `say` gets lines for people."""
 
     def __init__(self, config: uvicorn.Config, service: Service, say: Callable[[str], None]):
         super().__init__(config)
@@ -114,19 +116,19 @@ class Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on that address; port 0 takes any that is free. Errors: `AudioError`."""
+    """Return a socket on that address, or raise `AudioError`; port 0 takes any that is free."""
     try:
         family, *_, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # Of no named protocol, asyncio would leave Nagle's algorithm on: an answer then waits for the next
-        # block of the client, whose packet acknowledges the answer before.
+        # If no protocol is named, asyncio leaves Nagle's algorithm on, and an answer waits for the next block
+        # of the client, whose packet acknowledges the answer before.
         made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for direction in (socket.SO_SNDBUF, socket.SO_RCVBUF):  # connections inherit it
             made.setsockopt(socket.SOL_SOCKET, direction, KERNEL)
         made.bind(address)
-        made.listen(2048)  # now, so that who reads where it listens can connect at once
+        made.listen(2048)  # now, so that a reader of the address can connect at once
     except (OSError, UnicodeError) as error:  # the latter for names that no host can have
         words = getattr(error, "strerror", None) or error
         raise AudioError(
@@ -138,7 +140,7 @@ def bind(host: str, port: int) -> socket.socket:
 def server(
     service: Service, *, certificate: Path | None, key: Path | None, say: Callable[[str], None]
 ) -> Server:
-    """A server that `run` starts. Errors: `AudioError` for TLS files that are no good."""
+    """Return a server for `run`, or raise `AudioError` for TLS files that cannot be used."""
     logging.getLogger("uvicorn.error").addFilter(_worth_a_line)
     config = uvicorn.Config(
         service,
@@ -169,8 +171,10 @@ def server(
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, which is raised again once everybody has been let go. Errors:
-    `AudioError` if it does not come to serving."""
+    """Serve until SIGTERM or SIGINT, or raise `AudioError` if the server does not start.
+
+    The signal is raised again once all clients have been let go.
+    """
     try:
         asyncio.run(_serve(server, listening))
     except SystemExit:  # uvicorn's way, with a code of its own
@@ -179,11 +183,11 @@ def run(server: Server, listening: socket.socket) -> None:
 
 async def _serve(server: Server, listening: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    if server.config.is_ssl:  # a minute by itself, in which nothing counts the connection
+    if server.config.is_ssl:  # its default is a minute, in which nothing counts the connection
         loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
     await server.serve(sockets=[listening])
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Not what a client alone is to blame for, and is counted."""
+    """Return False for what a client alone is to blame for; that is counted instead."""
     return not record.getMessage().startswith("Invalid UTF-8")

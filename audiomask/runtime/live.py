@@ -1,25 +1,24 @@
-"""Microphone to loudspeaker through a `Session`, at a lag that stays what it was set to.
+"""Run a `Session` from microphone to loudspeaker, at a lag that stays what it was set to.
 
     live = Live(session, block=256, buffer=640)
-    live.start(microphone, loudspeaker)     # two `Device`s; their threads call `capture` and `play`
-    live.work(stop)                         # a thread of its own: the model runs here
+    live.start(microphone, loudspeaker)     # two `Device`s, whose threads call `capture` and `play`
+    live.work(stop)                         # runs the model, in a thread of its own
     live.stop()
 
-The callbacks of the devices only copy into and out of rings. What keeps the lag:
+The callbacks of the devices only copy into and out of rings. These rules keep the lag:
 
 - **In flight** are the samples that were captured and neither played nor dropped. A device hands them over in
-  chunks, so the one that is being recorded counts by the time since the last: what is left is smooth, and the
-  time that a sample spends between the two devices is what is in flight plus the session's own lag.
-- The loudspeaker starts, and starts again after it ran dry, once ``buffer`` samples are in flight, and passes
-  over what is more. So a stall of the model, or of a device, costs the sound that came too late, and no more.
-- When the middle of the last half second is off by more than 20 ms (a loudspeaker that stalled), it does that
-  at once: fade out, skip or wait, fade in.
-- When the middle of the last 4 seconds is off by more than 2 ms (two clocks that drift apart), that much of
-  the output is left out or repeated by a crossfade, where it is quiet or repeats itself; no resampling, so
+  chunks, so the one that is being recorded counts by the time since the last. The count is then smooth, and a
+  sample needs what is in flight, plus the session's own lag, from one device to the other.
+- The loudspeaker starts, and starts again after it ran dry, once `buffer` samples are in flight, and skips
+  what is more. So a stall of the model or of a device costs only the sound that came too late.
+- When the median lag of the last half second is off by more than 20 ms (a loudspeaker that stalled), the
+  output starts again at once: it fades out, skips or waits, and fades in.
+- When the median lag of the last 4 seconds is off by more than 2 ms (two clocks that drift), that much of the
+  output is left out or repeated by a crossfade, where it is quiet or repeats itself. Nothing is resampled, so
   all other samples are as the model made them.
 - Input that is older than the buffer when the model comes to it is dropped before the model, which is then
-  back in time however slow it is. (What waits for the loudspeaker is then older by what was cut behind it,
-  until it is played.)
+  back in time however slow it is. (Until it is played, the output that waits is older by what was cut.)
 """
 
 from __future__ import annotations
@@ -39,74 +38,84 @@ from audiomask.runtime.recorder import Recorder
 from audiomask.runtime.ring import Ring, mismatch, ramp, splice
 from audiomask.runtime.session import Session
 
-FADE_S = 0.004  # of every splice, start and stop: long enough for a step to be no click
+FADE_S = 0.004  # length of every splice, start and stop: long enough for a step to be no click
 NEAR_S, FAR_S = 0.002, 0.020  # deviations of the lag that a splice mends, and that a new start mends
-SHORT_S, LONG_S = 0.5, 4.0  # what "the middle" is taken over: long, since callbacks come late by milliseconds
-QUIET = 1e-3  # a splice waits for a place where its sides differ by 30 dB less than the sound of late has ...
-POWER_S = 3.0  # ... taken over so long; twice the deviation no longer waits
-BUSY = 0.5  # of the time of a block, that the model needs: with less it catches up as fast as sound comes
-GONE_S = 2.0  # a device that has not called for so long is gone; the longest buffers are well under 1 s
+SHORT_S, LONG_S = 0.5, 4.0  # lengths of the medians: long, since callbacks come late by milliseconds
+QUIET = 1e-3  # a splice waits for a place where its sides differ by 30 dB less than the recent level ...
+POWER_S = 3.0  # ... which is taken over so long; at twice the deviation it no longer waits
+BUSY = 0.5  # fraction of a block's time that the model needs: below this it catches up as fast as sound comes
+GONE_S = 2.0  # a device that has not called for so long is lost; the longest buffers are well under 1 s
 SPARE_S = 2.0  # room in the rings beyond the buffer
 HISTORY = 1024  # callbacks remembered, 4 s at 256 a second
 
 
 class DeviceError(AudioError):
-    """A sound device that cannot be opened, or left."""
+    """An error of a sound device that cannot be opened, or is lost."""
 
 
 class Device(Protocol):
-    """One direction of a sound card. ``latency``: seconds of sound in its own and the system's buffers."""
+    """One direction of a sound card; it and the system buffer `latency` seconds of sound."""
 
     name: str
     latency: float
 
     def start(self, callback: Callable[[np.ndarray, bool], None], ended: Callable[[], None]) -> None:
-        """Call ``callback(chunk [channels, n], xrun)`` from now on, to read or to fill; ``xrun``: samples
-        were lost before it. ``ended()`` if that stops by itself."""
+        """Call `callback(chunk [channels, n], xrun)` from now on, to read or to fill the chunk.
+
+        `xrun` says that samples were lost before it; `ended()` is called if the device stops by itself.
+        """
 
     def stop(self) -> None:
-        """No more calls. Never raises: the device may be gone."""
+        """Make no more calls; this never raises, since the device may be lost."""
 
 
 @dataclass
 class Counts:
-    """What went wrong so far. In samples of one channel: ``lost_in``, ``lost_out`` (dropped to keep the lag)
-    and ``silent`` (played for want of sound, the start not counted)."""
+    """Counts of what went wrong so far; the last three are in samples of one channel."""
 
     overflows: int = 0  # input that the system or a full ring lost
     underflows: int = 0  # output that was not there in time
     recovered: int = 0  # times the lag was brought back by a cut of the input or a new start of the output
     splices: int = 0  # corrections of drift
-    lost_in: int = 0
-    lost_out: int = 0
-    silent: int = 0
+    lost_in: int = 0  # input that was dropped to keep the lag
+    lost_out: int = 0  # output that was dropped to keep the lag
+    silent: int = 0  # silence that was played for want of sound, without the start
 
 
 @dataclass(frozen=True)
 class Status:
-    """A moment. ``peak_in``, ``peak_out``: since the last one, full scale 1; ``lag`` in samples; ``speed``:
-    time per block by its duration, smoothed."""
+    """The status of a live session at one moment."""
 
-    peak_in: float
+    peak_in: float  # since the last status; full scale is 1
     peak_out: float
-    lag: float
-    speed: float
+    lag: float  # in samples
+    speed: float  # the model's time per block over the block's duration, smoothed
     running: bool
 
 
 def least_buffer(block: int, chunk_in: int, chunk_out: int, *, even: bool = True) -> int:
-    """Samples that must be in flight for a loudspeaker that takes ``chunk_out`` at once: those, a chunk of
-    the microphone that is not there yet, and what waits for the rest of its block unless chunks are
-    ``even``, whole blocks."""
+    """Return the least number of samples in flight for a loudspeaker to get its chunks in time.
+
+    It takes `chunk_out` at once, and a `chunk_in` of the microphone is not there yet. Unless chunks are
+    `even`, which means whole blocks, some samples also wait for the rest of their block.
+    """
     return chunk_in + chunk_out + (0 if even else block - 1)
 
 
 class Live:
-    """``session``: made with ``trim=False, block=block``. ``block``: samples per call of it. ``buffer``:
-    samples to keep in flight outside of it, at least what `least_buffer` says of the devices' chunks (else it
-    is raised to that once they are seen); ``lag = buffer + session.lag``. ``clock``: seconds, for tests.
+    """A live session that keeps its lag, `buffer + session.lag`.
 
-    Attributes: ``counts``; ``seconds`` of sound captured so far."""
+    Args:
+        session: made with `trim=False, block=block`.
+        block: samples per call of the session.
+        buffer: samples to keep in flight outside of it. If the devices' chunks need more, by `least_buffer`,
+            it is raised to that once they are seen.
+        record_in: records the input, if given.
+        record_out: records the output, if given.
+        clock: returns seconds; tests replace it.
+
+    Attributes: `counts`, and the `seconds` of sound captured so far.
+    """
 
     def __init__(
         self,
@@ -147,20 +156,20 @@ class Live:
         self._gone: str | None = None
         self._captured_at = self._played_at = self.clock()
         self._period = self.block  # samples of the last play
-        self._chunks, self._even = [0, 0], True  # the largest of captures and plays; captures of whole blocks
+        self._chunks, self._even = [0, 0], True  # largest capture and play; whether captures are whole blocks
         self._playing = self._begun = self._again = False
         self._history = np.zeros(HISTORY)
         self._plays = 0  # entries of the history since the last start
 
     @property
     def lag(self) -> int:
-        """Samples between a capture and the play of the same sound, as set."""
+        """Return the samples between a capture and the play of the same sound, as set."""
         return self.buffer + self.session.lag
 
     # The two callbacks, on the threads of the devices.
 
     def capture(self, x: np.ndarray, xrun: bool) -> None:
-        """``x [channels, n]`` from the microphone."""
+        """Take `x [channels, n]` from the microphone."""
         missed = x.shape[1] - self._in.write(x)
         if xrun or missed:
             self.counts.overflows += 1
@@ -170,7 +179,7 @@ class Live:
         self._ready.set()
 
     def play(self, y: np.ndarray, xrun: bool) -> None:
-        """Fill ``y [any number of channels, n]`` for the loudspeaker."""
+        """Fill `y [any number of channels, n]` for the loudspeaker."""
         n = y.shape[1]
         flight = self.flight()
         self._played_at, self._period = self.clock(), n
@@ -182,7 +191,7 @@ class Live:
             self._plays += 1
             return
         y[:] = 0
-        if self._playing:  # ran dry, or is to start anew
+        if self._playing:  # it ran dry, or is to start anew
             if self._again:
                 self.counts.recovered += 1
             else:
@@ -211,15 +220,14 @@ class Live:
             self.buffer = max(self.buffer, least_buffer(self.block, *self._chunks, even=even))
 
     def flight(self) -> float:
-        """Samples between the two devices, the session's lag not counted."""
+        """Return the samples between the two devices, without the session's lag."""
         recording = min(max(0.0, self.clock() - self._captured_at) * self.rate, self._chunks[0])
         return self._in.written - self._out.taken - self._removed + recording
 
     # The worker.
 
     def work(self, stop: threading.Event) -> None:
-        """Run the model on what is captured, until ``stop`` is set. For a thread of its own; `check` raises
-        what it raises."""
+        """Run the model in a thread of its own until `stop` is set; `check` raises what this raises."""
         try:
             while not stop.is_set():
                 self._ready.wait(0.1)
@@ -231,12 +239,12 @@ class Live:
             self._failure = error
 
     def pump(self) -> None:
-        """All whole blocks that wait."""
+        """Process all whole blocks that wait."""
         while self.step():
             pass
 
     def step(self) -> bool:
-        """One block, if a whole one waits; whether it did."""
+        """Process one block if a whole one waits, and return whether it did."""
         with self._stepping:
             return self._in.fill >= self.block and self._step()
 
@@ -271,11 +279,11 @@ class Live:
 
     def _meet(self, side: int, x: np.ndarray) -> None:
         peak = float(np.abs(x).max())
-        if peak < np.inf:  # no NaN either
+        if peak < np.inf:  # false for NaN too
             self._peaks[side] = max(self._peaks[side], peak)
 
     def _cut(self, late: int) -> None:
-        """Drop ``late`` samples of the input, across a crossfade."""
+        """Drop `late` samples of the input, across a crossfade."""
         old = np.empty((self.session.channels, late), np.float32)
         self._take(old)
         self._take(self._x)
@@ -287,7 +295,7 @@ class Live:
         self.counts.recovered += 1
 
     def _middle(self, seconds: float) -> float:
-        """By how many samples the median of what was in flight is off, 0 until there is enough of it."""
+        """Return by how many samples the median in flight is off, or 0 while there are too few."""
         need = min(HISTORY, max(8, int(seconds * self.rate / self._period)))
         if self._plays < need:
             return 0.0
@@ -295,7 +303,7 @@ class Live:
         return float(np.median(self._history[last])) - self.buffer
 
     def _steady(self, y: np.ndarray) -> np.ndarray:
-        """The output ``[C, T]``, with a splice in it where the lag asks for one."""
+        """Return the output `[C, T]`, with a splice in it where the lag requires one."""
         self._power += (float((y * y).mean()) - self._power) * min(1.0, self.block / (POWER_S * self.rate))
         if abs(self._middle(SHORT_S)) > FAR_S * self.rate:
             self._again = True
@@ -320,11 +328,11 @@ class Live:
     # The owner's side.
 
     def set(self, **values: Any) -> None:
-        """Controls of the session, changed before its next block."""
+        """Change controls of the session before its next block."""
         self._changes.append(values)
 
     def start(self, source: Device, sink: Device) -> None:
-        """From ``source`` to ``sink``; again after `stop`, with others if need be. Errors: `DeviceError`."""
+        """Start, or start again after `stop`, maybe with other devices; may raise `DeviceError`."""
         with self._stepping:
             self._restart()
         self._devices = [source, sink]
@@ -340,7 +348,7 @@ class Live:
         self._gone = name
 
     def check(self) -> None:
-        """Errors: `DeviceError` if one of the devices is gone; whatever ended `work`."""
+        """Raise `DeviceError` if one of the devices is lost, or whatever ended `work`."""
         if self._failure is not None:
             raise self._failure
         gone, now = self._gone, self.clock()
@@ -354,7 +362,7 @@ class Live:
             )
 
     def status(self) -> Status:
-        """How it goes."""
+        """Return the status of this moment; the next one's peaks begin here."""
         peaks, self._peaks = self._peaks, [0.0, 0.0]
         flight = self._middle(SHORT_S) + self.buffer if self._playing else self.flight()
         return Status(peaks[0], peaks[1], flight + self.session.lag, self._speed, self._playing)
@@ -364,8 +372,8 @@ class Live:
         return (self._earlier + self._in.written) / self.rate
 
     def stop(self) -> None:
-        """Let the devices go."""
+        """Stop the devices and let them go."""
         devices, self._devices = self._devices, []
         for device in devices:
             device.stop()
-        self._gone = None  # the system may call a device that was stopped one that has ended
+        self._gone = None  # the system may say that a stopped device has ended

@@ -1,10 +1,12 @@
-"""What is lost of recordings, packet by packet, and concealment without a model for whole ones.
+"""Lose packets of recordings, and conceal losses of whole recordings without a model.
 
-loss = Loss(loss_models("gilbert:0.05,0.5"), seed=1)
-losses = loss.of(source, reader.info)
-for x, lost in losses.heard(reader.blocks()):    # x with zeros in lost places; flags [T]
-    play(session.feed(x, lost))
-print(losses.bursts().rate)
+The flags of what is lost come beside the sound, block by block:
+
+    loss = Loss(loss_models("gilbert:0.05,0.5"), seed=1)
+    losses = loss.of(source, reader.info)
+    for x, lost in losses.heard(reader.blocks()):    # x has zeros in lost places; lost [T] flags them
+        play(session.feed(x, lost))
+    print(losses.bursts().rate)
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ from audiomask.ports import Port
 from audiomask.runtime.classical import METHODS
 from audiomask.sources import Source, read_scp
 
-PACKETS = 2**16  # sampled at once: 20 minutes of 20 ms
-NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # what `classical` takes
+PACKETS = 2**16  # packets sampled at once: 20 minutes of 20 ms
+NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # names that `classical` takes
 
 
 def loss_models(spec: str) -> Callable[[Source], LossModel]:
-    """``gilbert:P,Q``, ``drop:RATE``, or a trace: a file, a folder of one for each recording, found by its
-    stem, or a table of them, a ``.scp`` (or a data directory's utt2trace) of lines ``name path``.
+    """Return a function that gives the loss model of a recording, by `spec`.
 
-    Errors: ValueError and `AudioError` as from `parse_loss`; the function raises `AudioError` for a recording
-    without a trace.
+    It is `gilbert:P,Q`, `drop:RATE`, or a trace: a file, a folder of one for each recording, found by its
+    stem, or a table of them, a `.scp` (or a data directory's utt2trace) of lines `name path`. Raises as
+    `parse_loss` does, ValueError or `AudioError`; the function raises `AudioError` if there is no trace.
     """
     if os.path.isdir(spec):  # noqa: PTH112 - Path's test raises for names that are too long
         entries = [(path.stem, path) for path in sorted(Path(spec).iterdir()) if path.is_file()]
@@ -65,17 +67,15 @@ def loss_models(spec: str) -> Callable[[Source], LossModel]:
 
 @dataclass(frozen=True)
 class Loss:
-    """``models``: what loses the packets of a recording; None: nothing more is lost than is missing already.
-    ``told``: the flags are those of the loss; else they are guessed from the sound, see `Silence`. The
-    packets of a recording depend on ``seed`` and its name only."""
+    """The losses of recordings, where each depends on `seed` and the recording's name only."""
 
-    models: Callable[[Source], LossModel] | None = None
+    models: Callable[[Source], LossModel] | None = None  # None: nothing is lost but what is missing already
     packet_ms: float = 20.0
     seed: int = 0
-    told: bool = True
+    told: bool = True  # the flags are those of the loss; else `Silence` predicts them from the sound
 
     def of(self, source: Source, info: AudioInfo) -> Losses:
-        """Of one recording. Errors: `AudioError` for a recording without a trace."""
+        """Return the losses of one recording, or raise `AudioError` if it has no trace."""
         count, size = packets(info.frames, info.rate, self.packet_ms)
         if not self.models:
             return Losses(None, size, False)
@@ -85,10 +85,12 @@ class Loss:
 
 
 class Losses:
-    """``sample(n)``: flags of the first n packets, of ``size`` samples, or None. ``count``: of them, as the
-    recording's header says. ``copy``, if set, is called with all that `heard` yields of the sound."""
+    """The losses of one recording, whose header says that it has `count` packets.
 
-    copy: Callable[[np.ndarray], None] | None = None
+    `sample(n)` returns flags of the first n packets, of `size` samples each; None loses nothing more.
+    """
+
+    copy: Callable[[np.ndarray], None] | None = None  # is called with all sound that `heard` yields
 
     def __init__(self, sample: Callable[[int], np.ndarray] | None, size: int, told: bool, count: int = 0):
         self.size, self._sample, self._count = size, sample, count
@@ -97,7 +99,7 @@ class Losses:
         self._at = 0
 
     def _flags(self, samples: int) -> np.ndarray:
-        """``[samples]`` from where we are. Errors: `AudioError` for a trace that is too short."""
+        """Return the next flags `[samples]`, or raise `AudioError` for a trace that is too short."""
         if not self._sample:
             return np.zeros(samples, bool)
         place = np.arange(self._at, self._at + samples) // self.size
@@ -107,8 +109,10 @@ class Losses:
         return self._lost[place]
 
     def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Blocks ``[C, T]`` to what is left of them, and flags ``[T]``; of the same length in all. Errors:
-        `AudioError` for a trace that is too short."""
+        """Yield what is left of the blocks `[C, T]`, with flags `[T]`; the total length stays.
+
+        Raises `AudioError` for a trace that is too short.
+        """
         for block in blocks:
             flags = self._flags(block.shape[1])
             self._at += block.shape[1]
@@ -120,7 +124,7 @@ class Losses:
             yield self._silence.flush()
 
     def bursts(self) -> Bursts:
-        """Of the packets that were heard."""
+        """Return the statistics of the packets that went through `heard`."""
         count = -(-self._at // self.size)
         if self._sample:
             return statistics(self._lost[:count])
@@ -130,7 +134,7 @@ class Losses:
 
 
 class Silence:
-    """The guess that runs of ``least`` samples or more that are exactly 0 in all channels did not arrive.
+    """A predictor that takes `least` or more samples of exactly 0 in all channels for lost.
 
     Zeros at the end of a block are held back until it shows how long they are.
     """
@@ -139,10 +143,10 @@ class Silence:
         self.least = least
         self.runs: list[int] = []
         self._held: np.ndarray | None = None
-        self._open = False  # what was given ends inside of a run
+        self._open = False  # the sound that was returned ends inside of a run
 
     def push(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """``x [C, T]`` to ``[C, n]`` and its flags ``[n]``."""
+        """Take `x [C, T]`, and return sound `[C, n]` and its flags `[n]`."""
         x = x if self._held is None else np.concatenate((self._held, x), axis=1)
         lost = np.zeros(x.shape[1], bool)
         edges = np.flatnonzero(np.diff(~x.any(axis=0), prepend=False, append=False)).tolist()
@@ -162,15 +166,17 @@ class Silence:
         return x[:, :stop], lost[:stop]
 
     def flush(self) -> tuple[np.ndarray, np.ndarray]:
-        """The zeros that are held back, which were too few."""
+        """Return the zeros that are held back, which were too few to be a loss."""
         held, self._held = self._held, None
         held = np.zeros((1, 0), np.float32) if held is None else held
         return held, np.zeros(held.shape[1], bool)
 
 
 class Classical:
-    """A method of `audiomask.runtime.classical` in the place of a model: any rate, any number of channels,
-    the whole recording at once in memory. ``name``: a key of NAMES."""
+    """A method of `audiomask.runtime.classical`, by its name in `NAMES`, that replaces a model.
+
+    It takes any rate and any number of channels, and holds the whole recording in memory.
+    """
 
     sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
     lost = None
@@ -182,12 +188,12 @@ class Classical:
             self._method = partial(self._method, **{"packet_ms": packet_ms})
 
     def open(self, rate: int, channels: int) -> Whole:
-        """As `Session`, for one recording."""
+        """Return a player of one recording, like a `Session`."""
         return Whole(self._method, rate, channels)
 
 
 class Whole:
-    """A player of a function of whole signals."""
+    """A player that applies a function to a whole signal."""
 
     faults, ports = 0, Classical.outputs
 
@@ -197,12 +203,12 @@ class Whole:
         self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
 
     def feed(self, x: np.ndarray, lost: np.ndarray | None = None) -> np.ndarray:
-        """``x [C, T]``, ``lost [T]``: nothing yet, ``[C, 0]``."""
+        """Take `x [C, T]` and `lost [T]`, and return nothing yet, `[C, 0]`."""
         self._blocks.append((x, np.zeros(x.shape[1], bool) if lost is None else lost))
         return x[:, :0]
 
     def flush(self) -> np.ndarray:
-        """All of it. Errors: `AudioError` for a rate that the method is not made for."""
+        """Return the whole signal, or raise `AudioError` for a rate that the method is not made for."""
         x, lost = (np.concatenate(parts, axis=-1) for parts in zip(*self._blocks, strict=True))
         try:
             return np.stack([self._method(row, lost, self._rate) for row in x])
@@ -211,7 +217,7 @@ class Whole:
 
 
 def entry(source: Source, output: Path | str, bursts: Bursts) -> dict[str, Any]:
-    """What a report says of a recording."""
+    """Return what a report says of a recording."""
     lengths = {str(n): int(count) for n, count in enumerate(bursts.histogram) if n and count}
     return {
         "input": str(source),
