@@ -1,5 +1,4 @@
-"""The command line: ``audiomask VERB ...``. One file per verb; a verb's file is imported only when it
-runs."""
+"""Run `audiomask VERB ...`, one file per verb; a verb's file is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ VERBS = {
     "doctor": "say what is missing or broken, and the command that mends it",
 }
 
-# Which extra brings a module that the core does without.
+# The extra that brings each module that the core does without.
 EXTRAS = {
     "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
     "onnxscript pyroomacoustics webdataset yaml",
@@ -76,7 +75,7 @@ def trace(error: BaseException | None) -> None:
     if os.environ.get("AUDIOMASK_DEBUG") != "1":
         return
     link = error
-    while link is not None:  # what an error was raised from is hidden from users, not from who asks for it
+    while link is not None:  # its causes are hidden from users, not from those who ask for them
         link.__suppress_context__ = False
         link = link.__cause__ or link.__context__
     traceback.print_exception(error)
@@ -100,7 +99,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
-    """The argument parser of a verb."""
+    """Return the argument parser of a verb; its module's docstring is the help text."""
     text = (module.__doc__ or "").strip()
     made = argparse.ArgumentParser(
         prog=f"audiomask {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -110,9 +109,9 @@ def parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for usage, 128 + n for a signal."""
+    """Run a command line and return its exit code: 0, 1 failed, 2 usage, 128 + n for a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    atexit.register(gc.freeze)  # else the interpreter's end looks for garbage, a tenth of a short run's time
+    atexit.register(gc.freeze)  # else the exit looks for garbage, a tenth of a short run's time
     verb = argv[0] if argv else ""
     if verb in ("-h", "--help", "help", ""):
         print(_help(), end="", file=sys.stdout if verb else sys.stderr)
@@ -165,7 +164,6 @@ def _verb(verb: str, argv: list[str]) -> int:
         _say(_missing(verb, error), error)
         return 1
     except BrokenPipeError:
-        # The reader of our output left. Python would complain once more when it flushes standard output at
-        # exit.
+        # The reader of our output left; Python would complain again when it flushes standard output at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE

@@ -1,4 +1,4 @@
-"""What several verbs share: the options of a model, messages and plain tables."""
+"""Add a model's options, print messages and format plain tables, for several verbs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def positive(text: str) -> int:
-    """An integer from 1, for argparse."""
+    """Return an integer from 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
@@ -24,7 +24,7 @@ def positive(text: str) -> int:
 
 
 def unit_interval(text: str) -> float:
-    """A number from 0 to 1, for argparse."""
+    """Return a number from 0 to 1, for argparse."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is outside 0 to 1")
@@ -32,7 +32,7 @@ def unit_interval(text: str) -> float:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
-    """``-m``, ``--threads`` and the controls."""
+    """Add `-m`, `--threads` and the controls."""
     add = parser.add_argument
     add(
         "-m",
@@ -94,7 +94,7 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
 
 
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
-    """Errors: `UsageError` if one of the models is told what is lost, where nobody can tell it."""
+    """Raise `UsageError` if a model has to be informed of losses, where nobody can do so."""
     for artifact in artifacts:
         if artifact.lost:
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
@@ -117,13 +117,13 @@ def one_output(artifact: Artifact, name: str | None, option: str = "--output") -
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """A line for the user on standard error, which never mixes with results."""
+    """Print a line for the user on standard error, which never mixes with results."""
     if not quiet:
         print(f"audiomask: {text}", file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns under their heads, numbers to the right."""
+    """Return columns under their heads, numbers to the right."""
     cells = [[str(c) for c in row] for row in (head, *rows)]
     width = [max(len(row[i]) for row in cells) for i in range(len(head))]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(head))]

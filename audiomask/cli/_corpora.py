@@ -1,4 +1,4 @@
-"""`audiomask data import`: which corpora it knows, and the options that go with some of them."""
+"""Offer the corpora of `audiomask data import`, with the options of some of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ONLY = {  # options and the layouts that they go with
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
-    """All but -f."""
+    """Add all options but -f."""
     add = sub.add_argument
     add("layout", choices=LAYOUTS)
     add("source", type=Path, help="folder, or the recordings.jsonl[.gz] of lhotse")
@@ -68,7 +68,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def read(args: argparse.Namespace) -> dict[str, DataDir]:
-    """The data directories of the corpus, by name, "" for the only one."""
+    """Return the data directories of the corpus, by name, "" for the only one."""
     from audiomask.data import corpora, importers, labelled
 
     for option, layouts in ONLY.items():

@@ -1,4 +1,4 @@
-"""Recordings that are drawn, the options of every picture, and the files that pictures become."""
+"""Read recordings to draw, add the options of every figure, and write figures to files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every picture."""
+    """Add the options of every figure."""
     add = parser.add_argument
     add("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
     add("-f", "--force", action="store_true", help="overwrite the picture")
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
-    """Return a channel `[T]` of a stretch of a recording, and its rate; `AudioError` if there is none."""
+    """Return a channel `[T]` of a part of a recording and its rate; `AudioError` if empty."""
     about = info(file)
     if channel >= about.channels:
         raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {channel}")
@@ -38,7 +38,7 @@ def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:
-    """Write a figure, which appears whole; `AudioError` for a suffix that is no picture's."""
+    """Write a figure, which appears whole; `AudioError` for a suffix that is no image format."""
     kinds = figure.canvas.get_supported_filetypes()
     kind = path.suffix[1:].lower()
     if kind not in kinds:

@@ -1,4 +1,4 @@
-"""Verbs that go through files: their options, what is read and written, a batch and its progress."""
+"""Run verbs that go through files: options, inputs and outputs, a batch and its progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from audiomask.sources import SUFFIXES, Source, find_audio
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
-    """Add what every verb takes that goes through files: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
+    """Add what every verb on files takes: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help=inputs)
     add("-o", "--out", metavar="PATH", help=out)
@@ -41,7 +41,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) 
 
 
 def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what every verb takes that makes files of sound of files."""
+    """Add what every verb takes that turns files of sound into files of sound."""
     add = parser.add_argument
     add_batch_arguments(
         parser,
@@ -92,11 +92,8 @@ def plan(
 ) -> list[Job]:
     """Return a job for each source, with a file for each output.
 
-    Args:
-        model: its name, for the template.
-        folder: `-o` is one in any case.
-
-    Raises `UsageError` for files that would collide or have no place.
+    `model` is its name, for the template; with `folder`, `-o` is a folder in any case. Raises `UsageError`
+    for files that would collide or have no place.
     """
     out = Path(args.out) if args.out else None
     template, format = getattr(args, "filename", None), getattr(args, "format", None)
@@ -153,7 +150,7 @@ def plan(
 
 
 def _place(source: Source, out: Path | None, template: str, words: dict[str, str]) -> Path:
-    """Return where a file of a source goes, in a folder `out` that mirrors the sources' or beside it."""
+    """Return where a file of a source goes: beside it, or in `out`, which mirrors the folders."""
     relative = Path(source.relative)
     if out is None and (source.path == "-" or source.key):
         raise UsageError(f"{source}: has no folder of its own; say where to write with -o")
@@ -187,8 +184,11 @@ def run_batch(
     """Do all jobs, here or with --ray on a cluster, and say how they went.
 
     Args:
+        args: the command line.
+        jobs: the jobs to do.
         failed: inputs that no job was made of.
         load: makes `work` anew, on another machine.
+        work: the work to do for each job.
         take: gets the reports of finished jobs in the order of the jobs; it may raise `AudioError`.
         silent: show no progress, as standard output is a terminal's or a pipe's.
 
@@ -259,11 +259,10 @@ def run_sounds(
     load: Callable[[], Enhance],
     arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
 ) -> tuple[int, list[Report]]:
-    """Bring all inputs through the model that `load` finds, here or on each machine of a cluster.
+    """Run all inputs through the model that `load` finds, here or on the machines of a cluster.
 
-    `arranged` may change the jobs before they run. Returns the exit code, and how the finished ones went.
-
-    Raises `UsageError`, and `AudioError` for what no file can be to blame for.
+    `arranged` may change the jobs before they run. Returns the exit code, and reports of the finished jobs.
+    Raises `UsageError`, and `AudioError` for an error that no single file causes.
     """
     work = load()
     to_stdout = args.out == "-"
@@ -290,7 +289,7 @@ def run_sounds(
 
 
 def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> None:
-    """Write a Kaldi list of what was written, so that the output folder is a data directory again.
+    """Write a Kaldi list of the files, so that the output folder is a data directory again.
 
     It is `wav.scp` for one sound of each recording, else there is a `NAME.scp` for each output.
     """
@@ -303,8 +302,10 @@ def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> 
 
 @contextmanager
 def progress_bars(quiet: bool):
-    """A bar for each running file on a terminal, with its speed and the time left: two functions, to move the
-    bar of a job and to remove it."""
+    """Yield functions that move (None without a terminal) and remove the progress bar of a job.
+
+    A bar shows the speed and the time left.
+    """
     if quiet or not sys.stderr.isatty():
         yield None, lambda job: None
         return

@@ -1,6 +1,6 @@
-"""``audiomask plot masks FILE``: what each kind of patch mask hides of a recording.
+"""Draw what each kind of patch mask hides of a recording: `audiomask plot masks FILE`.
 
-The recording becomes what Audio-MAE sees: 16 kHz, 128 mel bands, 10 ms frames, patches of 16 x 16. That
+The recording becomes the input of Audio-MAE: 16 kHz, 128 mel bands, 10 ms frames, patches of 16 x 16. That
 needs torch.
 """
 
@@ -24,7 +24,7 @@ PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_bloc
 NOISE = ("red", "green", "blue", "purple", "blue_noise")
 SCORED = ("dispersion", "speech", "segments", "confidence")
 KINDS = (*PLAIN, *NOISE, *SCORED, "disjoint", "curriculum")
-FIXED = ("time_frequency", "disjoint", "curriculum")  # what these hide follows from their other settings
+FIXED = ("time_frequency", "disjoint", "curriculum")  # their other settings determine what they hide
 
 
 def add_arguments(parser: Any) -> None:
@@ -69,7 +69,7 @@ def check(args: argparse.Namespace, patches: bool) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw; the arguments are checked."""
+    """Draw the masks; the arguments are checked."""
     from audiomask.audio import AudioError, check_writable
     from audiomask.cli._figures import read_part, save
     from audiomask.masks.patches_saved import load
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def features(x: np.ndarray, rate: int) -> Tensor:
-    """Audio-MAE's log-mel energies `[1, frames, 128]` of `x [T]`, whole patches of them; the rest is cut."""
+    """Return Audio-MAE's log-mel energies `[1, frames, 128]` of `x [T]`, cut to whole patches."""
     import soxr
     import torch
 
@@ -129,9 +129,7 @@ def features(x: np.ndarray, rate: int) -> Tensor:
 
 
 def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int, size: int = SIZE) -> Drawn:
-    """A mask of that kind over patches of `size` for `spectrogram [1, frames, bands]`, natural logarithms of
-    energies.
-    """
+    """Return a mask over patches of `size` for natural-log energies `[1, frames, bands]`."""
     import torch
 
     from audiomask.masks import patches, patches_jepa, patches_noise, patches_scored
@@ -156,7 +154,7 @@ def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int, size: int =
 
 
 def figure(spectrogram: Tensor, drawn: dict[str, Drawn]) -> Figure:
-    """A panel for every mask of every kind, over `spectrogram [frames, bands]`; of a batch its first row."""
+    """Return a figure of all masks over `spectrogram [frames, bands]`; of a batch the first row."""
     from matplotlib.figure import Figure
 
     from audiomask.masks.patches_jepa import Curriculum
@@ -168,7 +166,7 @@ def figure(spectrogram: Tensor, drawn: dict[str, Drawn]) -> Figure:
         targets = len(masks) - 1 if isinstance(one.sampler, Curriculum) else 0
         for n, mask in enumerate(masks):
             share = f"{100 * float(mask.float().mean()):.0f} %"
-            if targets and n:  # of a target is drawn what must be predicted
+            if targets and n:  # a target shows what must be predicted
                 panels.append((f"{title}: target {n}, {share}", ~mask))
             else:
                 name = f"{title}: context" if targets else f"{title} {n + 1}" if len(masks) > 1 else title

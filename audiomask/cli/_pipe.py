@@ -1,4 +1,4 @@
-"""Pipes of bare samples: what comes in, what goes out, and SIGTERM as the end of the input."""
+"""Read and write pipes of bare samples, with SIGTERM as the end of the input."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from audiomask.ports import Port
 from audiomask.runtime.pcm import Pcm
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
-GRACE_S = 5  # after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
+GRACE_S = 5  # time after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
 
 
 @contextmanager
 def ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
-    """SIGTERM becomes the end of the input ``fd``. A second one, or `GRACE_S` in which nobody takes the rest,
-    raises `Terminated`."""
+    """Make SIGTERM the end of the input `fd`; yield the event that it has come.
+
+    A second SIGTERM, or `GRACE_S` in which nobody takes the rest, raises `Terminated`.
+    """
     terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield terminated  # signals are somebody else's
@@ -53,7 +55,7 @@ def ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
 
 
 def chunks(fd: int, size: int, *, exact: bool):
-    """Bytes as they come, at most ``size``; ``exact``: collect that many, except at the end."""
+    """Yield bytes as they come, at most `size`; `exact`: collect that many, except at the end."""
     waiting = b""
     while True:
         try:
@@ -71,9 +73,9 @@ def chunks(fd: int, size: int, *, exact: bool):
 
 
 class Pipe(Pcm):
-    """Frames of a pipe; one that is cut by a block's border waits for the rest of it.
+    """A pipe of frames; a frame that is cut by a block's border waits for the rest of it.
 
-    Sound is in `format`, and what other ports carry in 32-bit integers or floats.
+    Sound is in `format`, and other ports are in 32-bit integers or floats.
     """
 
     _waiting = b""
@@ -87,7 +89,7 @@ class Pipe(Pcm):
         self._format = format
 
     def form(self, rate: Fraction) -> str:
-        """Return how the frames look, `rate` of them a second."""
+        """Return a description of the frames, `rate` of them a second."""
         if self._sound:
             return f"{rate} Hz, {self.channels} channels, {self._format}"
         return f"{self.port.name}, {self.channels} x {self.dtype.name}, {float(rate):g} a second"
@@ -104,8 +106,7 @@ class Pipe(Pcm):
         return super().encode(y) if self._sound else y.T.astype(self.dtype).tobytes()
 
     def write(self, fd: int, y: np.ndarray) -> None:
-        """Everything, at once: no buffer may hold live sound back. Errors: BrokenPipeError if nobody
-        reads."""
+        """Write everything at once: no buffer may hold live sound. BrokenPipeError if nobody reads."""
         data = memoryview(self.encode(y))
         while data:
             try:
@@ -118,7 +119,7 @@ class Pipe(Pcm):
                 ) from None
 
     def warn(self, cleaned: int, faults: int) -> None:
-        """Say what was wrong with what came in."""
+        """Say what was wrong with the input."""
         if self._waiting:
             note(f"warning: standard input: the last {len(self._waiting)} bytes were no whole frame; dropped")
         if cleaned:
@@ -127,6 +128,6 @@ class Pipe(Pcm):
             note(f"warning: the model failed in {faults} blocks, which were muted")
 
     def warn_clipped(self) -> None:
-        """Say what was done to loud samples that went out."""
+        """Say how many loud samples were cut in the output."""
         if self.clipped:
             note(f"warning: standard output: {self.clipped} samples beyond full scale were cut; try f32le")

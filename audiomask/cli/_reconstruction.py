@@ -1,8 +1,9 @@
-"""``audiomask plot reconstruction WEIGHTS FILE``: what a pretrained network makes of what is hidden from it.
+"""Draw what a pretrained network makes of hidden patches.
 
-Panels: the recording as the network would see it whole, what it is shown, what it makes of the rest, and how
-wrong it is about each patch. A network that predicts features instead of a picture has no third panel: all
-that is asked of one is `errors(x, visible, hidden) -> [B, M]`, the error at each hidden patch.
+`audiomask plot reconstruction WEIGHTS FILE` draws these panels: the recording as the network would see it
+whole, what it is shown, its prediction of the rest, and its error at each patch. A network that predicts
+features instead of a spectrogram has no third panel: it only needs `errors(x, visible, hidden) -> [B, M]`,
+the error at each hidden patch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what is drawn and how it is hidden."""
+    """Add the options of what is drawn and how it is hidden."""
     add = parser.add_argument
     add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
     add("file", metavar="FILE", help="a recording")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw."""
+    """Draw the figure."""
     from audiomask.cli import UsageError
 
     _patches.check(args, True)
@@ -102,8 +103,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def figure(picture: Tensor, masked: Tensor, errors: Tensor, guess: Tensor | None, seconds: float) -> Figure:
-    """Panels of `picture [frames, bands]`, of what `masked [time, freq]` leaves of it, of `guess [frames,
-    bands]` where there is one, on one scale; and of the `errors [M]` of the hidden patches.
+    """Return panels of a spectrogram, its visible part, its prediction and the errors.
+
+    Shapes: `picture [frames, bands]`, `masked [time, freq]`, `guess [frames, bands]` where there is one, all
+    on one scale; `errors [M]` of the hidden patches.
     """
     import torch
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""`audiomask data stats`, and what the actions of `data` say of a directory."""
+"""Run `audiomask data stats`, and print what the actions of `data` say about a directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def say(data: DataDir, folder: Path) -> None:
-    """A line with the number of utterances and speakers, and the hours."""
+    """Print a line with the number of utterances and speakers, and the hours."""
     speakers = f", {len(data.speakers)} speakers" if data.speakers else ""
     hours = sum(float(s) for s in data.tables.get("reco2dur", {}).values()) / 3600
     length = f", {hours:.2f} h" if hours else ""
@@ -26,7 +26,7 @@ def say(data: DataDir, folder: Path) -> None:
 
 
 def failures(failed: Sequence[Exception], count: int) -> int:
-    """The exit code, after a line for each of what failed of `count`."""
+    """Return the exit code, after a line for each of the failures among `count`."""
     if failed:
         print(f"audiomask: {len(failed)} of {count} failed:", file=sys.stderr)
     for error in failed:
@@ -35,7 +35,7 @@ def failures(failed: Sequence[Exception], count: int) -> int:
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
-    """All but what every action that reads audio has."""
+    """Add all options but those of every action that reads audio."""
     add = sub.add_argument
     add("dir", type=Path)
     add("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
@@ -52,7 +52,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints mean and deviation of the log-mel and the classes, and how `audiomask train` is told of them."""
+    """Print mean and deviation of the log-mel, the classes, and options for `audiomask train`."""
     from audiomask.data.kaldi import DataDir
     from audiomask.data.labels import count, labels_of
 

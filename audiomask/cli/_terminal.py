@@ -1,4 +1,4 @@
-"""Keys that are pressed, and a line that is drawn over, for verbs that run until they are told to end."""
+"""Read pressed keys and redraw a status line, for verbs that run until they are told to end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def screen(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A line (two where it is long) that is drawn over, where standard error is a terminal."""
+    """Yield a function that redraws a line (two if long), where standard error is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda text: None
         return
@@ -25,7 +25,10 @@ def screen(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def keys() -> Iterator[Callable[[float], str]]:
-    """``key(seconds)``: the key that was pressed, or "" after so long. Without a terminal it only waits."""
+    """Yield `key(seconds)`, which returns the key that was pressed, or "" after so long.
+
+    Without a terminal it only waits.
+    """
     if sys.stdin is None or not sys.stdin.isatty():
         yield _sleep
         return

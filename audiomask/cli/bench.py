@@ -1,11 +1,11 @@
-"""measure speed and latency of a model on this machine
+"""Measure speed and latency of a model on this machine.
 
-For every length of block and number of threads: blocks one at a time through a session, as live: time per
-block at the 50th, 95th and 99th percentile, the share of the block's duration that the last is, the real-time
-factor (time needed / duration of the sound), delay and latency. Then sessions that are stacked into one call,
-as in the server: how many of them a core carries. That is computed from processor time, so it counts all
-threads, and other work on the machine disturbs it little. A model that is told of losses is told that a tenth
-of the packets of 20 ms are lost.
+For every length of block and number of threads, blocks go one at a time through a session, as live: time per
+block at the 50th, 95th and 99th percentile, the fraction of the block's duration that the 99th takes, the
+real-time factor (time needed / duration of the sound), delay and latency. Then sessions are stacked into one
+call, as in the server: how many of them a core carries. That is computed from processor time, so it counts
+all threads, and other work on the machine disturbs it little. A model that is informed of losses loses a
+tenth of the packets of 20 ms.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from audiomask.runtime.session import player_of
 
 WARM_UP = 20  # blocks: the first ones allocate
 STACKED = 16  # sessions: more gain little (tools/bench/sessions.py)
-ROUNDS = 40  # of them, at least
-LOST, PACKET_S = 0.1, 0.02  # of the sound, for models that are told of it
+ROUNDS = 40  # of stacked sessions, at least
+LOST, PACKET_S = 0.1, 0.02  # lost fraction, length of packets: for models that are informed
 COLUMNS = {
     "model": "model",
     "sample_rate": "Hz",
@@ -49,7 +49,7 @@ COLUMNS = {
 
 
 def several(kind: Callable[[str], float]) -> Callable[[str], list]:
-    """A list of numbers with commas between, for argparse."""
+    """Return a parser of numbers with commas between, for argparse."""
 
     def parse(text: str) -> list:
         return [kind(part) for part in text.split(",")]
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(session: Player, seconds: float, block_ms: float | None = None, audio: str | None = None) -> dict:
-    """Times of ``feed`` over ``seconds`` of sound, in ms, and the facts that go with them."""
+    """Return times of `feed` over `seconds` of sound, in ms, and the facts that go with them."""
     rate = session.sample_rate
     size = session.hop if block_ms is None else max(1, round(block_ms * rate / 1000))
     count = max(1, int(seconds * rate / size))
@@ -170,11 +170,11 @@ def measure(session: Player, seconds: float, block_ms: float | None = None, audi
 def many(
     sessions: Sequence[Player], size: int, rounds: int, audio: str | None = None, *, stacked: bool = True
 ) -> dict:
-    """Rounds in which each session gets a block of ``size`` samples, ``stacked`` into one call or one by one:
-    medians over the rounds, and what a core carries.
+    """Return medians over rounds of stacked sessions, and how many of them a core carries.
 
-    Blocks that are no multiple of the hop make rounds of unequal work, so the median of the processor time is
-    that of the means of eight parts.
+    In a round each session gets a block of `size` samples, `stacked` into one call or one by one. Blocks that
+    are no multiple of the hop make rounds of unequal work, so the median of the processor time is that of the
+    means of eight parts.
     """
     first = sessions[0]
     sound = _sound(first, (rounds + WARM_UP) * size, audio)
@@ -202,7 +202,7 @@ def many(
 
 
 def _lost(session: Player, samples: int) -> np.ndarray | None:
-    """Flags ``[samples]`` for a model that is told of losses."""
+    """Return flags `[samples]` for a model that is informed of losses, else None."""
     if not session.artifact.lost:
         return None
     size = max(1, round(PACKET_S * session.sample_rate))

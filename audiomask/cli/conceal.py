@@ -1,15 +1,15 @@
-"""conceal lost packets of recordings, with losses from a trace, a model or the sound itself
+"""Conceal lost packets of recordings, with losses from a trace, a model or the sound itself.
 
-Inputs and outputs are as in audiomask enhance. What --loss names is taken from the input before it is
-concealed, so that a method can be heard on clean recordings:
+Inputs and outputs are as in audiomask enhance. The packets that --loss names are taken from the input before
+it is concealed, so that a method can be heard on clean recordings:
 
   audiomask conceal clean.wav -o out.wav --loss gilbert:0.05,0.5    # good to bad, bad to good, a packet
   audiomask conceal clean/ -o out/ --loss drop:0.1 --write-lossy
   audiomask conceal clean/ -o out/ --loss traces/                    # traces/NAME.txt for NAME.wav
 
-A trace has a line for each packet, 1 where it is lost and else 0. Without --loss the input is what a call
-left: runs of zeros, a packet long or longer, are taken for lost. -m zero, repeat, repeat_faded and g711 are
-classical methods, to compare with.
+A trace has a line for each packet, 1 where it is lost and else 0. Without --loss the input is taken as
+received in a call: runs of zeros, a packet long or longer, count as lost. -m zero, repeat, repeat_faded and
+g711 are classical methods, to compare with.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(model: str | None, packet_ms: float, options: Options) -> Enhance:
-    """Return the work of the verb: a classical method for packets of this length, or a family of models."""
+    """Return the work of the verb: a classical method for such packets, or a family of models."""
     if model in NAMES:
         return Enhance([Classical(model, packet_ms)], options)
     return Enhance(resolve(model, task="conceal"), options)
 
 
 def _lossy(jobs: list[Job]) -> list[Job]:
-    """Return the jobs with a file each for what was left; `UsageError` where it is an input or an output."""
+    """Return the jobs with a file each for the lossy input; `UsageError` for a collision."""
     taken = {os.path.realpath(path) for job in jobs for path in job.files.values()}
     taken |= {os.path.realpath(job.source.path) for job in jobs}
     made = []

@@ -1,6 +1,6 @@
-"""validate, fix, split, import and shard Kaldi data directories
+"""Validate, fix, split, import and shard Kaldi data directories.
 
-Each action has its own --help. As in:
+Each action has its own --help. Examples:
 
 audiomask data import folder my_speech data/train --speaker '([^/-]+)-'
 audiomask data validate data/train
@@ -26,7 +26,7 @@ from audiomask.cli._stats import failures, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sub-commands, each with the function that runs it in `args.action`."""
+    """Add the sub-commands, each with the function that runs it in `args.action`."""
     actions = parser.add_subparsers(dest="data_action", metavar="ACTION", required=True)
 
     def action(name: str, help: str, run) -> argparse.ArgumentParser:
@@ -151,7 +151,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns the exit code; raises DataError (an AudioError) for what stops it."""
+    """Return the exit code of an action; raise DataError (an AudioError) if it has to stop."""
     return args.action(args)
 
 
@@ -163,9 +163,7 @@ def _may_write(folder: Path, force: bool) -> Path:
     if (folder / "wav.scp").exists():
         if not force:
             raise DataError(f"{folder}: holds a data directory already; -f overwrites it")
-        for name in DataDir.table_names(
-            folder
-        ):  # a table of the old directory must not survive among the new
+        for name in DataDir.table_names(folder):  # no old table may survive among the new
             (folder / name).unlink()
     return folder
 

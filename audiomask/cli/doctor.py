@@ -1,8 +1,8 @@
-"""say what is missing or broken, and the command that mends it
+"""Say what is missing or broken, and the command that mends it.
 
-Looks at Python, the packages of the core and of each extra, what soundfile can read, the models that ship,
-and whether a GPU and a C compiler are there. Exit code 1 where something that is installed does not work; an
-extra that is absent is no fault.
+It checks Python, the packages of the core and of each extra, the formats that soundfile reads, the models
+that ship, and whether a GPU and a C compiler are there. The exit code is 1 where something that is
+installed does not work; an extra that is absent is no fault.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, and what to do about it."""
+    """A line of the report: what was checked, its state, and what to do about it."""
 
     what: str
     state: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 def _requirements() -> Iterator[tuple[str, str | None, str]]:
-    """(package, extra or None for the core, least version or "") as this installation declares them."""
+    """Yield (package, extra or None for the core, least version or "") of this installation."""
     for line in importlib.metadata.requires("audiomask") or []:
         match = re.match(r"([\w.-]+)(?:\[[^]]*\])?([^;]*)(?:;\s*extra == [\"']([\w-]+)[\"'])?", line)
         if match and match[1] != "audiomask":
@@ -50,12 +50,12 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _module(package: str) -> str:
-    """What a package is imported as."""
+    """Return the name under which a package is imported."""
     return {"pytorch-lightning": "pytorch_lightning"}.get(package, package.replace("-", "_"))
 
 
 def _imports(package: str) -> str:
-    """Why a package cannot be imported, "" if it can. In a process of its own, as some of them crash."""
+    """Return why a package cannot be imported, else ""; in its own process, as some crash."""
     module = _module(package)
     if package == "torchaudio":
         module = "audiomask.frontend.torchaudio_import"
@@ -149,7 +149,7 @@ def _gpu() -> Finding:
 
 
 def examine(deep: bool = True) -> list[Finding]:
-    """Everything that `audiomask doctor` reports. `deep`: also import each package."""
+    """Return everything that `audiomask doctor` reports; `deep` also imports each package."""
     findings = []
     python = ".".join(map(str, sys.version_info[:3]))
     new = sys.version_info >= (3, 11)
@@ -170,13 +170,13 @@ def examine(deep: bool = True) -> list[Finding]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the options of the verb."""
     parser.add_argument("--quick", action="store_true", help="do not import the packages")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Report; 1 where something is broken."""
+    """Print the report and return 1 where something is broken."""
     findings = examine(deep=not args.quick)
     broken = sum(finding.state == BROKEN for finding in findings)
     if args.json:

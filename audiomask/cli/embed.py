@@ -1,4 +1,4 @@
-"""turn recordings into vectors: one each, or one every so often
+"""Turn recordings into vectors: one each, or one every so often.
 
 The model is a tagger's .onnx, or, where torch is installed, a folder of weights: a training run of
 recipes/pretrain or recipes/classify.
@@ -7,9 +7,9 @@ recipes/pretrain or recipes/classify.
   audiomask embed recordings/ -m exp/audio_mae -o vectors/         # NAME.npy [D] each
   audiomask embed recordings/ -m exp/audio_mae -o v.npz --timestamps
 
-With --timestamps there are several rows a recording, and times_ms [N], the middle of what each row tells of;
-in a .npz of all, offsets [n + 1] say which rows are whose; in a folder each recording has a NAME.npz of
-embeddings and times_ms. Channels are mixed into one.
+With --timestamps a recording has several rows, and times_ms [N] holds the middle of the sound of each; in a
+.npz of all recordings, offsets [n + 1] say which rows belong to which; in a folder each recording has a
+NAME.npz of embeddings and times_ms. Channels are mixed into one.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Embedding(Work):
-    """The vectors of recordings, as results or, where jobs have files, in a file for each."""
+    """A `Work` that makes vectors of recordings, as results or, where jobs have files, as files."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.overwrite, self.threads = args, args.force, args.threads
 
     def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
-        """Return those of a recording, and in how many blocks the model failed."""
+        """Return the vectors of a recording, and in how many blocks the model failed."""
         raise NotImplementedError
 
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
@@ -68,7 +68,7 @@ class Embedding(Work):
 
 
 class OfArtifact(Embedding):
-    """The vectors that an artifact's output gives."""
+    """A source of vectors from an output of an artifact."""
 
     def __init__(self, args: argparse.Namespace):
         super().__init__(args)
@@ -91,7 +91,7 @@ class OfArtifact(Embedding):
 
 
 class OfWeights(Embedding):
-    """The vectors of a network in torch."""
+    """A source of vectors from a network in torch."""
 
     def __init__(self, args: argparse.Namespace):
         super().__init__(args)
@@ -158,7 +158,7 @@ def _is_folder_of_weights(model: str | None) -> bool:
 
 
 def _mono(reader: Reader, rate: int, tick: Tick) -> np.ndarray:
-    """All of a recording, mixed into one channel, at ``rate`` Hz: ``[T]``."""
+    """Return a whole recording, mixed into one channel, at `rate` Hz: `[T]`."""
     info, parts = reader.info, []
     convert = Polyphase(info.rate, rate, 1) if info.rate != rate else None
     for block in reader.blocks(info.rate * 10):

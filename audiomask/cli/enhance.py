@@ -1,13 +1,13 @@
-"""denoise recordings: files, folders, globs, Kaldi data directories, standard input
+"""Denoise recordings: files, folders, globs, Kaldi data directories, standard input.
 
-Output has the input's length, channels and format and is aligned with it; its rate too, unless the model
-makes another. A model for a microphone array takes files of a channel per microphone and makes one channel of
-them. Without -o it is written beside the input; with -o it goes to a file (one input), into a folder (which
-mirrors the input's), or with '-o -' to standard output. A bad file does not stop the others: failures are
-listed at the end, and the exit code is 1.
+The output has the input's length, channels and format and is aligned with it; it has its rate too, unless the
+model makes another. A model for a microphone array takes files of a channel per microphone and makes one
+channel of them. Without -o it is written beside the input; with -o it goes to a file (one input), into a
+folder (which mirrors the input's), or with '-o -' to standard output. A bad file does not stop the others:
+failures are listed at the end, and the exit code is 1.
 
-Any model runs: one of several sounds writes a file for each, NAME_SOURCE.wav; codes and bits go to NAME.npz,
-which a model that decodes them takes as input; probabilities to NAME.jsonl, text to NAME.txt.
+Any model runs: a model of several sounds writes a file for each, NAME_SOURCE.wav; codes and bits go to
+NAME.npz, which a model that decodes them takes as input; probabilities go to NAME.jsonl, text to NAME.txt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(model: str | None, options: Options) -> Enhance:
-    """Return the work of the verb. Raises `UsageError` for a model that has to be told what is lost."""
+    """Return the work of the verb; `UsageError` for a model that has to be informed of losses."""
     family = resolve(model)
     refuse_told(family, "use audiomask conceal")
     return Enhance(family, options)

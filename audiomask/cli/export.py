@@ -1,4 +1,4 @@
-"""turn a trained model into one self-describing ONNX file, and check it
+"""Turn a trained model into one self-describing ONNX file, and check it.
 
 The graph is run against torch before anything is written, and refused where they differ. --check also opens
 the written file with the runtime and plays noise through it in blocks of random sizes.
@@ -29,7 +29,7 @@ CARD = ("version", "description", "licence", "training", "scores", "default")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the options of the verb."""
     add = parser.add_argument
     add(
         "model",
@@ -98,7 +98,7 @@ def _usage(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; 0 when the file was written and agrees with torch, or a variant pays."""
+    """Export; return 0 when the file was written and agrees with torch, or a variant pays."""
     card = _card(args.card)
     changes = parse_changes(args.arg)
     _usage(args)

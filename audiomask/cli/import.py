@@ -1,6 +1,6 @@
-"""take over a checkpoint of its authors: demucs, cleanunet, gtcrn, dtln and others
+"""Take over a checkpoint of its authors: demucs, cleanunet, gtcrn, dtln and others.
 
-Their weights go into our class of the same network, which streams; the network becomes one ONNX file, checked
+Its weights go into our class of the same network, which streams; the network becomes one ONNX file, checked
 against torch as in `audiomask export`. Nothing in the checkpoint is run. Mind the licence of the weights,
 which is printed and kept in the file.
 
@@ -21,7 +21,7 @@ from audiomask.cli._common import parse_changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the options of the verb."""
     add = parser.add_argument
     add("family", metavar="FAMILY", help="the network's name")
     add("files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files")
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import; 0 when the file was written and agrees with torch."""
+    """Import; return 0 when the file was written and agrees with torch."""
     changes = parse_changes(args.arg)
     if not args.out and not args.weights:
         raise UsageError("nothing to write: give -o FILE.onnx, --weights DIR, or both")

@@ -1,8 +1,8 @@
-"""denoise a microphone live, into a loudspeaker or a virtual microphone
+"""Denoise a microphone live, into a loudspeaker or a virtual microphone.
 
-Shows the levels, the lag and what went wrong while it runs. Keys: b or space bypass the model, + and - change
-its strength where it has one, q ends. Where every millisecond of the lag goes is shown at the start. How to
-make a virtual microphone, for calls: docs/live.md.
+It shows the levels, the lag and what went wrong while it runs. Keys: b or space bypass the model, + and -
+change its strength where it has one, q ends. At the start it shows where every millisecond of the lag goes.
+To make a virtual microphone for calls, see docs/live.md.
 
   audiomask live --list-devices
   audiomask live -i 1 -o 4 --record-in heard.wav --record-out said.wav
@@ -39,12 +39,12 @@ from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buff
 from audiomask.runtime.recorder import Recorder
 from audiomask.runtime.session import Session, sounds
 
-LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # of the default: fewer calls than this a second, and no block longer
-JITTER_MS = 5.0  # by which callbacks and threads may be late, at least; else half a block
+LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # bounds of the default, so that calls are rare and blocks short
+JITTER_MS = 5.0  # least lateness to allow callbacks and threads; else half a block
 TRIES = 50  # blocks that measure the time of the model, before it starts
-STEP = 0.1  # of the range of a control, for a key
+STEP = 0.1  # fraction of a control's range that a key changes
 FLOOR_DB = -60.0
-TICK_S = 0.1  # between two pictures
+TICK_S = 0.1  # between two status lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
     rate = args.rate or _rate(sd, cards, family)
     artifact = choose(family, rate)
-    sounds(artifact)  # refuses a model that makes none
+    sounds(artifact)  # refuses a model that makes no sound
     block = _block(artifact, rate, args.block)
     session = Session(
         artifact,
@@ -150,8 +150,8 @@ def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.
 
 
 def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Artifact]) -> int:
-    """The model's highest rate that both devices take, since conversion adds lag; else the microphone's."""
-    for artifact in reversed(family):
+    """Return the model's highest rate that both devices take, else the microphone's."""
+    for artifact in reversed(family):  # conversion would add lag
         rate = artifact.sample_rate
         if soundcard.takes(sd, cards[0], "input", rate) and soundcard.takes(sd, cards[1], "output", rate):
             return rate
@@ -159,7 +159,7 @@ def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Ar
 
 
 def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
-    """Samples at ``rate``. By default whole hops of the model, from 5 ms; a part of one that is very long."""
+    """Return a block's samples: `ms`, else whole hops from 5 ms, or a part of a very long hop."""
     if ms is not None:
         return max(1, round(ms * rate / 1000))
     hop_ms = artifact.hop * 1000 / artifact.sample_rate
@@ -172,7 +172,7 @@ def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
 
 
 def _buffer(session: Session, block: int, lag_ms: float | None) -> int:
-    """Samples to keep in flight. Errors: UsageError for a lag below what blocks and model take."""
+    """Return the samples to keep in flight; `UsageError` for a lag that blocks and model exceed."""
     rate = session.sample_rate
     least = least_buffer(block, block, block)
     if lag_ms is None:
@@ -188,7 +188,7 @@ def _buffer(session: Session, block: int, lag_ms: float | None) -> int:
 
 
 def _compute(session: Session, block: int) -> float:
-    """Milliseconds per block, the median; the session is as new afterwards, its memory allocated."""
+    """Return the median milliseconds per block; the session is reset, with its memory allocated."""
     x = (0.05 * np.random.default_rng(0).standard_normal((session.channels, block))).astype(np.float32)
     times = []
     for _ in range(TRIES):
@@ -201,7 +201,7 @@ def _compute(session: Session, block: int) -> float:
 
 @contextmanager
 def _worker(live: Live) -> Iterator[None]:
-    """The model's thread. What it raises ends the run, even if it was on the last blocks."""
+    """Run the model's thread; an exception in it ends the run, even on the last blocks."""
     stop = threading.Event()
     thread = threading.Thread(target=live.work, args=(stop,), name="live", daemon=True)
     thread.start()
@@ -228,7 +228,7 @@ def _sessions(
     live: Live,
     compute_ms: float,
 ) -> None:
-    """Play until the end; with --reconnect again and again. Errors: `DeviceError`."""
+    """Play until the end, with --reconnect again and again; raise `DeviceError`."""
     first = True
     with keys() as key, screen(args.quiet) as show:
         panel = Panel(live)
@@ -261,7 +261,7 @@ def _sessions(
 
 
 def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str:
-    """Where every millisecond of the lag goes, from the air to the air."""
+    """Return where every millisecond of the lag goes, from the air to the air."""
     session, ms = live.session, 1000 / live.rate
     block, artifact = live.block * ms, session.artifact
     delay = min(session.delay, session.lag) * ms
@@ -288,7 +288,7 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
 
 
 class Panel:
-    """What the keys change, and the line that shows how it goes."""
+    """A panel of what the keys change, with a line that shows the state."""
 
     def __init__(self, live: Live):
         self.live, self.bypass = live, False
@@ -297,7 +297,7 @@ class Panel:
         self.strength = float(np.ravel(value)[0])
 
     def press(self, key: str) -> bool:
-        """React to a key; True for the one that ends."""
+        """React to a key; return True for the one that ends."""
         if key in ("b", "B", " "):
             self.bypass = not self.bypass
             self.live.set(bypass=self.bypass)
@@ -310,7 +310,7 @@ class Panel:
         return key in ("q", "Q")
 
     def line(self, status: Status) -> str:
-        """One line of plain text."""
+        """Return one line of plain text."""
         live, ms = self.live, 1000 / self.live.rate
         counts = live.counts
         parts = [
@@ -331,14 +331,14 @@ class Panel:
 
 
 def meter(peak: float, width: int = 10) -> str:
-    """A bar over 60 dB and the level: ``#####.....  -30 dBFS``."""
+    """Return a bar over 60 dB and the level: `#####.....  -30 dBFS`."""
     db = max(FLOOR_DB, 20 * math.log10(max(peak, 1e-9)))
     full = round(min(1.0, 1 - db / FLOOR_DB) * width)
     return f"{'#' * full}{'.' * (width - full)} {db:4.0f} dBFS"
 
 
 def _finish(recorders: dict[str, Recorder], quiet: bool) -> bool:
-    """Close the recordings, each whatever becomes of the other; whether one failed."""
+    """Close the recordings, each whatever becomes of the other; return whether one failed."""
     failed = False
     for recorder in recorders.values():
         try:

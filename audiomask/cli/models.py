@@ -1,4 +1,4 @@
-"""list the models that ship, or show the card of one"""
+"""List the models that ship, or show the card of one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _row(a: Artifact) -> tuple:
 
 
 def _facts(a: Artifact) -> dict:
-    """The metadata without the state's initial values, which are numbers for machines only."""
+    """Return the metadata without the state's initial values, which are only for machines."""
     states = [{k: v for k, v in s.items() if k not in ("initial", "layout")} for s in a.meta["states"]]
     return {
         **a.meta,
@@ -55,7 +55,7 @@ def _facts(a: Artifact) -> dict:
 
 
 def _card(a: Artifact) -> str:
-    """The card that lies beside the model, or, for a model without one, what its metadata says."""
+    """Return the card beside the model, or, for a model without one, what its metadata says."""
     beside = a.path.with_suffix(".md")
     if beside.is_file():
         return beside.read_text(encoding="utf-8").rstrip()

@@ -1,11 +1,11 @@
-"""draw recordings as spectrograms, before and after
+"""Draw recordings as spectrograms, before and after.
 
   audiomask plot spectrogram noisy.wav enhanced.wav -o comparison.png     waveform above, side by side
   audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
   audiomask plot masks talk.wav -o hidden.png --kind block    what masked pretraining hides of one recording
   audiomask plot reconstruction exp/audio_mae talk.wav -o guessed.png     and what a network makes of it
 
-All pictures of a figure share their scales, so that levels can be compared.
+All panels of a figure share their scales, so that levels can be compared.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def spectrogram_db(x: np.ndarray, rate: int, window_ms: float = 32.0) -> tuple[np.ndarray, int]:
-    """Level of `x [T]` per bin in dB re a full-scale sine, `[F, frames]` with a Hann window, and the hop in
-    samples.
-    """
+    """Return dB levels `[F, frames]` of `x [T]` re full-scale sine (Hann), and hop in samples."""
     size = max(16, 2 * round(rate * window_ms / 2000))
     hop = size // 4
     window = np.hanning(size + 1)[:-1]
@@ -103,7 +101,7 @@ def spectrogram_db(x: np.ndarray, rate: int, window_ms: float = 32.0) -> tuple[n
 def recording_figure(
     parts: Sequence[tuple[str, np.ndarray, int]], window_ms: float = 32.0, start: float = 0.0
 ) -> Figure:
-    """One column per recording (title, samples `[T]`, rate): waveform above spectrogram, scales shared."""
+    """Return a column per recording (title, samples `[T]`, rate): waveform above spectrogram."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(6.0, 5.0 * len(parts)), 5.5), layout="constrained")
@@ -131,7 +129,7 @@ def recording_figure(
 
 
 def mask_figure(clean: np.ndarray, noisy: np.ndarray, rate: int, window_ms: float = 32.0) -> Figure:
-    """The mixture and the ideal masks of `clean [T]` in `noisy [T]`."""
+    """Return a figure of the mixture and the ideal masks of `clean [T]` in `noisy [T]`."""
     from matplotlib.figure import Figure
     from scipy.signal import ShortTimeFFT
 

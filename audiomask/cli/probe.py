@@ -1,4 +1,6 @@
-"""judge a pretrained encoder by what its frozen features tell of labels: nearest neighbours, linear probe
+"""Judge a pretrained encoder by what its frozen features tell of labels.
+
+It scores nearest neighbours and a linear probe:
 
   audiomask probe exp/audio_mae --train data/train --test data/test
   audiomask probe exp/audio_mae --train data/esc10 --folds            every fold of utt2fold in turn
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def judged(args: argparse.Namespace) -> dict[str, Any]:
-    """All results, as JSON takes them."""
+    """Return all results, as JSON takes them."""
     import torch
     from rich.console import Console
     from rich.progress import Progress
@@ -130,7 +132,7 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def folds_of(data: Any) -> list[str]:
-    """The fold of each utterance. AudioError where utt2fold has none, or there is one only."""
+    """Return the fold of each utterance; AudioError where utt2fold has gaps or only one fold."""
     from audiomask.audio import AudioError
 
     folds = data.tables.get("utt2fold")
@@ -146,10 +148,10 @@ def folds_of(data: Any) -> list[str]:
 
 
 def split(fold: list[str], test: str, target: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row numbers: of the training clips, of those among them that decay is chosen on, of the test clips.
+    """Return rows of the training clips, of those among them for the decay, of the test clips.
 
-    Of three folds or more, it is chosen on the one after the tested one; else on a fifth of the clips of
-    every first label, at least one where there are two.
+    With three folds or more, the decay is chosen on the one after the tested one; else on a fifth of the
+    clips of every first label, at least one where there are two.
     """
     import torch
 
@@ -171,7 +173,7 @@ def split(fold: list[str], test: str, target: Tensor, seed: int) -> tuple[Tensor
 def one(
     x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor, Tensor], multi: bool, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Scores of both methods, of features `x [N, C]` and labels `y [N, K]` divided by `split`."""
+    """Return scores of both methods for features `x [N, C]` and labels `y [N, K]`, see `split`."""
     import torch
 
     from audiomask.audio import AudioError
@@ -189,18 +191,18 @@ def one(
         raise AudioError("too few clips to choose the decay of the probe on; give more, or --no-linear")
     inner, outer = frozen.standardised(x[fit], x[chosen])
     probe, trials = frozen.Logistic(x.shape[1], y.shape[1], multi), []
-    for l2 in DECAYS:  # from where the last one ended
+    for l2 in DECAYS:  # each starts from the last solution
         result = scored(probe.fit(inner, y[fit], l2).scores(outer), y[chosen])
         trials.append((result["map" if multi else "accuracy"], l2))
     best = max(value for value, _ in trials)
-    l2 = next(l2 for value, l2 in trials if value == best)  # the greatest of them
+    l2 = next(l2 for value, l2 in trials if value == best)  # the greatest of the best
     probe = frozen.Logistic(x.shape[1], y.shape[1], multi).fit(known, y[train], l2)
     found["linear"] = scored(probe.scores(asked), y[test]) | {"l2": l2}
     return found
 
 
 def scored(scores: Tensor, target: Tensor) -> dict[str, float]:
-    """Share of clips whose likeliest class is one of theirs, and mean average precision."""
+    """Return the fraction of clips whose likeliest class is right, and mean average precision."""
     from audiomask.tasks.classify import average_precision
 
     right = target.gather(1, scores.argmax(1, keepdim=True)) > 0.5

@@ -1,11 +1,11 @@
-"""measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals
+"""Measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals.
 
   audiomask score --ref clean/ --est enhanced/ --noisy noisy/ -j 2 --json scores.json
   audiomask score --est enhanced.wav --metrics dnsmos plcmos
 
-Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name. What
-cannot be scored (silence, too short, other length) is counted in the table with its reason. Exit code 1 if a
-file could not be read or has no partner.
+Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name.
+Recordings that cannot be scored (silence, too short, other length) are counted in the table with their
+reason. The exit code is 1 if a file could not be read or has no partner.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _score(
     what: str,
     allow_pipes: bool,
 ) -> Table:
-    """Pair by key, score, and enter those without a partner as errors."""
+    """Pair by key, score, and enter recordings without a partner as errors."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -92,9 +92,8 @@ def _score(
     estimates = _by_key(est, allow_pipes)
     references = _by_key(ref, allow_pipes) if ref else None
     if references is not None and len(references) == len(estimates) == 1:
-        references = dict(
-            zip(estimates, references.values(), strict=True)
-        )  # two files are a pair, whatever their names
+        # Two files are a pair, whatever their names.
+        references = dict(zip(estimates, references.values(), strict=True))
     pairs = [
         (key, references[key] if references else None, estimates[key])
         for key in estimates

@@ -1,4 +1,4 @@
-"""serve models to other programs and to browsers: a websocket per live sound, and a page
+"""Serve models to other programs and to browsers: a websocket per live sound, and a page.
 
   audiomask serve                          # on this machine only: http://127.0.0.1:8765
   AUDIOMASK_TOKEN=... audiomask serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def token(args: argparse.Namespace) -> str | None:
-    """The token, from the file or the environment. Errors: `UsageError` for one that is too short."""
+    """Return the token of the file or the environment; `UsageError` for one that is too short."""
     if args.token_file:
         try:
             found, where = args.token_file.read_text().strip(), str(args.token_file)
@@ -146,5 +146,5 @@ def run(args: argparse.Namespace) -> int:
     try:
         listen.run(server, listening)
     except KeyboardInterrupt:
-        say("stopped")  # as told: a clean end is no failure
+        say("stopped")  # on request: a clean end is no failure
     return 0

@@ -1,4 +1,4 @@
-"""denoise a live pipe of samples from standard input to standard output
+"""Denoise a live pipe of samples from standard input to standard output.
 
 Bare interleaved samples go in and as many come out, aligned, each as soon as the model has it: after the
 latency that is shown at the start. It plays with ffmpeg, sox and gstreamer:
@@ -14,10 +14,10 @@ as 32-bit floats, the channels of a frame one after the other:
 
 With --packets the input is records, of which some may be missing, late, double or in a wrong order: a number
 of 4 bytes, the length of the samples in bytes in 2, both little-endian, and the samples of one packet. Every
-packet's place comes out, --jitter and the model's delay later; docs/conceal.md.
+packet's place comes out, --jitter and the model's delay later; see docs/conceal.md.
 
-The end of the input and SIGTERM end it alike: what has been read comes out to its last sample, and the exit
-code is 0 or 143. It is 141 when the reader leaves, 130 after Ctrl-C.
+The end of the input and SIGTERM end it alike: everything that has been read comes out to its last sample, and
+the exit code is 0 or 143. It is 141 when the reader leaves, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 from audiomask.runtime.sinks import needed
 
-LIVE_MS = 500  # a conversation bears no more: ITU-T G.114 calls 400 ms one way unacceptable
+LIVE_MS = 500  # most that a conversation bears: ITU-T G.114 calls 400 ms one way unacceptable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +148,7 @@ def _pipe(args: argparse.Namespace) -> None:
 
 
 def _packets(args: argparse.Namespace, session: Session, pipe: Pipe, sink: Pipe) -> None:
-    """As the rest of `_pipe`, of records."""
+    """Do the rest of `_pipe` for records of packets."""
     try:
         size, depth = shape(args.packets, 60.0 if args.jitter is None else args.jitter, args.rate)
     except ValueError as error:

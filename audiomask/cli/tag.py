@@ -1,15 +1,16 @@
-"""say what is heard: labels and probabilities of recordings, or live of a pipe of samples
+"""Say what is heard: labels and probabilities of recordings, or live of a pipe of samples.
 
-Of each recording the likeliest labels; with --every a row of them every so many seconds, each for the stretch
-that the model hears at a time; with --segments the stretches in which a label reaches --threshold.
+Each recording gets its likeliest labels; with --every it gets a row of them every so many seconds, each for
+the stretch that the model processes at a time; with --segments the stretches in which a label reaches
+--threshold.
 
   audiomask tag recordings/ -m tagger.onnx
   audiomask tag a.wav -m tagger.onnx --every 1 --csv -o tags.csv
   arecord -f S16_LE -r 16000 -t raw | audiomask tag - -m tagger.onnx --threshold 0.3
 
 JSON is one object a line. With -o NAME.json, .jsonl, .csv or .txt all inputs go into that file, with any
-other name into a folder, a file each; what is there already is refused, so that with -j or after an interrupt
-a folder is completed by the same command. Of '-', bare samples, a line comes out for every row as soon as it
+other name into a folder, a file each; existing files are refused, so that with -j or after an interrupt a
+folder is completed by the same command. For '-', bare samples, a line comes out for every row as soon as it
 is known, in constant memory.
 """
 
@@ -38,7 +39,7 @@ from audiomask.runtime.sinks import Output
 from audiomask.runtime.tagging import Clock, Listing, Tags, listener, rows
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
-CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # how files begin that are no bare samples
+CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # beginnings of files, not bare samples
 HEAD = ("file", "start", "end", "label", "probability")
 
 
@@ -99,7 +100,7 @@ def _listing(args: argparse.Namespace, extractor, live: bool = False) -> Listing
 
 
 class Tagging(Work):
-    """The tags of recordings, as results or, where jobs have files, in a file for each."""
+    """A `Work` that tags recordings, as results or, where jobs have files, as files."""
 
     def __init__(self, args: argparse.Namespace, form: str):
         self.args, self.form, self.family = args, form, resolve(args.model, task="tag")

@@ -1,8 +1,10 @@
-"""Train a model from a recipe: audiomask train recipes/TASK/MODEL.yaml --data.train DIR ... --out EXP
+"""Train a model from a recipe.
+
+  audiomask train recipes/TASK/MODEL.yaml --data.train DIR ... --out EXP
 
 The recipe is a LightningCLI configuration: every argument of the task, the model, the losses, the data and
-the trainer can be overridden with a dotted option, and `--print_config` shows the whole. In --out lie
-afterwards:
+the trainer can be overridden with a dotted option, and `--print_config` shows the whole. Afterwards --out
+holds:
 
   config.yaml            the resolved configuration
   run.json               command line, versions, git commit, precision
@@ -39,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     known, options = extra.parse_known_args(args.options)
     if not Path(args.config).is_file():
         raise UsageError(f"{args.config}: no such recipe; see recipes/*/*.yaml")
-    # Threads that wait for each other soon give way to the processes that load data: by default each spins
-    # for milliseconds at every operator, on a core that another needs. Read when torch loads libgomp.
+    # Waiting threads soon give way to the processes that load data: by default each spins for milliseconds
+    # at every operator, on a core that another needs. libgomp reads this when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from audiomask.tasks.fit import fit
 

@@ -1,4 +1,4 @@
-"""average trained weights, or grow them into a larger network
+"""Average trained weights, or grow them into a larger network.
 
 The mean of several runs of one architecture is often better than each of them. A grown network computes what
 the smaller one did, until training changes that:

@@ -1,9 +1,9 @@
-"""What an ONNX file holds, read from its bytes without running or trusting any of it.
+"""Read what an ONNX file holds from its bytes, without running or trusting any of it.
 
 ONNX is protobuf: fields of (number << 3 | wire type) followed by a varint (type 0), 8 bytes (1), a length and
-that many bytes (2) or 4 bytes (5). Field numbers are those of onnx.proto (Apache-2.0). ONNX Runtime would
-follow a model's external data to any path and complain about foreign operators late, so both are looked for
-here first.
+that many bytes (2) or 4 bytes (5). Field numbers are from onnx.proto (Apache-2.0). ONNX Runtime would follow
+a model's external data to any path and complain about foreign operators late, so both are looked for here
+first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MAX_DEPTH = 16  # subgraphs within subgraphs; real models have two or three
 
 
 class MalformedError(ValueError):
-    """The bytes are no ONNX model."""
+    """The bytes are not an ONNX model."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, integer or bytes) of one message."""
+    """Yield (field number, integer or bytes) for each field of one message."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -81,7 +81,7 @@ def _property(value: int | memoryview) -> dict[str, str]:
 
 
 def metadata(data: Any) -> dict[str, str]:
-    """Return the metadata alone, without a look at the graph; `data`: bytes, or a file in memory."""
+    """Return only the metadata of `data` (bytes, or a file in memory), skipping the graph."""
     found: dict[str, str] = {}
     for number, value in _fields(memoryview(data)):
         if number == METADATA:
@@ -90,7 +90,7 @@ def metadata(data: Any) -> dict[str, str]:
 
 
 def parse(data: bytes) -> Contents:
-    """Metadata, operators and external tensors of a model. Errors: `MalformedError`."""
+    """Return a model's metadata, operators and external tensors; raise `MalformedError`."""
     contents = Contents()
     graphs = 0
     for number, value in _fields(memoryview(data)):
@@ -99,9 +99,7 @@ def parse(data: bytes) -> Contents:
             _graph(_message(value), contents, 0)
         elif number == METADATA:
             contents.metadata |= _property(value)
-        elif (
-            number == 25
-        ):  # ModelProto.functions: operators in disguise; their nodes (7) count as the graph's
+        elif number == 25:  # ModelProto.functions: their nodes (7) are operators and count as the graph's
             for n, v in _fields(_message(value)):
                 if n == 7:
                     _node(_message(v), contents, 0)

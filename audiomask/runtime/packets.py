@@ -1,4 +1,4 @@
-"""Numbered packets in, some missing, late, twice or in a wrong order; each place once, in order, out.
+"""Put numbered packets in order: missing, late, double or shuffled in, each place once out.
 
     buffer = JitterBuffer(depth=3)
     for number, payload in arrivals:
@@ -8,23 +8,22 @@
     for payload in buffer.flush():         # the end: what still waits
         play(payload)
 
-A place is given up once a packet ``depth`` places further on has arrived, so order within ``depth`` does not
-matter. That is a clock that what arrives drives: the same packets give the same output, at whatever speed
-they come. With a `Clock` time passes too, and a place is given up when it is due, whether or not anything
-arrives:
+A place is given up once a packet `depth` places further on has arrived, so order within `depth` does not
+matter. The arrivals themselves are the clock: the same packets give the same output at whatever speed they
+come. With a `Clock` time passes too, and a place is given up when it is due, whether or not anything arrives:
 
     due = start + place period + depth period
 
-``start`` is that of the sender as seen through the fastest packets: an early one moves it at once, and it
-gives way slowly, `DRIFT`, for a sender whose crystal is slower than ours. A packet that is later than the
-budget moves it by what is over, since the next may be as late; when the next is early, it goes back. So a
-packet in time waits ``depth`` periods and never more.
+`start` is the sender's start as seen through the fastest packets: an early packet moves it at once, and it
+gives way slowly, by `DRIFT`, for a sender whose crystal is slower than ours. A packet that is later than the
+budget moves it by the excess, since the next may be as late; when the next is early, it goes back. So a
+packet in time waits `depth` periods and never more.
 
-Numbers wrap: one is taken for the nearest of its kind to the highest so far. One that is far from it
-(`LEAP_S`) counts as a stray, and if the next number follows it, the sender has begun anew, at the next place.
-A sender that paused without using up numbers has been overtaken by the clock: if its packets come too late by
-`PAUSE_S` for longer than `RESUME_S` (a network that held them up hands them over at once), they go on at the
-next place too.
+Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it (`LEAP_S`)
+counts as a stray; if the next number follows it, the sender has begun anew, at the next place. A sender that
+paused without using up numbers has been overtaken by the clock: if its packets come too late by `PAUSE_S` for
+longer than `RESUME_S` (a network that held them up hands them over at once), they go on at the next place
+too.
 """
 
 from __future__ import annotations
@@ -35,18 +34,17 @@ from math import ceil
 from typing import Any
 
 NUMBER = struct.Struct("<I")  # before the samples of a packet in a websocket's message
-RECORD = struct.Struct("<IH")  # in a pipe: number, bytes of samples
-BITS = 32  # of a number
+RECORD = struct.Struct("<IH")  # before them in a pipe: number, bytes of samples
+BITS = 32  # width of a number
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
-DRIFT = 5e-4  # of the time: crystals are within 100 ppm of their nominal rate, sound cards within a few 100
-HISTORY = 1024  # places played that are remembered, to tell a duplicate from a late one: 20 s of 20 ms
+DRIFT = 5e-4  # fraction: crystals are within 100 ppm of their nominal rate, sound cards within a few 100
+HISTORY = 1024  # played places to remember, to tell a duplicate from a late one: 20 s of 20 ms
 
 
 def shape(packet_ms: float, jitter_ms: float, sample_rate: int) -> tuple[int, int]:
-    """Samples of a packet of so many ms, and how many packets cover ``jitter_ms``. Errors: ValueError for
-    what is out of range."""
+    """Return a packet's samples and how many cover `jitter_ms`; ValueError beyond the bounds."""
     for what, ms, (low, high) in (("packets", packet_ms, PACKET_MS), ("jitter", jitter_ms, JITTER_MS)):
         if not low <= ms <= high:
             raise ValueError(f"{what} of {ms:g} ms are outside {low:g} to {high:g} ms")
@@ -56,20 +54,18 @@ def shape(packet_ms: float, jitter_ms: float, sample_rate: int) -> tuple[int, in
 
 @dataclass
 class Counts:
-    """``received``: packets that came; of these ``late`` (their place was given up), ``duplicated`` (their
-    place had its packet), ``stray`` (far from all others), all three dropped, and ``reordered`` (after a
-    later one, yet in time). ``lost``: places without their packet, ``played``: all places."""
+    """Counts of packets and of places."""
 
-    received: int = 0
-    lost: int = 0
-    late: int = 0
-    duplicated: int = 0
-    reordered: int = 0
-    stray: int = 0
-    played: int = 0
+    received: int = 0  # packets that came
+    lost: int = 0  # places without their packet
+    late: int = 0  # dropped, since their place was given up
+    duplicated: int = 0  # dropped, since their place had its packet
+    reordered: int = 0  # after a later one, yet in time
+    stray: int = 0  # dropped, since far from all others
+    played: int = 0  # all places
 
     def since(self, earlier: Counts) -> dict[str, int]:
-        """What has been added, by name."""
+        """Return what has been added, by name."""
         before = asdict(earlier)
         return {name: value - before[name] for name, value in asdict(self).items()}
 
@@ -82,14 +78,14 @@ class Counts:
 
 
 class Clock:
-    """When a place is due, for a buffer that real time drives. ``period``: of a packet, in s."""
+    """A clock that says when a place is due in real time; a packet lasts `period` seconds."""
 
     def __init__(self, period: float):
         self.period = period
         self.start: float | None = None
 
     def meet(self, place: int, now: float, budget: float) -> None:
-        """A packet has arrived that may be late by ``budget`` s."""
+        """Take note of a packet that has arrived and may be late by `budget` seconds."""
         off = now - place * self.period
         if self.start is None or off < self.start:
             self.start = off
@@ -98,11 +94,13 @@ class Clock:
 
 
 class JitterBuffer:
-    """``depth``: places that a packet may be behind a later one, from 0. ``period``: of a packet, in s, for
-    the bounds above. ``realtime``: with a clock; then `put` and `take` want ``now`` in s, of one monotonic
-    clock. ``bits`` of a number.
+    """A buffer that returns payloads (any object but None) in the order of their numbers.
 
-    A payload is any object but None. Errors: ValueError for a number that does not fit.
+    Args:
+        depth: places that a packet may be behind a later one, from 0.
+        period: seconds of a packet, for the bounds above.
+        realtime: use a clock; `put` and `take` then want `now` in seconds of one monotonic clock.
+        bits: width of a number; ValueError for a number that does not fit.
     """
 
     def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False, bits: int = BITS):
@@ -112,19 +110,19 @@ class JitterBuffer:
         self.reset()
 
     def reset(self) -> None:
-        """A new signal, whose numbers may begin anywhere; the counts go on."""
+        """Start a new signal, whose numbers may begin anywhere; the counts go on."""
         self._waiting: dict[int, Any] = {}
         self._had: dict[int, None] = {}  # places played with their packet, the oldest first
         self._ahead: list[Any] = []  # given up already, not yet taken
         self._next = 0  # the place to be played next
         self._begun = False
-        self._last: tuple[int, int] | None = None  # (number, place) of the highest
+        self._last: tuple[int, int] | None = None  # the highest (number, place)
         self._stray: int | None = None  # the number that would follow a stray
         self._clock = Clock(self.period) if self.realtime else None
         self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
-        """A packet has arrived."""
+        """Take a packet that has arrived."""
         if not 0 <= number < 1 << self.bits:
             raise ValueError(f"packet number {number} is outside 0 to {(1 << self.bits) - 1}")
         self.counts.received += 1
@@ -162,7 +160,7 @@ class JitterBuffer:
         self._give(self._last[1] - self.depth + 1)
 
     def _anew(self, number: int) -> int:
-        """What waits is played out, and ``number`` takes the place after it."""
+        """Play out what waits, give `number` the place after it, and return that place."""
         assert self._last
         self._give(self._last[1] + 1)
         self._last = number, self._next
@@ -171,7 +169,7 @@ class JitterBuffer:
         return self._next
 
     def _give(self, stop: int) -> None:
-        """Give up all places below ``stop``."""
+        """Give up all places below `stop`."""
         while self._next < stop:
             payload = self._waiting.pop(self._next, None)
             self.counts.played += 1
@@ -186,21 +184,20 @@ class JitterBuffer:
             self._begun = True
 
     def take(self, now: float = 0.0) -> list[Any]:
-        """The payloads of the places that are given up by now, in order, None for a lost one."""
+        """Return the payloads of the places given up by now, in order, None for a lost one."""
         while now >= self.due():
             self._give(self._next + 1)
         taken, self._ahead = self._ahead, []
         return taken
 
     def due(self) -> float:
-        """When the next place is given up at the latest: a time of the clock, infinity if nothing has come or
-        nothing but packets drives this buffer."""
+        """Return the latest time at which the next place is given up, infinity where none is set."""
         if not self._clock or self._clock.start is None:
             return float("inf")
         return self._clock.start + (self._next + self.depth) * self.period
 
     def flush(self) -> list[Any]:
-        """The end of the signal: all that waits, up to the highest number; then as after `reset`."""
+        """End the signal: return all that waits, up to the highest number, then reset."""
         if self._last:
             self._give(self._last[1] + 1)
         taken, self._ahead = self._ahead, []

@@ -1,4 +1,4 @@
-"""Bare samples, as sockets carry them: interleaved frames of bytes to ``[C, T]`` and back."""
+"""Convert bare samples, as sockets carry them: interleaved bytes to `[C, T]` and back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype
 
 
 class Pcm:
-    """``format``: a key of FORMATS; ``channels`` of what is decoded. ``frame``: bytes of one sample of every
-    channel. ``clipped``: encoded samples that were beyond full scale and were clamped (s16le only)."""
+    """A converter between bytes in a `format` of FORMATS and samples of so many `channels`.
+
+    `frame`: bytes of one sample of every channel; `clipped`: samples clamped at full scale (s16le only).
+    """
 
     def __init__(self, format: str, channels: int):
         self.dtype, self.channels = FORMATS[format], channels
@@ -19,12 +21,12 @@ class Pcm:
         self.clipped = 0
 
     def decode(self, data: bytes | bytearray) -> np.ndarray:
-        """Whole frames to ``[channels, T]`` float32."""
+        """Return whole frames as `[channels, T]` float32."""
         x = np.frombuffer(data, self.dtype).reshape(-1, self.channels).T
         return x.astype(np.float32) * np.float32(1 / 32768) if self.dtype.kind == "i" else x
 
     def encode(self, y: np.ndarray) -> bytes:
-        """``[C, T]`` float32, any C, to interleaved bytes."""
+        """Return `[C, T]` float32, any C, as interleaved bytes."""
         if self.dtype.kind == "f":
             return y.T.astype(self.dtype, copy=False).tobytes()
         scaled = np.rint(y.T * np.float32(32768))

@@ -1,4 +1,4 @@
-"""Any model, block by block: streams in and streams out by port name, whatever they carry.
+"""Play any model block by block: streams in and out by port name, whatever they carry.
 
     player = Player("codec_enc", sample_rate=48000)
     for block in blocks:                                # [1, T], any T
@@ -31,11 +31,10 @@ from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.engine import run as run_steps
 from audiomask.runtime.polyphase import Polyphase, Spread
 
-# Hops per call of the graph when a block brings as many: a second of sound; more is not faster. And hops
-# times rows: about 100 MB of activations. Models that make no sound hear long windows, and their attention
-# takes memory.
+# Hops per call of the graph when a block brings as many: a second of sound; more is not faster. Hops times
+# rows: about 100 MB of activations. Models without sound process long windows; attention takes memory.
 BULK_HOPS, BULK_ROWS, BULK_SILENT = 64, 256, 8
-# Even 32-bit integers taken for samples are smaller; what is beyond is garbage, which models do not forget.
+# Even 32-bit integers taken for samples are smaller; larger values are garbage, which models do not forget.
 GARBAGE = 2.0**32
 
 Frames = dict[str, np.ndarray]  # by port name, each `[rows, frames]`
@@ -44,7 +43,7 @@ Work = Generator[list[Step], None, Any]  # steps that wait to be run, then a res
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole memory of a player, to be restored into one of the same model, rate and channels."""
+    """The whole memory of a player, to restore into one with the same model, rate and channels."""
 
     key: tuple
     memory: list[tuple[list[np.ndarray], dict[str, np.ndarray]]]
@@ -52,20 +51,20 @@ class Snapshot:
 
 
 class Player:
-    """One signal through one model, block by block.
+    """A player of one signal through one model, block by block.
 
     Args:
-        model: an `Artifact`, or what `resolve` takes; of a family, the member that fits `sample_rate`.
-        sample_rate: of the sound that goes in and out, in Hz; default the model's. A port of sound at another
-            rate than the model's clock keeps its own, see `rates`.
-        channels: of a block. They are independent rows of a model of one channel; a model of M channels takes
-            M, which is the default.
+        model: an `Artifact`, or what `resolve` takes; from a family, the member that fits `sample_rate`.
+        sample_rate: rate in Hz of the sound that goes in and out; default the model's. A port of sound at
+            another rate than the model's clock keeps its own, see `rates`.
+        channels: channels of a block. For a model of one channel they are independent rows; a model of M
+            channels takes M, which is the default.
         mix: average the channels of a block into one row.
-        threads: of the graph.
+        threads: threads of the graph.
         outputs: names of the output ports that are wanted; default all.
         controls: values of the model's controls, as in `set`.
 
-    Attributes: `first`, the port of `block`; `ports`, those of the output; `rows` and `rates` (frames per
+    Attributes: `first`, the port of `block`; `ports`, the output ports; `rows` and `rates` (frames per
     second, exact) by port; `hop` (samples that advance the model by one step, rounded up), `delay` and
     `latency` = delay + hop in samples of `sample_rate`, conversion included; `cleaned`: input samples that
     were NaN, infinite or beyond `GARBAGE`, and became 0; `faults`: calls in which the model itself failed
@@ -93,7 +92,7 @@ class Player:
         self.sample_rate = sample_rate or artifact.sample_rate
         self.first, width = artifact.streams[0], artifact.streams[0].channels
         self.channels, self.mix = width if channels is None else channels, mix and width == 1
-        sound = self.first.type == "pcm"  # of codes, several recordings' channels may lie below each other
+        sound = self.first.type == "pcm"  # codes of several recordings may be stacked as rows
         if self.channels < 1 or (self.channels != width if sound and width > 1 else self.channels % width):
             each = ", one for each of its microphones" if width > 1 and sound else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
@@ -103,7 +102,7 @@ class Player:
         self.engine = Engine(artifact, batch, threads, [port.name for port in self.ports])
         self.rows = {p.name: batch * p.channels for p in (*artifact.streams, *self.ports)}
         self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
-        # Flags that come with the samples of a sound; of another clock they are a stream like any other.
+        # Flags that come with the samples of a sound; at another clock they are a stream like any other.
         self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
         self._lost = artifact.lost
         self._lost_name = self._lost.name if self._lost else "lost"
@@ -120,7 +119,7 @@ class Player:
         self.reset()
 
     def _convert(self) -> None:
-        """Make the converters between `sample_rate` and the model's clock, and all that follows from them."""
+        """Make the converters between `sample_rate` and the model's clock, and set what follows."""
         artifact, rate = self.artifact, self.sample_rate
         self._in: dict[str, Polyphase] = {}
         self._out: dict[str, Polyphase] = {}
@@ -164,9 +163,8 @@ class Player:
         for converter in self._converters:
             converter.reset()
         self._held = dict(self._none)  # frames that wait for the rest of their hop
-        self._skip = {
-            p.name: int(self.artifact.delay * p.rate) for p in self.ports
-        }  # frames before the start
+        # Frames before the start.
+        self._skip = {p.name: int(self.artifact.delay * p.rate) for p in self.ports}
         self._given = dict.fromkeys(self._held, 0)  # frames of each stream so far, as they came
         self._inner = 0  # frames of the first stream at the model's rate
         self._done = dict.fromkeys(self._skip, 0)  # frames of each output that are out
@@ -218,26 +216,25 @@ class Player:
     def feed(
         self, block: np.ndarray | None = None, lost: np.ndarray | None = None, **streams: np.ndarray | None
     ) -> Frames:
-        """Take a block `[channels, n]` (`[n]` for one channel), any n, and return the frames that are
-        complete.
+        """Take a block `[channels, n]` (`[n]` for one channel), any n; return the complete frames.
 
-        `block` belongs to the first input, and the others are given by name, `[rows, n]` or `[n]` for all
-        rows; a stream that is left out holds its neutral value for this time. Of `lost`, other than 0 is
-        lost, and what sound holds there is ignored: it becomes 0. A model of several microphones lacks a
-        sample when any of them does. At another rate than the model's, what a lost sample has a part in is
-        lost, see `polyphase.Spread`. A stream at another rate than the first may run ahead or behind by less
-        than a frame.
+        `block` belongs to the first input. The others are given by name, `[rows, n]` or `[n]` for all rows; a
+        stream that is left out holds its neutral value for this time. In `lost`, anything but 0 means lost,
+        and the sound there is ignored: it becomes 0. A model of several microphones lacks a sample when any
+        of them does. At another rate than the model's, every sample that a lost one contributes to is lost,
+        see `polyphase.Spread`. A stream at another rate than the first may run ahead or behind by less than a
+        frame.
         """
         return alone(self.feeding(block, lost, **streams))
 
     def flush(self) -> Frames:
-        """Return the rest of the signal: ceil(T rate) frames in all. Then the player is as after `reset`."""
+        """Return the rest of the signal, ceil(T rate) frames in all, then reset."""
         return alone(self.flushing())
 
     def feeding(
         self, block: np.ndarray | None = None, lost: np.ndarray | None = None, **streams: np.ndarray | None
     ) -> Work:
-        """`feed` as work whose steps somebody else runs, see `drive`."""
+        """Do `feed` as work whose steps somebody else runs, see `drive`."""
         if lost is not None:
             streams[self._lost_name] = lost
         x, lost = self._checked(block, streams)
@@ -252,7 +249,7 @@ class Player:
         return self._handed(y, block)
 
     def flushing(self) -> Work:
-        """`flush` as work whose steps somebody else runs."""
+        """Do `flush` as work whose steps somebody else runs."""
         self._begin()
         try:
             y = yield from self._end()
@@ -281,8 +278,9 @@ class Player:
     def _checked(
         self, block: np.ndarray | None, streams: dict[str, np.ndarray | None]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the first stream's block `[channels, n]`, cleaned, and which of it is lost, taken from
-        `streams`.
+        """Return the cleaned block `[channels, n]` of the first stream, and its flags of loss.
+
+        The flags are taken out of `streams`.
         """
         if block is None:
             block = streams.pop(self.first.name, None)
@@ -340,7 +338,7 @@ class Player:
         return y
 
     def _others(self, n: int, lost: np.ndarray | None, streams: Mapping[str, np.ndarray | None]) -> Frames:
-        """Return what comes in of the other streams beside `n` frames of the first."""
+        """Return what the other streams bring beside `n` frames of the first."""
         batch, parts = self.engine.batch, {}
         for port in self.artifact.streams[1:]:
             name, start = port.name, self._given[port.name]
@@ -366,16 +364,16 @@ class Player:
         return parts
 
     def _end(self) -> Work:
-        """Give what is missing of each output, the silence after the end put in."""
+        """Give what is missing of each output, with the silence after the end put in."""
         first, clock = self.first, self.rates[self.first.name]
         time = self._given[first.name] / clock  # seconds
-        samples = ceil(time * self.artifact.sample_rate)  # of the clock
+        samples = ceil(time * self.artifact.sample_rate)  # of the model's clock
         due = {
             p.name: ceil(time * self.rates[p.name] if p.type == "pcm" else samples * p.rate)
             for p in self.ports
         }
         up = self._in.get(first.name)
-        if up and not self._out:  # what makes no sound hears nothing of the converter's ringing after the end
+        if up and not self._out:  # a model that makes no sound gets no ringing of the converter
             tail = up.push(np.zeros((up.channels, 2 * up.half + up.down), np.float32))
             kept = self._in, self.rates
             self._in, self.rates = {}, {**self.rates, first.name: Fraction(self.artifact.sample_rate)}
@@ -404,9 +402,7 @@ class Player:
         return parts
 
     def _hops(self, given: Frames) -> Work:
-        """Take frames at the model's rates and give those of the whole hops that they complete, less its
-        delay.
-        """
+        """Take frames at the model's rates; give what their whole hops make, less the delay."""
         engine, held, hops = self.engine, self._held, -1
         for name, x in given.items():
             if held[name].shape[1]:
@@ -440,8 +436,7 @@ class Player:
         return y
 
     def _many(self, hops: int) -> int:
-        """Return how many of so many hops the next call takes: few different lengths, so that the memory of
-        ONNX Runtime stays bound."""
+        """Return how many hops the next call takes: few lengths, to bound ONNX Runtime's memory."""
         return 1 << min(hops, self.bulk, max(1, BULK_ROWS // self.engine.batch)).bit_length() - 1
 
     def _step(self, piece: dict[str, np.ndarray], hops: int) -> Work:
@@ -455,7 +450,7 @@ class Player:
         return self._result(step)
 
     def _result(self, *steps: Step) -> dict[str, np.ndarray]:
-        """Return the outputs of the first of some steps that were run."""
+        """Return the outputs of the first of some steps that were run; raise the error of any."""
         for step in steps:
             if step.error:
                 raise step.error
@@ -469,7 +464,7 @@ def _differ(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 
 def find(model: str | Path | Artifact | None, rate: int | None = None) -> Artifact:
-    """Return an artifact, or of what `resolve` takes the member that fits `rate`."""
+    """Return an artifact, or the member of a family (see `resolve`) that fits `rate`."""
     if isinstance(model, Artifact):
         return model
     family = resolve(model)
@@ -477,7 +472,7 @@ def find(model: str | Path | Artifact | None, rate: int | None = None) -> Artifa
 
 
 def output_port(artifact: Artifact, name: str) -> Port:
-    """Return the output of a name or else a type; `ArtifactError` where there is none."""
+    """Return the output of a name, or else of a type; raise `ArtifactError` where there is none."""
     for port in artifact.outputs:
         if port.name == name:
             return port
@@ -494,14 +489,14 @@ def output_port(artifact: Artifact, name: str) -> Port:
 
 
 def feed_all(requests: Sequence[tuple]) -> list[Any]:
-    """Return what each player gives for its block, as if fed alone, many of them in one call of the graph.
+    """Return what each player gives for its block, many of them in one call of the graph.
 
     A request is `(player, block)` or `(player, block, lost)`; the block None ends the signal as `flush` does.
-    A small model spends about half of its time on what a call costs, however many rows it has; stacked, the
-    players share that (tools/bench/sessions.py). Players stack that were made of the same `Artifact` object
-    with the same `threads` and outputs; any others may be in the list and run in calls of their own. Rates,
-    channels, controls and lengths of blocks may differ; what has the same number of hops to do at a time goes
-    together.
+    A small model spends about half of its time on the fixed cost of a call, however many rows it has;
+    stacked, the players share that cost (tools/bench/sessions.py). Players stack that were made of the same
+    `Artifact` object with the same `threads` and outputs; any others may be in the list and run in calls of
+    their own. Rates, channels, controls and lengths of blocks may differ; players that have the same number
+    of hops to do at a time go together.
 
     A result is within 1e-5 of the peak of what `feed` gives, or the exception that it raises: ValueError for
     a block of a wrong shape, `ArtifactError` for a graph that fails, after which that player has to be reset;
@@ -515,7 +510,7 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
 
 
 def drive(works: Sequence[Work]) -> list[Any]:
-    """Bring every work to its end, the steps that they wait for stacked. An exception is a result."""
+    """Run all works to their ends, with their steps stacked; an exception is a result."""
     results: dict[int, Any] = {}
     waiting = dict(enumerate(works))
     while waiting:
@@ -525,7 +520,7 @@ def drive(works: Sequence[Work]) -> list[Any]:
                 steps += next(work)
             except StopIteration as end:
                 results[n] = end.value
-            except Exception as error:  # of one player; the others go on
+            except Exception as error:  # one player fails; the others go on
                 results[n] = error
             if n in results:
                 del waiting[n]
@@ -534,7 +529,7 @@ def drive(works: Sequence[Work]) -> list[Any]:
 
 
 def alone(work: Work) -> Any:
-    """Bring one work to its end; raise what it raises."""
+    """Run one work to its end; raise what it raises."""
     try:
         while True:
             run_steps(next(work))

@@ -1,10 +1,10 @@
-"""Sample-rate conversion block by block with a fixed, known lag, in numpy.
+"""Convert sample rates block by block with a fixed, known lag, in numpy.
 
 Output n of a conversion by L/M lies at the input time t_n = n M / L and is
 
     y[n] = sum_i x[i] h(i - t_n),    h(t) = w(t) c sinc(c t),    c = ROLLOFF min(1, L/M)
 
-with a Kaiser window w of half-width ``half`` input samples (Smith, "Digital Audio Resampling", 2002; Kaiser
+with a Kaiser window w of half-width `half` input samples (Smith, "Digital Audio Resampling", 2002; Kaiser
 1974 for the window). Indices are exact integers whatever the length, and y[n] is emitted as soon as
 x[floor(t_n) + half] is there, so the lag does not wander, and the split into blocks does not change one
 sample beyond rounding.
@@ -20,18 +20,17 @@ import numpy as np
 ZEROS = 32  # zero crossings on each side: 2 ms at 16 kHz
 ATTENUATION_DB = 80.0  # of images and aliases
 # Kaiser's transition width for 2 ZEROS + 1 taps at the lower rate is (A - 8) / (2.285 * 2 ZEROS) = .492 rad =
-# .157 of Nyquist. Centred here, the stop band begins 1.5 % above Nyquist and the pass band ends at .86 of it:
-# 6.9 of 8 kHz.
+# .157 of Nyquist. Centred here, stop band from 1.5 % above Nyquist, pass band to .86 of it: 6.9 of 8 kHz.
 ROLLOFF = 0.937
 MAX_PHASES = 1024  # more (44 101 -> 16 000 Hz) are interpolated from this many: error below -100 dB
 _CHUNK = 2**21  # elements gathered at once
-_FEW = 8  # blocks from which whole ones are worth a call of their own
+_FEW = 8  # number of whole blocks from which they are worth a call of their own
 _DENSE = 2**20  # elements of the matrix for whole blocks; rates that would need more gather every output
 
 
 @dataclass
 class State:
-    """What a converter remembers: the input it still needs, samples taken, samples given."""
+    """The memory of a converter: the input it still needs, samples taken, samples given."""
 
     buffer: np.ndarray
     taken: int
@@ -39,7 +38,7 @@ class State:
 
 
 class Polyphase:
-    """``rate_in`` to ``rate_out`` Hz on ``channels`` rows. ``half``: input samples by which it lags."""
+    """A converter of `channels` rows between two rates in Hz; it lags by `half` input samples."""
 
     def __init__(self, rate_in: int, rate_out: int, channels: int):
         divisor = gcd(rate_in, rate_out)
@@ -54,7 +53,7 @@ class Polyphase:
         table = np.sinc(ROLLOFF * scale * t) * window
         # Every phase passes a constant unchanged; else a hum at rate / phases would ride on it.
         self._table = (table / table.sum(1, keepdims=True)).astype(np.float32)
-        # Whole blocks are one matrix product: ``span`` inputs, at least a window, give ``block`` outputs.
+        # Whole blocks are one matrix product: `span` inputs, at least a window, give `block` outputs.
         periods = ceil(2 * self.half / self.down)
         self.span, self.block = periods * self.down, periods * self.up
         self._dense = None
@@ -63,7 +62,7 @@ class Polyphase:
         self.reset()
 
     def _matrix(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights of a block's own inputs ``[span, block]``, and of those after it that its outputs need."""
+        """Return the weights `[span, block]` of a block's own inputs, and of the inputs after it."""
         dense = np.zeros(((self.block - 1) * self.down // self.up + 2 * self.half, self.block), np.float32)
         for n in range(self.block):
             left, phase = divmod(n * self.down, self.up)
@@ -74,11 +73,11 @@ class Polyphase:
         self.state = State(np.zeros((self.channels, self.half - 1), np.float32), 0, 0)
 
     def ready(self, taken):
-        """Outputs that ``taken`` inputs allow in total (works on integer arrays too)."""
+        """Return how many outputs `taken` inputs allow in total (integer arrays work too)."""
         return np.maximum(0, -((self.half - taken) * self.up // self.down))
 
     def push(self, x: np.ndarray) -> np.ndarray:
-        """``x [C, T]`` to what it completes, ``[C, n]``."""
+        """Take `x [C, T]` and return the outputs that it completes, `[C, n]`."""
         s = self.state
         s.buffer = np.concatenate((s.buffer, x), axis=1)
         s.taken += x.shape[1]
@@ -100,7 +99,7 @@ class Polyphase:
         return np.concatenate(parts, axis=1) if parts else np.zeros((self.channels, 0), np.float32)
 
     def _blocks(self, count: int) -> np.ndarray:
-        """``count`` whole blocks from ``state.given`` on."""
+        """Return `count` whole blocks from `state.given` on."""
         assert self._dense is not None
         own, after = self._dense
         s = self.state
@@ -111,7 +110,7 @@ class Polyphase:
         return (x @ own + y @ after).reshape(self.channels, -1)
 
     def _convert(self, start: int, stop: int) -> np.ndarray:
-        """Outputs ``start`` to ``stop``, each with its window."""
+        """Return outputs `start` to `stop`, each computed with its window."""
         s = self.state
         position = np.arange(start, stop, dtype=np.int64) * self.down
         left = position // self.up - self.half + 1 - (s.taken - s.buffer.shape[1])
@@ -130,11 +129,11 @@ class Polyphase:
 
 
 class Spread(Polyphase):
-    """Flags of samples, converted along with the sound: an output is flagged where its window holds a flagged
-    input, so what a flagged sample had a part in never counts as good.
+    """A converter of flags: an output is flagged where its window holds a flagged input.
 
-    That is the whole support of the filter, 2 ms on each side at the lower rate of 16 kHz: within it a zero
-    in place of a sample rings. ``like``: the converter of the sound; ``rows`` of flags.
+    So no output that a flagged sample contributes to counts as good. The window is the whole support of the
+    filter, 2 ms on each side at the lower rate of 16 kHz: within it a zero in place of a sample rings. `like`
+    is the converter of the sound, and there are `rows` of flags.
     """
 
     def __init__(self, like: Polyphase, rows: int):

@@ -1,4 +1,4 @@
-"""A recording of live sound: the disk is written by a thread of its own, so that it holds nobody up."""
+"""Record live sound: a thread of its own writes the file, so that the disk holds nobody up."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ import numpy as np
 
 from audiomask.audio import AudioError, Writer
 
-WAIT_S = 60.0  # of sound that may wait for a slow disk
+WAIT_S = 60.0  # seconds of sound that may wait for a slow disk
 SUFFIXES = (".wav", ".w64", ".rf64")  # plain samples: what is there can be read whenever the end comes
 
 
 class Recorder:
-    """Blocks ``[C, n]`` to a file that appears under its name at `close`.
+    """A writer of blocks `[C, n]` to a file that appears under its name at `close`.
 
-    Until then it is hidden, ``.NAME.xxxxxxxx.part`` in the same folder, and complete up to the last block on
-    the disk: what a crash leaves can be read, as by ``audiomask enhance``. A disk that is full ends the
-    recording, not the sound; what fitted is kept. So do the 4 GiB of a WAV; a .w64 has no such end.
-    ``block``: samples per write, to bound what waits.
-
-    Errors: `AudioError` if the file cannot be begun, or is of another format.
+    Until then it is hidden, `.NAME.xxxxxxxx.part` in the same folder, and complete up to the last block on
+    the disk: what a crash leaves can be read, as by `audiomask enhance`. A full disk ends the recording, not
+    the sound, and what fitted is kept; so does the limit of 4 GiB of a WAV, which a .w64 does not have.
+    `block` is the samples per write, to bound what waits. Raises `AudioError` if the file cannot be begun, or
+    has another format.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Recorder:
         self._thread.start()
 
     def write(self, x: np.ndarray) -> None:
-        """Append a copy of ``x [C, n]``, NaN and infinities as 0; returns at once."""
+        """Append a copy of `x [C, n]`, NaN and infinities as 0; return at once."""
         try:
             self._queue.put_nowait(np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0))
         except queue.Full:
@@ -53,8 +52,10 @@ class Recorder:
                     self.error = error
 
     def close(self) -> list[str]:
-        """Finish the file and give it its name; what has to be said about it. Of no sound there is no file.
-        Errors: `AudioError` if it could not be finished."""
+        """Finish and name the file and return notes for the user; raise `AudioError` if that fails.
+
+        Where there was no sound there is no file.
+        """
         self._queue.put(None)
         self._thread.join()
         if not self._writer.frames:

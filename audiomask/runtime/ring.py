@@ -1,4 +1,4 @@
-"""Sound between two threads, and the cut that joins what does not follow on.
+"""Pass sound between two threads, and join what does not follow on.
 
 `Ring` hands samples from a sound card's callback to the thread that works on them, and back: nothing is
 allocated, nobody waits. `splice` takes samples out of a signal, or repeats some, where it is least heard.
@@ -10,10 +10,10 @@ import numpy as np
 
 
 class Ring:
-    """``[channels, capacity]`` float32 from one thread that writes to one that reads, without a lock.
+    """A lock-free ring `[channels, capacity]` of float32 from a writing thread to a reading one.
 
-    ``written`` and ``taken`` are totals since the start; each is changed by one side only, after the samples
-    are in place, so that the other never sees what is not there (CPython's lock orders the two).
+    `written` and `taken` are totals since the start; each is changed by one side only, after the samples are
+    in place, so that the other never sees what is not there (CPython's lock orders the two).
     """
 
     def __init__(self, channels: int, capacity: int):
@@ -23,11 +23,11 @@ class Ring:
 
     @property
     def fill(self) -> int:
-        """Samples that can be read."""
+        """Return how many samples can be read."""
         return self.written - self.taken
 
     def write(self, x: np.ndarray) -> int:
-        """As much of ``x [C, n]`` as there is room for; how many that were. The writer's side."""
+        """Take as much of `x [C, n]` as fits, and return how many samples. For the writer."""
         n = min(x.shape[1], self.capacity - self.fill)
         at = self.written % self.capacity
         first = min(n, self.capacity - at)
@@ -37,8 +37,7 @@ class Ring:
         return n
 
     def read(self, out: np.ndarray) -> int:
-        """Fill ``out [C, n]`` (one channel of the ring fills any number) as far as samples are there; how
-        many that were. The reader's side."""
+        """Fill `out [C, n]` (any C for one channel) and return how many samples. For the reader."""
         n = min(out.shape[1], self.fill)
         at = self.taken % self.capacity
         first = min(n, self.capacity - at)
@@ -48,16 +47,18 @@ class Ring:
         return n
 
     def skip(self, n: int) -> int:
-        """Pass over up to ``n`` samples; how many that were. The reader's side."""
+        """Pass over up to `n` samples, and return how many. For the reader."""
         n = max(0, min(n, self.fill))
         self.taken += n
         return n
 
 
 def mismatch(y: np.ndarray, shift: int, fade: int) -> np.ndarray:
-    """Mean square difference between the two sides of a crossfade of ``fade`` samples, for every place where
-    a `splice` of ``y [C, T]`` by ``shift`` can lie: ``[T - |shift| - fade + 1]``. Small where the sound is
-    quiet, and where it repeats itself."""
+    """Return both sides' mean square difference in a crossfade, `[T - |shift| - fade + 1]`.
+
+    There is one for every place where a `splice` of `y [C, T]` by `shift` can lie. It is small where the
+    sound is quiet, and where it repeats itself.
+    """
     n = abs(shift)
     square = ((y[:, n:] - y[:, : y.shape[1] - n]) ** 2).mean(axis=0, dtype=np.float64)
     total = np.concatenate(([0.0], np.cumsum(square)))
@@ -65,11 +66,11 @@ def mismatch(y: np.ndarray, shift: int, fade: int) -> np.ndarray:
 
 
 def splice(y: np.ndarray, shift: int, fade: int, place: int) -> np.ndarray:
-    """``y [C, T]`` without ``shift`` of its samples (or with ``-shift`` of them twice): ``[C, T - shift]``.
+    """Return `y [C, T - shift]` without `shift` of its samples, or with `-shift` of them twice.
 
         shift > 0:  y[.. place] ~ y[place + shift ..]        shift < 0:  y[.. place + |shift|] ~ y[place ..]
 
-    where ~ is a crossfade of ``fade`` samples that begins there.
+    where ~ is a crossfade of `fade` samples that begins there.
     """
     a, b = (place, place + shift) if shift > 0 else (place - shift, place)
     rise = ramp(fade)
@@ -78,6 +79,6 @@ def splice(y: np.ndarray, shift: int, fade: int, place: int) -> np.ndarray:
 
 
 def ramp(n: int) -> np.ndarray:
-    """From just above 0 to just below 1 in ``n`` steps. Straight: the two sides of a splice are alike, so
-    their amplitudes add, not their powers."""
+    """Return `n` steps from just above 0 to just below 1."""
+    # Straight: the two sides of a splice are alike, so their amplitudes add, not their powers.
     return ((np.arange(n) + 0.5) / n).astype(np.float32)

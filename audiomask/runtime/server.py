@@ -1,4 +1,4 @@
-"""The web application of ``audiomask serve``: sockets, the models as files, the page, health and metrics.
+"""Serve the web application of `audiomask serve`: sockets, models, page, health and metrics.
 
 It runs in one process: an event loop that moves bytes, and threads that compute (`audiomask.runtime.turns`).
 `audiomask.runtime.listen` starts it.
@@ -33,7 +33,7 @@ from audiomask.runtime.sockets import Socket
 from audiomask.runtime.turns import Worker
 
 PAGE = Path(__file__).resolve().parent / "web"
-DRAIN_S = 10.0  # from the signal to stop until what is not through is cut off
+DRAIN_S = 10.0  # from the signal to stop until sockets that have not finished are cut off
 CHUNK = 65536  # bytes of a model at a time, so that a slow client holds no copy of it
 
 # The page computes in a worker with WebAssembly threads, which needs isolation from other origins.
@@ -57,7 +57,7 @@ HEADERS = {
         )
     ),
 }
-# Not left to the machine's own table, which knows some of them wrongly or not at all.
+# The machine's own table lacks some of these types or has them wrong.
 TYPES = {
     ".js": "text/javascript",
     ".mjs": "text/javascript",
@@ -68,7 +68,7 @@ TYPES = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine only."""
+    """Return whether a host name or address means this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -78,10 +78,10 @@ def is_loopback(host: str) -> bool:
 def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[Artifact]]:
     """Return the families that are served, the default first.
 
-    They are what ``names`` mean to `resolve`, or all that ships and makes sound of sound. Of those,
-    ``refused`` gets the ones that no session can play, by file name, and why.
+    They are what `names` mean to `resolve`, or everything shipped that turns sound into sound. In that case
+    `refused` gets the models that no session can play, by file name, and why.
 
-    Errors: `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
+    Raises `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
     """
     if names:
         families = [resolve(name) for name in names]
@@ -102,7 +102,7 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
         families = [first, *(sorted(group, key=lambda a: a.sample_rate) for group in others.values())]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        for name in sounds(artifact):  # says why a model cannot be played, before anybody asks for it
+        for name in sounds(artifact):  # raises now for a model that cannot be played
             Session(artifact, output=name)
         if artifact.path.stem in stems:
             raise ArtifactError(
@@ -114,11 +114,12 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
 
 
 class Service(Hub):
-    """An ASGI application. ``families``, ``refused``: see `offer`. ``report`` gets the exceptions that nobody
-    expected.
+    """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
 
-    Attributes: ``models``: what a hello may name (file name, name, family) to the family or the one member;
-    ``sockets`` at present; ``draining``: no new ones.
+    `report` gets the exceptions that nobody expected.
+
+    Attributes: `models` maps what a hello may name (file name, name, family) to the family or the one member;
+    `sockets` are those at present; `draining` means that no new ones are taken.
     """
 
     def __init__(
@@ -170,13 +171,15 @@ class Service(Hub):
             self._check(asyncio.get_running_loop().time())
 
     def _check(self, now: float) -> None:
-        # Not in the coroutine above, whose variables would keep the last socket alive.
+        # It stands outside of the coroutine above, whose variables would keep the last socket alive.
         for socket in list(self.sockets):
             socket.check(now, self.settings.idle_s)
 
     async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
-        """Let the sockets go with what they are owed, and no new ones come; returns how many had to be cut
-        off after DRAIN_S, or when ``hurry``."""
+        """Give the sockets what they are owed and take no new ones; return how many were cut off.
+
+        A socket is cut off after DRAIN_S, or when `hurry` returns true.
+        """
         self.draining = True
         end = asyncio.get_running_loop().time() + DRAIN_S
         leaving = [asyncio.create_task(socket.depart(1001)) for socket in self.sockets]
@@ -193,7 +196,7 @@ class Service(Hub):
     # Who may ask
 
     def _stranger(self, headers: Headers) -> str:
-        """Why a request is not from where it may come from: "host", "origin", or ""."""
+        """Return why a request comes from where it may not: "host", "origin", or "" if it may."""
         settings, host = self.settings, headers.get("host", "")
         origin = headers.get("origin")
         given = [urlsplit(allowed).netloc for allowed in settings.origins]

@@ -1,4 +1,4 @@
-"""One live sound through one model: blocks of any size, any sample rate, any number of channels.
+"""Play one live sound through one model: any block size, sample rate and number of channels.
 
     session = Session("denoise", sample_rate=48000, channels=2)
     for block in blocks:                # [2, T], any T
@@ -6,12 +6,12 @@
     play(session.flush())               # the rest: as many samples came out as went in, aligned
 
 A model that is informed of what a network lost takes it in `feed(block, lost)`; any other model gets zeros
-there. `Player` below it runs any model; a session adds what one listens with.
+there. `Player` below it runs any model; a session adds what a listener needs.
 
 Nothing that is changed while sound is running clicks. The dry fraction and the bypass are ramps of the mix.
-The model's controls are constants of a call of the graph, so a change is a crossfade of two runs, of the old
-values and of the new ones, from the same state on, over `RAMP_S` rounded up to whole hops; from there on the
-output is exactly that of the new values.
+The model's controls are constants of a call of the graph, so a change is a crossfade of two runs from the
+same state, one with the old values and one with the new, over `RAMP_S` rounded up to whole hops; from there
+on the output is exactly that of the new values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.player import Frames, Player, Work, _differ, alone, find
 
-RAMP_S = 0.01  # of a change: too short to wait for, too long to be heard as a click
+RAMP_S = 0.01  # length of a change: too short to wait for, too long to be heard as a click
 
 
 class Ramp:
@@ -37,9 +37,7 @@ class Ramp:
         self.slope, self.now, self.target = slope, 0.0, 0.0
 
     def take(self, count: int) -> Any:
-        """Return the next `count` values `[count]`, or a number if they are all the same, or None if that is
-        0.
-        """
+        """Return the next values `[count]`, or one number if they are equal, or None if that is 0."""
         target = self.target  # another thread may change it
         if self.now == target or not count:
             return self.now or None
@@ -52,12 +50,12 @@ class Ramp:
 
 
 class Session(Player):
-    """A player of a model that makes sound of sound.
+    """A player for a model that turns sound into sound.
 
     Args:
-        dry: fraction 0..1 of the untouched signal in the output, delayed alike; where M channels become one,
-            of the reference channel.
-        bypass: the untouched signal only, delayed alike, while the model goes on listening.
+        dry: fraction 0..1 of the untouched signal in the output, with the same delay; where M channels become
+            one, it is that of the reference channel.
+        bypass: play only the untouched signal, with the same delay, while the model goes on processing.
         trim: the first sample out belongs to the first one in, however late it comes, and `flush` completes
             the length. False, for sound cards: each `feed` returns exactly as many samples as it got, `lag`
             later.
@@ -103,7 +101,7 @@ class Session(Player):
                 f"{artifact.name}: makes {self.outputs} channels at {self.rate_out} Hz of {self.channels} at "
                 f"{self.sample_rate} Hz, so it cannot give block for block; play it with trim=True"
             )
-        first = self.first.reference  # of the channels that the dry sound is made of
+        first = self.first.reference  # the first channel of the dry sound
         self._dried = slice(first, first + 1) if self.outputs < self.channels else slice(None)
         self.lag = 0 if trim else self.lag_of(block)
         self.dry, self.bypass = 0.0, False
@@ -113,7 +111,7 @@ class Session(Player):
         self.reset()
 
     def _ready(self, fed):
-        """Samples that can be out once `fed` are in (integer arrays)."""
+        """Return how many samples can be out once `fed` are in (integer arrays)."""
         artifact, port = self.artifact, self.ports[0]
         up, down = self._in.get(self.first.name), self._out.get(port.name)
         hops = (up.ready(fed) if up else fed) // artifact.hop
@@ -127,7 +125,7 @@ class Session(Player):
         up, down = (converter.up, converter.down) if converter else (1, 1)
         period = self.artifact.hop * down // gcd(self.artifact.hop * down, up)
         count = period // gcd(period, block) + ceil(self.latency / block)
-        if count > 2**18:  # odd rates: the bound for all of them
+        if count > 2**18:  # odd rates get the general bound
             return self.latency
         fed = np.arange(1, count + 1, dtype=np.int64) * block
         return int((fed - self._ready(fed)).max())
@@ -139,10 +137,9 @@ class Session(Player):
         dry: float | None = None,
         bypass: bool | None = None,
     ) -> None:
-        """Change the mix, and the model's controls (`{"strength": 0.5}`), while running. Any thread may do
-        so.
+        """Change the mix and the model's controls (`{"strength": 0.5}`); any thread may do so.
 
-        Raises `ArtifactError` for what does not fit; then nothing is changed.
+        Raises `ArtifactError` for a value that does not fit; then nothing is changed.
         """
         dry = self.dry if dry is None else float(dry)
         bypass = self.bypass if bypass is None else bool(bypass)
@@ -171,7 +168,7 @@ class Session(Player):
         return [self.engine, self._older()] if self._fading else [self.engine]
 
     def _older(self) -> Engine:
-        """Return the engine that a change fades out of, made when one first does."""
+        """Return the engine that a change fades out of; the first change makes it."""
         if self._before is None:
             self._before = Engine(self.artifact, self.engine.batch, self.threads, self.engine.outputs)
         return self._before
@@ -183,8 +180,8 @@ class Session(Player):
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> Any:  # type: ignore[override]
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
 
-        They are `[n]` for a block `[T]`, else `[outputs, n]`; of a model with several outputs a dict of them
-        by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry sound too.
+        They are `[n]` for a block `[T]`, else `[outputs, n]`; a model with several outputs gives a dict of
+        them by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry sound too.
         """
         return alone(self.feeding(block, lost))
 
@@ -193,7 +190,7 @@ class Session(Player):
         return alone(self.flushing())
 
     def feeding(self, block: np.ndarray, lost: np.ndarray | None = None) -> Work:  # type: ignore[override]
-        """`feed` as work whose steps somebody else runs, see `player.drive`."""
+        """Do `feed` as work whose steps somebody else runs, see `player.drive`."""
         return super().feeding(block, lost)
 
     def _handed(self, y: Frames, block: np.ndarray | None) -> Any:
@@ -259,7 +256,7 @@ class Session(Player):
 def sounds(artifact: Artifact, output: str | None = None) -> list[str]:
     """Return the names of the outputs of sound, or the one that is asked for.
 
-    Raises `ArtifactError` for a model that does not make sound of sound, and for an output that it lacks.
+    Raises `ArtifactError` for a model that does not turn sound into sound, and for an output that it lacks.
     """
     names = [port.name for port in artifact.outputs if port.type == "pcm"]
     others = [p for p in artifact.streams[1:] if p.type not in ("lost", "noise")]
@@ -280,9 +277,7 @@ def sounds(artifact: Artifact, output: str | None = None) -> list[str]:
 
 
 def player_of(artifact: Artifact, **options: Any) -> Player:
-    """Return a `Session` if the model makes sound of sound, else a `Player`; taggers get the mean of
-    channels.
-    """
+    """Return a `Session` for a model from sound to sound, else a `Player`; taggers mix channels."""
     if artifact.streams[0].type == "pcm" and any(port.type == "pcm" for port in artifact.outputs):
         return Session(artifact, **options)
     types = {port.type for port in artifact.outputs}
@@ -290,7 +285,7 @@ def player_of(artifact: Artifact, **options: Any) -> Player:
 
 
 def run(session: Session, blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    """Yield blocks `[outputs, n]` of what a session makes of blocks `[C, T]`, to its end."""
+    """Yield the blocks `[outputs, n]` that a session makes of blocks `[C, T]`, to its end."""
     for block in blocks:
         if (y := session.feed(block)).shape[-1]:
             yield y

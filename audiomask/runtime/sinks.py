@@ -1,4 +1,4 @@
-"""The files that a model's outputs go to: sound, frames of codes, lines of probabilities, text.
+"""Write a model's outputs to files: sound, frames of codes, lines of probabilities, text.
 
     for output in outputs_of(artifact):          # four stems are four, a codec's codes are one
         print(output.name, output.suffix)
@@ -33,14 +33,14 @@ from audiomask.ports import Port
 from audiomask.runtime.artifact import ArtifactError
 from audiomask.runtime.polyphase import Polyphase
 
-SUFFIXES = {"pcm": "", "probabilities": ".jsonl", "text": ".txt"}  # of other types: .npz
+SUFFIXES = {"pcm": "", "probabilities": ".jsonl", "text": ".txt"}  # other types: .npz
 FACTS = ("sample_rate", "frames", "model", "hash", "clock")  # in an .npz, beside the arrays
-MAX_BYTES = 2**30  # of the arrays of an .npz: a day of 8 codes 75 times a second is half of it
+MAX_BYTES = 2**30  # of arrays in an .npz: a day of 8 codes 75 times a second takes half of it
 
 
 @dataclass(frozen=True)
 class Output:
-    """A file for each recording: what `{source}` of its name is, its ports, its suffix ("" for sound)."""
+    """A file per recording: its ports, suffix ("" for sound) and name (for `{source}`)."""
 
     name: str
     ports: tuple[Port, ...]
@@ -63,7 +63,7 @@ def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
 
 
 def needed(streams: Sequence[Port]) -> list[Port]:
-    """Return the streams that somebody must give: all but those that mean something left alone."""
+    """Return the streams that somebody must give: all but those with a meaning when left alone."""
     return [streams[0], *(port for port in streams[1:] if port.type not in ("lost", "noise"))]
 
 
@@ -82,14 +82,17 @@ class Sink(Protocol):
         """Give the file its name."""
 
     def abort(self) -> None:
-        """Leave nothing."""
+        """Leave nothing behind."""
 
     @property
     def notes(self) -> list[str]: ...
 
 
 class Sound:
-    """A sink of sound at `rate_out` Hz, of a port whose frames come at `rate`; `options` are of `Writer`."""
+    """A sink of sound at `rate_out` Hz for a port with frames at `rate`.
+
+    Its `options` are those of `Writer`.
+    """
 
     def __init__(
         self, path: Path, port: Port, rows: int, rate: Fraction, rate_out: int | None, **options: Any
@@ -129,10 +132,9 @@ class Sound:
 
 
 class Frames:
-    """A sink that keeps the frames of its ports until the end, since they are few beside samples.
+    """A sink that keeps its ports' frames until the end, since they are few beside samples.
 
-    Args:
-        facts: what the file says beside them, see `FACTS`.
+    `facts` is what the file says beside the frames, see `FACTS`.
     """
 
     notes: list[str] = []
@@ -167,7 +169,7 @@ class Frames:
 
 
 class Lines(Frames):
-    """A sink of a JSON object a line: where a frame begins and ends in seconds, and its values.
+    """A sink of JSON lines: where a frame begins and ends in seconds, and its values.
 
     They are by label where the port has labels. Recordings of several channels have a line for each.
     """
@@ -187,7 +189,7 @@ class Lines(Frames):
 
 
 class Text(Frames):
-    """A sink of Unicode code points: a line for each row, 0 left out."""
+    """A sink of Unicode code points: a line for each row, without its zeros."""
 
     def _save(self, frames: Mapping[str, np.ndarray]) -> None:
         (rows,) = frames.values()
@@ -196,15 +198,13 @@ class Text(Frames):
 
 
 class Codes:
-    """Frames that a model made, as an `.npz` holds them, to be read like an `audio.Reader`.
+    """A reader of frames that a model made, held in an `.npz`, used like an `audio.Reader`.
 
-    Args:
-        first: the stream that blocks are of; the file may hold it under another name if it holds one array
-            only.
-        name: stands for the file in messages.
+    Blocks are of the first of the `streams`; the file may hold it under another name if it holds one array
+    only. `name` stands for the file in messages.
 
     Attributes: `info` says the rate and length of the sound that they were made of, and as `channels` the
-    rows of `first`. Raises `AudioError` for a file that holds something else.
+    rows of the first stream. Raises `AudioError` for a file that holds something else.
     """
 
     notes: list[str] = []
@@ -212,7 +212,7 @@ class Codes:
     def __init__(self, path: str | Path, streams: Sequence[Port], *, name: str | None = None):
         self.name, self.position = name or str(path), 0
         check_readable(str(path))
-        import zipfile  # start-up without is faster
+        import zipfile  # here, since start-up is faster without
         import zlib
 
         try:

@@ -1,9 +1,9 @@
-"""One websocket, one session: the protocol of ``audiomask serve``, version 1 (docs/serve.md).
+"""Run a session per websocket: version 1 of the protocol of `audiomask serve`.
 
-Two coroutines per socket. The reader turns messages into sound for the worker and into commands, which wait
-until the sound before them is through. The writer sends what is in the outbox. Both queues are bounded: a
-full inbox stops the reader, and so TCP stops the client; a full outbox stops the computing of that stream,
-and so fills the inbox.
+Two coroutines run per socket (docs/serve.md). The reader turns messages into sound for the worker and into
+commands, which wait until the sound before them is through. The writer sends the outbox. Both queues are
+bounded: a full inbox stops the reader, and so TCP stops the client; a full outbox stops the computing of that
+stream, and so fills the inbox.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from audiomask.runtime.turns import Stream, Worker
 VERSION = 1
 MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
 INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
-HELLO_S = 10.0  # to the hello
-SLOW_S = 10.0  # in which a client takes nothing of what waits for it
-CLOSE_S = 5.0  # in which a client answers a close
+HELLO_S = 10.0  # time until the hello
+SLOW_S = 10.0  # time that a client may take nothing while something waits for it
+CLOSE_S = 5.0  # time in which a client answers a close
 MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
-BURST_S = 10.0  # of sound, taken as fast as it comes before the input rate is limited
+BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
 
 
 class Socket:
-    """``abort`` ends the connection without waiting for the client."""
+    """A websocket and its session; `abort` ends the connection without waiting for the client."""
 
     def __init__(self, hub: Hub, receive, send, abort, authorized: bool):
         self.hub, self.abort, self.authorized = hub, abort, authorized
@@ -50,11 +50,11 @@ class Socket:
         self._closing = False  # nothing more is read
         self._closed = False  # nothing more is put into the outbox
         self._sending = False
-        self._before = self._reported = (0, 0)  # cleaned samples, faults: of earlier signals; counted
+        self._before = self._reported = (0, 0)  # (cleaned samples, faults) of earlier signals; counted
         self.intake: Intake | None = None  # in packet mode
 
     async def run(self, refusal: Refusal | None = None) -> None:
-        """From the accepted handshake to the end of the connection; with a refusal, say only that."""
+        """Run from the accepted handshake to the connection's end; with a refusal, say only that."""
         writer = asyncio.create_task(self._write())
         try:
             try:
@@ -70,9 +70,9 @@ class Socket:
             except Exception as error:  # nobody's fault but ours
                 self._break(error)
             while (await self._receive())["type"] != "websocket.disconnect":
-                pass  # what a client still sent before it heard of the close
+                pass  # the client sent this before it heard of the close
         except _Gone as gone:
-            if gone.code in (1002, 1007, 1009) and not self._closed:  # found, and closed, by uvicorn
+            if gone.code in (1002, 1007, 1009) and not self._closed:  # uvicorn found it and closed
                 code = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}[gone.code]
                 self.hub.counters.add("errors_total", label=code)
         finally:
@@ -111,7 +111,7 @@ class Socket:
         self._end(code)
 
     def check(self, now: float, idle_s: float) -> None:
-        """Once a second: end a socket that is idle or takes nothing."""
+        """End a socket that is idle or takes nothing; called once a second."""
         self.account()
         if self._sending:
             if now - self.sent > SLOW_S:
@@ -122,7 +122,7 @@ class Socket:
             self.fail(Refusal("idle", 1008, f"nothing came for {idle_s:g} s"))
 
     def account(self) -> None:
-        """Bring what the session counts to the server's counters."""
+        """Add what the session counts to the server's counters."""
         if self.stream:
             session = self.stream.session
             cleaned, faults = self._reported
@@ -136,7 +136,7 @@ class Socket:
     # In
 
     async def _start(self) -> None:
-        """The hello, a session, the answer."""
+        """Take the hello, make a session, and answer."""
         try:
             first = await asyncio.wait_for(self._receive(), HELLO_S)
         except TimeoutError:
@@ -186,7 +186,7 @@ class Socket:
             session.set(**wanted)
             return session
 
-        # In a thread of its own: the filters of odd rates take a while.
+        # It runs in a thread of its own, since the filters of odd rates take a while.
         session = await self._checked(asyncio.to_thread(open_session))
         pcm = Pcm(form, session.channels)
         self.stream = Stream(session, pcm, self._deliver, self.hub.settings.max_rate, BURST_S)
@@ -259,21 +259,21 @@ class Socket:
         elif kind == "flush":
             await self._flush()
         else:
-            while (stream.whole or stream.flying) and not self._closed:  # what came before it
+            while (stream.whole or stream.flying) and not self._closed:  # sound that came before it
                 stream.moved.clear()
                 await stream.moved.wait()
             await self._checked(worker.call(lambda: stream.session.set(**wanted)))
 
     @staticmethod
     async def _checked(asked: Awaitable[Any]) -> Any:
-        """What a client asks of a session. Errors: `Refusal` for values that it does not take."""
+        """Return what a client asks of a session; raise `Refusal` for values that it does not take."""
         try:
             return await asked
         except (ArtifactError, TypeError, ValueError, OverflowError) as error:
             raise Refusal("bad_value", 1007, str(error)) from None
 
     async def _flush(self) -> None:
-        """The rest of the signal, and a report on it."""
+        """Send the rest of the signal, and a report on it."""
         stream, worker = self.stream, self._worker
         assert stream is not None
         assert worker is not None
@@ -299,7 +299,7 @@ class Socket:
     # Out
 
     def _deliver(self, output: bytes | Exception, since: float) -> None:
-        """From the worker: bytes of sound, or what its computation raised."""
+        """Take from the worker bytes of sound, or the exception that its computation raised."""
         stream = self.stream
         if stream is None or self._closed:
             return
@@ -318,7 +318,7 @@ class Socket:
             self._filled.set()
 
     def _put(self, item: str | int) -> None:
-        """A text, or the code of the close."""
+        """Put a text, or the code of the close, into the outbox."""
         if not self._closed:
             self._outbox.append((item, 0.0))
             self._filled.set()
@@ -328,7 +328,7 @@ class Socket:
         self._gone()
 
     def _gone(self) -> None:
-        """Nothing more goes in or is computed; what waits in the outbox still goes out."""
+        """Take and compute nothing more; what waits in the outbox still goes out."""
         self._closing = self._closed = True
         if self.intake:
             self.intake.close()
@@ -354,7 +354,7 @@ class Socket:
             self._gone()
 
     async def _emit(self, event: dict[str, Any]) -> None:
-        """Errors: OSError if the connection has ended."""
+        """Send an event; raise OSError if the connection has ended."""
         try:
             await self._send(event)
         except RuntimeError as error:  # uvicorn has closed it, and the client has not yet answered

@@ -1,5 +1,4 @@
-"""The sound cards of this machine, by PortAudio (the package sounddevice): the `Device` of
-`audiomask.runtime.live` that makes a sound."""
+"""Use sound cards by PortAudio (sounddevice), as a `Device` of `audiomask.runtime.live`."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ LIBRARY = (  # the wheels for macOS and Windows bring the library; a Linux has i
 
 
 def load() -> ModuleType:
-    """The package sounddevice. Errors: `DeviceError` if it, or the library below it, is not there."""
+    """Return the package sounddevice; `DeviceError` if it, or the library below it, is missing."""
     try:
         import sounddevice
     except ModuleNotFoundError as error:
@@ -32,7 +31,7 @@ def load() -> ModuleType:
         raise DeviceError(f"live: needs sounddevice, which is not installed; {PIP}{more}") from None
     except OSError as error:
         raise DeviceError(f"live: sounddevice cannot find its library ({error}); {LIBRARY}") from None
-    except Exception as error:  # it starts PortAudio when it is imported; then it has no class to name here
+    except Exception as error:  # its import starts PortAudio; where that fails it has no class to name here
         if type(error).__name__ != "PortAudioError":
             raise
         raise _silent(error) from None
@@ -44,7 +43,7 @@ def _silent(error: Exception) -> DeviceError:
 
 
 def rescan(sd: ModuleType) -> None:
-    """Look for devices anew, which PortAudio does only when it starts. Errors: `DeviceError`."""
+    """Look for devices anew, which PortAudio does only when it starts; raise `DeviceError`."""
     with contextlib.suppress(sd.PortAudioError):  # it is not running, since it did not start last time
         sd._terminate()
     try:
@@ -55,20 +54,19 @@ def rescan(sd: ModuleType) -> None:
 
 @dataclass(frozen=True)
 class Card:
-    """What PortAudio says of one device. ``inputs``, ``outputs``: most channels; ``rate``: its usual, in Hz;
-    ``default``: of "", "in", "out", "in, out"."""
+    """A device as PortAudio describes it."""
 
     index: int
     name: str
     api: str
-    inputs: int
+    inputs: int  # most channels
     outputs: int
-    rate: int
-    default: str
+    rate: int  # usual, in Hz
+    default: str  # "", "in", "out" or "in, out"
 
 
 def cards(sd: ModuleType) -> list[Card]:
-    """All devices. Errors: `DeviceError` if there is none, or PortAudio fails."""
+    """Return all devices; `DeviceError` if there is none, or PortAudio fails."""
     try:
         apis, devices = [api["name"] for api in sd.query_hostapis()], sd.query_devices()
     except sd.PortAudioError as error:
@@ -95,8 +93,10 @@ def cards(sd: ModuleType) -> list[Card]:
 
 
 def find(sd: ModuleType, wanted: str | None, kind: str) -> Card:
-    """The device that ``wanted`` (a number, or a part of a name in any case; None: the system's default)
-    means. ``kind``: "input" or "output". Errors: `DeviceError`."""
+    """Return the device meant by `wanted`: a number, part of a name in any case, None: default.
+
+    `kind` is "input" or "output". Raises `DeviceError` where none or several fit.
+    """
     option = "-i" if kind == "input" else "-o"
     every = cards(sd)
     usable = [c for c in every if (c.inputs if kind == "input" else c.outputs) > 0]
@@ -123,7 +123,7 @@ def find(sd: ModuleType, wanted: str | None, kind: str) -> Card:
 
 
 def takes(sd: ModuleType, card: Card, kind: str, rate: int) -> bool:
-    """Whether a device works at ``rate`` Hz."""
+    """Return whether a device works at `rate` Hz."""
     check = sd.check_input_settings if kind == "input" else sd.check_output_settings
     channels = 1 if kind == "input" else min(2, card.outputs)
     try:
@@ -138,9 +138,9 @@ def _names(cards: list[Card]) -> str:
 
 
 class SoundCard:
-    """A `Device`: one direction of a card. ``block``: samples per call of PortAudio.
+    """A `Device`: one direction of a card, `block` samples per call of PortAudio.
 
-    Errors, from `start`: `DeviceError` with what PortAudio says and what to try.
+    Its `start` raises `DeviceError` with what PortAudio says and what to try.
     """
 
     def __init__(self, sd: ModuleType, card: Card, kind: str, rate: int, channels: int, block: int):

@@ -1,6 +1,6 @@
-"""What a tagger's probabilities mean in time: the whole of a recording, rows every so often, segments.
+"""Turn a tagger's probabilities into tags of a whole recording, of regular rows or segments.
 
-Row j of a tagger is at the time t_j, the end of its hop, and tells what is in the last ``span`` samples up to
+Row j of a tagger is at the time t_j, the end of its hop, and tells what is in the last `span` samples up to
 there (fewer at the start)::
 
     sound     |------------|XXXXX dog XXXXX|------------------|
@@ -30,33 +30,31 @@ FED_S = 10.0  # seconds of a file that are read at a time
 
 @dataclass(frozen=True)
 class Row:
-    """Probabilities or embedding ``values [K]`` of the sound from ``start`` to ``end``, in seconds.
-    ``whole``: no silence was added at its end. ``full``: the window was.
-    """
+    """Probabilities or an embedding of the sound from `start` to `end`, in seconds."""
 
     start: float
     end: float
-    values: np.ndarray
-    whole: bool = True
-    full: bool = False
+    values: np.ndarray  # [K]
+    whole: bool = True  # no silence was added at its end
+    full: bool = False  # the window was full
 
 
 @dataclass(frozen=True)
 class Tags:
-    """What was heard from ``start`` to ``end``: (label, probability), the likeliest first."""
+    """The labels heard from `start` to `end`: (label, probability), the likeliest first."""
 
     start: float
     end: float
     tags: tuple[tuple[str, float], ...]
 
     def entry(self, source: str) -> dict[str, Any]:
-        """For JSON."""
+        """Return the tags as a dict for JSON."""
         tags = [{"label": label, "probability": round(p, 6)} for label, p in self.tags]
         return {"file": source, "start": round(self.start, 3), "end": round(self.end, 3), "tags": tags}
 
 
 class Clock:
-    """Gives the frames of a player's first output their times."""
+    """A clock that gives the frames of a player's first output their times."""
 
     def __init__(self, player: Player):
         artifact, port = player.artifact, player.ports[0]
@@ -65,7 +63,7 @@ class Clock:
         self.count = 0
 
     def rows(self, frames: np.ndarray, end: float = float("inf")) -> Iterator[Row]:
-        """``frames [K, n]``, which follow those before; the recording ends at ``end``, if that is known."""
+        """Yield the rows of the next frames `[K, n]`; the recording ends at `end`, if that is known."""
         for values in frames.T:
             self.count += 1
             time = self.count * self.every
@@ -76,7 +74,7 @@ class Clock:
 def rows(
     reader: Reader, player: Player, progress: Callable[[float, float], None] | None = None
 ) -> Iterator[Row]:
-    """A recording to its end. ``progress(seconds done, seconds by the header)``."""
+    """Yield a recording's rows to its end; `progress(seconds done, seconds by the header)`."""
     clock, info, name = Clock(player), reader.info, player.ports[0].name
     for block in reader.blocks(max(1, int(FED_S * info.rate))):
         yield from clock.rows(player.feed(block)[name])
@@ -86,8 +84,10 @@ def rows(
 
 
 class Whole:
-    """The whole of a recording, from its rows: the mean, or the greatest value, over those whose window was
-    full; where none was, the last one that no silence was added to; where all had silence, the first.
+    """A whole recording as one row: the mean or maximum over the rows whose window was full.
+
+    Where no window was full it is the last row that no silence was added to; where all had silence, the
+    first.
     """
 
     def __init__(self, largest: bool = False):
@@ -107,29 +107,28 @@ class Whole:
             self._kept = values
 
     def row(self) -> Row:
-        """Errors: ValueError where there was no row."""
+        """Return the row of the recording; ValueError where there was none."""
         if self._kept is None:
             raise ValueError("no sound")
         return Row(0.0, self.end, self._kept / (1 if self.largest else max(1, self._count)))
 
 
 def top(row: Row, labels: tuple[str, ...], count: int, threshold: float) -> Tags:
-    """The ``count`` likeliest labels of a row that reach ``threshold``."""
+    """Return the `count` likeliest labels of a row that reach `threshold`."""
     order = np.argsort(-row.values, kind="stable")[:count]
     found = tuple((labels[i], float(row.values[i])) for i in order if row.values[i] >= threshold)
     return Tags(row.start, row.end, found)
 
 
 class Segments:
-    """Stretches in which a label reaches ``threshold``, from rows as they come; the probability of one is its
-    greatest."""
+    """Stretches in which a label reaches `threshold`, with its greatest probability there."""
 
     def __init__(self, labels: tuple[str, ...], threshold: float, every: float):
         self.labels, self.threshold, self.every = labels, threshold, every
         self._on: dict[int, tuple[float, float, float]] = {}  # start, start of the last window, probability
 
     def add(self, row: Row) -> Iterator[Tags]:
-        """The segments that ended."""
+        """Yield the segments that a row ends."""
         for i in [i for i in self._on if row.values[i] < self.threshold]:
             start, last, p = self._on.pop(i)
             yield Tags(start, max(start, last) + self.every, ((self.labels[i], p),))
@@ -139,15 +138,16 @@ class Segments:
             self._on[i] = start, row.start, max(p, float(row.values[i]))
 
     def end(self, end: float) -> Iterator[Tags]:
-        """Those that go on to the end of the recording."""
+        """Yield the segments that go on to the end of the recording."""
         for i, (start, _, p) in sorted(self._on.items()):
             yield Tags(start, end, ((self.labels[i], p),))
         self._on.clear()
 
 
 class Listing:
-    """Rows to what is told of them. ``every``: seconds from one to the next, None for the whole recording
-    only; ``segments``: see `Segments`.
+    """A converter of rows to tags, one every so many seconds; `every=None`: the whole recording.
+
+    `segments`: see `Segments`.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Listing:
             self._left = row
 
     def end(self) -> Iterator[Tags]:
-        """After the last row."""
+        """Yield what is left after the last row."""
         if self._segments:
             yield from self._segments.end(self._end)
         elif not self._nth and self._at:
@@ -189,7 +189,7 @@ class Listing:
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of the output of a type, "probabilities" or "embedding", for the mean of all channels.
+    """Return a player of a "probabilities" or "embedding" output for the mean of all channels.
 
     Raises `ArtifactError` for a model without one.
     """
@@ -198,7 +198,7 @@ def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, thre
 
 
 def hops_of(player: Player, samples: np.ndarray) -> Iterator[Row]:
-    """A signal ``[T]`` that is in memory."""
+    """Yield the rows of a signal `[T]` that is in memory."""
     clock, name = Clock(player), player.ports[0].name
     yield from clock.rows(player.feed(samples)[name])
     yield from clock.rows(player.flush()[name], len(samples) / player.sample_rate)

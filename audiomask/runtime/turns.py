@@ -1,14 +1,14 @@
-"""Whose turn it is: many streams on one computing thread, those in real time first.
+"""Compute many streams on one thread, in batches, those in real time first.
 
 The event loop puts bytes into a stream's inbox. When the thread is free, everything that is due goes to it as
-one turn; what arrives meanwhile waits for the next, so the busier the server, the more streams share one call
-of the graph. Turns begin GATHER_S apart at least: one stream never notices, and of many, those whose blocks
-arrive close together share a call instead of filling the core one by one.
+one batch; what arrives meanwhile waits for the next, so the busier the server, the more streams share one
+call of the graph. Batches begin GATHER_S apart at least: one stream never notices, and among many, those
+whose blocks arrive close together share a call instead of filling the core one by one.
 
-A stream's ``due`` is the moment at which the sound taken from it so far would have passed in real time.
-Streams that are at most LIVE_S ahead of that all take part in every turn. Others, files that are sent as fast
-as the socket takes them, get what EXTRA_S holds, the least advanced first. So a file is read in real time at
-least and fast when there is room, and a live stream waits for one turn at most.
+A stream's `due` is the moment at which the sound taken from it so far would have passed in real time. Streams
+that are at most LIVE_S ahead of that all take part in every batch. Others, files that are sent as fast as the
+socket takes them, get what EXTRA_S holds, the least advanced first. So a file is read in real time at least
+and fast when there is room, and a live stream waits for one batch at most.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.player import feed_all
 from audiomask.runtime.session import Session
 
-TURN_HOPS = 8  # of one stream in one turn: what a client sends in bigger blocks is cut
+TURN_HOPS = 8  # of one stream in one batch: a client's bigger blocks are cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
-EXTRA_S = 0.004  # computing for those ahead, in one turn: a quarter of the usual block of 16 ms
-GATHER_S = 0.003  # from the start of a turn to that of the next: a fifth of the usual block of 16 ms
-TURN_JOBS = 16  # changes of controls between two turns
+EXTRA_S = 0.004  # computing for streams ahead, in one batch: a quarter of the usual block of 16 ms
+GATHER_S = 0.003  # from the start of a batch to that of the next: a fifth of the usual block of 16 ms
+TURN_JOBS = 16  # changes of controls between two batches
 
 
 class Stream:
-    """A session, its inbox and its clocks. All but ``session`` and ``pcm`` belong to the event loop. ``lost``
-    has a byte for each frame in the inbox, 1 where it did not arrive; it is empty where nothing can be lost.
+    """A session, its inbox and its clocks; all but `session` and `pcm` belong to the event loop.
 
-    ``max_rate``: seconds of sound that may be taken per second, once ``burst_s`` seconds of sound have been
-    taken at once; what is not taken stays in the inbox. ``deliver(data, since)`` gets bytes, or the exception
-    that ended the stream; ``since``: when the oldest of the sound arrived, 0 for a stream that is ahead of
-    real time.
+    `lost` has a byte for each frame in the inbox, 1 where it did not arrive; it is empty where nothing can be
+    lost. `max_rate` is the seconds of sound that may be taken per second, once `burst_s` seconds have been
+    taken at once; the rest stays in the inbox. `deliver(data, since)` gets bytes, or the exception that ended
+    the stream; `since` is when the oldest of the sound arrived, 0 for a stream that is ahead of real time.
     """
 
     def __init__(
@@ -57,16 +56,16 @@ class Stream:
         self.session, self.pcm, self.deliver = session, pcm, deliver
         self.max_rate, self.window = max_rate, burst_s / max_rate
         self.inbox, self.lost = bytearray(), bytearray()
-        self.taken: bytearray | None = None  # flags of what is being computed
+        self.taken: bytearray | None = None  # flags of the sound being computed
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
         self.ending: asyncio.Future | None = None  # done when the signal has been flushed
-        self.moved = asyncio.Event()  # set after every turn that it took part in
+        self.moved = asyncio.Event()  # set after every batch with this stream
 
     @property
     def whole(self) -> int:
-        """Frames that wait."""
+        """Return how many frames wait."""
         return len(self.inbox) // self.pcm.frame
 
     def pay(self, frames: int, now: float) -> None:
@@ -84,12 +83,12 @@ class Stream:
         return data
 
 
-Turn = list[tuple[Stream, bytearray | None, float]]  # sound that arrived when, or the end of a signal
+Turn = list[tuple[Stream, bytearray | None, float]]  # sound and its time of arrival, or the end (None)
 Job = tuple[Callable[[], Any], asyncio.Future]
 
 
 def _block(stream: Stream, data: bytearray | None) -> tuple:
-    """A member of the list of `feed_all`."""
+    """Return a member of the list of `feed_all`."""
     if data is None:
         return stream.session, None
     lost = None if stream.taken is None else np.frombuffer(stream.taken, bool)
@@ -97,7 +96,7 @@ def _block(stream: Stream, data: bytearray | None) -> tuple:
 
 
 class Worker:
-    """The thread, and the event loop's end of it."""
+    """A thread that computes, and the event loop's end of it."""
 
     def __init__(self, counters: Counters):
         self.counters, self.load = counters, 0
@@ -107,13 +106,13 @@ class Worker:
         self._turns: SimpleQueue[tuple[Turn, list[Job]] | None] = SimpleQueue()
         self._busy = self._planned = False
         self._timer: asyncio.TimerHandle | None = None
-        self._next = 0.0  # no turn before
-        self._cost = 0.001  # seconds per row and hop, measured from the first turn on
+        self._next = 0.0  # no batch begins before
+        self._cost = 0.001  # seconds per row and hop, measured from the first batch on
         self._thread = threading.Thread(target=self._run, name="audiomask-compute", daemon=True)
         self._thread.start()
 
     def put(self, stream: Stream, data: bytes, now: float, lost: bytes = b"") -> None:
-        """Sound has arrived, or is missing."""
+        """Take sound that has arrived, or is missing."""
         if len(stream.inbox) < stream.pcm.frame:
             stream.since = now
         stream.inbox += data
@@ -126,7 +125,7 @@ class Worker:
         self._plan()
 
     def forget(self, stream: Stream) -> None:
-        """Nothing more of it is computed."""
+        """Compute nothing more of a stream."""
         self._ready.pop(stream, None)
         stream.inbox.clear()
         if stream.ending and not stream.flying:
@@ -140,7 +139,7 @@ class Worker:
         await asyncio.wait([stream.ending])
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """Run what touches a session where sessions run, between two turns."""
+        """Run a function that touches a session where sessions run, between two batches."""
         future = self._loop.create_future()
         self._jobs.append((function, future))
         self._plan()
@@ -152,7 +151,7 @@ class Worker:
         self._thread.join(10)
 
     def _plan(self) -> None:
-        # Not at once: everything that this round of the event loop brings belongs to the same turn.
+        # It waits, since everything that this round of the event loop brings belongs to the same batch.
         if not (self._busy or self._planned):
             self._planned = True
             if (wait := self._next - self._loop.time()) > 0:
@@ -185,8 +184,8 @@ class Worker:
                     stream.throttled = True
                     self.counters.add("throttled_total")
             elif not whole:
-                stream.inbox.clear()  # of a frame that was never completed
-                stream.pay(stream.session.latency, now)  # what a flush computes
+                stream.inbox.clear()  # drop a frame that was never completed
+                stream.pay(stream.session.latency, now)  # a flush computes so much
                 stream.flying = True
                 turn.append((stream, None, 0.0))
             elif stream.due - now > LIVE_S:
@@ -194,7 +193,7 @@ class Worker:
             else:
                 stream.throttled &= excess > -stream.window / 2
                 since = stream.since
-                stream.since = now  # of what stays
+                stream.since = now  # for the sound that stays
                 turn.append((stream, stream.take(min(whole, TURN_HOPS * stream.session.hop), now), since))
         room = EXTRA_S / self._cost
         for stream in sorted(ahead, key=lambda s: s.due):
@@ -213,7 +212,7 @@ class Worker:
     def _run(self) -> None:
         while (item := self._turns.get()) is not None:
             self._compute(*item)
-            item = None  # a session that ends now is not kept until the next turn
+            item = None  # a session that ends now is not kept until the next batch
 
     def _compute(self, turn: Turn, jobs: list[Job]) -> None:
         start = time.perf_counter()
@@ -224,7 +223,7 @@ class Worker:
                 y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
                 for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
             ]
-        except Exception as error:  # nothing may end this thread, all streams live on it
+        except Exception as error:  # nothing may end this thread, which all streams need
             outputs = [error] * len(turn)
         took = time.perf_counter() - start
         results: list[tuple[asyncio.Future, Any, Exception | None]] = []
@@ -239,7 +238,7 @@ class Worker:
     @staticmethod
     def _ended(stream: Stream) -> None:
         assert stream.ending
-        if not stream.ending.done():  # else who waited was cancelled
+        if not stream.ending.done():  # else the waiting task was cancelled
             stream.ending.set_result(None)
         stream.ending = None
 
