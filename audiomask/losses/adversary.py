@@ -28,7 +28,7 @@ from audiomask.losses.discriminators import Discriminator
 
 
 class Adversary:
-    """Discriminators and their training.
+    """Holds discriminators and trains them.
 
     Args:
         discriminators: Any number of them.

@@ -151,7 +151,7 @@ def pesq_wb(est: Tensor, ref: Tensor) -> Tensor:
 
 
 class PESQLoss(SignalLoss):
-    """Module of `pesq_loss`, for models at 16 kHz."""
+    """Computes `pesq_loss` as a module, for models at 16 kHz."""
 
     sample_rate = 16000
 

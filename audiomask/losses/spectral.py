@@ -133,7 +133,7 @@ def compressed_spectral_loss(
 
 
 class MultiResolutionSTFTLoss(SignalLoss):
-    """Module of `multi_resolution_stft_loss`; resolutions: (FFT size, hop, window) in samples."""
+    """Computes `multi_resolution_stft_loss`; resolutions: (FFT size, hop, window) in samples."""
 
     def __init__(
         self,
@@ -174,7 +174,7 @@ class MultiResolutionSTFTLoss(SignalLoss):
 
 
 class CompressedSpectralLoss(SignalLoss):
-    """Module of `compressed_spectral_loss`."""
+    """Computes `compressed_spectral_loss` as a module."""
 
     def __init__(
         self,

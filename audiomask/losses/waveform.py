@@ -91,14 +91,14 @@ def si_sdr_loss(est: Tensor, ref: Tensor, max_db: float | None = None, zero_mean
 
 
 class L1Loss(SignalLoss):
-    """Module of `l1_loss`."""
+    """Computes `l1_loss` as a module."""
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return l1_loss(est, ref)
 
 
 class SNRLoss(SignalLoss):
-    """Module of `snr_loss`; items beyond `max_db` dB no longer pull (None: no limit)."""
+    """Computes `snr_loss`; items beyond `max_db` dB no longer pull (None: no limit)."""
 
     def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
         super().__init__(skip)
@@ -109,7 +109,7 @@ class SNRLoss(SignalLoss):
 
 
 class SISDRLoss(SignalLoss):
-    """Module of `si_sdr_loss`."""
+    """Computes `si_sdr_loss` as a module."""
 
     def __init__(self, max_db: float | None = None, zero_mean: bool = True, skip: int = 0) -> None:
         super().__init__(skip)

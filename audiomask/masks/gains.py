@@ -1,4 +1,4 @@
-"""Time-frequency masks: the ideal ones, and how to bound, apply and draw them.
+"""Make ideal time-frequency masks, and bound, apply and draw masks.
 
     estimate = apply(wiener(speech, noise), mixture)
 

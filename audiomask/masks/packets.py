@@ -30,7 +30,7 @@ BINS_MS = (120.0, 320.0, 1000.0)  # upper edges of the challenge's classes of bu
 
 
 class LossModel(Protocol):
-    """A source of packet losses."""
+    """A source that draws packet losses."""
 
     def sample(self, seeds: Array, packets: int) -> Array:
         """Return `[B, packets]` bool, true where lost, from `seeds [B]` int64."""
@@ -273,7 +273,7 @@ def _traces(traces: Array | Iterable[Array]) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Bursts:
-    """The number of `packets` and of bursts by length, `histogram [longest + 1]`, of traces."""
+    """Counts `packets`, and bursts by length, `histogram [longest + 1]`, in one or more traces."""
 
     packets: int
     histogram: np.ndarray

@@ -24,7 +24,7 @@ def aware(done: float, start: float) -> float:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """A sampler of blocks with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023).
+    """Draws blocks with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023).
 
     `sample` returns `[B, 1 + K, time, freq]` bool: `[:, 0]` is true where the context encoder sees nothing,
     and `[:, 1:]` are the K target blocks. Blocks lie anywhere in the grid and may overlap. At `step` s, with
@@ -99,7 +99,7 @@ class Curriculum:
 
 
 def level(hidden: Tensor, seeds: Tensor) -> Tensor:
-    """Hide more of `hidden [B, time, freq]`, at random, until all rows show equally few patches.
+    """Hide more of `hidden [B, time, freq]` at random until all rows show as few as the least.
 
     Only here does a row depend on its batch (as in I-JEPA's collation). ValueError if a row shows nothing.
     """

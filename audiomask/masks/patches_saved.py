@@ -75,7 +75,7 @@ KINDS: dict[str, type] = {
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """A mask `masked [B, ..., time, freq]` bool and its origin; see `of` and `load`."""
+    """Holds a mask `masked [B, ..., time, freq]` bool and its origin; see `of` and `load`."""
 
     masked: Tensor
     sampler: Any

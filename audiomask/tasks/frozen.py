@@ -120,7 +120,7 @@ def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: flo
 
 
 class Logistic:
-    """Logistic regression, the classes exclusive (`multi` false: softmax) or each for itself.
+    """Fits logistic regression, the classes exclusive (`multi` false: softmax) or separate.
 
     L-BFGS minimises, in float64, the convex function
 

@@ -1,11 +1,13 @@
 """Train networks whose output is sound: denoisers, concealers, whatever has a simulation.
 
-model:
-  class_path: audiomask.tasks.signals.Signals
-  init_args:
-    model: {class_path: audiomask.models.sieve.Sieve}
-    objective: {class_path: audiomask.losses.Objective, init_args: {losses: ...}}
-    simulation: {class_path: audiomask.data.simulate.Degrade}
+In a recipe:
+
+    model:
+      class_path: audiomask.tasks.signals.Signals
+      init_args:
+        model: {class_path: audiomask.models.sieve.Sieve}
+        objective: {class_path: audiomask.losses.Objective, init_args: {losses: ...}}
+        simulation: {class_path: audiomask.data.simulate.Degrade}
 """
 
 from __future__ import annotations

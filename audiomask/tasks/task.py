@@ -1,4 +1,4 @@
-"""Base of all trainings: optimizer, schedule, start, and contents of checkpoints."""
+"""Hold what all trainings share: optimizer, schedule, start, and contents of checkpoints."""
 
 from __future__ import annotations
 
