@@ -85,7 +85,8 @@ def adaptive(
     `most_ms`. Its target is that of Ramjee, Kurose, Towsley and Schulzrinne (INFOCOM 1994, algorithm 1):
     d + 4 v, where d <- a d + (1 - a) n and v <- a v + (1 - a) |d - n| are running means of the delay and of
     its deviation over the packets that have arrived, late ones too. `memory` is a. They move the playout
-    between talk spurts, with a = .998; here it moves at every packet, by at most `stretch` of its length.
+    between talk spurts, with a = .998; here it moves at every packet, by at most `stretch` of its length, as
+    in a receiver that plays faster and slower.
     """
     count = len(delay_ms)
     arrival = delay_ms.astype(float) + np.arange(count) * packet_ms

@@ -201,7 +201,10 @@ class Classify(Task):
         self._tested[batch["key"][0]] = (logits[0].float().cpu(), batch["target"][0].cpu())
 
     def report(self, classes: list[str], top: int = 5) -> dict[str, Any]:
-        """Return accuracy, mean average precision, and labels and `top` classes of clips, for JSON."""
+        """Return the test's results for a JSON file: accuracy, mean average precision, and clips.
+
+        Each clip has its labels and the `top` likeliest classes with their probabilities.
+        """
         logits, target = (torch.stack(parts) for parts in zip(*self._tested.values(), strict=True))
         chances = logits.sigmoid() if self.loss == "bce" else logits.softmax(1)
         best = chances.topk(min(top, len(classes)), 1)

@@ -22,7 +22,7 @@ from audiomask.tasks.task import Task
 
 
 def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
-    """Return rows `x [B, T]` rolled round at random, louder or softer by up to `gain_db`."""
+    """Return rows `x [B, T]` rolled round and up to `gain_db` louder or softer, by their seeds."""
     numbers = draws(seeds, 2, 20)
     if cyclic:
         start = (numbers[:, :1] * x.shape[1]).long()
