@@ -1,4 +1,4 @@
-"""Training losses. A YAML names every class as `audiomask.losses.<Class>`."""
+"""Training losses, which a YAML names as `audiomask.losses.<Class>`."""
 
 from audiomask.losses.adversary import Adversary
 from audiomask.losses.balancer import Balancer

@@ -1,7 +1,7 @@
-"""Trains discriminators beside a network, and gives the losses that they teach it.
+"""Train discriminators beside a network, and give it the losses that they teach.
 
-Regression gives the mean of what might have been, which is duller than any of it. With D_k the K
-discriminators of a step, D_kl their layers, x real and y estimated sound::
+Regression gives the mean of all that is possible, which is duller than any of it. With D_k the K
+discriminators of a step, D_kl their layers, x real and y estimated sound:
 
                  least squares (Mao et al. 2017)             hinge (Lim and Ye 2017, EnCodec)
     D learns     mean_k (1 - D_k(x))^2 + D_k(y)^2            mean_k max(0, 1 - D_k(x)) + max(0, 1 + D_k(y))
@@ -11,8 +11,8 @@ discriminators of a step, D_kl their layers, x real and y estimated sound::
 each a mean over places. `where` weighs the places by whether something was estimated there at all: in
 concealment most of y is x.
 
-Discriminators live beside the network, not in it: no trainer, optimizer or average of weights of the
-network's touches them. Over several processes their gradients are averaged here.
+Discriminators live beside the network, not in it: no trainer, optimizer or average of the network's weights
+touches them. Over several processes their gradients are averaged here.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from audiomask.losses.discriminators import Discriminator
 
 
 class Adversary:
-    """Discriminators and their training.
+    """Holds discriminators and trains them.
 
     Args:
-        discriminators: any number of them.
-        loss: of the scores, see above.
+        discriminators: Any number of them.
+        loss: Loss of the scores, see above.
         turns: "one" discriminator a step, each in its turn, or "all" in every step.
-        update: probability that discriminators learn in a step.
-        first: steps in which they learn alone.
-        lr, betas: of their AdamW. clip: greatest norm of their gradient.
-        segment: samples of each clip that they look at, from a place that changes; 0: all.
+        update: Probability that discriminators learn in a step.
+        first: Steps in which they learn alone.
+        lr, betas, clip: Settings of their AdamW; `clip` is the greatest norm of their gradient.
+        segment: Samples of each clip that they look at, from a place that changes; 0: all.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Adversary:
 
         Args:
             estimate: `[B, C, T]` of RMS about 1, part of a graph.
-            wanted: likewise, without one.
-            where: float `[B, T]`, 1 where the signal was estimated; None: everywhere.
+            wanted: `[B, C, T]` of RMS about 1, without a graph.
+            where: Float `[B, T]`, 1 where the signal was estimated; None: everywhere.
 
         Returns:
             The losses `adversarial` and `features` as functions of `estimate`, none in the first steps; and
@@ -105,7 +105,7 @@ class Adversary:
         where = None if where is None else where[:, part]
         networks: Any = list(self.networks)
         networks = networks if self.all else [networks[self.step % len(networks)]]
-        # one draw for all processes, and the same one in a run that is resumed
+        # one draw for all processes, repeated in a resumed run
         learns = float(torch.rand((), generator=torch.Generator().manual_seed(self.step))) < self.update
         teaches = self.step >= self.first
         self.step += 1

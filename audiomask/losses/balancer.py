@@ -1,4 +1,4 @@
-"""EnCodec's balancer: each loss has a fixed share of the gradient, whatever its scale.
+"""Balance losses as EnCodec does: each has a fixed fraction of the gradient at any scale.
 
     balancer = Balancer()
     gradient = balancer({"l1": l1, "features": features}, {"l1": 1.0, "features": 3.0}, estimate)
@@ -8,7 +8,7 @@ at the output x of the network, and <|g_i|> a moving average of its norm, the ne
 
     g = sum_i R lambda_i / (sum_j lambda_j) g_i / <|g_i|>
 
-so that the weights lambda are shares and no loss is weighed anew when another changes.
+so that the weights lambda are fractions and no loss needs a new weight when another changes.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ class Balancer:
 
     Args:
         total_norm: R, the norm of the sum if all gradients point one way; or the name of a loss, whose
-            average norm R then is: learning rate and clipping keep the meaning they have for that loss alone.
-        decay: of the moving averages of the norms, which are corrected for their start at 0.
-        per_batch_item: average the norms of the gradients of the rows, as in the paper; false takes the norm
+            average norm becomes R: learning rate and clipping then mean what they do for that loss alone.
+        decay: Decay of the moving averages of the norms, which are corrected for their start at 0.
+        per_batch_item: Average the norms of the gradients of the rows, as in the paper; false takes the norm
             of the gradient of the whole batch.
 
-    The losses are means over the rows of a process, so a gradient at a row is as many times too large as
-    there are processes; the norms are those of the mean over the rows of all. The average over processes of
-    the gradients of the parameters is then what one process with all rows gets.
+    The losses are means over the rows of a process, so a gradient at a row is too large by the number of
+    processes; the norms are those of the mean over the rows of all. The average over processes of the
+    gradients of the parameters is then what one process with all rows gets.
     """
 
     def __init__(self, total_norm: float | str = 1.0, decay: float = 0.999, per_batch_item: bool = True):
         if not 0 <= decay < 1:
             raise ValueError(f"decay is {decay}; want a number from 0 to below 1")
         self.total_norm, self.decay, self.per_batch_item = total_norm, decay, per_batch_item
-        self.sums: dict[str, list[float]] = {}  # of each loss: decayed sum of its norms, and of their weights
+        self.sums: dict[str, list[float]] = {}  # by loss: decayed sum of its norms, and of their weights
 
     def state_dict(self) -> dict[str, Any]:
         return {name: list(sums) for name, sums in self.sums.items()}
@@ -55,8 +55,8 @@ class Balancer:
         """Return the gradient that the network is to follow at `output`.
 
         Args:
-            losses: scalars that depend on `output`.
-            weights: a lambda for each of them.
+            losses: Scalars that depend on `output`.
+            weights: A lambda for each of them.
             output: `[B, ...]`.
 
         Raises:
@@ -86,5 +86,5 @@ class Balancer:
             processes.average([norms])
             return (norms / processes.world()).tolist()
         squares = flat.square().sum((1, 2))
-        processes.average([squares])  # of parts of one batch, so the squares add up
+        processes.average([squares])  # they are parts of one batch, so the squares add up
         return (squares / processes.world()).sqrt().tolist()

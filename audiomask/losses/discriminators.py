@@ -1,4 +1,4 @@
-"""Networks that tell estimated sound from real sound, for `losses.adversary`.
+"""Discriminators, which tell estimated sound from real sound, for `losses.adversary`.
 
 Each is a module `(x [B, C, T], where [B, T] or None) -> (scores, features)`.
 """
@@ -14,10 +14,7 @@ from audiomask.frontend.stft import power
 
 
 class Discriminator(nn.Module):
-    """Base of the discriminators.
-
-    `least`: samples that it needs at least.
-    """
+    """Base of the discriminators, which need `least` samples at least."""
 
     least: int = 1
 
@@ -25,8 +22,8 @@ class Discriminator(nn.Module):
         """Return scores `[B, 1, T', ...]`, high for real sound, and the outputs of the layers.
 
         Args:
-            x: signals `[B, C, T]` of RMS about 1.
-            where: `[B, T]`, 1 where the signal was estimated and 0 where it was received; None: all was.
+            x: Signals `[B, C, T]` of RMS about 1.
+            where: `[B, T]`, 1 where the signal was estimated and 0 where it was received; None: 1 everywhere.
         """
         raise NotImplementedError
 
@@ -43,13 +40,12 @@ LAYERS = (  # kernel, stride over (frames, bins), width in `channels`
 class SpectrumDiscriminator(Discriminator):
     """Judges places of a spectrogram, which enters compressed: X |X|^-.7 and |X|^.3.
 
-    After UnivNet (Jang et al. 2021) and EnCodec (Défossez et al. 2022); the widths and the compression are
-    ours.
+    After UnivNet (Jang et al. 2021) and EnCodec (Défossez et al. 2022); widths and compression are ours.
 
     Args:
-        fft, hop: samples; the window is Hann's.
-        channels: of the first layers, half those of the last.
-        signals: channels C of what is judged.
+        fft, hop: Samples; the window is Hann's.
+        channels: Width of the first layers, half that of the last.
+        signals: Channels C of the signals.
     """
 
     window: Tensor

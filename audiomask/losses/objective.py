@@ -1,4 +1,4 @@
-"""Puts losses, a balancer and an adversary together to what a training minimises.
+"""Combine losses, a balancer and an adversary into the value that a training minimises.
 
     objective = Objective({"l1": L1Loss(), "snr": SNRLoss()}, {"snr": 0.1})
     scalar, parts = objective({"enhanced": estimate}, {"enhanced": clean})
@@ -23,12 +23,12 @@ from audiomask.losses.waveform import SignalLoss, signals
 
 
 class WeightedSum(nn.Module):
-    """`sum_k weights[k] * losses[k](est, ref)`: what a balancer is to take as one loss.
+    """Sums `weights[k] * losses[k](est, ref)` over k, for a balancer to take as one loss.
 
     Args:
-        losses: named losses.
-        weights: one weight per name; a name without a weight counts 1.
-        skip: leading samples outside all losses, for models that need to warm up; each loss may skip more.
+        losses: Named losses.
+        weights: One weight per name; a name without a weight counts 1.
+        skip: Leading samples outside all losses, for models that need to warm up; each loss may skip more.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class WeightedSum(nn.Module):
 
 
 class Objective(nn.Module):
-    """The terms of a training and what becomes of them.
+    """Compares a network's outputs with the wanted signals, in all terms of a training.
 
     Args:
-        losses: named losses of (estimate, wanted) signals, or sums of some. Of several outputs, and of
-            several channels of one, each is a row; the value is the mean over outputs.
-        weights: for the names of `losses`, for `adversarial` and `features` where there is an adversary, and
-            for outside terms. A name without a weight counts 1. With a balancer they are shares.
-        skip: leading samples outside all losses.
-        balancer: brings the gradients of losses and adversary to one scale. Outside terms stay as they are.
-        adversary: discriminators to train against, in training only.
-        outside: names of the terms that a task hands in beside the outputs: commitment, detection, bits.
+        losses: Named losses of (estimate, wanted) signals, or sums of some. Each output, and each channel of
+            one, is a row; the value is the mean over outputs.
+        weights: For the names of `losses`, for `adversarial` and `features` where there is an adversary, and
+            for outside terms. A name without a weight counts 1. With a balancer they are fractions.
+        skip: Leading samples outside all losses.
+        balancer: Brings the gradients of losses and adversary to one scale. Outside terms stay as they are.
+        adversary: Discriminators to train against, in training only.
+        outside: Names of the terms that a task hands in beside the outputs: commitment, detection, bits.
 
     In a YAML:
 
@@ -113,13 +113,13 @@ class Objective(nn.Module):
         where: Tensor | None = None,
         outside: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compare outputs with what was wanted.
+        """Compare outputs with the wanted signals.
 
         Args:
-            outputs: signals `[B, C, T]` by name.
-            wanted: signals under the same names.
-            where: float `[B, T]`, 1 where something was estimated; for the adversary.
-            outside: scalars under the names that were given for them.
+            outputs: Signals `[B, C, T]` by name.
+            wanted: Signals under the same names.
+            where: Float `[B, T]`, 1 where something was estimated; for the adversary.
+            outside: Scalars under the names that were given for them.
 
         Returns:
             The scalar to minimise; and each part, detached and unweighted, beside `loss`, the weighted sum
@@ -177,7 +177,7 @@ class Objective(nn.Module):
         return sum(self.weights[name] * value for name, value in values.items())
 
     def state(self) -> dict[str, Any]:
-        """Return what a run that is resumed needs, of balancer and adversary."""
+        """Return what a resumed run needs of balancer and adversary."""
         kept = {"balancer": self.balancer, "adversary": self.adversary}
         return {name: part.state_dict() for name, part in kept.items() if part is not None}
 

@@ -1,10 +1,10 @@
-"""A differentiable PESQ: the disturbance that ITU-T P.862 measures between loudness patterns, as a loss.
+"""Train on PESQ, by the disturbance between loudness patterns that ITU-T P.862 measures.
 
 The perceptual model is that of P.862 with the flat input filter of its wideband mode (P.862.2), at 16 kHz;
-its constants are the standard's. Left out is what has no gradient or no use in training: time alignment (a
-network's estimate is aligned), the search for bad intervals, the weight of late passages in long files, and
-the rounding to 16 bits. The level is taken from an ideal band of 325 to 3250 Hz instead of the standard's
-tabulated filter. Signals as in `waveform.py`.
+its constants are the standard's. The loss is differentiable and leaves out what has no gradient or no use in
+training: time alignment (a network's estimate is aligned), the search for bad intervals, the weight of late
+passages in long files, and the rounding to 16 bits. The level is taken from an ideal band of 325 to 3250 Hz
+instead of the standard's tabulated filter. Signals as in `waveform.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audiomask.losses.waveform import POWER_FLOOR, SignalLoss, signals
 
-FRAME = 512  # samples, half of them a hop: 32 ms, Hann
+FRAME = 512  # samples, of which a hop is half: 32 ms, Hann
 POWER_SCALE, LOUDNESS_SCALE = 6.910853e-6, 0.1866055  # S_p and S_l at 16 kHz
 LEVEL = 1e7  # power between 325 and 3250 Hz that both signals are brought to
 ZWICKER = 0.23  # exponent of loudness over power
@@ -46,15 +46,14 @@ BANDS = (
 
 @lru_cache(maxsize=8)
 def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Window `[512]`, bins to bands `[257, 49]`, widths in Bark, thresholds and exponents of loudness
-    `[49]`."""
+    """Return window `[512]`, bands `[257, 49]`, widths in Bark, thresholds, exponents `[49]`."""
     with torch.inference_mode(False):
         bins, hz, bark, threshold_db = torch.tensor(BANDS, dtype=torch.float64).T
         to_bands = torch.zeros(FRAME // 2 + 1, len(BANDS), dtype=torch.float64)
         ends = bins.cumsum(0).long().tolist()
         for band, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             to_bands[start:end, band] = POWER_SCALE * hz[band] / (bins[band] * bark[band])
-        to_bands[0] = 0  # the mean of the signal is not heard
+        to_bands[0] = 0  # the mean of the signal is inaudible
         centre = bark.cumsum(0) - bark / 2
         exponent = ZWICKER * (6 / (centre + 2)).clamp(1, 2) ** 0.15  # steeper below 4 Bark
         window = torch.hann_window(FRAME, dtype=torch.float64)
@@ -63,7 +62,7 @@ def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tenso
 
 
 def _bark_power(x: Tensor, window: Tensor, to_bands: Tensor) -> Tensor:
-    """Power density `[B, T', 49]` of `x [B, T]` at the listening level, behind the input filter."""
+    """Return the power density `[B, T', 49]` of `x [B, T]`, filtered and at listening level."""
     n = x.shape[1] + FRAME  # room for the filter to ring out
     spectrum = torch.fft.rfft(x, n)
     f = torch.fft.rfftfreq(n, 1 / 16000, device=x.device)
@@ -79,25 +78,25 @@ def _bark_power(x: Tensor, window: Tensor, to_bands: Tensor) -> Tensor:
 
 
 def _norm(x: Tensor, bark: Tensor, p: int) -> Tensor:
-    """P.862's norm over the bands but the lowest, weighted by their widths: `[B, T', 49]` -> `[B, T']`."""
+    """Return P.862's norm over the bands but the lowest, by width: `[B, T', 49]` to `[B, T']`."""
     x, bark = x[..., 1:].abs(), bark[1:]
     total = bark.sum()
     return total * (((x * bark) ** p).sum(-1) / total + 1e-5**p) ** (1 / p)
 
 
 def _over_time(x: Tensor) -> Tensor:
-    """Sixth power within stretches of 20 frames that overlap by half, square over them: `[B, T']` ->
-    `[B]`."""
+    """Return `[B]` of `[B, T']`: sixth power in 20 frames, overlapping by half, then square."""
     stretches = x.unfold(1, min(20, x.shape[1]), 10)
     return (stretches**6).mean(2).pow(1 / 6).square().mean(1).sqrt()
 
 
 def pesq_disturbance(est: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric and asymmetric disturbance `[B]` between `est` and `ref` (16 kHz, at least 512 samples).
+    """Return the symmetric and the asymmetric disturbance `[B]` between `est` and `ref`.
 
-    P.862 predicts a raw score of 4.5 - .1 symmetric - .0309 asymmetric from them. The symmetric one counts
-    what is wrong, the asymmetric one what was added and not what is missing; in a frame they go up to 45, and
-    there the gradient ends. Both are 0 where the reference is silent: nothing can be judged there.
+    Signals have 16 kHz and at least 512 samples. P.862 predicts a raw score of 4.5 - .1 symmetric - .0309
+    asymmetric from them. The symmetric one counts all errors, the asymmetric one additions but no omissions;
+    in a frame they go up to 45, and there the gradient ends. Both are 0 where the reference is silent:
+    nothing can be judged there.
     """
     est, ref = signals(est, ref)
     if est.shape[1] < FRAME:
@@ -125,7 +124,7 @@ def pesq_disturbance(est: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
 
     loud_deg, loud_ref = loudness(deg), loudness(ref)
     apart = loud_deg - loud_ref
-    masked = 0.25 * torch.minimum(loud_deg, loud_ref)  # what is that much softer is not heard
+    masked = 0.25 * torch.minimum(loud_deg, loud_ref)  # differences that much softer are inaudible
     apart = apart.sign() * (apart.abs() - masked).clamp(min=0)
     added = ((deg + 50) / (ref + 50)) ** 1.2
     added = added.clamp(max=12) * (added >= 3)
@@ -136,22 +135,23 @@ def pesq_disturbance(est: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pesq_loss(est: Tensor, ref: Tensor) -> Tensor:
-    """What P.862 would take off its best raw score of 4.5: .1 symmetric + .0309 asymmetric disturbance, the
-    mean over the batch."""
+    """Return P.862's mean deduction from 4.5, the best: .1 symmetric + .0309 asymmetric."""
     symmetric, asymmetric = pesq_disturbance(est, ref)
     return (0.1 * symmetric + 0.0309 * asymmetric).mean()
 
 
 def pesq_wb(est: Tensor, ref: Tensor) -> Tensor:
-    """The score `[B]` that goes with it, on the scale of P.862.2 (1.04 to 4.64): for looking at, or to
-    compare with package `pesq`, which does all that this leaves out."""
+    """Return the score `[B]` of the disturbances, on the scale of P.862.2 (1.04 to 4.64).
+
+    It is for looking at, or to compare with package `pesq`, which does all that this leaves out.
+    """
     symmetric, asymmetric = pesq_disturbance(est, ref)
     raw = 4.5 - 0.1 * symmetric - 0.0309 * asymmetric
     return 0.999 + 4 / (1 + torch.exp(-1.3669 * raw + 3.8224))
 
 
 class PESQLoss(SignalLoss):
-    """Module of `pesq_loss`, for models at 16 kHz."""
+    """Computes `pesq_loss` as a module, for models at 16 kHz."""
 
     sample_rate = 16000
 

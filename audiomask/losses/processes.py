@@ -1,4 +1,4 @@
-"""Averages over the processes of a training, for losses that need the rows of all."""
+"""Average over the processes of a training, for losses that need the rows of all."""
 
 from __future__ import annotations
 

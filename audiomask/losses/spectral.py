@@ -1,6 +1,6 @@
-"""Losses on spectra of several resolutions: multi-resolution STFT, and power-law compressed spectra.
+"""Compare spectra: the multi-resolution STFT loss and power-law compressed spectra.
 
-They are computed from waveforms, so that what is compared is what a listener gets after resynthesis, not a
+They are computed from waveforms, so the loss compares what a listener gets after resynthesis, not a
 spectrogram that no signal has. Signals as in `waveform.py`: `[B, T]` or `[B, 1, T]`, float32 inside.
 """
 
@@ -25,7 +25,7 @@ Band: TypeAlias = Literal["full", "high", "high_as_published"]
 
 
 def _within(band: Band, power: Tensor) -> Tensor:
-    """The part of a spectrogram `[B, T', F]` that the loss looks at."""
+    """Return the part of a spectrogram `[B, T', F]` that the loss looks at."""
     if band == "high":
         return power[:, :, power.shape[2] // 2 :]
     if band == "high_as_published":
@@ -37,19 +37,18 @@ def _within(band: Band, power: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _hann(length: int, device: torch.device) -> Tensor:
-    # Scaled so that white noise of variance 1 has |X|^2 = 1 in the mean: the floors and the weights then mean
-    # the same at every resolution. Made outside inference mode, as training may meet the cache after
-    # validation.
+    # Scaled so that white noise of variance 1 has |X|^2 = 1 in the mean: floors and weights then are the same
+    # at every resolution. Made outside inference mode, as training may use the cache after validation.
     with torch.inference_mode(False):
         window = torch.hann_window(length, dtype=torch.float32, device=device)
         return window / window.square().sum().sqrt()
 
 
 def _power_and_spectrum(x: Tensor, fft: int, hop: int, window: int) -> tuple[Tensor, Tensor]:
-    """`|X|^2 [B, T', F]` and complex `X [B, T', F]` of `x [B, T]`; frames centred, zeros beyond the ends.
+    """Return `|X|^2` and complex `X`, `[B, T', F]`, of `x [B, T]`, with zeros beyond the ends.
 
-    A window shorter than the FFT only interpolates the bins, so the frames are cut at the window's length and
-    the transform pads them: less to multiply, and half the time of torch.stft on a CPU.
+    Frames are centred. A window shorter than the FFT only interpolates the bins, so the frames are cut at the
+    window's length and the transform pads them: less to multiply, half the time of torch.stft on a CPU.
     """
     frames = F.pad(x, (window // 2, window // 2)).unfold(-1, window, hop) * _hann(window, x.device)
     spectrum = torch.fft.rfft(frames, fft)
@@ -68,18 +67,18 @@ def multi_resolution_stft_loss(
     magnitude: float = 0.0,
     exponent: float = 1.0,
 ) -> Tensor:
-    """Spectral convergence plus log-magnitude distance, the mean over resolutions (Yamamoto et al. 2020, eq.
-    4-6), and the distance of magnitudes as they are where `magnitude` weighs it.
+    """Return spectral convergence plus distances of (log) magnitudes, the mean over resolutions.
 
         L_sc = || |S| - |E| ||_F / || |S| ||_F,     L_mag = mean | log |S| - log |E| |,     mean | |S| - |E| |
 
-    `exponent`: of all magnitudes but under the logarithm; .3 compresses them as hearing does. The Frobenius
-    norms run over the whole batch, as published. `floor` is added to the power of each bin (white noise of
-    variance 1 has power 1): it keeps the gradient finite at digital silence.
+    The first two are those of Yamamoto et al. 2020, eq. 4-6; the third counts if `magnitude` weighs it.
+    `exponent` applies to all magnitudes but those under the logarithm; .3 compresses them as hearing does.
+    The Frobenius norms run over the whole batch, as published. `floor` is added to the power of each bin
+    (white noise of variance 1 has power 1), which keeps the gradient finite at digital silence.
 
-    `band`: "high" takes the upper half of the frequencies, as CleanUNet's authors describe their variant.
-    Their code cuts the axis of time there, and their published models were trained so: the later half of the
-    frames, all frequencies of them. "high_as_published" repeats that.
+    `band` "high" takes the upper half of the frequencies, as CleanUNet's authors describe their variant.
+    Their code cuts the axis of time instead, and their published models were trained so: on all frequencies
+    of the later half of the frames. "high_as_published" repeats that.
     """
     est, ref = signals(est, ref)
     total = est.new_zeros(())
@@ -107,16 +106,16 @@ def compressed_spectral_loss(
     under: float = 1.0,
     floor: float = 1e-8,
 ) -> Tensor:
-    """Squared distance of power-law compressed spectra, the mean over FFT sizes (Hann, hop = size / overlap).
+    """Return the squared distance of power-law compressed spectra, the mean over FFT sizes.
 
         L = magnitude * mean w (|S|^c - |E|^c)^2 + complex * mean | |S|^c e^(j arg S) - |E|^c e^(j arg E) |^2
         w = under where |E| < |S|, else 1
 
-    Compression as in Ephrat et al. 2018, the two terms as in Braun & Tashev 2021 ("A consolidated view of
-    loss functions"). `under` > 1 makes removed speech dearer than noise that stays, after the asymmetric loss
-    of Wang et al. 2020 (VoiceFilter-Lite); there the difference is scaled before it is squared, here the
-    square is weighted. `floor` is added to the power of each bin, where white noise of variance 1 has power
-    1.
+    Windows are Hann's, with hop = size / overlap. Compression as in Ephrat et al. 2018, the two terms as in
+    Braun & Tashev 2021 ("A consolidated view of loss functions"). `under` > 1 makes removed speech dearer
+    than noise that stays, after the asymmetric loss of Wang et al. 2020 (VoiceFilter-Lite), which scales the
+    difference before it is squared; here the square is weighted. `floor` is added to the power of each bin,
+    where white noise of variance 1 has power 1.
     """
     est, ref = signals(est, ref)
     total = est.new_zeros(())
@@ -134,7 +133,7 @@ def compressed_spectral_loss(
 
 
 class MultiResolutionSTFTLoss(SignalLoss):
-    """Module of `multi_resolution_stft_loss`. `resolutions`: (FFT size, hop, window) in samples."""
+    """Computes `multi_resolution_stft_loss`; resolutions: (FFT size, hop, window) in samples."""
 
     def __init__(
         self,
@@ -175,7 +174,7 @@ class MultiResolutionSTFTLoss(SignalLoss):
 
 
 class CompressedSpectralLoss(SignalLoss):
-    """Module of `compressed_spectral_loss`."""
+    """Computes `compressed_spectral_loss` as a module."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Losses on the waveform: L1, signal-to-noise ratio and its scale-invariant form.
+"""Compare waveforms: L1, signal-to-noise ratio and its scale-invariant form.
 
 All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
 float32 whatever autocast says, and return one scalar: the mean over the batch. Each is a function and a
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # Mean power below which a signal counts as digital silence: -80 dB re full scale. It bounds the ratios below
-# and
-# with them the gradient, where the reference is silent (a noise-only training item) or the estimate perfect.
+# and with them the gradient, where the reference is silent (noise-only items) or the estimate perfect.
 POWER_FLOOR = 1e-8
 
 
@@ -20,10 +19,10 @@ class SignalLoss(nn.Module):
     """Base of the losses: checks and flattens the signals, leaves autocast, drops the warm-up.
 
     Args:
-        skip: leading samples left outside the loss, where a recurrent model is still warming up.
+        skip: Leading samples left outside the loss, where a recurrent model is still warming up.
     """
 
-    sample_rate: int | None = None  # Hz; the only one at which the loss means what it says, if there is such
+    sample_rate: int | None = None  # Hz; the only rate at which the loss is valid, if there is one
 
     def __init__(self, skip: int = 0) -> None:
         super().__init__()
@@ -32,18 +31,18 @@ class SignalLoss(nn.Module):
         self.skip = skip
 
     def forward(self, est: Tensor, ref: Tensor) -> Tensor:
-        """`est`, `ref`: `[B, T]` or `[B, 1, T]`, same shape. Returns a float32 scalar."""
+        """Return the float32 scalar loss of `est` and `ref`, both `[B, T]` or `[B, 1, T]`."""
         est, ref = signals(est, ref, self.skip)
         with torch.autocast(est.device.type, enabled=False):
             return self.compute(est, ref)
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        """The loss of float32 signals `[B, T]`."""
+        """Return the loss of float32 signals `[B, T]`."""
         raise NotImplementedError
 
 
 def signals(est: Tensor, ref: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
-    """Both signals as float32 `[B, T - skip]`. Raises ValueError when they do not fit each other."""
+    """Return both signals as float32 `[B, T - skip]`. ValueError if they do not fit each other."""
     if est.shape != ref.shape:
         raise ValueError(f"estimate {tuple(est.shape)} and reference {tuple(ref.shape)} differ in shape")
     if est.dim() == 3 and est.shape[1] == 1:
@@ -56,13 +55,13 @@ def signals(est: Tensor, ref: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def l1_loss(est: Tensor, ref: Tensor) -> Tensor:
-    """Mean absolute error of the samples."""
+    """Return the mean absolute error of the samples."""
     est, ref = signals(est, ref)
     return (est - ref).abs().mean()
 
 
 def _negative_ratio_db(target: Tensor, error: Tensor, max_db: float | None) -> Tensor:
-    # Wisdom et al. 2020 (MixIT), eq. 2: a share tau of the target's power joins the error's, so that the
+    # Wisdom et al. 2020 (MixIT), eq. 2: a fraction tau of the target's power joins the error's, so that the
     # ratio saturates smoothly at max_db and items that are already good stop pulling.
     power, noise = target.square().mean(-1), error.square().mean(-1)
     if max_db is not None:
@@ -71,16 +70,17 @@ def _negative_ratio_db(target: Tensor, error: Tensor, max_db: float | None) -> T
 
 
 def snr_loss(est: Tensor, ref: Tensor, max_db: float | None = None) -> Tensor:
-    """Negative signal-to-noise ratio in dB, `-10 log10(|s|^2 / |s - e|^2)`, softly limited at `max_db`."""
+    """Return the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`, soft limit `max_db`."""
     est, ref = signals(est, ref)
     return _negative_ratio_db(ref, ref - est, max_db)
 
 
 def si_sdr_loss(est: Tensor, ref: Tensor, max_db: float | None = None, zero_mean: bool = True) -> Tensor:
-    """Negative scale-invariant SDR in dB (Le Roux et al. 2019, "SDR - half-baked or well done?", eq. 5).
+    """Return the negative scale-invariant SDR in dB (Le Roux et al. 2019, eq. 5).
 
-    The target is the projection of the estimate on the reference, `a s` with `a = <e, s> / |s|^2`.
-    `zero_mean` removes the mean of both signals first, as most published tables do.
+    The paper is "SDR - half-baked or well done?". The target is `a s`, the estimate projected on the
+    reference, `a = <e, s> / |s|^2`. `zero_mean` removes the means of both signals first, as most published
+    tables do.
     """
     est, ref = signals(est, ref)
     if zero_mean:
@@ -91,14 +91,14 @@ def si_sdr_loss(est: Tensor, ref: Tensor, max_db: float | None = None, zero_mean
 
 
 class L1Loss(SignalLoss):
-    """Module of `l1_loss`."""
+    """Computes `l1_loss` as a module."""
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return l1_loss(est, ref)
 
 
 class SNRLoss(SignalLoss):
-    """Module of `snr_loss`. `max_db`: ratio beyond which an item no longer pulls, dB; None for no limit."""
+    """Computes `snr_loss`; items beyond `max_db` dB no longer pull (None: no limit)."""
 
     def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
         super().__init__(skip)
@@ -109,7 +109,7 @@ class SNRLoss(SignalLoss):
 
 
 class SISDRLoss(SignalLoss):
-    """Module of `si_sdr_loss`."""
+    """Computes `si_sdr_loss` as a module."""
 
     def __init__(self, max_db: float | None = None, zero_mean: bool = True, skip: int = 0) -> None:
         super().__init__(skip)

@@ -1,4 +1,4 @@
-"""Time-frequency masks: the ideal ones, and how to bound, apply and draw them.
+"""Make ideal time-frequency masks, and bound, apply and draw masks.
 
     estimate = apply(wiener(speech, noise), mixture)
 
@@ -76,8 +76,8 @@ def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> 
 def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
     """Return K (1 - e^(-C m)) / (1 + e^(-C m)) of both parts, K = limit, C = steepness.
 
-    Williamson, Wang & Wang 2016, eq. 10: brings the unbounded complex mask into a square of +-K that a
-    network can learn. Written as K tanh(C m / 2), which does not overflow. Real masks are taken as they are.
+    Williamson, Wang & Wang 2016, eq. 10, bring the unbounded complex mask into a square of +-K that a network
+    can learn. It is written as K tanh(C m / 2), which does not overflow. Real masks have one part.
     """
     xp = _module(mask)
 
@@ -88,7 +88,7 @@ def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
 
 
 def decompress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
-    """Invert `compress`: -1/C log((K - m) / (K + m)). Values at the limit stand for 0.999 of it."""
+    """Invert `compress`: -1/C log((K - m) / (K + m)). Values at the limit count as 0.999 K."""
     xp = _module(mask)
 
     def stretch(m: Array) -> Array:
@@ -105,7 +105,7 @@ def apply(mask: Array, mixture: Array) -> Array:
     """Return M Y, the masked spectrum. A real mask keeps the mixture's phase.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: The shapes differ.
     """
     if tuple(mask.shape) != tuple(mixture.shape):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} for a spectrum of {tuple(mixture.shape)}")
@@ -115,10 +115,9 @@ def apply(mask: Array, mixture: Array) -> Array:
 def multiply(mask: Array, spectrum: Array, strength: Array | None = None) -> Array:
     """Multiply spectra by masks as networks hold them, real torch tensors `[B, 2 C, T, F]`.
 
-    Channel 2 c is the real part of signal c, and 2 c + 1 the imaginary part (see `frontend.stft`).
-
-    `mask`: complex ones of the same shape, or a real gain `[B, 1, T, F]`, which keeps the phase. A `strength`
-    w of 0..1, `[B, 1, 1, 1]`, makes it 1 - w + w M.
+    Channel 2 c is the real part of signal c, and 2 c + 1 the imaginary part (see `frontend.stft`). Masks are
+    complex, of that shape too, or a real gain `[B, 1, T, F]`, which keeps the phase. A `strength` w of 0..1,
+    `[B, 1, 1, 1]`, makes the mask 1 - w + w M.
     """
     if mask.shape[1] == 1:
         return spectrum * (mask if strength is None else 1 - strength + strength * mask)
@@ -154,8 +153,8 @@ def ideal(speech: Array, noise: Array) -> dict[str, Array]:
 def draw(mask: np.ndarray, axes: Any, sample_rate: float, hop: int, title: str = "", top: float = 1.0) -> Any:
     """Draw a mask `[F, T]` on matplotlib axes, time in s, frequency in kHz; return the image.
 
-    Real masks in grey from 0 (black) to `top`; complex ones with brightness for the magnitude up to `top` and
-    hue for the phase: red keeps it, cyan turns it by 180 degrees.
+    Real masks are drawn in grey from 0 (black) to `top`. In complex ones brightness is the magnitude up to
+    `top` and hue the phase: red keeps it, cyan turns it by 180 degrees.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2:

@@ -1,8 +1,8 @@
-"""Late packets and the buffer that waits for them: which packets a decoder never gets in time.
+"""Simulate late packets and the buffer that waits for them, to see which a decoder loses.
 
-A packet's delay, in ms, is its arrival less its sending; infinite for one that never arrives. Only
-differences of delays count, so clocks need not agree. Packet n of a sender is sent at n `packet_ms`.
-As in `masks.packets`, numpy arrays and torch tensors are answered in kind.
+A packet's delay, in ms, is its arrival less its sending, and infinite for one that never arrives. Only
+differences of delays count, so clocks need not agree. Packet n of a sender is sent at n `packet_ms`. As in
+`masks.packets`, functions return the kind of array they take, numpy or torch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from audiomask.masks.packets import LossModel
 class Network:
     """A path whose queues fill, and now and then stall.
 
-    Every packet is delayed by an exponential time of `jitter_ms` in the mean. With probability `stall_rate` a
-    packet, the path stops for an exponential time of `stall_ms` in the mean; what was sent meanwhile arrives
-    at once when it goes on, so that delays jump and fall by `packet_ms` a packet, as in the spikes that
-    Ramjee et al. describe (INFOCOM 1994). `loss` loses packets besides.
+    Every packet is delayed by an exponential time with mean `jitter_ms`. At each packet the path stops with
+    probability `stall_rate`, for an exponential time with mean `stall_ms`. Packets sent meanwhile arrive at
+    once when it goes on, so delays jump and then fall by `packet_ms` a packet, as in the spikes that Ramjee
+    et al. describe (INFOCOM 1994). `loss` loses further packets.
     """
 
     packet_ms: float = 20.0
@@ -33,7 +33,7 @@ class Network:
     loss: LossModel | None = None
 
     def delays(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` float32 ms from `seeds [B]` int64, above the least possible delay."""
+        """Return delays `[B, packets]` float32, in ms above the least, from `seeds [B]` int64."""
         jitter, stall = (uniform(seeds, packets, stream) for stream in (2, 3))
         sent = like(np.arange(packets, dtype=np.float32) * np.float32(self.packet_ms), seeds)
         least = 2.0**-25  # half of the smallest step of the draws, whose logarithm would be infinite
@@ -48,20 +48,19 @@ class Network:
 
 @dataclass(frozen=True)
 class Late:
-    """A loss model: packets that come over `network` too late for a fixed buffer of `depth_ms`."""
+    """A loss model for packets that come over `network` too late for a buffer of `depth_ms`."""
 
     network: Network
     depth_ms: float
 
     def sample(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` bool from `seeds [B]` int64."""
         return fixed(self.network.delays(seeds, packets), self.depth_ms, self.network.packet_ms)
 
 
 def fixed(delay_ms: Array, depth_ms: float, packet_ms: float = 20.0) -> Array:
-    """Which packets `[..., N]` a buffer of constant depth loses.
+    """Return which packets `[..., N]`, bool, a buffer of constant depth loses.
 
-    The first packet to arrive is played `depth_ms` later, and sets the time of all others.
+    The first packet to arrive is played `depth_ms` later, which sets the time of all others.
     """
     sent = like(np.arange(delay_ms.shape[-1], dtype=np.float32) * np.float32(packet_ms), delay_ms)
     first = (delay_ms + sent).argmin(-1)[..., None]
@@ -80,13 +79,14 @@ def adaptive(
     memory: float = 0.99,
     stretch: float = 0.25,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which packets `[N]` an adaptive buffer loses, and its depth at each: ms behind the first to arrive.
+    """Return which packets `[N]` an adaptive buffer loses, and its depth in ms at each of them.
 
-    The target is that of Ramjee, Kurose, Towsley and Schulzrinne (INFOCOM 1994, algorithm 1): d + 4 v of the
-    running means of the delay and of its deviation, d <- a d + (1 - a) n and v <- a v + (1 - a) |d - n|, over
-    the packets that have arrived, late ones too. They move the playout between talk spurts, with a = .998;
-    here it moves at every packet, by `stretch` of its length at most, as a receiver does that plays faster
-    and slower. `memory` is a. It begins at `depth_ms` and stays within 0 and `most_ms`.
+    The depth is counted from the first packet to arrive; it begins at `depth_ms` and stays within 0 and
+    `most_ms`. Its target is that of Ramjee, Kurose, Towsley and Schulzrinne (INFOCOM 1994, algorithm 1):
+    d + 4 v, where d <- a d + (1 - a) n and v <- a v + (1 - a) |d - n| are running means of the delay and of
+    its deviation over the packets that have arrived, late ones too. `memory` is a. They move the playout
+    between talk spurts, with a = .998; here it moves at every packet, by at most `stretch` of its length, as
+    in a receiver that plays faster and slower.
     """
     count = len(delay_ms)
     arrival = delay_ms.astype(float) + np.arange(count) * packet_ms
@@ -118,6 +118,6 @@ def _running_max(x: Array) -> Array:
 
 
 def _where_lost(lost: Array, delay: Array) -> Array:
-    """Infinite where lost, else 0, of the type of `delay`."""
+    """Return infinity where `lost`, else 0, of the type of `delay`."""
     never = like(np.array([0.0, math.inf], np.float32), delay)
     return never[lost * 1]

@@ -1,7 +1,7 @@
-"""Markov chains that lose packets: sampled in batches, described in closed form, fitted to traces.
+"""Sample Markov chains that lose packets, describe them in closed form, fit them to traces.
 
-Every function takes numpy arrays or torch tensors and answers in kind, on the tensor's device, with the same
-flags for the same seeds; torch is not imported. `audiomask.masks.packets` has the models with names.
+Every function takes numpy arrays or torch tensors and returns the same kind, on the tensor's device, with
+equal flags for equal seeds; torch is not imported. `audiomask.masks.packets` has the named models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Array = Any  # np.ndarray, or torch.Tensor
 
 
 def like(values: Any, other: Array) -> Array:
-    """`values` as an array of the kind of `other`, on its device."""
+    """Return `values` as an array of the kind of `other`, on its device."""
     if isinstance(other, np.ndarray):
         return np.asarray(values)
     import torch
@@ -32,16 +32,16 @@ def _join(a: Array, b: Array) -> Array:
 
 
 def mixed(z: Array) -> Array:
-    """The finalizer of SplitMix64 (Steele, Lea, Flood 2014): int64 to int64, one to one, no pattern left."""
+    """Hash int64 to int64, one to one: SplitMix64's finalizer (Steele, Lea, Flood 2014)."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         z = (z ^ (z >> shift & (1 << 64 - shift) - 1)) * factor  # the shift is arithmetic, so it is masked
     return z ^ (z >> 31 & (1 << 33) - 1)
 
 
 def uniform(seeds: Array, count: int, stream: int = 0) -> Array:
-    """`[B, count]` float32 in [0, 1) from `seeds [B]` int64; a row has four streams of them, 0 to 3.
+    """Return random numbers `[B, count]` float32 in [0, 1) from `seeds [B]` int64.
 
-    A hash of seed and position instead of a generator: all rows at once, the same numbers on every device.
+    A row has streams 0 to 3: hashes of seed and position, made all at once and equal on every device.
     """
     position = like(4 * np.arange(count, dtype=np.int64) + stream + 1, seeds)
     z = mixed(mixed(seeds[:, None]) + position * -0x61C8864680B583EB)
@@ -50,11 +50,11 @@ def uniform(seeds: Array, count: int, stream: int = 0) -> Array:
 
 
 def follow(successors: list[Array], start: Array) -> Array:
-    """States `[B, N]` int8 of a chain that is in `start [B]` at packet 0.
+    """Return the states `[B, N]` int8 of a chain that is in state `start [B]` at packet 0.
 
-    `successors`: for each of the K states, `[B, N]` int8, which one follows it at packet n (those of packet 0
-    are not used). Steps are functions of states, so they are composed in pairs, pairs of pairs and so on:
-    log2(N) operations on whole batches instead of N small ones.
+    `successors` holds, for each of the K states, `[B, N]` int8: the state that follows it at packet n (that
+    of packet 0 is not used). Steps are functions of states, so they are composed in pairs, pairs of pairs and
+    so on: log2(N) operations on whole batches instead of N small ones.
     """
     f, step = [_join(start[:, None], after[:, 1:]) for after in successors], 1
     while step < f[0].shape[1]:
@@ -69,21 +69,21 @@ def follow(successors: list[Array], start: Array) -> Array:
 
 
 class Chain:
-    """A Markov chain that loses packets with a probability of its state.
+    """A Markov chain that loses packets with a probability that depends on its state.
 
-    `transition [K, K]`: row i holds the probabilities of the states after i. `loss [K]`: share of the packets
-    that a state loses. Subclasses give both, by named parameters.
+    Row i of `transition [K, K]` holds the probabilities of the states after i. `loss [K]` is the fraction of
+    packets that each state loses. Subclasses give both, by named parameters.
     """
 
     transition: np.ndarray
     loss: np.ndarray
 
     def sample(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` bool from `seeds [B]` int64."""
+        """Return `[B, packets]` bool, true where lost, from `seeds [B]` int64."""
 
         one = like(np.int8(1), seeds)
 
-        def state(u: Array, probabilities: np.ndarray) -> Array:  # in whose interval u lies
+        def state(u: Array, probabilities: np.ndarray) -> Array:  # the state in whose interval u lies
             inside = (u < 0) * one
             for edge in np.cumsum(probabilities)[:-1].astype(np.float32):
                 inside = inside + (u >= float(edge)) * one
@@ -98,24 +98,24 @@ class Chain:
 
     @property
     def stationary(self) -> np.ndarray:
-        """Share of time `[K]` in each state, in the long run."""
+        """Return the fraction of time `[K]` spent in each state in the long run."""
         k = len(self.loss)
         balance = np.vstack([self.transition.T - np.eye(k), np.ones(k)])
         return np.linalg.lstsq(balance, np.eye(k + 1)[k], rcond=None)[0].clip(0, 1)
 
     @property
     def loss_rate(self) -> float:
-        """Share of packets lost in the long run."""
+        """Return the fraction of packets lost in the long run."""
         return float(self.stationary @ self.loss)
 
     def _burst_starts(self) -> tuple[np.ndarray, np.ndarray]:
-        """State `[K]` in which a burst begins, as probabilities, and `[K, K]`: a further packet is lost."""
+        """Return the probabilities `[K]` of a burst's first state, and `[K, K]` of a further loss."""
         onward = self.transition * self.loss
         starts = (self.stationary * (1 - self.loss)) @ onward
         return starts / starts.sum() if starts.sum() > 0 else starts * np.nan, onward
 
     def burst_lengths(self, longest: int) -> np.ndarray:
-        """Probabilities `[longest]` that a burst is of 1, 2, ... packets; NaN for a chain without bursts."""
+        """Return the probabilities `[longest]` of bursts of 1, 2, ... packets; NaN without bursts."""
         state, onward = self._burst_starts()
         going_on = []
         for _ in range(longest + 1):
@@ -125,15 +125,15 @@ class Chain:
 
     @property
     def mean_burst(self) -> float:
-        """Packets of a burst in the mean; NaN for a chain without bursts."""
+        """Return the mean packets of a burst; NaN for a chain without bursts."""
         state, onward = self._burst_starts()
         return float(state @ np.linalg.solve(np.eye(len(state)) - onward, np.ones(len(state))))
 
     def fitted(self, traces: list[np.ndarray], steps: int = 200) -> tuple[np.ndarray, np.ndarray]:
-        """`transition`, `loss` of greatest likelihood for traces `[N]`, by Baum and Welch from this chain on.
+        """Return `transition` and `loss` of greatest likelihood for traces `[N]`, by Baum and Welch.
 
-        What is impossible in this chain stays so. Traces are cut into rows that overlap by a packet, each
-        taken to begin in the stationary state.
+        The search starts from this chain; what is impossible in it stays so. Traces are cut into rows that
+        overlap by a packet, each assumed to begin in the stationary state.
         """
         rows = 256
         parts = [t[i : i + rows + 1] for t in traces for i in range(0, max(1, len(t) - 1), rows)]

@@ -1,12 +1,12 @@
-"""Masks over packets: which of them a network loses, in models and in recorded traces.
+"""Draw masks over packets, which say what a network loses, from models and recorded traces.
 
 Flags are bool, true where a packet is lost: `[B, N]`, or `[N]` for one signal. Every function takes numpy
-arrays or torch tensors and answers in kind, on the tensor's device, with the same flags for the same seeds;
-torch is not imported. Sampling is a function of each row's seed alone, whatever batch the row stands in, and
-the first packets do not depend on how many follow.
+arrays or torch tensors and returns the same kind, on the tensor's device, with equal flags for equal seeds;
+torch is not imported. Sampling depends on each row's seed alone, whatever batch the row stands in, and the
+first packets do not depend on how many follow.
 
 The models are Markov chains that step once a packet, from their stationary state (`Chain`): `Uniform`,
-`Gilbert`, `GilbertElliott`, `ThreeState`. `Trace` and `Windows` play what was recorded.
+`Gilbert`, `GilbertElliott`, `ThreeState`. `Trace` and `Windows` play recorded losses.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from audiomask.masks.markov import Array, Chain, follow, like, mixed
 if TYPE_CHECKING:
     from torch import Tensor
 
-TRACE_MS = 20.0  # of a packet in the format of the PLC Challenge
+TRACE_MS = 20.0  # duration of a packet in the format of the PLC Challenge
 BINS_MS = (120.0, 320.0, 1000.0)  # upper edges of the challenge's classes of burst
 
 
 class LossModel(Protocol):
-    """What loses packets."""
+    """A source that draws packet losses."""
 
     def sample(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` bool from `seeds [B]` int64."""
+        """Return `[B, packets]` bool, true where lost, from `seeds [B]` int64."""
 
 
 def _check(**probabilities: float) -> None:
@@ -44,7 +44,7 @@ def _check(**probabilities: float) -> None:
 
 @dataclass(frozen=True)
 class Uniform(Chain):
-    """Packets are lost independently of each other, a share `rate` of them (Bernoulli)."""
+    """A model that loses a fraction `rate` of packets, independently of each other (Bernoulli)."""
 
     rate: float
 
@@ -55,18 +55,18 @@ class Uniform(Chain):
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """From flags `[N]` of one trace or several."""
+        """Fit the model to flags `[N]` of one trace or several."""
         return cls(statistics(traces).rate)
 
 
 @dataclass(frozen=True)
 class GilbertElliott(Chain):
-    """Two states, good and bad, which both lose packets (E. O. Elliott, Bell Syst. Tech. J. 42, 1963).
+    """A model of two states which both lose packets (Elliott, Bell Syst. Tech. J. 42, 1963).
 
     Args:
-        p, q: probability from good to bad, and from bad to good, a packet.
-        good_loss, bad_loss: share of packets lost in either state: 1 - k and 1 - h in the papers. Gilbert's
-            own model of 1960 has good_loss 0.
+        p, q: Probability from good to bad, and from bad to good, at a packet.
+        good_loss, bad_loss: Fraction of packets lost in either state: 1 - k and 1 - h in the papers.
+            Gilbert's own model of 1960 has good_loss 0.
     """
 
     p: float
@@ -83,7 +83,7 @@ class GilbertElliott(Chain):
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
         traces = _traces(traces)
         simple = Gilbert.fit(traces)
         p, q = min(simple.p, 0.5), min(simple.q, 0.5)
@@ -94,10 +94,10 @@ class GilbertElliott(Chain):
 
 @dataclass(frozen=True)
 class Gilbert(Chain):
-    """Two states, good and bad; the bad one loses every packet ("simple Gilbert").
+    """A model of two states, good and bad; the bad one loses every packet ("simple Gilbert").
 
-    `p`: probability from good to bad, a packet; `q`: from bad to good. Loses p / (p + q) in the long run, in
-    bursts of 1 / q packets in the mean.
+    A packet turns good into bad with probability `p`, and bad into good with `q`. The model loses p / (p + q)
+    in the long run, in bursts with a mean of 1 / q packets.
     """
 
     p: float
@@ -109,14 +109,14 @@ class Gilbert(Chain):
 
     @classmethod
     def of(cls, rate: float, burst: float) -> Self:
-        """With this loss rate, below 1, and mean burst, in packets from 1. ValueError where there is none."""
+        """Return the model of this loss rate, below 1, and mean burst, from 1; ValueError if none."""
         if not (0 <= rate < 1 <= burst and rate <= (1 - rate) * burst):
             raise ValueError(f"no chain loses {rate:g} of the packets in bursts of {burst:g} in the mean")
         return cls(rate / ((1 - rate) * burst), 1 / burst)
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
         traces = _traces(traces)
         from_good = np.concatenate([t[1:][~t[:-1]] for t in traces])
         from_bad = np.concatenate([t[1:][t[:-1]] for t in traces])
@@ -127,15 +127,17 @@ class Gilbert(Chain):
 
 @dataclass(frozen=True)
 class ThreeState(Chain):
-    """Good, and two kinds of burst that lose every packet: isolated or short, and long.
+    """A model of a good state and two kinds of burst that lose every packet: short and long.
 
-    The chain of Salsano, Ludovici, Ordine and Giannuzzi ("Definition of a general and intuitive loss model
-    for packet networks and its implementation in the Netem module", 2012) without its state 2, reception
-    within a burst. There and in netem an isolated loss is over after one packet (p41 = 1); here it may go on.
+    The chain is that of Salsano, Ludovici, Ordine and Giannuzzi ("Definition of a general and intuitive loss
+    model for packet networks and its implementation in the Netem module", 2012) without its state 2,
+    reception within a burst. There and in netem an isolated loss is over after one packet (p41 = 1); here it
+    may go on.
 
-    Args (probabilities a packet; the names of the paper):
-        short: from good to a short burst, p14. long: from good to a long burst, p13.
-        short_end, long_end: from there to good, p41 and p31: bursts of 1 / short_end and 1 / long_end.
+    Args:
+        short, long: Probability at a packet from good to a short burst (p14 in the paper), to a long one
+            (p13).
+        short_end, long_end: From there to good (p41 and p31): bursts of 1 / short_end and 1 / long_end.
     """
 
     short: float
@@ -155,7 +157,7 @@ class ThreeState(Chain):
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """From flags `[N]` of a trace or several. ValueError if they lose nothing, or everything."""
+        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
         traces = _traces(traces)
         simple = Gilbert.fit(traces)
         end = max(simple.q, 1e-3)
@@ -168,38 +170,37 @@ class ThreeState(Chain):
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A recorded trace `lost [N]`, for every row from its beginning; `name` is for the error.
+    """A recorded trace `lost [N]`, played for every row from its beginning.
 
-    Where the trace lacks one packet, as some do that count whole packets only, that has arrived.
+    `name` is for the error. Traces that count whole packets only may lack one packet; that one has arrived.
     """
 
     lost: np.ndarray
     name: str = "trace"
 
     def sample(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` bool. AudioError for a trace that is too short."""
+        """Return `lost [B, packets]` bool. AudioError for a trace that is too short."""
         if packets > len(self.lost) + 1:
             raise AudioError(f"{self.name}: has {len(self.lost)} packets, and the signal {packets}")
         return like(np.append(self.lost, False)[:packets], seeds)[None] & (seeds == seeds)[:, None]
 
 
 class Windows:
-    """Stretches of recorded traces `[N]`, joined end to end, each row's from a packet of its own."""
+    """A model that joins stretches of recorded traces `[N]`, from a random packet in each row."""
 
     def __init__(self, traces: Array | Iterable[Array]):
         self.lost = np.concatenate(_traces(traces))
 
     def sample(self, seeds: Array, packets: int) -> Array:
-        """`[B, packets]` bool."""
         start = mixed(mixed(seeds)) % len(self.lost)
         return like(self.lost, seeds)[(start[:, None] + like(np.arange(packets), seeds)) % len(self.lost)]
 
 
 class Recorded(Windows):
-    """`Windows` of the traces that a table names: lines KEY PATH, as `utt2trace` of a data directory.
+    """A model that plays `Windows` of the traces a table names.
 
-    A relative path is looked for beside the table, or else from the working directory. AudioError for a table
-    or a trace that cannot be read.
+    The table has lines KEY PATH, like `utt2trace` of a data directory. A relative path is looked for beside
+    the table, or else from the working directory. AudioError for a table or a trace that cannot be read.
     """
 
     def __init__(self, table: str):
@@ -215,9 +216,9 @@ class Recorded(Windows):
 
 
 def parse_loss(spec: str) -> LossModel:
-    """`gilbert:P,Q`, `drop:RATE` or the path of a trace.
+    """Return the model for `gilbert:P,Q`, `drop:RATE` or the path of a trace.
 
-    ValueError for probabilities that are none, AudioError for a file that is not there or no trace.
+    ValueError for numbers that are no probabilities, AudioError for a file that is missing or no trace.
     """
     kind, colon, rest = spec.partition(":")
     wanted = {"gilbert": (Gilbert, "P,Q"), "drop": (Uniform, "RATE")}
@@ -236,8 +237,9 @@ def parse_loss(spec: str) -> LossModel:
 
 
 def read_trace(path: str | Path) -> np.ndarray:
-    """Flags `[N]` of a text file in the format of the PLC Challenge: a line for each packet of 20 ms, 1 where
-    it is lost and else 0. AudioError names file, line and value.
+    """Return flags `[N]` read from a text file in the format of the PLC Challenge.
+
+    It has a line for each packet of 20 ms, 1 where it is lost, else 0. AudioError names file, line and value.
     """
     try:
         lines = Path(path).read_text(encoding="ascii").rstrip().splitlines()
@@ -254,13 +256,13 @@ def read_trace(path: str | Path) -> np.ndarray:
 
 
 def write_trace(path: str | Path, lost: Array) -> None:
-    """Write flags `[N]` in that format; the file is whole or not there."""
+    """Write flags `[N]` in the format of `read_trace`; the file is whole or absent."""
     with replacing(path) as part:
         part.write_text("".join(f"{int(flag)}\n" for flag in lost), encoding="ascii")
 
 
 def _traces(traces: Array | Iterable[Array]) -> list[np.ndarray]:
-    """`[N]`, `[B, N]` or several of them, on whatever device, as bool arrays `[N]`. ValueError for none."""
+    """Return `[N]`, `[B, N]` or several, on any device, as bool arrays `[N]`; at least one."""
     arrays: list[Array] = [traces] if hasattr(traces, "ndim") else list(traces)
     arrays = [np.asarray(a.cpu() if hasattr(a, "cpu") else a, bool) for a in arrays]
     out = [row for a in arrays for row in (a if a.ndim == 2 else [a]) if len(row)]
@@ -271,35 +273,35 @@ def _traces(traces: Array | Iterable[Array]) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Bursts:
-    """Of a trace or several: how many `packets`, and bursts of each length, `histogram [longest + 1]`."""
+    """Counts `packets`, and bursts by length, `histogram [longest + 1]`, in one or more traces."""
 
     packets: int
     histogram: np.ndarray
 
     @property
     def rate(self) -> float:
-        """Share of packets that is lost."""
+        """Return the fraction of packets that is lost."""
         return float(self.histogram @ np.arange(len(self.histogram))) / self.packets
 
     @property
     def mean(self) -> float:
-        """Packets of a burst in the mean; NaN without a burst."""
+        """Return the mean packets of a burst; NaN without a burst."""
         count = self.histogram.sum()
         return self.rate * self.packets / float(count) if count else math.nan
 
     @property
     def longest(self) -> int:
-        """Packets of the longest burst, 0 without one."""
+        """Return the packets of the longest burst, 0 without one."""
         return len(self.histogram) - 1
 
     def by_class(self, packet_ms: float = TRACE_MS) -> np.ndarray:
-        """Bursts `[4]` of up to 120 ms, to 320 ms, to 1 s, and longer ones."""
+        """Count bursts `[4]` of up to 120 ms, to 320 ms, to 1 s, and longer ones."""
         kinds = burst_class(np.arange(len(self.histogram)), packet_ms)
         return np.bincount(kinds, self.histogram, minlength=len(BINS_MS) + 1).astype(int)
 
 
 def burst_class(length: int | np.ndarray, packet_ms: float = TRACE_MS) -> Any:
-    """Class of a burst of so many packets: 0 up to 120 ms, 1 to 320 ms, 2 to 1 s, 3 above.
+    """Return the class of a burst: 0 up to 120 ms, 1 to 320 ms, 2 to 1 s, 3 above.
 
     The challenge sorts traces by the class of their longest burst and has none of class 3.
     """
@@ -307,7 +309,7 @@ def burst_class(length: int | np.ndarray, packet_ms: float = TRACE_MS) -> Any:
 
 
 def statistics(traces: Array | Iterable[Array]) -> Bursts:
-    """Of flags `[N]`, `[B, N]` or several of them; a burst ends with its trace."""
+    """Return the statistics of flags `[N]`, `[B, N]` or several; a burst ends with its trace."""
     rows = _traces(traces)
     joined = np.concatenate([np.append(row, False) for row in rows])
     edges = np.flatnonzero(np.diff(joined, prepend=False))
@@ -316,10 +318,10 @@ def statistics(traces: Array | Iterable[Array]) -> Bursts:
 
 
 def bursts(uniform: Array, rate: Array, length: Array) -> Array:
-    """Which of N packets are lost, `[B, N]` bool, from as many random numbers: Gilbert's two states.
+    """Turn random numbers `[B, N]` into `lost [B, N]` bool, by Gilbert's two states.
 
-    `rate [B]`: share that is lost in the long run, below 1; `length [B]`: packets of a mean burst, from 1.
-    The channel turns bad with p = rate / ((1 - rate) length) and good again with 1 / length.
+    `rate [B]` is the fraction lost in the long run, below 1, and `length [B]` the packets of a mean burst,
+    from 1. The channel turns bad with p = rate / ((1 - rate) length) and good again with 1 / length.
     """
     one = like(np.int8(1), uniform)
     worse, better = (rate / ((1 - rate) * length))[:, None], (1 / length)[:, None]
@@ -327,15 +329,15 @@ def bursts(uniform: Array, rate: Array, length: Array) -> Array:
 
 
 def packets(samples: int, sample_rate: int, packet_ms: float) -> tuple[int, int]:
-    """How many packets carry so many samples, and the samples of one."""
+    """Return how many packets carry so many samples, and the samples of one."""
     size = max(1, round(packet_ms * sample_rate / 1000))
     return math.ceil(samples / size), size
 
 
 def per_sample(lost: Array, samples: int, size: int) -> Array:
-    """Flags `[..., samples]` from those of packets of `size` samples, `[..., ceil(samples / size)]`.
+    """Return flags `[..., samples]` from those of packets, `[..., ceil(samples / size)]`.
 
-    ValueError for too few packets.
+    A packet has `size` samples. ValueError for too few packets.
     """
     if lost.shape[-1] * size < samples:
         raise ValueError(f"{lost.shape[-1]} packets of {size} samples do not hold {samples} samples")
@@ -343,5 +345,5 @@ def per_sample(lost: Array, samples: int, size: int) -> Array:
 
 
 def lose(x: Tensor, lost: Tensor, size: int) -> Tensor:
-    """`x [B, T]` with zeros in place of the packets of `size` samples that are `lost [B, ceil(T / size)]`."""
+    """Return `x [B, T]` with zeros in its packets that are `lost [B, ceil(T / size)]`."""
     return x * ~per_sample(lost, x.shape[-1], size)

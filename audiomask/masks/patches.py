@@ -1,23 +1,20 @@
-"""Masks over the patches of a spectrogram: which of them a network must guess.
-
-A mask is bool, true where a patch is hidden. Every kind is a frozen dataclass of its settings, with one way
-to draw from it:
+"""Draw masks over the patches of a spectrogram, which hide what a network must predict.
 
     mask = Random(ratio=0.8).sample(seeds, grid=(64, 8))     # seeds [B] int64 -> [B, 64, 8] bool
 
-`grid` is (time, freq) in patches; flattened, the patches are in the order of Audio-MAE's tokens (time-major).
-A row is a function of its own seed and scores, whatever batch it stands in: numbers are hashes of seed and
-position (`audiomask.masks.markov.uniform`), drawn for the whole batch at once on the device of the seeds.
-Whatever is computed in integers, everything but the kinds that weigh scores, is the same on every device.
+A mask is bool, true where a patch is hidden. Every kind is a frozen dataclass of its settings with this one
+way to draw. `grid` is (time, freq) in patches; flattened, the patches are in the order of Audio-MAE's tokens
+(time-major). A row depends on its own seed and scores only, whatever batch it stands in: numbers are hashes
+of seed and position (`audiomask.masks.markov.uniform`), drawn for the whole batch at once on the device of
+the seeds. Masks computed in integers, all but the kinds that weigh scores, are equal on every device.
 
-How a count is met exactly, so that the visible tokens of a batch stack: a kind does not say which patches
-are hidden but in which **order** they would be, and the first `count` of that order are, round(ratio * time *
-freq) of them. The order says how the last column, block or segment is trimmed.
+Counts are met exactly, so that the visible tokens of a batch stack: a kind does not say which patches are
+hidden but in which **order** they would be, and the first round(ratio * time * freq) of that order are. The
+order says how the last column, block or segment is trimmed.
 
-Here are the kinds that need to know nothing of the sound. `patches_noise` has filtered noise,
-`patches_scored` those that take scores, `patches_learned` those whose scores a network gives, `patches_jepa`
-the blocks of A-JEPA, `patches_staged` masks that change as training goes on, `patches_saved` files and
-pictures.
+The kinds here need not know the sound. `patches_noise` has filtered noise, `patches_scored` kinds that take
+scores, `patches_learned` those whose scores a network gives, `patches_jepa` the blocks of A-JEPA,
+`patches_staged` masks that change as training goes on, `patches_saved` files and pictures.
 """
 
 from __future__ import annotations
@@ -37,12 +34,12 @@ FINE = 24  # bits of a random number, the low ones of a key
 
 
 def bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
-    """Random integers `[B, count]` int64 of 24 bits."""
+    """Return random integers `[B, count]` int64 of 24 bits."""
     return (uniform(seeds, count, stream) * 2**FINE).long()
 
 
 def ranks(keys: Tensor) -> Tensor:
-    """Place of each of `keys [B, N]` in the order of its row, 0 for the least; the first of equals first."""
+    """Return the rank of each of `keys [B, N]` in its row, 0 for the least; equals in order."""
     order = keys.argsort(dim=1, stable=True)
     return torch.empty_like(order).scatter_(
         1, order, torch.arange(keys.shape[1], device=keys.device).expand_as(order)
@@ -50,16 +47,16 @@ def ranks(keys: Tensor) -> Tensor:
 
 
 def first(keys: Tensor, count: int) -> Tensor:
-    """Bool of the shape of `keys [B, ...]`: true for the `count` least of each row, the first of equals."""
+    """Return true for the `count` least of each row of `keys [B, ...]`, the first of equals."""
     flat = keys.flatten(1)
     chosen = flat.argsort(dim=1, stable=True)[:, :count]
     return torch.zeros_like(flat, dtype=torch.bool).scatter_(1, chosen, True).view(keys.shape)
 
 
 def tokens(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices `[B, V]` of the visible and `[B, M]` of the hidden patches of `mask [B, time, freq]`, rising.
+    """Return indices of visible `[B, V]` and hidden `[B, M]` patches of a mask, both rising.
 
-    ValueError if the rows hide different numbers, or all, or nothing.
+    The mask is `[B, time, freq]`. ValueError if rows hide different numbers, or all, or nothing.
     """
     flat = mask.flatten(1)
     counts = flat.sum(1).tolist()
@@ -82,25 +79,25 @@ def _between(**shares: float) -> None:
 
 
 class PatchMask:
-    """What draws masks. Subclasses give `order`, and `count` where it is not that of a `ratio`."""
+    """A kind of mask. Subclasses give `order`, and `count` where a `ratio` does not set it."""
 
-    ratio: float  # share of the patches that is hidden
-    scored: ClassVar[str] = ""  # what `scores` are, "[B, time] ..."; nothing: the kind takes none
+    ratio: float  # fraction of the patches that is hidden
+    scored: ClassVar[str] = ""  # describes `scores`, "[B, time] ..."; empty: the kind takes none
     sliced: ClassVar[bool] = False  # is any run of the order a mask of this kind? `Disjoint` wants one
 
     def __post_init__(self) -> None:
         _between(ratio=self.ratio)
 
     def count(self, grid: Grid) -> int:
-        """How many patches are hidden. ValueError if that is none or all."""
+        """Return how many patches are hidden. ValueError if that is none or all."""
         return counted(round(self.ratio * grid[0] * grid[1]), grid, f"ratio {self.ratio:g}")
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        """Keys `[B, time, freq]`: patches are hidden from the least key on."""
+        """Return keys `[B, time, freq]`; patches are hidden from the least key on."""
         raise NotImplementedError
 
     def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        """`[B, time, freq]` bool from `seeds [B]` int64. ValueError for what cannot be drawn."""
+        """Return `[B, time, freq]` bool from `seeds [B]` int64. ValueError for impossible requests."""
         return first(self._order(seeds, grid, scores), self.count(grid))
 
     def _order(self, seeds: Tensor, grid: Grid, scores: Tensor | None) -> Tensor:
@@ -115,7 +112,7 @@ class PatchMask:
 
 @dataclass(frozen=True)
 class Random(PatchMask):
-    """All sets of so many patches alike (Audio-MAE's pretraining; Huang et al. 2022)."""
+    """Hide any set of so many patches, all equally likely (Audio-MAE; Huang et al. 2022)."""
 
     ratio: float = 0.8
     sliced = True
@@ -126,7 +123,7 @@ class Random(PatchMask):
 
 @dataclass(frozen=True)
 class Time(PatchMask):
-    """Whole columns, all frequencies of a time; of the last one as many patches as are wanted, at random."""
+    """Hide whole columns, all frequencies of a time; in the last one random patches."""
 
     ratio: float = 0.8
     sliced = True
@@ -137,7 +134,7 @@ class Time(PatchMask):
 
 @dataclass(frozen=True)
 class Frequency(PatchMask):
-    """Whole rows, all times of a frequency; of the last one as many patches as are wanted, at random."""
+    """Hide whole rows, all times of a frequency; in the last one random patches."""
 
     ratio: float = 0.8
     sliced = True
@@ -148,10 +145,10 @@ class Frequency(PatchMask):
 
 @dataclass(frozen=True)
 class TimeFrequency(PatchMask):
-    """Columns and rows: Audio-MAE's 2-D mask, for fine-tuning.
+    """Hide columns and rows: Audio-MAE's 2-D mask, for fine-tuning.
 
-    Hidden are round(`time` * columns) columns and round(`freq` * rows) rows, whole ones: always the same
-    number of patches, 1 - (1 - time) (1 - freq) of them, .79 as it stands.
+    It hides round(`time` * columns) columns and round(`freq` * rows) rows, whole ones: always the same number
+    of patches, 1 - (1 - time) (1 - freq) of them, .79 by default.
     """
 
     time: float = 0.7
@@ -180,13 +177,13 @@ class TimeFrequency(PatchMask):
 
 @dataclass(frozen=True)
 class Block(PatchMask):
-    """Rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
+    """Hide rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
 
-    Areas are uniform in `scale`, shares of the grid, and heights over widths log-uniform in `aspect` (freq
-    over time, in patches). A block that the grid is too low for gets longer. The last one is cut to size, the
-    patches of its earliest columns first. Should `blocks` of them not suffice, the rest is random. BEiT makes
-    a block no larger than what is still wanted. With scale .15 to .2 and aspect .75 to 1.5 these are the
-    target blocks of I-JEPA.
+    Areas are uniform in `scale`, as fractions of the grid, and heights over widths log-uniform in `aspect`
+    (freq over time, in patches). A block that is too high for the grid gets longer. The last one is cut to
+    size and keeps the patches of its earliest columns. If `blocks` of them do not suffice, the rest is
+    random. BEiT makes no block larger than what is still needed. With scale .15 to .2 and aspect .75 to 1.5
+    these are the target blocks of I-JEPA.
     """
 
     ratio: float = 0.8
@@ -205,7 +202,7 @@ class Block(PatchMask):
 
 @dataclass(frozen=True)
 class InverseBlock(PatchMask):
-    """Squares stay visible, the rest is hidden (data2vec 2.0, Baevski et al. 2023; EAT, Chen et al. 2024).
+    """Leave squares visible (data2vec 2.0, Baevski et al. 2023; EAT, Chen et al. 2024).
 
     (1 - ratio + adjust) N / `size`^2 centres, rounded down, fall anywhere in a grid of N patches; squares are
     cut off at its edges. `adjust` makes up for that and for overlaps. Then patches of the squares are hidden,
@@ -231,10 +228,10 @@ class InverseBlock(PatchMask):
 
 @dataclass(frozen=True)
 class Disjoint:
-    """Several masks of one clip, no patch visible in two of them (DMJD, Ma et al. 2022).
+    """Draw several masks of one clip, no patch visible in two (DMJD, Ma et al. 2022).
 
-    `sample` gives `[B, masks, time, freq]`, runs of the order of `base`. A mask shows as many patches as one
-    of `base`, or one less where rounding would ask for more than there are. With `masks` = 1 / (1 - ratio)
+    `sample` returns `[B, masks, time, freq]`, runs of the order of `base`. A mask shows as many patches as
+    one of `base`, or one less where rounding would need more than there are. With `masks` = 1 / (1 - ratio)
     every patch is visible in one of them and hidden in all others, as in the complementary masks of
     FastConvMAE. Every patch is hidden, hence predicted, at least once.
     """
@@ -260,7 +257,7 @@ class Disjoint:
         return self.base.scored
 
     def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        """`[B, masks, time, freq]` bool. ValueError for what cannot be drawn."""
+        """Return `[B, masks, time, freq]` bool. ValueError for impossible requests."""
         patches = grid[0] * grid[1]
         visible = min(patches - self.base.count(grid), patches // self.masks)
         counted(patches - visible, grid, f"each of {self.masks} disjoint masks")
@@ -270,16 +267,16 @@ class Disjoint:
 
 
 def within(coarse: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
-    """Keys `[B, time, freq]`: by the integers `coarse`, broadcast to that, and at random among equals."""
+    """Return keys `[B, time, freq]` by the integers `coarse`, broadcast, random among equals."""
     return (coarse << FINE) + bits(seeds, grid[0] * grid[1]).view(-1, *grid)
 
 
 def shapes(
     grid: Grid, scale: tuple[float, float], aspect: tuple[float, float], steps: int = 32
 ) -> np.ndarray:
-    """Sizes (time, freq) of blocks `[steps^2, 2]` int64, all alike likely: a lattice of areas and aspects.
+    """Return equally likely block sizes (time, freq), a lattice of areas and aspects.
 
-    A table made by numpy, so that blocks are the same on every device.
+    They are `[steps^2, 2]` int64. numpy makes the table, so blocks are the same on every device.
     """
     middle = (np.arange(steps) + 0.5) / steps
     area = (scale[0] + (scale[1] - scale[0]) * middle)[:, None] * (grid[0] * grid[1])
@@ -290,14 +287,15 @@ def shapes(
 
 
 def placed(sizes: Tensor, seeds: Tensor, grid: Grid, stream: int = 2) -> Tensor:
-    """Blocks of `sizes [B, K, 2]` anywhere they fit, as bool `[B, K, time, freq]`."""
+    """Return blocks of `sizes [B, K, 2]` anywhere they fit, as bool `[B, K, time, freq]`."""
     where = bits(seeds, 2 * sizes.shape[1], stream).view(len(seeds), -1, 2)
     return inside(where * (like(np.array(grid), seeds) - sizes + 1) >> FINE, sizes, grid)
 
 
 def one_by_one(sizes: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
-    """Keys `[B, time, freq]`: the patches of the first of blocks of `sizes [B, K, 2]`, then of the second and
-    so on, in a block the earliest columns first; what no block covers comes last, at random.
+    """Return keys `[B, time, freq]` that hide blocks of `sizes [B, K, 2]` one after the other.
+
+    In a block the earliest columns come first; patches that no block covers come last, at random.
     """
     count = sizes.shape[1]
     number = torch.arange(count, dtype=torch.int16, device=seeds.device)[:, None, None]
@@ -308,7 +306,7 @@ def one_by_one(sizes: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
 
 
 def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
-    """Bool `[B, K, time, freq]` of the blocks that begin at `start [B, K, (time, freq)]`."""
+    """Return bool `[B, K, time, freq]` of the blocks that begin at `start [B, K, (time, freq)]`."""
     along = []
     for axis in (0, 1):
         position = torch.arange(grid[axis], device=start.device) - start[..., axis, None]
@@ -317,12 +315,12 @@ def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
 
 
 def like(values: np.ndarray, other: Tensor) -> Tensor:
-    """`values` on the device of `other`."""
+    """Return `values` on the device of `other`."""
     return torch.as_tensor(values, device=other.device)
 
 
 def check(seeds: Tensor, grid: Grid) -> None:
-    """ValueError for seeds or a grid that are none."""
+    """Raise ValueError for invalid seeds or grids."""
     if seeds.ndim != 1 or seeds.dtype != torch.int64:
         raise ValueError(
             f"seeds of shape {tuple(seeds.shape)}, {seeds.dtype}; want [B] int64, one for each row"
@@ -332,7 +330,7 @@ def check(seeds: Tensor, grid: Grid) -> None:
 
 
 def counted(count: int, grid: Grid, why: str) -> int:
-    """`count`. ValueError unless some patches are hidden, and some visible."""
+    """Return `count`. ValueError unless some patches are hidden, and some visible."""
     if not 0 < count < grid[0] * grid[1]:
         raise ValueError(
             f"{why} hides {count} of the {grid[0] * grid[1]} patches of a grid of {grid[0]} x {grid[1]}; "
@@ -342,7 +340,7 @@ def counted(count: int, grid: Grid, why: str) -> int:
 
 
 def limits(scale: tuple[float, float], aspect: tuple[float, float]) -> None:
-    """ValueError for a range of areas or aspects that is none."""
+    """Raise ValueError for an invalid range of areas or aspects."""
     for name, (low, high), top in (("scale", scale, 1.0), ("aspect", aspect, math.inf)):
         if not 0 < low <= high <= top:
             raise ValueError(

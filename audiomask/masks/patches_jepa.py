@@ -1,4 +1,4 @@
-"""The blocks of A-JEPA: what its predictor must predict, and what its context encoder may see."""
+"""Draw A-JEPA's blocks: its predictor's targets, and the context that its encoder sees."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ Range = tuple[float, float]
 
 
 def aware(done: float, start: float) -> float:
-    """f = min(1, sqrt(done (1 - start^2) + start^2)): from `start` on to 1 as `done` goes from 0 to 1."""
+    """Return min(1, sqrt(done (1 - start^2) + start^2)), from `start` to 1 for `done` 0 to 1."""
     done = min(1.0, done)
     return math.sqrt(done + (1 - done) * start**2)
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Multi-block sampling with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023), at one `step`.
+    """Draws blocks with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023).
 
-    `sample` gives `[B, 1 + K, time, freq]` bool: `[:, 0]` is true where the context encoder sees nothing, and
-    `[:, 1:]` are the K target blocks. Blocks lie anywhere in the grid and may overlap. With probability
+    `sample` returns `[B, 1 + K, time, freq]` bool: `[:, 0]` is true where the context encoder sees nothing,
+    and `[:, 1:]` are the K target blocks. Blocks lie anywhere in the grid and may overlap. At `step` s, with
+    probability
 
         f(s) = min(1, sqrt(s (1 - c0^2) / S + c0^2))        c0 = `start`, S = `steps`
 
     they are time-frequency-aware: 3 strips of the areas `aware_scale`, over the whole of time or of
     frequency; else 4 rectangles of the areas `scale` and the aspects `aspect` (freq over time, in patches).
-    The context is a block of `context`, less the targets; a patch in no target may so be hidden too.
+    The context is a block of `context`, less the targets, so a patch in no target may be hidden too.
 
-    Kind and sizes are drawn for a step, from `seed`, so that the targets of a batch stack; places are drawn
-    for a row, from its seed. How much is left of the context differs by row: `level` evens that out. A grid
-    eight patches high has no rows as thin as `aware_scale`: there they are one patch high.
+    Kind and sizes are drawn per step, from `seed`, so that the targets of a batch stack; places are drawn per
+    row, from its seed. The context that is left differs by row: `level` evens that out. A grid eight patches
+    high has no rows as thin as `aware_scale`: there they are one patch high.
     """
 
     steps: int
@@ -60,16 +61,16 @@ class Curriculum:
             limits(scale, self.aspect)
 
     def at(self, step: int) -> Self:
-        """The same at another step."""
+        """Return the curriculum at another step."""
         return replace(self, step=step)
 
     @property
     def aware(self) -> float:
-        """Probability f(step) of time-frequency-aware blocks."""
+        """Return the probability f(step) of time-frequency-aware blocks."""
         return aware(self.step / self.steps, self.start)
 
     def _sizes(self, grid: Grid) -> np.ndarray:
-        """(time, freq) of the context and of the targets, `[1 + K, 2]` int64."""
+        """Return (time, freq) of the context and of the targets, `[1 + K, 2]` int64."""
         random = np.random.default_rng([self.seed, self.step])
 
         def pick(table: np.ndarray) -> np.ndarray:
@@ -88,7 +89,7 @@ class Curriculum:
         return np.stack([context, *targets])
 
     def sample(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        """`[B, 1 + K, time, freq]` bool from `seeds [B]` int64."""
+        """Return `[B, 1 + K, time, freq]` bool from `seeds [B]` int64."""
         check(seeds, grid)
         if scores is not None:
             raise ValueError("Curriculum takes no scores; some were given")
@@ -98,10 +99,9 @@ class Curriculum:
 
 
 def level(hidden: Tensor, seeds: Tensor) -> Tensor:
-    """`hidden [B, time, freq]` with more patches hidden, at random, until every row shows as few as the one
-    that shows least. So a row depends on its batch, here only (as in I-JEPA's collation).
+    """Hide more of `hidden [B, time, freq]` at random until all rows show as few as the least.
 
-    ValueError if a row shows nothing.
+    Only here does a row depend on its batch (as in I-JEPA's collation). ValueError if a row shows nothing.
     """
     flat = hidden.flatten(1)
     visible = int((~flat).sum(1).min())

@@ -1,6 +1,6 @@
-"""Masks by what a network thinks of the patches: hard patches mining, and AdaMAE's sampling.
+"""Draw masks from a network's scores of patches: hard patches mining, and AdaMAE's sampling.
 
-The networks are models, `audiomask.models.hpm` and `audiomask.models.ada_mae`; their scores come in.
+The networks are models, `audiomask.models.hpm` and `audiomask.models.ada_mae`, which give the scores.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from audiomask.masks.patches_scored import checked, drawn_first
 
 @dataclass(frozen=True)
 class Hardest(PatchMask):
-    """The patches that are hardest to guess, more of them as training goes on (HPM, Wang et al. 2023).
+    """Hide the hardest patches to predict, more of them as training goes on (HPM).
 
-    `scores [B, time, freq]`: any numbers, the greater the harder. Of the patches that are hidden, a share
+    `scores [B, time, freq]` are any numbers, greater ones for harder patches (Wang et al. 2023). A fraction
 
         a(s) = begin + (end - begin) min(1, s / S)          s = `step`, S = `steps`
 
-    rounded down, are those of the greatest scores, and the others are random. The paper's share goes from 0
-    to .5: were all hidden patches the hard ones, nothing that tells of them would be left to see.
+    of the hidden patches, rounded down, are those of the greatest scores, and the others are random. The
+    paper's fraction goes from 0 to .5: if all hidden patches were hard, nothing that tells of them would stay
+    visible.
     """
 
     steps: int
@@ -42,12 +43,12 @@ class Hardest(PatchMask):
             raise ValueError(f"begin is {self.begin:g}, end {self.end:g}; want shares, from 0 to 1")
 
     def at(self, step: int) -> Self:
-        """The same at another step."""
+        """Return the mask at another step."""
         return replace(self, step=step)
 
     @property
     def share(self) -> float:
-        """a(step)."""
+        """Return a(step), the fraction of hard patches."""
         return self.begin + (self.end - self.begin) * min(1.0, self.step / self.steps)
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -58,10 +59,9 @@ class Hardest(PatchMask):
 
 @dataclass(frozen=True)
 class Likely(PatchMask):
-    """What is visible is drawn by probabilities, without replacement (AdaMAE, Bandara et al. 2023).
+    """Draw visible patches by probabilities, without replacement (AdaMAE, Bandara et al. 2023).
 
-    `scores [B, time, freq]`, 0 or more: how likely a patch is to be the next that stays visible. What is left
-    is hidden.
+    `scores [B, time, freq]`, 0 or more, say how likely a patch is to be the next visible one.
     """
 
     ratio: float = 0.8

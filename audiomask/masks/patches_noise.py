@@ -1,7 +1,7 @@
-"""Masks from filtered noise: the patches where it is strongest stay visible.
+"""Draw masks from filtered noise: the patches where it is strongest stay visible.
 
-Both kinds cut a window out of noise that was made once, on a torus, at a place of the row's own, and mirror
-it. The noise is made by numpy from `noise_seed` and kept as whole numbers, so the masks are the same on every
+Both kinds cut a window out of noise that was made once, on a torus, at a random place for each row, and
+mirror it. numpy makes the noise from `noise_seed`; it is kept as integers, so masks are equal on every
 device.
 """
 
@@ -21,7 +21,7 @@ COLOURS = ("red", "blue", "green", "purple")
 
 @dataclass(frozen=True)
 class ColourNoise(PatchMask):
-    """Coloured noise (ColorMAE, Hinojosa et al. 2024).
+    """Draw masks from coloured noise (ColorMAE, Hinojosa et al. 2024).
 
     White noise W is filtered by Gaussian blurs G of the two widths `sigmas`, narrow n and wide w, in patches:
 
@@ -31,8 +31,8 @@ class ColourNoise(PatchMask):
         purple  W - green          band-stop: large ones with scattered ones inside
 
     The paper's widths are not known to us; ours suit a grid eight patches high. ColorMAE divides each window
-    by its maximum, which does not change the order of its values, and crops 3072 x 3072 points, which are
-    here `size` x `size` that join at their edges. A grid that is longer than `size` repeats itself.
+    by its maximum, which does not change the order of its values, and crops it from 3072 x 3072 points; here
+    these are `size` x `size`, joined at their edges. A grid that is longer than `size` repeats itself.
     """
 
     ratio: float = 0.8
@@ -56,14 +56,13 @@ class ColourNoise(PatchMask):
 
 @dataclass(frozen=True)
 class BlueNoise(PatchMask):
-    """Visible patches as far from each other as they get: the optimised blue noise of structured-noise masked
-    modelling (SNMM, Bhowmik et al. 2025).
+    """Keep visible patches far apart by optimised blue noise (SNMM, Bhowmik et al. 2025).
 
-    What is made small is `clustering`, within a window of `reach` patches in four directions of `weights`.
-    The authors' code is not public. Here a torus of `size` x `size` patches is put in order by void and
-    cluster (Ulichney 1993): of a tenth of its patches the most crowded moves to the emptiest place until none
-    does; then the rest follows, always where it adds least. So any ratio and any window finds its patches
-    spread out. There are `tiles` such tori, for variety.
+    Structured-noise masked modelling minimises `clustering` within a window of `reach` patches in four
+    directions of `weights`. The authors' code is not public. Here a torus of `size` x `size` patches is
+    ordered by void and cluster (Ulichney 1993): among a tenth of its patches the most crowded moves to the
+    emptiest place until none does; then the rest follow, each where it adds least. So the patches are spread
+    out at any ratio and in any window. There are `tiles` such tori, for variety.
     """
 
     ratio: float = 0.8
@@ -94,7 +93,9 @@ class BlueNoise(PatchMask):
 def clustering(
     visible: Tensor, reach: int = 3, weights: tuple[float, float, float, float] = (1.0, 1.0, 0.7, 0.7)
 ) -> Tensor:
-    """How crowded the true patches of `visible [..., time, freq]` are, `[...]`: the mean over them of
+    """Return how crowded the true patches of `visible [..., time, freq]` are, `[...]`.
+
+    This is the mean over them of
 
         sum over directions d of weights[d] sum over n = 1..reach of (v(p + n d) + v(p - n d)) / n
 
@@ -118,7 +119,7 @@ DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))
 
 
 def window(bank: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
-    """`[B, time, freq]` out of `bank [K, size, size]`: a tile, a place and mirrors of each row's own."""
+    """Cut `[B, time, freq]` out of `bank [K, size, size]`: tile, place and mirrors vary by row."""
     tiles, size, _ = bank.shape
     tile, t0, f0, mirror = (bits(seeds, 4, 1) * like(np.array([tiles, size, size, 4]), seeds) >> FINE).unbind(
         1
@@ -131,7 +132,7 @@ def window(bank: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _coloured(colour: str, sigmas: tuple[float, float], seed: int, size: int, device: torch.device) -> Tensor:
-    """`[1, size, size]` int64: place of every point among all, the strongest first."""
+    """Return `[1, size, size]` int64, the place of each point among all, the strongest first."""
     f = np.fft.fftfreq(size) ** 2
     narrow, wide = (np.exp(-2 * (np.pi * s) ** 2 * (f[:, None] + f)) for s in sigmas)
     response = {"red": wide, "blue": 1 - narrow, "green": narrow - wide, "purple": 1 - narrow + wide}[colour]
@@ -146,7 +147,7 @@ def _coloured(colour: str, sigmas: tuple[float, float], seed: int, size: int, de
 def _spread(
     reach: int, weights: tuple[float, ...], seed: int, tiles: int, size: int, device: torch.device
 ) -> Tensor:
-    """`[tiles, size, size]` int64 by void and cluster: hidden first are the last to be placed."""
+    """Return `[tiles, size, size]` int64 by void and cluster; the last placed are hidden first."""
     random = np.random.default_rng(seed)
     points = size * size
     steps = np.array(
@@ -154,7 +155,7 @@ def _spread(
     )
     pull = np.repeat([w / n for w in weights for n in range(1, reach + 1)], 2)
     every = np.arange(tiles)
-    # Equal energies are many; noise far below the least of pulls decides between them.
+    # Many energies are equal; noise far below the least of pulls decides between them.
     energy = random.uniform(0, 1e-3, (tiles, points))
     taken = np.zeros((tiles, points), bool)
 
@@ -172,7 +173,7 @@ def _spread(
     few = max(1, points // 10)
     for at in random.permuted(np.tile(np.arange(points), (tiles, 1)), axis=1)[:, :few].T:
         put(at, 1)
-    for _ in range(4 * few):  # a bound: some go round in circles
+    for _ in range(4 * few):  # a bound, as some would cycle for ever
         crowded = cluster()
         put(crowded, -1)
         empty = void()

@@ -1,7 +1,7 @@
-"""A mask as a value: with what drew it, so that it can be saved, drawn as a picture and replayed.
+"""Hold a mask with what drew it, so that it can be saved, drawn as a picture and replayed.
 
-The file is a .npz without pickles: `masked`, the bits; `seeds`; `scores` where there are some; and `meta`, a
-JSON text of the kind with its settings, the grid and the shape.
+The file is a .npz without pickles: `masked`, the bits; `seeds`; `scores` if there are any; and `meta`, a JSON
+text of the kind with its settings, the grid and the shape.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from audiomask.masks.patches_staged import Staged, Strips
 
 Sampler = PatchMask | Disjoint | Curriculum
 FORMAT = 1
-# What numpy, zip, JSON and the kinds raise for a file that is no mask, or half of one.
+# Errors that numpy, zip, JSON and the kinds raise for a file that is no mask, or half of one.
 UNREADABLE = (
     OSError,
     EOFError,
@@ -75,7 +75,7 @@ KINDS: dict[str, type] = {
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """`masked [B, ..., time, freq]` bool, and what it was drawn from: `of` draws one, `load` reads one."""
+    """Holds a mask `masked [B, ..., time, freq]` bool and its origin; see `of` and `load`."""
 
     masked: Tensor
     sampler: Any
@@ -89,7 +89,7 @@ class Drawn:
         return cls(sampler.sample(seeds, grid, scores), sampler, seeds, grid, scores)
 
     def save(self, path: str | Path) -> None:
-        """Write the file, on the CPU's side; it is whole or not there."""
+        """Write the file; it is whole or absent."""
         meta = {
             "format": FORMAT,
             "sampler": described(self.sampler),
@@ -106,7 +106,7 @@ class Drawn:
 def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:
     """Read a file and draw its mask again.
 
-    AudioError for a file that is none, and for one whose mask comes out otherwise than it was saved.
+    AudioError for an invalid file, and for one whose mask does not come out as it was saved.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -136,7 +136,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:
 
 
 def described(sampler: Any) -> dict[str, Any]:
-    """Kind and settings, as JSON takes them."""
+    """Return the kind and settings, as JSON takes them."""
     names = {made: name for name, made in KINDS.items()}
     settings = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
     return {"kind": names[type(sampler)]} | {
@@ -146,7 +146,7 @@ def described(sampler: Any) -> dict[str, Any]:
 
 
 def made(description: dict[str, Any]) -> Any:
-    """What `described` describes. ValueError for a kind or a setting that there is not."""
+    """Return the mask that `described` describes. ValueError for an unknown kind or setting."""
     settings = dict(description)
     kind = settings.pop("kind")
     if kind not in KINDS:
@@ -165,10 +165,10 @@ def made(description: dict[str, Any]) -> Any:
 def draw(
     masked: Tensor, axes: Any, spectrogram: Tensor, seconds: float | None = None, title: str = ""
 ) -> Any:
-    """Draw `spectrogram [frames, bands]`, the patches of `masked [time, freq]` covered; returns the image.
+    """Draw a spectrogram `[frames, bands]` with its hidden patches covered; return the image.
 
-    Frames and bands are multiples of the grid. The axis of time is in seconds if it is told how many there
-    are, else in frames. ValueError for shapes that do not fit.
+    Frames and bands are multiples of the grid of `masked [time, freq]`. The axis of time is in seconds if
+    `seconds`, their number, is given, else in frames. ValueError for shapes that do not fit.
     """
     frames, bands = spectrogram.shape
     time, freq = masked.shape

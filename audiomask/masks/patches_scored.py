@@ -1,8 +1,8 @@
-"""Masks that look at the sound: by dispersion, by speech, by segment, by a recogniser's confidence.
+"""Draw masks from the sound: by dispersion, speech, segment or a recogniser's confidence.
 
-What they look at comes in as numbers, `scores`, on the device of the seeds. Kinds to which a spectrogram
-tells all make them by `look(levels, size)`: `levels [B, frames, bands]` natural logarithms of energies, whole
-patches of `size` frames by bands. Networks that make scores (a recogniser, a learned sampler) are models.
+They take numbers, `scores`, on the device of the seeds. Kinds that need a spectrogram only make them by
+`look(levels, size)`, from natural logarithms of energies `levels [B, frames, bands]`, which are whole patches
+of `size` frames by bands. Networks that make scores (a recogniser, a learned sampler) are models.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from audiomask.masks.patches import FINE, Grid, PatchMask, first, ranks, within
 
 @dataclass(frozen=True)
 class Dispersion(PatchMask):
-    """Patches where more happens are hidden more often (DWM, Niizumi et al. 2026).
+    """Hide patches more often where more happens (DWM, Niizumi et al. 2026).
 
-    `scores [B, time, freq]`, 0 or more: the `dispersion` of each patch. Hidden patches are drawn one after
-    the other, without replacement, with probabilities in proportion to it; then a share `hint` of them is
-    shown again, at random, and as many of the others are hidden instead. Drawing without replacement is
-    taking the greatest of log w - log(-log u), u uniform (Gumbel's trick).
+    `scores [B, time, freq]`, 0 or more, are the `dispersion` of each patch. Hidden patches are drawn one
+    after the other, without replacement, with probabilities in proportion to it; then a fraction `hint` of
+    them is shown again, at random, and as many of the others are hidden instead. Drawing without replacement
+    takes the greatest of log w - log(-log u), u uniform (Gumbel's trick).
     """
 
     ratio: float = 0.8
@@ -44,23 +44,21 @@ class Dispersion(PatchMask):
         count = self.count(grid)
         swap = min(round(self.hint * count), drawn.shape[1] - count)
         hidden, chance = first(drawn, count), uniform(seeds, drawn.shape[1], 2)
-        for side in (hidden, ~hidden):  # as many change from either to the other
+        for side in (hidden, ~hidden):  # equally many change either way
             hidden = hidden ^ first(torch.where(side, chance, 1.0), swap)
         return (~hidden).long().view(-1, *grid)
 
     def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
-        """The `dispersion` of each patch."""
         return dispersion(cut(levels, size))
 
 
 @dataclass(frozen=True)
 class Speech(PatchMask):
-    """Columns with speech are hidden more often than silent ones (speech-level masking, arXiv
-    2210.13805).
+    """Hide columns with speech more often than silent ones (speech-level masking).
 
-    `scores [B, time]` from 0 to 1: share or probability of speech in each column (`speech`, `columns`). A
-    column with speech is `odds` times as likely to be the next as one without. Whole columns; of the last one
-    as many patches as are wanted, at random.
+    The method is that of arXiv 2210.13805. `scores [B, time]` from 0 to 1 are the fraction or probability of
+    speech in each column (`speech`, `columns`). A column with speech is `odds` times as likely to be the next
+    as one without. Columns are hidden whole; in the last one random patches are.
     """
 
     ratio: float = 0.8
@@ -77,16 +75,16 @@ class Speech(PatchMask):
         return within(drawn_first(1 + (self.odds - 1) * share, seeds, 1)[:, :, None], seeds, grid)
 
     def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
-        """The share of `speech` in each column, by the energy of its frames."""
+        """Return the fraction of `speech` in each column, by the energy of its frames."""
         return columns(speech(10 / math.log(10) * levels.logsumexp(2)), levels.shape[1] // size[0])
 
 
 @dataclass(frozen=True)
 class Segments(PatchMask):
-    """Whole segments of time are hidden, as a phoneme is (phoneme-level masking, arXiv 2210.13805).
+    """Hide whole segments of time, like phonemes (phoneme-level masking, arXiv 2210.13805).
 
-    `scores [B, time]`, whole numbers: which segment each column is in (`segments`). Segments in random order;
-    the last one is cut at its end, within a column at random.
+    `scores [B, time]`, whole numbers, say which segment each column is in (`segments`). Segments are hidden
+    in random order; the last one is cut at its end, within a column at random.
     """
 
     ratio: float = 0.8
@@ -99,18 +97,18 @@ class Segments(PatchMask):
         return within((turn * grid[0] + column)[:, :, None], seeds, grid)
 
     def look(self, levels: Tensor, size: tuple[int, int]) -> Tensor:
-        """The segment of each column, between unsupervised `boundaries`."""
+        """Return the segment of each column, between unsupervised `boundaries`."""
         return segments(boundaries(levels), levels.shape[1] // size[0])
 
 
 @dataclass(frozen=True)
 class Confidence(PatchMask):
-    """Spans that begin where a recogniser is sure (Ask2Mask, Baskar et al. 2022).
+    """Hide spans that begin where a recogniser is sure (Ask2Mask, Baskar et al. 2022).
 
-    `scores [B, time]`: confidence of each column, for example the greatest posterior of a recogniser. Spans
-    of `span` columns begin, in random order, at columns of the share `top` of greatest confidence, until
-    enough is hidden; then at the others. Columns are whole but for the last, and the last span is cut at its
-    end. `utterance_weights` has the other half of the method.
+    `scores [B, time]` are the confidence of each column, for example the greatest posterior of a recogniser.
+    Spans of `span` columns begin, in random order, at columns of the fraction `top` of greatest confidence,
+    until enough is hidden; then at the others. Columns are whole but for the last, and the last span is cut
+    at its end. `utterance_weights` has the other half of the method.
     """
 
     ratio: float = 0.8
@@ -127,7 +125,7 @@ class Confidence(PatchMask):
         confidence = checked(scores, (len(seeds), grid[0]))
         sure = first(-confidence, max(1, round(self.top * grid[0])))
         turn = ranks(uniform(seeds, grid[0], 1) + (~sure).float())
-        # the earliest turn of the starts that reach a column: of itself and of the span - 1 before it
+        # the earliest turn of the starts that reach a column: its own and those of the span - 1 before it
         padded = F.pad(turn, (self.span - 1, 0), value=grid[0])
         reached = padded.unfold(1, self.span, 1).amin(2)
         column = torch.arange(grid[0], device=seeds.device)
@@ -135,15 +133,16 @@ class Confidence(PatchMask):
 
 
 def utterance_weights(confidence: Tensor) -> Tensor:
-    """Factors `[B]` on the losses of utterances: their mean confidence, from `[B, N]` of frames or `[B]` of
-    utterances (ATM+S of Ask2Mask). ValueError for confidences outside 0 to 1.
+    """Return factors `[B]` on the losses of utterances: their mean confidence.
+
+    It is taken from `[B, N]` of frames or `[B]` of utterances (ATM+S of Ask2Mask). ValueError outside 0 to 1.
     """
     rows = confidence if confidence.ndim == 2 else confidence[..., None]
     return checked(rows, (len(confidence), rows.shape[-1]), least=0.0, most=1.0).mean(1)
 
 
 def cut(spectrogram: Tensor, size: tuple[int, int] = (16, 16)) -> Tensor:
-    """Patches `[B, time, freq, size[0] * size[1]]` of `spectrogram [B, frames, bands]`.
+    """Cut `spectrogram [B, frames, bands]` into patches `[B, time, freq, size[0] * size[1]]`.
 
     ValueError unless frames and bands are multiples of the patch.
     """
@@ -157,7 +156,7 @@ def cut(spectrogram: Tensor, size: tuple[int, int] = (16, 16)) -> Tensor:
 
 
 def dispersion(patches: Tensor, statistic: str = "deviation") -> Tensor:
-    """Of `patches [..., P]`: mean |x - mean x| (`deviation`), or its mean square (`variance`), `[...]`."""
+    """Return mean |x - mean x| (`deviation`) or its mean square (`variance`) of `[..., P]`."""
     away = patches - patches.mean(-1, keepdim=True)
     if statistic not in ("deviation", "variance"):
         raise ValueError(f"statistic is {statistic!r}; there are deviation and variance")
@@ -165,28 +164,28 @@ def dispersion(patches: Tensor, statistic: str = "deviation") -> Tensor:
 
 
 def columns(frames: Tensor, time: int) -> Tensor:
-    """Means `[B, time]` of `frames [B, N]`, N / time at a time. ValueError if that is no whole number."""
+    """Return means `[B, time]` of N / time `frames [B, N]` each; ValueError for a remainder."""
     if frames.shape[1] % time or not frames.shape[1]:
         raise ValueError(f"{frames.shape[1]} frames do not fill {time} columns evenly; pad or cut them")
     return frames.unflatten(1, (time, -1)).mean(2)
 
 
 def speech(energy_db: Tensor) -> Tensor:
-    """Where there is sound, `[B, N]` from 0 to 1, of frame energies `[B, N]` in dB.
+    """Return where there is sound, `[B, N]` from 0 to 1, from frame energies `[B, N]` in dB.
 
-    From the tenth percentile of a clip to its ninety-fifth, in a straight line; all 0 where these are less
-    than 6 dB apart. A detector of loudness: give a speech detector's output instead if you have one.
+    It rises in a straight line from the tenth percentile of a clip to its ninety-fifth, and is 0 where these
+    are less than 6 dB apart. It detects loudness: give a speech detector's output instead if you have one.
     """
     low, high = (energy_db.quantile(q, 1, keepdim=True) for q in (0.1, 0.95))
     return ((energy_db - low) / (high - low).clamp_min(1e-3)).clamp(0, 1) * (high - low >= 6)
 
 
 def boundaries(spectrogram: Tensor, reach: int = 2) -> Tensor:
-    """Frames at which something new begins, bool `[B, N]`, of `spectrogram [B, N, bands]`, logarithmic.
+    """Return frames where a sound begins, bool `[B, N]`, from a log `spectrogram [B, N, bands]`.
 
     The change at frame n is the Euclidean distance of the means of the `reach` frames before it and of the
     `reach` from it on; a boundary is the greatest within `reach` frames on both sides and above the clip's
-    mean. Frame 0 is one. A common way to find phone-like segments without labels.
+    mean. Frame 0 is one. This is a common way to find phone-like segments without labels.
     """
     frames = spectrogram.shape[1]
     if frames < 2 * reach:  # too short for a change
@@ -200,7 +199,7 @@ def boundaries(spectrogram: Tensor, reach: int = 2) -> Tensor:
 
 
 def segments(boundaries: Tensor, time: int) -> Tensor:
-    """Number `[B, time]` of the segment in which the middle of each column lies, of `boundaries [B, N]`.
+    """Return the segment `[B, time]` at each column's middle, counted in `boundaries [B, N]`.
 
     Segments shorter than a column may have none. ValueError unless N is a multiple of `time`.
     """
@@ -210,9 +209,9 @@ def segments(boundaries: Tensor, time: int) -> Tensor:
 
 
 def drawn_first(weights: Tensor, seeds: Tensor, stream: int) -> Tensor:
-    """Places `[B, N]` int64 in a draw without replacement by `weights [B, N]`; weights of 0 come last."""
-    # an exponential race: -log u / w is least, as log w - log(-log u) is greatest, for the first drawn
-    half = 2.0 ** -(FINE + 1)  # of a step of u: neither u nor log u becomes 0
+    """Return places `[B, N]` int64 in a draw without replacement by weights; those of 0 last."""
+    # An exponential race: for the first drawn, -log u / w is least and log w - log(-log u) greatest.
+    half = 2.0 ** -(FINE + 1)  # half a step of u, so that neither u nor log u is 0
     times = -(uniform(seeds, weights.shape[1], stream) + half).log()
     largest = weights.amax(1, keepdim=True)
     shares = torch.where(largest > 0, weights / largest.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
@@ -220,7 +219,7 @@ def drawn_first(weights: Tensor, seeds: Tensor, stream: int) -> Tensor:
 
 
 def ranks_of_values(x: Tensor) -> Tensor:
-    """`x [B, N]` with the least value of each row replaced by 0, the next by 1 and so on, equals alike."""
+    """Replace the least value of each row of `x [B, N]` by 0, the next by 1, ..., equals alike."""
     values, order = x.sort(dim=1, stable=True)
     new = F.pad((values[:, 1:] != values[:, :-1]).long().cumsum(1), (1, 0))
     return torch.empty_like(new).scatter_(1, order, new)
@@ -229,8 +228,8 @@ def ranks_of_values(x: Tensor) -> Tensor:
 def checked(
     scores: Tensor | None, shape: tuple[int, ...], least: float | None = None, most: float | None = None
 ) -> Tensor:
-    """`scores` as float32. ValueError unless they have that shape, and are numbers from `least` to `most`."""
-    assert scores is not None  # PatchMask has seen to it
+    """Return `scores` as float32; ValueError unless of that shape and from `least` to `most`."""
+    assert scores is not None  # PatchMask has checked it
     if tuple(scores.shape) != shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)}; want {shape}, a number for each place")
     x = scores.float()

@@ -1,8 +1,7 @@
-"""A-JEPA's curriculum for networks that guess what is hidden: one kind of mask turns into another.
+"""Draw masks of A-JEPA's curriculum for autoencoders: one kind of mask turns into another.
 
-`patches_jepa.Curriculum` has the blocks of the paper, whose context and targets vary in size. Here the same
-two kinds of blocks hide an exact share of the patches, so that an autoencoder sees as many as under any other
-mask.
+In `patches_jepa.Curriculum`, the blocks of the paper, context and targets vary in size. Here the two kinds of
+blocks hide an exact fraction of the patches, so an autoencoder sees as many as under any other mask.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from audiomask.masks.patches_jepa import aware
 
 @dataclass(frozen=True)
 class Strips(PatchMask):
-    """Strips over all frequencies or over all times, one after the other until there are enough: the
-    time-frequency-aware targets of A-JEPA (Fei et al. 2023).
+    """Hide strips over all frequencies or all times, one after the other until there are enough.
 
-    Areas are uniform in `scale`, shares of the grid; a strip is one patch thick at least. The last one is cut
-    to size, the patches of its earliest columns first. Should `strips` of them not suffice, the rest is
-    random.
+    These are the time-frequency-aware targets of A-JEPA (Fei et al. 2023). Areas are uniform in `scale`, as
+    fractions of the grid; a strip is at least one patch thick. The last one is cut to size and keeps the
+    patches of its earliest columns. If `strips` of them do not suffice, the rest is random.
     """
 
     ratio: float = 0.8
@@ -53,11 +51,11 @@ BLOCKS, STRIPS = Block(0.8, (0.15, 0.2), (0.75, 1.5)), Strips(0.8)
 
 @dataclass(frozen=True)
 class Staged(PatchMask):
-    """`early` masks turn into `late` ones: a row has a late mask with the probability f(s) of A-JEPA,
+    """Draw `late` masks instead of `early` ones ever more often, with A-JEPA's probability.
 
         f(s) = min(1, sqrt(s (1 - c0^2) / S + c0^2))        s = `step`, S = `steps`, c0 = `start`
 
-    By default as there: blocks of the size of I-JEPA's targets, then strips of time or of frequency.
+    By default, as there, blocks of the size of I-JEPA's targets turn into strips of time or of frequency.
     """
 
     steps: int
@@ -85,7 +83,7 @@ class Staged(PatchMask):
         return self.early.ratio
 
     def at(self, step: int) -> Self:
-        """The same at another step."""
+        """Return the mask at another step."""
         return replace(self, step=step)
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""Fine-tuning a pretrained encoder to tag clips, or training a probe on it.
+"""Fine-tune a pretrained encoder to tag clips, or train a probe on it.
 
-`Classify` is the task, `data.modules.LabelledSounds` the data: data directories with `utt2label`, the labels
-of each utterance with commas between them.
+`Classify` is the task and `data.modules.LabelledSounds` the data: data directories with `utt2label`, the
+labels of each utterance with commas between them.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ from audiomask.tasks.task import Task
 
 
 def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
-    """Of each class that has a positive: mean precision at the ranks of its positives. `scores`, `targets [N,
-    K]` -> `[K']`. Clips of equal score share one rank, the last.
+    """Return the mean precision `[K']` at the ranks of the positives, for classes that have any.
+
+    `scores` and `targets` are `[N, K]`. Clips of equal score share one rank, the last.
     """
     found = []
     for column, truth in zip(scores.T, targets.T > 0.5, strict=True):
         if truth.any():
             order = column.argsort(descending=True)
             hits, ordered = truth[order].cumsum(0).double(), column[order]
-            last = torch.searchsorted(-ordered, -ordered, right=True) - 1  # of the clips with this score
+            last = torch.searchsorted(-ordered, -ordered, right=True) - 1  # the last clip with this score
             precision = hits[last] / (last + 1)
             found.append(precision[truth[order]].mean())
     return torch.stack(found) if found else scores.new_zeros(0).double()
 
 
 def accuracy_of(scores: Tensor, targets: Tensor) -> Tensor:
-    """Share of the clips whose likeliest class is one of theirs. `scores`, `targets [N, K]`."""
+    """Return the fraction of clips `[N, K]` whose likeliest class is one of theirs."""
     return (targets.gather(1, scores.argmax(1, keepdim=True)) > 0.5).double().mean()
 
 
 def kept(grid: tuple[int, int], seeds: Tensor, time: float, freq: float) -> Tensor:
-    """Indices `[B, V]` of the patches that are left when a share of the columns and of the rows is hidden."""
+    """Return indices `[B, V]` of the patches left when fractions of columns and rows are hidden."""
     sides = []
     for purpose, (size, share) in enumerate(zip(grid, (time, freq), strict=True)):
         count = max(1, size - round(share * size))
@@ -49,7 +50,7 @@ def kept(grid: tuple[int, int], seeds: Tensor, time: float, freq: float) -> Tens
 
 
 def heard(count: int, seeds: Tensor, share: float) -> Tensor:
-    """`[B, count]` bool, false for round(share count) of each row: tokens that nobody may attend to."""
+    """Return `[B, count]` bool, false at round(share count) tokens a row that nobody attends to."""
     return draws(seeds, count, 12).argsort(1).argsort(1) >= round(share * count)
 
 
@@ -57,19 +58,20 @@ class Classify(Task):
     """Trains a tagger.
 
     Args:
-        model: what is trained. frontend: makes the pictures.
-        loss: "bce", any number of labels a clip; "ce", one. smoothing: share of the target of "ce" that is
-            spread over all classes in training.
-        frozen: train only the last norm and the classifier: a linear probe.
-        layer_decay: factor on the rate from each block to the one before it; the classifier has `lr`.
-        spec_frames, spec_bands: widest stretches that SpecAugment hides. quantize: share of the rows that are
-            quantized at random, in 8 regions. mask_time, mask_freq: shares of the columns and rows of
-            patches that are left out in training. suppress: share of the others, drawn for each row, that no
-            token may attend to in training, though they are there (A-JEPA's regularised masking: .1).
-        shortest: of half of the batches only the beginning of the pictures is heard, this share of the
-            columns at least; a tagger that streams hears no more at first. 1: all are whole.
-        training: see `Task`; `start_from` gives the encoder. The class token and whatever has one axis are
-            not decayed.
+        model: Network to train.
+        frontend: Makes the spectrograms.
+        loss: "bce" for any number of labels a clip; "ce" for one.
+        smoothing: Fraction of the target of "ce" that is spread over all classes in training.
+        frozen: Train only the last norm and the classifier: a linear probe.
+        layer_decay: Factor on the rate from each block to the one before it; the classifier has `lr`.
+        spec_frames, spec_bands: Widest stretches that SpecAugment hides.
+        quantize: Fraction of the rows that are quantized at random, in 8 regions.
+        mask_time, mask_freq: Fractions of the columns and rows of patches that are left out in training.
+        suppress: Fraction of the others, drawn for each row, that no token may attend to in training, though
+            they are there (A-JEPA's regularised masking: .1).
+        shortest: Half of the batches keep only the beginning of the spectrograms, at least this fraction of
+            the columns, as a tagger that streams gets no more at first. 1: all are whole.
+        training: See `Task`; `start_from` gives the encoder. The class token and vectors are not decayed.
     """
 
     def __init__(
@@ -148,7 +150,7 @@ class Classify(Task):
         )
 
     def _beginning(self, x: Tensor, seeds: Tensor) -> Tensor:
-        """The first columns of pictures `x [B, frames, bands]`, or all; see `shortest`."""
+        """Return the first columns of `x [B, frames, bands]`, or all; see `shortest`."""
         if self.shortest == 1:
             return x
         patch = self.model.patch
@@ -159,7 +161,7 @@ class Classify(Task):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         seeds = batch["seed"]
-        torch.manual_seed(int(seeds[0]))  # of the dropped paths: a resumed run goes on as before
+        torch.manual_seed(int(seeds[0]))  # for dropped paths: a resumed run goes on as before
         with torch.no_grad():
             x = self._beginning(self.frontend(batch["audio"]), seeds)
             nothing = -self.frontend.mean / (2 * self.frontend.std)  # 0 before normalisation
@@ -199,8 +201,9 @@ class Classify(Task):
         self._tested[batch["key"][0]] = (logits[0].float().cpu(), batch["target"][0].cpu())
 
     def report(self, classes: list[str], top: int = 5) -> dict[str, Any]:
-        """What the test gave, for a JSON file: accuracy, mean average precision, and of each clip its labels
-        and the `top` likeliest classes with their probabilities.
+        """Return the test's results for a JSON file: accuracy, mean average precision, and clips.
+
+        Each clip has its labels and the `top` likeliest classes with their probabilities.
         """
         logits, target = (torch.stack(parts) for parts in zip(*self._tested.values(), strict=True))
         chances = logits.sigmoid() if self.loss == "bce" else logits.softmax(1)

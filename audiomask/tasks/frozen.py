@@ -1,4 +1,4 @@
-"""A pretrained encoder as it is: its front end, and one vector for a clip of any length."""
+"""Use a pretrained encoder as it is: its front end, and one vector for a clip of any length."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from audiomask.nn.vit import ViT
 
 
 def load(folder: str | Path, corpus: str | None = None, kind: type[Any] = ViT) -> tuple[Any, LogMel]:
-    """The network in a weights folder and the front end it was trained with, of any clip length; with the
-    constants of `corpus` if that is given. AudioError for weights of another `kind`, and for those that say
-    nothing of a front end.
+    """Return the network in a weights folder and its front end, for clips of any length.
+
+    The constants are those of `corpus` or, without one, of the training. AudioError for weights of another
+    `kind`, and for those that name no front end.
     """
     model: Any
     model, config = weights.load(folder)
@@ -32,8 +33,9 @@ def load(folder: str | Path, corpus: str | None = None, kind: type[Any] = ViT) -
 
 
 def layers_of(model: ViT, x: Tensor, layers: Sequence[int] = ()) -> Tensor:
-    """Sums over patches of the tokens of `x [B, frames, bands]`, `[B, C]`: of the last layer, normalised if
-    the model does that, or of the blocks `layers` (1 for the first), one behind the other.
+    """Return sums over patches of the tokens of `x [B, frames, bands]`, `[B, C]`.
+
+    They are of the last layer, normalised if the model does so, or of the blocks `layers`, from 1, joined.
     """
     if not layers:
         tokens = model.encode(x)
@@ -57,11 +59,11 @@ def features(
     device: str = "cpu",
     progress: Any = None,
 ) -> Tensor:
-    """One vector for each utterance of `data`, `[N, C]` float32 on the CPU: the mean of the tokens of all
-    patches of the clip, in windows of the length that the model is made for.
+    """Return one vector for each utterance of `data`, `[N, C]` float32 on the CPU.
 
-    `layers`: see `layers_of`. Windows of one length are computed `batch` at a time. `progress`: called with 1
-    for each utterance. AudioError names the utterance that cannot be used.
+    It is the mean of the tokens of all patches of the clip, in windows of the length that the model is made
+    for. Windows of one length are computed `batch` at a time; see `layers_of` for `layers`. `progress` is
+    called with 1 for each utterance. AudioError names the utterance that cannot be used.
     """
     depth = len(model.blocks)
     if any(not 1 <= number <= depth for number in layers):
@@ -98,15 +100,16 @@ def features(
 
 
 def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
-    """`known [N, C]` and others, each column less the mean of `known` and over its deviation."""
+    """Yield `known [N, C]` and others, less the column means of `known`, over its deviations."""
     mean, deviation = known.mean(0), known.std(0, correction=0)
     for x in (known, *others):
         yield (x - mean) / deviation.clamp_min(1e-6 * (1 + mean.abs()))
 
 
 def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: float = 0.07) -> Tensor:
-    """Scores `[M, K]` that the `k` nearest of `known [N, C]`, with labels `target [N, K]`, give to `asked [M,
-    C]`: labels of weight exp(cosine / temperature), over the sum of the weights.
+    """Return the scores `[M, K]` that the `k` nearest of `known [N, C]` give to `asked [M, C]`.
+
+    They are labels `target [N, K]` with weights exp(cosine / temperature), over the sum of the weights.
     """
     found, known = [], F.normalize(known, dim=1)
     for part in F.normalize(asked, dim=1).split(512):  # so that memory is bounded
@@ -117,11 +120,11 @@ def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: flo
 
 
 class Logistic:
-    """Logistic regression, the classes exclusive (`multi` false: softmax) or each for itself:
+    """Fits logistic regression, the classes exclusive (`multi` false: softmax) or separate.
+
+    L-BFGS minimises, in float64, the convex function
 
         mean over rows of the cross entropy + l2 / 2 |W|^2        (the bias is not held back)
-
-    which is convex; it is minimised by L-BFGS in float64.
     """
 
     def __init__(self, features: int, classes: int, multi: bool) -> None:
@@ -130,11 +133,11 @@ class Logistic:
         self.multi = multi
 
     def scores(self, x: Tensor) -> Tensor:
-        """Logits `[N, K]` of `x [N, C]`."""
+        """Return logits `[N, K]` of `x [N, C]`."""
         return (x.double() @ self.weight.detach().T + self.bias.detach()).float()
 
     def loss(self, x: Tensor, target: Tensor, l2: float) -> Tensor:
-        """What is minimised, of `x [N, C]` and `target [N, K]`, both float64."""
+        """Return the loss for `x [N, C]` and `target [N, K]`, both float64."""
         logits = x @ self.weight.T + self.bias
         if self.multi:
             entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
@@ -143,7 +146,7 @@ class Logistic:
         return entropy.mean() + l2 / 2 * self.weight.square().sum()
 
     def fit(self, x: Tensor, target: Tensor, l2: float, steps: int = 200) -> Logistic:
-        """From where it is; returns itself."""
+        """Minimise the loss from the current weights; return self."""
         x, target = x.double(), target.double()
         optimizer = torch.optim.LBFGS(
             [self.weight, self.bias], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"

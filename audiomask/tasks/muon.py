@@ -1,4 +1,4 @@
-"""Muon for the weight matrices of a network, AdamW for the rest, as one optimizer.
+"""Train weight matrices by Muon and everything else by AdamW, with one optimizer.
 
 Muon (Jordan et al. 2024; step size of Liu et al. 2025, arXiv 2502.16982) replaces the momentum of a matrix by
 the nearest matrix with orthonormal rows or columns, so that every direction moves at the same pace.
@@ -20,10 +20,10 @@ SMALLEST = 16  # rows or columns below which a matrix is left to AdamW
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """About U V' of the singular value decomposition U S V' of each matrix in `[..., rows, columns]`.
+    """Return about U V' for the singular value decomposition U S V' of each `[..., m, n]`.
 
-    Newton-Schulz with the coefficients of Jordan et al.: singular values end between about .7 and 1.2, which
-    is as good as 1 here, and bfloat16 is enough.
+    Newton-Schulz steps with the coefficients of Jordan et al. leave singular values between about .7 and 1.2,
+    which is as good as 1 here, and bfloat16 is enough.
     """
     x = g.bfloat16()
     wide = x.shape[-2] <= x.shape[-1]
@@ -36,8 +36,9 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 def groups(model: nn.Module, weight_decay: float, matrices: bool = True) -> list[dict[str, Any]]:
-    """The parameters of `model` for `Muon`: matrices by the number of maps they stack, other weights, and
-    what is not decayed (biases, norms, embeddings). `matrices=False` leaves all to AdamW.
+    """Return groups of the parameters of `model`: matrices by the maps they stack, and others.
+
+    Biases, norms and embeddings are not decayed. `matrices=False` leaves all to AdamW.
     """
     maps = {
         id(p): p.shape[0] // hidden
@@ -65,11 +66,12 @@ def _gradient(p: nn.Parameter) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon where a group says how many `maps` its matrices stack, AdamW where `maps` is 0 (see `groups`).
+    """An optimizer that runs Muon on groups with `maps`, and AdamW where `maps` is 0.
 
     Args:
-        params: groups. lr: of both: Muon's steps are scaled to the root mean square of AdamW's, .2.
-        betas: of AdamW. momentum: of Muon (Nesterov's).
+        params: Groups, in which `maps` says how many maps each matrix stacks; see `groups`.
+        lr: Rate of both: Muon's steps are scaled to the root mean square of AdamW's, .2.
+        betas, momentum: Settings of AdamW, and of Muon (Nesterov's).
     """
 
     def __init__(
@@ -95,19 +97,19 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _turn(self, params: list[nn.Parameter], lr: float, weight_decay: float, maps: int) -> None:
-        """Move `params`, of which those of one shape are orthogonalised together."""
+        """Move `params`; those of one shape are orthogonalised together."""
         for p in params:
             if "momentum" not in (state := self.state[p]):
                 state["momentum"] = torch.zeros_like(p)
                 state["step"] = torch.zeros(())  # AdamW looks for one in every state that it loads
         momenta, grads = [self.state[p]["momentum"] for p in params], [_gradient(p) for p in params]
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
-        torch._foreach_lerp_(grads, momenta, self.momentum)  # ahead, as Nesterov's
+        torch._foreach_lerp_(grads, momenta, self.momentum)  # ahead, like Nesterov's
         alike: dict[tuple[int, int], list[nn.Parameter]] = {}
         for p in params:
             alike.setdefault((p.shape[0] // maps, p[0].numel()), []).append(p)
         for (rows, columns), same in alike.items():
-            # whole where weights are divided: see docs/scale.md
+            # whole if weights are divided: see docs/scale.md
             whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in map(_gradient, same)]
             updates = orthogonalise(torch.cat([g.reshape(maps, rows, columns) for g in whole]))
             for p, update in zip(same, updates.split(maps), strict=True):

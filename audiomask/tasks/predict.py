@@ -1,4 +1,4 @@
-"""Masked pretraining in latent space: a network predicts what an average of itself makes of what is hidden.
+"""Pretrain in latent space: predict what an average of the network makes of hidden patches.
 
 `Predict` is the task, for A-JEPA and EAT; the data are `data.modules.Sounds`.
 """
@@ -22,9 +22,7 @@ from audiomask.tasks.task import Task
 
 
 def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
-    """`x [B, T]` rolled round by any number of samples, and louder or quieter by up to `gain_db`, each row by
-    its own seed.
-    """
+    """Return rows `x [B, T]` rolled round and up to `gain_db` louder or softer, by their seeds."""
     numbers = draws(seeds, 2, 20)
     if cyclic:
         start = (numbers[:, :1] * x.shape[1]).long()
@@ -33,8 +31,9 @@ def varied(x: Tensor, seeds: Tensor, gain_db: float, cyclic: bool) -> Tensor:
 
 
 def blocks(masks: Tensor, seeds: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Indices of the context, `[B, 1, V]`, and of the target blocks, `[B, K, M]` for all of one size, out of
-    masks `[B, 1 + K, time, freq]` of `Curriculum`.
+    """Return indices of the context `[B, 1, V]` and of the targets, `[B, K, M]` for each size.
+
+    The masks `[B, 1 + K, time, freq]` are those of `Curriculum`.
     """
     visible = tokens(level(masks[:, 0], seeds))[0]
     sizes: dict[int, list[Tensor]] = {}
@@ -45,8 +44,9 @@ def blocks(masks: Tensor, seeds: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def views(mask: Mask, seeds: Tensor, grid: Grid, count: int) -> tuple[Tensor, list[Tensor]]:
-    """Indices of the visible and hidden patches of `count` masks of each clip, `[B, R, V]` and `[B, R, M]`.
-    The first is that of the clip's own seed. A kind that draws several masks (`Disjoint`) gives as many more.
+    """Return indices of the visible `[B, R, V]` and the hidden patches `[B, R, M]` of clips.
+
+    Each clip has `count` masks, the first of its own seed; kinds with several (`Disjoint`) give as many more.
     """
     steps = torch.arange(count, device=seeds.device) * 0x5851F42D4C957F2D  # wraps round
     masks = mask.sample((seeds[:, None] + steps).flatten(), grid)
@@ -58,23 +58,25 @@ class Predict(Task):
     """Trains a network to predict its own embeddings of hidden patches.
 
     Args:
-        model: what is trained. mask: `masks.patches_jepa.Curriculum`, or any other kind that takes no scores;
-            one that changes with the training (`at`) goes on with its steps. frontend: makes the pictures.
-        clones: masks of a clip, each a view to predict from; the targets are computed once. Of the
-            curriculum there is one view with several targets.
-        momentum: of the average that the target encoder is, w <- m w + (1 - m) w', at the first step and at
-            the last of `momentum_steps` (0: of the run), linear between them. From .996 to 1 in I-JEPA, after
-            which A-JEPA is made; .9998 to .99999 over 100,000 steps in EAT.
-        gain_db: clips are made louder or quieter by up to as much. cyclic: they are rolled round. Both are
-            A-JEPA's; the data's own `augment` is Audio-MAE's.
-        shown: validation clips that go to TensorBoard as pictures: the clip, the same under a random mask of
-            .8, and the error of the prediction of each hidden patch, white being twice the mean.
-        training: see `Task`.
+        model: Network to train.
+        mask: `masks.patches_jepa.Curriculum`, or any other kind that takes no scores; one that changes with
+            the training (`at`) goes on with its steps.
+        frontend: Makes the spectrograms.
+        clones: Masks of a clip, each a view to predict from; the targets are computed once. The curriculum
+            gives one view with several targets.
+        momentum: Factor m of the average that is the target encoder, w <- m w + (1 - m) w', at the first step
+            and at the last of `momentum_steps` (0: of the run), linear between them. From .996 to 1 in
+            I-JEPA, on which A-JEPA is modelled; .9998 to .99999 over 100,000 steps in EAT.
+        gain_db, cyclic: Clips are made louder or quieter by at most this, and rolled round, as in A-JEPA; the
+            data's own `augment` is Audio-MAE's.
+        shown: Validation clips that go to TensorBoard as spectrograms: the clip, the clip under a random mask
+            of .8, and the error of the prediction of each hidden patch, white being twice the mean.
+        training: See `Task`.
 
-    The losses of two runs, and of two times in a run, are not of the same target: a lower one is no better
-    network, so the last weights are kept. `train/target_std` tells whether the embeddings collapse: see
-    `nn.latent.spread`. Validation has the same masks each time, one view of a clip; of the curriculum, clips
-    in turn with random and with time-frequency-aware blocks.
+    Losses of two runs, or of two times in a run, have different targets: a lower one does not mean a better
+    network, so the last weights are kept. `train/target_std` shows whether the embeddings collapse: see
+    `nn.latent.spread`. Validation has the same masks each time, one view of a clip; with the curriculum,
+    clips alternate between random and time-frequency-aware blocks.
     """
 
     monitor = None
@@ -111,7 +113,7 @@ class Predict(Task):
         self.gain_db, self.cyclic = gain_db, cyclic
 
     def _places(self, x: Tensor, seeds: Tensor, mask: Any, clones: int) -> tuple[Tensor, list[Tensor]]:
-        """Indices of the visible patches of `x [B, frames, bands]` and of those to predict, see `Latent`."""
+        """Return indices of the visible patches of `x` and of those to predict; see `Latent`."""
         grid = self.model.grid_of(x)
         if isinstance(mask, Curriculum):
             return blocks(mask.sample(seeds, grid), seeds)
@@ -119,7 +121,7 @@ class Predict(Task):
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         seeds, mask = batch["seed"], self.mask
-        torch.manual_seed(int(seeds[0]))  # of noise inside: a resumed run goes on as before
+        torch.manual_seed(int(seeds[0]))  # for noise inside: a resumed run goes on as before
         with torch.no_grad():
             x = self.frontend(varied(batch["audio"], seeds, self.gain_db, self.cyclic))
             mask = mask.at(self.global_step) if hasattr(mask, "at") else mask
@@ -137,12 +139,12 @@ class Predict(Task):
             found = self.model(x, *self._places(x, batch["seed"], mask, 1))
             if index < self.shown:
                 self._show(str(index), x[:1], batch["seed"][:1])
-        found.pop("target_std")  # of one clip
+        found.pop("target_std")  # means nothing for one clip
         losses = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(losses, batch_size=len(x), sync_dist=True)
 
     def _show(self, name: str, x: Tensor, seed: Tensor) -> None:
-        """The picture `x [1, frames, bands]` and how wrong the network is about its patches."""
+        """Log the spectrogram `x [1, frames, bands]` and how wrong the network is about its patches."""
         mask, (low, high) = Random().sample(seed, self.model.grid_of(x)), x.aminmax()
         errors = self.model.errors(x, *tokens(mask))[0]
 
@@ -156,12 +158,12 @@ class Predict(Task):
         self.picture(f"{name}/error", large(wrong), errors.new_zeros(()), 2 * errors.mean())
 
     def momentum_at(self, step: int) -> float:
-        """The average's momentum at a step, counted from 0."""
+        """Return the average's momentum at a step, counted from 0."""
         first, last = self.momentum
         total = self.momentum_steps or int(self.trainer.estimated_stepping_batches)
         return first + (last - first) * min(1.0, step / total)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        step = self.global_step  # which the optimizer raises
+        step = self.global_step  # the optimizer raises it
         super().optimizer_step(*args, **kwargs)
         self.model.follow(self.momentum_at(step))

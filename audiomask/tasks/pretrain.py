@@ -1,8 +1,7 @@
-"""Masked pretraining: crops of any sound, a mask over the patches of their log-mel picture, one network that
-guesses what is hidden.
+"""Pretrain by masking: predict hidden patches of the log-mel spectrograms of any sound.
 
-`Pretrain` is the task, `data.modules.Sounds` the data: recordings of any kind, without labels, from Kaldi
-data directories or shards.
+`Pretrain` is the task and `data.modules.Sounds` the data: recordings of any kind, without labels, from Kaldi
+data directories or shards, of which crops are taken.
 """
 
 from __future__ import annotations
@@ -22,25 +21,29 @@ from audiomask.tasks.task import Task
 
 
 class Mask(Protocol):
-    """What hides patches (`audiomask.masks.patches`).
+    """A mask that hides patches (`audiomask.masks.patches`).
 
-    It may have `scored`, what scores it takes, and `look(levels, size)`, which makes them of a spectrogram;
-    `at(step)`, the same mask as it is at a step of the training; and `masks`, how many it draws of one clip.
+    It may have `scored`, which scores it takes, and `look(levels, size)`, which makes them from a
+    spectrogram; `at(step)`, the mask at a step of the training; and `masks`, how many it draws of one clip.
     """
 
     def sample(self, seeds: Tensor, grid: tuple[int, int]) -> Tensor:
-        """`[B, time, freq]` bool, true where hidden, as many in each row, from `seeds [B]` int64; or
-        `[B, masks, time, freq]`. Kinds with `scored` take the scores third.
+        """Return `[B, time, freq]` bool from `seeds [B]` int64, true where hidden.
+
+        All rows hide equally many. Kinds with `masks` return `[B, masks, time, freq]`; those with `scored`
+        take the scores third.
         """
 
 
 def some(hidden: Tensor, share: float, seeds: Tensor) -> Tensor:
-    """A random part of the indices `hidden [B, M]`, round(share M) of each row, in order; at least one."""
+    """Return a random part of `hidden [B, M]`, round(share M) of a row, in order; at least one."""
     count = max(1, round(share * hidden.shape[1]))
     if count == hidden.shape[1]:
         return hidden
     keys = [
-        torch.rand(hidden.shape[1], generator=torch.Generator().manual_seed(seed ^ 0x50A3))  # not the mask's
+        torch.rand(
+            hidden.shape[1], generator=torch.Generator().manual_seed(seed ^ 0x50A3)
+        )  # not that of the mask
         for seed in seeds.tolist()
     ]
     chosen = torch.stack(keys).argsort(1)[:, :count].sort(1).values
@@ -52,26 +55,27 @@ def _sampled(mask: Any, seeds: Tensor, grid: tuple[int, int], scores: Tensor | N
 
 
 class Pretrain(Task):
-    """Trains an autoencoder to guess hidden patches.
+    """Trains an autoencoder to predict hidden patches.
 
     Args:
-        model: what is trained. mask: which patches are hidden from it, see below. frontend: makes the
-            pictures.
-        share: of the hidden patches that are guessed in training, a random part of each row; less than 1 is
-            for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
-        shown: validation clips that go to TensorBoard as pictures.
-        momentum, momentum_steps: of the moving average that scores patches, for models that have a `teacher`
-            (HPM): from the first to the second in so many steps, in a straight line.
-        training: see `Task`. The papers give a base rate for batches of 256: lr = base * batch / 256, over
+        model: Network to train.
+        mask: Kind that says which patches are hidden, see below.
+        frontend: Makes the spectrograms.
+        share: Fraction of the hidden patches that is predicted in training, a random part of each row; less
+            than 1 is for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
+        shown: Validation clips that go to TensorBoard as spectrograms.
+        momentum, momentum_steps: Factor of the moving average that scores patches, for models that have a
+            `teacher` (HPM): from the first to the second in so many steps, in a straight line.
+        training: See `Task`. The papers give a base rate for batches of 256: lr = base * batch / 256, over
             all processes; and `decay` 1.
 
     The loss is the mean square over hidden patches of normalised values (see `AudioMae`). In validation every
-    hidden patch is guessed, under masks that are the same each time.
+    hidden patch is predicted, under masks that are the same each time.
 
-    Masks that take scores get them from the clip's picture, where they can `look` at one; else from the
+    Masks that take scores get them from the clip's spectrogram if they can `look` at one; else from the
     model, if it makes `scores` (HPM, AdaMAE), whose `guidance` is then added to the loss; else from the data
-    (`confidence` of `Sounds`). Masks that change with the training or are led by the model are `Random` ones
-    of the same ratio in validation, so that its losses can be compared. Of several masks of a clip
+    (`confidence` of `Sounds`). Masks that change with the training or are led by the model become `Random`
+    ones of the same ratio in validation, so that its losses can be compared. If a clip has several masks
     (Disjoint), each is a row of the batch.
     """
 
@@ -109,7 +113,7 @@ class Pretrain(Task):
         self.teacher: Any = model.teacher() if hasattr(model, "teacher") else None  # type: ignore[operator]
 
     def _source(self) -> str:
-        """Where the scores of the mask come from: "picture", "model", "data", or "" for a mask without."""
+        """Return the source of the mask's scores: "picture", "model", "data", or "" for none."""
         scored = getattr(self.mask, "scored", "")
         if not scored or hasattr(self.mask, "look"):
             return "picture" if scored else ""
@@ -123,7 +127,7 @@ class Pretrain(Task):
         return "data"
 
     def _tried(self) -> Mask:
-        """The mask of validation. AudioError if the one of training cannot be drawn."""
+        """Return the mask of validation. AudioError if the one of training cannot be drawn."""
         mask: Any = self.mask.at(0) if hasattr(self.mask, "at") else self.mask
         grid = self.model.grid
         scores = {
@@ -149,20 +153,19 @@ class Pretrain(Task):
             )
 
     def _look(self, mask: Any, levels: Tensor) -> Tensor:
-        """What `mask` sees in `levels [B, frames, bands]`."""
+        """Return the scores that `mask` makes from `levels [B, frames, bands]`."""
         return mask.look(levels, (self.model.patch, self.model.patch))
 
     def _columns(self, confidence: Tensor, x: Tensor) -> Tensor:
-        """Means `[B, time]` over the columns of the pictures `x`, of `confidence [B, T]`, one for a sample. A
-        column lasts as its frames' hops do; past the end nothing is sure.
+        """Return means `[B, time]` of `confidence [B, T]` over the columns of spectrograms `x`.
+
+        A column lasts as long as its frames' hops; past the end nothing is sure.
         """
         time, width = self.model.grid_of(x)[0], self.model.patch * self.frontend.fbank.hop
         return columns(F.pad(confidence, (0, time * width - confidence.shape[1])), time)
 
     def _levels(self, x: Tensor, samples: int) -> Tensor:
-        """Logarithms of energies of the pictures `x` of so many samples; past the end, where the picture has
-        zeros, they are those of the quietest frame.
-        """
+        """Return log energies of the spectrograms `x`; past the end, those of the quietest frame."""
         levels = x * (2 * self.frontend.std) + self.frontend.mean
         count = self.frontend.fbank.complete(samples)
         if count < x.shape[1]:
@@ -171,7 +174,7 @@ class Pretrain(Task):
         return levels
 
     def _flat(self, masks: Tensor) -> Tensor:
-        """Masks `[B, time, freq]`, or `[B masks, time, freq]` of `[B, masks, time, freq]`."""
+        """Return masks `[B, time, freq]`, with `[B, masks, time, freq]` as `[B masks, time, freq]`."""
         if masks.ndim == 3:
             return masks
         if masks.shape[1] != getattr(self.mask, "masks", 0):
@@ -183,9 +186,7 @@ class Pretrain(Task):
     def _hide(
         self, batch: dict[str, Tensor], x: Tensor, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pictures `[B, frames, bands]`, a row for every mask of a clip, their seeds, and the indices of the
-        visible and of the hidden patches.
-        """
+        """Return spectrograms `[B, frames, bands]`, one a mask, seeds, visible and hidden indices."""
         mask, seeds = (self.mask if training else self.judge), batch["seed"]
         mask = mask.at(self.global_step) if hasattr(mask, "at") else mask
         grid, source = self.model.grid_of(x), self.source if getattr(mask, "scored", "") else ""
@@ -207,7 +208,7 @@ class Pretrain(Task):
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         torch.manual_seed(
             int(batch["seed"][0])
-        )  # of whatever is random inside: a resumed run goes on as before
+        )  # for whatever is random inside: a resumed run goes on as before
         with torch.no_grad():
             x = self.frontend(batch["audio"])
             x, seeds, visible, hidden = self._hide(batch, x)
@@ -253,7 +254,7 @@ class Pretrain(Task):
             )
 
     def _show(self, name: str, pictures: dict[str, Tensor]) -> None:
-        """Log-mel pictures `[frames, bands]` on the scale of the original."""
+        """Log log-mel spectrograms `[frames, bands]` on the scale of the original."""
         low, high = pictures["original"].aminmax()
         for kind, x in pictures.items():
             if kind == "reconstructed" or self.global_step == 0 or self.current_epoch == 0:

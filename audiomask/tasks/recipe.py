@@ -1,4 +1,4 @@
-"""Fills in what a recipe says once, before anything is built of it."""
+"""Fill in what a recipe says once, before anything is built from it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def complete(config: Any) -> None:
     That is the data module, and the simulation with the ones inside it.
 
     Args:
-        config: resolved configuration of a training, which is changed.
+        config: Resolved configuration of a training, which is changed.
 
     Raises:
-        AudioError: one of them is written there too, and another.
+        AudioError: A place already has another value for one of them.
     """
     task, data = config.model.init_args, config.data.init_args
     maker = task.get("frontend") or task.model
-    own = getattr(weights.class_of(maker.class_path), "sample_rate", None)  # of a network for one rate
+    own = getattr(weights.class_of(maker.class_path), "sample_rate", None)  # set by networks for one rate
     known = {
         "sample_rate": ("the sample rate of the model", maker.get("init_args", {}).get("sample_rate", own)),
         "segment": ("data.segment", data.get("segment")),

@@ -1,4 +1,4 @@
-"""Trains networks whose output is sound: denoisers, concealers, whatever has a simulation.
+"""Train networks whose output is sound: denoisers, concealers, whatever has a simulation.
 
 In a recipe:
 
@@ -30,32 +30,32 @@ from audiomask.tasks.task import Task
 
 
 class Signals(Task):
-    """Trains a network to make the wanted signals of the given ones.
+    """Trains a network to make the wanted signals from the given ones.
 
     Args:
-        model: what is trained.
-        objective: compares what it makes with what is wanted.
-        simulation: makes the examples: `data.simulate.Degrade` (noise), `data.arrays.ArrayScenes`,
+        model: Network to train.
+        objective: Compares its output with the wanted signals.
+        simulation: Makes the examples: `data.simulate.Degrade` (noise), `data.arrays.ArrayScenes`,
             `data.augment.Augment` (pairs of a corpus), `data.packet_loss.PacketLoss`.
-        relative: divide both by the example's level first, so that loud and quiet rows count alike; the
+        relative: Divide both by the example's level first, so that loud and quiet rows count alike; the
             published systems do not.
-        measured: scores (`metrics`) of the first `scored` validation clips, beside SI-SDR (a second each).
-        scored: how many clips those are.
-        shown: validation clips that go to TensorBoard as audio and spectrograms.
-        mask_input, mask_attention: masked training, for noises that the corpus lacks: fractions of the
+        measured: Scores (`metrics`) of the first `scored` validation clips, beside SI-SDR (a second each).
+        scored: Number of those clips.
+        shown: Validation clips that go to TensorBoard as audio and spectrograms.
+        mask_input, mask_attention: Masked training, for noises that the corpus lacks: fractions of the
             time-frequency bins and of the attention that are hidden from the network at random while it
             trains (after Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising"),
             for models that have `hide`.
-        training: see `Task`.
+        training: See `Task`.
 
-    Of several epochs the weights with the highest PESQ + 4 ESTOI + .1 SI-SDR (dB) are kept, in which each
+    The weights kept are those of the epoch with the highest PESQ + 4 ESTOI + .1 SI-SDR (dB), in which each
     term is worth about as much as the others' usual spread; with `scored` 0 those with the lowest loss.
 
-    Several processes (docs/scale.md): W of them with B rows each give the parameters of one with W B rows, up
-    to the rounding of float sums, where the loss is a mean over rows and nothing in the network looks across
-    them. Batch norms do: in training they normalise by the rows of their own process, unless
-    `--trainer.sync_batchnorm true`, which torch has for GPUs only. Of our losses, only the spectral
-    convergence of the multi-resolution STFT loss is no mean over rows.
+    With several processes (docs/scale.md), W of them with B rows each give the parameters of one with W B
+    rows, up to the rounding of float sums, if the loss is a mean over rows and nothing in the network looks
+    across them. Batch norms do: in training they normalise by the rows of their own process, unless
+    `--trainer.sync_batchnorm true`, which torch has for GPUs only. Only one of our losses is no mean over
+    rows: the spectral convergence of the multi-resolution STFT loss.
     """
 
     floor = 0.01
@@ -108,7 +108,7 @@ class Signals(Task):
         self._clips: list[dict[str, float]] = []
 
     def run(self, example: Example) -> dict[str, Tensor]:
-        """Return what the network makes of an example, by the names of what is wanted."""
+        """Return the network's output for an example, by the names of the wanted signals."""
         first, *others = self.model.inputs
         for port in self.model.inputs:
             if port.kind == "stream" and port.name not in example.given:
@@ -131,7 +131,7 @@ class Signals(Task):
         return {name: made[name] for name in example.wanted}
 
     def compare(self, example: Example) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return what is minimised, the parts of the loss, and what the network made."""
+        """Return the value to minimise, the parts of the loss, and the network's output."""
         made = self.run(example)
         sounds = [made, example.wanted]
         if self.relative:
@@ -139,7 +139,7 @@ class Signals(Task):
         return *self.objective(*sounds, example.where), made
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        torch.manual_seed(int(batch["seed"][0]))  # of what is hidden: a resumed run goes on as it would have
+        torch.manual_seed(int(batch["seed"][0]))  # for what is hidden: a resumed run goes on as before
         with torch.no_grad():
             example = self.simulation.example(batch)
         scalar, parts, _ = self.compare(example)
@@ -179,7 +179,7 @@ class Signals(Task):
         self.log_dict(means, sync_dist=True)
 
     def _show(self, name: str, signals: Mapping[str, Tensor], fixed: bool = False) -> None:
-        """Log the first row of signals `[B, C, T]` as sound and spectrogram; what is `fixed`, once."""
+        """Log the first row of signals `[B, C, T]` as sound and spectrogram; if `fixed`, once."""
         if not isinstance(self.logger, TensorBoardLogger) or (
             fixed and self.global_step > 0 and self.current_epoch > 0
         ):

@@ -1,4 +1,4 @@
-"""Holds what all trainings share: optimizer, schedule, beginning, what a checkpoint keeps."""
+"""Hold what all trainings share: optimizer, schedule, start, and contents of checkpoints."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ def keep_recurrent_layers_whole() -> None:
 
 
 class Task(pl.LightningModule):
-    """Base of the tasks: trains one network, `model`.
+    """Base of the tasks, which train one network, `model`.
 
     Args:
-        model: what is trained.
-        optimizer: "adamw", or "muon": that for the weight matrices (see `tasks.muon`), AdamW for the rest.
-        lr, betas, weight_decay: of the optimizer; biases, norms and embeddings are not decayed.
-        warmup: steps; decay: fraction of the run in which the learning rate falls (see
-            `warmup_stable_decay`).
-        start_from: folder with weights of the same architecture to begin with (a run's `model/`).
-        compile: train through `torch.compile`; validation runs the network as it is.
+        model: Network to train.
+        optimizer: "adamw", or "muon": Muon for the weight matrices (see `tasks.muon`), AdamW for the rest.
+        lr, betas, weight_decay: Settings of the optimizer; biases, norms and embeddings are not decayed.
+        warmup: Steps in which the learning rate rises (see `warmup_stable_decay`).
+        decay: Fraction of the run in which it falls.
+        start_from: Folder with weights of the same architecture to begin with (a run's `model/`).
+        compile: Train through `torch.compile`; validation runs the network as it is.
 
     Subclasses may have an `objective`, whose balancer and adversary are then kept in the checkpoints.
 
     Attributes:
-        monitor: value of the validation by whose maximum the weights are chosen; None: the last are kept.
-        floor: of the learning rate, as a fraction.
+        monitor: Validation value by whose maximum the weights are chosen; None: the last are kept.
+        floor: Least learning rate, as a fraction.
     """
 
     monitor: str | None = "val/select"
@@ -91,15 +91,12 @@ class Task(pl.LightningModule):
         self.model.load_state_dict(state)
 
     def arguments(self) -> dict[str, Any]:
-        """Return arguments of the network that only the data tell, to be kept with the weights."""
+        """Return arguments of the network that only the data determine, to be kept with the weights."""
         return {}
 
     @contextlib.contextmanager
     def as_kept(self) -> Iterator[None]:
-        """Run the network as it is exported: in float32, and without the compiler.
-
-        That would compile it again for every length of a clip.
-        """
+        """Run the network as exported, float32 and uncompiled (it would compile for every length)."""
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             yield
 
