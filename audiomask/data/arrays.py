@@ -140,10 +140,9 @@ def diffuse_field(
 ) -> Tensor:
     """Return transfer functions `[rows, M, n_fft // 2 + 1]` that make one noise diffuse.
 
-    They sum `waves` plane waves from uniform directions u, each with the noise from another moment on
-    (shifted circularly by s samples): H_m(f) = sum_w e^(-2 pi i f (s_w - r_m u_w / c)) / sqrt(waves). On
-    average over draws the coherence of two microphones d apart is sin(k d) / (k d), k = 2 pi f / c: an
-    isotropic field.
+    They sum `waves` plane waves from uniform directions u, each with the noise shifted circularly by s
+    samples: H_m(f) = sum_w e^(-2 pi i f (s_w - r_m u_w / c)) / sqrt(waves). On average over draws the
+    coherence of two microphones d apart is sin(k d) / (k d), k = 2 pi f / c: an isotropic field.
     """
     device = microphones.device
     f = torch.fft.rfftfreq(n_fft, device=device)  # cycles a sample

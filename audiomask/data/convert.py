@@ -19,9 +19,8 @@ from audiomask.data.kaldi import DataDir, DataError, keyed_by, source_file
 def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False) -> DataDir:
     """Write every recording of `data` as 16-bit mono at `rate` Hz, and the data directory `out`.
 
-    Recordings of every .scp go to OUT/audio/TABLE/KEY.wav. Paths are relative to `out`, which can therefore
-    be moved. Other tables stay, since their times are in seconds. DataError for a key that cannot name a
-    file.
+    Recordings of every .scp go to OUT/audio/TABLE/KEY.wav, relative to `out`, which can thus be moved. Other
+    tables stay: their times are in seconds. DataError for a key that cannot name a file.
     """
     out = Path(out)
     tables = {name: dict(table) for name, table in data.tables.items()}

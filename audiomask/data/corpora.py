@@ -116,14 +116,13 @@ def from_chime3(
 
     These are {tr05,dt05,et05}_{simu,real,bth} and tr05_org (the clean WSJ0 utterances that the simulation
     starts from), where present, with keys as Kaldi's recipe makes them (F01_050C0101_BUS_SIMU), and `noise`,
-    the backgrounds, whose kind is the environment; the files are in data/audio/16kHz/{isolated,backgrounds}.
+    the backgrounds, whose kind is the environment; files are in data/audio/16kHz/{isolated,backgrounds}.
     wav.scp lists `channel` (Kaldi's baseline takes the fifth) and ch1.scp to ch6.scp list all of them, so
     that a model of several channels finds the same moment in each.
 
-    The corpus holds no clean image of the simulated speech at the microphones, since the simulation filters
-    and scales it. The organisers' script as patched for ESPnet writes it to
-    isolated_ext/X_simu/*.CHn.Clean.wav; with `references` naming that folder the simulated parts get a
-    clean.scp.
+    The corpus lacks the clean image of the simulated speech at the microphones, which the simulation filters
+    and scales. The organisers' script as patched for ESPnet writes it to isolated_ext/X_simu/*.CHn.Clean.wav;
+    give that folder as `references` for a clean.scp of the simulated parts.
     """
     root = Path(folder) / "data/audio/16kHz"
     if channel not in CHIME3_CHANNELS:

@@ -96,7 +96,7 @@ SCALES: dict[str, Scale] = {
 
 
 def erb_bandwidth(frequency: Array | float) -> Array:
-    """Return the equivalent rectangular bandwidth, Hz, by eq. 3 of Glasberg & Moore 1990."""
+    """Return the auditory filter's bandwidth in Hz (ERB; Glasberg & Moore 1990, eq. 3)."""
     return 24.7 * (1.0 + 4.37e-3 * np.asarray(frequency, dtype=np.float64))
 
 
@@ -118,7 +118,7 @@ def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: floa
 
 
 def edges(scale: str, bands: int, f_min: float, f_max: float) -> Array:
-    """Return `bands + 2` equidistant edges in Hz; band b runs from edge b over b + 1 to b + 2."""
+    """Return `bands + 2` Hz equidistant on `scale`; band b spans edges b, b + 1 (centre), b + 2."""
     s = _scale(scale)
     return s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(f_max)), bands + 2))
 

@@ -39,8 +39,7 @@ class Fbank(Streaming):
         window: povey, hann, hamming or rect, symmetric as in Kaldi.
         preemphasis: Coefficient; 0 for none.
         remove_dc: Subtract the mean of each frame.
-        scale, channels: Factor on the samples (Kaldi reads 16-bit integers, hence 32768), and number C of
-            signals.
+        scale, channels: Factor on the samples (Kaldi reads 16-bit integers, hence 32768); signals C.
     """
 
     taper: Tensor

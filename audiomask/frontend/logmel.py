@@ -59,9 +59,9 @@ class LogMel(nn.Module):
         self.fbank = Fbank(sample_rate, bands, window="hann", scale=1.0)
 
     def raw(self, x: Tensor) -> Tensor:
-        """Return `[B, n, bands]` of `x [B, T]`: frames within the clip, not yet padded.
+        """Return frames `[B, n, bands]` within the clip `x [B, T]`, not padded and not normalised.
 
-        They are not normalised either. AudioError for a clip shorter than one frame.
+        AudioError for a clip shorter than one frame.
         """
         count = self.fbank.complete(x.shape[-1])
         if not count:

@@ -157,7 +157,7 @@ class RealDft(nn.Module):
             return x.transpose(1, 2).reshape(n, t, 2 * self.bins) @ self.direct_inverse
         p, q = self.factors
         s = q // 2 + 1
-        x = torch.cat([x, x[..., : s * p - self.bins]], 3)  # anything: the weights there are 0
+        x = torch.cat([x, x[..., : s * p - self.bins]], 3)  # any values: their weights are 0
         y = x.reshape(n, 2, t, s, p)
         y = y.permute(0, 4, 2, 1, 3).reshape(n, p, t, 2 * s) @ self.inner_inverse  # [N, r, T, (re/im, q)]
         y = self.outer_inverse @ y.transpose(1, 2).reshape(n, t, 2 * p, q)  # [N, T, p, q]
