@@ -1,9 +1,8 @@
-"""What the microphones of an array hear: rooms simulated ahead, scenes mixed in batches on the training
-device.
+"""Simulate the signals of a microphone array, in batches on the training device.
 
-Image sources take about a second a room, so rooms are drawn once into a bank (`simulate_rooms`,
-`Rooms.save`); `ArrayScenes` plays speech and noises through rooms of the bank, as `simulate.Degrade` does for
-one microphone.
+Image sources take about a second a room, so rooms are simulated ahead, once, into a bank (`simulate_rooms`,
+`Rooms.save`). `ArrayScenes` plays speech and noises through rooms of the bank and mixes them, as
+`simulate.Degrade` does for one microphone.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ LEAD = 16  # samples of a response before its first direct sound: half of the in
 class Rooms:
     """A bank of N rooms, in each S sources, the first a talker, and an array of M microphones.
 
-    `responses [N, S, M, L]`: direct sound of about 1, from `LEAD` samples before the earliest. `delays [N,
-    M]`: samples from the start of the talker's responses to its direct sound. `microphones [M, 3]`: metres
-    from the array's centre, before it was turned.
+    `responses [N, S, M, L]` have a direct sound of about 1 and start `LEAD` samples before the earliest.
+    `delays [N, M]` are samples from the start of the talker's responses to its direct sound.
+    `microphones [M, 3]` are metres from the array's centre, before it was turned.
     """
 
     sample_rate: int
@@ -44,7 +43,7 @@ class Rooms:
     delays: Tensor
 
     def save(self, path: str | Path) -> None:
-        """Responses go to the file as 16-bit floats: an error of -66 dB, half the size."""
+        """Write the bank, its responses as 16-bit floats: an error of -66 dB at half the size."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"microphones": self.microphones, "responses": self.responses.half(), "delays": self.delays}
@@ -54,7 +53,7 @@ class Rooms:
 
     @classmethod
     def load(cls, path: str | Path) -> Rooms:
-        """Errors: AudioError for a file that is not there or holds something else."""
+        """Return the bank in a file; AudioError if it is missing or holds something else."""
         try:
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
@@ -77,11 +76,11 @@ def simulate_rooms(
     distance_m: tuple[float, float] = (0.5, 3.0),
     seed: int = 0,
 ) -> Rooms:
-    """`count` shoebox rooms by image sources (pyroomacoustics), everything in them drawn uniformly.
+    """Return `count` shoebox rooms by image sources (pyroomacoustics), drawn uniformly.
 
-    The array `microphones [M, 3]` (metres) stands anywhere at table height, turned about the vertical; the
-    talker at `distance_m` from it; `noises` point sources anywhere at least as far. Room i depends on (seed,
-    i) only.
+    The array `microphones [M, 3]` (metres) stands anywhere at table height, turned about the vertical. The
+    talker is at `distance_m` from it, `noises` point sources are anywhere at least as far. Room i depends on
+    (seed, i) only.
     """
     import pyroomacoustics as pra
 
@@ -127,7 +126,7 @@ def simulate_rooms(
 def _place(
     rng: np.random.Generator, size: np.ndarray, centre: np.ndarray, distance_m: tuple[float, float]
 ) -> np.ndarray:
-    """A place in the room, 30 cm from its walls at least, at mouth height, at a distance from the centre."""
+    """Return a place at mouth height, `distance_m` from `centre` and at least 30 cm from walls."""
     for _ in range(1000):
         place = np.append(rng.uniform(0.3, size[:2] - 0.3), rng.uniform(1.0, 1.9))
         if distance_m[0] <= np.linalg.norm(place - centre) <= distance_m[1]:
@@ -140,11 +139,11 @@ def _place(
 def diffuse_field(
     microphones: Tensor, rows: int, n_fft: int, sample_rate: int, waves: int, generator: torch.Generator
 ) -> Tensor:
-    """Transfer functions `[rows, M, n_fft // 2 + 1]` that make one noise a sound from everywhere.
+    """Return transfer functions `[rows, M, n_fft // 2 + 1]` that make one noise diffuse.
 
-    `waves` plane waves from uniform directions u, each carrying the noise from another moment on (a circular
-    shift by s samples): H_m(f) = sum_w e^(-2 pi i f (s_w - r_m u_w / c)) / sqrt(waves). On average over draws
-    the coherence of two microphones d apart is sin(k d) / (k d), k = 2 pi f / c: an isotropic field.
+    They sum `waves` plane waves from uniform directions u, each with the noise shifted circularly by s
+    samples: H_m(f) = sum_w e^(-2 pi i f (s_w - r_m u_w / c)) / sqrt(waves). On average over draws the
+    coherence of two microphones d apart is sin(k d) / (k d), k = 2 pi f / c: an isotropic field.
     """
     device = microphones.device
     f = torch.fft.rfftfreq(n_fft, device=device)  # cycles a sample
@@ -154,25 +153,26 @@ def diffuse_field(
         shift = torch.randint(n_fft, (rows, 1), generator=generator, device=device)
         along = (u[:, None] * microphones).sum(2)  # [rows, M]; no matrix product: autocast would round it
         arrival = shift - along * (sample_rate / SOUND)
-        turns = (arrival[..., None] * f) % 1.0  # of a circle: whole ones cost precision
+        turns = (arrival[..., None] * f) % 1.0  # in circles: whole ones cost precision
         total += torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
-    total[..., 0] = 0  # where shifts turn nothing, so that all waves would add up
+    total[..., 0] = 0  # shifts turn nothing at 0 Hz, so all waves would add up
     return total / math.sqrt(waves)
 
 
 class ArrayScenes(Simulation):
-    """Draws scenes around an array and makes (noisy, clean) pairs of them.
+    """Makes (noisy, clean) pairs of scenes around an array, drawn uniformly from ranges.
 
-    Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
-        rooms: file of a bank (`Rooms`), read when it is first needed, or the bank itself.
-        sample_rate, segment: see `Simulation`. reference: microphone that the target belongs to.
-        snr_db: at the reference. clean: share of rows without noise. diffuse: share of rows whose first noise
-            comes from everywhere (`waves` plane waves); the others come from points.
-        interfering_gain_db: half-range of the level of each noise against the others.
-        microphone_gain_db: half-range of the gain of each microphone. self_noise_db: of the microphones,
-            below the speech.
-        level_dbfs: active level of the noisy reference. early_s: part of the room that the target keeps.
-        speed, noise_speed, speed_p, eq_db, noise_eq_db: as of `simulate.Degrade`.
+    Args:
+        rooms: File of a bank (`Rooms`), read when it is first needed, or the bank itself.
+        sample_rate, segment: See `Simulation`.
+        reference, snr_db: Microphone that the target belongs to, and the SNR there.
+        clean, diffuse, waves: Fractions of rows without noise, and with a first noise from everywhere
+            (`waves` plane waves); others come from points.
+        interfering_gain_db, microphone_gain_db: Half-ranges of each noise's level against the others, and of
+            each microphone's gain.
+        self_noise_db, level_dbfs, early_s: The microphones' noise, below the speech; active level of the
+            noisy reference; seconds of the room that the target keeps.
+        speed, noise_speed, speed_p, eq_db, noise_eq_db: See `simulate.Degrade`.
     """
 
     def __init__(
@@ -207,7 +207,6 @@ class ArrayScenes(Simulation):
 
     @property
     def crop(self) -> int:
-        """Samples of raw material that a row needs."""
         return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
 
     @property
@@ -226,14 +225,14 @@ class ArrayScenes(Simulation):
         return self._rooms
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """`speech [B, L]`, `noise [B, K, L]`, L >= segment times the greatest speed + 320, `seeds [B]` ->
-        noisy `[B, M, segment]` and clean `[B, segment]`.
+        """Return noisy `[B, M, segment]` and clean `[B, segment]` signals of raw rows.
 
-        What is drawn follows from the first seed and the size of the batch: unlike `simulate.Degrade`, two
-        processes do not draw what one with twice the batch would.
+        These are `speech [B, L]`, `noise [B, K, L]`, L >= segment times the greatest speed + 320, and
+        `seeds [B]`. All draws follow from the first seed and the size of the batch: unlike with
+        `simulate.Degrade`, two processes do not draw the scenes of one process with twice the batch.
         """
         b, k, _ = noise.shape
-        _ = self.rooms  # the first to be complained of
+        _ = self.rooms  # raises first where the bank does not fit
         simulate.check_speeds(self, speech.shape[1])
         g = torch.Generator(speech.device).manual_seed(int(seeds[0]) % 2**63)
 
@@ -246,8 +245,7 @@ class ArrayScenes(Simulation):
         return self.render(speech, noise.unflatten(0, (b, k)), g)[:2]
 
     def render(self, speech: Tensor, noise: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`speech [B, T]`, `noise [B, K, T]` -> noisy `[B, M, T]`, clean `[B, T]`, and the delay `[B, M]` of
-        the talker's direct sound at each microphone, in samples."""
+        """Return noisy `[B, M, T]`, clean `[B, T]` and the talkers' delays `[B, M]` (see `Rooms`)."""
         rooms, device, (b, k, n), sr = self.rooms, speech.device, noise.shape, self.sample_rate
         if rooms.responses.device != device:
             moved = (x.to(device) for x in (rooms.microphones, rooms.responses, rooms.delays))
@@ -305,10 +303,10 @@ class ArrayScenes(Simulation):
 def write_scenes(
     scenes: ArrayScenes, speech: DataDir, noise: DataDir, out: str | Path, count: int, seed: int = 0
 ) -> DataDir:
-    """Write `count` fixed scenes to out/noisy/*.wav (a channel per microphone) and out/clean/*.wav, and the
-    data directory `out`.
+    """Write `count` fixed scenes and the data directory `out`, which is returned.
 
-    Tables as of `data.mix.write_mixtures`, which draws what is mixed; utt2delay has the delays of `Rooms`.
+    Files are out/noisy/*.wav (a channel per microphone) and out/clean/*.wav, tables those of
+    `data.mix.write_mixtures`, which draws the mixtures; utt2delay has the delays of `Rooms`.
     """
     out = Path(out)
     settings = MixSettings(sample_rate=scenes.sample_rate)

@@ -1,8 +1,8 @@
-"""Augmentations of pairs that a corpus gives: Remix, BandMask, Shift and RevEcho of the Demucs denoiser.
+"""Augment pairs of a corpus by Remix, BandMask, Shift and RevEcho of the Demucs denoiser.
 
-Defossez, Synnaeve and Adi 2020, "Real Time Speech Enhancement in the Waveform Domain". They act on clean
-speech and on the noise that a recording adds to it, before the two are summed, in batches on the training
-device.
+The source is Defossez, Synnaeve and Adi 2020, "Real Time Speech Enhancement in the Waveform Domain". All act
+on clean speech and on the noise that a recording adds to it, before the two are summed, in batches on the
+training device.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from audiomask.data.simulate import RowDraws, low_pass
 
 
 def mel_hz(share: Tensor, sample_rate: int) -> Tensor:
-    """The frequency at a share 0..1 of the mel scale up to the Nyquist frequency (O'Shaughnessy 1987)."""
+    """Return the frequency at a fraction 0..1 of the mel scale to Nyquist (O'Shaughnessy 1987)."""
     top = math.log1p(sample_rate / 2 / 700)
     return 700 * torch.expm1(share * top)
 
 
 def band_stop(x: Tensor, low_hz: Tensor, high_hz: Tensor, sample_rate: int) -> Tensor:
-    """`x [B, K, T]` without what lies between `low_hz [B]` and `high_hz [B]`."""
+    """Return `x [B, K, T]` without the band between `low_hz [B]` and `high_hz [B]`."""
     n = 2 * x.shape[-1]
     gain = 1 + low_pass(low_hz, n, sample_rate, 50.0) - low_pass(high_hz, n, sample_rate, 50.0)
     return torch.fft.irfft(torch.fft.rfft(x, n) * gain[:, None], n)[..., : x.shape[-1]]
@@ -32,11 +32,11 @@ def band_stop(x: Tensor, low_hz: Tensor, high_hz: Tensor, sample_rate: int) -> T
 def echoes(
     gain: Tensor, first_s: Tensor, rt60_s: Tensor, jitter: Tensor, length: int, sample_rate: int
 ) -> Tensor:
-    """Impulse responses `[B, length]` of decaying echoes, the direct sound left out.
+    """Return impulse responses `[B, length]` of decaying echoes, without the direct sound.
 
     Echo n = 0, 1, ... comes about (n + 1) `first_s` after the sound, each step longer or shorter by a factor
-    `1 + jitter [B, R, N]`, with gain `gain 10^(-3 n first_s / rt60_s)`, until that has fallen by 60 dB; of
-    such series there are R.
+    `1 + jitter [B, R, N]`, with gain `gain 10^(-3 n first_s / rt60_s)`, until that has fallen by 60 dB. There
+    are R such series.
     """
     n = torch.arange(jitter.shape[2], device=gain.device)
     late = (first_s[:, None, None] * (1 + jitter)).cumsum(2) * sample_rate
@@ -49,18 +49,19 @@ def echoes(
 
 
 class Augment(Simulation):
-    """Augments pairs of a corpus (`data.modules.PairedSpeech`) in the authors' order, in place of `Degrade`.
+    """Augments the pairs of `data.modules.PairedSpeech` in the authors' order, not by `Degrade`.
 
-    Differences: each row has its own band and its own echoes, where the authors draw one for a batch.
+    Unlike the authors, who draw one band and one set of echoes for a batch, it draws them for each row.
 
     Args:
-        sample_rate, segment: see `Simulation`.
-        remix: chance that the noises of a batch are dealt out anew among its rows.
-        band_mask: most of the 120 mel bands that are cut out, as a share (published: .2; 0: none).
-        shift: samples by which the start of a row moves, drawn from 0..shift (published: 8000).
-        revecho: chance that a row echoes (published: .5). echo_gain: range of the first echo's; rt60_s:
-            seconds to fall by 60 dB; first_ms: delay of the first echo; repeats: series of echoes;
-            jitter: of their delays; keep_clean: share of the speech's echoes that the target keeps.
+        sample_rate, segment: See `Simulation`.
+        remix: Chance that the noises of a batch are dealt out anew among its rows.
+        band_mask: Greatest fraction of the 120 mel bands that is cut out (published: .2; 0: none).
+        shift: Samples by which the start of a row moves, drawn from 0..shift (published: 8000).
+        revecho: Chance that a row echoes (published: .5).
+        echo_gain, first_ms, rt60_s: Gain and delay of the first echo; seconds to fall by 60 dB.
+        repeats, jitter: Number of series of echoes, and jitter of their delays.
+        keep_clean: Fraction of the speech's echoes that the target keeps.
     """
 
     bands = 120
@@ -87,11 +88,10 @@ class Augment(Simulation):
 
     @property
     def crop(self) -> int:
-        """Samples of raw material that a row needs."""
         return self.segment + self.shift
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """`speech [B, L]`, `noise [B, 1, L]`, L >= `crop`, `seeds [B]` -> noisy, clean `[B, segment]`."""
+        """Return noisy and clean `[B, segment]` of `speech [B, L]`, `noise [B, 1, L]`, L >= `crop`."""
         if noise.shape[1] != 1 or speech.shape[1] < self.crop:
             raise ValueError(
                 f"speech {tuple(speech.shape)} and noise {tuple(noise.shape)}: pairs need one noise a row "

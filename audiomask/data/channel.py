@@ -1,7 +1,7 @@
-"""What wind does to a microphone, and codecs to what it hears.
+"""Add wind to the signal of a microphone, and pass signals through codecs.
 
-Batched waveforms `[B, T]` float32 and per-row parameters `[B]`, as in `data.simulate`, which draws them.
-Codecs are those that libsndfile writes and reads back without a shift in time; they run row by row on the
+Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `data.simulate`, which draws them.
+The codecs are those that libsndfile writes and reads back without a shift in time. They run row by row on the
 CPU.
 """
 
@@ -28,11 +28,11 @@ CODECS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 
 
 def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> Tensor:
-    """Wind on a microphone, RMS 1: noise that falls by 12 dB an octave above `corner_hz [B]`, in gusts.
+    """Return wind in gusts, RMS 1: noise that falls by 12 dB an octave above `corner_hz [B]`.
 
-    `white [B, T]`: Gaussian noise of variance 1. `gusts [B, P]`: levels in dB, evenly spaced over T, between
-    which they are interpolated. Most of the energy of recorded wind lies below 500 Hz (Nelke and Vary 2014,
-    "Measurement, analysis and simulation of wind noise signals for mobile communication devices").
+    `white [B, T]` is Gaussian noise of variance 1. `gusts [B, P]` are levels in dB, evenly spaced over T and
+    interpolated. Most of the energy of recorded wind lies below 500 Hz (Nelke and Vary 2014, "Measurement,
+    analysis and simulation of wind noise signals for mobile communication devices").
     """
     n = white.shape[1]
     f = torch.fft.rfftfreq(n, 1 / sample_rate, device=white.device)
@@ -43,9 +43,9 @@ def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> T
 
 
 def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:
-    """`x [T]` through a codec and back, as long as before. `effort` 0..1: from its best quality to its worst.
+    """Return `x [T]` after a codec, as long as before; `effort` runs from best (0) to worst (1).
 
-    Errors: ValueError for a codec that `CODECS` lacks.
+    ValueError for a codec that `CODECS` lacks.
     """
     if codec not in CODECS:
         raise ValueError(f"no codec {codec!r}; there are: {', '.join(CODECS)}")

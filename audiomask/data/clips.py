@@ -1,4 +1,4 @@
-"""Reads recordings of any kind: random crops for training, whole clips for validation."""
+"""Read recordings of any kind: random crops for training, whole clips for validation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from audiomask.data.loading import Corpus, read_mono
 class Crops(Dataset[dict[str, Tensor]]):
     """Cuts row `n` at random from a corpus, seeded with `(seed, n)` as in `data.loading`.
 
-    Args:
-        corpus: packed or in shards. length: samples; a shorter recording is repeated.
-        augment: as Audio-MAE: the crop is rolled round by any number of samples, times .5 + Beta(10, 10).
-        beside: numbers for the samples of `corpus`, packed alike; the crops of it are at the same places.
+    An item is `audio [L]` float32, `seed` int64 (of the mask) and, with `beside`, its `confidence [L]`.
 
-    Item: `audio [L]` float32, `seed` int64 (of the mask); with `beside` its `confidence [L]` too.
+    Args:
+        corpus, length: Corpus, packed or in shards; samples of a crop, for which shorter recordings repeat.
+        augment: Roll the crop by any number of samples and scale it by .5 + Beta(10, 10), as Audio-MAE.
+        beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Crops(Dataset[dict[str, Tensor]]):
 
 
 def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
-    """Return the numbers of an utterance in `utt2confidence`, 0 to 1, for each of its samples.
+    """Return `[length]` float32: the numbers, 0 to 1, of an utterance in `utt2confidence`.
 
-    `[length]` float32; however many there are, each is for an equal part. AudioError if there are none.
+    Each number covers an equal part of the samples. AudioError if there are none.
     """
     line = data.tables.get("utt2confidence", {}).get(key, "")
     try:
@@ -68,8 +68,8 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 class Clips(Dataset[dict[str, Any]]):
     """Reads the utterances of a data directory from their beginning, for validation.
 
-    At most `length` samples; 0: whole. Item: `audio [T]`, `seed` (the row's number), `key`; `confidence [T]`
-    if asked for.
+    An item is `audio [T]`, of `length` samples at most (0: whole), `seed` (the row's number), `key` and, if
+    asked for, `confidence [T]`.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):

@@ -1,4 +1,4 @@
-"""The audio of a data directory written anew, mono and at one rate.
+"""Write the audio of a data directory anew, mono and at one rate.
 
 Published tables of a corpus are often of another rate than its files: VoiceBank+DEMAND comes at 48 kHz, and
 nearly every figure for it is of 16 kHz. Training resamples as it reads; a test set is converted once, so that
@@ -17,10 +17,10 @@ from audiomask.data.kaldi import DataDir, DataError, keyed_by, source_file
 
 
 def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False) -> DataDir:
-    """Write every recording of every .scp of `data` to OUT/audio/TABLE/KEY.wav (16 bit, mono, `rate` Hz), and
-    the data directory itself. Paths are relative to `out`, which can therefore be moved.
+    """Write every recording of `data` as 16-bit mono at `rate` Hz, and the data directory `out`.
 
-    Other tables stay as they are: their times are in seconds. DataError for a key that cannot name a file.
+    Recordings of every .scp go to OUT/audio/TABLE/KEY.wav, relative to `out`, which can thus be moved. Other
+    tables stay: their times are in seconds. DataError for a key that cannot name a file.
     """
     out = Path(out)
     tables = {name: dict(table) for name, table in data.tables.items()}

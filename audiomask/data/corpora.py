@@ -1,7 +1,7 @@
-"""Corpora as they are distributed: VoiceBank+DEMAND, the DNS challenge, CHiME-3, the PLC Challenge, VCTK.
+"""Import VoiceBank+DEMAND, DNS, CHiME-3, PLC Challenge and VCTK as they are distributed.
 
-Each function takes the folder that holds the unpacked corpus and returns data directories by name. A missing
-partner, a corrupt file, two files for one key: all are found before anything is written, see
+Each function takes the folder that holds the unpacked corpus and returns data directories by name. All
+missing partners, corrupt files and double keys are found before anything is written, see
 `importers.Collector`, whose `skipped` every function takes.
 """
 
@@ -20,11 +20,11 @@ CHIME3_CHANNELS = range(1, 7)  # of the tablet; CH0 is the speaker's headset, on
 
 
 def from_voicebank(folder: str | Path, skipped: list[str] | None = None) -> dict[str, DataDir]:
-    """VoiceBank+DEMAND as distributed (Edinburgh DataShare 10283/2791): clean_X_wav and noisy_X_wav, X being
-    trainset_28spk, trainset_56spk or testset.
+    """Return the directories of VoiceBank+DEMAND (Edinburgh DataShare 10283/2791).
 
-    Returns a directory for each X, with wav.scp the noisy and clean.scp the clean recordings. No utterance
-    may be in two of them: what is tested on must not be trained on.
+    There is one for each X of trainset_28spk, trainset_56spk and testset, from clean_X_wav and noisy_X_wav,
+    with the noisy recordings in wav.scp and the clean ones in clean.scp. No utterance may be in two: a test
+    set must not be trained on.
     """
     folder = Path(folder)
     out: dict[str, DataDir] = {}
@@ -48,13 +48,13 @@ def from_voicebank(folder: str | Path, skipped: list[str] | None = None) -> dict
 
 
 def from_dns(folder: str | Path, skipped: list[str] | None = None) -> dict[str, DataDir]:
-    """The DNS challenge of 2020 and 2021: datasets/{clean,noise,impulse_responses,test_set}; `folder` is
-    `datasets` or the folder round it.
+    """Return the directories of the DNS challenge of 2020 and 2021.
 
-    Returns `clean` (speakers: the reader in book_B_chp_C_reader_R_N, or else the folder), `noise` (every clip
-    its own kind, for the names do not tell) and, where they are, `rooms` (impulse responses, kind: the room)
-    and `test_no_reverb`, `test_with_reverb`: pairs by the number after `_fileid_`. A recording that lies in
-    two folders, as after unpacking two editions over each other, is a fault.
+    `folder` is `datasets`, with {clean,noise,impulse_responses,test_set}, or the folder round it. The
+    directories are `clean` (speakers: the reader in book_B_chp_C_reader_R_N, or else the folder), `noise`
+    (every clip its own kind, since names do not tell) and, where present, `rooms` (impulse responses, kind:
+    the room) and `test_no_reverb`, `test_with_reverb`: pairs by the number after `_fileid_`. A recording that
+    lies in two folders, as after unpacking two editions over each other, is a fault.
     """
     root = Path(folder)
     root = root / "datasets" if (root / "datasets").is_dir() else root
@@ -63,7 +63,7 @@ def from_dns(folder: str | Path, skipped: list[str] | None = None) -> dict[str, 
     for name in ("clean", "noise", "impulse_responses"):
         part = root / name
         if name == "impulse_responses" and not part.is_dir():
-            continue  # the edition of 2020 has none
+            continue  # the edition of 2020 lacks it
         found = Collector(part, skipped, seen)
         for path in audio_files(part):
             inside = path.relative_to(part)
@@ -85,7 +85,7 @@ def from_dns(folder: str | Path, skipped: list[str] | None = None) -> dict[str, 
 
 
 def _dns_pairs(noisy: Path, skipped: list[str] | None) -> DataDir:
-    """The pairs of `noisy` and the folder `clean` beside it, keys fileid_N."""
+    """Return the pairs of `noisy` and the folder `clean` beside it, with keys fileid_N."""
     found, clean = Collector(noisy, skipped), noisy.parent / "clean"
     sides: list[dict[str, Path]] = [{}, {}]
     for side, folder in zip(sides, (noisy, clean), strict=True):
@@ -112,16 +112,17 @@ def from_chime3(
     references: str | Path | None = None,
     skipped: list[str] | None = None,
 ) -> dict[str, DataDir]:
-    """CHiME-3 (LDC2017S24): data/audio/16kHz/{isolated,backgrounds}, a file for each channel.
+    """Return the directories of CHiME-3 (LDC2017S24), from a file for each channel.
 
-    Returns what is there of {tr05,dt05,et05}_{simu,real,bth} and tr05_org (the clean WSJ0 utterances that the
-    simulation starts from), keys as Kaldi's recipe makes them (F01_050C0101_BUS_SIMU), and `noise`, the
-    backgrounds, whose kind is the environment. wav.scp lists `channel` (Kaldi's baseline takes the fifth) and
-    ch1.scp to ch6.scp all of them, so that a model of several channels finds the same moment in each.
+    These are {tr05,dt05,et05}_{simu,real,bth} and tr05_org (the clean WSJ0 utterances that the simulation
+    starts from), where present, with keys as Kaldi's recipe makes them (F01_050C0101_BUS_SIMU), and `noise`,
+    the backgrounds, whose kind is the environment; files are in data/audio/16kHz/{isolated,backgrounds}.
+    wav.scp lists `channel` (Kaldi's baseline takes the fifth) and ch1.scp to ch6.scp list all of them, so
+    that a model of several channels finds the same moment in each.
 
-    The corpus holds no clean image of the simulated speech at the microphones: the simulation filters and
-    scales it. The organisers' script as patched for ESPnet writes it, to isolated_ext/X_simu/*.CHn.Clean.wav;
-    with `references` naming that folder the simulated parts get a clean.scp.
+    The corpus lacks the clean image of the simulated speech at the microphones, which the simulation filters
+    and scales. The organisers' script as patched for ESPnet writes it to isolated_ext/X_simu/*.CHn.Clean.wav;
+    give that folder as `references` for a clean.scp of the simulated parts.
     """
     root = Path(folder) / "data/audio/16kHz"
     if channel not in CHIME3_CHANNELS:
@@ -171,13 +172,13 @@ def from_chime3(
 def from_plc(
     folder: str | Path, references: str | Path | None = None, skipped: list[str] | None = None
 ) -> dict[str, DataDir]:
-    """The PLC Challenge of Interspeech 2022: PART/lossy_signals/N.wav with N_is_lost.txt beside it, and
-    PART/clean_signals/N.wav.
+    """Return the directories of the PLC Challenge of Interspeech 2022, one for each part.
 
-    Returns a directory for each part (train, blind, ...): wav.scp and clean.scp what was sent, lossy.scp what
-    arrived, utt2trace the packets lost. The blind set came without what was sent; `references` is the folder
-    into which that was unpacked later, and without it wav.scp is what arrived and there is no clean.scp. The
-    talkers are not named: each recording is its own.
+    Part (train, blind, ...) has PART/lossy_signals/N.wav, N_is_lost.txt beside it, and
+    PART/clean_signals/N.wav. wav.scp and clean.scp list the signals sent, lossy.scp those that arrived,
+    utt2trace the packets lost. The blind set came without the signals sent; `references` is the folder into
+    which they were unpacked later, and without it wav.scp lists those that arrived and there is no clean.scp.
+    Talkers are not named: each recording is its own.
     """
     folder = Path(folder)
     seen: dict[tuple[str, int], list[Path]] = {}
@@ -222,9 +223,10 @@ def from_plc(
 
 
 def from_vctk(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
-    """VCTK: wav48_silence_trimmed/SPEAKER/SPEAKER_N_mic1.flac (0.92), or wav48/SPEAKER/SPEAKER_N.wav (0.80).
+    """Return VCTK as a data directory, with keys SPEAKER_N.
 
-    Of the two microphones of 0.92 the first is taken; two speakers lack the second. Keys are SPEAKER_N.
+    Files are wav48_silence_trimmed/SPEAKER/SPEAKER_N_mic1.flac (0.92) or wav48/SPEAKER/SPEAKER_N.wav (0.80).
+    The first microphone of 0.92 is taken, since two speakers lack the second.
     """
     folder = Path(folder)
     found = Collector(folder, skipped)

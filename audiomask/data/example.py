@@ -1,7 +1,7 @@
-"""Makes examples: signals that a network is given, and signals that are wanted of it.
+"""Make examples: signals that a network is given, and signals that are wanted of it.
 
 A `Simulation` turns raw rows (recordings as the loader cuts them) into an `Example` on the training device,
-with the names of the network's ports. By choosing one, a recipe says what is trained: denoising, concealment.
+with the names of the network's ports. Its choice in a recipe says what is trained: denoising or concealment.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Example:
     """A batch to learn from.
 
     Attributes:
-        given: signals `[B, C, T]` (constants `[B]`) by the name of an input of the network. A network
-            without an input of that name does without.
-        wanted: signals `[B, C, T]` by the name of an output. A single one is that of the first output,
+        given: Signals `[B, C, T]` (controls `[B]`) by the name of an input of the network. A network without
+            an input of that name ignores them.
+        wanted: Signals `[B, C, T]` by the name of an output. A single one is that of the first output,
             whatever its name.
-        level: `[B, 1, 1]`, the RMS by which a row is divided before it is compared, so that loud and quiet
-            rows count alike.
-        where: float `[B, T]`, 1 where something is to be estimated; None: everywhere.
+        level: RMS `[B, 1, 1]` by which a row is divided before it is compared, so that loud and quiet rows
+            count alike.
+        where: Float `[B, T]`, 1 where something is to be estimated; None: everywhere.
     """
 
     given: Mapping[str, Tensor]
@@ -40,13 +40,13 @@ def rms(x: Tensor) -> Tensor:
 
 
 class Simulation(nn.Module):
-    """Makes examples. This base makes those of a noisy signal, of which the clean one is wanted.
+    """A base that makes examples of a noisy signal, of which the clean one is wanted.
+
+    `reference` is the microphone of M that the target belongs to.
 
     Args:
-        sample_rate: Hz. segment: samples of the rows given out. In a recipe neither is written: the one is
-            the network's, the other is `data.segment`.
-
-    `reference`: of M microphones the one that the target belongs to.
+        sample_rate, segment: Rate in Hz, and samples of the rows given out. A recipe writes neither: the one
+            is the network's, the other is `data.segment`.
     """
 
     reference = 0
@@ -59,18 +59,18 @@ class Simulation(nn.Module):
 
     @property
     def crop(self) -> int:
-        """Samples of raw material that a row needs."""
+        """Return the samples of raw material that a row needs."""
         return self.segment
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Return noisy `[B, T]` or `[B, M, T]` and clean `[B, T]` signals of raw rows.
 
-        These are `speech [B, L]`, `noise [B, K, L]` and `seeds [B]`.
+        The raw rows are `speech [B, L]`, `noise [B, K, L]` and `seeds [B]`.
         """
         raise NotImplementedError
 
     def example(self, batch: Mapping[str, Tensor]) -> Example:
-        """Return the example that a batch makes: raw rows, or the fixed pairs of a validation."""
+        """Return the example of a batch of raw rows or of the fixed pairs of a validation."""
         if "clean" in batch:
             noisy, clean = batch["noisy"], batch["clean"]
         else:

@@ -1,4 +1,4 @@
-"""Is a data directory sound, and what can be mended without a human: `audiomask data validate` and `fix`."""
+"""Check a data directory and mend what needs no human: `audiomask data validate` and `fix`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _name_of_key(kind: str) -> str:
 
 
 def _tables(path: Path) -> tuple[dict[str, list[tuple[int, str, str]]], list[Problem]]:
-    """All tables of the directory with their line numbers, and what is wrong with them line by line."""
+    """Return all tables of the directory with line numbers, and the problems of their lines."""
     if not path.is_dir():
         raise DataError(f"{path}: no such folder")
     tables, problems = {}, []
@@ -41,12 +41,12 @@ def _tables(path: Path) -> tuple[dict[str, list[tuple[int, str, str]]], list[Pro
 
 
 def validate(path: str | Path, check_audio: bool = True, allow_pipes: bool = False) -> list[Problem]:
-    """Everything that is wrong with the directory; an empty list means that any reader can use it.
+    """Return the problems of a directory; an empty list means that any reader can use it.
 
-    Text (UTF-8, sorted, each key once, no empty values), matching keys (every table has the keys it should
-    and no others, spk2utt is utt2spk turned round), numbers (segments inside their recording, reco2dur close
-    to the truth), and unless `check_audio` is off, that each file exists, can be opened, and has the rate and
-    length of its partners. Raises DataError only for what is no data directory at all.
+    Checked are text (UTF-8, sorted, each key once, no empty values), keys (every table has the keys it should
+    and no others, spk2utt inverts utt2spk), numbers (segments inside their recording, reco2dur close to the
+    truth) and, unless `check_audio` is off, that each file exists, can be opened, and has the rate and length
+    of its partners. Raises DataError only if there is no data directory at all.
     """
     path = Path(path)
     rows, problems = _tables(path)
@@ -108,7 +108,7 @@ def _check_numbers(tables: dict[str, dict[str, str]], line_of: dict[str, dict[st
 
 
 def _number(text: str) -> float | None:
-    """`text` as a positive finite number, else None."""
+    """Return `text` as a positive finite number, else None."""
     try:
         value = float(text)
     except ValueError:
@@ -163,13 +163,12 @@ def _check_audio(data: DataDir, line_of: dict[str, dict[str, int]], allow_pipes:
 
 
 def fix(path: str | Path, check_audio: bool = True, allow_pipes: bool = False) -> tuple[DataDir, list[str]]:
-    """A sound directory made of what is good in this one, and a line for each thing that was dropped or
-    changed.
+    """Return a sound directory of the usable entries, and a line for each change or loss.
 
     Sorting, white space and repeated lines are mended; of two different lines with one key the first stays.
-    What cannot be used (a file that is missing or unreadable, a segment outside its recording, a key that a
-    partner table lacks) is dropped, with all that depends on it. spk2utt and reco2dur are made anew. Raises
-    DataError if nothing is left.
+    Entries that cannot be used (a file that is missing or unreadable, a segment outside its recording, a key
+    that a partner table lacks) are dropped, with all that depends on them. spk2utt and reco2dur are made
+    anew. Raises DataError if nothing is left.
     """
     path = Path(path)
     rows, problems = _tables(path)

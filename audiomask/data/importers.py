@@ -1,7 +1,7 @@
-"""Data directories made from what corpora look like on disk, and lhotse manifests in both directions.
+"""Make data directories from corpora on disk, and convert lhotse manifests both ways.
 
-Every importer returns a `DataDir` whose entries are the paths as found below the folder that was named; give
-an absolute folder to get a directory that works from anywhere.
+Every importer returns a `DataDir` whose entries are the paths as found below the named folder; give an
+absolute folder to get a directory that works from anywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", "
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """All audio below `folder`, sorted, without hidden files (archives made on macOS hold `._NAME`)."""
+    """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
     files = sorted(
@@ -35,12 +35,12 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def as_key(text: str) -> str:
-    """`text` as a key: no white space, no slash."""
+    """Return `text` as a key, without white space or slashes."""
     return re.sub(r"[\s/\\]+", "_", text)
 
 
 class Collector:
-    """A data directory in the making: entries as they are found, and what is wrong with them, file by file.
+    """A data directory in the making: entries as they are found, with the faults of each file.
 
     `finish` raises one DataError that lists all faults, so that a corpus is mended in one go. With a list
     `skipped`, bad entries are left out instead and their faults appended to it. `seen`, shared by several
@@ -60,8 +60,9 @@ class Collector:
         self.faults: list[str] = []
 
     def add(self, key: str, speaker: str, wav: Path, **partners: Path) -> bool:
-        """A recording and, of its rate and length, its `partners` by table: `clean=` goes to clean.scp.
-        False if it has a fault.
+        """Add a recording and `partners` of its rate and length; return False for a fault.
+
+        `clean=` goes to clean.scp.
         """
         if key in self.tables["wav.scp"]:
             self.faults.append(
@@ -102,7 +103,7 @@ class Collector:
             return None
 
     def finish(self, **more: dict[str, str]) -> DataDir:
-        """The directory, with the tables `more`; DataError for faults, and if nothing is left."""
+        """Return the directory with the tables `more`; DataError for faults, and if nothing is left."""
         shown = [f"  {fault}" for fault in self.faults[: self.SHOWN]]
         if len(self.faults) > self.SHOWN:
             shown.append(f"  and {len(self.faults) - self.SHOWN} more")
@@ -120,7 +121,7 @@ class Collector:
 
 
 def _naming(what: str, how: str) -> Callable[[Path], str]:
-    """What gives the speaker (or label) of a file, by its path below the folder, see `from_folder`."""
+    """Return a function from a file's path to its speaker (or label), see `from_folder`."""
     if how in ("folder", "file"):
         return lambda inside: inside.parent.name if how == "folder" else str(inside.with_suffix(""))
     try:
@@ -145,12 +146,12 @@ def from_folder(
     skipped: list[str] | None = None,
     label: str | None = None,
 ) -> DataDir:
-    """Any folder of audio, recursively.
+    """Return any folder of audio, recursively, as a data directory.
 
-    `speaker` (the kind, for noise): "folder", that of the file; "file", each file its own; or a regular
-    expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH: so the
-    order by utterance is the order by speaker, which Kaldi's tools need. `label`, likewise, makes utt2label.
-    `skipped`: see `Collector`.
+    `speaker` (the kind, for noise) is "folder", the folder of the file; "file", each file its own; or a
+    regular expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH,
+    so that the order by utterance is the order by speaker, which Kaldi's tools need. `label` makes utt2label
+    in the same ways. `skipped`: see `Collector`.
     """
     folder = Path(folder)
     speaker_of, label_of = _naming("speaker", speaker), _naming("label", label) if label else None
@@ -166,9 +167,9 @@ def from_folder(
 
 
 def from_librispeech(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
-    """LibriSpeech's layout, READER/CHAPTER/READER-CHAPTER-NUMBER.flac with .trans.txt beside.
+    """Return LibriSpeech as a data directory; `skipped`: see `Collector`.
 
-    Also flat folders. `skipped`: see `Collector`.
+    The layout is READER/CHAPTER/READER-CHAPTER-NUMBER.flac with .trans.txt beside, or flat folders.
     """
     folder = Path(folder)
     found, text = Collector(folder, skipped), {}
@@ -207,9 +208,10 @@ def _json_lines(path: Path) -> Iterator[dict]:
 
 
 def from_lhotse(recordings: str | Path, supervisions: str | Path | None = None) -> DataDir:
-    """lhotse manifests (jsonl or jsonl.gz), recordings with one source of type "file" or "command".
+    """Return lhotse manifests (jsonl or jsonl.gz) as a data directory.
 
-    Supervisions become segments (or utterances, where each spans its recording), speakers and text.
+    Each recording has one source of type "file" or "command". Supervisions become segments (or utterances,
+    where each spans its recording), speakers and text.
     """
     wav, durations = {}, {}
     for item in _json_lines(Path(recordings)):
@@ -240,7 +242,7 @@ def from_lhotse(recordings: str | Path, supervisions: str | Path | None = None) 
 
 
 def to_lhotse(data: DataDir, folder: str | Path) -> list[Path]:
-    """Write recordings.jsonl.gz and supervisions.jsonl.gz that lhotse reads; returns the two paths."""
+    """Write recordings.jsonl.gz and supervisions.jsonl.gz for lhotse; return the two paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     recordings, supervisions = [], []

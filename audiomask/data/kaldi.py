@@ -1,4 +1,4 @@
-"""The Kaldi data directory: tables that say which recordings there are, who speaks, what belongs together.
+"""Read, write, split and combine Kaldi data directories: tables of recordings and speakers.
 
     wav.scp     RECORDING  file, or a command ending in "|" that writes a wav file to its output
     clean.scp   RECORDING  the same moment without noise; noise.scp: without speech; STEM.scp: one source
@@ -37,12 +37,12 @@ MAY_BE_EMPTY = {"text"}  # a transcript may say that nothing was said
 
 
 class DataError(AudioError):
-    """A data directory that cannot be used as it is; names the file, the line and the remedy."""
+    """An error of a data directory that names the file, the line and the remedy."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding of `validate`; `line` is 1-based, 0 for the file as a whole."""
+    """A finding of `validate`; `line` is 1-based, 0 for the file as a whole."""
 
     file: str
     line: int
@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of a recording, seconds. `sources`: .scp entries by table ("wav", "clean", ...)."""
+    """A stretch of a recording in seconds, with its .scp entries by table ("wav", "clean", ...)."""
 
     key: str
     recording: str
@@ -65,7 +65,7 @@ class Utterance:
 
 
 def keyed_by(name: str) -> str | None:
-    """What a table's keys are: "recording", "utterance", "speaker", "pool"; None if it is not ours."""
+    """Return a table's keys: "recording", "utterance", "speaker", "pool"; None if not ours."""
     if name in NOT_OURS or name.startswith("."):
         return None
     if name in POOLS:
@@ -78,12 +78,12 @@ def keyed_by(name: str) -> str | None:
 
 
 def names_files(name: str) -> bool:
-    """Whether a table's values are files, whose paths may be relative."""
+    """Return whether a table's values are files, whose paths may be relative."""
     return name.endswith(".scp") or name == "utt2trace"
 
 
 def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
-    """Lines of a table as (line, key, value) and what is wrong with it as text.
+    """Return the lines of a table as (line, key, value), and the problems of its text.
 
     Raises DataError if it is not UTF-8.
     """
@@ -127,7 +127,7 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
 
 
 def _segment(key: str, value: str) -> tuple[str, float, float | None]:
-    """(recording, start, end) of a line of `segments`; raises ValueError with the reason."""
+    """Return (recording, start, end) of a line of `segments`; ValueError with the reason."""
     parts = value.split()
     if len(parts) != 3:
         raise ValueError(f"{key}: want RECORDING START END, got {value!r}")
@@ -138,7 +138,7 @@ def _segment(key: str, value: str) -> tuple[str, float, float | None]:
 
 
 def invert(utt2spk: Mapping[str, str]) -> Table:
-    """utt2spk to spk2utt."""
+    """Return spk2utt of utt2spk."""
     speakers: dict[str, list[str]] = {}
     for utterance in sorted(utt2spk):
         speakers.setdefault(utt2spk[utterance], []).append(utterance)
@@ -147,7 +147,7 @@ def invert(utt2spk: Mapping[str, str]) -> Table:
 
 @dataclass
 class DataDir:
-    """All tables of a directory: `tables["wav.scp"][recording] = entry`.
+    """A data directory with all its tables: `tables["wav.scp"][recording] = entry`.
 
     `path` is where relative entries may lie.
     """
@@ -157,7 +157,7 @@ class DataDir:
 
     @classmethod
     def read(cls, path: str | Path) -> DataDir:
-        """Read every table. Raises DataError for what makes an entry ambiguous; order is not looked at."""
+        """Read every table in any order; DataError if an entry is ambiguous."""
         path = Path(path)
         if not (path / "wav.scp").is_file():
             raise DataError(
@@ -174,7 +174,7 @@ class DataDir:
 
     @staticmethod
     def table_names(path: Path) -> list[str]:
-        """The tables that lie in a folder."""
+        """Return the tables that lie in a folder."""
         return sorted(f.name for f in path.iterdir() if f.is_file() and keyed_by(f.name) is not None)
 
     def write(self, path: str | Path) -> None:
@@ -198,7 +198,7 @@ class DataDir:
                 part.write_text("".join(lines), encoding="utf-8", newline="\n")
 
     def relocated(self, entry: str, target: Path) -> str:
-        """`entry` as a directory at `target` must write it to mean the same file."""
+        """Return `entry` as a directory at `target` must write it to mean the same file."""
         if entry.endswith("|") or target.resolve() == self.path.resolve():
             return entry
         return str(self.resolve(entry))
@@ -216,7 +216,7 @@ class DataDir:
         return sorted(set(self.tables.get("utt2spk", {}).values()))
 
     def utterances(self) -> Iterator[Utterance]:
-        """Every utterance in order.
+        """Yield every utterance in order.
 
         Raises DataError for a segment of an unknown recording or a table with a hole.
         """
@@ -242,14 +242,14 @@ class DataDir:
             yield Utterance(key, recording, self.tables.get("utt2spk", {}).get(key), start, end, sources)
 
     def resolve(self, entry: str) -> Path:
-        """The file of an .scp entry: inside the data directory, or else from the working directory."""
+        """Return the file of an .scp entry: in the data directory, else from the working directory."""
         inside = self.path / entry  # an absolute entry wins over self.path by pathlib's rule
         return inside if inside.exists() else Path(entry)
 
     def load(
         self, utterance: Utterance, table: str = "wav", allow_pipes: bool = False
     ) -> tuple[np.ndarray, int]:
-        """Samples [C, T] float32 of the utterance and the sample rate in Hz.
+        """Return samples `[C, T]` float32 of the utterance and the sample rate in Hz.
 
         Raises DataError naming the entry.
         """
@@ -262,7 +262,7 @@ class DataDir:
             return audio.read(path, start, frames)
 
     def subset(self, keys: Iterable[str]) -> DataDir:
-        """Only these utterances, with the recordings and speakers they need.
+        """Return only these utterances, with the recordings and speakers they need.
 
         Raises DataError for an unknown key.
         """
@@ -286,7 +286,7 @@ class DataDir:
         return DataDir(out, self.path)
 
     def durations(self, allow_pipes: bool = False) -> dict[str, float]:
-        """Seconds of every recording, read from the files."""
+        """Return the seconds of every recording, read from the files."""
         out = {}
         for recording, entry in self.tables["wav.scp"].items():
             with source_file(self, entry, allow_pipes) as path:
@@ -296,9 +296,9 @@ class DataDir:
 
 @contextmanager
 def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterator[Path]:
-    """The file behind an .scp entry.
+    """Yield the file behind an .scp entry.
 
-    A pipe is a shell command, run only if `allow_pipes`, its output spooled.
+    A pipe is a shell command; it is run only if `allow_pipes`, and its output is spooled.
     """
     if not entry.endswith("|"):
         path = data.resolve(entry)
@@ -321,7 +321,7 @@ def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterato
 
 
 def combine(parts: Iterable[DataDir]) -> DataDir:
-    """All parts in one. Raises DataError when two disagree about a key, or have not the same tables."""
+    """Return all parts in one; DataError if they disagree about a key or differ in their tables."""
     parts = list(parts)
     if not parts:
         raise DataError("nothing to combine: name at least one data directory")
@@ -348,7 +348,7 @@ def combine(parts: Iterable[DataDir]) -> DataDir:
 
 
 def split_by_jobs(data: DataDir, jobs: int) -> list[DataDir]:
-    """`jobs` parts of consecutive utterances, sizes differing by at most one."""
+    """Return `jobs` parts of consecutive utterances whose sizes differ by at most one."""
     keys = data.utterance_keys
     if not 1 <= jobs <= len(keys):
         raise DataError(f"{data.path}: cannot split {len(keys)} utterances into {jobs} parts")
@@ -359,10 +359,9 @@ def split_by_jobs(data: DataDir, jobs: int) -> list[DataDir]:
 def split_by_ratio(
     data: DataDir, ratios: Mapping[str, float], seed: int = 0, by_speaker: bool = True
 ) -> dict[str, DataDir]:
-    """Parts by name, about in the given proportion, drawn with `seed`; with `by_speaker` no speaker is in two
-    of them.
+    """Return parts by name, in about the given proportion, drawn with `seed`.
 
-    Groups (speakers, or else recordings, so that no recording is in two parts) are shuffled, then each goes
+    Groups (speakers if `by_speaker`, else recordings) lie in one part each. They are shuffled, then each goes
     to the part that lacks most. Raises DataError if a part would be empty.
     """
     total = sum(ratios.values())

@@ -1,7 +1,7 @@
-"""Corpora of labelled sounds as they are distributed: ESC-50 and ESC-10, Speech Commands, AudioSet.
+"""Import labelled sounds as distributed: ESC-50, ESC-10, Speech Commands, AudioSet.
 
-As in `corpora`: each function takes the folder that holds the unpacked corpus and returns data directories by
-name, here with utt2label, and finds what is missing, corrupt or double before anything is written.
+Functions take the folder of the unpacked corpus, as in `corpora`, and return data directories by name, here
+with utt2label; they find missing, corrupt or double entries before anything is written.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from audiomask.data.kaldi import DataDir, DataError, Table, invert
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISE = "_background_noise_"
-SHOWN = 3  # of the clips of AudioSet that are missing
+SHOWN = 3  # missing clips of AudioSet that a message names
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
-    """The lines of a table with a header. DataError if it cannot be read."""
+    """Yield the lines of a table with a header; DataError if it cannot be read."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             yield from csv.DictReader(file)
@@ -30,12 +30,13 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def from_esc(folder: str | Path, esc10: bool = False, skipped: list[str] | None = None) -> dict[str, DataDir]:
-    """ESC-50: audio/FOLD-SOURCE-TAKE-CLASS.wav with meta/esc50.csv; `esc10`: the ten classes of its column of
-    that name, or ESC-10 as it was before, a folder for each class (`001 - Dog bark/FOLD-SOURCE-TAKE.ogg`).
+    """Return a directory for each fold of ESC-50 or ESC-10, fold1 to fold5.
 
-    Returns a directory for each fold: fold1 to fold5. The speaker is the recording that a clip was cut from,
-    FOLD-SOURCE; the folds share none, and a name that says otherwise is a fault. Labels are the categories
-    of the table, or the folder's name in small letters without its number.
+    ESC-50 is audio/FOLD-SOURCE-TAKE-CLASS.wav with meta/esc50.csv. `esc10` takes the ten classes of its
+    column of that name, or ESC-10 as it was before, a folder for each class
+    (`001 - Dog bark/FOLD-SOURCE-TAKE.ogg`). The speaker is the recording that a clip was cut from,
+    FOLD-SOURCE; the folds share none, and a name that says otherwise is a fault. Labels are the categories of
+    the table, or the folder's name in small letters without its number.
     """
     folder = Path(folder)
     tables = [folder / "meta/esc50.csv", *sorted(folder.glob("*/meta/esc50.csv"))]
@@ -64,7 +65,7 @@ def from_esc(folder: str | Path, esc10: bool = False, skipped: list[str] | None 
 
 
 def _esc_listed(table: Path, esc10: bool, found: Collector) -> Iterator[tuple[Path, str, str]]:
-    """File, fold, label of each line; files without a line, and lines without a file, are faults."""
+    """Yield file, fold and label of each line; a line or a file without the other is a fault."""
     audio, listed = table.parents[1] / "audio", set()
     for row in _rows(table):
         try:
@@ -91,15 +92,15 @@ def _esc_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
 def from_speechcommands(
     folder: str | Path, twelve: bool = False, test: str | Path | None = None, skipped: list[str] | None = None
 ) -> dict[str, DataDir]:
-    """Speech Commands 0.01 or 0.02: WORD/SPEAKER_nohash_N.wav, validation_list.txt, testing_list.txt.
+    """Return train, valid and test of Speech Commands 0.01 or 0.02.
 
-    Returns train, valid and test; a label for each word (30 or 35), without the background noises. Keys are
-    SPEAKER-WORD-N: the same speaker and number come back in other words.
+    Files are WORD/SPEAKER_nohash_N.wav, validation_list.txt, testing_list.txt. Each word (30 or 35) is a
+    label; background noises are left out. Keys are SPEAKER-WORD-N: speaker and number recur in other words.
 
-    `twelve`: ten commands, all other words as `_unknown_`, and `_silence_`, which are the seconds of the
-    background noises, those of the last file (running_tap) in valid and all others in train. The tables of
-    the twelve are of the test archive of its own; `test` is the folder of that (12 folders), and takes the
-    place of testing_list.txt, whose test set has no `_silence_`.
+    `twelve` gives ten commands, all other words as `_unknown_`, and `_silence_`: the seconds of the
+    background noises, those of the last file (running_tap) in valid and all others in train. Published tables
+    of the twelve use a separate test archive; `test` is its folder (of 12 folders), and takes the place of
+    testing_list.txt, whose test set has no `_silence_`.
     """
     folder = Path(folder)
     part_of: dict[str, str] = {}
@@ -145,7 +146,7 @@ def from_speechcommands(
 
 
 def _cut_silence(data: DataDir, silence: list[str], keys: dict[str, list[str]]) -> None:
-    """Utterances of a second for the recordings `silence`; the words get segments of their whole length."""
+    """Cut recordings `silence` into utterances of a second; words get segments of full length."""
     tables = data.tables
     tables["segments"] = {key: f"{key} 0.0000 -1" for key in tables["wav.scp"] if key not in silence}
     for recording in [key for key in silence if key in tables["wav.scp"]]:
@@ -159,7 +160,7 @@ def _cut_silence(data: DataDir, silence: list[str], keys: dict[str, list[str]]) 
 
 
 def _commands_test(folder: Path, skipped: list[str] | None) -> DataDir:
-    """The test archive: a folder for each of the twelve labels."""
+    """Return the test archive, which has a folder for each of the twelve labels."""
     found, labels = Collector(folder, skipped, {}), {}
     for path in audio_files(folder):
         label = path.parent.name
@@ -176,16 +177,16 @@ def _commands_test(folder: Path, skipped: list[str] | None) -> DataDir:
 def from_audioset(
     folder: str | Path, clips: str | Path | None = None, skipped: list[str] | None = None
 ) -> dict[str, DataDir]:
-    """AudioSet: balanced_train, unbalanced_train and eval_segments.csv, as many as there are, with
-    class_labels_indices.csv or ontology.json for the names of the labels.
+    """Return a directory for each table of AudioSet, with keys YTID.
 
-    The clips are what one has of them, below `clips` (default: below `folder`) at any depth: YTID.EXT,
-    YTID_START.EXT, YTID_START_END.EXT, or one of these behind a Y. A directory for each table, keys YTID.
-    Labels are the names, with semicolons for their commas ("Male speech; man speaking").
+    Tables are balanced_train, unbalanced_train and eval_segments.csv, as many as there are, with
+    class_labels_indices.csv or ontology.json for the names of the labels. Labels are these names, with
+    semicolons for their commas ("Male speech; man speaking").
 
-    Clips that are no longer to be had are common: each table's missing ones are one fault, with their
-    number. A file longer than its segment by over a second is a fault too: it is the whole video. Files
-    that no table lists are passed over.
+    The clips are those one has, below `clips` (default: below `folder`) at any depth: YTID.EXT,
+    YTID_START.EXT, YTID_START_END.EXT, or one of these behind a Y. Clips that are no longer available are
+    common: those missing of a table are one fault, with their number. A file longer than its segment by over
+    a second is a fault too: it is the whole video. Files that no table lists are ignored.
     """
     folder = Path(folder)
     names = _audioset_names(folder)
@@ -230,7 +231,7 @@ def from_audioset(
 
 
 def _audioset_names(folder: Path) -> Table:
-    """Name by machine id, fit for utt2label. DataError if two labels have one name."""
+    """Return names, fit for utt2label, by machine id; DataError if two labels have one name."""
     indices, ontology = folder / "class_labels_indices.csv", folder / "ontology.json"
     try:
         if indices.is_file():
@@ -245,7 +246,7 @@ def _audioset_names(folder: Path) -> Table:
 
 
 def _segments(table: Path) -> Iterator[tuple[str, float, list[str]]]:
-    """YTID, seconds, machine ids of each line; those that begin with # are comments."""
+    """Yield YTID, seconds, machine ids of each line; lines that begin with # are comments."""
     try:
         with table.open(encoding="utf-8", newline="") as file:
             for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):

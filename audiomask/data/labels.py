@@ -1,4 +1,4 @@
-"""Labels: what utt2label says, those of each utterance with commas between them; and crops that have them."""
+"""Read the labels of utterances (utt2label, comma-separated) and cut crops that have them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audiomask.data.kaldi import DataDir, DataError
 
 
 def labels_of(data: DataDir) -> dict[str, list[str]]:
-    """The labels of every utterance, each once. DataError where utt2label has none for one."""
+    """Return every utterance's labels, each once; DataError where utt2label has none."""
     table = data.tables.get("utt2label")
     if table is None:
         raise DataError(f"{data.path}: no utt2label beside wav.scp, with the labels of each utterance")
@@ -33,18 +33,18 @@ def labels_of(data: DataDir) -> dict[str, list[str]]:
 
 
 def count(labels: Iterable[list[str]]) -> dict[str, int]:
-    """How many utterances have each label; the labels in order, which is that of the classes."""
+    """Return how many utterances have each label, sorted by label, as the classes are."""
     found = Counter(name for names in labels for name in names)
     return {name: found[name] for name in sorted(found)}
 
 
 def rarity(names: Iterable[str], counts: Mapping[str, int]) -> float:
-    """The sum of 1 / count of these labels: the weight of an utterance where classes are drawn alike."""
+    """Return the sum of 1 / count: an utterance's weight where classes are drawn alike."""
     return sum(1 / counts[name] for name in names)
 
 
 def one_hot(labels: list[list[str]], classes: Iterable[str]) -> np.ndarray:
-    """`[N, K]` float32: 1 for each label. KeyError for one that is no class."""
+    """Return `[N, K]` float32 with 1 for each label; KeyError for one that is no class."""
     place = {name: i for i, name in enumerate(classes)}
     out = np.zeros((len(labels), len(place)), np.float32)
     for row, names in zip(out, labels, strict=True):
@@ -53,7 +53,7 @@ def one_hot(labels: list[list[str]], classes: Iterable[str]) -> np.ndarray:
 
 
 def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
-    """1 for each label of each utterance, `[K]` float32. AudioError for a label that is no class."""
+    """Return `[K]` float32 by utterance, 1 for each label; AudioError if one is no class."""
     labels = labels_of(data)
     for key, names in labels.items():
         unknown = [name for name in names if name not in classes]
@@ -66,28 +66,28 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
 
 
 class LabelledCorpus(Protocol):
-    """Where labelled crops come from: `PackedAudio` with labels, `ShardedAudio`."""
+    """A source of labelled crops: `PackedAudio` with labels, or `ShardedAudio`."""
 
     labels: list[list[str]]  # of each recording that can be drawn now; another list when others can
 
     def seek(self, row: int) -> None:
-        """Make ready for this row of the run."""
+        """Prepare for this row of the run."""
 
     def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop_of`."""
 
 
 class LabelledCrops(Dataset[dict[str, Tensor]]):
-    """Row `n` of random crops and their labels, seeded with `(seed, n)` as in `data.loading`.
+    """Cuts row `n`, a random crop and its labels, seeded with `(seed, n)` as in `data.loading`.
+
+    An item is `audio [L]`, `target [K]` float32, `seed` int64.
 
     Args:
-        corpus: packed or in shards, of which one at a time is drawn from.
-        counts: of each class, in order, how many recordings of the corpus have it.
-        length: samples; a shorter clip is repeated.
-        balanced: a recording is drawn in proportion to the sum of 1 / count of its labels; else all alike.
-        mixup: chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
-
-    Item: `audio [L]`, `target [K]` float32, `seed` int64.
+        corpus: Packed corpus, or shards, of which one at a time is drawn from.
+        counts: Number of recordings of the corpus for each class, in order.
+        length: Samples of a crop; a shorter clip is repeated.
+        balanced: Draw recordings in proportion to the sum of 1 / count of their labels; else all alike.
+        mixup: Chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
     """
 
     def __init__(

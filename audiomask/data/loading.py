@@ -1,9 +1,8 @@
-"""Random crops of packed audio: the raw material of every training row.
+"""Cut random crops of packed audio: the raw material of every training row.
 
 A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map
-afterwards (`PackedAudio`): a random crop then costs a page fault instead of a codec start, and any number of
-processes share the pages. What is done with the crops (mixing, rooms, levels) is `simulate.py`'s business and
-runs on the training device.
+afterwards (`PackedAudio`). A random crop then costs a page fault instead of a codec start, and any number of
+processes share the pages. `simulate.py` processes them (mixing, rooms, levels) on the training device.
 
 Everything drawn for row number `n` of a run comes from a generator seeded with `(seed, n)`. A resumed run
 therefore sees the same data in the same order as one that never stopped, and the rows are the same however
@@ -29,11 +28,11 @@ from audiomask.data.kaldi import DataDir, Utterance
 def pack(
     entries: Iterable[tuple[str, str, Callable[[], np.ndarray]]], prefix: str | Path, sample_rate: int
 ) -> int:
-    """Write `prefix.i16` and `prefix.json` from (key, group, read) entries; returns the number of samples.
+    """Write `prefix.i16` and `.json` from (key, group, read); return the number of samples.
 
-    `group` is what crops are balanced over: a speaker, a kind of noise. `read()` gives mono float samples
-    `[T]` in [-1, 1] at `sample_rate` (Hz). The index is written last, so a pack that was interrupted is not
-    mistaken for a finished one.
+    Crops are balanced over `group`, a speaker or a kind of noise. `read()` gives mono float samples `[T]` in
+    [-1, 1] at `sample_rate` (Hz). The index is written last, so an interrupted pack is not mistaken for a
+    finished one.
     """
     prefix = Path(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +58,10 @@ def pack(
 
 
 class Corpus(Protocol):
-    """Where crops come from: `PackedAudio`, `shards.ShardedAudio`."""
+    """A source of crops: `PackedAudio` or `shards.ShardedAudio`."""
 
     def seek(self, row: int) -> None:
-        """Make ready for the crops of this row of the run."""
+        """Prepare for the crops of this row of the run."""
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop`."""
@@ -71,14 +70,14 @@ class Corpus(Protocol):
 def read_mono(
     data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
 ) -> np.ndarray:
-    """Samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
     x, rate = data.load(utterance, table, allow_pipes)
     mono = x.mean(0)
     return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
 
 
 def within_full_scale(x: np.ndarray) -> np.ndarray:
-    """`x [T]` turned down until 16 bits hold its peak: levels are drawn anew in training."""
+    """Return `x [T]`, turned down until 16 bits hold its peak: training draws levels anew."""
     x = np.nan_to_num(x)
     return x / max(1.0, float(np.abs(x).max(initial=0)))
 
@@ -86,9 +85,10 @@ def within_full_scale(x: np.ndarray) -> np.ndarray:
 def cut(
     read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
 ) -> np.ndarray:
-    """Samples `[length]` (or `[C, length]`) from a random place of a recording of `n` samples, of which
-    `read(at, count)` gives some; for shorter recordings see `PackedAudio.crop`, of which only "pad" takes
-    several channels.
+    """Return samples `[length]` or `[C, length]` from a random place of a recording.
+
+    `read(at, count)` gives some of its `n` samples. Shorter recordings are treated as by `PackedAudio.crop`;
+    only `fill="pad"` takes several channels.
     """
     if n >= length:
         return read(int(rng.integers(n - length + 1)), length)
@@ -102,17 +102,17 @@ def cut(
 
 
 class PackedAudio:
-    """Crops of a packed corpus.
+    """A packed corpus that gives random crops.
 
     Args:
-        prefix: path without suffix of the `.i16` and `.json` files.
-        weights: sampling weight by group; a key ending in `*` covers all groups that begin so, and shares
+        prefix: Path without suffix of the `.i16` and `.json` files.
+        weights: Sampling weight by group; a key ending in `*` covers all groups that begin so, and divides
             its weight among them. Groups without a weight are drawn in proportion to their length from what
             is left when the weights sum to less than 1, and not at all otherwise. None draws every second of
             audio alike.
-        exclude: groups (or `prefix*`) left out: held-out speakers and noises.
-        only: the opposite: nothing but these.
-        labels: of every recording, for those who draw by them.
+        exclude: Groups (or `prefix*`) left out: held-out speakers and noises.
+        only: Groups (or `prefix*`) that alone are kept.
+        labels: Labels of every recording, for those who draw by them.
     """
 
     def __init__(
@@ -168,22 +168,22 @@ class PackedAudio:
         return float(self.lengths.sum()) / self.sample_rate
 
     def seek(self, row: int) -> None:
-        """Nothing to do: every row is drawn from the whole corpus."""
+        """Do nothing, since every row is drawn from the whole corpus."""
 
     def draw(self, rng: np.random.Generator) -> int:
-        """The number of a recording, by the weights and the lengths."""
+        """Return the number of a recording, drawn by the weights and the lengths."""
         return min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Samples `[length]` float32 from a random place.
+        """Return samples `[length]` float32 from a random place.
 
-        A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random
-        among zeros (`"pad"`, right for speech, which then also teaches silence).
+        A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random among
+        zeros (`"pad"`, right for speech, which then also teaches silence).
         """
         return self.crop_of(self.draw(rng), rng, length, fill)
 
     def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """`crop` of the `i`-th recording."""
+        """Return a `crop` of the `i`-th recording."""
         start, n = self.offsets[i], self.lengths[i]
 
         def read(at: int, count: int) -> np.ndarray:
@@ -197,17 +197,17 @@ def _matches(group: str, pattern: str) -> bool:
 
 
 class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
-    """Row `n` of raw crops for `simulate.Degrade`: speech, and several noise signals for it.
+    """Cuts row `n` of raw crops for `simulate.Degrade`: speech, and several noises for it.
+
+    An item is `speech [L]`, `noise [K, L]` float32, `seed` int64 (for the simulation).
 
     Args:
-        speech, noise: corpora, packed or in shards. music: optional third one.
-        length: samples of a crop (longer than the training segment, since speed changes eat some).
-        noises: noise slots a row.
-        babble, music_share, synthetic: chance that a slot holds several talkers, music, or Gaussian noise
+        speech, noise, music: Corpora, packed or in shards; `music` is optional.
+        length: Samples of a crop (longer than the training segment, since speed changes eat some).
+        noises: Noise slots a row.
+        babble, music_share, synthetic: Chance that a slot holds several talkers, music, or Gaussian noise
             (which the simulation then colours) instead of a recording.
-        seed: with the row's number, all there is to know about a row.
-
-    Item: `speech [L]`, `noise [K, L]` float32, `seed` int64 (for the simulation).
+        seed: Seed that, with a row's number, determines the row.
     """
 
     def __init__(

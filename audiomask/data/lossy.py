@@ -1,4 +1,4 @@
-"""Fixed losses for a data directory: a trace for each utterance, so that every method meets the same ones."""
+"""Fix the losses of each utterance of a data directory, so that all methods meet the same."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from audiomask.masks.packets import TRACE_MS, Bursts, LossModel, statistics, wri
 def write_traces(
     data: DataDir, out: str | Path, model: LossModel, seed: int = 0, allow_pipes: bool = False
 ) -> tuple[DataDir, Bursts]:
-    """Write OUT/traces/KEY.txt for every utterance, packets of 20 ms, and the data directory OUT.
+    """Write OUT/traces/KEY.txt for every utterance, in packets of 20 ms, and the directory OUT.
 
-    It has the tables of `data`, utt2trace, and clean.scp, which is wav.scp: what was sent is the reference.
-    The losses of an utterance depend on `seed` and its key alone. Also returns what was lost in all.
-    DataError for a key that cannot name a file, AudioError for a recorded trace that is too short.
+    OUT has the tables of `data`, utt2trace, and clean.scp, which is wav.scp: the signal sent is the
+    reference. The losses of an utterance depend on `seed` and its key alone. The total losses are returned
+    too. DataError for a key that cannot name a file, AudioError for a recorded trace that is too short.
     """
     out = Path(out)
     tables = {name: dict(table) for name, table in data.tables.items()}

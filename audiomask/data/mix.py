@@ -1,4 +1,4 @@
-"""Fixed mixtures of speech and noise: what validation sets and tiny corpora are made of.
+"""Write fixed mixtures of speech and noise, for validation sets and tiny corpora.
 
 Training mixes on the fly and on the training device (`audiomask.data.simulate`). A validation set must
 instead stay the same for months, so it is drawn once, here, with nothing but numpy, and written to disk: a
@@ -23,13 +23,13 @@ CACHED_FILES = 64  # decoded files kept: noise files are long, and drawn again a
 
 @dataclass(frozen=True)
 class MixSettings:
-    """What is drawn for each mixture; ranges are uniform."""
+    """Settings of the draws for each mixture; ranges are uniform."""
 
     sample_rate: int = 16000
     seconds: tuple[float, float] = (3.0, 6.0)
     snr_db: tuple[float, float] = (0.0, 15.0)
     level_dbfs: tuple[float, float] = (-30.0, -20.0)  # RMS of the speech in the mixture
-    peak: float = 0.99  # a mixture that would pass this is turned down as a whole, clean reference included
+    peak: float = 0.99  # a mixture that would exceed this is turned down as a whole, with its clean reference
 
     def __post_init__(self) -> None:
         for name in ("seconds", "snr_db", "level_dbfs"):
@@ -42,9 +42,9 @@ class MixSettings:
 
 @dataclass(frozen=True)
 class Mixture:
-    """clean, noisy: [T] float32, noise = noisy - clean; `snr_db` over the whole crop; speech, noise.
+    """A mixture with its sources: clean and noisy `[T]` float32, and the SNR that was drawn.
 
-    What was drawn.
+    The noise is noisy - clean; `snr_db` is over the whole crop.
     """
 
     key: str
@@ -56,7 +56,7 @@ class Mixture:
 
 
 def rms_dbfs(x: np.ndarray) -> float:
-    """RMS level of x [T] in dB re full scale, -inf for digital silence."""
+    """Return the RMS level of `x [T]` in dB re full scale, -inf for digital silence."""
     power = float(np.mean(np.square(x, dtype=np.float64))) if len(x) else 0.0
     return 10.0 * float(np.log10(power)) if power > 0 else -np.inf
 
@@ -64,10 +64,11 @@ def rms_dbfs(x: np.ndarray) -> float:
 def mix_at_snr(
     speech: np.ndarray, noise: np.ndarray, snr_db: float, level_dbfs: float, peak: float = 0.99
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Speech [T] at `level_dbfs`, and the same with noise [T] `snr_db` below it: (clean, noisy), float32.
+    """Return (clean, noisy): speech `[T]` at `level_dbfs`, and with noise `snr_db` below it.
 
-    SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would exceed `peak`,
-    both are scaled by one factor, which leaves the SNR as drawn. Raises DataError for a silent signal.
+    Both are float32. SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would
+    exceed `peak`, both are scaled by one factor, which leaves the SNR as drawn. DataError for a silent
+    signal.
     """
     levels = rms_dbfs(speech), rms_dbfs(noise)
     if not np.isfinite(levels).all():
@@ -80,7 +81,7 @@ def mix_at_snr(
 
 
 class _Pool:
-    """Mono signals of a data directory at one rate, the last few kept."""
+    """A cache of the last few signals read from a data directory, mono and at one rate."""
 
     def __init__(self, data: DataDir, sample_rate: int, allow_pipes: bool) -> None:
         self.data, self.sample_rate, self.allow_pipes = data, sample_rate, allow_pipes
@@ -102,7 +103,7 @@ class _Pool:
 
 
 def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int = 20) -> np.ndarray | None:
-    """A random crop of `length`, louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
+    """Return a random crop louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
     if len(x) < length:
         x = np.resize(x, length)
     for _ in range(tries):
@@ -121,10 +122,10 @@ def mixtures(
     settings: MixSettings | None = None,
     allow_pipes: bool = False,
 ) -> Iterator[Mixture]:
-    """Yield `count` mixtures. Speech is used in turn; noise is drawn by kind (utt2spk), then within the kind.
+    """Yield `count` mixtures; speech is used in turn, noise is drawn by kind, then within it.
 
-    So one kind with many files does not outweigh the others. Each mixture has a generator seeded by (seed,
-    its number): the first 10 of 200 are the 10 of 10.
+    The kind is in utt2spk; one kind with many files thus does not outweigh the others. Each mixture has a
+    generator seeded by (seed, its number): the first 10 of 200 are the 10 of 10.
     """
     settings = settings or MixSettings()
     talkers = _Pool(speech, settings.sample_rate, allow_pipes)
@@ -167,11 +168,10 @@ def write_mixtures(
     settings: MixSettings | None = None,
     allow_pipes: bool = False,
 ) -> DataDir:
-    """Write `count` mixtures to out/noisy/*.wav and out/clean/*.wav (16 bit), and the data directory `out`
-    itself.
+    """Write `count` mixtures as 16-bit files, and the data directory `out`, which is returned.
 
-    wav.scp lists the noisy files, clean.scp the clean ones, utt2snr the SNR in dB, utt2noise and utt2speech
-    what was mixed. Paths are relative to `out`, which can therefore be moved.
+    wav.scp lists out/noisy/*.wav, clean.scp out/clean/*.wav, utt2snr the SNR in dB, utt2noise and utt2speech
+    the utterances mixed. Paths are relative to `out`, which can therefore be moved.
     """
     settings = settings or MixSettings()
     out = Path(out)

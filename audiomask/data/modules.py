@@ -1,7 +1,7 @@
-"""Data modules: they give each process of a training its batches, from what a recipe names.
+"""Give each process of a training its batches, from the data that a recipe names.
 
 `NoisySpeech` mixes speech and noise, `LossySpeech` is validated with loss traces, `NoisyArray` with the pairs
-of an array, `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` such with
+of an array. `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` those with
 labels.
 """
 
@@ -31,11 +31,11 @@ from audiomask.masks.packets import TRACE_MS
 
 
 class Batches(Sampler[list[int]]):
-    """Numbers the rows of the batches of one process, from where the training stands on.
+    """Numbers the rows of one process' batches, starting where the training stands.
 
-    An iteration ends with the epoch. The rows of a run are counted through. Batch `i` of `world` processes is
-    the next `world * batch_size` of them, and each process takes its `batch_size` in the order of `rank`: two
-    processes with B rows each train on the rows of one process with 2 B.
+    An iteration ends with the epoch, and the rows of a run are counted through. Batch `i` of `world`
+    processes is the next `world * batch_size` rows, and each process takes its `batch_size` in the order of
+    `rank`: two processes with B rows each train on the rows of one process with 2 B.
 
     Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
     one further in a run resumed from a checkpoint written at the end of an epoch.
@@ -62,9 +62,9 @@ def packed(
 ) -> Path:
     """Return the prefix of the packed corpus of `data` (see `data.loading`); make it if missing.
 
-    Its name holds a hash of what it depends on: the place of `data`, its `tables` (comma-separated stems),
-    and size and time of every file that they name, so that a recording that was replaced is packed anew.
-    `read` gives the samples of an utterance.
+    The prefix contains a hash of its sources: the place of `data`, its `tables` (comma-separated stems), and
+    size and time of every file that they name, so that a recording that was replaced is packed anew. `read`
+    gives the samples of an utterance.
     """
     scps = [f"{stem}.scp" for stem in tables.split(",")]
     entries = {entry for name in scps for entry in data.tables.get(name, {}).values()}
@@ -80,24 +80,24 @@ def packed(
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
         status = path.stat()
-    except OSError:  # reading it will say so
+    except OSError:  # reading it will raise
         return None
     return status.st_size, status.st_mtime_ns
 
 
 class Rows(pl.LightningDataModule):
-    """Base of the data modules: numbered rows for training, fixed clips for validation.
+    """A base of data modules, with numbered rows for training and fixed clips for validation.
 
     Args:
-        train, valid: data directories; `train` may be a folder of shards (see `data.shards`).
-        cache: folder for the packed corpora (see `data.loading`); made once, reused while the recordings and
+        train, valid: Data directories; `train` may be a folder of shards (see `data.shards`).
+        cache: Folder for the packed corpora (see `data.loading`); made once, reused while the recordings and
             their tables are unchanged.
-        sample_rate: Hz; in a recipe that of the network, which fills it in.
-        batch_size, steps: rows of a batch in each process, batches of an epoch (validation and checkpoints
+        sample_rate: Rate in Hz; in a recipe that of the network, which fills it in.
+        batch_size, steps: Rows of a batch in each process, batches of an epoch (validation and checkpoints
             come at its end).
-        segment: samples of a training row.
-        seed: with a row's number, all there is to know about a row.
-        workers: processes that cut crops; 0 does it in the training process.
+        segment: Samples of a training row.
+        seed: Seed that, with a row's number, determines the row.
+        workers: Processes that cut crops; 0 does it in the training process.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Rows(pl.LightningDataModule):
 
     @property
     def raw(self) -> int:
-        """Samples of raw material that the task's simulation makes a row of."""
+        """Return the samples of raw material that the task's simulation makes a row of."""
         simulation = getattr(getattr(self.trainer, "lightning_module", None), "simulation", None)
         return self.segment if simulation is None else simulation.crop
 
@@ -142,7 +142,7 @@ class Rows(pl.LightningDataModule):
         return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
 
     def _shards(self, path: str, length: int, **options: Any) -> ShardedAudio | None:
-        """The corpus in shards that `path` is, or None."""
+        """Return the corpus in shards that `path` is, or None."""
         if not (Path(path) / INDEX).exists():
             return None
         assert self.trainer is not None
@@ -171,16 +171,16 @@ class Rows(pl.LightningDataModule):
 
 
 class NoisySpeech(Rows):
-    """Speech and noise for training, fixed pairs for validation.
+    """Provides speech and noise for training, fixed pairs for validation.
 
     Args:
-        train: data directory of clean speech. noise: of noise; each recording's speaker (utt2spk) is its
-            kind. music: optional. Each of them may also be a folder of shards.
-        valid: data directory of fixed pairs.
-        crop: samples of the raw material of a row; 0: half as much again as `segment`, or more if the
+        train, noise, music: Data directories, or folders of shards, of clean speech, of noise, whose kind is
+            each recording's speaker (utt2spk), and, optionally, of music.
+        valid: Data directory of fixed pairs.
+        crop: Samples of the raw material of a row; 0: half as much again as `segment`, or more if the
             simulation needs it.
-        speech_weights, noise_weights, music_share, babble, synthetic, noises: see `data.loading`.
-        rest: see `Rows`.
+        speech_weights, noise_weights, music_share, babble, synthetic, noises: See `data.loading`.
+        rest: See `Rows`.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class NoisySpeech(Rows):
         return self.crop or max(math.ceil(self.segment * 1.5), super().raw)
 
     def _corpus(self, path: str, weights: dict[str, float] | None = None) -> PackedAudio | ShardedAudio:
-        """Return where crops come from; AudioError for weights of groups in shards."""
+        """Return the source of crops in `path`; AudioError for weights of groups in shards."""
         sharded = self._shards(path, self.raw)
         if sharded is None:
             return PackedAudio(self._pack(path), weights)
@@ -241,14 +241,14 @@ class NoisySpeech(Rows):
 
 
 class NoisyArray(NoisySpeech):
-    """`NoisySpeech` validated with pairs of an array (`tools/corpora/simulate_array.py scenes`)."""
+    """Provides `NoisySpeech` validated with array pairs (`tools/corpora/simulate_array.py scenes`)."""
 
     def clips(self, path: str) -> Dataset[Any]:
         return Pairs(path, self.sample_rate, array=True)
 
 
 class LossySpeech(NoisySpeech):
-    """`NoisySpeech` validated with recordings and traces of packets of `packet_ms` (`Traced`)."""
+    """Provides `NoisySpeech` validated with `Traced`: recordings, and traces at `packet_ms`."""
 
     def __init__(self, *args: Any, packet_ms: float = TRACE_MS, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -259,24 +259,22 @@ class LossySpeech(NoisySpeech):
 
 
 class PairedSpeech(Rows):
-    """Pairs of noisy and clean recordings, for training and for validation.
-
-    They go with `data.augment.Augment`.
+    """Provides pairs of noisy and clean recordings, for `data.augment.Augment` and validation.
 
     Args:
-        train, valid: data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
-        rest: see `Rows`.
+        train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
+        rest: See `Rows`.
     """
 
     def __init__(self, train: str, valid: str, **rest: Any):
         super().__init__(train, valid, **rest)
 
     def _pack(self, path: str) -> Path:
-        pairs = Pairs(path, self.sample_rate)  # says so if there is no clean.scp
+        pairs = Pairs(path, self.sample_rate)  # raises if there is no clean.scp
         numbers = {u.key: i for i, u in enumerate(pairs.utterances)}
 
         def read(u: Utterance) -> np.ndarray:
-            """Clean, then noisy: in one entry, so that packing scales both alike where one would clip."""
+            """Return clean, then noisy, in one entry: packing scales both alike where one would clip."""
             noisy, clean = pairs.read(numbers[u.key])
             return np.concatenate([clean, noisy])
 
@@ -290,14 +288,14 @@ class PairedSpeech(Rows):
 
 
 class Sounds(Rows):
-    """Recordings of any kind, for training and for validation.
+    """Provides recordings of any kind, for training and for validation.
 
     Args:
-        segment: samples of a crop: with 10 s, the front end's 1024 frames are 998 and silence.
-        augment: see `Crops`.
-        confidence: give the numbers of `utt2confidence` too (see `confidences`), for the mask Confidence. Not
-            for shards.
-        rest: see `Rows`.
+        segment: Samples of a crop: with 10 s, the front end's 1024 frames are 998 and silence.
+        augment: See `Crops`.
+        confidence: Give the numbers of `utt2confidence` too (see `confidences`), for the mask Confidence.
+            Shards have none.
+        rest: See `Rows`.
     """
 
     def __init__(self, train: str, valid: str, augment: bool = True, confidence: bool = False, **rest: Any):
@@ -305,11 +303,11 @@ class Sounds(Rows):
         self.augment, self.confidence = augment, confidence
 
     def _pack_confidence(self) -> Path:
-        """The packed confidences of the training directory."""
+        """Return the packed confidences of the training directory."""
         data, corpus = DataDir.read(self.train_dir), PackedAudio(self._pack(self.train_dir))
         lengths = dict(zip(corpus.keys, corpus.lengths.tolist(), strict=True))
         for key in lengths:
-            confidences(data, key, 1)  # before any is written
+            confidences(data, key, 1)  # raises before any is written
         table = json.dumps(data.tables["utt2confidence"], sort_keys=True)
         cache = self.cache / f"confidence-{hashlib.sha256(table.encode()).hexdigest()[:12]}"
         return packed(data, cache, self.sample_rate, lambda u: confidences(data, u.key, lengths[u.key]))
@@ -331,15 +329,14 @@ class Sounds(Rows):
 
 
 class LabelledSounds(Rows):
-    """Labelled recordings.
-
-    The classes are the labels of the training data, in order of the alphabet.
+    """Provides labelled recordings, whose classes are the sorted labels of the training data.
 
     Args:
-        train: data directory with utt2label, or a folder of shards made of one. valid: data directory.
-        test: data directory on which the weights that were kept are judged when the training is over.
-        balanced, mixup: see `LabelledCrops`.
-        rest: see `Rows`.
+        train: Data directory with utt2label, or a folder of shards made of one.
+        valid, test: Data directories for validation, and to judge the weights that were kept after the
+            training.
+        balanced, mixup: See `LabelledCrops`.
+        rest: See `Rows`.
     """
 
     def __init__(

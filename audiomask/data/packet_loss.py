@@ -1,4 +1,4 @@
-"""Packet loss for training a concealer: losses of any signal, recordings with fixed traces."""
+"""Train a concealer on packet loss: losses of any signal, and recordings with fixed traces."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sam
 
 
 class PacketLoss(Simulation):
-    """Loses packets of what another simulation makes, whose noisy signal is wanted back.
+    """Loses packets of the noisy signal that another simulation makes, which is wanted back.
 
-    A network with an input `lost` is informed of the lost samples; one without, a blind one, is given zeros
-    there and nothing else. Rows are divided by the level of what was sent, since next to nothing may be left.
+    A network with an input `lost` is informed of the lost samples; one without, a blind one, is given only
+    zeros there. Rows are divided by the level of the signal sent, since next to nothing may be left.
 
     Args:
-        sent: makes what is sent: speech, with the noise that a caller has about him.
-        losses: models of packet loss (`masks.packets`); each row draws one of them.
-        packet_ms: lengths of a packet; each row draws one.
+        sent: Simulation of the signal sent: speech, with the noise that a caller has about him.
+        losses: Models of packet loss (`masks.packets`); each row draws one of them.
+        packet_ms: Lengths of a packet; each row draws one.
     """
 
     def __init__(
@@ -39,14 +39,13 @@ class PacketLoss(Simulation):
 
     @property
     def crop(self) -> int:
-        """Samples of raw material that a row needs."""
         return self.sent.crop
 
     def lose(self, samples: int, seeds: Tensor) -> Tensor:
         """Return which samples are lost, `[B, samples]` bool, each row by its seed of `seeds [B]`."""
         rows = []
         for seed in seeds:
-            draw = torch.Generator().manual_seed(int(seed) ^ 0x10557)  # apart from the simulation's own
+            draw = torch.Generator().manual_seed(int(seed) ^ 0x10557)  # not the simulation's own
             model = self.losses[int(torch.randint(len(self.losses), (), generator=draw))]
             ms = self.packet_ms[int(torch.randint(len(self.packet_ms), (), generator=draw))]
             count, size = packets(samples, self.sample_rate, ms)
@@ -70,8 +69,8 @@ class PacketLoss(Simulation):
 class Traced(Dataset[dict[str, Any]]):
     """Reads the recordings of a data directory and their traces.
 
-    `utt2trace` names a file of a line of 0 or 1 for each packet of `packet_ms`. Item: `clean [T]`, `lost [T]`
-    bool, `key`.
+    `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`. An item is `clean [T]`,
+    `lost [T]` bool, `key`.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):

@@ -1,4 +1,4 @@
-"""Reads pairs of noisy and clean recordings: whole for validation, crops for training."""
+"""Read pairs of noisy and clean recordings: whole for validation, crops for training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from audiomask.data.loading import PackedAudio, cut, read_mono
 class Pairs(Dataset[dict[str, Any]]):
     """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
 
-    Args:
-        array: the noisy recordings are those of several microphones, the clean ones of the reference alone;
-            else all are mixed to mono.
+    An item is `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
 
-    Item: `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
+    Args:
+        array: Read several microphones in the noisy recordings, the reference alone in the clean ones; else
+            mix all to mono.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, array: bool = False):
@@ -71,21 +71,20 @@ class Pairs(Dataset[dict[str, Any]]):
 class PairCrops(Dataset[dict[str, torch.Tensor]]):
     """Cuts row `n` at random from packed pairs, seeded with `(seed, n)` as in `data.loading`.
 
-    The noise is what is left when the clean recording is taken from the noisy one, so that noises can be
-    dealt out anew within a batch (`data.augment.Augment`).
+    An item is `speech [L]`, `noise [1, L]` float32, `seed` int64 (for the augmentation). The noise is the
+    noisy recording minus the clean one, so that noises can be dealt out anew within a batch
+    (`data.augment.Augment`).
 
     Args:
-        pairs: packed corpus whose entries are the clean recording followed by the noisy one.
-        length: samples of a crop. A shorter pair stands at a random place among zeros.
-
-    Item: `speech [L]`, `noise [1, L]` float32, `seed` int64 (for the augmentation).
+        pairs: Packed corpus whose entries are the clean recording followed by the noisy one.
+        length: Samples of a crop. A shorter pair stands at a random place among zeros.
     """
 
     def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
         self.pairs, self.length, self.seed = pairs, length, seed
 
     def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        """Clean and noisy `[2, L]` of one pair, every second of the corpus as likely."""
+        """Return clean and noisy `[2, L]` of one pair, every second of the corpus as likely."""
         i = self.pairs.draw(rng)
         n = self.pairs.lengths[i] // 2
         start = self.pairs.offsets[i]

@@ -1,6 +1,7 @@
-"""Augmentation of log-mel pictures `[B, frames, bands]` on their device: SpecAugment, random quantization.
+"""Augment log-mel spectrograms `[B, frames, bands]`: SpecAugment, random quantization.
 
-What is drawn for a row is a function of its seed alone (`draws`).
+They stay on their device. SpecAugment is of Park et al. 2019. The draws for a row are a function of its seed
+alone (`draws`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def draws(seeds: Tensor, count: int, purpose: int) -> Tensor:
-    """Uniform numbers `[B, count]` in [0, 1) from `seeds [B]` int64; other ones for another `purpose`."""
+    """Return `[B, count]` uniform in [0, 1) from `seeds [B]` int64, new for each `purpose`."""
     rows = [
         torch.rand(count, generator=torch.Generator().manual_seed(seed ^ (0x9E3779B9 * (purpose + 1))))
         for seed in seeds.tolist()
@@ -19,9 +20,7 @@ def draws(seeds: Tensor, count: int, purpose: int) -> Tensor:
 
 
 def spec_augment(x: Tensor, seeds: Tensor, frames: int, bands: int, value: float = 0.0) -> Tensor:
-    """x with one stretch of 0 to `frames` frames and one of 0 to `bands` bands set to `value` in each row
-    (Park et al. 2019).
-    """
+    """Return x with 0..`frames` adjacent frames and 0..`bands` adjacent bands a row at `value`."""
     numbers = draws(seeds, 4, 1)
     for axis, most in ((1, frames), (2, bands)):
         size = x.shape[axis]
@@ -35,8 +34,10 @@ def spec_augment(x: Tensor, seeds: Tensor, frames: int, bands: int, value: float
 
 
 def randomized_quantization(x: Tensor, seeds: Tensor, regions: int = 8, chance: float = 1.0) -> Tensor:
-    """x with the values of each row replaced by one random value for each of `regions` bins, whose edges are
-    random between the least and the most of the row (Wu et al. 2023); of a share `chance` of the rows.
+    """Return x with the values of each row quantized to random levels (Wu et al. 2023).
+
+    Random edges cut the range of a row, from its least to its greatest value, into `regions` bins, each of
+    which gets one random value. A fraction `chance` of the rows is changed.
     """
     if regions < 2:
         raise ValueError(f"regions is {regions}; quantization needs at least 2")

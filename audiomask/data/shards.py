@@ -1,14 +1,14 @@
-"""Corpora too large or too far away for one memory-mapped file: tar shards, read from end to end.
+"""Write and read tar shards, for corpora too large or too far away for a memory map.
 
     shards/shard-000000.tar   00000000.flac  00000000.json  00000001.flac ...   (WebDataset's layout)
            shards.json        sample rate, and each shard's utterances and samples
 
-`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels, of a
-directory with utt2label, travel in the json of their utterance; shards.json then has how many utterances have
-each label, and of each shard the sum of its utterances' weights (`labels.rarity`).
-`ShardedAudio` stands where `PackedAudio` does, with one shard at a time in memory, as FLAC: random crops of
-it serve as many rows of the training as it has audio for, then the next shard of the pass comes. Which shard
-a row has is computed from the row's number, so nothing has to be saved to resume.
+`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels of a
+directory with utt2label travel in the json of their utterance; shards.json then has how many utterances have
+each label, and of each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the
+place of `PackedAudio`, with one shard at a time in memory, as FLAC, read from end to end: random crops of it
+serve as many rows of the training as it has audio for, then the next shard of the pass comes. The shard of a
+row is computed from the row's number, so nothing has to be saved to resume.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def write(
     seed: int = 0,
     allow_pipes: bool = False,
 ) -> tuple[int, list[AudioError]]:
-    """Write the utterances of `data` below `out` as mono 16-bit FLAC; the number of shards, and what failed.
+    """Write utterances below `out` as mono 16-bit FLAC; return the number of shards and errors.
 
-    The order is drawn with `seed`; a shard is closed when it has reached `shard_bytes`. The index comes last,
-    so that an interrupted folder is not mistaken for a finished one. AudioError if nothing could be read.
+    The order is drawn with `seed`; a shard is closed when it reaches `shard_bytes`. The index is written
+    last, so an interrupted folder is not mistaken for a finished one. AudioError if nothing could be read.
     """
     from webdataset import ShardWriter
 
@@ -97,7 +97,7 @@ def write(
 
 
 def label_counts(folder: str | Path) -> dict[str, int]:
-    """How many utterances of the shards have each label. DataError if they were written without labels."""
+    """Return how many utterances have each label; DataError if the shards hold no labels."""
     counts = json.loads((Path(folder) / INDEX).read_text()).get("labels")
     if not counts:
         raise DataError(
@@ -108,26 +108,25 @@ def label_counts(folder: str | Path) -> dict[str, int]:
 
 
 def _crc(flac: bytes) -> int:
-    """libsndfile decodes a FLAC frame with a wrong checksum to silence and says nothing."""
+    """Return a checksum: libsndfile silently decodes a FLAC frame with a wrong one to silence."""
     return zlib.crc32(flac)
 
 
 class ShardedAudio:
-    """Crops of a sharded corpus; `seek` says for which row of the training.
+    """A sharded corpus that gives random crops; `seek` says for which row of the training.
 
-    A stream of rows is what one loading process of one rank draws: of `world` ranks with `workers` each,
-    every one has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop
-    comes from any place of the open shard, every second of it alike.
+    A stream of rows is drawn by one loading process of one rank. With `world` ranks of `workers` each, every
+    stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop comes
+    from any place of the open shard, every second alike. With a shard open, `keys` and `labels` are those of
+    its utterances.
 
     Args:
-        folder: written by `write`. sample_rate: Hz, must be the shards'.
-        length: samples of the crop of a row: a shard serves its samples / `length` rows.
-        batch_size, world, workers, seed: of the training; the rows of a run depend on all of them.
-        share: what a shard's rows are in proportion to: its "samples", its "utterances" (a row each), or
-            the "weight" of its labels, for those who draw utterances by `labels.rarity` and want all classes
-            alike over a pass.
-
-    With a shard open, `keys` and `labels` are those of its utterances.
+        folder, sample_rate: Folder written by `write`, and the rate of its shards in Hz.
+        length: Samples of the crop of a row: a shard serves its samples / `length` rows.
+        batch_size, world, workers, seed: Numbers of the training; the rows of a run depend on all of them.
+        share: Quantity to which a shard's rows are proportional: its "samples", its "utterances" (a row
+            each), or the "weight" of its labels, for those who draw utterances by `labels.rarity` and want
+            all classes alike over a pass.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class ShardedAudio:
         self._lengths = self._cdf = np.zeros(0)
 
     def shard_of(self, row: int) -> str:
-        """The name of the shard that `row` of the run is drawn from (see `data.modules.Batches`)."""
+        """Return the name of the shard that `row` is drawn from (see `data.modules.Batches`)."""
         batch, place = divmod(row, self.batch_size)
         batch, rank = divmod(batch, self.world)
         stream = rank * self.workers + batch % self.workers  # batches go round the workers
@@ -181,7 +180,7 @@ class ShardedAudio:
         return self.shards[order[np.searchsorted(np.cumsum(self.rows[order]), at, side="right")]]["name"]
 
     def seek(self, row: int) -> None:
-        """Open the shard of `row`. Errors: AudioError for a shard that is missing, cut short or damaged."""
+        """Open the shard of `row`; AudioError if it is missing, cut short or damaged."""
         if (name := self.shard_of(row)) != self.name:
             flac, facts = zip(*self._read(name), strict=True)
             self.name, self._flac = name, list(flac)
@@ -212,12 +211,12 @@ class ShardedAudio:
             raise AudioError(f"{path}: ends after {count} of {wanted} utterances; {REMEDY}")
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """As `PackedAudio.crop`, from the open shard."""
+        """Return a crop of the open shard, see `PackedAudio.crop`."""
         i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._flac) - 1)
         return self.crop_of(i, rng, length, fill)
 
     def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """As `PackedAudio.crop_of`, from the open shard."""
+        """Return a crop of the open shard's `i`-th recording, see `PackedAudio.crop_of`."""
 
         def read(at: int, count: int) -> np.ndarray:
             with sf.SoundFile(io.BytesIO(self._flac[i])) as file:

@@ -1,9 +1,9 @@
-"""Noisy speech from clean speech and noise, simulated in batches on the training device.
+"""Simulate noisy speech from clean speech and noise, in batches on the training device.
 
-Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`; `Degrade` draws the
+Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`. `Degrade` draws the
 parameters and calls them in the order in which the world does it: the talker's speed and voice colour, the
 room, the noises at their levels, the microphone's level, band and overload. All randomness of a row comes
-from a generator of its own (`RowDraws`), so a seed replays a row, whatever batch it stands in.
+from a generator of its own (`RowDraws`), so a seed replays a row in any batch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ EPS = 1e-8
 
 
 class RowDraws:
-    """Random numbers for the rows of a batch, each row's from a generator with its own seed.
+    """Random numbers that each row of a batch draws from a generator with its own seed.
 
-    What happens to a row then depends neither on the rows beside it nor on how many processes share the
-    batch.
+    A row then depends neither on the rows beside it nor on how many processes share the batch.
 
     Args:
-        seeds: `[B]` int64. count: numbers a row that `uniform` will hand out; they are drawn at once, since
-            many small draws would keep a GPU waiting. Taking more is a RuntimeError.
+        seeds: Seeds `[B]` int64.
+        count: Numbers a row that `uniform` will hand out; they are drawn at once, since many small draws
+            would keep a GPU waiting. Taking more is a RuntimeError.
     """
 
     def __init__(self, seeds: Tensor, count: int, device: torch.device | str = "cpu"):
@@ -44,26 +44,26 @@ class RowDraws:
         self._numbers, self._taken = self.rows(torch.rand, count), 0
 
     def rows(self, draw: Callable[..., Tensor], length: int) -> Tensor:
-        """`[B, length]` of `torch.rand` or `torch.randn`."""
+        """Return `[B, length]` of `torch.rand` or `torch.randn`."""
         return torch.stack([draw(length, generator=g, device=self.device) for g in self._generators])
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """`[B, *shape]` between `low` and `high`."""
+        """Return `[B, *shape]` between `low` and `high`."""
         count = math.prod(shape)
         numbers = self._numbers.narrow(1, self._taken, count).reshape(-1, *shape)
         self._taken += count
         return low + (high - low) * numbers
 
     def chance(self, p: float, *shape: int) -> Tensor:
-        """`[B, *shape]` bool, true with probability `p`."""
+        """Return `[B, *shape]` bool, true with probability `p`."""
         return self.uniform(0, 1, *shape) < p
 
 
 def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
-    """Root mean square `[B]` over the active part of `x [B, T]`: 20 ms frames within `floor_db` of the
-    loudest one.
+    """Return the RMS `[B]` over the active part of `x [B, T]`.
 
-    A plain mean over a crop that is half silence understates speech by 3 dB, and the SNR with it.
+    Active are the 20 ms frames within `floor_db` of the loudest one. A plain mean over a crop that is half
+    silence understates speech by 3 dB, and the SNR with it.
     """
     frame = max(1, sample_rate // 50)
     n = x.shape[-1] // frame * frame
@@ -80,7 +80,7 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
     two ends of a crop it rings for a few samples, which training does not mind.
 
     Raises:
-        AudioError: `x` holds less than that.
+        AudioError: `x` holds fewer samples.
     """
     out = x.new_zeros(len(x), length)
     for i, n in enumerate(_played(factor, length, x.shape[1], grain)):
@@ -93,7 +93,7 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
 
 
 def _played(factor: Tensor, length: int, crop: int, grain: int = 320) -> list[int]:
-    """Return the samples that `length` ones at speed `factor [B]` are made of; AudioError beyond `crop`."""
+    """Return how many samples `length` take at speed `factor [B]`; AudioError beyond `crop`."""
     counts = [n * grain for n in (factor * length / grain).round().long().tolist()]
     if max(counts, default=0) > crop:
         raise AudioError(
@@ -104,16 +104,16 @@ def _played(factor: Tensor, length: int, crop: int, grain: int = 320) -> list[in
 
 
 def check_speeds(simulation: Any, crop: int) -> None:
-    """Raise AudioError where `crop` samples do not suffice for the greatest speed that may ever be drawn."""
+    """Raise AudioError where `crop` samples do not suffice for the greatest speed ever drawn."""
     fastest = max(simulation.speed[1], simulation.noise_speed[1]) if simulation.speed_p else 1.0
     _played(torch.tensor([fastest]), simulation.segment, crop)
 
 
 def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float = 60.0) -> Tensor:
-    """Zero-phase gain curve `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P log-spaced frequencies.
+    """Return zero-phase gains `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P frequencies.
 
-    The points run from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear in log
-    frequency.
+    The points are log-spaced from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear
+    in log frequency.
     """
     points = gains_db.shape[1]
     f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=gains_db.device).clamp(min=lowest_hz)
@@ -124,7 +124,7 @@ def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float =
 
 
 def low_pass(cutoff_hz: Tensor, n_fft: int, sample_rate: int, width_hz: float = 200.0) -> Tensor:
-    """Gain curve `[B, n_fft // 2 + 1]` with a raised-cosine edge at `cutoff_hz [B]` (infinity passes all)."""
+    """Return gains `[B, n_fft // 2 + 1]`, a raised-cosine edge at `cutoff_hz [B]` (inf: none)."""
     f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=cutoff_hz.device)
     edge = ((f[None] - cutoff_hz[:, None]) / width_hz).clamp(0, 1)
     return 0.5 + 0.5 * torch.cos(math.pi * edge)
@@ -137,7 +137,7 @@ def statistical_rooms(
     sample_rate: int,
     draws: RowDraws,
 ) -> Tensor:
-    """Room impulse responses `[B, length]` by the statistical model, direct sound of gain 1 at sample 0.
+    """Return statistical room responses `[B, length]`, the direct sound of gain 1 at sample 0.
 
     Between 1 and 50 ms, Poisson-like reflections grow denser; all of it decays exponentially by 60 dB in
     `rt60_s [B]` seconds (Polack's model: Gaussian noise under an exponential envelope). The tail is scaled to
@@ -155,16 +155,16 @@ def statistical_rooms(
 
 
 def early_part(h: Tensor, sample_rate: int, early_s: float = 0.05) -> Tensor:
-    """The first `early_s` seconds of `h [B, L]`, faded out over as long again: the dry target."""
+    """Return the first `early_s` of `h [B, L]`, faded out over as long again: the dry target."""
     t = torch.arange(h.shape[-1], device=h.device) / sample_rate
     return h * (0.5 + 0.5 * torch.cos(math.pi * ((t - early_s) / early_s).clamp(0, 1)))
 
 
 def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
-    """The factor `[B]` for `noise [B, T]` that puts it `snr_db [B]` below `speech [B, T]`: 0 for an infinite
-    SNR, 1 where nobody speaks.
+    """Return the factor `[B]` that puts `noise [B, T]` `snr_db [B]` below `speech [B, T]`.
 
-    Levels are those of the active part (`active_level`) for the speech and the plain RMS for the noise.
+    It is 0 for an infinite SNR, 1 where nobody speaks. Levels are the `active_level` of the speech and the
+    plain RMS of the noise.
     """
     level = active_level(speech, sample_rate)
     scale = level * 10 ** (-snr_db / 20) / noise.square().mean(-1).sqrt().clamp(min=EPS)
@@ -172,14 +172,14 @@ def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) 
 
 
 def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
-    """`noise [B, T]` scaled by its `noise_gain`."""
+    """Return `noise [B, T]` scaled by its `noise_gain`."""
     return noise * noise_gain(speech, noise, snr_db, sample_rate)[:, None]
 
 
 def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
-    """Impulse responses `[N, length]` of a data directory, each from its direct sound on, which gets gain 1.
+    """Return impulse responses `[N, length]` of a directory, from the direct sound (gain 1) on.
 
-    Of several channels the first is taken. AudioError for a response without a sample.
+    The first of several channels is taken. AudioError for a response without a sample.
     """
     data = DataDir.read(path)
     rooms = torch.zeros(len(data.utterance_keys), length)
@@ -195,26 +195,26 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
 
 
 class Degrade(Simulation):
-    """Draws what happens to each row of a batch and makes (noisy, clean) pairs of it.
+    """Makes (noisy, clean) pairs by random degradations of each row; ranges are uniform.
 
-    Args (probabilities, and ranges drawn from uniformly, unless said otherwise):
-        sample_rate, segment: see `Simulation`.
-        snr_db: range of most rows; high_snr share goes `snr_db[1]`..40 dB, clean share has no noise at
-            all, so that clean speech learns to pass.
-        level_dbfs: active level of the noisy signal.
-        speed, noise_speed: playback speed of speech and noises (pitch follows), used with probability
-            speed_p.
-        eq_db, noise_eq_db: half-range of the random equalisers.
-        reverb_p: share of rows in a room; the target keeps the first `early_s` seconds of it.
-        rt60_s, drr_db: reverberation time and direct-to-reverberant ratio of simulated rooms.
-        rooms: data directory of measured or simulated responses, or the responses `[N, L]` themselves,
-            used for `rooms_share` of the rows in a room.
-        band_limit_p: share of rows cut at 3.4 to 7.5 kHz, target too. clip_p: share overloaded, target not.
-        interfering_gain_db: half-range of the level of each noise slot against the others.
-        wind_p: share with wind among the noises, `wind_db` against the others.
-        codec_p: share whose noisy signal went through one of `codecs` (see `data.channel.CODECS`).
-        loss_p: share whose noisy signal lost packets of `packet_ms`: `loss` of them, in bursts of `burst` in
-            the mean.
+    Args:
+        sample_rate, segment: See `Simulation`.
+        snr_db, high_snr, clean: Range of most rows; fraction at `snr_db[1]`..40 dB; fraction without any
+            noise, so that clean speech learns to pass.
+        level_dbfs: Active level of the noisy signal.
+        speed, noise_speed, speed_p: Playback speeds of speech and noises (pitch follows); their probability.
+        eq_db, noise_eq_db: Half-range of the random equalisers.
+        reverb_p, early_s: Fraction of rows in a room; seconds of it that the target keeps.
+        rt60_s, drr_db: Reverberation time and direct-to-reverberant ratio of simulated rooms.
+        rooms, rooms_share: Data directory of measured or simulated responses, or the responses `[N, L]`
+            themselves, and the fraction of the rows in a room that use them.
+        band_limit_p, clip_p: Fraction cut at 3.4 to 7.5 kHz, target too; fraction overloaded, target not.
+        modulate_p, interfering_gain_db: Fraction with slow swings of the noise level; half-range of the level
+            of each noise slot against the others.
+        wind_p, wind_db: Fraction with wind among the noises, and its level against the others.
+        codec_p, codecs: Fraction whose noisy signal went through one of `codecs` (see `data.channel.CODECS`).
+        loss_p, loss, burst, packet_ms: Fraction whose noisy signal lost packets of `packet_ms`; fraction of
+            packets lost, and mean length of their bursts.
     """
 
     rooms: Tensor | None
@@ -270,15 +270,14 @@ class Degrade(Simulation):
 
     @property
     def crop(self) -> int:
-        """Samples of raw material that a row needs."""
         return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """`speech [B, L]`, `noise [B, K, L]`, L >= `crop`, `seeds [B]` -> noisy and clean `[B, segment]`."""
+        """Return noisy and clean `[B, segment]` of `speech [B, L]`, `noise [B, K, L]`, L >= `crop`."""
         device, b, k = speech.device, speech.shape[0], noise.shape[1]
         sr, n = self.sample_rate, self.segment
         check_speeds(self, speech.shape[1])
-        gusts = 3 + 4 * n // sr  # of wind: four a second
+        gusts = 3 + 4 * n // sr  # four gusts of wind a second
         draws = RowDraws(seeds, 40 + 9 * k + gusts, device)
         uniform, chance = draws.uniform, draws.chance
 
@@ -307,7 +306,7 @@ class Degrade(Simulation):
             :, :n
         ]
 
-        # How many noises at once: mostly one.
+        # Draw how many noises play at once: mostly one.
         share = torch.tensor([0.6, 0.25, 0.15, *[0.05] * max(0, k - 3)][:k], device=device)
         edges = (share / share.sum()).cumsum(0)[:-1]
         used = torch.arange(k, device=device) <= (uniform(0, 1, 1) >= edges).sum(1, keepdim=True)
@@ -319,7 +318,7 @@ class Degrade(Simulation):
         parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
         summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
         noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
-        # Slow swings of level: passing cars, doors, a head that turns.
+        # Add slow swings of level: passing cars, doors, a head that turns.
         swing = nn.functional.interpolate(uniform(-15, 5, 1, 6), n, mode="linear", align_corners=True)[:, 0]
         noise = torch.where(chance(self.modulate_p)[:, None], noise * 10 ** (swing / 20), noise)
 

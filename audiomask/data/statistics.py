@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a corpus' log-mel values, by which `frontend.logmel` normalises."""
+"""Measure a corpus' log-mel mean and standard deviation, used by `frontend.logmel`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from audiomask.frontend.logmel import LogMel
 
 @dataclass(frozen=True)
 class Moments:
-    """`mean` and `std` over all bands of `frames` frames."""
+    """A mean and a standard deviation over all bands of `frames` frames."""
 
     mean: float
     std: float
@@ -31,14 +31,11 @@ def log_mel(
     utterances: Iterable[Utterance] | None = None,
     allow_pipes: bool = False,
 ) -> tuple[Moments, list[AudioError]]:
-    """The moments of the values that `frontend` computes, before it pads or normalises; and what failed.
+    """Return the moments of the values that `frontend` computes, and the failures.
 
-    Args:
-        piece: samples of the stretches that utterances are cut into, as long as the clips of the training,
-            for the front end takes off the mean of each. What is left at the end counts if it has a frame.
-        utterances: some of them; None: all.
-
-    AudioError if none of them could be read.
+    They are those before it pads or normalises. Utterances are cut into stretches of `piece` samples, as long
+    as the clips of the training, since the front end removes the mean of each; a remainder counts if it has a
+    frame. `utterances` are some of those of `data`; None: all. AudioError if none could be read.
     """
     total, squares, frames, failed = 0.0, 0.0, 0, []
     for u in data.utterances() if utterances is None else utterances:
@@ -61,7 +58,7 @@ def log_mel(
 
 
 def some(data: DataDir, count: int, seed: int) -> list[Utterance]:
-    """`count` utterances, drawn with `seed`; all if there are no more."""
+    """Return `count` utterances drawn with `seed`; all if there are no more."""
     utterances = list(data.utterances())
     order = np.random.default_rng(seed).permutation(len(utterances))
     return [utterances[i] for i in sorted(order[:count])]

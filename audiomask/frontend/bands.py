@@ -1,11 +1,11 @@
-"""Auditory and musical bands: frequency scales, band matrices `[F, bands]` and their inverses. No torch.
+"""Build auditory and musical bands `[F, bands]` on frequency scales, and invert them.
 
-A band matrix B turns a power spectrum into band powers, `bands = power @ B`, and its inverse brings band
-values back to the bins: `inverse(B, "interpolate")` for gains (a gain of 1 in every band is 1 in every bin),
-`inverse(B, "least_squares")` for spectra.
+A band matrix B turns a power spectrum into band powers, `bands = power @ B`. Its inverse brings band values
+back to the bins, without torch: `inverse(B, "interpolate")` for gains (a gain of 1 in every band is 1 in
+every bin), and `inverse(B, "least_squares")` for spectra.
 
-Scales: mel in its two published forms, the ERB-rate of Glasberg & Moore 1990, the Bark scale of Traunmueller
-1990, and the octave divided into equal steps for music.
+The scales are mel in its two published forms, the ERB-rate of Glasberg & Moore 1990, the Bark scale of
+Traunmueller 1990, and the octave divided into equal steps for music.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Scale:
-    """A frequency scale: `forward` maps Hz to its unit, `inverse` back. Both take and return arrays."""
+    """A frequency scale that maps arrays: `forward` from Hz to its unit, `inverse` back to Hz."""
 
     forward: Callable[[Array], Array]
     inverse: Callable[[Array], Array]
 
 
-# O'Shaughnessy 1987: 2595 log10(1 + f / 700). HTK and Kaldi write 1127 ln(...), the same to four digits;
+# O'Shaughnessy 1987: 2595 log10(1 + f / 700). HTK and Kaldi write 1127 ln(...), equal to four digits;
 # theirs is used, so that Kaldi's filters come out.
 def _htk(f: Array) -> Array:
     return 1127.0 * np.log1p(np.asarray(f, dtype=np.float64) / 700.0)
@@ -96,9 +96,7 @@ SCALES: dict[str, Scale] = {
 
 
 def erb_bandwidth(frequency: Array | float) -> Array:
-    """Equivalent rectangular bandwidth of the auditory filter at `frequency`, Hz (Glasberg & Moore 1990, eq.
-    3).
-    """
+    """Return the auditory filter's bandwidth in Hz (ERB; Glasberg & Moore 1990, eq. 3)."""
     return 24.7 * (1.0 + 4.37e-3 * np.asarray(frequency, dtype=np.float64))
 
 
@@ -120,9 +118,7 @@ def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: floa
 
 
 def edges(scale: str, bands: int, f_min: float, f_max: float) -> Array:
-    """`bands + 2` frequencies in Hz, equidistant on the scale: band b runs from edge b over its centre b + 1
-    to b + 2.
-    """
+    """Return `bands + 2` Hz equidistant on `scale`; band b spans edges b, b + 1 (centre), b + 2."""
     s = _scale(scale)
     return s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(f_max)), bands + 2))
 
@@ -137,13 +133,15 @@ def triangular(
     norm: Literal["area"] | None = None,
     flanks: Literal["hz", "scale"] = "hz",
 ) -> Array:
-    """Overlapping triangles with centres equidistant on `scale`, `[n_fft // 2 + 1, bands]` float64.
+    """Return overlapping triangles `[n_fft // 2 + 1, bands]` with equidistant centres.
 
-    `norm="area"` divides each by half its width in Hz (Slaney), so that all have the same area; None leaves
-    the peaks at 1. `flanks`: straight over Hz (librosa, torchaudio) or over the scale itself (HTK, Kaldi).
+    The centres are equidistant on `scale`, the matrix is float64. `norm="area"` divides each triangle by half
+    its width in Hz (Slaney), so that all have one area; None leaves the peaks at 1. `flanks` are straight
+    over Hz (librosa, torchaudio) or over the scale itself (HTK, Kaldi).
 
-    `triangular(sr, n, b, "mel_slaney", norm="area")` is the transpose of `librosa.filters.mel(sr=sr, n_fft=n,
-    n_mels=b)`. A band narrower than the spacing of the bins may be empty; `empty` finds those.
+    `triangular(sr, n, b, "mel_slaney", norm="area")` is the transpose of
+    `librosa.filters.mel(sr=sr, n_fft=n, n_mels=b)`. A band narrower than the spacing of the bins may be
+    empty; `empty` finds such bands.
     """
     top = _range(sample_rate, n_fft, bands, f_min, f_max)
     hz = edges(scale, bands, f_min, top)
@@ -165,11 +163,11 @@ def partition(
     f_max: float | None = None,
     min_bins: int = 1,
 ) -> Array:
-    """Adjoining rectangles: every bin from `f_min` to `f_max` lies in exactly one band, `[n_fft // 2 + 1,
-    bands]`.
+    """Return adjoining rectangles `[n_fft // 2 + 1, bands]`: each bin lies in exactly one band.
 
-    Band borders are equidistant on the scale, rounded to bins; a band gets at least `min_bins` bins, taken
-    from the wider ones above it (the low ERB bands are narrower than the bins of a short FFT).
+    This holds for the bins from `f_min` to `f_max`. Band borders are equidistant on the scale and rounded to
+    bins. A band gets at least `min_bins` bins, taken from the wider ones above it (the low ERB bands are
+    narrower than the bins of a short FFT).
     """
     top = _range(sample_rate, n_fft, bands, f_min, f_max)
     s = _scale(scale)
@@ -196,31 +194,31 @@ def mel(
     htk: bool = False,
     norm: Literal["area"] | None = "area",
 ) -> Array:
-    """Mel triangles `[n_fft // 2 + 1, bands]`, as librosa (Slaney's scale and norm) or on HTK's scale."""
+    """Return librosa's mel triangles `[n_fft // 2 + 1, bands]` (Slaney's), or HTK's with `htk`."""
     return triangular(sample_rate, n_fft, bands, "mel_htk" if htk else "mel_slaney", f_min, f_max, norm)
 
 
 def erb(
     sample_rate: float, n_fft: int, bands: int = 32, f_min: float = 0.0, f_max: float | None = None
 ) -> Array:
-    """Triangles equidistant in ERB-rate `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    """Return triangles `[n_fft // 2 + 1, bands]` equidistant in ERB-rate, with peaks at 1."""
     return triangular(sample_rate, n_fft, bands, "erb", f_min, f_max)
 
 
 def bark(
     sample_rate: float, n_fft: int, bands: int = 24, f_min: float = 0.0, f_max: float | None = None
 ) -> Array:
-    """Triangles equidistant in Bark `[n_fft // 2 + 1, bands]`, peaks at 1."""
+    """Return triangles `[n_fft // 2 + 1, bands]` equidistant in Bark, with peaks at 1."""
     return triangular(sample_rate, n_fft, bands, "bark", f_min, f_max)
 
 
 def musical(
     sample_rate: float, n_fft: int, per_octave: int = 12, low: float = 24.0, high: float | None = None
 ) -> Array:
-    """Triangles centred on the notes from MIDI number `low` (24: C1, 32.7 Hz), `per_octave` to the octave.
+    """Return triangles `[n_fft // 2 + 1, bands]` centred on notes, `per_octave` to the octave.
 
-    Returns `[n_fft // 2 + 1, bands]`; by default up to the last note whose neighbour is below half the sample
-    rate.
+    The notes start at MIDI number `low` (24 is C1, 32.7 Hz). By default they end with the last note whose
+    neighbour is below half the sample rate.
     """
     step = 12.0 / per_octave
     limit = float(_semitone(np.asarray(sample_rate / 2)))
@@ -232,16 +230,16 @@ def musical(
 
 
 def empty(matrix: Array) -> list[int]:
-    """Bands that hold no bin: their scale step is finer than the FFT."""
+    """Return the bands that hold no bin because their scale step is finer than the FFT."""
     return np.flatnonzero(matrix.sum(axis=0) == 0).tolist()
 
 
 def inverse(matrix: Array, method: Literal["interpolate", "least_squares"] = "interpolate") -> Array:
-    """From band values back to bins: `[bands, F]` for a band matrix `[F, bands]`.
+    """Return the matrix `[bands, F]` that maps values of bands `[F, bands]` to bins.
 
-    "interpolate": each bin is the mean of its bands, weighted by their share in it; bins below the first and
-    above the last band take the nearest one. Constant band values give constant bins: the inverse for gains.
-    "least_squares": the Moore-Penrose inverse; bins may come out negative.
+    With "interpolate" each bin is the mean of its bands, weighted by their fraction in it; bins below the
+    first and above the last band take the nearest one. Constant band values give constant bins, which suits
+    gains. "least_squares" is the Moore-Penrose inverse; bins may come out negative.
     """
     if method == "least_squares":
         return np.linalg.pinv(matrix)

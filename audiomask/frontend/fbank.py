@@ -1,9 +1,9 @@
-"""Kaldi-compatible log-mel filter-bank features as a streaming block.
+"""Compute Kaldi-compatible log-mel filter-bank features in a streaming block.
 
-Frame n reads samples [n hop, n hop + length): Kaldi with snip-edges, the only one of its two layouts that can
-stream (the other mirrors the signal at its ends). Per frame, in Kaldi's order: subtract the mean,
-pre-emphasise x[i] - 0.97 x[i-1] with x[-1] = x[0], window, power spectrum of the next power of two, triangles
-straight over mel, floor, logarithm.
+Frame n reads samples [n hop, n hop + length). This is Kaldi with snip-edges, the only one of its two layouts
+that can stream (the other mirrors the signal at its ends). Each frame goes through Kaldi's steps in their
+order: subtract the mean, pre-emphasise x[i] - 0.97 x[i-1] with x[-1] = x[0], window, power spectrum of the
+next power of two, triangles straight over mel, floor, logarithm.
 
     hop 160, length 400     |  hop 0  |  hop 1  |  hop 2  |  hop 3  |
     frame 0                  .........................
@@ -26,20 +26,20 @@ from audiomask.streaming import State, Streaming
 
 
 class Fbank(Streaming):
-    """`[B, C, T]` samples at full scale 1.0 -> `[B, C, T / hop, bands]` natural logarithms of mel energies.
+    """Turns samples `[B, C, T]` into natural log mel energies `[B, C, T / hop, bands]`.
 
-    `forward` gives ceil(T / hop) frames; the last ones reach beyond the signal, into zeros, where Kaldi
-    stops: `complete(T)` says how many are Kaldi's.
+    Full scale is 1.0. `forward` gives ceil(T / hop) frames. The last ones reach beyond the signal, into
+    zeros, where Kaldi stops; `complete(T)` says how many are Kaldi's.
 
     Args:
-        sample_rate: Hz.
-        bands: mel bands, 23 in Kaldi, 80 in most later systems.
-        length_ms, hop_ms: frame and hop.
-        low, high: band limits in Hz; high counts down from half the sample rate if it is 0 or less.
-        window: povey, hann, hamming or rect (symmetric ones, as Kaldi's).
-        preemphasis: coefficient; 0 for none.
-        remove_dc: subtract the mean of each frame.
-        scale: factor on the samples. Kaldi reads 16-bit integers, hence 32768.
+        sample_rate: Rate in Hz.
+        bands: Number of mel bands, 23 in Kaldi, 80 in most later systems.
+        length_ms, hop_ms: Length of a frame and hop between frames.
+        low, high: Band limits in Hz; `high` counts down from half the sample rate if it is 0 or less.
+        window: povey, hann, hamming or rect, symmetric as in Kaldi.
+        preemphasis: Coefficient; 0 for none.
+        remove_dc: Subtract the mean of each frame.
+        scale, channels: Factor on the samples (Kaldi reads 16-bit integers, hence 32768); signals C.
     """
 
     taper: Tensor
@@ -70,7 +70,7 @@ class Fbank(Streaming):
         self.fft = 1 << (self.length - 1).bit_length()
         top = sample_rate / 2 + high if high <= 0 else high
         mel = triangular(sample_rate, self.fft, bands, "mel_htk", low, top, flanks="scale")
-        mel[-1] = 0  # Kaldi leaves the bin at half the sample rate out
+        mel[-1] = 0  # Kaldi leaves out the bin at half the sample rate
         self.register_buffer(
             "taper", torch.from_numpy(scale * _window(window, self.length)).float(), persistent=False
         )
@@ -80,13 +80,12 @@ class Fbank(Streaming):
 
     def align(self, lag: int) -> None:
         self.lag = lag
-        # frame n is there once its last sample, nH + lag + length - 1 of the input, is: solve for the output
-        # index
+        # Frame n is complete with sample nH + lag + length - 1 of the input; solve for the output index.
         frames = -(-(lag + self.length) // self.hop) - 1
         self.delay = frames * self.hop - lag
 
     def complete(self, samples: int) -> int:
-        """Frames that lie wholly within a signal of so many samples: what Kaldi computes."""
+        """Return how many frames lie wholly within a signal of `samples`: those that Kaldi computes."""
         return max(0, 1 + (samples - self.length) // self.hop)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:

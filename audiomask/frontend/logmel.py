@@ -1,7 +1,7 @@
-"""Audio-MAE's front end: a clip as a normalised log-mel picture of a fixed number of frames.
+"""Compute Audio-MAE's input: a clip as a normalised log-mel spectrogram of a fixed length.
 
-Kaldi's fbank as Audio-MAE computes it (Huang et al. 2022): 16 kHz mono at full scale 1.0, the mean of the
-whole clip removed, Hann windows of 25 ms every 10 ms, 128 mel bands, no dither. Frames past the end are
+It is Kaldi's fbank as Audio-MAE computes it (Huang et al. 2022): 16 kHz mono at full scale 1.0, the mean of
+the whole clip removed, Hann windows of 25 ms every 10 ms, 128 mel bands, no dither. Frames past the end are
 zeros, and so a little above the middle after normalisation: (x - mean) / (2 std), with constants of the
 corpus.
 """
@@ -23,16 +23,16 @@ CORPORA = {
 
 
 class LogMel(nn.Module):
-    """`[B, T]` samples at full scale 1.0 -> `[B, frames, bands]`, always in float32.
+    """Turns samples `[B, T]` at full scale 1.0 into `[B, frames, bands]`, always in float32.
 
-    A whole clip at a time, since its mean is taken off: this does not stream.
+    It takes whole clips, since it removes the mean of each, and so does not stream.
 
     Args:
-        corpus: whose constants normalise (see `CORPORA`); mean, std: others in their place.
-        frames: what every clip is cut or padded to, a multiple of `patch`; 0: each batch to its own length,
-            padded to whole patches.
-        patch: frames of a patch.
-        bands: mel bands. sample_rate: Hz.
+        corpus: Name of the corpus whose constants normalise (see `CORPORA`).
+        mean, std: Constants in place of those.
+        frames: Length that every clip is cut or padded to, a multiple of `patch`; 0: each batch is padded to
+            whole patches.
+        patch, bands, sample_rate: Frames of a patch, number of mel bands, and rate in Hz.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LogMel(nn.Module):
         self.fbank = Fbank(sample_rate, bands, window="hann", scale=1.0)
 
     def raw(self, x: Tensor) -> Tensor:
-        """`[B, T]` -> `[B, n, bands]`: the frames that lie within the clip, before padding and normalising.
+        """Return frames `[B, n, bands]` within the clip `x [B, T]`, not padded and not normalised.
 
         AudioError for a clip shorter than one frame.
         """

@@ -1,11 +1,12 @@
-"""Rational sample-rate conversion as a streaming block: one polyphase filter bank, fixed delay, exportable.
+"""Convert between sample rates in a ratio of integers, in an exportable streaming block.
 
-From M to L samples, with the prototype h of 2 H + 1 taps at L times the input rate, the zero-phase output is
+The block is one polyphase filter bank with a fixed delay. From M to L samples, with the prototype h of
+`2 H + 1` taps at L times the input rate, the zero-phase output is
 
     y[n] = sum_m x[m] h[n M - m L + H]                      |n M - m L| <= H
 
 With n = q L + p and m = q M + j this is a convolution of stride M with L output channels p, of weights
-h[p M - j L + H], whose channels are then interleaved. It looks ahead max_p floor((p M + H) / L) samples.
+`h[p M - j L + H]`, whose channels are then interleaved. It looks ahead max_p floor((p M + H) / L) samples.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from audiomask.streaming import State
 
 
 def low_pass(ratio: int, zeros: int = 24, rolloff: float = 0.93, beta: float = 8.0) -> Tensor:
-    """A Kaiser-windowed sinc `[2 * zeros * ratio + 1]` that cuts at `rolloff / ratio` of its Nyquist
-    frequency, with unit gain at 0 (Oppenheim and Schafer, section 7.6). `zeros=10, rolloff=1, beta=5` is
-    scipy.signal.resample_poly's.
+    """Return a Kaiser-windowed sinc `[2 * zeros * ratio + 1]` with unit gain at 0.
+
+    It cuts at `rolloff / ratio` of its Nyquist frequency (Oppenheim and Schafer, section 7.6).
+    `zeros=10, rolloff=1, beta=5` is scipy.signal.resample_poly's.
     """
     n = torch.arange(-zeros * ratio, zeros * ratio + 1, dtype=torch.float64)
     taps = torch.sinc(n * rolloff / ratio) * torch.kaiser_window(len(n), False, beta, dtype=torch.float64)
@@ -32,11 +34,11 @@ def low_pass(ratio: int, zeros: int = 24, rolloff: float = 0.93, beta: float = 8
 
 
 class Resample(Conv1d):
-    """`[B, C, T]` at `source` Hz -> `[B, C, T * target / source]` at `target` Hz.
+    """Converts `[B, C, T]` at `source` Hz to `[B, C, T * target / source]` at `target` Hz.
 
-    `hop` is M = source / gcd and `delay` a multiple of it, so that steps give whole samples. `taps`: a
-    prototype `[2 H + 1]` of gain 1 at L times the source rate; default `low_pass(max(L, M), zeros, rolloff,
-    beta)`.
+    `hop` is M = source / gcd and `delay` a multiple of it, so that steps give whole samples. `taps` is a
+    prototype `[2 H + 1]` of gain 1 at L times the source rate, by default
+    `low_pass(max(L, M), zeros, rolloff, beta)`.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""Short-time Fourier analysis and synthesis as streaming blocks, and the spectra made from them.
+"""Analyse and synthesise signals by short-time Fourier transforms, as streaming blocks.
 
-Frame n of an analysis with window K and hop S reads samples [(n+1)S - K, (n+1)S): it ends with the newest
-sample, so analysis adds no delay, and with K = 2S it is frame n of `torch.stft(center=True,
-pad_mode="constant")`. Synthesis overlap-adds the last M samples of each inverse frame (M = K unless a shorter
-window is given) and lags M - S samples.
+Frame n of an analysis with window K and hop S reads samples [(n+1)S - K, (n+1)S). It ends with the newest
+sample, so analysis adds no delay, and with K = 2S it is frame n of
+`torch.stft(center=True, pad_mode="constant")`. Synthesis overlap-adds the last M samples of each inverse
+frame (M = K unless a shorter window is given) and lags M - S samples.
 
     x      |  hop 0  |  hop 1  |  hop 2  |
     frame 0|.........                          K = 2S: the first half is before the signal: zeros
@@ -28,13 +28,13 @@ from audiomask.streaming import State, Streaming, simplest, to_onnx
 
 
 def window(name: str, length: int) -> Tensor:
-    """A periodic window `[length]`: sqrt_hann, hann, hamming, vorbis (power-complementary) or rect."""
+    """Return a periodic window `[length]`: sqrt_hann, hann, hamming, vorbis or rect."""
     n = torch.arange(length, dtype=torch.float64)
     if name in ("hann", "sqrt_hann"):
         w = torch.sin(math.pi * n / length) ** (2 if name == "hann" else 1)
     elif name == "hamming":
         w = 0.54 - 0.46 * torch.cos(2 * math.pi * n / length)
-    elif name == "vorbis":
+    elif name == "vorbis":  # power-complementary
         w = torch.sin(math.pi / 2 * torch.sin(math.pi * (n + 0.5) / length) ** 2)
     elif name == "rect":
         w = torch.ones_like(n)
@@ -44,10 +44,11 @@ def window(name: str, length: int) -> Tensor:
 
 
 def low_delay_windows(length: int, hop: int) -> tuple[Tensor, Tensor]:
-    """An analysis window `[length]` with a short fall and its synthesis window `[2 * hop]`: the resolution
-    of the long window at the latency of the short one (Mauler and Martin 2007, "A low delay, variable
-    resolution, perfect reconstruction spectral analysis-synthesis system"). Their product is a Hann window
-    of 2 * hop samples.
+    """Return an analysis window `[length]` with a short fall, and its synthesis window.
+
+    They have the resolution of the long window at the latency of the short one (Mauler and Martin 2007, "A
+    low delay, variable resolution, perfect reconstruction spectral analysis-synthesis system"). The synthesis
+    window is `[2 * hop]`; their product is a Hann window of 2 * hop samples.
     """
     rise = window("sqrt_hann", 2 * (length - hop))[: length - hop]
     short = window("sqrt_hann", 2 * hop)
@@ -57,9 +58,11 @@ def low_delay_windows(length: int, hop: int) -> tuple[Tensor, Tensor]:
 
 
 def dual_window(analysis: Tensor, hop: int, prototype: Tensor | None = None) -> Tensor:
-    """The synthesis window `[M]` that makes overlap-add the identity: p[i] / sum_k p[i + kS] a[i + kS],
-    where a is the last M samples of `analysis` and p the prototype `[M]` (default: a, which gives the
-    least-squares inverse of Griffin and Lim 1984). ValueError where the windows leave gaps.
+    """Return the synthesis window `[M]` that makes overlap-add the identity.
+
+    It is p[i] / sum_k p[i + kS] a[i + kS], where a is the last M samples of `analysis` and p the prototype
+    `[M]` (default: a, which gives the least-squares inverse of Griffin and Lim 1984). ValueError where the
+    windows leave gaps.
     """
     p = (analysis if prototype is None else prototype).double()
     product = p * analysis[len(analysis) - len(p) :].double()
@@ -75,24 +78,23 @@ def dual_window(analysis: Tensor, hop: int, prototype: Tensor | None = None) -> 
 
 
 def _factors(size: int) -> tuple[int, int] | None:
-    """size = n1 * n2 with n2 even, n1 + n2 least, and the greater n2 of two; None where that is not worth two
-    products."""
-    pairs = [(size // n2, n2) for n2 in range(2, size, 2) if size % n2 == 0][::-1]
+    """Return n1 and even n2 of least sum with n1 n2 = size; None where two products do not pay."""
+    pairs = [(size // n2, n2) for n2 in range(2, size, 2) if size % n2 == 0][::-1]  # the greater n2 first
     best = min(pairs, key=sum, default=None)
     return best if best is not None and size >= 64 and 4 * sum(best) < size else None
 
 
 class RealDft(nn.Module):
-    """The DFT of real frames, `[N, T, size]` <-> `[N, 2, T, size // 2 + 1]`.
+    """The DFT of real frames, which maps `[N, T, size]` to `[N, 2, T, size // 2 + 1]` and back.
 
     In torch this is `torch.fft`. In an exported graph it is two matrix products (Cooley and Tukey 1965, one
     split): with size = P Q, n = Q p + q, k = r + P s,
 
         X[r + P s] = sum_q e^(-2 pi i q (r + P s) / size)  sum_p e^(-2 pi i p r / P)  x[Q p + q]
 
-    which for one frame of 512 is 49 thousand multiplications instead of 263 thousand, in few operators, quick
-    at every composite size, whereas ONNX Runtime's DFT operator is slow even at powers of two. The inverse
-    transposes it.
+    For one frame of 512 these are 49 thousand multiplications instead of 263 thousand, in few operators,
+    quick at every composite size, whereas ONNX Runtime's DFT operator is slow even at powers of two. The
+    inverse is the transpose.
     """
 
     direct: Tensor
@@ -133,7 +135,7 @@ class RealDft(nn.Module):
         self.register_buffer(name, value.float().contiguous(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `[N, T, size]` -> `[N, 2, T, bins]`."""
+        """Return the spectra `[N, 2, T, bins]` of frames `[N, T, size]`."""
         if not to_onnx():
             return torch.view_as_real(torch.fft.rfft(x)).permute(0, 3, 1, 2)
         n, t, _ = x.shape
@@ -147,7 +149,7 @@ class RealDft(nn.Module):
         return y.reshape(n, 2, t, s * p)[..., : self.bins]
 
     def inverse(self, x: Tensor) -> Tensor:
-        """x `[N, 2, T, bins]` -> `[N, T, size]`."""
+        """Return the frames `[N, T, size]` of spectra `[N, 2, T, bins]`."""
         if not to_onnx():
             return torch.fft.irfft(torch.complex(x[:, 0], x[:, 1]), self.size)
         n, _, t, _ = x.shape
@@ -155,7 +157,7 @@ class RealDft(nn.Module):
             return x.transpose(1, 2).reshape(n, t, 2 * self.bins) @ self.direct_inverse
         p, q = self.factors
         s = q // 2 + 1
-        x = torch.cat([x, x[..., : s * p - self.bins]], 3)  # anything: the weights there are 0
+        x = torch.cat([x, x[..., : s * p - self.bins]], 3)  # any values: their weights are 0
         y = x.reshape(n, 2, t, s, p)
         y = y.permute(0, 4, 2, 1, 3).reshape(n, p, t, 2 * s) @ self.inner_inverse  # [N, r, T, (re/im, q)]
         y = self.outer_inverse @ y.transpose(1, 2).reshape(n, t, 2 * p, q)  # [N, T, p, q]
@@ -173,9 +175,7 @@ def _window(value: str | Tensor, length: int) -> Tensor:
 
 
 class Analysis(Streaming):
-    """`[B, C, T]` samples -> `[B, 2C, T / hop, size // 2 + 1]`. No delay, no normalisation (as
-    torch.stft).
-    """
+    """Turns `[B, C, T]` into `[B, 2C, T / hop, size // 2 + 1]`: torch.stft's scale, no delay."""
 
     window: Tensor
 
@@ -220,11 +220,11 @@ class Analysis(Streaming):
 
 
 class Synthesis(Streaming):
-    """`[B, 2C, T, F]` -> `[B, C, T * hop]`: the inverse of `Analysis` (same size, hop and window) after its
-    delay.
+    """Turns spectra `[B, 2C, T, F]` into samples `[B, C, T * hop]`: the inverse of `Analysis`.
 
-    `prototype`: the shape of the synthesis window `[M]`, M <= size, scaled for perfect reconstruction;
-    default: the analysis window. A shorter one has less delay, M - hop samples (`low_delay_windows`).
+    It inverts one of the same size, hop and window, after its delay. `prototype` is the shape of the
+    synthesis window `[M]`, M <= size, scaled for perfect reconstruction; default: the analysis window. A
+    shorter one has less delay, M - hop samples (`low_delay_windows`).
     """
 
     window: Tensor
@@ -247,7 +247,7 @@ class Synthesis(Streaming):
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         state = self.gate_state(batch, device)
-        for i in range(1, len(self.window) // self.stride):  # piece i of a frame is heard i hops later
+        for i in range(1, len(self.window) // self.stride):  # piece i of a frame is added i hops later
             state[f"piece{i}"] = torch.zeros(batch, self.channels, i, self.stride, device=device, dtype=dtype)
         return state or None
 
@@ -272,28 +272,28 @@ class Synthesis(Streaming):
 
 
 def power(spectrum: Tensor) -> Tensor:
-    """|X|^2: `[B, 2C, T, F]` -> `[B, C, T, F]`."""
+    """Return |X|^2 `[B, C, T, F]` of spectra `[B, 2C, T, F]`."""
     if spectrum.shape[1] == 2:
         return spectrum.square().sum(1, keepdim=True)
     return spectrum.unflatten(1, (-1, 2)).square().sum(2)
 
 
 def magnitude(spectrum: Tensor, floor: float = 1e-12) -> Tensor:
-    """sqrt(|X|^2 + floor), `[B, C, T, F]`; the floor keeps the gradient finite at zero."""
+    """Return sqrt(|X|^2 + floor) `[B, C, T, F]`; the floor keeps the gradient finite at zero."""
     return (power(spectrum) + floor).sqrt()
 
 
 def log_power(spectrum: Tensor, floor: float = 1e-10) -> Tensor:
-    """ln(|X|^2 + floor), `[B, C, T, F]`, in nepers of power (10 / ln 10 = 4.34 dB each)."""
+    """Return ln(|X|^2 + floor) `[B, C, T, F]` in nepers of power (10 / ln 10 = 4.34 dB each)."""
     return (power(spectrum) + floor).log()
 
 
 def compress(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
-    """X |X|^(exponent - 1): the magnitude compressed, the phase kept. `[B, 2C, T, F]` -> the same."""
+    """Return spectra `[B, 2C, T, F]` X |X|^(exponent - 1): magnitudes compressed, phases kept."""
     gain = (power(spectrum) + floor) ** ((exponent - 1) / 2)
     return spectrum * (gain if spectrum.shape[1] == 2 else gain.repeat_interleave(2, 1))
 
 
 def expand(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
-    """The inverse of `compress`."""
+    """Return the spectra whose magnitudes `compress` compressed."""
     return compress(spectrum, 1 / exponent, floor)

@@ -1,10 +1,10 @@
-"""The only place that imports torchaudio: `from audiomask.frontend.torchaudio_import import torchaudio`.
+"""Import torchaudio from here only: it may need a stand-in for its compiled extension.
 
-torchaudio 2.11's compiled extension does not load beside a CPU-only torch (OSError: a CUDA library is
-missing) or a torch of another CUDA (RuntimeError), and takes the whole package down with it, though what we
-use of it (Kaldi features, mel, datasets, baseline models) is pure Python. On such a failure it is imported
-again with a stand-in for `torchaudio._extension` that says the extension is absent, which the package
-supports.
+Write `from audiomask.frontend.torchaudio_import import torchaudio`. The compiled extension of torchaudio 2.11
+does not load beside a CPU-only torch (OSError: a CUDA library is missing) or a torch of another CUDA
+(RuntimeError), and takes the whole package down with it, though the part that we use (Kaldi features, mel,
+datasets, baseline models) is pure Python. On such a failure torchaudio is imported again with a stand-in for
+`torchaudio._extension` that says the extension is absent, which the package supports.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _load() -> ModuleType:
     try:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError):
-        # what was half imported would be found again in place of the stand-in
+        # Modules that are half imported would be found again in place of the stand-in.
         for name in [n for n in sys.modules if n == "torchaudio" or n.startswith("torchaudio.")]:
             del sys.modules[name]
     extension: Any = ModuleType("torchaudio._extension")
