@@ -1,4 +1,4 @@
-"""Models that multiply the spectrum of a sound by a mask which a network makes.
+"""Build models that multiply the spectrum of a sound by a mask which a network makes.
 
     class Denoiser(Masked):
         def __init__(self):
@@ -6,7 +6,7 @@
             self.net = MyNet()      # a streaming block: [B, 2, T, F] -> [B, 2, T, F]
             self.between(Analysis(512, 256), self.net, Synthesis(512, 256))
 
-The network may look ahead. Its mask then lags, and the spectrum waits for it::
+The network may look ahead. Its mask then lags, and the spectrum waits for it:
 
     x -> analysis -> X -+-> features -> net ---> M     (R frames late)
                         '-> wait R frames -----> X  -> estimate M X -> synthesis -> y

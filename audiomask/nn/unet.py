@@ -1,4 +1,4 @@
-"""The U-Net on the waveform that Demucs (Defossez 2020) and CleanUNet (Kong 2022) share."""
+"""Build the waveform U-Net that Demucs (Defossez 2020) and CleanUNet (Kong 2022) share."""
 
 from __future__ import annotations
 
