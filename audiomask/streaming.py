@@ -323,7 +323,7 @@ class Gate(Streaming):
 class Steps:
     """Runs the named blocks of a block from its state, and collects the states after them.
 
-    In `step(self, x, state)` of a block with the children `conv` and `gru`::
+    In `step(self, x, state)` of a block with the children `conv` and `gru`:
 
         step = Steps(self, state)
         return step("gru", step("conv", x).relu()), step.states

@@ -47,10 +47,7 @@ def losses(artifact: Artifact, samples: int) -> np.ndarray | None:
 
 
 def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.ndarray:
-    """Play noisy `[T]`, at each microphone of an array, `hops` hops a call; return `[T]`.
-
-    Of several output channels the first is returned.
-    """
+    """Play noisy `[T]` at every microphone, `hops` hops a call; return the first channel `[T]`."""
     session = Session(artifact)
     x = np.repeat(noisy[None], session.channels, 0)
     step, lost = hops * artifact.hop, losses(artifact, x.shape[1])

@@ -57,10 +57,7 @@ class _Conv(Streaming):
 
 
 class Conv1d(_Conv):
-    """A convolution, `[B, in, T]` -> `[B, out, T / stride]`.
-
-    `lookahead`: frames after its own that an output reads.
-    """
+    """A convolution `[B, in, T]` -> `[B, out, T / stride]` that reads `lookahead` frames ahead."""
 
     def __init__(
         self,
