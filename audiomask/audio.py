@@ -60,7 +60,7 @@ class AudioWarning(UserWarning):
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """A file's header. `frames` is a promise, not a fact: damaged files hold fewer."""
+    """A file's header, which only promises its `frames`: damaged files hold fewer."""
 
     path: str
     rate: int
@@ -196,7 +196,7 @@ class Reader:
 
     @property
     def notes(self) -> list[str]:
-        """Notes about this file for the user, complete once it was read to the end."""
+        """Return notes about this file for the user, complete once it was read to the end."""
         notes = []
         if self._short:
             notes.append(f"{self.name}: truncated: {self._short}; what is there was used")
@@ -224,7 +224,7 @@ def verify(path: str | Path) -> AudioInfo:
             try:
                 reader._file.seek(reader.info.frames - 1)
                 whole = reader.read(1).shape[1] == 1
-            except (RuntimeError, AudioError):  # libsndfile cannot seek to what is not there
+            except (RuntimeError, AudioError):  # libsndfile cannot seek beyond the samples that are there
                 whole = False
             short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
     if short:
@@ -403,7 +403,7 @@ class Writer:
     def _full(self, detail: str) -> AudioError:
         try:
             left = f"{shutil.disk_usage(self.path.parent).free / 2**20:.0f} MiB are free on the disk"
-        except OSError as error:  # a disk that was pulled out
+        except OSError as error:  # a disk was pulled out
             left = f"its folder cannot be reached ({error.strerror})"
         detail = f" ({detail})" if detail else ""
         return AudioError(
@@ -474,7 +474,7 @@ class Writer:
 
     @property
     def notes(self) -> list[str]:
-        """Notes for the user on what happened to the level."""
+        """Return notes for the user on what happened to the level."""
         if self.clip == "rescale" and self.gain < 1:
             return [
                 f"{self.name}: peak {self.peak:.3f}, so turned down by {-20 * np.log10(self.gain):.2f} dB"
@@ -510,8 +510,8 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         with replacing("scores.json") as part:
             part.write_text(text)
 
-    An exception removes the hidden file, and an old file stays as it was. Raises `AudioError` for a path that
-    cannot be written, or that exists without `overwrite`.
+    An exception removes the hidden file, and an old file stays as it was. Raises `AudioError` for a path
+    that cannot be written, or that exists without `overwrite`.
     """
     path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
     check_writable(path, overwrite=overwrite)

@@ -39,7 +39,7 @@ from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_
 from audiomask.weights import fingerprint
 
 OPSET = 23  # the first with Attention
-TOLERANCE = 1e-5  # of the peak, in float32; frameworks choose other kernels for other lengths
+TOLERANCE = 1e-5  # relative to the peak, in float32; frameworks choose other kernels for other lengths
 KINDS = {torch.float32: ("state_f32", "float32"), torch.int64: ("state_i64", "int64")}
 
 
@@ -76,7 +76,7 @@ def pack_state(state: State) -> dict[str, Tensor]:
 
 
 class Packed(nn.Module):
-    """A model as a function of tensors only: streams, controls, packed states."""
+    """A model that is a function of tensors only: streams, controls, packed states."""
 
     def __init__(self, model: StreamingModel) -> None:
         super().__init__()
@@ -423,7 +423,7 @@ def _apart(
 
     Integers are equal or wrong, except codes: where codewords are about equally near, either may be chosen.
     So the first code that differs in a frame is judged by the distances of both codewords. The codes after it
-    code what the first one left, and are not judged.
+    code the remainder of the first one, and are not judged.
     """
     if theirs.is_floating_point():
         difference = float((ours - theirs).abs().nan_to_num(math.inf).max()) if theirs.numel() else 0.0

@@ -48,7 +48,7 @@ class Embedder(nn.Module):
 
 
 class Encoder(Embedder):
-    """A network on spectrograms, with its front end.
+    """A network that makes embeddings of spectrograms, with its front end.
 
     A clip longer than the network's spectrograms is processed in pieces of their length. The vector of a
     column of patches is the mean of their tokens, its time the middle of the column; a scene's is the mean

@@ -141,7 +141,7 @@ def _network(path: str) -> Any:
     """Return an ONNX Runtime session, on one thread, of a model in the speechmos package."""
     import onnxruntime
 
-    # found, not imported: the package's modules pull in librosa and requests, which its models do not need
+    # It is found, not imported: its modules pull in librosa and requests, which its models do not need.
     spec = importlib.util.find_spec("speechmos")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -208,7 +208,7 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measurement: the columns it fills, and whether it compares with a reference."""
+    """A measurement that fills `columns`, and may compare with a reference."""
 
     columns: tuple[str, ...]
     compute: Callable[[Any, Array, int], tuple[float, ...]]
@@ -301,7 +301,7 @@ def score(
 
 @dataclass(frozen=True)
 class Summary:
-    """A column's mean over `n` scored files, 95 % bootstrap interval and number of failures."""
+    """A summary that has a column's mean over `n` files, 95 % bootstrap interval and failures."""
 
     mean: float
     low: float
@@ -325,7 +325,7 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """A table of the scores of many files, by key.
+    """A table that holds the scores of many files, by key.
 
     `errors` says why a file could not be read or paired, and its scores are NaN; `notes` says what had to be
     mended in a file.
@@ -377,7 +377,7 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if jobs <= 1:
         yield map
         return
-    # spawn: a fork would copy ONNX Runtime's threads in whatever state they are
+    # "spawn", since a fork would copy ONNX Runtime's threads in any state
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         yield pool.map

@@ -23,7 +23,7 @@ _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int64)
 
 @dataclass(frozen=True)
 class Type:
-    """A kind of values: how they are held, and what a stream holds where no value is given."""
+    """A type that says how values are held, and what a stream holds where none is given."""
 
     dtype: np.dtype = _FLOAT
     neutral: float | None = 0  # None: drawn, see `gaussian`
@@ -46,7 +46,7 @@ _RENAMED = {"mask": "lost", "constant": "control"}  # in artifacts of format 1
 
 @dataclass(frozen=True)
 class Port:
-    """A named input or output of a model: a stream in time, or a control held until it changes.
+    """A named input or output: a stream in time, or a control that holds until it changes.
 
     A control of one channel is an array `[B]`, others `[B, channels]`; a stream is `[B, channels, frames]`.
 

@@ -172,7 +172,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Program:
 
 
 class Program:
-    """A loaded `.pt2`, for any number of streams.
+    """A loaded `.pt2` that runs any number of streams.
 
         state = program.initial_state(batch)
         outputs, state = program.step({"audio": x}, state)

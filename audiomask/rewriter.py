@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class Rewriter:
-    """A writer of a graph: its `nodes` so far, and its `weights` by name.
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
 
     `done` counts the rewritten operators, `elements` their weights.
     """

@@ -26,7 +26,7 @@ SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat
 
 @dataclass(frozen=True)
 class Source:
-    """A recording: where it is and what its output is to be called.
+    """A recording that knows where it is and how its output is to be called.
 
     `path` is a file, `-`, or a Kaldi command (`command` is set) whose standard output is the file. The
     command runs only if `allowed`, since who writes an `.scp` could otherwise run anything. `relative` is the

@@ -167,12 +167,12 @@ class Streaming(nn.Module):
 
     @property
     def latency(self) -> int | Fraction:
-        """Input frames that a listener waits: delay + hop."""
+        """Return the input frames that a listener waits, delay + hop."""
         return self.delay + self.hop
 
     @property
     def lag_out(self) -> int:
-        """Output frames by which the output of `step` lags the reference."""
+        """Return by how many output frames the output of `step` lags the reference."""
         return whole((self.lag + self.delay) * self.rate)
 
     def align(self, lag: int) -> None:
@@ -255,7 +255,7 @@ class Streaming(nn.Module):
 
 
 class Delay(Streaming):
-    """A delay of frames of `shape`, (channels,) or (channels, frequencies), by `frames`.
+    """A block that delays frames of `shape`, (channels(, frequencies)), by `frames`.
 
     Frames before the signal stay there, so nothing needs gating.
     """
@@ -321,7 +321,7 @@ class Gate(Streaming):
 
 
 class Steps:
-    """Runs the named blocks of a block from its state, and collects the states after them.
+    """A helper that runs the named blocks of a block and collects the states after them.
 
     In `step(self, x, state)` of a block with the children `conv` and `gru`:
 
@@ -346,7 +346,7 @@ class Steps:
 
 
 class Sequential(Streaming):
-    """A chain of blocks; a plain nn.Module among them acts frame by frame and has no memory.
+    """A block that chains blocks; plain modules among them act frame by frame, without memory.
 
     `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
     """
@@ -372,10 +372,10 @@ class Sequential(Streaming):
 
 
 class Parallel(Streaming):
-    """Branches over one input, aligned with the slowest, then summed or joined over channels.
+    """A block that aligns branches over one input with the slowest, and sums or joins them.
 
-    `shapes`: the shape of one frame of each branch's output (one Shape for all, or a list); needed only
-    when the branches' delays differ.
+    Joining is over channels. `shapes`: the shape of one frame of each branch's output (one Shape for all, or
+    a list), needed only when the branches' delays differ.
     """
 
     def __init__(
@@ -443,7 +443,7 @@ class Residual(Parallel):
 
 
 class StreamingModel(Streaming):
-    """A block with a name, a clock and named ports, at the top of a tree of blocks.
+    """A block that has a name, a clock and named ports, at the top of a tree of blocks.
 
     The clock runs at `sample_rate`; `hop` and `delay` are samples of it, whatever the first input carries,
     and all outputs lag by the same `delay`. The first input is a stream and the argument `x` of `step`; the

@@ -36,7 +36,7 @@ SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M 
 OUTLIER = 64  # a row of W this many times larger than the median one would take the others' resolution
 # Weights in -63..63: 255 * 63 * 2 fits the 16 bits in which processors without VNNI add pairs of products.
 WEIGHT, MIDDLE = 63, 128
-STORED = 1 << 8  # elements: what is smaller is not worth a Cast
+STORED = 1 << 8  # elements: a smaller tensor is not worth a Cast
 HALF = 65504.0  # the largest float16
 
 

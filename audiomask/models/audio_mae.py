@@ -211,6 +211,6 @@ def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     arguments["decoder_depth"] = count(source, "decoder_blocks.")
     tau = source.get("decoder_blocks.0.attn.tau")
     arguments["decoder"] = "global" if tau is None else "window"
-    # of ordinary attention the weights do not tell the heads; the authors have 16
+    # weights of ordinary attention do not give the number of heads; the authors have 16
     arguments["decoder_heads"] = 16 if tau is None else len(tau)
     return arguments, dict(source)

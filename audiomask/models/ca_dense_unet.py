@@ -61,7 +61,7 @@ def _times_i(z: Tensor) -> Tensor:
 
 
 class ChannelAttention(Streaming):
-    """An attention of channels to each other, `[B, P C, T, F]` -> the same; P = 2 if complex.
+    """An attention that channels `[B, P C, T, F]` pay to each other; P = 2 if complex.
 
     `width`: d; `window`: frames that keys, queries and values are made of. Channels differ only by what they
     carry, so permuted channels give permuted outputs.
@@ -107,7 +107,7 @@ class Compress(nn.Module):
 
 
 class CADenseUNet(Masked):
-    """A denoiser of M microphones for the speech at one, `[B, M, T]` -> `[B, 1, T]`.
+    """A denoiser that maps M microphones `[B, M, T]` to the speech at one, `[B, 1, T]`.
 
     Args:
         microphones: M. reference: the microphone whose speech is wanted, from 0.

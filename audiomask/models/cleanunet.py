@@ -32,7 +32,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "CleanUNet", "MIT"
 
 
 class CleanUNet(Levelled):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
 

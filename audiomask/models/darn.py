@@ -14,7 +14,7 @@ there. The network of `nn.bandnet` then estimates complex masks for both, frame 
 
 The output waits 20 ms, and 10 for the hop: 20 ms beyond the end of a packet of 10 or 20 ms. With nothing lost
 it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled by the
-gain of the mask at the top of what it does see.
+gain of the mask at the top of the bins that it sees.
 
 Comfort noise has the spectrum of the weakest received sound (minimum statistics in the manner of Martin 2001:
 smoothed magnitudes, their minimum, which rises by 3 dB a second), and phases from a fixed table, so that
@@ -58,7 +58,7 @@ class MendNet(BandNet):
 
 
 class Darn(StreamingModel):
-    """A concealer, samples `[B, 1, T]` -> the same.
+    """A concealer that maps samples `[B, 1, T]` to the same.
 
     Its input `lost [B, 1, T]` is above .5 where a sample is lost, whose value is ignored; None if none is.
 

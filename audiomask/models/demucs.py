@@ -49,7 +49,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "Demucs", "CC-BY-NC-4.0 (the authors' weights: 
 
 
 class Demucs(Levelled):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
 
@@ -110,7 +110,7 @@ class Demucs(Levelled):
 
 
 class BothWays(nn.Module):
-    """A bidirectional LSTM of two layers, and a linear one back: `[B, C, T]` -> the same."""
+    """A bidirectional LSTM of two layers that a linear layer maps back to `[B, C, T]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

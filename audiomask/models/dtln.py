@@ -35,7 +35,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 
 
 class DTLN(StreamingModel):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     Args:
         size: samples of a frame. hop: samples from one frame to the next. units: of each LSTM. layers: LSTMs

@@ -20,7 +20,7 @@ Differences:
 
 - The second loss has the weight 1 as a mean over the rows, which is the paper's formula; the authors' code
   sums it over the rows of a process, 192 of them.
-- Weights begin as Audio-MAE's do, and the cls token with a deviation of .02; theirs as BERT's, and 1.
+- Weights begin as Audio-MAE's do, and the cls token with a deviation of .02; the authors' as BERT's, and 1.
 - All target blocks of a view (masks of A-JEPA) count alike. Noise is drawn in training only.
 - No limit on the deviation of targets ends the run; it is logged.
 - Positions are made for the clip, of any length; their table has 2 minutes.

@@ -41,7 +41,7 @@ AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
 
 
 class Affine(nn.Module):
-    """A gain and an offset per channel, `[..., C]` -> the same."""
+    """A layer that applies a gain and an offset per channel of `[..., C]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Affine(nn.Module):
 
 
 class Block(nn.Module):
-    """An LSTM and a feed-forward layer; x `[T, B, C]`, state `(h, c)` of `[B, C]` each."""
+    """A block that runs an LSTM and a feed-forward layer over `[T, B, C]`; state h, c `[B, C]`."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks that adds to its input; x `[T, B, 2 F]`, the states of the blocks."""
+    """A stack of blocks that adds to its input `[T, B, 2 F]`, given the blocks' states."""
 
     def __init__(self, width: int, channels: int, hidden: int, blocks: int, dropout: float) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Predictor(nn.Module):
 
 
 class Joiner(nn.Module):
-    """A network that makes of (Re E, Im E, P) the part added to (Re X, Im X), in two parts.
+    """A network that turns (Re E, Im E, P) into an addition to (Re X, Im X), in two parts.
 
     `known` is made of the encoder's output, and `predicted` of P, which adds to the imaginary part.
     """
@@ -162,7 +162,7 @@ class Joiner(nn.Module):
 
 
 class FRN(StreamingModel):
-    """A concealer of gaps of zeros of any length in speech, `[B, 1, T]` at 48 kHz -> the same.
+    """A concealer that fills gaps of zeros of any length in speech `[B, 1, T]` at 48 kHz.
 
     Args:
         size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the

@@ -50,7 +50,7 @@ def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class GroupedBlock(Streaming):
-    """A block that half of the channels pass untouched, see above: `[B, C, T, F]` -> the same."""
+    """A block on `[B, C, T, F]` that half of the channels pass untouched, see above."""
 
     def __init__(self, channels: int, hidden: int, dilation: int, freqs: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class GroupedBlock(Streaming):
 
 
 class DualPath(Streaming):
-    """A block of GRUs across frequency, both ways, then along time: `[B, C, T, F]` -> the same.
+    """A block that runs GRUs across frequency, both ways, then along time, on `[B, C, T, F]`.
 
     Each of two groups of channels has its own GRUs.
     """
@@ -107,7 +107,7 @@ def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) ->
 
 
 class GTCRN(Masked):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     Args:
         channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
@@ -203,7 +203,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         elif part == "gate_out" and kind == "weight":
             value = value[:, :, None]
         new[f"{home}.{part}.{kind}"] = value
-    size = 512  # which the weights do not tell
+    size = 512  # the weights do not give it
     low = size // 2 + 1 - new["to_bins"].shape[1]
     channels = state["encoder.en_convs.0.conv.weight"].shape[0]
     return {"channels": channels, "size": size, "low": low, "bands": len(new["to_bins"])}, new

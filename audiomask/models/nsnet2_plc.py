@@ -39,7 +39,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 
 
 class NSNet2PLC(StreamingModel):
-    """A concealer of speech; sound, flags of lost samples, and output are `[B, 1, T]`.
+    """A concealer that maps speech and flags of lost samples, `[B, 1, T]` each, to speech.
 
     Args:
         size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
@@ -106,7 +106,7 @@ class NSNet2PLC(StreamingModel):
         mean = level.mean(3, keepdim=True)
         features = [level - mean, halves, im, torch.where(p > 0, re, 1.0)]
         x = torch.cat(features, 1).permute(2, 0, 1, 3).flatten(2)  # [T, B, 5 F]
-        # In float64: the mean multiplies the sum's rounding by 12 where nothing is heard.
+        # In float64, since the mean multiplies the sum's rounding by 12 in silence.
         ones = self.enter.weight[:, : p.shape[3]].sum(1, dtype=torch.float64).to(x.dtype)
         x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):

@@ -47,7 +47,7 @@ class MaskNet(BandNet):
         super().__init__(3 * (3 + ahead), BINS, 1, **net)
         self.features = Context(2, ahead, (3, BINS))
         self.compose(self.features)
-        self.early = Gate()  # tells the frames before the signal
+        self.early = Gate()  # marks the frames before the signal
         self.early.align(ahead)
         self.encode_norm = nn.BatchNorm2d(self.channels)
 
@@ -77,7 +77,7 @@ class MaskNet(BandNet):
 
 
 class Sieve(Masked):
-    """A denoiser, samples `[B, 1, T]` -> the same.
+    """A denoiser that maps samples `[B, 1, T]` to the same.
 
     The control `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) limits the attenuation.
     Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while

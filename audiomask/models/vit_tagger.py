@@ -24,7 +24,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE, AUTHORS_FRONTEND = "ViTTagger", AUDIO_MAE_LICENC
 
 
 class ViTTagger(ViT):
-    """A tagger of spectrograms, `[B, frames, bands]` log-mel -> `[B, classes]` logits.
+    """A tagger that maps log-mel spectrograms `[B, frames, bands]` to logits `[B, classes]`.
 
     Args:
         classes: their number. labels: their names in order, kept with the weights; or none.

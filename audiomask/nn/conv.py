@@ -20,7 +20,7 @@ from audiomask.streaming import State, Streaming, simplest
 
 
 class _Conv(Streaming):
-    """A base of Conv1d and Conv2d; `past` holds the frames still to be read, `[B, C, n(, F)]`."""
+    """A base of Conv1d and Conv2d, whose `past [B, C, n(, F)]` holds the frames yet to be read."""
 
     weight: Tensor
     bias: Tensor | None
@@ -85,7 +85,7 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """A convolution over time and frequency, `[B, in, T, F]` -> `[B, out, T / stride, F']`.
+    """A convolution that maps `[B, in, T, F]` to `[B, out, T / stride, F']`.
 
     Kernel, stride and dilation are (time, frequency); `padding` is across frequency only, an int or (low,
     high). `freqs`: F, needed where the kernel spans time. `tied`: all groups have the same kernels.
@@ -137,7 +137,7 @@ class Conv2d(_Conv):
 
 
 class ComplexConv2d(Conv2d):
-    """A convolution of complex numbers, `[B, 2 in, T, F]` -> `[B, 2 out, T / stride, F']`.
+    """A complex convolution that maps `[B, 2 in, T, F]` to `[B, 2 out, T / stride, F']`.
 
     Real and imaginary parts are interleaved as in `frontend.stft`, also in the kernels `weight [out, 2 in,
     kernel]` and `bias [2 out]`. Other arguments are those of `Conv2d`. One real convolution computes it
@@ -166,7 +166,7 @@ class ComplexConv2d(Conv2d):
 
 
 class ConvTranspose1d(Streaming):
-    """A transposed convolution, `[B, in, T]` -> `[B, out, T * stride]`.
+    """A transposed convolution that maps `[B, in, T]` to `[B, out, T * stride]`.
 
     Frame n adds its kernel at [nS - trim, nS - trim + K). `trim` samples are cut from the start of the output
     of `nn.ConvTranspose1d` (its `padding`), and as many samples is the delay. The part that later frames add

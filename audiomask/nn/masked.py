@@ -26,7 +26,7 @@ from audiomask.streaming import Delay, Port, Steps, Streaming, StreamingModel, w
 
 
 class Masked(StreamingModel):
-    """A denoiser that masks spectra, samples `[B, C, T]` -> `[B, 1, T]`."""
+    """A denoiser that masks spectra and maps samples `[B, C, T]` to `[B, 1, T]`."""
 
     task = "enhance"
     outputs = (Port("enhanced"),)
@@ -44,7 +44,7 @@ class Masked(StreamingModel):
         }  # fmt: skip
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """Return what the network sees of the spectrum `[B, 2 C, T, F]`: all of it."""
+        """Return the part of the spectrum `[B, 2 C, T, F]` that the network sees, by default all."""
         return spectrum
 
     def estimate(self, mask: Tensor, spectrum: Tensor, **constants: Any) -> Tensor:

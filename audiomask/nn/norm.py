@@ -17,7 +17,7 @@ from audiomask.streaming import State, Streaming
 
 
 class _Affine(Streaming):
-    """A base with a gain and offset per channel, and the sums that all norms here need."""
+    """A base that has a gain and offset per channel, and the sums that all norms here need."""
 
     def __init__(self, channels: int, affine: bool, eps: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def _frame_axes(x: Tensor) -> tuple[int, ...]:
 
 
 class FrameNorm(_Affine):
-    """A norm of each frame by its own mean and variance over channels and frequencies.
+    """A norm that takes each frame's own mean and variance over channels and frequencies.
 
     It is the instant layer norm of DTLN (Westhausen and Meyer 2020) and has no memory.
     """
@@ -52,7 +52,7 @@ class FrameNorm(_Affine):
 
 
 class CumulativeNorm(_Affine):
-    """A norm of each frame by the mean and variance of all frames up to it.
+    """A norm that takes for each frame the mean and variance of all frames up to it.
 
     They are taken over channels and frequencies: the cumulative layer norm of Conv-TasNet (Luo and Mesgarani
     2019, eq. 9 to 11). The means are moved, not summed: mean_n = mean + (sum_{i <= n} (m_i - mean)) / count,
@@ -97,7 +97,7 @@ def _forgetting_sum(x: Tensor, past: Tensor, keep: float) -> Tensor:
 
 
 class RunningNorm(_Affine):
-    """A norm by the level of the last `frames` frames or so, forgotten exponentially.
+    """A norm that takes the level of the last `frames` frames or so, forgotten exponentially.
 
     With a = exp(-1 / frames), level_n = sum_{i <= n} a^(n - i) |x_i|^2 / sum_{i <= n} a^(n - i): the division
     makes the first frames count fully, so that nothing is muted or blown up while the average fills. `over`:

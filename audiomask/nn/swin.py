@@ -23,7 +23,7 @@ from audiomask.nn.vit import EPS, Grid, Mlp
 
 
 class WindowAttention(nn.Module):
-    """A layer of attention within each of G windows of A tokens, `[B, G, A, C]` -> the same.
+    """A layer that attends within each of G windows of A tokens, `[B, G, A, C]` -> the same.
 
     `windows`: (time, frequency) in tokens, A = time * frequency. `hidden`: units of the bias's network.
     """
@@ -60,9 +60,10 @@ class WindowAttention(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """A block: x + norm(attention x), then x + norm(mlp x), on `[B, T F, C]` of a grid (T, F).
+    """A block that attends within windows of a grid (T, F) of tokens `[B, T F, C]`.
 
-    `window`: tokens of a window in time and in frequency; `shift`: by how many they are shifted.
+    It computes x + norm(attention x), then x + norm(mlp x). `window`: tokens of a window in time and in
+    frequency; `shift`: by how many they are shifted.
     """
 
     def __init__(self, width: int, heads: int, window: int = 4, shift: Grid = (0, 0)) -> None:

@@ -87,7 +87,7 @@ class Levelled(StreamingModel):
     """A network on the waveform that gets the signal over its level, which is put back.
 
     The authors of both models take the standard deviation of the file. Here it is the level of the last
-    `memory` seconds or so, which is known while sound is running, unless the constant `level` gives another.
+    `memory` seconds or so, which is known while sound is running, unless the control `level` gives another.
     """
 
     task = "enhance"

@@ -51,7 +51,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """A perceptron from `[..., width]` to `[..., out]` through `hidden` units."""
+    """A perceptron that maps `[..., width]` to `[..., out]` through `hidden` units."""
 
     def __init__(self, width: int, hidden: int, out: int, act: type[nn.Module] = nn.GELU) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention among all tokens `[B, N, C]`, or those where `mask [B, 1, N, N]` is true."""
+    """A layer where tokens `[B, N, C]` attend to each other as `mask [B, 1, N, N]` allows."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm block: x + attention(norm x), then x + mlp(norm x).
+    """A pre-norm block that computes x + attention(norm x), then x + mlp(norm x).
 
     `drop`: rate of dropped paths (Huang et al. 2016).
     """
@@ -94,7 +94,7 @@ class Block(nn.Module):
 
 
 class PostBlock(Block):
-    """A block of EAT (Chen et al. 2024) and BERT, norm(x + attention x), then norm(x + mlp x)."""
+    """A block of norm(x + attention x), then norm(x + mlp x), as BERT and EAT have (Chen 2024)."""
 
     def both(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output, and what the MLP added to it."""
@@ -128,7 +128,7 @@ class CrossBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """An embedding of patches `[B, N, patch^2]` -> `[B, N, width]`.
+    """A layer that embeds patches `[B, N, patch^2]` as `[B, N, width]`.
 
     The weight is that of a convolution of the whole spectrogram; here it touches only the given patches.
     """
@@ -142,7 +142,7 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """An encoder. Subclasses define what becomes of its tokens.
+    """An encoder that turns spectrograms into tokens, which subclasses use.
 
     Args:
         frames: of the spectrogram that `pos_embed` is made for; clips may be shorter, or longer where the
