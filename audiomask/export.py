@@ -308,7 +308,7 @@ def _constant_reshapes(graph: ir.Graph) -> None:
 
 
 def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the artifact's JSON document; `more`: version, licence, training and the like."""
+    """Return the JSON document; `more`: version, description, licence, training, scores."""
     states = []
     for dtype, leaves in _packs(model).items():
         name, kind = KINDS[dtype]

@@ -122,7 +122,7 @@ def _numpy(audio: Tensor) -> np.ndarray:
 def load_model(path: str | Path = "") -> Embedder:
     """Load a folder of weights, an artifact, or, without a path, the tagger that ships.
 
-    Raises `AudioError`.
+    A training run's folder has weights; an artifact is given by file or name. Raises `AudioError`.
     """
     if path and Path(path).is_dir() and not list(Path(path).glob("*.onnx")):
         return Encoder(weights.load(path)[0], weights.load_frontend(path, frames=0)).eval()

@@ -12,7 +12,7 @@ Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer
     loss: |p - y|^2 / sqrt(768), mean over hidden patches, + |cls - mean of y|^2 / sqrt(768)
 
 The target's weights are the moving average of the student's, patch embedding included. 87,840,000 parameters
-are trained at size B (the paper: 88 M), 85,254,144 of them the encoder's, of which the target has as many.
+are trained at size B (the paper: 88 M), 85,254,144 of them in the encoder; the target has as many.
 The student is the network itself, the target is under `target`: `models.vit_tagger.begin_from` takes the
 student, as the authors' fine-tuning does, into a tagger with `post_norm: true` (and `pool: cls`, theirs).
 

@@ -79,7 +79,7 @@ class HPM(AudioMae):
         return self.predictor_pred(self.predictor_norm(x[:, 1:]))[:, :, 0].float()
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Return the result of `AudioMae`, and how hard the patches `hidden` should be, `[B, M]`."""
+        """Return the result of `AudioMae`, and predictions `[B, M]` of how hard `hidden` ones are."""
         grid, tokens = self.grid_of(x), self.features(x, visible)
         guess = self.decode(tokens, visible, hidden, grid)
         hardness = self.predict(tokens, visible, grid).gather(1, hidden)
