@@ -1,4 +1,4 @@
-"""Audio and speech by masking: one definition of a model for files, live sound, servers and browsers.
+"""Mask, enhance and tag audio with one model for files, live sound, servers and browsers.
 
     from audiomask import Session
     clean = Session("sieve", sample_rate=48000).feed(noisy)

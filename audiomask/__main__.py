@@ -1,4 +1,4 @@
-"""``python -m audiomask``: the same as the command ``audiomask``."""
+"""Run the command `audiomask` as `python -m audiomask`."""
 
 import sys
 

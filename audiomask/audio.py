@@ -1,9 +1,9 @@
-"""Audio files in and out: read, write, blocks, and the search for files. Signals are ``[C, T]`` float32.
+"""Read, write and find audio files, whole or in blocks; signals are `[C, T]` float32.
 
-Three promises. Whatever is wrong with a file ends in one `AudioError` that names the file, the value and the
-remedy. A file under its final name is always whole: samples go to a hidden temporary name in the same folder,
-which is renamed at `Writer.close` and removed on any failure or interrupt. And no level changes in silence: a
-sample beyond full scale meets the clip policy, and what was done is in `Writer.notes`.
+Whatever is wrong with a file ends in one `AudioError` that names the file, the value and the remedy. A file
+under its final name is always whole: samples go to a hidden temporary name in the same folder, which is
+renamed at `Writer.close` and removed on any failure or interrupt. No level changes in silence: the clip
+policy treats samples beyond full scale, and `Writer.notes` says what was done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_CHANNELS = 128  # tenth-order ambisonics has 121; libsndfile itself allows 1
 MAX_RIFF_BYTES = 2**32 - 2**20  # a WAV's 32-bit sizes, less room for its headers
 CLIP_POLICIES = ("rescale", "clamp", "none")
 
-# Formats by suffix, and the subtype that a suffix itself implies.
+# Formats by suffix, and the subtypes that suffixes imply.
 FORMATS = {
     ".wav": "WAV",
     ".flac": "FLAC",
@@ -51,16 +51,16 @@ _FLOATS = ("FLOAT", "DOUBLE")
 
 
 class AudioError(Exception):
-    """A file, or a request about one, that cannot be served. The text is the whole message for the user."""
+    """An error for a file or request that cannot be served; its text is the user's message."""
 
 
 class AudioWarning(UserWarning):
-    """Something about a file that was mended and has to be said."""
+    """A warning that something about a file was mended."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says. ``frames`` is a promise, not a fact: damaged files hold fewer."""
+    """A file's header, which only promises its `frames`: damaged files hold fewer."""
 
     path: str
     rate: int
@@ -75,7 +75,7 @@ class AudioInfo:
 
 
 def check_readable(path: str) -> None:
-    """Raise `AudioError` unless `path` is a regular file with something in it that may be read."""
+    """Raise `AudioError` unless `path` is a readable regular file that is not empty."""
     try:
         status = os.stat(path)  # noqa: PTH116 - Path would lose the text the user typed
     except FileNotFoundError:
@@ -100,10 +100,10 @@ def check_readable(path: str) -> None:
 
 
 def _riff_promise(path: str) -> tuple[int, int] | None:
-    """(bytes of samples that a RIFF header promises, bytes that are there), None for other files.
+    """Return the bytes of samples that a RIFF header promises and those there; else None.
 
-    libsndfile cuts an overlong data chunk to the file without a word. Sizes 0 and 2^32-1 or thereabouts are
-    what programs write that cannot seek back (ffmpeg into a pipe); they promise nothing.
+    libsndfile cuts an overlong data chunk to the file without a word. Programs that cannot seek back (ffmpeg
+    into a pipe) write sizes of 0 or about 2^32-1, which promise nothing.
     """
     with open(path, "rb") as file:  # noqa: PTH123
         head = file.read(12)
@@ -119,13 +119,13 @@ def _riff_promise(path: str) -> tuple[int, int] | None:
 
 
 class Reader:
-    """A file opened for reading block by block, with what had to be mended in `notes`.
+    """A file that is read block by block; `notes` says what had to be mended.
 
-    Errors: `AudioError` for everything that can be wrong with ``path``.
+    Raises `AudioError` for everything that can be wrong with `path`.
     """
 
     def __init__(self, path: str | Path, *, name: str | None = None):
-        """``name`` stands for the file in messages (a spooled standard input has an ugly path)."""
+        """Open `path`; messages call it `name` (the path of a spooled standard input is ugly)."""
         real, self.name = str(path), name or str(path)
         self._file: sf.SoundFile | None = None
         self.cleaned = 0  # samples that were NaN or infinite
@@ -168,8 +168,7 @@ class Reader:
             raise AudioError(f"{self.name}: holds no samples (0 frames); record or export it again")
 
     def read(self, frames: int) -> np.ndarray:
-        """The next ``frames`` samples ``[C, <= frames]``; ``[C, 0]`` at the end. NaN and infinities become
-        0."""
+        """Return the next samples `[C, <= frames]`, none at the end; NaN and infinities become 0."""
         if self._file is None:
             raise ValueError(f"{self.name}: is closed")
         try:
@@ -187,7 +186,7 @@ class Reader:
         return x
 
     def blocks(self, frames: int = 65536) -> Iterator[np.ndarray]:
-        """The rest of the file as blocks ``[C, <= frames]``; raises if there was not one sample in it."""
+        """Yield the rest as blocks `[C, <= frames]`; raise if the file held not one sample."""
         while (x := self.read(frames)).shape[1]:
             yield x
         if not self.position:
@@ -197,7 +196,7 @@ class Reader:
 
     @property
     def notes(self) -> list[str]:
-        """What a user has to know about this file, complete once it was read to the end."""
+        """Return notes about this file for the user, complete once it was read to the end."""
         notes = []
         if self._short:
             notes.append(f"{self.name}: truncated: {self._short}; what is there was used")
@@ -218,14 +217,14 @@ class Reader:
 
 
 def verify(path: str | Path) -> AudioInfo:
-    """What the header says, if the samples that it promises are there; `AudioError` if not."""
+    """Return the header if the samples that it promises are there; raise `AudioError` if not."""
     with Reader(path) as reader:
         short = reader._short
         if reader.info.format == "FLAC" and reader._file is not None:
             try:
                 reader._file.seek(reader.info.frames - 1)
                 whole = reader.read(1).shape[1] == 1
-            except (RuntimeError, AudioError):  # libsndfile cannot seek to what is not there
+            except (RuntimeError, AudioError):  # libsndfile cannot seek beyond the samples that are there
                 whole = False
             short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
     if short:
@@ -234,14 +233,13 @@ def verify(path: str | Path) -> AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Rate, channels, length and coding of a file; `AudioError` if it is no readable audio."""
+    """Return rate, channels, length and coding; raise `AudioError` if it is no readable audio."""
     with Reader(path) as reader:
         return reader.info
 
 
 def blocks(path: str | Path, frames: int = 65536) -> Iterator[np.ndarray]:
-    """A file as blocks ``[C, <= frames]`` in constant memory. What was mended is a `AudioWarning` at the
-    end."""
+    """Yield blocks `[C, <= frames]` in constant memory; an `AudioWarning` says what was mended."""
     with Reader(path) as reader:
         yield from reader.blocks(frames)
         for note in reader.notes:
@@ -249,7 +247,7 @@ def blocks(path: str | Path, frames: int = 65536) -> Iterator[np.ndarray]:
 
 
 def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[np.ndarray, int]:
-    """A whole file, or ``frames`` samples from ``start``: ``([C, T] float32, rate in Hz)``."""
+    """Return a file, or `frames` samples from `start`, as `[C, T]` float32, and its rate in Hz."""
     with Reader(path) as reader:
         if start:
             if not 0 <= start < reader.info.frames or reader._file is None:
@@ -268,10 +266,10 @@ def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[np.ndarray
 def choose_format(
     path: str | Path, *, subtype: str | None = None, like: AudioInfo | None = None
 ) -> tuple[str, str]:
-    """(format, subtype) in libsndfile's names for an output file: the suffix's format and, where both can
-    hold it, the coding of the input it is made from.
+    """Return format and subtype, in libsndfile's names, for an output file.
 
-    Errors: `AudioError` for an unknown suffix or a subtype that the format cannot hold.
+    The suffix gives the format; the coding is that of the input `like` where both can hold it. Raises
+    `AudioError` for an unknown suffix or a subtype that the format cannot hold.
     """
     suffix = Path(path).suffix.lower()
     format = FORMATS.get(suffix)
@@ -298,14 +296,14 @@ def choose_format(
 
 
 class Writer:
-    """Writes ``[C, T]`` blocks to a file that appears under its name only when it is whole.
+    """A writer of blocks `[C, T]` whose file appears under its name only when it is whole.
 
-    ``clip``: what happens beyond full scale. ``clamp`` cuts, ``rescale`` turns the whole file down until its
-    peak fits (spooled as float first, so memory stays constant), ``none`` leaves it to the format. The
-    default is ``clamp``; floats need no policy and get none unless asked. ``frames`` is the expected length:
-    a WAV that would not fit 4 GiB becomes RF64, which has the same suffix.
+    Leaving the context by an exception (an interrupt too) removes every trace.
 
-    Use as a context manager: leaving it by an exception (an interrupt too) removes every trace.
+    `clip` says what happens beyond full scale: `clamp`, the default, cuts; `rescale` turns the whole file
+    down until its peak fits (spooled as float first, so memory stays constant); `none` leaves it to the
+    format. Floats need no policy and get none unless asked. `frames` is the expected length: a WAV that
+    would not fit 4 GiB becomes RF64, which has the same suffix.
     """
 
     def __init__(
@@ -368,7 +366,7 @@ class Writer:
             ) from None
 
     def write(self, x: np.ndarray) -> None:
-        """Append ``x [C, T]`` (float, full scale 1)."""
+        """Append `x [C, T]` (float, full scale 1)."""
         if self._file is None:
             raise ValueError(f"{self.name}: is closed")
         if x.size == 0:
@@ -405,7 +403,7 @@ class Writer:
     def _full(self, detail: str) -> AudioError:
         try:
             left = f"{shutil.disk_usage(self.path.parent).free / 2**20:.0f} MiB are free on the disk"
-        except OSError as error:  # a disk that was pulled out
+        except OSError as error:  # a disk was pulled out
             left = f"its folder cannot be reached ({error.strerror})"
         detail = f" ({detail})" if detail else ""
         return AudioError(
@@ -435,7 +433,7 @@ class Writer:
             raise
 
     def close(self) -> None:
-        """Finish the file and give it its name; after a failure nothing is left, and an old file stays."""
+        """Finish the file and give it its name; a failure leaves nothing, and an old file stays."""
         self.finish()
         if self._temporary:
             try:
@@ -476,7 +474,7 @@ class Writer:
 
     @property
     def notes(self) -> list[str]:
-        """What happened to the level, for the user."""
+        """Return notes for the user on what happened to the level."""
         if self.clip == "rescale" and self.gain < 1:
             return [
                 f"{self.name}: peak {self.peak:.3f}, so turned down by {-20 * np.log10(self.gain):.2f} dB"
@@ -501,7 +499,7 @@ class Writer:
 
 
 def hidden(path: Path) -> Path:
-    """Return a new name beside `path`, for what becomes `path` once it is whole."""
+    """Return a new name beside `path`, for a file that becomes `path` once it is whole."""
     return path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
 
 
@@ -512,9 +510,8 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         with replacing("scores.json") as part:
             part.write_text(text)
 
-    After an exception nothing of it is left, and an old file stays as it was.
-
-    Raises `AudioError` for a path that cannot be written, or that exists without `overwrite`.
+    An exception removes the hidden file, and an old file stays as it was. Raises `AudioError` for a path
+    that cannot be written, or that exists without `overwrite`.
     """
     path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
     check_writable(path, overwrite=overwrite)
@@ -524,7 +521,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.filename not in (None, str(part)):
-            raise  # of something else that the caller does meanwhile
+            raise  # something else that the caller did meanwhile has failed
         raise AudioError(f"{path}: cannot be written ({error.strerror}); {_remedy(error)}") from None
     finally:
         part.unlink(missing_ok=True)
@@ -533,7 +530,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
 def remove_parts(path: str | Path) -> None:
     """Remove what `replacing` or a `Writer` left beside `path` when its process was killed.
 
-    Not while another may still be writing there.
+    It must not be called while another process may still be writing there.
     """
     path = Path(os.path.realpath(path))
     if len(path.name) <= 100:  # longer names are cut, and may be somebody else's
@@ -548,8 +545,10 @@ def _remedy(error: OSError) -> str:
 
 
 def check_writable(path: str | Path, *, overwrite: bool) -> None:
-    """Raise `AudioError` unless ``path`` may become an output: its folder exists, and it
-    is new, or a regular file and ``overwrite`` is set."""
+    """Raise `AudioError` unless `path` may become an output.
+
+    Its folder must exist, and it must be new, or a regular file with `overwrite` set.
+    """
     path = Path(path)
     try:
         status = path.stat()
@@ -570,8 +569,7 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
 
 
 def write(path: str | Path, x: np.ndarray, rate: int, **options) -> None:
-    """Write ``x [C, T]`` or ``[T]`` at once; options as in `Writer`. What was done to the level is warned
-    about."""
+    """Write `x [C, T]` or `[T]` with the options of `Writer`; warn of changes of the level."""
     x = np.atleast_2d(np.asarray(x, dtype=np.float32))
     with Writer(path, rate, x.shape[0], frames=x.shape[1], **options) as writer:
         writer.write(x)

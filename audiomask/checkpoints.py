@@ -1,9 +1,9 @@
-"""Other people's checkpoints: read without trusting them, and put into our class of the same network.
+"""Load other people's checkpoints, without trusting them, into our class of the network.
 
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
 its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`; where the network
-reads pictures, `AUTHORS_FRONTEND` makes them. `source` is what `read` makes of the files. Nothing is
-unpickled but tensors and plain containers of them.
+takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is what `read` returns. Nothing is unpickled but
+tensors and plain containers of tensors.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from audiomask.audio import AudioError
 
 Source: TypeAlias = Mapping[str, Tensor] | Sequence[onnx.GraphProto]
 
-# Under which key trainers keep the network, the better one first.
+# The keys under which trainers keep the network, the better one first.
 HOLDERS = ("best_state", "ema", "model_state_dict", "state_dict", "model", "generator", "state")
 
 
 class CheckpointError(AudioError):
-    """A checkpoint that cannot be read, or is not of the family that was named."""
+    """An error for a checkpoint that cannot be read, or is not of the family that was named."""
 
 
 def families() -> list[str]:
-    """Modules of `audiomask.models` that know their authors' checkpoints."""
+    """Return the modules of `audiomask.models` that know their authors' checkpoints."""
     names = [module.name for module in pkgutil.iter_modules(models.__path__)]
     return [name for name in names if hasattr(_module(name), "from_authors")]
 
@@ -73,9 +73,7 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
 
 
 def read(paths: Sequence[str | Path]) -> Source:
-    """A state dict (one file), or ONNX graphs (one or more), as the family takes it. CheckpointError
-    otherwise.
-    """
+    """Return a state dict (one file) or ONNX graphs (one or more); CheckpointError otherwise."""
     files = [Path(path) for path in paths]
     for path in files:
         if not path.is_file():
@@ -96,10 +94,10 @@ def read(paths: Sequence[str | Path]) -> Source:
 def load(
     family: str, paths: Sequence[str | Path], **changes: Any
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """Our model with their weights, its config, and the start of its card (licence, where it came from).
+    """Return our model with their weights, its config, and its card's licence and origin.
 
-    `changes` replace arguments that the weights do not tell. CheckpointError where file and family do not
-    belong together.
+    `changes` replace arguments that the weights do not determine. Raises CheckpointError where file and
+    family do not belong together.
     """
     if family not in families():
         raise CheckpointError(f"no importer for {family!r}; there are: {', '.join(families())}")

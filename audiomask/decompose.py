@@ -1,4 +1,4 @@
-"""A short way through `torch.onnx.export`: `with short_translation(): torch.onnx.export(...)`.
+"""Speed up `torch.onnx.export`: `with short_translation(): torch.onnx.export(...)`.
 
 The exporter traces a network, traces it twice more to decompose the operators that ONNX has no translation
 for, then runs it once more to find where types mix; with symbolic sizes each time costs as much as the first.
@@ -26,7 +26,7 @@ KEPT = (*RESHAPES, ATEN.chunk.default)  # views composed of other views become t
 
 
 def _plain(graph: fx.Graph) -> bool:
-    """Return whether each node is a function that changes nothing in place and has no graph of its own."""
+    """Return whether all nodes are functions without in-place changes or graphs of their own."""
     return all(
         node.op in ("placeholder", "output")
         or (
@@ -72,7 +72,7 @@ def _replace(
 
 
 def decompose(program: ExportedProgram, known: set[Any], table: Mapping[Any, Callable[..., Any]]) -> None:
-    """Replace the operators of `program` that are not `known`, by `table` or as torch composes them."""
+    """Replace operators of `program` not in `known`, by `table` or as torch decomposes them."""
     graph = program.graph
     for node in list(graph.nodes):
         op = node.target
@@ -99,7 +99,7 @@ def decompose(program: ExportedProgram, known: set[Any], table: Mapping[Any, Cal
 
 @contextmanager
 def short_translation() -> Iterator[None]:
-    """Let `torch.onnx.export` take the short way, see above, where this version of torch has its stages."""
+    """Let `torch.onnx.export` go the short way where this version of torch has its stages."""
     try:
         from torch.onnx._internal.exporter import _decomp, _fx_passes
 

@@ -1,12 +1,11 @@
-"""A streaming model as one self-describing ONNX file, with the proof that it computes the same.
+"""Export a streaming model as one self-describing ONNX file that provably agrees with torch.
 
-The graph's inputs are the model's stream ports `[B, C, T]` (any batch, any multiple of the hop), its constant
-ports `[B]` or `[B, n]`, then its state, packed by type into `state_f32` and `state_i64` `[B, n]`; its outputs
-are the output ports and `next_state_*`. The metadata key `audiomask` holds the JSON document made by
-`describe`.
+The graph's inputs are the model's stream ports `[B, C, T]` (any batch, any multiple of the hop), its controls
+`[B]` or `[B, n]`, then its state, packed by type into `state_f32` and `state_i64` `[B, n]`; its outputs are
+the output ports and `next_state_*`. The metadata key `audiomask` holds the JSON document made by `describe`.
 
-Before a file is written it is run: whole, and in random pieces, against torch. It is refused where the two
-differ by more than 1e-5 of the peak.
+Before a file is written, its graph runs whole and in random pieces against torch. The file is refused where
+the two differ by more than 1e-5 of the peak.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_
 from audiomask.weights import fingerprint
 
 OPSET = 23  # the first with Attention
-TOLERANCE = 1e-5  # of the peak, in float32; frameworks choose other kernels for other lengths
+TOLERANCE = 1e-5  # relative to the peak, in float32; frameworks choose other kernels for other lengths
 KINDS = {torch.float32: ("state_f32", "float32"), torch.int64: ("state_i64", "int64")}
 
 
 class ExportError(AudioError):
-    """A model that cannot be exported, or whose graph does not compute what the model does."""
+    """An error for a model that cannot be exported, or whose graph computes something else."""
 
 
 # --- packing ------------------------------------------------------------------------------------------------
 
 
 def _packs(model: StreamingModel) -> dict[torch.dtype, list[tuple[str, Tensor]]]:
-    """The initial state of one row, by type, in the order in which it is packed."""
+    """Return the initial state of one row, by type, in the order in which it is packed."""
     leaves = flatten_state(model.initial_state(1))
     other = [name for name, tensor in leaves if tensor.dtype not in KINDS]
     if other:
@@ -62,7 +61,7 @@ def _packs(model: StreamingModel) -> dict[torch.dtype, list[tuple[str, Tensor]]]
 
 
 def pack_state(state: State) -> dict[str, Tensor]:
-    """A state as the tensors of the graph: `{"state_f32": [B, n], "state_i64": [B, k]}`."""
+    """Return a state as the graph's tensors: `{"state_f32": [B, n], "state_i64": [B, k]}`."""
     leaves = [tensor for _, tensor in flatten_state(state)]
     packs = {}
     for dtype, (name, _) in KINDS.items():
@@ -77,7 +76,7 @@ def pack_state(state: State) -> dict[str, Tensor]:
 
 
 class Packed(nn.Module):
-    """The model as a function of tensors only: streams, constants, packed states."""
+    """A model that is a function of tensors only: streams, controls, packed states."""
 
     def __init__(self, model: StreamingModel) -> None:
         super().__init__()
@@ -146,7 +145,7 @@ def _draw(port: Port, batch: int, hops: int, hop: int, generator: torch.Generato
 
 
 def build(model: StreamingModel) -> ir.Model:
-    """The simplified graph of `model.step`. Weights are in the file; batch and time are dynamic."""
+    """Return the simplified graph of `model.step`, weights included; batch and time are dynamic."""
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     prepare_export(model)
     inputs, outputs = port_names(model)
@@ -183,7 +182,7 @@ def build(model: StreamingModel) -> ir.Model:
 
 
 class _RuleAt:
-    """A rewrite rule that is tried at nodes of its own operator only, since asking the others takes long."""
+    """A rewrite rule that is tried only at nodes of its operator, since trying all takes long."""
 
     def __init__(self, op_type: str, rule: Any) -> None:
         self.op_type, self.rule = op_type, rule
@@ -196,7 +195,7 @@ class _RuleAt:
 
 
 def simplify(model: ir.Model) -> None:
-    """Fewer nodes: at one hop a step, each costs about a microsecond whatever it computes."""
+    """Remove nodes: at one hop a step, each costs about a microsecond whatever it computes."""
     from onnxscript import optimizer, rewriter  # a second of imports, for exporting only
     from onnxscript.rewriter.rules import common as rules
 
@@ -242,8 +241,9 @@ def simplify(model: ir.Model) -> None:
 
 
 def _distinct_outputs(body: ir.Graph) -> None:
-    """Outputs of a Scan's body that are one value (a carry that is also put out) become several: ONNX Runtime
-    leaves the second of them unset.
+    """Give each output of a Scan's body a value of its own.
+
+    ONNX Runtime leaves the second of two outputs unset that are one value (a carry that is also an output).
     """
     seen: set[ir.Value] = set()
     for i, value in enumerate(body.outputs):
@@ -257,9 +257,10 @@ def _distinct_outputs(body: ir.Graph) -> None:
 
 
 def _constant_reshapes(graph: ir.Graph) -> None:
-    """Reshape targets that are computed from dynamic sizes become constants: 0 copies a dimension in
-    place, and one other may be -1. A reshape to what the shape already is goes, as does what only reshapes
-    before it.
+    """Turn reshape targets that are computed from dynamic sizes into constants.
+
+    In a target, 0 copies a dimension in place, and one other may be -1. A reshape to the shape that its input
+    has is removed, and so are operators before it that only reshape.
     """
     for node in list(graph):
         if node.op_type != "Reshape":
@@ -307,7 +308,7 @@ def _constant_reshapes(graph: ir.Graph) -> None:
 
 
 def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """The JSON document of the artifact. `more`: version, description, licence, training, scores."""
+    """Return the JSON document; `more`: version, description, licence, training, scores."""
     states = []
     for dtype, leaves in _packs(model).items():
         name, kind = KINDS[dtype]
@@ -345,7 +346,7 @@ def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> d
 
 
 def open_session(graph: bytes | str | Path) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on one thread, as the runtime opens it."""
+    """Open ONNX Runtime on one thread, as the runtime opens it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -359,8 +360,9 @@ def run_pieces(
     inputs: Mapping[str, Tensor],
     hops: Sequence[int],
 ) -> dict[str, Tensor]:
-    """Run the graph over `inputs` (whole hops) in pieces of so many hops. Returns outputs and last states
-    by name.
+    """Return outputs and last states, by name, of a graph that runs over `inputs` in pieces.
+
+    The inputs are whole hops; `hops` has the number of hops of each piece.
     """
     batch = next(iter(inputs.values())).shape[0]
     state = {name: pack.numpy() for name, pack in pack_state(model.initial_state(batch)).items()}
@@ -388,7 +390,7 @@ def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> 
     """Return the greatest difference between torch and ONNX Runtime, by output and packed state.
 
     torch runs whole, ONNX Runtime whole, hop by hop and in random pieces, over several lengths and batch
-    sizes. Differences are relative to the peak over all of them; how types are judged is `_apart`'s.
+    sizes. Differences are relative to the peak over all of them; `_apart` judges each type.
     """
     generator = torch.Generator().manual_seed(seed)
     session = open_session(graph)
@@ -420,8 +422,8 @@ def _apart(
     """Return by how much values differ at most, and the peak that this is relative to.
 
     Integers are equal or wrong, except codes: where codewords are about equally near, either may be chosen.
-    So the first code of a frame that differs is judged by the distances of both codewords, and those after
-    it, which code what the first one left, not at all.
+    So the first code that differs in a frame is judged by the distances of both codewords. The codes after it
+    code the remainder of the first one, and are not judged.
     """
     if theirs.is_floating_point():
         difference = float((ours - theirs).abs().nan_to_num(math.inf).max()) if theirs.numel() else 0.0
@@ -441,7 +443,7 @@ def _apart(
 
 
 def to_bytes(graph: ir.Model) -> bytes:
-    """A graph as the content of a file; ExportError where it is not valid ONNX."""
+    """Return a graph as the content of a file; raise ExportError where it is not valid ONNX."""
     proto = ir.to_proto(graph)
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -451,11 +453,10 @@ def to_bytes(graph: ir.Model) -> bytes:
 
 
 def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Write `model` to `path` and return its document. `more` as in `describe`; `equality` in the document is
-    the greatest difference from torch that was seen.
+    """Write `model` to `path` and return its document; `more` is as in `describe`.
 
-    ExportError, and nothing is written, where the graph is invalid or differs from torch by more than
-    TOLERANCE.
+    The document's `equality` is the greatest difference from torch that was seen. Raises ExportError, with
+    nothing written, where the graph is invalid or differs from torch by more than TOLERANCE.
     """
     path = Path(path)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -478,10 +479,10 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
 
 @torch.no_grad()
 def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) -> float:
-    """Play random inputs through a file by the runtime, in blocks of random sizes, and compare with torch.
+    """Play random inputs through a file in blocks of random sizes, and compare with torch.
 
-    Returns the greatest difference of any output from that of `model` over the whole, relative to the peak;
-    raises ExportError where it exceeds TOLERANCE.
+    Returns the greatest difference of any output of the runtime from that of `model` over the whole, relative
+    to the peak; raises ExportError where it exceeds TOLERANCE.
     """
     from audiomask.runtime.player import Player
 
@@ -534,5 +535,5 @@ def _streams(model: StreamingModel) -> list[Port]:
 
 
 def _frames(frames: int, first: Port, port: Port) -> int:
-    """Return the frames of `port` in the time of so many of the first stream."""
+    """Return the frames of `port` in the time of `frames` frames of the first stream."""
     return math.ceil(frames / first.rate * port.rate)

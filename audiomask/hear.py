@@ -1,15 +1,16 @@
-"""Embeddings by the API of HEAR (Turian et al. 2022, "HEAR: Holistic Evaluation of Audio Representations").
+"""Compute embeddings by the API of HEAR, "Holistic Evaluation of Audio Representations".
 
     model = load_model("exp/audio_mae")                       # weights, or a tagger's .onnx
     scene = get_scene_embeddings(audio, model)                # [n_sounds, D]
     times = get_timestamp_embeddings(audio, model)            # [n_sounds, n, D], [n_sounds, n] in ms
 
-`audio [n_sounds, n_samples]` has values from -1 to 1 at `model.sample_rate`, any number of samples. What
-comes out is float32, without gradients, on the device of `audio`, and the same every time.
+`audio [n_sounds, n_samples]` has values from -1 to 1 at `model.sample_rate`, any number of samples. The
+embeddings are float32, without gradients, on the device of `audio`, and the same every time. The API is that
+of Turian et al. 2022.
 
-From weights (a network with `features`, such as Audio-MAE or a tagger, see `Encoder`) a vector tells of 160
-ms, the width of a patch. HEAR suggests 50 ms or less for its tasks of onsets; for those of scenes it does not
-matter. From an artifact (`Played`) a vector comes every hop and tells of the window up to there.
+From weights (a network with `features`, such as Audio-MAE or a tagger, see `Encoder`) a vector covers 160 ms,
+the width of a patch. HEAR suggests 50 ms or less for its onset tasks; for its scene tasks it does not matter.
+From an artifact (`Played`) a vector comes every hop and covers the window up to there.
 """
 
 from __future__ import annotations
@@ -31,27 +32,27 @@ BATCH = 8  # windows at a time
 
 
 class Embedder(nn.Module):
-    """What `load_model` gives: `sample_rate` in Hz, sizes of the embeddings, and both of them."""
+    """A model that makes both kinds of embeddings, from audio at `sample_rate` Hz."""
 
     sample_rate: int
     scene_embedding_size: int
     timestamp_embedding_size: int
 
     def scene(self, audio: Tensor) -> Tensor:
-        """`[n_sounds, n_samples]` -> `[n_sounds, D]`."""
+        """Return `[n_sounds, D]` for `[n_sounds, n_samples]`."""
         raise NotImplementedError
 
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """`[n_sounds, n_samples]` -> `[n_sounds, n, D]`, times in ms `[n]`."""
+        """Return `[n_sounds, n, D]` and times in ms `[n]` for `[n_sounds, n_samples]`."""
         raise NotImplementedError
 
 
 class Encoder(Embedder):
-    """A network on pictures of sound, with its front end. A clip longer than the network's pictures goes
-    through it in pieces of their length.
+    """A network that makes embeddings of spectrograms, with its front end.
 
-    The vector of a column of patches is the mean of their tokens, its time the middle of the column; a
-    scene's is the mean over all columns.
+    A clip longer than the network's spectrograms is processed in pieces of their length. The vector of a
+    column of patches is the mean of their tokens, its time the middle of the column; a scene's is the mean
+    over all columns.
     """
 
     def __init__(self, network: Any, frontend: LogMel) -> None:
@@ -84,8 +85,10 @@ class Encoder(Embedder):
 
 
 class Played(Embedder):
-    """An artifact that puts out embeddings, on the CPU. A scene's is as `audiomask embed` makes it, see
-    `runtime.tagging.Whole`; the time of a vector is the middle of its hop.
+    """An artifact that puts out embeddings, on the CPU.
+
+    A scene's embedding is that of `audiomask embed` (`runtime.tagging.Whole`); the time of a vector is the
+    middle of its hop.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -117,8 +120,9 @@ def _numpy(audio: Tensor) -> np.ndarray:
 
 
 def load_model(path: str | Path = "") -> Embedder:
-    """From a folder of weights (a training run's, say), an artifact's file or name, or, without a path, the
-    tagger that ships. Errors: `AudioError`.
+    """Load a folder of weights, an artifact, or, without a path, the tagger that ships.
+
+    A training run's folder has weights; an artifact is given by file or name. Raises `AudioError`.
     """
     if path and Path(path).is_dir() and not list(Path(path).glob("*.onnx")):
         return Encoder(weights.load(path)[0], weights.load_frontend(path, frames=0)).eval()
@@ -132,13 +136,14 @@ def _checked(audio: Tensor) -> Tensor:
 
 
 def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
-    """One vector for each sound: `[n_sounds, n_samples]` -> `[n_sounds, scene_embedding_size]`."""
+    """Return one vector for each sound, `[n_sounds, scene_embedding_size]`."""
     return model.scene(_checked(audio))
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
-    """Vectors at regular times: `[n_sounds, n_samples]` -> `[n_sounds, n, timestamp_embedding_size]` and
-    their times in ms, `[n_sounds, n]`.
+    """Return vectors at regular times, and these times in ms `[n_sounds, n]`.
+
+    The vectors are `[n_sounds, n, timestamp_embedding_size]`.
     """
     values, times = model.timestamps(_checked(audio))
     return values, times.float().expand(len(values), -1)

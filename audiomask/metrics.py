@@ -1,4 +1,4 @@
-"""Scores of degraded against reference speech in one table with one policy for what cannot be scored.
+"""Score degraded against reference speech, in one table with one policy for missing scores.
 
 | column | metric | works at | range, better is higher unless said |
 |---|---|---|---|
@@ -10,14 +10,13 @@
 | dnsmos_p808 | DNSMOS P.808 (Reddy 2021), no reference | 16 kHz | 1..5 |
 | plcmos | PLCMOS v2 (Diener 2023), no reference | 16 kHz | 1..5 |
 
-Policy. A value that cannot be had is NaN with a reason, and every table counts it; nothing is dropped in
-silence.
+A value that cannot be had is NaN with a reason, and every table counts it; nothing is dropped in silence:
 
 - Silence: a signal whose peak is below one 16-bit step has no score, as reference or as degraded.
 - Length: reference and degraded must have the same number of samples; neither is cut. PESQ needs 0.25 s,
   STOI 0.4 s of speech, LSD one frame, PLCMOS 0.1 s. DNSMOS repeats clips shorter than 9.01 s and slides by
-  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, those
-  without speech in the reference left out: the ITU code holds 50 utterances and crashes beyond.
+  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, without
+  those that have no speech in the reference: the ITU code holds 50 utterances and crashes beyond.
 - Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play: samples clamped to full scale.
 - Rate: others are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
 - Not a number: a signal with NaN or infinite samples has no score.
@@ -54,11 +53,11 @@ PLCMOS_RATERS = 15  # imagined listeners that the published tool averages over
 
 
 class Unscorable(ValueError):
-    """A metric has no value for these signals; the message says why."""
+    """An error that says why a metric has no value for these signals."""
 
 
 class Scores(dict[str, float]):
-    """Column -> value. `reasons`: column -> why the value is NaN."""
+    """A dict from column to value; `reasons` says by column why a value is NaN."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,10 +138,10 @@ def _lsd(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
 
 @lru_cache(maxsize=8)
 def _network(path: str) -> Any:
-    """One ONNX Runtime session of a model inside the speechmos package, per process, on one thread."""
+    """Return an ONNX Runtime session, on one thread, of a model in the speechmos package."""
     import onnxruntime
 
-    # found, not imported: the package's modules pull in librosa and requests, which its models do not need
+    # It is found, not imported: its modules pull in librosa and requests, which its models do not need.
     spec = importlib.util.find_spec("speechmos")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
@@ -196,7 +195,7 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     padded = np.pad(x, (hop, (count - 1) * hop + size - hop - len(x)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hamming(size + 1)[:-1]
     power = np.square(np.abs(np.fft.rfft(frames)))
-    # bins of digital silence: 120 dB below the smallest that is not
+    # bins of digital silence are set 120 dB below the smallest other one
     floor = np.log(power[power > 0].min()) - 12 * math.log(10)
     feature = np.where(power > 0, np.log(np.where(power > 0, power, 1)), floor) / 20
     feature = feature[None, None].astype(np.float32)
@@ -209,7 +208,7 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Metric:
-    """One measurement: the columns it fills, and whether it compares with a reference."""
+    """A measurement that fills `columns`, and may compare with a reference."""
 
     columns: tuple[str, ...]
     compute: Callable[[Any, Array, int], tuple[float, ...]]
@@ -231,7 +230,7 @@ DEFAULT = ("pesq_wb", "stoi", "estoi", "si_sdr", "dnsmos")
 
 
 def columns(metrics: Iterable[str]) -> list[str]:
-    """Columns that these metrics fill. Raises ValueError for a metric that does not exist."""
+    """Return the columns that these metrics fill; raise ValueError for an unknown metric."""
     names = list(metrics)
     unknown = [m for m in names if m not in METRICS]
     if unknown:
@@ -253,16 +252,16 @@ def _fault(name: str, x: Array) -> str | None:
 def score(
     reference: Array | None, degraded: Array, sample_rate: int, metrics: Sequence[str] = DEFAULT
 ) -> Scores:
-    """Scores of one signal by the policy above.
+    """Return the scores of one signal, by the policy above.
 
     Args:
         reference: clean signal `[T]` or `[C, T]`, full scale 1.0; None where no metric needs it.
-        degraded: what is judged, same shape.
+        degraded: the signal that is judged, of the same shape.
         sample_rate: of both, Hz.
         metrics: names out of `METRICS`.
 
-    Returns a value per column; NaN ones have their reason in `.reasons`. Raises ValueError for unknown
-    metrics and shapes that are not signals, ImportError for a package that is not installed.
+    Returns a value per column; the reasons of NaN are in `.reasons`. Raises ValueError for unknown metrics
+    and shapes that are not signals, ImportError for a package that is not installed.
     """
     wanted = columns(metrics)
     degraded = np.asarray(degraded)
@@ -302,7 +301,7 @@ def score(
 
 @dataclass(frozen=True)
 class Summary:
-    """One column of a table: mean of the `n` scored files, 95 % bootstrap interval, and how many failed."""
+    """A summary that has a column's mean over `n` files, 95 % bootstrap interval and failures."""
 
     mean: float
     low: float
@@ -312,7 +311,7 @@ class Summary:
 
 
 def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> Summary:
-    """Mean and percentile bootstrap interval over files (Efron 1979). Without a value all figures are NaN."""
+    """Return mean and percentile bootstrap interval over files (Efron 1979); NaN without values."""
     given = np.asarray(list(values), dtype=np.float64)
     x = given[~np.isnan(given)]
     failed = len(given) - len(x)
@@ -326,8 +325,11 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """Scores of many files by key. `errors`: why a file could not be read or paired, its scores are NaN;
-    `notes`: what had to be mended in a file."""
+    """A table that holds the scores of many files, by key.
+
+    `errors` says why a file could not be read or paired, and its scores are NaN; `notes` says what had to be
+    mended in a file.
+    """
 
     columns: list[str]
     rows: dict[str, Scores] = field(default_factory=dict)
@@ -344,7 +346,7 @@ class Table:
         return {c: summarize(row[c] for row in self.rows.values()) for c in self.columns}
 
     def reasons(self) -> dict[tuple[str, str], list[str]]:
-        """(columns, reason) -> keys of the files that have no value in these columns for this reason."""
+        """Return by columns and reason the keys of files without a value there for this reason."""
         files: dict[tuple[str, str], list[str]] = {}
         for key, row in self.rows.items():
             for reason in dict.fromkeys(row.reasons.values()):
@@ -353,7 +355,7 @@ class Table:
         return files
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; NaN becomes None."""
+        """Return plain data, in which None replaces NaN."""
 
         def number(x: float) -> float | None:
             return None if math.isnan(x) else x
@@ -371,11 +373,11 @@ class Table:
 
 @contextmanager
 def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` over so many processes, to be shared by several calls of `score_files`."""
+    """Give a `map` over `jobs` processes, which several calls of `score_files` may share."""
     if jobs <= 1:
         yield map
         return
-    # spawn: a fork would copy ONNX Runtime's threads in whatever state they are
+    # "spawn", since a fork would copy ONNX Runtime's threads in any state
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         yield pool.map
@@ -395,9 +397,9 @@ def score_files(
     mapper: Callable[..., Iterable[Any]] = map,
     on_file: Callable[[str], None] | None = None,
 ) -> Table:
-    """Scores of many files: `pairs` are (key, reference or None, degraded). Goes on past unreadable ones.
+    """Score many files, `pairs` of key, reference or None, degraded; go on past unreadable ones.
 
-    `mapper` does the work, here or elsewhere (`workers`); `on_file` hears each finished key, in order.
+    `mapper` does the work, here or elsewhere (`workers`); `on_file` gets each finished key, in order.
     """
     table = Table(columns(metrics))
     for key, row, error, notes in mapper(_score_pair, [(*pair, tuple(metrics)) for pair in pairs]):

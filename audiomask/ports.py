@@ -1,11 +1,11 @@
-"""Ports: the named inputs and outputs on which a model, its file, a player and the page agree.
+"""Name the inputs and outputs on which a model, its file, a player and the page agree.
 
     Port("audio")                                                  # a stream of sound
     Port("codes", type="codes", rate="1/320", channels=8, levels=1024)
     Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0)
 
 A stream has `rate` frames per sample of the model's clock, which runs at its `sample_rate`; a control holds
-one value until it is set anew. What a port carries is its `type`, an entry of `TYPES`. Nothing here needs
+one value until it is set anew. A port's `type`, an entry of `TYPES`, says what it carries. Nothing here needs
 torch.
 """
 
@@ -23,7 +23,7 @@ _FLOAT, _INT = np.dtype(np.float32), np.dtype(np.int64)
 
 @dataclass(frozen=True)
 class Type:
-    """A kind of values: how they are held, and what a stream of them holds where nothing is given."""
+    """A type that says how values are held, and what a stream holds where none is given."""
 
     dtype: np.dtype = _FLOAT
     neutral: float | None = 0  # None: drawn, see `gaussian`
@@ -46,10 +46,9 @@ _RENAMED = {"mask": "lost", "constant": "control"}  # in artifacts of format 1
 
 @dataclass(frozen=True)
 class Port:
-    """A named input or output of a model: a stream in time, or a control held until it changes.
+    """A named input or output: a stream in time, or a control that holds until it changes.
 
-    A control of one channel is an array `[B]`, one of several `[B, channels]`; a stream `[B, channels,
-    frames]`.
+    A control of one channel is an array `[B]`, others `[B, channels]`; a stream is `[B, channels, frames]`.
 
     Args:
         type: a key of `TYPES`; by default "pcm" for a stream and "float" for a control.
@@ -57,8 +56,8 @@ class Port:
         reference: of a stream of several channels that becomes one, the channel that this one belongs to.
         labels: what the channels stand for.
         span: of an output, how many samples a frame is made from, the last ones up to its time; 0 for
-            unlimited or untold.
-        levels: of codes, how many there are; 0 for untold.
+            unlimited or unknown.
+        levels: of codes, how many there are; 0 for unknown.
         default: of a control, a number or one for each channel; None where it must be given.
 
     Raises ValueError for values that do not fit together.
@@ -115,16 +114,14 @@ class Port:
         return TYPES[self.type].dtype
 
     def per_hop(self, hop: int) -> int:
-        """Return the frames in `hop` samples of the clock; ValueError where they are no whole number."""
+        """Return the frames in `hop` samples of the clock; raise ValueError if it is not whole."""
         frames = hop * self.rate
         if frames.denominator != 1:
             raise ValueError(f"port {self.name}: rate {self.rate} gives no whole frames in {hop} samples")
         return int(frames)
 
     def neutral(self, rows: int, frames: int, start: int = 0) -> np.ndarray:
-        """Return `[rows, channels, frames]` of what the stream holds from frame `start` on if nobody fills
-        it.
-        """
+        """Return the values `[rows, channels, frames]` that a stream holds if nobody fills it."""
         value = TYPES[self.type].neutral
         if value is None:
             return gaussian(rows * self.channels, frames, start).reshape(rows, self.channels, frames)
@@ -132,7 +129,7 @@ class Port:
 
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Port:
-        """Return the port of an entry of an artifact's document; ValueError or KeyError for a wrong one."""
+        """Return the port of an entry of an artifact's document; raise ValueError or KeyError."""
         known = {key: value for key, value in entry.items() if key in cls.__dataclass_fields__}
         for key in ("kind", "type"):
             known[key] = _RENAMED.get(entry[key], entry[key]) if key in entry or key == "kind" else ""
@@ -153,10 +150,10 @@ class Port:
 
 
 def gaussian(rows: int, frames: int, start: int = 0, seed: int = 0) -> np.ndarray:
-    """Return noise `[rows, frames]` of variance 1 that is a function of row, frame and seed alone.
+    """Return noise `[rows, frames]` of variance 1, a function of row, frame and seed alone.
 
-    So it is the same at any split into blocks, in Python and in the browser. The frame's number goes through
-    a hash of 32 bits (the constants are C. Wellons' "lowbias32"), twice, for the two uniform numbers of Box
+    It is equal at any split into blocks, in Python and in the browser. The frame's number goes through a
+    hash of 32 bits (the constants are C. Wellons' "lowbias32"), twice, for the two uniform numbers of Box
     and Muller's transform (1958).
     """
     n = np.arange(start, start + frames, dtype=np.uint64)

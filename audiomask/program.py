@@ -1,15 +1,15 @@
-"""A streaming model as a `.pt2` file, for servers that have torch and a GPU.
+"""Export a streaming model as a `.pt2` file, for servers that have torch and a GPU.
 
 The file is `torch.export`'s program of one step of a fixed number of hops, for any number of streams at once:
-stream ports `[B, C, T]`, constants `[B]` or `[B, n]` and the packed states `[B, n]` in; outputs and the next
-states out, as in the ONNX artifact. The JSON document lies in the archive as `audiomask.json`, with the entry
-`program` that says how many hops a step has. The time is fixed because `torch.export` freezes it at torch's
-recurrent operators, which are what a GPU wants.
+stream ports `[B, C, T]`, controls `[B]` or `[B, n]` and the packed states `[B, n]` go in; outputs and the
+next states come out, as in the ONNX artifact. The JSON document lies in the archive as `audiomask.json`, with
+the entry `program` that says how many hops a step has. The time is fixed because `torch.export` freezes it at
+torch's recurrent operators, which are fastest on a GPU.
 
 `torch.export.load` unpickles what a file asks it to, evaluates its size expressions as Python, and resolves
 any name below `torch` as an operator. `load` therefore reads the archive first and refuses whatever `export`
-does not write: no pickles, no operators but torch's own tensor operators, no expressions but
-arithmetic of sizes.
+does not write: pickles, operators other than torch's own on tensors, expressions other than arithmetic of
+sizes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FORBIDDEN = ("as_custom_obj", "as_graph", "as_operator", "as_opaque_obj", "custo
 
 
 class ProgramError(AudioError):
-    """A `.pt2` file that must not be loaded, or a call that does not fit it."""
+    """An error for a `.pt2` file that must not be loaded, or a call that does not fit it."""
 
 
 # --- write --------------------------------------------------------------------------------------------------
@@ -56,11 +56,10 @@ class ProgramError(AudioError):
 def export(
     model: StreamingModel, path: str | Path, config: Mapping[str, Any], hops: int = 1, **more: Any
 ) -> dict[str, Any]:
-    """Write `model` to `path` for steps of `hops` hops; returns its document (`more` as in
-    `audiomask.export.describe`).
+    """Write `model` to `path` for steps of `hops` hops; return its document.
 
-    ExportError, and nothing is written, where the loaded file differs from the model by more than TOLERANCE
-    of the peak.
+    `more` is as in `audiomask.export.describe`. Raises ExportError, with nothing written, where the loaded
+    file differs from the model by more than TOLERANCE of the peak.
     """
     path = Path(path)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -113,7 +112,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _inspect(data: bytes) -> dict[str, Any]:
-    """The document of an archive in which there is nothing to execute. ValueError says what there is."""
+    """Return the document of an archive with nothing to execute; else raise ValueError."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         roots = {name.partition("/")[0] for name in names}
@@ -154,7 +153,7 @@ def _inspect(data: bytes) -> dict[str, Any]:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Program:
-    """A `.pt2` of `export`, on `device`. ProgramError for any other file, before anything of it is run."""
+    """Load a `.pt2` of `export` on `device`; any other raises ProgramError before it could run."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -173,10 +172,12 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Program:
 
 
 class Program:
-    """A loaded `.pt2`. `hops` of `meta["hop"]` samples enter each `step`.
+    """A loaded `.pt2` that runs any number of streams.
 
-    state = program.initial_state(batch)
-    outputs, state = program.step({"audio": x}, state)
+        state = program.initial_state(batch)
+        outputs, state = program.step({"audio": x}, state)
+
+    Each `step` takes `hops` of `meta["hop"]` samples.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any], module: Any, device: torch.device) -> None:
@@ -187,16 +188,16 @@ class Program:
         self.states = [StateSpec.parse(entry) for entry in meta["states"]]
 
     def initial_state(self, batch: int) -> dict[str, Tensor]:
-        """The packed states of `batch` streams at their start."""
+        """Return the packed states of `batch` streams at their start."""
         return {spec.name: torch.from_numpy(spec.rows(batch)).to(self.device) for spec in self.states}
 
     @torch.no_grad()
     def step(
         self, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One step of `hops` hops: streams `[B, C, T]` and constants by port name; constants that are not
-        given take their default. Returns outputs by name and the next state.
+        """Run one step of `hops` hops; return outputs by name and the next state.
 
+        `inputs` has streams `[B, C, T]` and controls by port; missing controls take their default. Raises
         ProgramError for inputs that lack a stream or have another shape.
         """
         unknown = set(inputs) - {port.name for port in self.inputs}
@@ -234,9 +235,10 @@ class Program:
 
 @torch.no_grad()
 def compare(model: StreamingModel, program: Program, seed: int = 0) -> float:
-    """The greatest difference between `model` (whole, on the CPU) and `program` (step by step) in any output
-    or state, relative to its peak, over several numbers of streams and steps. Counters are equal or
-    infinitely wrong. On a GPU, products are taken in full float32 here.
+    """Return the greatest difference in any output or state, relative to its peak.
+
+    `model` runs whole, on the CPU, and `program` step by step, over several numbers of streams and steps.
+    Counters are equal or infinitely wrong. On a GPU, products are taken in full float32 here.
     """
     generator = torch.Generator().manual_seed(seed)
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32

@@ -1,4 +1,4 @@
-"""An ONNX graph that is written anew node by node, for `audiomask.variants`."""
+"""Write an ONNX graph anew, node by node, for `audiomask.variants`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 class Rewriter:
-    """``nodes``: those written so far; ``weights``: initializers by name; ``done`` and ``elements``: what a
-    variant counts, its rewritten operators and weights."""
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
+
+    `done` counts the rewritten operators, `elements` their weights.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.graph = model, model.graph
@@ -29,7 +31,7 @@ class Rewriter:
         return f"variant_{self._count}"
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """The name of an initializer of this value; equal ones are one."""
+        """Return the name of an initializer of this value; equal values share one."""
         array = np.asarray(value, dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._shared:
@@ -41,20 +43,20 @@ class Rewriter:
     def __call__(
         self, operator: str, *inputs: str, out: Sequence[str] | str | None = None, **attributes: Any
     ) -> str:
-        """Add a node; returns the name of its first output."""
+        """Add a node and return the name of its first output."""
         outputs = [out] if isinstance(out, str) else list(out or [self.name()])
         self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
         return outputs[0]
 
     def value(self, name: str) -> np.ndarray | None:
-        """The constant of this name as float32, or None."""
+        """Return the constant of this name if it is float32, else None."""
         tensor = self.weights.get(name)
         if tensor is None or tensor.data_type != TensorProto.FLOAT:
             return None
         return numpy_helper.to_array(tensor)
 
     def finish(self) -> onnx.ModelProto:
-        """The model with the new nodes and the weights that they use."""
+        """Return the model with the new nodes and the weights that they use."""
         used = {name for graph in graphs(self.nodes) for node in graph for name in node.input}
         used |= {output.name for output in self.graph.output}
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
@@ -64,7 +66,7 @@ class Rewriter:
 
 
 def graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]]:
-    """The nodes and those of every graph inside them."""
+    """Yield the nodes, and those of every graph inside them."""
     yield nodes
     for node in nodes:
         for attribute in node.attribute:

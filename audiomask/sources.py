@@ -1,7 +1,7 @@
-"""The search for audio: files, folders, globs, Kaldi ``.scp`` files and data directories, standard input.
+"""Find audio in files, folders, globs, Kaldi `.scp` files and directories, standard input.
 
-Each input on a command line becomes a list of `Source`. A source that turns out to be bad is found out when
-it is opened, so that a batch goes on past it.
+Each input on a command line becomes a list of `Source`. A bad source is found out when it is opened, so that
+a batch goes on past it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 
 from audiomask.audio import FORMATS, AudioError, Reader
 
-# What is picked up from a folder. Any file can be named itself, whatever its suffix.
+# Suffixes of the files that are taken from a folder. A file that is itself named may have any.
 SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat5"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """One recording: where it is and what its output is to be called.
+    """A recording that knows where it is and how its output is to be called.
 
-    ``path`` is a file, ``-``, or a Kaldi command (``command`` is set) whose standard output is the file. It
-    runs only if ``allowed``, since who writes an ``.scp`` would otherwise run what they like. ``relative`` is
-    its place below the folder it was found in. ``key`` is its Kaldi recording name.
+    `path` is a file, `-`, or a Kaldi command (`command` is set) whose standard output is the file. The
+    command runs only if `allowed`, since who writes an `.scp` could otherwise run anything. `relative` is the
+    place below the folder it was found in. `key` is the Kaldi recording name.
     """
 
     path: str
@@ -44,9 +44,9 @@ class Source:
 
     @contextmanager
     def open(self, read: Callable[..., Any] = Reader) -> Iterator[Any]:
-        """The recording as a `Reader`, or as what `read(path, name=...)` makes of a file.
+        """Open the recording as a `Reader`, or by another `read(path, name=...)`.
 
-        Pipes are spooled to disk first: headers need seeking, memory stays flat.
+        Pipes are spooled to disk first: headers need seeking, and memory stays constant.
         """
         if self.path != "-" and not self.command:
             with read(self.path) as reader:
@@ -91,15 +91,14 @@ def find_audio(
     allow_pipes: bool = False,
     suffixes: Collection[str] = SUFFIXES,
 ) -> list[Source]:
-    """All recordings that ``inputs`` name, in order, without duplicates.
+    """Return all recordings that `inputs` name, in order, without duplicates.
 
-    A folder is searched recursively for files of ``suffixes`` (hidden ones and whatever lies under
-    ``exclude``, the output folder, are passed over) unless it is a Kaldi data directory (it has a
-    ``wav.scp``). Globs are expanded here too, for shells that do not. A name that does not exist becomes a
-    source that fails when opened, and so does a command in an ``.scp`` without ``allow_pipes``.
+    A folder is searched recursively for files of `suffixes` (hidden ones and those under `exclude`, the
+    output folder, are passed over) unless it is a Kaldi data directory (it has a `wav.scp`). Globs are
+    expanded here too, for shells that do not. A name that does not exist becomes a source that fails when
+    opened, and so does a command in an `.scp` without `allow_pipes`.
 
-    Errors: `AudioError` for a folder without audio, a glob without a match, an unreadable or malformed
-    ``.scp``.
+    Raises `AudioError` for a folder without audio, a glob without a match, a bad `.scp`.
     """
     found: dict[tuple[str, str | None], Source] = {}
     for text in map(str, inputs):
@@ -153,8 +152,10 @@ def _walk(
 
 
 def read_scp(scp: Path) -> Iterator[Source]:
-    """Lines ``key path`` or ``key command |``. A relative path is looked for in the ``.scp``'s own folder
-    first, so that a data directory can be moved, then in the working folder (`data.kaldi` does the same).
+    """Yield the sources of a file of lines `key path` or `key command |`.
+
+    A relative path is looked for in the folder of the `.scp` first, so that a data directory can be moved,
+    then in the working folder (`data.kaldi` does the same).
     """
     try:
         lines = scp.read_text(encoding="utf-8").splitlines()

@@ -1,11 +1,11 @@
-"""The streaming contract: blocks with explicit state, how delays compose, and combinators.
+"""Build blocks that run frame by frame: explicit state, composed delays, and combinators.
 
 A block is a pure function `step(x, state) -> (y, state)`; nothing is kept on `self` between calls. Time is
 axis 2 of every signal (`[B, C, T]` or `[B, C, T, F]`) and states are nested dicts or tuples of tensors, batch
 first.
 
 Clocks and lags. A block reads `hop` frames of its input clock at a time (or any multiple) and writes `rate`
-frames for each frame read. Write `y[n]` for the output of the offline ("reference") computation, `n >= 0`. If
+frames for each frame read. Let `y[n]`, `n >= 0`, be the output of the offline ("reference") computation. If
 the frame that enters `step` at index `i` is reference frame `i - lag`, the frame that leaves at index `j` is
 reference frame `j - (lag + delay) * rate`, and that number is whole:
 
@@ -16,8 +16,8 @@ reference frame `j - (lag + delay) * rate`, and that number is whole:
 A container tells each block its `lag` by `align`; strided blocks choose their lattice offset from it. Frames
 before the signal do not exist for offline code, which pads with zeros there, whereas a biased layer has made
 something of them. So **a block that remembers anything across time zeroes (or skips) the first `lag` frames
-that enter it** (`Streaming.gate`), and blocks without memory need not care. What leaves a block before its
-first reference frame is therefore unspecified; the runtime trims it.
+that enter it** (`Streaming.gate`), and blocks without memory need not care. The frames that leave a block
+before its first reference frame are therefore unspecified; the runtime trims them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Shape: TypeAlias = tuple[int, ...]  # of one frame: (channels,) or (channels, fr
 
 
 def whole(value: int | Fraction, what: str = "lag") -> int:
-    """`value` as an int; ValueError when it has a fraction, which means that clocks were composed wrongly."""
+    """Return `value` as an int; raise ValueError for a fraction: clocks were composed wrongly."""
     if Fraction(value).denominator != 1:
         raise ValueError(f"{what} is {value}, not a whole number of frames: check hops and strides")
     return int(value)
@@ -55,8 +55,9 @@ def _lcm(a: Fraction, b: Fraction) -> Fraction:
 
 
 def to_onnx() -> bool:
-    """Whether an ONNX graph is being made, for blocks that are written otherwise there. `torch.export` for
-    torch itself keeps torch's operators.
+    """Return whether an ONNX graph is being made, for blocks that are written otherwise there.
+
+    `torch.export` for torch itself keeps torch's operators.
     """
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
@@ -66,8 +67,10 @@ def recur(
     carry: tuple[Tensor, ...],
     inputs: tuple[Tensor, ...],
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """`step(carry, inputs of one frame) -> (carry, outputs of that frame)` over the first axis of `inputs`:
-    for recursions that no operator has. -> (last carry, outputs `[T, ...]`). In an ONNX graph it is a Scan.
+    """Run `step` over the first axis of `inputs`, for recursions that no operator has.
+
+    `step(carry, inputs of one frame)` returns (carry, outputs of that frame), and `recur` the last carry and
+    outputs `[T, ...]`. In an ONNX graph it is a Scan.
     """
     if not to_onnx():
         frames = []
@@ -90,9 +93,10 @@ def either(
     inputs: tuple[Tensor, ...],
     graph: bool,
 ) -> tuple[Tensor, ...]:
-    """`then(*inputs)` where the one-element `condition` holds for the batch, else `otherwise(*inputs)`, of
-    the same shapes: for work that is seldom needed. `graph`: an ONNX graph is being made, and it becomes an
-    If (`to_onnx()` outside of `recur`, whose steps are traced apart).
+    """Return `then(*inputs)` where the one-element `condition` holds, else `otherwise(*inputs)`.
+
+    Both give the same shapes. This is for work that is seldom needed. `graph`: an ONNX graph is being made,
+    and it becomes an If (`to_onnx()` outside of `recur`, whose steps are traced apart).
     """
     if not graph and torch.compiler.is_exporting():  # for torch itself: no branches
         return tuple(
@@ -131,14 +135,12 @@ def _leaves(state: State, path: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def flatten_state(state: State) -> list[tuple[str, Tensor]]:
-    """All tensors of a state with dotted names, in a fixed order: that of the names, whoever built the
-    dicts.
-    """
+    """Return all tensors of a state with dotted names, ordered by name."""
     return list(_leaves(state, ""))
 
 
 def unflatten_state(like: State, tensors: Sequence[Tensor]) -> State:
-    """The inverse of `flatten_state`: `tensors` in the structure of `like`."""
+    """Return `tensors` in the structure of `like`: the inverse of `flatten_state`."""
     rest = iter(tensors)
     state = tree_map(lambda _: next(rest), like)
     if next(rest, None) is not None:
@@ -150,41 +152,40 @@ def unflatten_state(like: State, tensors: Sequence[Tensor]) -> State:
 
 
 class Streaming(nn.Module):
-    """A block that can run frame by frame. Subclasses give `step`, and `initial_state` if they remember
-    anything.
+    """A block that can run frame by frame.
 
-    `hop`: frames of the input clock that a step consumes, or any multiple; `rate`: frames out per frame in;
-    `delay`: by how many input frames the output of `step` lags (a Fraction only where (lag + delay) * rate is
-    whole).
+    Subclasses give `step`, and `initial_state` if they have memory. `hop`: frames of the input clock that a
+    step consumes, or any multiple; `rate`: frames out per frame in; `delay`: by how many input frames the
+    output of `step` lags (a Fraction only where (lag + delay) * rate is whole).
     """
 
     hop: int = 1
     rate: Fraction = Fraction(1)
     delay: int | Fraction = 0
     lag: int = 0
-    path: tuple[nn.Module, ...] = ()  # of a composed block: what its delay is the sum of
+    path: tuple[nn.Module, ...] = ()  # in a composed block, the blocks whose delays it sums
 
     @property
     def latency(self) -> int | Fraction:
-        """Input frames that a listener waits: delay + hop."""
+        """Return the input frames that a listener waits, delay + hop."""
         return self.delay + self.hop
 
     @property
     def lag_out(self) -> int:
-        """By how many output frames what leaves `step` lags the reference."""
+        """Return by how many output frames the output of `step` lags the reference."""
         return whole((self.lag + self.delay) * self.rate)
 
     def align(self, lag: int) -> None:
-        """Tell a block that what enters `step` lags the reference by `lag` frames; it may change `delay`."""
+        """Set the `lag` in frames of what enters `step`, which may change `delay`."""
         self.lag = lag
         if self.path:
             self.compose(*self.path, lag=lag)
 
     def compose(self, *path: nn.Module, lag: int = 0, rate: Fraction = Fraction(1)) -> None:
-        """Take `hop`, `rate` and `delay` from the blocks that a signal runs through one after the other.
+        """Take `hop`, `rate` and `delay` from the blocks that a signal runs through in turn.
 
-        Each block is told its lag, lag' = (lag + delay) * rate of the one before. A plain module among them
-        acts frame by frame. What runs beside the path waits for it: `Delay(self.delay, ...)`. `rate`: frames
+        Each block gets its lag, lag' = (lag + delay) * rate of the one before. A plain module among them
+        acts frame by frame. A signal beside the path waits for it: `Delay(self.delay, ...)`. `rate`: frames
         that enter for each of the clock, in a model whose first input is not sound.
         """
         self.lag, self.path = lag, path
@@ -198,7 +199,7 @@ class Streaming(nn.Module):
         self.delay = simplest(now / rate - lag)
 
     def named_blocks(self) -> dict[str, nn.Module]:
-        """Return the blocks that `step` runs, by name: the children, and those of a list one by one."""
+        """Return the blocks that `step` runs, by name: the children, with lists taken apart."""
         found: dict[str, nn.Module] = {}
         for name, child in self._modules.items():
             if isinstance(child, nn.ModuleList):
@@ -210,28 +211,28 @@ class Streaming(nn.Module):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
     ) -> State:
-        """Return the state at the start of a signal: that of the named blocks, None if none remembers."""
+        """Return the state at the start of a signal, by block; None if no block has memory."""
         blocks = {name: block for name, block in self.named_blocks().items() if isinstance(block, Streaming)}
         states = {name: block.initial_state(batch, device, dtype) for name, block in blocks.items()}
         return {name: state for name, state in states.items() if state is not None} or None
 
     def step(self, x: Tensor, state: State, **constants: Any) -> tuple[Tensor, State]:
-        """x `[B, C, T]` or `[B, C, T, F]`, T a positive multiple of hop -> (y, next state). Pure."""
+        """Return (y, next state) of x `[B, C, T(, F)]`, T a positive multiple of hop; pure."""
         raise NotImplementedError
 
     def gate_state(self, batch: int, device: torch.device | str | None = None) -> dict[str, Tensor]:
-        """What `gate` remembers: frames seen, `[B]`. Nothing where the input does not lag."""
+        """Return the memory of `gate`: frames seen, `[B]`; nothing where the input does not lag."""
         return {"seen": torch.zeros(batch, dtype=torch.int64, device=device)} if self.lag > 0 else {}
 
     def before(self, x: Tensor, state: Mapping[str, Tensor]) -> Tensor | None:
-        """`[B, T]`, true where a frame of x is before the signal; None where the input does not lag."""
+        """Return where frames of x precede the signal, `[B, T]`; None where the input does not lag."""
         if self.lag == 0:
             return None
         index = state["seen"][:, None] + torch.arange(x.shape[2], device=x.device)
         return index < self.lag
 
     def gate(self, x: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Zero the frames of x before the signal. Returns x and the next gate state."""
+        """Zero the frames of x before the signal; return x and the next gate state."""
         before = self.before(x, state)
         if before is None:
             return x, {}
@@ -239,12 +240,11 @@ class Streaming(nn.Module):
         return torch.where(before, 0.0, x), self.advance(x, state)
 
     def advance(self, x: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gate state after x."""
+        """Return the gate state after x."""
         return {"seen": state["seen"] + x.shape[2]} if self.lag > 0 else {}
 
     def forward(self, x: Tensor, **constants: Any) -> Any:
-        """A whole signal: step from the initial state, flush, trim. y has ceil(T * rate) frames and is
-        aligned."""
+        """Run a whole signal through `step`, flush and trim; y has ceil(T * rate) frames, aligned."""
         frames = x.shape[2]
         total = max(1, math.ceil((self.lag + frames + self.delay) / Fraction(self.hop))) * self.hop
         rim = (0, 0) if x.ndim == 4 else ()
@@ -255,8 +255,9 @@ class Streaming(nn.Module):
 
 
 class Delay(Streaming):
-    """Delays frames of `shape` (channels,) or (channels, frequencies) by `frames`. What is before the signal
-    stays there, so nothing needs gating.
+    """A block that delays frames of `shape`, (channels(, frequencies)), by `frames`.
+
+    Frames before the signal stay there, so nothing needs gating.
     """
 
     def __init__(self, frames: int, shape: Shape | int) -> None:
@@ -278,7 +279,7 @@ class Delay(Streaming):
 
 
 class Context(Streaming):
-    """Keeps neighbours of the frames beside them: `[B, C, T]` -> `[B, C, left + T + right]`.
+    """A block that keeps neighbours of frames: `[B, C, T]` -> `[B, C, left + T + right]`.
 
     Frame n of the reference has `right` frames after it, by which it lags. Before the signal there is `fill`.
     With left and right 1, the step of x3 x4 gives x1 x2 x3 x4: x2 and x3 and their neighbours.
@@ -306,8 +307,7 @@ class Context(Streaming):
 
 
 class Gate(Streaming):
-    """Zeroes what is before the signal: for the end of a model whose first `delay` frames are heard
-    untrimmed."""
+    """A block that zeroes frames before the signal, for models whose start is heard untrimmed."""
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return self.gate_state(batch, device) or None
@@ -321,9 +321,9 @@ class Gate(Streaming):
 
 
 class Steps:
-    """Runs the named blocks of a block from its state, and collects the states after them.
+    """A helper that runs the named blocks of a block and collects the states after them.
 
-    In `step(self, x, state)` of a block with the children `conv` and `gru`::
+    In `step(self, x, state)` of a block with the children `conv` and `gru`:
 
         step = Steps(self, state)
         return step("gru", step("conv", x).relu()), step.states
@@ -346,7 +346,7 @@ class Steps:
 
 
 class Sequential(Streaming):
-    """Blocks one after the other. A plain nn.Module among them acts frame by frame and has no memory.
+    """A block that chains blocks; plain modules among them act frame by frame, without memory.
 
     `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
     """
@@ -372,10 +372,10 @@ class Sequential(Streaming):
 
 
 class Parallel(Streaming):
-    """Branches over the same input, each delayed to the slowest, then summed or concatenated over channels.
+    """A block that aligns branches over one input with the slowest, and sums or joins them.
 
-    `shapes`: what one frame of each branch's output looks like (one Shape for all, or a list); needed only
-    when the branches' delays differ.
+    Joining is over channels. `shapes`: the shape of one frame of each branch's output (one Shape for all, or
+    a list), needed only when the branches' delays differ.
     """
 
     def __init__(
@@ -429,8 +429,10 @@ class Parallel(Streaming):
 
 
 class Residual(Parallel):
-    """x + branch(x), the dry path delayed by the branch's delay. `shape` of one frame of x, if that is not
-    zero."""
+    """A block that returns x + branch(x), with x delayed by the branch's delay.
+
+    `shape`: of one frame of x, needed if that delay is not zero.
+    """
 
     def __init__(self, *branch: nn.Module, shape: Shape | int | None = None) -> None:
         body = branch[0] if len(branch) == 1 else Sequential(*branch)
@@ -441,7 +443,7 @@ class Residual(Parallel):
 
 
 class StreamingModel(Streaming):
-    """The top of a tree: a block with a name, a clock and named ports.
+    """A block that has a name, a clock and named ports, at the top of a tree of blocks.
 
     The clock runs at `sample_rate`; `hop` and `delay` are samples of it, whatever the first input carries,
     and all outputs lag by the same `delay`. The first input is a stream and the argument `x` of `step`; the
@@ -460,10 +462,9 @@ class StreamingModel(Streaming):
         super().compose(*path, lag=lag, rate=self.inputs[0].rate if rate is None else rate)
 
     def control(self, name: str, value: Tensor | float | None, like: Tensor) -> Tensor:
-        """Return the control `name` as a tensor `[B]` or `[B, n]` for the batch of `like`; None is the
-        default.
+        """Return the control `name` as a tensor `[B]` or `[B, n]`; None takes the default.
 
-        Raises ValueError for a name that is no control, and for one without default that is not given.
+        `like` has the batch. Raises ValueError for unknown names and for missing values without default.
         """
         port = next((port for port in self.inputs if port.name == name and not port.is_stream), None)
         if port is None:
@@ -481,11 +482,10 @@ class StreamingModel(Streaming):
         return torch.as_tensor(value, dtype=dtype, device=like.device).expand(shape)
 
     def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return how far the codewords `codes [B, n, T]` of an output lie from what each stands for, `[B, n,
-        T]`.
+        """Return how far the codewords `codes [B, n, T]` lie from their targets, `[B, n, T]`.
 
-        Where two are equally near, frameworks choose differently by rounding, and the proof of an exported
-        graph asks how near. For models that put out codes, of a step over `inputs` from the initial state.
+        Where two are equally near, frameworks choose differently by rounding, so the proof of an exported
+        graph asks how near. Models that put out codes compute it for a step from the initial state.
         """
         raise NotImplementedError(f"{type(self).__name__} puts out codes and gives no distances of them")
 
@@ -497,7 +497,7 @@ class StreamingModel(Streaming):
         return dict(zip((port.name for port in self.outputs), values, strict=True)), state
 
     def forward(self, x: Tensor, **inputs: Any) -> Any:
-        """Run a whole signal `[B, C, frames]` and return what `outputs` say, aligned with it.
+        """Run a whole signal `[B, C, frames]` and return the outputs, aligned with it.
 
         x lasts T = frames / rate samples of the clock; each output has ceil(T * port.rate) frames. One tensor
         for a model of one output, else a tuple. Raises ValueError for streams of other lengths.
@@ -517,7 +517,7 @@ class StreamingModel(Streaming):
         return tuple(parts) if isinstance(y, tuple) else parts[0]
 
     def filled(self, x: Tensor | None, port: Port, length: Fraction, total: int, like: Tensor) -> Tensor:
-        """Return a stream of `length` samples over `total` of the clock, its neutral value around it."""
+        """Return x, `length` samples long, in `total` of the clock, with neutral values around it."""
         front, frames = whole(self.lag * port.rate), whole(total * port.rate)
         if x is None:
             x = like.new_zeros(len(like), port.channels, 0)

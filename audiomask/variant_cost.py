@@ -1,9 +1,9 @@
-"""What a variant of an artifact costs and gains, measured on real speech, and the bars that it must clear.
+"""Measure on real speech what a variant of an artifact costs and gains, and set its bars.
 
 Twelve mixtures of 4 s at 0 to 15 dB are drawn, always the same, from a folder laid out as
 `egs/mini/denoise/corpus`: readers and noises that no model that ships was trained on. Both files run over
-them; speed is taken one hop at a time on one thread, in turns. A model that is told of losses is told
-that a tenth of the packets of 20 ms are lost, always the same ones.
+them; speed is measured one hop at a time on one thread, alternating between the files. A model that is
+informed of losses has a tenth of the packets of 20 ms lost, always the same ones.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from audiomask.runtime.session import Session
 
 CORPUS = Path(__file__).resolve().parents[1] / "egs/mini/denoise/corpus"
 COUNT, SECONDS = 12, 4.0
-PESQ_DROP = 0.03  # the bar: a variant that loses as much is refused
+PESQ_DROP = 0.03  # the bar: a variant that loses that much is refused
 GAIN = 1.05  # of int8 in speed, of float16 in size: less is within what two measurements differ by
 ROUNDS, HOPS = 15, 25  # of the timing: each round times so many hops of the one file, then of the other
 
 
 def pairs(rate: int, corpus: Path = CORPUS, count: int = COUNT, seconds: float = SECONDS) -> list[Mixture]:
-    """Mixtures at `rate` Hz from `corpus`/speech/valid and `corpus`/noise/valid; DataError without them."""
+    """Return mixtures at `rate` Hz from `corpus`/{speech,noise}/valid; DataError without them."""
     speech, noise = from_librispeech(corpus / "speech/valid"), from_folder(corpus / "noise/valid")
     settings = MixSettings(sample_rate=rate, seconds=(seconds, seconds))
     return list(mixtures(speech, noise, count, settings=settings))
 
 
 def losses(artifact: Artifact, samples: int) -> np.ndarray | None:
-    """Flags `[samples]` of what is lost; None for a model that is not told."""
+    """Return flags `[samples]` of lost samples; None for a model that is not informed."""
     if not artifact.lost:
         return None
     size = artifact.sample_rate // 50
@@ -47,8 +47,7 @@ def losses(artifact: Artifact, samples: int) -> np.ndarray | None:
 
 
 def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.ndarray:
-    """noisy [T] through a session, `hops` hops a call -> [T]. Every microphone of an array hears the same; of
-    several channels the first is returned."""
+    """Play noisy `[T]` at every microphone, `hops` hops a call; return the first channel `[T]`."""
     session = Session(artifact)
     x = np.repeat(noisy[None], session.channels, 0)
     step, lost = hops * artifact.hop, losses(artifact, x.shape[1])
@@ -58,7 +57,7 @@ def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.nda
 
 
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
-    """Median time of a step of one hop of each, in us, and the median over rounds of original / variant."""
+    """Return median times in us of a one-hop step of each, and their ratio's median over rounds."""
     engines = [Engine(original), Engine(variant)]
     audio = original.streams[0]
     hop, rounds = original.hop, []
@@ -92,7 +91,7 @@ def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str,
 
 
 def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dict[str, Any]:
-    """What goes into the metadata: error, PESQ, speed and size of `variant` beside `original`.
+    """Return the metadata: error, PESQ, speed and size of `variant` beside `original`.
 
     `error`: greatest difference over all mixtures relative to the peak, SNR in dB over all of them, and
     `calls`, the difference of the variant from itself between one hop and 64 hops a call. `pesq`: means over
@@ -125,7 +124,7 @@ def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dic
 
 
 def faults(kind: str, measured: dict[str, Any]) -> list[str]:
-    """Why a variant must not be written, in words with figures; nothing where it pays."""
+    """Return why a variant must not be written, with figures; nothing where it pays."""
     found = []
     pesq, speed, size = measured["pesq"], measured["speed"], measured["bytes"]
     if pesq is None:
@@ -143,7 +142,7 @@ def faults(kind: str, measured: dict[str, Any]) -> list[str]:
 
 
 def words(measured: dict[str, Any]) -> str:
-    """The figures in one line."""
+    """Return the figures in one line."""
     error, speed, size, pesq = (measured[key] for key in ("error", "speed", "bytes", "pesq"))
     drop = f"PESQ {pesq['original']:.3f} -> {pesq['variant']:.3f}" if pesq else "no PESQ"
     snr = "no error" if error["snr_db"] is None else f"SNR {error['snr_db']:.1f} dB"  # see `rounded`
@@ -156,7 +155,7 @@ def words(measured: dict[str, Any]) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Figures for a document: four significant digits, no infinities (JSON has none)."""
+    """Return figures for a document: four significant digits, no infinities (JSON has none)."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, float | np.floating):

@@ -1,19 +1,19 @@
-"""An artifact made smaller or faster: the same ports, states and delays, with other numbers inside.
+"""Make an artifact smaller or faster: same ports, states and delays, other numbers inside.
 
-`int8`: large matrix products take eight-bit integers. Weights W [K, N] have one scale per column and what is
-multiplied one per row, found while running, so that no calibration limits the level of a signal:
+`export_variant` measures what a variant costs and gains, and refuses to write one that does not pay.
+
+`int8`: large matrix products take eight-bit integers. Weights W [K, N] have one scale per column, and their
+factor has one per row, found while running, so that no calibration limits the level of a signal:
 
     x W  ~  s_x s_w (round(x / s_x) round(W / s_w)),    s = max |.| / 127
 
-A row is one frame of one stream, whatever else is in the call: streams of a batch and the length of a call
-stay without influence on each other, which scales per tensor (ONNX Runtime's own dynamic quantisation) do
-not grant. GRU and LSTM become the product of all frames with W and a Scan over time with R, convolutions over
-time a product with their windows. Only operators of plain ONNX are written. Small matrices stay: one of them
-is faster than the ten operators that it would need.
+A row is one frame of one stream, so the other streams of a batch and the length of a call have no influence
+on it, which scales per tensor (ONNX Runtime's own dynamic quantisation) do not grant. GRU and LSTM become the
+product of all frames with W and a Scan over time with R, convolutions over time a product with their windows.
+Only operators of plain ONNX are written. Small matrices stay: one product is faster than the ten operators
+that it would need.
 
 `float16`: weights are stored in two bytes and become float32 when the file is opened.
-
-`export_variant` measures what the variant costs and gains, and refuses to write one that does not pay.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M 
 OUTLIER = 64  # a row of W this many times larger than the median one would take the others' resolution
 # Weights in -63..63: 255 * 63 * 2 fits the 16 bits in which processors without VNNI add pairs of products.
 WEIGHT, MIDDLE = 63, 128
-STORED = 1 << 8  # elements: what is smaller is not worth a Cast
+STORED = 1 << 8  # elements: a smaller tensor is not worth a Cast
 HALF = 65504.0  # the largest float16
 
 
 class VariantError(AudioError):
-    """A variant that cannot be made, or does not pay."""
+    """An error for a variant that cannot be made, or does not pay."""
 
 
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """w [K, N] as int8 and the scale [N] of its columns."""
+    """Return w `[K, N]` as int8, and the scales `[N]` of its columns."""
     scale = np.maximum(np.abs(w).max(0), 1e-30) / WEIGHT
     return np.round(w / scale).astype(np.int8), scale.astype(np.float32)
 
@@ -54,7 +54,7 @@ def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _product(to: Rewriter, x: str, w: np.ndarray, out: str | None = None, bias: str | None = None) -> str:
-    """x [..., K] times w [K, N], plus bias [N]."""
+    """Write x `[..., K]` times w `[K, N]`, plus bias `[N]`."""
     to.elements += w.size
     rows = np.abs(w).max(1)
     apart = np.flatnonzero(rows > OUTLIER * max(float(np.median(rows)), 1e-30))
@@ -99,7 +99,7 @@ def _gemm(to: Rewriter, node: onnx.NodeProto) -> bool:
 
 
 def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
-    """x [B, C, T], w [N, C, K] as windows [B, T', K C] times [K C, N]."""
+    """Write x `[B, C, T]`, w `[N, C, K]` as windows `[B, T', K C]` times `[K C, N]`."""
     a, w = _attributes(node), to.value(node.input[1])
     plain = (
         a.get("group", 1) == 1 and not any(a.get("pads", [0])) and a.get("auto_pad", b"NOTSET") == b"NOTSET"
@@ -123,9 +123,9 @@ def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
 
 
 def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
-    """x [B, C, T], w [C, N, K], stride S: frames of M S >= K samples, added where they overlap.
+    """Write x `[B, C, T]`, w `[C, N, K]`, stride S as frames of M S >= K samples that overlap.
 
-    frame 0   | 0 | 1 |            part m of frame t lies in slot t + m
+    frame 0   | 0 | 1 |            part m of frame t lies in slot t + m; overlapping slots are added
     frame 1       | 0 | 1 |
     """
     a, w = _attributes(node), to.value(node.input[1])
@@ -164,7 +164,7 @@ def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
 
 
 def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
-    """GRU or LSTM, one direction: X [T, B, C], W [1, G H, C], R [1, G H, H], B [1, 2 G H]."""
+    """Write a GRU or LSTM: X `[T, B, C]`, W `[1, G H, C]`, R `[1, G H, H]`, B `[1, 2 G H]`."""
     a = _attributes(node)
     w, r = to.value(node.input[1]), to.value(node.input[2])
     names = [*node.input, *[""] * 8]
@@ -251,7 +251,7 @@ REWRITES = {
 
 
 def int8(model: onnx.ModelProto) -> dict[str, Any]:
-    """Rewrite `model` in place; what was quantised. VariantError where nothing in it is large enough."""
+    """Rewrite `model` in place and return the changes; VariantError if nothing is large enough."""
     to = Rewriter(model)
     for node in list(model.graph.node):
         rewrite = REWRITES.get(node.op_type)
@@ -269,7 +269,7 @@ def int8(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def float16(model: onnx.ModelProto) -> dict[str, Any]:
-    """Store the weights of `model` in two bytes, in place; what was changed."""
+    """Store the weights of `model` in two bytes, in place, and return the changes."""
     to = Rewriter(model)
     for name in list(to.weights):
         value = to.value(name)
@@ -298,10 +298,10 @@ KINDS = tuple(MAKERS)
 def export_variant(
     original: Artifact, path: str | Path, kind: str, corpus: Path | None = None, ungated: bool = False
 ) -> dict[str, Any]:
-    """Write the variant `kind` of `original` to `path`; returns the entry `variant` of its document: kind,
-    the hash of the original, what was changed, and `variant_cost.cost` as measured on `corpus`.
+    """Write the variant `kind` of `original` to `path` and return its document's `variant`.
 
-    VariantError, and nothing is written, where the variant does not pay (`variant_cost.faults`), unless
+    The entry has the kind, the original's hash, the changes, and `variant_cost.cost` measured on `corpus`.
+    Raises VariantError, with nothing written, where the variant does not pay (`variant_cost.faults`), unless
     `ungated`; DataError where the corpus is missing.
     """
     from audiomask import variant_cost

@@ -1,9 +1,8 @@
-"""Models on disk: a folder with `config.json` (which class, which arguments) and `model.safetensors` (its
-weights).
+"""Save and load models as folders of `config.json` and `model.safetensors`.
 
-A config is what LightningCLI writes for a model: `{"class_path": "audiomask.models.x.X", "init_args":
-{...}}`, nested where an argument is itself an object. Of a network that reads pictures of sound it also says,
-as `frontend`, what makes them. Nothing is unpickled.
+A config says which class and which arguments, as LightningCLI writes it for a model: `{"class_path":
+"audiomask.models.x.X", "init_args": {...}}`, nested where an argument is itself an object. For a network on
+spectrograms it also says, as `frontend`, what makes them. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FRONTEND = "frontend"  # a key of a config beside class_path and init_args
 
 
 class WeightsError(AudioError):
-    """A model folder or config that cannot be used."""
+    """An error for a model folder or config that cannot be used."""
 
 
 def _build(value: Any) -> Any:
@@ -66,8 +65,9 @@ def _instance(config: Mapping[str, Any]) -> Any:
 
 
 def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> Any:
-    """A model with fresh weights from its config, of class `kind`: `nn.Module` where it need not stream.
-    WeightsError says what in the config is wrong.
+    """Build a model of class `kind`, with fresh weights; WeightsError for a wrong config.
+
+    `kind` is `nn.Module` where the model need not stream.
     """
     if "class_path" not in config:
         raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
@@ -78,14 +78,16 @@ def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> 
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of `model`, on the CPU. What is divided among processes is gathered, so all of them have
-    to call this."""
+    """Return the state dict of `model`, on the CPU.
+
+    All processes have to call this together: tensors that are divided among them are gathered.
+    """
     state = {name: x.full_tensor() if isinstance(x, DTensor) else x for name, x in model.state_dict().items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
 
 def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mapping[str, Any]) -> Path:
-    """Write `model`, or its `tensors`, and its config into `folder`, each file whole or not at all."""
+    """Write `model`, or its `tensors`, and its config to `folder`; each file whole or not."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = tensors(model) if isinstance(model, nn.Module) else model
@@ -100,12 +102,11 @@ def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mappi
 
 
 def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the configs of the streaming models of which the network of `config` consists, by the part's
-    name.
+    """Return, by name, the configs of the streaming models that make up a network.
 
     A network names their classes as `parts`, such as `{"enc": "codec.Encoder", "dec": "codec.Decoder"}`. They
     take its arguments, and the front end where they have one, and hold its weights. A network without parts
-    is its only one, "". Raises WeightsError where nobody says what the front end is.
+    is its only one, "". Raises WeightsError where no front end is given.
     """
     cls = class_of(config["class_path"]) if "class_path" in config else nn.Module
     parts: Mapping[str, str] = {} if issubclass(cls, Streaming) else getattr(cls, "parts", {})
@@ -122,7 +123,7 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def load_frontend(folder: str | Path, **changes: Any) -> Any:
-    """What makes the pictures of the network in `folder`; `changes` replace its arguments."""
+    """Return the front end of the network in `folder`; `changes` replace its arguments."""
     config, _ = read(folder)
     front = config.get(FRONTEND) or (config.get("init_args") or {}).get(FRONTEND)
     if front is None:
@@ -140,23 +141,21 @@ def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
 
 
 def load_parts(folder: str | Path, **changes: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Return model and config, as `load` does, of each part that streams, see `part_configs`.
-
-    `changes` replace arguments of all of them.
-    """
+    """Return model and config, as `load` does, by part (`part_configs`); `changes` are for all."""
     config, state = read(folder)
     return {name: _assemble(folder, part, state, changes) for name, part in part_configs(config).items()}
 
 
 def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
-    """The model in `folder` (or in `folder/model`, where a training run keeps it), in evaluation mode, and
-    its config. `changes` replace arguments of its class; the weights must still fit.
+    """Return the model in `folder` (or `folder/model`), in evaluation mode, and its config.
+
+    A training run keeps it in `model`. `changes` replace arguments; the weights must still fit.
     """
     return _assemble(folder, *read(folder), changes)
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Config and tensors of a folder, see `load`."""
+    """Return config and tensors of a folder, see `load`."""
     folder = Path(folder)
     if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
         folder = folder / "model"
@@ -176,10 +175,11 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def average(
     folders: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the config of the first folder and the mean of the tensors of all, weighted by `shares`.
+    """Return the config of the first folder and the weighted mean of all tensors.
 
     Args:
-        folders: of weights of one architecture. shares: of each, of sum 1; None for equal ones.
+        folders: of weights of one architecture.
+        shares: weight of each, of sum 1; None for equal ones.
 
     Counts, which are whole numbers, are the first folder's. WeightsError for architectures that differ.
     """
@@ -200,8 +200,8 @@ def average(
 def grow(folder: str | Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the model of `folder` and a larger one by `config`, which computes the same.
 
-    How a class grows is its method `grow_from(small)`, which writes the weights of `small` into the larger
-    model. WeightsError for a class without one, or another class than `folder` holds.
+    A class grows by its method `grow_from(small)`, which writes the weights of `small` into the larger model.
+    Raises WeightsError for a class without one, or another class than `folder` holds.
     """
     small, _ = load(folder)
     large = load_model(config, nn.Module)
@@ -235,7 +235,7 @@ def _assemble(
 
 
 def fingerprint(model: nn.Module, config: Mapping[str, Any]) -> str:
-    """sha256 over the config (sorted keys) and every tensor of the state dict (name, type, shape, bytes)."""
+    """Return sha256 over the config (sorted keys) and each tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         array = tensor.detach().cpu().contiguous().numpy()

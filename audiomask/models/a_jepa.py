@@ -1,7 +1,7 @@
-"""A-JEPA, an encoder that is pretrained to predict the embeddings of hidden patches.
+"""Pretrain an encoder to predict the embeddings of hidden patches: A-JEPA.
 
 Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 2311.15830), after I-JEPA
-(Assran et al. 2023), for spectrograms::
+(Assran et al. 2023), for spectrograms:
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256]
       all of them -> target encoder: ViT (nn.vit), norm -> layer norm without weights -> of each target block
@@ -13,12 +13,12 @@ Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 
 The context encoder computes the patches of the context only, once for all blocks; blocks of equal size go
 through the predictor together, each as a row of its own. `masks.patches_jepa` draws context and blocks.
 
-Parameters: B, two encoders of 85,254,144 and a predictor of 51,227,392; S, 21,393,408 and 50,833,792; L,
-302,575,616 and 51,489,792. They are named so that the encoder that is kept for other tasks, the **target**
-encoder, is the network itself, and the context encoder is under `context`: `models.vit_tagger.begin_from`
-takes the target encoder, the one that I-JEPA is evaluated with.
+Size B has two encoders of 85,254,144 parameters and a predictor of 51,227,392; S 21,393,408 and 50,833,792;
+L 302,575,616 and 51,489,792. The network itself is the **target** encoder, which is kept for other tasks, and
+with which I-JEPA is evaluated; `models.vit_tagger.begin_from` takes it. The context encoder is under
+`context`.
 
-There is no code and there are no weights of the authors'. Differences, and what we chose where we know of no
+The authors published neither code nor weights. These are the differences, and our choices where we know of no
 figure of theirs:
 
 - Targets are normalised over their channels, as in I-JEPA's code; without it both encoders could shrink the
@@ -26,8 +26,8 @@ figure of theirs:
   its mean over patches and channels.
 - The momentum of the average is I-JEPA's, which rises from .996 to 1 over the run (`tasks.predict`).
 - The predictor has 16 heads, as Audio-MAE's decoder of that width.
-- The encoder that is kept is I-JEPA's choice; the context encoder is saved beside it.
-- There is a cls token in both encoders, as in Audio-MAE's; no loss is of it, and the predictor never sees it.
+- The choice of the encoder to keep is I-JEPA's; the context encoder is saved beside it.
+- Both encoders have a cls token, as Audio-MAE's has; it has no loss, and the predictor never sees it.
 - Weights begin as Audio-MAE's do; I-JEPA scales those at the end of each block down by its depth.
 - A clip may have any number of patches in time.
 """

@@ -1,25 +1,25 @@
-"""AdaMAE, a masked autoencoder whose second network says which patches are worth seeing.
+"""Pretrain a masked autoencoder whose second network chooses the visible patches: AdaMAE.
 
 Bandara et al., "Adaptive Masking for Efficient Spatiotemporal Learning with Masked Autoencoders" (CVPR 2023),
-on spectrograms. The second network, the sampler, is small::
+on spectrograms. The second network, the sampler, is small:
 
     embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
 
-What is visible is drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
-policy does (REINFORCE), rewarded where what it left hidden is hard to predict, so that it shows more of that:
+Visible patches are drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
+policy does (REINFORCE), rewarded where the patches it left hidden are hard to predict, so that it shows more
+of them:
 
     loss = - weight * mean over hidden patches i of  L_i log p_i
 
-with L the reconstruction losses, through which no gradient goes; weight 1e-4.
-
-Parameters at size B: Audio-MAE's, and 3,845,377 of the sampler (2 blocks, 384 channels, 6 heads).
+with L the reconstruction losses, through which no gradient goes; weight 1e-4. At size B the sampler has
+3,845,377 parameters (2 blocks, 384 channels, 6 heads) beside Audio-MAE's.
 
 Differences:
 
 - The authors' released code has one block at the encoder's width there, and learned positions for it; here
   are the 2 layers of 384 channels of the paper, with the encoder's fixed positions.
-- Through the embedding of patches theirs trains the encoder too; here the sampler's loss trains the sampler.
-- Videos, their tubes of two frames and their masks of .9 to .95 are not ours.
+- Their sampler's loss also trains the encoder, through the embedding of patches; here it trains the sampler.
+- Their videos, tubes of two frames and masks of .9 to .95 have no counterpart here.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class AdaMae(AudioMae):
         return self.sampler_pred(self.sampler_norm(y))[:, :, 0].float().log_softmax(1)
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Return what `AudioMae` does, and log p of the patches `hidden`, `[B, M]`."""
+        """Return the result of `AudioMae`, and log p of the patches `hidden`, `[B, M]`."""
         guess, target = super().forward(x, visible, hidden)
         return guess, target, self.log_probabilities(x).gather(1, hidden)
 

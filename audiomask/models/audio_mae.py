@@ -1,7 +1,7 @@
-"""Audio-MAE, a masked autoencoder: an encoder that is pretrained to restore what is hidden.
+"""Pretrain an encoder to restore hidden patches: Audio-MAE, a masked autoencoder.
 
 Huang et al., "Masked Autoencoders that Listen" (NeurIPS 2022). Most patches of a log-mel spectrogram are
-hidden; an encoder sees the rest, and a decoder predicts what they are::
+hidden; an encoder sees the rest, and a decoder predicts the hidden ones:
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256] -> the visible ones -> ViT (nn.vit), cls token -> norm
       -> linear to the decoder's width; where a patch is hidden, a learned token; fixed positions on all
@@ -9,21 +9,21 @@ hidden; an encoder sees the rest, and a decoder predicts what they are::
       -> norm -> linear to the 256 values of a patch
     loss: mean square over hidden patches, each target normalised by its own mean and deviation
 
-The encoder never computes a hidden patch, and the last linear layer none that was visible. Parameters bear
-the published names; the positions, which are fixed, are buffers here, and no parameters.
+The encoder never computes a hidden patch, nor does the last linear layer compute a visible one. Parameters
+bear the published names; the positions, which are fixed, are buffers here, and no parameters.
 
-Decoders: "window" as above, the paper's default (decoder mode 1 in its code); "global" is mode 0, blocks of
-ordinary attention with the cls token (8 of them there); "cross" is CrossMAE's (Fu et al. 2024), where hidden
-patches attend to the visible ones and not to each other, so that a part of them is enough. With `mixes`, as
-its authors have it, block j of that decoder reads a mix of its own of all layers of the encoder,
-LN_j(sum over i of w_ji layer_i), at the encoder's width and without the decoder's positions; without, the
-last layer through `decoder_embed`, with positions. Parameters of the decoder at size B, 12 blocks of 512
-channels, 16 heads: 41,125,776 with mixes and 38,355,200 without.
+The decoder "window", the one above, is the paper's default (decoder mode 1 in its code). "global" is mode 0,
+blocks of ordinary attention with the cls token (8 of them there). "cross" is CrossMAE's (Fu et al. 2024),
+whose hidden patches attend to the visible ones and not to each other, so that a part of them is enough. With
+`mixes`, as in the authors' own, block j of that decoder reads a mix of its own of all layers of the encoder,
+LN_j(sum over i of w_ji layer_i), at the encoder's width and without the decoder's positions. Without `mixes`
+it reads the last layer through `decoder_embed`, with positions. At size B, 12 decoder blocks of 512 channels
+and 16 heads have 41,125,776 parameters with mixes and 38,355,200 without.
 
 Differences:
 
-- Window biases go without the dropout of .125 inside their network that the authors' library had.
-- A clip may have any number of patches in time, windows being padded and masked.
+- Window biases have no dropout inside their network; the authors' library had .125.
+- A clip may have any number of patches in time; windows are padded and masked.
 """
 
 from __future__ import annotations
@@ -167,9 +167,9 @@ class AudioMae(ViT):
         return (predicted.float() - target).square().mean(2)
 
     def restored(self, x: Tensor, predicted: Tensor, hidden: Tensor) -> Tensor:
-        """Return `x [B, frames, bands]` with the predictions in the place of what was hidden.
+        """Return `x [B, frames, bands]` with predictions in place of the hidden patches.
 
-        They get the mean and deviation of the patches that they stand for, which the loss does not ask for.
+        They get the mean and deviation of the patches that they replace, which the loss does not measure.
         """
         patches = self.patches(x)
         variance, mean = torch.var_mean(take(patches, hidden), -1, keepdim=True)
@@ -184,7 +184,7 @@ class AudioMae(ViT):
 
 
 def encoder_arguments(state: Mapping[str, Tensor], bands: int = 128) -> dict[str, Any]:
-    """Return the arguments of `ViT` that a published state dict tells; heads have 64 channels."""
+    """Return the arguments of `ViT` that a published state dict gives; heads have 64 channels."""
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     places = state["pos_embed"].shape[1] - 1
     return {
@@ -203,7 +203,7 @@ def count(state: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the arguments and tensors of a released pretraining checkpoint: its names are ours."""
+    """Return arguments and tensors of a released pretraining checkpoint, whose names are ours."""
     if "head.weight" in source:
         raise ValueError("a fine-tuned file with a head; take the family vit_tagger")
     arguments = encoder_arguments(source)
@@ -211,6 +211,6 @@ def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     arguments["decoder_depth"] = count(source, "decoder_blocks.")
     tau = source.get("decoder_blocks.0.attn.tau")
     arguments["decoder"] = "global" if tau is None else "window"
-    # of ordinary attention the weights do not tell the heads; the authors have 16
+    # weights of ordinary attention do not give the number of heads; the authors have 16
     arguments["decoder_heads"] = 16 if tau is None else len(tau)
     return arguments, dict(source)

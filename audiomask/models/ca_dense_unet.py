@@ -1,8 +1,8 @@
-"""Channel-Attention Dense U-Net, a denoiser for several microphones.
+"""Denoise with several microphones: the Channel-Attention Dense U-Net.
 
 Tolooshams, Giri, Song, Isik and Krishnaswamy, "Channel-Attention Dense U-Net for Multichannel Speech
-Enhancement" (ICASSP 2020, arXiv 2001.11542). M microphones in, the speech at the reference microphone out, by
-a complex mask for each microphone::
+Enhancement" (ICASSP 2020, arXiv 2001.11542). It takes M microphones and returns the speech at the reference
+microphone, by a complex mask for each microphone:
 
     x [M] -> X [M, F]  (the Nyquist bin is left out, so that F halves well)
       -> Z = X / level, magnitudes compressed
@@ -18,24 +18,24 @@ a complex mask for each microphone::
                   P = softmax(Re S) + i softmax(Im S)
                   P V: channels re-weighted by what they have in common, a beamformer that is learned
 
-All of it is complex: kernels, similarities, masks. `complex_=False` is the real variant of as many maps.
+Kernels, similarities and masks are complex. `complex_=False` is the real variant of as many maps.
 
-The paper's network sees the whole clip. This one streams, and differs in:
+The paper's network sees the whole clip. This one streams, with these differences:
 
 - Convolutions over time are causal; down and up-sampling is over frequency only, since each halving of the
   frame rate would cost latency. The latency is that of the transform.
 - The paper reduces the T frames of the clip to d features for keys and queries by a learned product. Here a
-  learned product over the last `window` frames does, anew in each frame, so talkers may move. Values, which
-  the paper also takes from the whole clip, come from the same frames.
+  learned product over the last `window` frames does it anew in each frame, so talkers may move. The values,
+  which the paper also takes from the whole clip, come from the same frames.
 - The input is divided by a running level, and magnitudes are raised to `exponent`: a stream cannot be
-  normalised by its clip, and speech spans more decades than a network likes. Masks multiply X as it was.
+  normalised by its clip, and speech spans more decades than a network can use. Masks multiply the original X.
 - Batch norms act on real and imaginary parts one by one, as ELU does, so that export folds them away.
-- How the masks become one signal is our choice, since our notes on the paper do not say: filter and sum,
-  which contains every beamformer with one tap a bin. So are the widths, the transform (32 ms, hop 16), and
-  the mask of the Nyquist bin, which is that of the bin below.
+- Our notes on the paper do not say how the masks become one signal; we chose filter and sum, which contains
+  every beamformer with one tap a bin. We also chose the widths, the transform (32 ms, hop 16), and the mask
+  of the Nyquist bin, which is that of the bin below.
 
-There are no weights of the authors to compare with. The network knows its microphones by their order:
-attention permutes with them, the first convolution and the masks do not.
+The authors published no weights to compare with. The network knows its microphones by their order: attention
+permutes with them, the first convolution and the masks do not.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def _times_i(z: Tensor) -> Tensor:
 
 
 class ChannelAttention(Streaming):
-    """Attention of channels to each other, `[B, P C, T, F]` -> the same; P = 2 parts if complex.
+    """An attention that channels `[B, P C, T, F]` pay to each other; P = 2 if complex.
 
-    `width`: d; `window`: frames that keys, queries and values are made of. No channel is told from another
-    but by what it carries, so permuted channels give permuted outputs.
+    `width`: d; `window`: frames that keys, queries and values are made of. Channels differ only by what they
+    carry, so permuted channels give permuted outputs.
     """
 
     def __init__(self, channels: int, width: int, window: int, freqs: int, complex_: bool = True) -> None:
@@ -91,12 +91,12 @@ class ChannelAttention(Streaming):
 
 
 def _beside(block: nn.Module) -> Parallel:
-    """Return x -> (x, block(x)), concatenated over channels."""
+    """Return a layer x -> (x, block(x)), concatenated over channels."""
     return Parallel(nn.Identity(), block, merge="cat")
 
 
 class Compress(nn.Module):
-    """Raises the magnitudes of a spectrum to a power, see `frontend.stft.compress`."""
+    """A block that raises magnitudes of a spectrum to a power, see `frontend.stft.compress`."""
 
     def __init__(self, exponent: float) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class Compress(nn.Module):
 
 
 class CADenseUNet(Masked):
-    """A denoiser of M microphones for the speech at one, `[B, M, T]` -> `[B, 1, T]`.
+    """A denoiser that maps M microphones `[B, M, T]` to the speech at one, `[B, 1, T]`.
 
     Args:
         microphones: M. reference: the microphone whose speech is wanted, from 0.

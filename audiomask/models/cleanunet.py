@@ -1,18 +1,18 @@
-"""CleanUNet, a denoiser: a U-Net on the waveform with self-attention at its bottom.
+"""Denoise by a U-Net on the waveform with self-attention at its bottom: CleanUNet.
 
 Kong, Ping, Dantrey and Catanzaro, "Speech Denoising in the Waveform Domain with Self-Attention" (ICASSP 2022,
-arXiv 2202.07790). A U-Net on the waveform (see `nn.unet`) with masked self-attention at its bottom::
+arXiv 2202.07790), with masked attention in the U-Net of `nn.unet`:
 
     x / (.001 + level) -> encoder 1..8 (kernel 4, stride 2) -> 1x1 -> norm -> attention 1..5 -> 1x1
       -> decoder 8..1 -> y (.001 + level)
       attention i: norm(x + heads(x)), then norm(x + feed-forward(x))
 
-46,071,937 parameters with five attention blocks, 39,771,265 with three, as published. Differences:
+It has 46,071,937 parameters with five attention blocks, 39,771,265 with three, as published. Differences:
 
 - Attention reaches back over `window` frames of 16 ms, so that a stream runs in constant memory. Where the
   signal fits the window it is the authors', who attend to all that came before.
-- Level and the end of a file: as in `models.demucs`. A given `level` (the standard deviation of the file)
-  gives the authors' numbers.
+- Level and the end of a file are treated as in `models.demucs`. A given `level` (the standard deviation of
+  the file) gives the authors' numbers.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "CleanUNet", "MIT"
 
 
 class CleanUNet(Levelled):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
+
+    The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
 
     Args:
         hidden: channels of the first layer, doubled in each up to `most`. depth: layers. kernel_size, stride:
-            of each. blocks, width, heads, feed_forward: of the attention. window: frames it sees, its own
-            included. memory: seconds that the running level remembers. sample_rate: Hz. name: of the
-            artifact.
-
-    Constant `level`: the RMS of the signal, where it is known; 0 takes the running level.
+            of each. blocks, width, heads, feed_forward: of the attention. window: frames it sees with its
+            own. memory: seconds that the running level remembers. sample_rate: Hz. name: of the artifact.
     """
 
     floors = (0.001, 0.001)
@@ -83,7 +82,7 @@ class CleanUNet(Levelled):
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `CleanUNet` from the authors' state dict.
 
-    The number of heads is not told by it: theirs are always 8.
+    It does not give the number of heads: theirs are always 8.
 
     Raises:
         KeyError: for a key that their network does not have.

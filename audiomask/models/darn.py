@@ -1,24 +1,24 @@
-"""Darn, our small packet-loss concealer: a network mends a repetition of the last period.
+"""Conceal packet losses by a small network that mends repetitions of the last period: Darn.
 
-Nothing here is published elsewhere as it stands; the parts are. A gap is first filled by periodic extension
+Darn is our own; its parts are published elsewhere. A gap is first filled by periodic extension
 (`nn.extension`, after ITU-T G.711 Appendix I), from behind, and from the front where the packet after it is
-there. The network of `nn.bandnet` then estimates complex masks for both, frame by frame::
+there. The network of `nn.bandnet` then estimates complex masks for both, frame by frame:
 
     x, lost -> filled from behind f (hop 10 ms) --window 20 ms--> F_t-1, F_t, F_t+1   [2, 160] each
             -> frame t filled from hop t + 1 b  --window 20 ms--> B_t                 [2, 160]
-    F, B as X |X|^-.7 with magnitudes; shares of lost samples, length of the loss     [17, 160]
+    F, B as X |X|^-.7 with magnitudes; fractions of lost samples, length of the loss  [17, 160]
       -> conv 8 / 4 over frequency -> `BandNet` -> masks M_F, M_B, |M| < 2 each
     Y = M_F F + M_B B, which fades to comfort noise as the loss goes on
     out = x where it was received;  overlap-add of Y where it was lost, cross-faded over 4 ms of received
           samples on both sides
 
-so the output waits 20 ms, and 10 for the hop: 20 ms beyond the end of a packet of 10 or 20 ms. With nothing
-lost it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled
-by the gain of the mask at the top of what it does see.
+The output waits 20 ms, and 10 for the hop: 20 ms beyond the end of a packet of 10 or 20 ms. With nothing lost
+it is the input, bit for bit. Bins above 8 kHz at 48 kHz, which the network never sees, are F's, scaled by the
+gain of the mask at the top of the bins that it sees.
 
-Comfort noise has the spectrum of the least that was heard (minimum statistics in the manner of Martin 2001:
+Comfort noise has the spectrum of the weakest received sound (minimum statistics in the manner of Martin 2001:
 smoothed magnitudes, their minimum, which rises by 3 dB a second), and phases from a fixed table, so that
-every run of a session gives the same.
+every run of a session gives the same noise.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TABLE = 97  # frames of the noise table; prime, so that it does not repeat with 
 
 
 class MendNet(BandNet):
-    """Makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`.
+    """A network that makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`.
 
     Args:
         bands, net: `BandNet`'s.
@@ -58,10 +58,9 @@ class MendNet(BandNet):
 
 
 class Darn(StreamingModel):
-    """A concealer, samples `[B, 1, T]` -> the same.
+    """A concealer that maps samples `[B, 1, T]` to the same.
 
-    Its input `lost [B, 1, T]` is above .5 where a sample is lost, and what is there is ignored. None: nothing
-    is lost.
+    Its input `lost [B, 1, T]` is above .5 where a sample is lost, whose value is ignored; None if none is.
 
     Args:
         sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
@@ -140,18 +139,18 @@ class Darn(StreamingModel):
         return torch.where(weight > 0, weight * y + (1 - weight) * x, x), step.states
 
     def _silent(self, x: Tensor) -> Tensor:
-        """Return which samples count as lost where nobody says it."""
+        """Return which samples count as lost where no input says it."""
         if len(self.inputs) > 1:
             return torch.zeros_like(x, dtype=torch.bool)
         quarters = x.abs().unflatten(2, (-1, self.hop // 4))
         return (quarters.amax(3, keepdim=True) < 2**-16).expand_as(quarters).reshape(x.shape)
 
     def _backward(self, hops: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return frame t as what follows says that it was.
+        """Return frame t as predicted from the sound after it.
 
-        From the last loss in hops t - 1, t, t + 1 on it is what was received, and before that its periodic
-        extension. `hops [B, 2, T + 2, hop]` are received and lost samples, `t [B, T, 1]` periods. The result
-        is the spectrum `[B, 2, T, bins]`, the fraction of it that is known `[B, T]`, and the fractions of the
+        It holds the sound received after the last loss in hops t - 1, t, t + 1, and its periodic extension
+        before. `hops [B, 2, T + 2, hop]` are received and lost samples, `t [B, T, 1]` periods. The result is
+        the spectrum `[B, 2, T, bins]`, the fraction of it that is known `[B, T]`, and the fractions of the
         three hops that are lost `[B, 3, T]`.
         """
         n = 3 * self.hop

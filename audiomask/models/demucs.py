@@ -1,24 +1,23 @@
-"""Demucs, a denoiser: a U-Net on the waveform at four times its rate (see `nn.unet`).
+"""Denoise by a U-Net on the waveform at four times its rate: Demucs (see `nn.unet`).
 
-Defossez, Synnaeve and Adi, "Real Time Speech Enhancement in the Waveform Domain" (Interspeech 2020)::
+Defossez, Synnaeve and Adi, "Real Time Speech Enhancement in the Waveform Domain" (Interspeech 2020):
 
     x / (.001 + level) -> upsample x4 -> encoder 1..depth -> LSTM -> decoder depth..1 -> downsample x4
       -> y level
 
 Sizes are the published ones: 18,867,937 parameters at hidden 48, 33,533,569 at 64, 60,813,953 of the
-non-causal one; parameters bear the authors' names, so their state dicts load unchanged. `Demucs.whole` is
-the authors' way with a file. Differences:
+non-causal one; parameters bear the authors' names, so their state dicts load unchanged. `Demucs.whole` runs
+over a file as the authors do. Differences:
 
 - The authors divide a file by its standard deviation, and a stream by a cumulative one. Here both are divided
-  by the level of the last `memory` seconds or so, which is known while sound is running. A `level` that is
-  given (the authors': the standard deviation of the file) is used instead, and gives their numbers.
+  by the level of the last `memory` seconds or so, which is known while sound is running. A given `level` (the
+  authors': the standard deviation of the file) is used instead, and gives their numbers.
 - The authors' streamer resamples with a look-ahead of 64 samples, and so is approximate. Here the filters
   see all of their 112 taps.
 - The end of a signal is where zeros begin, not where the last window fits: the last 341 samples can differ
   from the authors' file mode unless the file ends in as many zeros.
-- The non-causal network, whose LSTM reads both ways, runs over windows of twice `segment` seconds that
-  overlap by half, in constant memory, 1.56 `segment` behind its input. The authors run it over the whole
-  file.
+- The non-causal network, whose LSTM reads both ways, runs in constant memory, 1.56 `segment` behind its
+  input: over windows of twice `segment` seconds that overlap by half. The authors run it over the whole file.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from audiomask.streaming import Sequential
 
 
 def half_band(zeros: int = 56) -> Tensor:
-    """Return the prototype `[4 zeros - 1]` of a change of rate by 2: a sinc under a Hann window.
+    """Return the prototype `[4 zeros - 1]` of a change of rate by 2, a sinc under a Hann window.
 
     It is 0 at every second place but the middle.
     """
@@ -50,15 +49,15 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "Demucs", "CC-BY-NC-4.0 (the authors' weights: 
 
 
 class Demucs(Levelled):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
+
+    The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
 
     Args:
         hidden: channels of the first layer; doubled in each. depth: layers. kernel_size, stride: of each.
         resample: rate inside over rate outside: 1, 2 or 4. causal: False for the network whose LSTM reads
             both ways (published with hidden 64, stride 2, resample 2). segment: seconds of it between
             windows. memory: seconds that the running level remembers. sample_rate: Hz. name: of the artifact.
-
-    Constant `level`: the RMS of the signal, where it is known; 0 takes the running level.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class Demucs(Levelled):
     def whole(self, x: Tensor) -> Tensor:
         """Run the network alone over a whole signal `[B, 1, T]`, as the authors' code does.
 
-        The signal is already divided by its level. Not for streams.
+        The signal is already divided by its level. This is not for streams.
         """
         frames = x.shape[2]
         room = valid_length(frames, self.depth, self.kernel_size, self.stride, self.resample)
@@ -111,7 +110,7 @@ class Demucs(Levelled):
 
 
 class BothWays(nn.Module):
-    """A bidirectional LSTM of two layers, and a linear one back: `[B, C, T]` -> the same."""
+    """A bidirectional LSTM of two layers that a linear layer maps back to `[B, C, T]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -126,8 +125,7 @@ class BothWays(nn.Module):
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `Demucs` from the authors' state dict.
 
-    It does not tell stride and resampling: causal networks are taken for the published 4 and 4, others for 2
-    and 2.
+    It does not give stride and resampling: causal networks get the published 4 and 4, others 2 and 2.
     """
     hidden, _, kernel_size = state["encoder.0.0.weight"].shape
     causal = "lstm.linear.weight" not in state

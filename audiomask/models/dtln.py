@@ -1,18 +1,17 @@
-"""DTLN, a denoiser of two LSTM networks, each of which makes a mask.
+"""Denoise by two LSTM networks, each of which makes a mask: DTLN.
 
 Westhausen and Meyer, "Dual-Signal Transformation LSTM Network for Real-Time Noise Suppression" (Interspeech
-2020, arXiv 2005.07551). Two masks in a row, the second on a transform that is learned::
+2020, arXiv 2005.07551). It applies two masks in a row, the second on a transform that is learned:
 
     frames of 512 at hop 128, no window
       -> |X| -> LSTM 128, LSTM 128 -> sigmoid -> mask on X -> inverse transform
       -> 256 learned filters -> norm per frame -> LSTM 128, LSTM 128 -> sigmoid -> mask on them
       -> learned filters of 512 -> overlap-add
 
-The published size, 986,753 parameters in the authors' framework, is 988,801 here: this one's LSTMs have two
-bias vectors, of which an imported model leaves one at zero. Differences:
+The published size, 986,753 parameters in the authors' framework, is 988,801 here: these LSTMs have two bias
+vectors, of which an imported model leaves one at zero. Differences:
 
-- The authors' block loop writes the samples before the file's start too; here they are trimmed, as
-  everywhere.
+- The authors' block loop also writes the samples before the file's start; here they are trimmed.
 - The magnitude has a floor of 1e-10, which keeps its gradient finite at digital silence.
 """
 
@@ -36,12 +35,12 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 
 
 class DTLN(StreamingModel):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     Args:
-        size, hop: samples of a frame, and from one to the next. units: of each LSTM. layers: LSTMs in each
-            core. filters: of the learned transform. dropout: between the LSTMs of a core, in training.
-            sample_rate: Hz. name: of the artifact.
+        size: samples of a frame. hop: samples from one frame to the next. units: of each LSTM. layers: LSTMs
+            in each core. filters: of the learned transform. dropout: between the LSTMs of a core, in
+            training. sample_rate: Hz. name: of the artifact.
     """
 
     task = "enhance"
@@ -91,8 +90,8 @@ def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
     """Return the LSTMs of a graph as they run, in torch's layout without their suffix `_l0`.
 
     A converter leaves each either as an ONNX operator (gates i o f c; input and recurrent bias) or, where it
-    runs over one frame, as Keras' products (gates i f c o, which is torch's order; one bias). Of those, the
-    recurrent product is the one whose input comes straight out of the state by a slice.
+    runs over one frame, as Keras' products (gates i f c o, which is torch's order; one bias). The recurrent
+    product is the one whose input comes straight out of the state by a slice.
     """
     arrays, maker = _arrays(graph), {name: node for node in graph.node for name in node.output}
     whole = [node for node in graph.node if node.op_type == "LSTM"]

@@ -1,7 +1,7 @@
-"""EAT, an encoder that is pretrained to predict embeddings of hidden patches and of clips.
+"""Pretrain an encoder to predict embeddings of hidden patches and of clips: EAT.
 
 Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer" (IJCAI 2024): data2vec 2.0
-(Baevski et al. 2023) on spectrograms, with a loss on the clip::
+(Baevski et al. 2023) on spectrograms, with a loss on the clip:
 
     [B, 1024, 128] -> patches [B, 64 x 8, 256], fixed positions, cls token -> norm -> 12 post-norm blocks
       target: all patches, once a clip. What the MLP of each block adds, every channel normalised over the
@@ -12,16 +12,16 @@ Chen et al., "EAT: Self-Supervised Pre-Training with Efficient Audio Transformer
     loss: |p - y|^2 / sqrt(768), mean over hidden patches, + |cls - mean of y|^2 / sqrt(768)
 
 The target's weights are the moving average of the student's, patch embedding included. 87,840,000 parameters
-are trained at size B, 85,254,144 of them the encoder's, which are also the target's (the paper: 88 M). The
-student is the network itself, the target is under `target`: `models.vit_tagger.begin_from` takes the student,
-as the authors' fine-tuning does, into a tagger with `post_norm: true` (and `pool: cls`, theirs).
+are trained at size B (the paper: 88 M), 85,254,144 of them in the encoder; the target has as many.
+The student is the network itself, the target is under `target`: `models.vit_tagger.begin_from` takes the
+student, as the authors' fine-tuning does, into a tagger with `post_norm: true` (and `pool: cls`, theirs).
 
 Differences:
 
 - The second loss has the weight 1 as a mean over the rows, which is the paper's formula; the authors' code
   sums it over the rows of a process, 192 of them.
-- Weights begin as Audio-MAE's do, and the cls token with a deviation of .02; theirs as BERT's, and 1.
-- Of several target blocks of a view (masks of A-JEPA) each counts alike. Noise is drawn in training only.
+- Weights begin as Audio-MAE's do, and the cls token with a deviation of .02; the authors' as BERT's, and 1.
+- All target blocks of a view (masks of A-JEPA) count alike. Noise is drawn in training only.
 - No limit on the deviation of targets ends the run; it is logged.
 - Positions are made for the clip, of any length; their table has 2 minutes.
 """
@@ -67,7 +67,7 @@ class Eat(Latent):
 
     Args:
         decoder_width, decoder_depth, kernel, groups: of the convolutions. L has depth 3, kernel 5.
-        noise: deviation of what stands for hidden patches. utterance: weight of the loss on the clip.
+        noise: deviation of the noise in place of hidden patches. utterance: weight of the loss on the clip.
         vit: both encoders', see `ViT`; blocks are post-norm.
     """
 
@@ -101,7 +101,7 @@ class Eat(Latent):
         return F.layer_norm(torch.stack(layers).mean(0).transpose(1, 2), (self.width,))
 
     def decode(self, tokens: Tensor, visible: Tensor, grid: Grid) -> Tensor:
-        """Predict embeddings of all places, `[B, N, C]`, from `tokens [B, V, C]` of those visible."""
+        """Predict embeddings of all places, `[B, N, C]`, from `tokens [B, V, C]` of visible ones."""
         whole = tokens.new_zeros(len(tokens), grid[0] * grid[1], self.width)
         if self.training:
             whole = whole.normal_(0, self.noise)
@@ -109,7 +109,7 @@ class Eat(Latent):
         return self.decoder(whole.scatter(1, index, tokens), grid)
 
     def _guesses(self, tokens: Tensor, visible: Tensor, hidden: Sequence[Tensor], grid: Grid) -> list[Tensor]:
-        """Predict as `Latent.guesses` says from the encoder's `tokens [B R, 1 + V, C]`."""
+        """Predict as `Latent.guesses` does, from the encoder's `tokens [B R, 1 + V, C]`."""
         predicted = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
         views, found = predicted.unflatten(0, visible.shape[:2]), []
         for index in hidden:
@@ -121,7 +121,7 @@ class Eat(Latent):
         return self._guesses(self.encode(x, visible), visible, hidden, self.grid_of(x))
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return `loss`, see `Latent`, its parts `patch` and `utterance`, and the targets' `spread`."""
+        """Return `loss` (see `Latent`), its parts `patch` and `utterance`, and targets' `spread`."""
         scale = math.sqrt(self.width)  # the sum over channels, over their root
         targets, tokens = self.targets(x), self.encode(x, visible)
         guesses = self._guesses(tokens, visible, hidden, self.grid_of(x))

@@ -1,26 +1,25 @@
-"""FRN, a packet-loss concealer that is not informed of the losses.
+"""Conceal packet losses without being informed of them: FRN.
 
 Nguyen, Nguyen and Khong, "Improving performance of real-time full-band blind packet-loss concealment with
 predictive network" (ICASSP 2023, arXiv 2211.04071). It works at 48 kHz, in frames of 960 at hop 480 (square
-root of Hann, so the algorithmic latency is 20 ms; F = 480 bins, the lowest one passes untouched)::
+root of Hann, so the algorithmic latency is 20 ms; F = 480 bins, the lowest one passes untouched):
 
     X, Re and Im side by side -> linear -> GELU -> blocks -> affine -> linear -> + X          E, the encoder
         block: affine -> + g1 LSTM -> affine -> + g2 (linear, GELU, linear); g per channel, from 1e-4
     |Y| of the frame before -> 64 mel bands -> log -> LSTM -> linear -> exp -> linear -> abs  P, the predictor
     (Re E, Im E, P) -> convolution of 9 bins each -> leaky ReLU -> 1x1 convolution -> + X     Y, the output
 
-9,091,698 parameters, as published: 7,843,392 of the encoder, 1,247,776 of the predictor, 530 of the joiner.
+It has 9,091,698 parameters, as published: encoder 7,843,392, predictor 1,247,776, joiner 530.
 
-|Y| that comes back to the predictor is taken of the output, **after X has been added**, as in the authors'
+The |Y| that returns to the predictor is taken of the output **after X has been added**, as in the authors'
 training. The graph that they export takes it before, and gives other sound than their network.
 
-As published, though one might not expect it: |Y| = |Re Y| + |Im Y|, and of the joiner's 48 channels, 16 for
-each input, the first 24 make the real part and the rest the imaginary one, so that the prediction reaches the
-imaginary part only. Here that makes the recursion over frames short: all else is computed for many frames at
-once.
+Two details are as published, though one might not expect them. |Y| = |Re Y| + |Im Y|. Of the joiner's 48
+channels, 16 for each input, the first 24 make the real part and the rest the imaginary one, so the prediction
+reaches the imaginary part only. That makes the recursion over frames short here: all else is computed for
+many frames at once.
 
-Differences: a file begins with silence, not with its own mirror image (they leave `torch.stft` at its
-default).
+One difference: a file begins with silence, not with its mirror image (theirs: the default of `torch.stft`).
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ AUTHORS_LICENCE = "CC-BY-NC-4.0 (the authors' weights: not for commercial use)"
 
 
 class Affine(nn.Module):
-    """Applies a gain and an offset per channel, `[..., C]` -> the same."""
+    """A layer that applies a gain and an offset per channel of `[..., C]`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -53,7 +52,7 @@ class Affine(nn.Module):
 
 
 class Block(nn.Module):
-    """An LSTM and a feed-forward layer; x `[T, B, C]`, state `(h, c)` of `[B, C]` each."""
+    """A block that runs an LSTM and a feed-forward layer over `[T, B, C]`; state h, c `[B, C]`."""
 
     def __init__(self, channels: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A stack of blocks that adds to its input; x `[T, B, 2 F]`, the states of the blocks."""
+    """A stack of blocks that adds to its input `[T, B, 2 F]`, given the blocks' states."""
 
     def __init__(self, width: int, channels: int, hidden: int, blocks: int, dropout: float) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class Encoder(nn.Module):
 
 
 class Predictor(nn.Module):
-    """Predicts the magnitudes of the frame that follows."""
+    """A network that predicts the magnitudes of the frame that follows."""
 
     filters: Tensor
 
@@ -127,7 +126,7 @@ class Predictor(nn.Module):
 
 
 class Joiner(nn.Module):
-    """Makes of (Re E, Im E, P) of a frame what is added to (Re X, Im X), in two parts.
+    """A network that turns (Re E, Im E, P) into an addition to (Re X, Im X), in two parts.
 
     `known` is made of the encoder's output, and `predicted` of P, which adds to the imaginary part.
     """
@@ -163,7 +162,7 @@ class Joiner(nn.Module):
 
 
 class FRN(StreamingModel):
-    """A concealer of gaps of zeros of any length in speech, `[B, 1, T]` at 48 kHz -> the same.
+    """A concealer that fills gaps of zeros of any length in speech `[B, 1, T]` at 48 kHz.
 
     Args:
         size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the
@@ -171,10 +170,10 @@ class FRN(StreamingModel):
             joiner for each of its inputs. dropout: in the blocks, in training. sample_rate: Hz. name: of the
             artifact. stage: "all", or "predictor" to train that part first, on its own.
 
-    In the stage of the predictor, which the authors have and do not publish, the sound is whole, and what
-    comes out is that sound with the magnitudes that are predicted from its own, frame by frame (teacher
-    forcing: all frames at once). The losses on sound then train the predictor, the rest stands still, and the
-    weights are those of the whole network, for `start_from` of the next stage.
+    The authors have the stage of the predictor and do not publish it. There the sound is whole, and the
+    output is that sound with magnitudes predicted from its own, frame by frame (teacher forcing: all frames
+    at once). The losses on sound then train the predictor, the rest stands still, and the weights are those
+    of the whole network, for `start_from` of the next stage.
     """
 
     task = "conceal"
@@ -248,7 +247,7 @@ class FRN(StreamingModel):
     def _frame(
         self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return what the next frame needs, and (Im Y,) of a frame.
+        """Return the carry for the next frame, and (Im Y,) of a frame.
 
         Args:
             carry: |Y| of the frame before, the predictor's h and c.

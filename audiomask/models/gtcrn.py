@@ -1,7 +1,7 @@
-"""GTCRN, a denoiser of 24 thousand parameters, which masks the spectrum.
+"""Denoise by masking the spectrum with 24 thousand parameters: GTCRN.
 
-Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP 2024). A
-U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in its grouped blocks::
+Rong et al., "GTCRN: A Speech Enhancement Model Requiring Ultralow Computational Resources" (ICASSP 2024). It
+is a U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with memory in grouped blocks:
 
     |X|, Re X, Im X -> bands (the lowest 65 bins as they are, 64 ERB bands above) -> neighbours side by side
       -> conv, conv (stride 2 each: 129 -> 65 -> 33 bands) -> grouped blocks of dilation 1, 2, 5
@@ -10,11 +10,11 @@ U-Net over frequency in frames of 512 at hop 256 (square root of Hann), with mem
     grouped block: half of the channels pass; the others go through 1x1, depthwise in time and frequency, 1x1,
     and a gate per channel that a GRU makes of their energy; then the halves are shuffled
 
-23,669 parameters that are learned, as published, and the bands' fixed matrices. Differences:
+It has 23,669 learned parameters, as published, and the bands' fixed matrices. Differences:
 
-- What the authors write as transposed convolutions of stride 1 are convolutions here, with kernels reversed,
-  and neighbours side by side followed by 1x1 is a convolution over three bands: the same numbers.
-- A file begins with silence, not with its own mirror image (they leave `torch.stft` at its default).
+- The authors' transposed convolutions of stride 1 are convolutions here, with kernels reversed, and
+  neighbours side by side followed by 1x1 is a convolution over three bands: the same numbers.
+- A file begins with silence, not with its mirror image (theirs: the default of `torch.stft`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def erb_bands(low: int, bands: int, size: int, sample_rate: int) -> Tensor:
 
 
 class GroupedBlock(Streaming):
-    """A block of which half of the channels pass, see above: `[B, C, T, F]` -> the same."""
+    """A block on `[B, C, T, F]` that half of the channels pass untouched, see above."""
 
     def __init__(self, channels: int, hidden: int, dilation: int, freqs: int) -> None:
         super().__init__()
@@ -77,9 +77,9 @@ class GroupedBlock(Streaming):
 
 
 class DualPath(Streaming):
-    """Runs GRUs across frequency, both ways, then along time: `[B, C, T, F]` -> the same.
+    """A block that runs GRUs across frequency, both ways, then along time, on `[B, C, T, F]`.
 
-    Each of two groups of channels has its own.
+    Each of two groups of channels has its own GRUs.
     """
 
     def __init__(self, channels: int, freqs: int) -> None:
@@ -107,7 +107,7 @@ def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) ->
 
 
 class GTCRN(Masked):
-    """A denoiser of speech, `[B, 1, T]` at 16 kHz -> the same.
+    """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
     Args:
         channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
@@ -203,7 +203,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         elif part == "gate_out" and kind == "weight":
             value = value[:, :, None]
         new[f"{home}.{part}.{kind}"] = value
-    size = 512  # which the weights do not tell
+    size = 512  # the weights do not give it
     low = size // 2 + 1 - new["to_bins"].shape[1]
     channels = state["encoder.en_convs.0.conv.weight"].shape[0]
     return {"channels": channels, "size": size, "low": low, "bands": len(new["to_bins"])}, new

@@ -1,24 +1,24 @@
-"""HPM, a masked autoencoder that says how hard each patch is, and gets the hard ones.
+"""Pretrain a masked autoencoder that predicts which patches are hard and hides them: HPM.
 
-Wang et al., "Hard Patches Mining for Masked Image Modeling" (CVPR 2023), on spectrograms::
+Wang et al., "Hard Patches Mining for Masked Image Modeling" (CVPR 2023), on spectrograms:
 
     encoder (as Audio-MAE's), visible patches -+-> decoder ---------> values of the hidden patches
                                                +-> loss predictor --> one number for each patch, y
 
-The predictor is built as the decoder with ordinary attention is, and begins as it does: from
-`decoder_embed`, the mask token and the positions, with the cls token. It learns to put the patches in order:
-over all pairs (i, j) of hidden patches of a clip whose reconstruction losses L differ,
+The predictor is built like the decoder with ordinary attention, and begins like it: from `decoder_embed`, the
+mask token and the positions, with the cls token. It learns to put the patches in order: over all pairs (i, j)
+of hidden patches of a clip whose reconstruction losses L differ,
 
     loss = - mean over i, j of  [L_i > L_j] log s(y_i - y_j) + [L_i < L_j] log(1 - s(y_i - y_j))
 
-with s the logistic function. What is hidden in the next steps is chosen by a moving average of the network,
-the `teacher`, that sees the whole clip (`masks.patches_learned.Hardest`); `tasks.pretrain` keeps it.
+with s the logistic function. A moving average of the network, the `teacher`, sees the whole clip and chooses
+the patches to hide in the next steps (`masks.patches_learned.Hardest`); `tasks.pretrain` keeps it.
 
-As published: 12 blocks of 768 channels, decoder and predictor 8 blocks each of 512 channels and 16 heads.
-Parameters at that size: 85,254,144 of the encoder, 25,745,664 of the decoder, 25,220,609 of the predictor.
+As published, the encoder has 12 blocks of 768 channels, decoder and predictor 8 blocks each of 512 channels
+and 16 heads: 85,254,144, 25,745,664 and 25,220,609 parameters.
 
-Differences: the published predictor gives a number for each value of a patch and takes their mean, which is
-what one linear output is. Its logarithms have 1e-6 added; ours are exact.
+Differences: the published predictor gives a number for each value of a patch and takes their mean, which one
+linear output equals. Its logarithms have 1e-6 added; ours are exact.
 """
 
 from __future__ import annotations
@@ -48,8 +48,7 @@ class HPM(AudioMae):
 
     Args:
         predictor_depth: blocks of the loss predictor.
-        decoder, decoder_width, decoder_depth, decoder_heads, mae: `AudioMae`'s; the encoder's layers are not
-            mixed.
+        decoder, decoder_width, decoder_depth, decoder_heads, mae: `AudioMae`'s, without `mixes`.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class HPM(AudioMae):
         self.initialise()
 
     def predict(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Predict how hard each patch is, `[B, T F]`, from the `features` of those `visible`."""
+        """Predict how hard each patch is, `[B, T F]`, from the `features` of the `visible` ones."""
         y = self.decoder_embed(tokens)
         place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
         first = y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype)
@@ -80,7 +79,7 @@ class HPM(AudioMae):
         return self.predictor_pred(self.predictor_norm(x[:, 1:]))[:, :, 0].float()
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Return what `AudioMae` does, and how hard the patches `hidden` are said to be, `[B, M]`."""
+        """Return the result of `AudioMae`, and predictions `[B, M]` of how hard `hidden` ones are."""
         grid, tokens = self.grid_of(x), self.features(x, visible)
         guess = self.decode(tokens, visible, hidden, grid)
         hardness = self.predict(tokens, visible, grid).gather(1, hidden)
@@ -98,7 +97,7 @@ class HPM(AudioMae):
         return self.predict(self.features(x), everything, grid).view(-1, *grid)
 
     def teacher(self) -> HPM:
-        """Return a copy without the decoder, which is not trained, and is asked for its `scores`."""
+        """Return a copy without the decoder, which is not trained and only gives `scores`."""
         teacher = copy.deepcopy(self)
         del teacher.decoder_blocks, teacher.decoder_norm, teacher.decoder_pred
         return teacher.requires_grad_(False).eval()

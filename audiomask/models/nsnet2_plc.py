@@ -1,23 +1,22 @@
-"""NSNet2-PLC, a packet-loss concealer that is informed of the losses.
+"""Conceal packet losses of which the network is informed: NSNet2-PLC.
 
 It is the baseline of the Deep PLC Challenge (Diener et al., "INTERSPEECH 2022 Audio Deep Packet Loss
-Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020).
-
-One frame (hop 10 ms, window 20 ms, square root of Hann; F = 161 bins at 16 kHz)::
+Concealment Challenge"), a recurrent network of the shape of NSNet2 (Braun and Tashev 2020). One frame (hop 10
+ms, window 20 ms, square root of Hann; F = 161 bins at 16 kHz) is computed as
 
     log10 |X|^2, whether its earlier half is lost, whether its later half is, sin and cos of the phase   [5 F]
       -> linear 134, leaky ReLU -> GRU 134 -> GRU 100 -> linear 201, leaky ReLU -> linear 100, leaky ReLU
       -> linear 3 F -> sigmoid s
       -> magnitude 10^(10 (.786 s - .6)); sin and cos 2 s - 1, brought to unit length
 
-Only frames that miss something are replaced by that. The sum over frames is then, for received sound x
-between gaps, (1 - w) x + the replaced frames, w being the sum of their windows: what was received passes bit
-for bit where no frame with a gap reaches, and is faded over 10 ms where one does.
+It replaces only frames with losses. The sum over frames is then, for received sound x between gaps, (1 - w) x
++ the replaced frames, w being the sum of their windows: received sound passes bit for bit where no frame with
+a gap reaches, and is faded over 10 ms where one does.
 
 Differences:
 
-- The challenge's packets are two hops. Here losses come by the sample, for packets of any length; a half of a
-  frame that is lost in part says to what part.
+- The challenge's packets are two hops. Here losses come by the sample, for packets of any length; for a half
+  of a frame that is lost in part, the network is informed of the fraction.
 - Theirs replaces a frame when its later half is lost, so that the last 10 ms of each gap fade to silence.
   Here the frame in which sound returns is replaced too, unless `tail` is false.
 """
@@ -40,7 +39,7 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 
 
 class NSNet2PLC(StreamingModel):
-    """A concealer of speech; the sound, what is lost of it, and the output are `[B, 1, T]`.
+    """A concealer that maps speech and flags of lost samples, `[B, 1, T]` each, to speech.
 
     Args:
         size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
@@ -96,7 +95,7 @@ class NSNet2PLC(StreamingModel):
         return (1 - (fall + rise).reshape(x.shape)) * step("wait", x) + y, step.states
 
     def _estimate(self, spectrum: Tensor, halves: Tensor, state: State, after: dict[str, State]) -> Tensor:
-        """Estimate frames `[B, 2, T, F]` of whose halves the fractions `halves [B, 2, T]` are lost."""
+        """Estimate frames `[B, 2, T, F]`; the fractions `halves [B, 2, T]` of their halves are lost."""
         p = power(spectrum)
         safe = torch.where(p > 0, p, 1.0)  # silence has the phase 0
         re, im = (spectrum * safe.rsqrt()).split(1, 1)
@@ -107,7 +106,7 @@ class NSNet2PLC(StreamingModel):
         mean = level.mean(3, keepdim=True)
         features = [level - mean, halves, im, torch.where(p > 0, re, 1.0)]
         x = torch.cat(features, 1).permute(2, 0, 1, 3).flatten(2)  # [T, B, 5 F]
-        # In float64: the mean multiplies the sum's rounding by 12 where nothing is heard.
+        # In float64, since the mean multiplies the sum's rounding by 12 in silence.
         ones = self.enter.weight[:, : p.shape[3]].sum(1, dtype=torch.float64).to(x.dtype)
         x = F.leaky_relu(self.enter(x) + mean[:, 0].transpose(0, 1) * ones)
         for name in ("gru1", "gru2"):

@@ -1,8 +1,7 @@
-"""Sieve, our small causal denoiser, which multiplies the spectrum by a complex mask.
+"""Denoise by a small causal network that makes a complex mask of the spectrum: Sieve.
 
-Nothing here is published elsewhere as it stands; `nn.bandnet` names the family.
-
-One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz)::
+Sieve is our own; `nn.bandnet` names the family that it is of. One frame (hop 16 ms, window 32 ms, so the
+algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz) is computed as
 
     spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over this and the last 2 frames   [9, 256]
       -> conv 8 / 4 over frequency                                bands E                [C, 64]
@@ -12,8 +11,8 @@ One frame (hop 16 ms, window 32 ms, so the algorithmic latency is 32 ms; F = 256
 
 A frame of 1536 samples at 48 kHz has the same 256 bins below 8 kHz as one of 512 at 16 kHz, so the same
 weights make a full-band model. The band above, which the network never sees, is scaled by one real gain a
-frame: that of the mask over the topmost part of what it does see, weighted by energy, and lifted where it is
-high, since a network that hedges by 1 dB there would dull clean speech.
+frame: that of the mask over the topmost part of the band that it sees, weighted by energy, and lifted where
+it is high, since a network that hedges by 1 dB there would dull clean speech.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ BINS = 256  # bins that the network sees
 
 
 class MaskNet(BandNet):
-    """Makes a complex mask of a spectrum, `[B, 2, T, 256]` -> the same, frame by frame.
+    """A network that makes a complex mask, `[B, 2, T, 256]` -> the same, frame by frame.
 
     Args:
         ahead: frames after the one that the mask is for; the mask lags by as many, and the first `ahead`
@@ -48,7 +47,7 @@ class MaskNet(BandNet):
         super().__init__(3 * (3 + ahead), BINS, 1, **net)
         self.features = Context(2, ahead, (3, BINS))
         self.compose(self.features)
-        self.early = Gate()  # tells the frames before the signal
+        self.early = Gate()  # marks the frames before the signal
         self.early.align(ahead)
         self.encode_norm = nn.BatchNorm2d(self.channels)
 
@@ -78,15 +77,15 @@ class MaskNet(BandNet):
 
 
 class Sieve(Masked):
-    """A denoiser, samples `[B, 1, T]` -> the same.
+    """A denoiser that maps samples `[B, 1, T]` to the same.
+
+    The control `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) limits the attenuation.
+    Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while
+    the real part of M is not negative; a mask that turns the phase around can go below it.
 
     Args:
         sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows). name: of the
             artifact. net: `MaskNet`'s and `nn.bandnet.BandNet`'s.
-
-    Constants: `strength` 0..1 mixes the estimate with the input, `atten_lim` (dB) limits the attenuation.
-    Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while
-    the real part of M is not negative; a mask that turns the phase around can go below it.
     """
 
     inputs = (
@@ -121,7 +120,7 @@ class Sieve(Masked):
     def hide(self, inputs: float, attention: float) -> None:
         """Hide fractions of the bins from the network, and of the bands from attention.
 
-        Masked training: the mask still acts on all bins. Only in training mode.
+        This is masked training: only in training mode, and the mask still acts on all bins.
         """
         self.net.hidden = inputs
         for block in self.net.blocks:
@@ -131,7 +130,7 @@ class Sieve(Masked):
         return spectrum[..., :BINS]
 
     def grow_from(self, small: Sieve) -> None:
-        """Take over the weights of a smaller model; the output is its output, later by the frames ahead."""
+        """Take over a smaller model's weights; the output is its output, later by the frames ahead."""
         self.net.grow_from(small.net)
 
     def estimate(self, mask, spectrum, strength=None, atten_lim=None, **constants):

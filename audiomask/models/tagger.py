@@ -1,4 +1,4 @@
-"""A vision transformer that tags sound as it comes: `ViTTagger` with its front end.
+"""Tag sound as it comes by a vision transformer: `ViTTagger` with its front end.
 
     samples -> Kaldi fbank -> a column of patches every 16 frames (.16 s), embedded once
             -> the last `window` columns, kept as state -> transformer over them at each hop
@@ -8,14 +8,12 @@
     columns   [ 0       ][ 1       ][ 2       ][ 3   ...     each reaches 15 ms into the next hop
     output   |none     |0        |0 1      |0 1 2    |      window 3: then 1 2 3, 2 3 4 ...
 
-Output n is made from the columns that are complete at the end of hop n; none of it waits for what comes
-after, so there is no delay. Until the window is full, the places that nothing has come to are left out of
-attention and of the mean, and the columns that are there have the positions of the first ones. So the output
-is what `ViTTagger` makes of the clip up to here: of a spectrogram of whole patches, `LogMel(frames=0)`. Later
-it is what `ViTTagger` makes of the last `window` columns alone. Audio-MAE takes the mean off the whole clip
-first, which changes nothing: `Fbank` takes it off every frame.
-
-Names and shapes of the weights are `ViTTagger`'s.
+Output n is made from the columns that are complete at the end of hop n; nothing waits for later sound, so
+there is no delay. Until the window is full, its empty places are left out of attention and of the mean, and
+the columns that are there have the positions of the first ones. So the output is that of `ViTTagger` on the
+clip up to here: on a spectrogram of whole patches, `LogMel(frames=0)`. Later it is that of `ViTTagger` on the
+last `window` columns alone. Audio-MAE takes the mean off the whole clip first, which changes nothing, because
+`Fbank` takes it off every frame. Names and shapes of the weights are `ViTTagger`'s.
 """
 
 from __future__ import annotations
@@ -114,7 +112,7 @@ class Tagger(ViTTagger, StreamingModel):
     def _pool_columns(self, columns: Tensor, count: Tensor) -> Tensor:
         """Return the normalised mean of the tokens, or the cls token, `[N, C]`.
 
-        Of the embedded `columns [N, window, bands C]` the last `count [N]` are there.
+        The last `count [N]` of the embedded `columns [N, window, bands C]` are there.
         """
         window, bands = self.window, self.grid[1]
         absent = window - count[:, None]

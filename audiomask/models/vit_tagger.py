@@ -1,11 +1,11 @@
-"""A vision transformer that tags clips; fine-tuned from an encoder such as Audio-MAE's.
+"""Tag clips by a vision transformer, fine-tuned from an encoder such as Audio-MAE's.
 
     [B, frames, bands] -> patches -> ViT (nn.vit) -> mean of the patches' tokens -> norm -> linear to classes
 
-85,659,407 parameters at size B with the 527 classes of AudioSet, as published; the fixed positions are no
-parameters. Names and shapes are those of timm's `VisionTransformer` with `global_pool="avg"`.
+It is trained on spectrograms of whole clips; `models.tagger` is this network with its front end, on samples.
 
-It is trained on spectrograms of whole clips. `models.tagger` is this network with its front end, on samples.
+It has 85,659,407 parameters at size B with the 527 classes of AudioSet, as published; the fixed positions are
+no parameters. Names and shapes are those of timm's `VisionTransformer` with `global_pool="avg"`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ AUTHORS_CLASS, AUTHORS_LICENCE, AUTHORS_FRONTEND = "ViTTagger", AUDIO_MAE_LICENC
 
 
 class ViTTagger(ViT):
-    """A tagger of spectrograms, `[B, frames, bands]` log-mel -> `[B, classes]` logits.
+    """A tagger that maps log-mel spectrograms `[B, frames, bands]` to logits `[B, classes]`.
 
     Args:
-        classes: how many. labels: their names in order, kept with the weights; or none.
+        classes: their number. labels: their names in order, kept with the weights; or none.
         exclusive: a clip has one label, so probabilities are a softmax; else any number, a sigmoid each.
-        pool: what is classified: the mean of the patches' tokens, or the cls token, as EAT does.
+        pool: "mean" classifies the mean of the patches' tokens, "cls" the cls token, as EAT does.
         vit: `ViT`'s.
     """
 
@@ -79,8 +79,7 @@ def from_authors(source: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
     """Put the encoder of `state`, a pretrained model's or timm's, into `model`.
 
-    Positions come with it where they are for clips of the model's length; for others the fixed ones are the
-    same.
+    Positions are copied for clips of the model's length; for others the fixed ones are the same.
 
     Raises:
         ValueError: for positions that are not the fixed ones, and where weights do not fit.

@@ -1,5 +1,4 @@
-"""Convolutions over time that stream: causal, with look-ahead, strided, dilated, grouped; and transposed
-ones.
+"""Convolve over time in streams: causal, look-ahead, strided, dilated, grouped, transposed.
 
 With kernel K, dilation D, stride S and extent E = (K - 1) D + 1, output n of a convolution reads the frames
 [nS - P, nS - P + E - 1], where P = E - 1 - lookahead is the padding at the start of the signal. Looking ahead
@@ -21,9 +20,7 @@ from audiomask.streaming import State, Streaming, simplest
 
 
 class _Conv(Streaming):
-    """What Conv1d and Conv2d share; `past` holds the frames still to be read, `[B, C, n]` or `[B, C, n,
-    F]`.
-    """
+    """A base of Conv1d and Conv2d, whose `past [B, C, n(, F)]` holds the frames yet to be read."""
 
     weight: Tensor
     bias: Tensor | None
@@ -51,7 +48,7 @@ class _Conv(Streaming):
         return {"past": past, **self.gate_state(batch, device)}
 
     def _window(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """What this step's outputs read, and the next state."""
+        """Return the frames that this step's outputs read, and the next state."""
         if self.memory:
             x, seen = self.gate(x, state)
             x = torch.cat([state["past"], x], 2)
@@ -60,7 +57,7 @@ class _Conv(Streaming):
 
 
 class Conv1d(_Conv):
-    """`[B, in, T]` -> `[B, out, T / stride]`. `lookahead`: frames after its own that an output reads."""
+    """A convolution `[B, in, T]` -> `[B, out, T / stride]` that reads `lookahead` frames ahead."""
 
     def __init__(
         self,
@@ -88,10 +85,10 @@ class Conv1d(_Conv):
 
 
 class Conv2d(_Conv):
-    """`[B, in, T, F]` -> `[B, out, T / stride, F']`. Kernel, stride and dilation are (time, frequency).
+    """A convolution that maps `[B, in, T, F]` to `[B, out, T / stride, F']`.
 
-    `padding` across frequency only: an int or (low, high). `freqs`: F, needed where the kernel spans time.
-    `tied`: all groups have the same kernels.
+    Kernel, stride and dilation are (time, frequency); `padding` is across frequency only, an int or (low,
+    high). `freqs`: F, needed where the kernel spans time. `tied`: all groups have the same kernels.
     """
 
     def __init__(
@@ -140,11 +137,11 @@ class Conv2d(_Conv):
 
 
 class ComplexConv2d(Conv2d):
-    """Complex numbers, real and imaginary parts interleaved as in `frontend.stft`: `[B, 2 in, T, F]` -> `[B,
-    2 out, T / stride, F']`. Arguments as of `Conv2d`.
+    """A complex convolution that maps `[B, 2 in, T, F]` to `[B, 2 out, T / stride, F']`.
 
-    `weight [out, 2 in, kernel]` holds complex kernels likewise interleaved, `bias [2 out]`. One real
-    convolution computes it (Trabelsi et al. 2018, eq. 5):
+    Real and imaginary parts are interleaved as in `frontend.stft`, also in the kernels `weight [out, 2 in,
+    kernel]` and `bias [2 out]`. Other arguments are those of `Conv2d`. One real convolution computes it
+    (Trabelsi et al. 2018, eq. 5):
 
         [ y_re ]   [ w_re  -w_im ] [ x_re ]
         [ y_im ] = [ w_im   w_re ] [ x_im ]
@@ -169,10 +166,11 @@ class ComplexConv2d(Conv2d):
 
 
 class ConvTranspose1d(Streaming):
-    """`[B, in, T]` -> `[B, out, T * stride]`. Frame n adds its kernel at [nS - trim, nS - trim + K).
+    """A transposed convolution that maps `[B, in, T]` to `[B, out, T * stride]`.
 
-    `trim` samples are cut from the start of what `nn.ConvTranspose1d` puts out (its `padding`), and as many
-    samples is the delay. What later frames will add to is carried over without the bias, which is added once.
+    Frame n adds its kernel at [nS - trim, nS - trim + K). `trim` samples are cut from the start of the output
+    of `nn.ConvTranspose1d` (its `padding`), and as many samples is the delay. The part that later frames add
+    to is carried over without the bias, which is added once.
     """
 
     def __init__(

@@ -1,22 +1,22 @@
-"""Periodic extension: the classical filling of a gap, and what a concealing network starts from.
+"""Fill gaps by periodic extension, the classical method, where a concealing network starts.
 
 Speech repeats itself. Where samples are lost, the last period before the loss is repeated; its length T is
-the lag of the greatest normalised cross-correlation of what was heard last,
+the lag of the greatest normalised cross-correlation of the last received samples,
 
     T = argmax_l  sum_k x[s - k] x[s - k - l] / sqrt(sum_k x[s - k]^2 sum_k x[s - k - l]^2) - bias (l - l_min)
 
 over lags of 5 to 15 ms, as in ITU-T G.711 Appendix I, which names them. A voice of more than 200 Hz is
-repeated by two periods or more, and what has no period by pieces long enough not to buzz. `bias` decides for
-the shorter lag where two fit alike. The first 10 ms repeat one period, the next 10 the last two, and what is
-lost after that the last three, so that a long loss is no steady tone (also from there).
+repeated by two periods or more, and sound without period by pieces long enough not to buzz. `bias` decides
+for the shorter lag where two fit alike. The first 10 ms repeat one period, the next 10 the last two, and all
+that is lost after that the last three, so that a long loss is no steady tone (also from there).
 
     x      ... . . . . . |  lost                    |
     filled ... a b c d e | b' c d e  b' c d e  b' c |     T = 4
                                                           b' and what follows carry the step that the jump
                                                           from e to b would have, fading over a quarter of T
 
-The filled signal is also what later periods are measured on: after a short island between two losses there is
-not enough else. That makes it a recursion over hops, in an exported graph a Scan.
+Later periods too are measured on the filled signal: after a short island between two losses there is not
+enough else. That makes it a recursion over hops, in an exported graph a Scan.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from audiomask.streaming import State, Streaming, either, recur, to_onnx
 
 
 class Extension(Streaming):
-    """`[B, 1, T]` samples and `lost [B, 1, T]` (true where they are) -> filled samples `[B, 1, T]`, and per
-    hop the period (samples) and the length of the loss that lasts at the hop's end (samples; 0 where the last
-    sample is there): `[B, T / hop]` int64 each. No delay.
+    """A block that fills the samples of `[B, 1, T]` that `lost [B, 1, T]` marks, without delay.
 
-    Args:
-        sample_rate: Hz. hop: samples, at least 5 ms.
+    `step` returns filled samples `[B, 1, T]`, and per hop the period and the length of the loss that lasts at
+    the hop's end, in samples (0 where the last one is there), `[B, T / hop]` int64 each. `sample_rate` is in
+    Hz, `hop` in samples, at least 5 ms.
     """
 
     lags: Tensor
@@ -77,7 +76,7 @@ class Extension(Streaming):
         return (y, period.T, run.T), dict(zip(names, end, strict=True))
 
     def _hop(self, carry: tuple[Tensor, ...], inputs: tuple[Tensor, ...], graph: bool) -> tuple[tuple, tuple]:
-        """One hop `[B, hop]`: past, heard, period, run -> the same after it; filled, period, run."""
+        """Process one hop `[B, hop]`; return past, heard, period, run, and filled, period, run."""
         past, heard, period, run = carry
         x, lost = inputs
         y, heard, period, run = either(
@@ -88,16 +87,16 @@ class Extension(Streaming):
 
     @staticmethod
     def _pass(x, lost, past, heard, period, run) -> tuple[Tensor, ...]:
-        """A hop of which nothing is lost."""
+        """Pass a hop of which nothing is lost."""
         return x, heard, period, torch.zeros_like(run)
 
     def _fill(
         self, x: Tensor, lost: Tensor, past: Tensor, heard: Tensor, period: Tensor, run: Tensor
     ) -> tuple[Tensor, ...]:
-        """A hop in which something is lost: filled, heard, period, run."""
+        """Fill a hop in which something is lost; return filled, heard, period, run."""
         i = torch.arange(self.hop, device=x.device)[None]
-        # The newest loss begins at sample s of the hop, after the last received one before it; s = 0 and
-        # run > 0: it began in an earlier hop and goes on.
+        # The newest loss begins at sample s of the hop, after the last sample received before it; s = 0 and
+        # run > 0 say that it began in an earlier hop and goes on.
         last = torch.where(lost, i, -1).amax(1, keepdim=True)
         s = torch.where(~lost & (i < last), i, -1).amax(1, keepdim=True) + 1
         going = (run > 0)[:, None]
@@ -113,7 +112,7 @@ class Extension(Streaming):
         return y, heard, period, run
 
     def _repeat(self, heard: Tensor, period: Tensor, at: Tensor) -> Tensor:
-        """Samples number `at [B, n]` of a loss after `heard [B, past]`."""
+        """Return samples number `at [B, n]` of a loss after `heard [B, past]`."""
         t = period[:, None] * (1 + torch.div(at, self.template, rounding_mode="trunc")).clamp_max(3)
         start = self.past - t
         phase = at - torch.div(at, t, rounding_mode="trunc") * t
@@ -121,8 +120,7 @@ class Extension(Streaming):
         return heard.gather(1, start + phase) + step * (1 - 4 * phase / period[:, None]).clamp_min(0)
 
     def _period(self, heard: Tensor) -> Tensor:
-        """The lag `[B]` at which `heard [B, past]` goes on best: found at 8 kHz, then among the samples
-        around."""
+        """Return the lag `[B]` that continues `heard [B, past]` best, searched first at 8 kHz."""
         coarse = heard.unflatten(1, (-1, self.factor)).mean(2)
         width = self.template // self.factor
         bias = 0.1 * torch.linspace(0, 1, len(self.lags), device=heard.device)
@@ -137,5 +135,5 @@ class Extension(Streaming):
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Normalised, over the last axis; 0 for silence."""
+    """Return the normalised correlation over the last axis; 0 for silence."""
     return (a * b).sum(-1) / ((a.square().sum(-1) * b.square().sum(-1)).sqrt() + 1e-9)

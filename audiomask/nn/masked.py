@@ -1,4 +1,4 @@
-"""Models that multiply the spectrum of a sound by a mask which a network makes.
+"""Build models that multiply the spectrum of a sound by a mask which a network makes.
 
     class Denoiser(Masked):
         def __init__(self):
@@ -6,7 +6,7 @@
             self.net = MyNet()      # a streaming block: [B, 2, T, F] -> [B, 2, T, F]
             self.between(Analysis(512, 256), self.net, Synthesis(512, 256))
 
-The network may look ahead. Its mask then lags, and the spectrum waits for it::
+The network may look ahead. Its mask then lags, and the spectrum waits for it:
 
     x -> analysis -> X -+-> features -> net ---> M     (R frames late)
                         '-> wait R frames -----> X  -> estimate M X -> synthesis -> y
@@ -26,7 +26,7 @@ from audiomask.streaming import Delay, Port, Steps, Streaming, StreamingModel, w
 
 
 class Masked(StreamingModel):
-    """A denoiser that masks spectra, samples `[B, C, T]` -> `[B, 1, T]`."""
+    """A denoiser that masks spectra and maps samples `[B, C, T]` to `[B, 1, T]`."""
 
     task = "enhance"
     outputs = (Port("enhanced"),)
@@ -44,7 +44,7 @@ class Masked(StreamingModel):
         }  # fmt: skip
 
     def features(self, spectrum: Tensor) -> Tensor:
-        """Return what the network sees of the spectrum `[B, 2 C, T, F]`: all of it."""
+        """Return the part of the spectrum `[B, 2 C, T, F]` that the network sees, by default all."""
         return spectrum
 
     def estimate(self, mask: Tensor, spectrum: Tensor, **constants: Any) -> Tensor:

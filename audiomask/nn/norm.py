@@ -1,4 +1,4 @@
-"""Normalisations that stream: within a frame, over all frames so far, and by a running level.
+"""Normalise streams: within a frame, over all frames so far, or by a running level.
 
 Where a published model normalises by the statistics of the whole clip, these are the causal substitutes.
 Batch norms need nothing here: `nn.BatchNorm1d` and `nn.BatchNorm2d` act frame by frame in evaluation, and
@@ -17,7 +17,7 @@ from audiomask.streaming import State, Streaming
 
 
 class _Affine(Streaming):
-    """Gain and offset per channel, and the sums that all norms here need."""
+    """A base that has a gain and offset per channel, and the sums that all norms here need."""
 
     def __init__(self, channels: int, affine: bool, eps: float) -> None:
         super().__init__()
@@ -37,8 +37,9 @@ def _frame_axes(x: Tensor) -> tuple[int, ...]:
 
 
 class FrameNorm(_Affine):
-    """Each frame by its own mean and variance over channels and frequencies (the instant layer norm of DTLN,
-    Westhausen and Meyer 2020). No memory.
+    """A norm that takes each frame's own mean and variance over channels and frequencies.
+
+    It is the instant layer norm of DTLN (Westhausen and Meyer 2020) and has no memory.
     """
 
     def __init__(self, channels: int, affine: bool = True, eps: float = 1e-5) -> None:
@@ -51,11 +52,11 @@ class FrameNorm(_Affine):
 
 
 class CumulativeNorm(_Affine):
-    """Each frame by the mean and variance of all frames up to it, over channels and frequencies (the
-    cumulative layer norm of Conv-TasNet, Luo and Mesgarani 2019, eq. 9 to 11).
+    """A norm that takes for each frame the mean and variance of all frames up to it.
 
-    The means are moved, not summed: mean_n = mean + (sum_{i <= n} (m_i - mean)) / count, which loses no
-    precision however long the signal; the count is an integer.
+    They are taken over channels and frequencies: the cumulative layer norm of Conv-TasNet (Luo and Mesgarani
+    2019, eq. 9 to 11). The means are moved, not summed: mean_n = mean + (sum_{i <= n} (m_i - mean)) / count,
+    which loses no precision however long the signal; the count is an integer.
     """
 
     def __init__(self, channels: int, affine: bool = True, eps: float = 1e-5) -> None:
@@ -88,7 +89,7 @@ class CumulativeNorm(_Affine):
 
 
 def _forgetting_sum(x: Tensor, past: Tensor, keep: float) -> Tensor:
-    """s_n = keep s_(n-1) + x_n from s_(-1) = past `[B, N]`: `[B, T, N]` -> `[B, T, N]`."""
+    """Return s_n = keep s_(n-1) + x_n from s_(-1) = past `[B, N]`, `[B, T, N]` -> `[B, T, N]`."""
     n = torch.arange(x.shape[1], device=x.device)
     age = n[:, None] - n
     weight = torch.where(age >= 0, keep ** age.clamp_min(0).to(x.dtype), 0.0)  # [T, T]
@@ -96,11 +97,11 @@ def _forgetting_sum(x: Tensor, past: Tensor, keep: float) -> Tensor:
 
 
 class RunningNorm(_Affine):
-    """By the level (and with `center`, the mean) of the last `frames` frames or so, forgotten exponentially.
+    """A norm that takes the level of the last `frames` frames or so, forgotten exponentially.
 
     With a = exp(-1 / frames), level_n = sum_{i <= n} a^(n - i) |x_i|^2 / sum_{i <= n} a^(n - i): the division
-    makes the first frames count for what they are, so that nothing is muted or blown up while the average
-    fills. `over`: "frame" takes one level for all channels and frequencies, "bin" one for each.
+    makes the first frames count fully, so that nothing is muted or blown up while the average fills. `over`:
+    "frame" takes one level for all channels and frequencies, "bin" one for each. `center`: by the mean too.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class RunningNorm(_Affine):
         return self._affine(x * torch.rsqrt(power + self.eps)), after
 
     def _like(self, mean: Tensor, x: Tensor) -> Tensor:
-        """`[B, T, bins]` -> what broadcasts with x."""
+        """Return `[B, T, bins]` in a shape that broadcasts with x."""
         if self.over == "frame":
             return mean[:, None, :, 0] if x.ndim == 3 else mean[:, None]
         mean = mean if x.ndim == 3 else mean.unflatten(2, (x.shape[1], x.shape[3]))
@@ -153,8 +154,9 @@ class RunningNorm(_Affine):
 
 
 class RunningLevel(Streaming):
-    """The RMS of the last `frames` frames of `hop` samples or so, forgotten exponentially as in
-    `RunningNorm`: `[B, 1, T]` -> `[B, 1, T]`, constant over a frame.
+    """A block that puts out the RMS of the last `frames` frames of `hop` samples or so.
+
+    It forgets exponentially as `RunningNorm` does: `[B, 1, T]` -> `[B, 1, T]`, constant over a frame.
     """
 
     def __init__(self, hop: int, frames: float) -> None:

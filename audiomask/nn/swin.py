@@ -1,4 +1,4 @@
-"""Shifted-window attention in the manner of Swin v2 (Liu et al. 2022) on a grid of tokens of any size.
+"""Attend in shifted windows on a grid of any size, as Swin v2 does (Liu et al. 2022).
 
 Scores are cosines over a learned temperature, plus a bias that a small network makes of the log-spaced
 distance in the window (continuous position bias):
@@ -6,7 +6,7 @@ distance in the window (continuous position bias):
     a_ij = cos(q_i, k_j) / tau + mlp(sign(d) log(1 + |d|)),   d = (time, frequency) from j to i
 
 Every other block shifts its windows: the grid is rolled, and the tokens that the roll brings together from
-the two ends do not see each other, nor does what pads a grid to whole windows.
+the two ends do not see each other, nor does padding to whole windows.
 
         unshifted  |0 1 2 3|4 5 6 7|           shifted by 2  |2 3 4 5|6 7 : 0 1|
 
@@ -23,7 +23,7 @@ from audiomask.nn.vit import EPS, Grid, Mlp
 
 
 class WindowAttention(nn.Module):
-    """Attention within each of G windows of A tokens: `[B, G, A, C]` -> the same.
+    """A layer that attends within each of G windows of A tokens, `[B, G, A, C]` -> the same.
 
     `windows`: (time, frequency) in tokens, A = time * frequency. `hidden`: units of the bias's network.
     """
@@ -43,7 +43,7 @@ class WindowAttention(nn.Module):
         self.register_buffer("offsets", distance.sign() * distance.abs().log1p(), persistent=False)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """`seen [G, A, A]` bool: whether token i may look at token j."""
+        """Attend where `seen [G, A, A]` bool allows: whether token i may look at token j."""
         windows, places = x.shape[1:3]
         q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5)
         bias = self.meta_mlp(self.offsets).permute(2, 0, 1)[None]  # [1, heads, A, A]
@@ -60,9 +60,10 @@ class WindowAttention(nn.Module):
 
 
 class WindowBlock(nn.Module):
-    """x + norm(attention x), then x + norm(mlp x) over tokens `[B, T F, C]` of a grid (T, F).
+    """A block that attends within windows of a grid (T, F) of tokens `[B, T F, C]`.
 
-    `window`: tokens of a window in time and in frequency; `shift`: by how many they are shifted.
+    It computes x + norm(attention x), then x + norm(mlp x). `window`: tokens of a window in time and in
+    frequency; `shift`: by how many they are shifted.
     """
 
     def __init__(self, width: int, heads: int, window: int = 4, shift: Grid = (0, 0)) -> None:
@@ -74,19 +75,19 @@ class WindowBlock(nn.Module):
         self.mlp, self.norm2 = Mlp(width, 4 * width, width), nn.LayerNorm(width, EPS)
 
     def split(self, x: Tensor) -> Tensor:
-        """`[B, T, F, C]`, whole windows, -> `[B, G, A, C]`."""
+        """Cut `[B, T, F, C]` of whole windows into `[B, G, A, C]`."""
         w = self.window
         x = x.unflatten(2, (-1, w)).unflatten(1, (-1, w))  # [B, T/w, w, F/w, w, C]
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def join(self, x: Tensor, grid: Grid) -> Tensor:
-        """The inverse of `split`."""
+        """Invert `split`."""
         w = self.window
         x = x.unflatten(2, (w, w)).unflatten(1, (grid[0] // w, grid[1] // w))
         return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def seen(self, grid: Grid, padded: Grid, device: torch.device) -> Tensor | None:
-        """Which tokens of a window see each other, `[G, A, A]`; None where all do."""
+        """Return which tokens of a window see each other, `[G, A, A]`; None where all do."""
         if grid == padded and self.shift == (0, 0):
             return None
         parts = []

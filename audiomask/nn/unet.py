@@ -1,4 +1,4 @@
-"""The U-Net on the waveform that Demucs (Defossez 2020) and CleanUNet (Kong 2022) share."""
+"""Build the waveform U-Net that Demucs (Defossez 2020) and CleanUNet (Kong 2022) share."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Levelled(StreamingModel):
     """A network on the waveform that gets the signal over its level, which is put back.
 
     The authors of both models take the standard deviation of the file. Here it is the level of the last
-    `memory` seconds or so, which is known while sound is running, unless the constant `level` gives another.
+    `memory` seconds or so, which is known while sound is running, unless the control `level` gives another.
     """
 
     task = "enhance"

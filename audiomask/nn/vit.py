@@ -1,8 +1,8 @@
-"""The vision transformer on spectrograms: patches, fixed positions, pre-norm blocks, fused attention.
+"""Encode spectrograms by a vision transformer: patches, fixed positions, fused attention.
 
-Dosovitskiy et al. 2021 with the fixed two-dimensional positions of masked autoencoders (He et al. 2022).
-Parameters bear the names and shapes of timm's `VisionTransformer` (in_chans 1, img_size (frames, bands)), so
-state dicts go both ways unchanged: `encoder_state` picks them out of a larger model.
+It is that of Dosovitskiy et al. 2021 (pre-norm blocks) with the fixed two-dimensional positions of masked
+autoencoders (He et al. 2022). Parameters bear the names and shapes of timm's `VisionTransformer` (in_chans 1,
+img_size (frames, bands)), so state dicts go both ways; `encoder_state` picks them out of a larger model.
 
 A spectrogram `[B, frames, bands]` is cut into patches of `patch` frames by `patch` bands, counted along
 frequency first: patch n of a grid (T, F) is at time n // F and frequency n % F.
@@ -24,7 +24,7 @@ Grid = tuple[int, int]  # patches in time and in frequency
 
 
 def sincos(grid: Grid, width: int) -> Tensor:
-    """Fixed positions `[T F, width]`: the first half of the channels tells frequency, the second time.
+    """Return fixed positions `[T F, width]`: half of the channels for frequency, then for time.
 
     Each half is (sin w p, cos w p) of the place p in patches, w = 10000^(-i / n), i = 0 .. n - 1, where n is
     width / 4.
@@ -38,12 +38,12 @@ def sincos(grid: Grid, width: int) -> Tensor:
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows `index [B, M]` of `x [B, N, C]`: `[B, M, C]`."""
+    """Return the rows `index [B, M]` of `x [B, N, C]`, `[B, M, C]`."""
     return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """x, zero for a share `rate` of the rows in training, the others scaled so that the mean stays."""
+    """Return x with a fraction `rate` of its rows zeroed in training; scaling keeps the mean."""
     if not rate or not training:
         return x
     kept = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) >= rate
@@ -51,7 +51,7 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """`[..., width]` -> `[..., out]` through `hidden` units."""
+    """A perceptron that maps `[..., width]` to `[..., out]` through `hidden` units."""
 
     def __init__(self, width: int, hidden: int, out: int, act: type[nn.Module] = nn.GELU) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Mlp(nn.Module):
 
 
 class Attention(nn.Module):
-    """All tokens attend to all, or to those where `mask [B, 1, N, N]` is true: `[B, N, C]` -> the same."""
+    """A layer where tokens `[B, N, C]` attend to each other as `mask [B, 1, N, N]` allows."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -77,7 +77,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x). `drop`: rate of dropped paths (Huang et al. 2016)."""
+    """A pre-norm block that computes x + attention(norm x), then x + mlp(norm x).
+
+    `drop`: rate of dropped paths (Huang et al. 2016).
+    """
 
     def __init__(self, width: int, heads: int, drop: float = 0.0) -> None:
         super().__init__()
@@ -91,10 +94,10 @@ class Block(nn.Module):
 
 
 class PostBlock(Block):
-    """norm(x + attention x), then norm(x + mlp x): the block of EAT (Chen et al. 2024), as of BERT."""
+    """A block of norm(x + attention x), then norm(x + mlp x), as BERT and EAT have (Chen 2024)."""
 
     def both(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The output, and what the MLP added to it."""
+        """Return the output, and what the MLP added to it."""
         x = self.norm1(x + drop_path(self.attn(x, mask), self.drop, self.training))
         added = self.mlp(x)
         return self.norm2(x + drop_path(added, self.drop, self.training)), added
@@ -104,8 +107,9 @@ class PostBlock(Block):
 
 
 class CrossBlock(nn.Module):
-    """x attends to `memory` and not to itself, then the MLP: the decoder block of CrossMAE (Fu et al. 2024).
-    `[B, M, width]`, `[B, N, memory]` -> `[B, M, width]`; `memory` is `width` unless it is given.
+    """A decoder block of CrossMAE (Fu et al. 2024): x attends to `memory` only, then the MLP.
+
+    It maps `[B, M, width]`, `[B, N, memory]` -> `[B, M, width]`; `memory` is `width` unless given.
     """
 
     def __init__(self, width: int, heads: int, memory: int | None = None) -> None:
@@ -124,8 +128,9 @@ class CrossBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches `[B, N, patch^2]` -> `[B, N, width]`. The weight is that of the convolution that does the same
-    on the spectrogram; here it touches only the patches that it is given.
+    """A layer that embeds patches `[B, N, patch^2]` as `[B, N, width]`.
+
+    The weight is that of a convolution of the whole spectrogram; here it touches only the given patches.
     """
 
     def __init__(self, patch: int, width: int) -> None:
@@ -137,11 +142,11 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """The encoder. Subclasses add what becomes of its tokens.
+    """An encoder that turns spectrograms into tokens, which subclasses use.
 
     Args:
-        frames, bands: size of the spectrogram that `pos_embed` is made for; clips may be shorter, or longer
-            where the positions are the fixed ones. patch: frames, and bands, of a patch.
+        frames: of the spectrogram that `pos_embed` is made for; clips may be shorter, or longer where the
+            positions are the fixed ones. bands: of every spectrogram. patch: frames, and bands, of a patch.
         width, depth, heads: S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16.
         drop_path: rate of dropped paths in the last block, rising linearly from 0 in the first.
         post_norm: blocks that normalise after they add, and a norm before the first (`norm_pre`), as EAT has.
@@ -175,7 +180,7 @@ class ViT(nn.Module):
         )
 
     def initialise(self) -> None:
-        """Fresh weights as masked autoencoders have them."""
+        """Draw fresh weights as masked autoencoders do."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -185,7 +190,7 @@ class ViT(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02)
 
     def grid_of(self, x: Tensor) -> Grid:
-        """Patches in time and frequency of `x [B, frames, bands]`. ValueError if they are not whole."""
+        """Return time and frequency patches of `x [B, frames, bands]`; ValueError if not whole."""
         if x.ndim != 3 or x.shape[2] != self.bands or x.shape[1] % self.patch or not x.shape[1]:
             raise ValueError(
                 f"a spectrogram of shape {tuple(x.shape)}: need [B, frames, {self.bands}], frames a multiple "
@@ -194,21 +199,22 @@ class ViT(nn.Module):
         return x.shape[1] // self.patch, self.grid[1]
 
     def patches(self, x: Tensor) -> Tensor:
-        """`[B, frames, bands]` -> `[B, T F, patch^2]`, in a patch along frequency first."""
+        """Cut `[B, frames, bands]` into `[B, T F, patch^2]`, along frequency first in each patch."""
         time, freq = self.grid_of(x)
         p = self.patch
         return x.reshape(-1, time, p, freq, p).transpose(2, 3).reshape(-1, time * freq, p * p)
 
     def picture(self, patches: Tensor) -> Tensor:
-        """The inverse of `patches`."""
+        """Return the spectrogram of patches: the inverse of `patches`."""
         p, freq = self.patch, self.grid[1]
         return (
             patches.reshape(-1, patches.shape[1] // freq, freq, p, p).transpose(2, 3).flatten(3).flatten(1, 2)
         )
 
     def positions(self, grid: Grid, table: Tensor) -> Tensor:
-        """`[1, T F, C]` of a table for `self.grid` whose first row is the cls token's. ValueError for a clip
-        longer than a table that is not the fixed one.
+        """Return positions `[1, T F, C]` from a table for `self.grid` that begins with cls's.
+
+        Raises ValueError for a clip longer than a table that is not the fixed one.
         """
         count = grid[0] * grid[1]
         if count < table.shape[1]:
@@ -221,9 +227,7 @@ class ViT(nn.Module):
         return sincos(grid, table.shape[2]).to(table)[None]
 
     def embed(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Tokens `[B, 1 + V, C]` with their positions, the cls token first, before the first block; arguments
-        as of `encode`.
-        """
+        """Return the tokens `[B, 1 + V, C]`, cls first, that enter the first block; see `encode`."""
         patches, place = self.patches(x), self.positions(self.grid_of(x), self.pos_embed)
         if visible is not None:
             index = visible.flatten(1)
@@ -236,11 +240,11 @@ class ViT(nn.Module):
         return tokens if self.norm_pre is None else self.norm_pre(tokens)
 
     def encode(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
-        """Tokens `[B, 1 + V, C]` of the patches `visible [B, V]` of a spectrogram (all of them if None), the
-        cls token first, after the last block. What is not visible is not computed.
+        """Return the tokens `[B, 1 + V, C]` of the patches `visible [B, V]`, all if None, cls first.
 
-        `visible [B, R, V]`: R views of each clip, the batch is B R rows then. `keys [B, V]`: true for the
-        patches that may be attended to, by any block; the cls token always may.
+        They come from the last block; hidden patches are not computed. `visible [B, R, V]`: R views of each
+        clip, the batch is B R rows then. `keys [B, V]`: true for the patches that any block may attend to;
+        the cls token always may be attended to.
         """
         tokens = self.embed(x, visible)
         mask = None if keys is None else F.pad(keys, (1, 0), value=True)[:, None, None]
@@ -250,5 +254,5 @@ class ViT(nn.Module):
 
 
 def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's part of a state dict: what timm's `VisionTransformer` has too."""
+    """Return the encoder's part of a state dict, which timm's `VisionTransformer` has too."""
     return {key: value for key, value in state.items() if key.startswith(ENCODER)}

@@ -1,4 +1,4 @@
-"""Networks that need the whole signal, run over windows of it in constant memory."""
+"""Run networks that need the whole signal over windows of it, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from audiomask.streaming import State, Streaming
 
 
 class Windowed(Streaming):
-    """`network`, `[B, C, 2 hop]` -> the same, over windows that overlap by half: `[B, C, T]` -> `[B, C, T]`.
+    """A block that runs `network`, `[B, C, 2 hop]` -> the same, over half-overlapping windows.
 
-    Of each window the middle is used, `hop` samples and `fade` more, over which it takes turns with the one
-    before (linear weights that sum to 1). Where the network looks no further than `hop / 2 - fade` samples to
-    each side, the result is what it makes of the whole signal, with silence around::
+    It maps `[B, C, T]` -> `[B, C, T]`. The middle of each window is used, `hop` samples and `fade` more, in
+    which it is cross-faded with the one before (linear weights that sum to 1). Where the network looks no
+    further than `hop / 2 - fade` samples to each side, the result is that of the whole signal in silence:
 
         window k   |----before----|~fade~|--------used--------|----after----|
         window k + 1                      |----before---|~fade~|--------used ...
