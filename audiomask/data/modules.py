@@ -241,7 +241,7 @@ class NoisySpeech(Rows):
 
 
 class NoisyArray(NoisySpeech):
-    """Provides `NoisySpeech` validated with array pairs (`tools/corpora/simulate_array.py scenes`)."""
+    """Provides `NoisySpeech` validated with the array pairs of `simulate_array.py scenes`."""
 
     def clips(self, path: str) -> Dataset[Any]:
         return Pairs(path, self.sample_rate, array=True)

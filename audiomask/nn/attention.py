@@ -1,5 +1,4 @@
-"""Self-attention that streams: over the last frames with a ring of keys and values, and across frequency in a
-frame.
+"""Self-attention that streams: over the last frames, or across the frequencies of one frame.
 
 Parameters bear the names and shapes of `nn.MultiheadAttention`, so its state dicts load unchanged.
 """
@@ -48,7 +47,7 @@ def _compiled(qkv: Tensor, heads: int) -> Any:
 
 
 class _TrainedAttention(torch.autograd.Function):
-    """`attend_all` for training on a CPU, softmax(s q' k) v', and its gradient with few passes over memory.
+    """A kernel of `attend_all` for training on a CPU: softmax(s q' k) v' in few passes.
 
     q, k, v are `[N heads, C / heads, L]`: products with the long axis last are the quickest.
     """
@@ -95,7 +94,7 @@ class _TrainedAttention(torch.autograd.Function):
 
 
 def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
-    """Self-attention of L places to each other, from their projections: `[N, L, 3 C]` -> `[N, L, C]`.
+    """Return what L places make of each other: projections `[N, L, 3 C]` -> `[N, L, C]`.
 
     `hidden`, for training: chance that a place is not seen by the others of its row (never by itself), as in
     Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising".
@@ -121,7 +120,7 @@ def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
 
 
 def _rotate(x: Tensor, position: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021), pairs interleaved: `[..., N, d]`, position `[N]`."""
+    """Rotate pairs of `x [..., N, d]` by position `[N]` (rotary embedding, Su et al. 2021)."""
     half = x.shape[-1] // 2
     rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
     angle = position[:, None].to(x.dtype) * rate
@@ -131,7 +130,7 @@ def _rotate(x: Tensor, position: Tensor) -> Tensor:
 
 
 class CausalAttention(_Projections):
-    """`[B, C, T]` -> `[B, C, T]`: each frame attends to itself and the `window - 1` frames before it.
+    """Attention of each frame of `[B, C, T]` to itself and the `window - 1` frames before it.
 
     The state is a ring of the last `window - 1` keys and values; slots from before the signal are masked by a
     count of frames. It equals unbounded causal attention while the signal fits the window. `rotary` positions

@@ -88,7 +88,7 @@ class _TrainedNorm(torch.autograd.Function):
 
 
 def norm_relu(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, skip: Tensor | None = None) -> Tensor:
-    """Return `skip + relu(norm(x))`, `[N, C, ...]`: in fewer passes over memory where it trains on a CPU."""
+    """Return `skip + relu(norm(x))`, `[N, C, ...]`, in fewer passes where it trains on a CPU."""
     alone = norm.training and not isinstance(norm, nn.SyncBatchNorm)
     if alone and trains_here(x) and x.dtype == torch.float32:
         flat, rest = x.flatten(2), None if skip is None else skip.flatten(2)
@@ -181,8 +181,10 @@ class BandNet(Streaming):
             into[tuple(slice(n) for n in known.shape)] = known
 
     def _units(self, name: str, parameter: Tensor) -> tuple[Tensor, int]:
-        """A view of `parameter` with an axis for each kind of units (gates and bands lie beside each other in
-        one), and the number of the axis of the units that it feeds."""
+        """Return `parameter` with an axis for each kind of units, and the axis that it feeds.
+
+        Gates and bands, which lie beside each other in one axis, are taken apart.
+        """
         if ".gru." in name or "full_gru" in name or ".qkv." in name:
             return parameter.unflatten(0, (3, -1)), 1
         if "full_out" in name:

@@ -1,4 +1,4 @@
-"""Compiles kernels.c with the machine's C compiler, for training; without one, torch's operators do the work.
+"""Compiles kernels.c for training; where there is no C compiler, torch does the work.
 
 `library()` is what `nn.recurrent` and `nn.attention` ask for. It is compiled once a machine, into the user's
 cache, by the first training.
@@ -26,7 +26,7 @@ _wanted = False
 
 
 def want(yes: bool = True) -> bool:
-    """Have layers in training use the compiled kernels, where they can be had; returns whether they can."""
+    """Let layers in training use the compiled kernels; return whether they can be had."""
     global _wanted
     _wanted = yes
     return yes and _load() is not None

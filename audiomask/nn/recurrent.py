@@ -31,7 +31,7 @@ ONNX_ORDER = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}  # ONNX's gates in terms o
 
 
 def _onnx_weights(operator: str, weights: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Return w `[D, G H, C]`, r `[D, G H, H]` and the bias `[D, 2 G H]`, where there is one, in ONNX's order.
+    """Return w `[D, G H, C]`, r `[D, G H, H]` and any bias `[D, 2 G H]` in ONNX's order.
 
     `weights` are (w, r, bias, bias) of each of the D directions, in torch's order of the G gates.
     """
@@ -68,7 +68,7 @@ def prepare_export(model: nn.Module) -> None:
 def _onnx_layer(
     module: Any, i: int, x: Tensor, start: Sequence[Tensor], shut: Tensor | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run layer `i` of `module` as its ONNX operator over x `[T, N, C]` from `start` `[D, N, H]` each.
+    """Run layer `i` of `module` as its ONNX operator over x `[T, N, C]` from states `[D, N, H]`.
 
     Its weights are those of `prepare_export`; `shut` `[G]`, in torch's order, weighs one more input. Returns
     y `[T, D, N, H]` and the end states `[D, N, H]`.
@@ -93,7 +93,7 @@ def _onnx_layer(
 
 
 def _onnx_module(module: nn.RNNBase, x: Tensor, start: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """What `module` computes over x `[T, N, C]` from `start` `[D L, N, H]` each, as ONNX operators."""
+    """Run `module` over x `[T, N, C]` from `start` `[D L, N, H]` each, as ONNX operators."""
     if module.batch_first or module.proj_size:
         raise ValueError("only time-first recurrent layers without projection export")
     directions = 1 + module.bidirectional
@@ -108,7 +108,7 @@ def _onnx_module(module: nn.RNNBase, x: Tensor, start: Sequence[Tensor]) -> tupl
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Products of a few rows gain nothing from more threads, which then wait for each other at every one."""
+    """Run on one thread: small products gain nothing from threads that wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -118,7 +118,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class _TrainedGRU(torch.autograd.Function):
-    """A layer of `nn.GRU` for training on a CPU, where torch records every operator of every step.
+    """A layer of `nn.GRU` for training on a CPU, where torch records every operator of a step.
 
         r, z = sigmoid(W x + b + R h + c)     n = tanh(W x + b + r u),  u = R h + c     h' = n + z (h - n)
 
@@ -128,7 +128,7 @@ class _TrainedGRU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, h, w, r, b, c):
-        """x `[T, N, C]`, h `[N, H]`, weights and biases as in `nn.GRU` -> y `[T, N, H]`, last h `[N, H]`."""
+        """Return y `[T, N, H]` and the last h of x `[T, N, C]`, h `[N, H]`, weights of `nn.GRU`."""
         (frames, rows, _), size, start = x.shape, h.shape[1], h.contiguous()
         u, y = x.new_empty(frames, rows, size), x.new_empty(frames, rows, size)
         bias = b + c
@@ -206,7 +206,7 @@ def _gru(x: Tensor, h: Tensor, w: Tensor, r: Tensor, *biases: Tensor) -> tuple[T
 
 
 def trains_here(x: Tensor) -> bool:
-    """Whether gradients are wanted of `x` on a CPU at full precision: where our own layers are the faster."""
+    """Return whether `x` trains on a CPU at full precision, where our own layers are the faster."""
     return (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -217,8 +217,10 @@ def trains_here(x: Tensor) -> bool:
 
 
 class PlainGRU(nn.GRU):
-    """`nn.GRU` (time first, `[T, N, C]`) that also exports at any batch and length. Not a Streaming block:
-    for models that thread `h` themselves, and for sequences across frequency (bidirectional ones too).
+    """A `nn.GRU` (time first, `[T, N, C]`) that also exports at any batch and length.
+
+    It is no Streaming block: models thread `h` themselves, or run it across frequency, in both directions
+    too.
     """
 
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -260,8 +262,10 @@ class PlainLSTM(nn.LSTM):
 
 
 class _Recurrent(Streaming):
-    """`[B, C, T]` -> `[B, hidden, T]`; with `freqs`, `[B, C, T, F]` -> `[B, hidden, T, F]`, each frequency a
-    sequence of its own with shared weights. `dropout`: between layers, in training.
+    """A recurrent layer that streams: `[B, C, T]` -> `[B, hidden, T]`.
+
+    With `freqs` it is `[B, C, T, F]` -> `[B, hidden, T, F]`, each frequency a sequence of its own with shared
+    weights. `dropout` is between layers, in training.
     """
 
     mode: str
@@ -327,9 +331,7 @@ class _Recurrent(Streaming):
     def layer(
         self, x: Tensor, start: list[Tensor], skip: Tensor | None = None, i: int = 0
     ) -> tuple[Tensor, list[Tensor]]:
-        """One layer over x `[T, N, C]` from the states `[1, N, H]`; `skip` `[T, N, 1]` is 1 where to do
-        nothing.
-        """
+        """Run one layer over x `[T, N, C]` from states `[1, N, H]`, except where `skip` is 1."""
         shut = None
         if skip is not None:
             x = torch.cat([x, skip], 2)

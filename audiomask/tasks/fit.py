@@ -133,7 +133,7 @@ def _versions() -> dict[str, str]:
 
 
 def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
-    """What the recipe `config` with dotted overrides `options` describes, as objects.
+    """Return the objects that the recipe `config` with dotted overrides `options` describes.
 
     AudioError for what the classes refuse; an unknown key ends the program with exit code 2, as argparse
     does.
@@ -230,7 +230,7 @@ def _test(cli: LightningCLI, out: Path) -> None:
 
 
 def _divide(cli: LightningCLI) -> None:
-    """Have weights, gradients and the optimizer's state divided among the processes (FSDP2, `fully_shard`).
+    """Divide weights, gradients and the optimizer's state among the processes (FSDP2).
 
     The network is one unit, whole while it computes: our blocks are stepped rather than called, so hooks on
     them would not run. AudioError for averaged weights, which Lightning does not divide, and for a mesh that
@@ -255,9 +255,7 @@ def _divide(cli: LightningCLI) -> None:
 
 
 def _model_config(task: Any) -> dict[str, Any]:
-    """class_path and init_args of the network out of the resolved configuration of the task, and its front
-    end where the task has one.
-    """
+    """Return class_path and init_args of a task's network, and its front end where it has one."""
 
     def entry(value: Any) -> dict[str, Any]:
         value = value.as_dict() if hasattr(value, "as_dict") else dict(value)
