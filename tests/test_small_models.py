@@ -6,11 +6,15 @@ as channels, an upsampler, a marker with 16 bits, a detector with two outputs, a
 
 import copy
 import functools
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import contract
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 import yaml
 
@@ -21,6 +25,10 @@ from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 from audiomask.streaming import StreamingModel
+
+sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+from serving import Running
+from serving import sound as sound_of
 
 YAMLS = {path.stem: path for path in sorted((Path(__file__).parent / "small").glob("*.yaml"))}
 MODELS = [(n, p) for n, path in YAMLS.items() for p in weights.part_configs(yaml.safe_load(path.read_text()))]
@@ -293,3 +301,128 @@ def test_wrong_streams_are_refused(files):
 def test_compare_runs_over_all_outputs(name, part, files):
     model, _ = small(name, part)
     assert {port.name for port in model.outputs} <= set(compare(model, files(name, part)))
+
+
+# --- files, pipe, server ------------------------------------------------------------------------------------
+
+
+def torch_offline(name, x, part="", **inputs):
+    """Return what torch makes of a whole signal `[C, T]`, by output."""
+    model, _ = small(name, part)
+    with torch.no_grad():
+        y = model(torch.from_numpy(x)[None], **inputs)
+    values = y if isinstance(y, tuple) else (y,)
+    return {port.name: value[0].numpy() for port, value in zip(model.outputs, values, strict=True)}
+
+
+def near(ours, theirs):
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+SOUNDS = ("stems", "stereo", "upsampler", "marker", "noisy")
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_files_hold_every_sound_at_its_rate(name, files, noise, tmp_path):
+    x = noise(2 if name == "stereo" else 1, 4001)
+    sf.write(tmp_path / "in.wav", x.T, 16000, subtype="FLOAT")
+    out = tmp_path / "out"
+    assert main(["enhance", str(tmp_path / "in.wav"), "-m", str(files(name)), "-o", f"{out}/"]) == 0
+    want = torch_offline(name, x)
+    for port, sound in want.items():
+        path = out / ("in.wav" if len(want) == 1 else f"in_{port}.wav")
+        y, rate = sf.read(path, dtype="float32", always_2d=True)
+        assert rate == (48000 if name == "upsampler" else 16000)
+        near(y.T, sound)
+    assert len(list(out.iterdir())) == len(want)
+
+
+def test_files_of_codes_and_probabilities(files, noise, tmp_path):
+    x = noise(1, 320 * 40 + 5)
+    sf.write(tmp_path / "in.wav", x.T, 16000, subtype="FLOAT")
+    words = [str(tmp_path / "in.wav"), "-o", f"{tmp_path}/out/", "-m"]
+    assert main(["enhance", *words, str(files("codec", "enc"))]) == 0
+    codes = np.load(tmp_path / "out/in.npz")["codes"]
+    assert np.array_equal(codes, torch_offline("codec", x, "enc")["codes"])
+    back = ["enhance", str(tmp_path / "out/in.npz"), "-o", str(tmp_path / "back.wav"), "--subtype", "FLOAT"]
+    assert main([*back, "-m", str(files("codec", "dec"))]) == 0
+    y, _ = sf.read(tmp_path / "back.wav", dtype="float32")
+    near(y, torch_offline("codec", codes, "dec")["decoded"][0, : len(y)])
+    assert len(y) == x.shape[1]
+    assert main(["enhance", *words, str(files("detector"))]) == 0
+    lines = {path.stem: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.jsonl")}
+    assert {name: len(rows) for name, rows in lines.items()} == {"in_marked": 12805, "in_bits": 81}
+    assert len(json.loads(lines["in_bits"][0])) >= 3  # start, end, values
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_pipe_gives_the_samples_of_torch(name, files, noise, tmp_path):
+    channels = 2 if name == "stereo" else 1
+    x, output = noise(channels, 4001), {"stems": "bass", "stereo": "voice"}.get(name)
+    words = [
+        "stream",
+        "-m",
+        files(name),
+        "--rate",
+        "16000",
+        "--format",
+        "f32le",
+        "--channels",
+        channels,
+        "-q",
+    ]
+    words += ["--output", output] if output else []
+    process = [sys.executable, "-m", "audiomask", *map(str, words)]
+    y = subprocess.run(process, input=x.T.tobytes(), capture_output=True, check=True).stdout
+    want = torch_offline(name, x)
+    near(
+        np.frombuffer(y, "<f4").reshape(-1, channels).T, want[output] if output else next(iter(want.values()))
+    )
+
+
+def test_a_pipe_carries_codes(files, noise):
+    x = noise(1, 320 * 20)
+    process = [
+        sys.executable,
+        "-m",
+        "audiomask",
+        "stream",
+        "--rate",
+        "16000",
+        "--format",
+        "f32le",
+        "-q",
+        "-m",
+    ]
+    codes = subprocess.run(
+        [*process, str(files("codec", "enc"))], input=x.tobytes(), capture_output=True, check=True
+    ).stdout
+    want = torch_offline("codec", x, "enc")["codes"]
+    assert np.array_equal(np.frombuffer(codes, "<i4").reshape(-1, 3).T, want)
+    sound = subprocess.run(
+        [*process, str(files("codec", "dec"))], input=codes, capture_output=True, check=True
+    ).stdout
+    near(np.frombuffer(sound, "<f4"), torch_offline("codec", want, "dec")["decoded"][0])
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_the_server_gives_the_samples_of_torch(name, files, noise):
+    channels = 2 if name == "stereo" else 1
+    x, output = noise(channels, 4001), {"stems": "vocals", "stereo": "backing"}.get(name)
+    running = Running(files(name))
+    try:
+        hello = {"rate": 16000, "format": "f32le", "channels": channels} | (
+            {"output": output} if output else {}
+        )
+        with running.open(hello) as ws:
+            assert ws.ready["rate_out"] == (48000 if name == "upsampler" else 16000), ws.ready
+            data = x.T.astype("<f4").tobytes()
+            for at in range(0, len(data), 4 * channels * 999):
+                ws.send(data[at : at + 4 * channels * 999])
+            ws.send('{"type": "flush"}')
+            y, _ = sound_of(ws)
+        want = torch_offline(name, x)
+        near(y.reshape(-1, channels).T, want[output] if output else next(iter(want.values())))
+    finally:
+        running.stop()

@@ -96,7 +96,7 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
     """Raise `UsageError` if a model has to be informed of losses, where nobody can do so."""
     for artifact in artifacts:
-        if artifact.lost:
+        if artifact.lost and artifact.streams[0].type == "pcm":  # of frames of codes none is lost
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from audiomask.runtime.losses import Classical, Loss, Losses
 
 SINKS = {".npz": Frames, ".jsonl": Lines, ".txt": Text}
-TOLD_BY_VERBS = {"probabilities", "embedding"}  # outputs of the models that audiomask tag and embed run
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class Enhance(Work):
         self.family, self.options = family, options
         self.overwrite, self.threads = options.overwrite, options.threads
         for model in family:
-            if isinstance(model, Artifact) and {port.type for port in model.outputs} <= TOLD_BY_VERBS:
-                sounds(model)  # raises an error that names the verb
+            if isinstance(model, Artifact) and model.task == "tag":  # that has a verb of its own
+                sounds(model)  # raises an error that names it
         self.outputs = outputs_of(family[0], options.output)
         self.takes_codes = family[0].streams[0].type != "pcm"
         for model in family[1:]:
