@@ -238,14 +238,6 @@ def info(path: str | Path) -> AudioInfo:
         return reader.info
 
 
-def blocks(path: str | Path, frames: int = 65536) -> Iterator[np.ndarray]:
-    """Yield blocks `[C, <= frames]` in constant memory; an `AudioWarning` says what was mended."""
-    with Reader(path) as reader:
-        yield from reader.blocks(frames)
-        for note in reader.notes:
-            warnings.warn(note, AudioWarning, stacklevel=2)
-
-
 def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[np.ndarray, int]:
     """Return a file, or `frames` samples from `start`, as `[C, T]` float32, and its rate in Hz."""
     with Reader(path) as reader:

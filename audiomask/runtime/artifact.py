@@ -36,18 +36,8 @@ _DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "float32": ("tensor(float)", np.dtype(np.float32)),
     "int64": ("tensor(int64)", np.dtype(np.int64)),
 }
-_REQUIRED = (
-    "format",
-    "name",
-    "task",
-    "sample_rate",
-    "hop",
-    "delay",
-    "latency",
-    "inputs",
-    "outputs",
-    "states",
-)
+_CLOCK = {"sample_rate": 1, "hop": 1, "delay": 0, "latency": 1}  # entries that are integers, and the least
+REQUIRED = ("format", "name", "task", *_CLOCK, "inputs", "outputs", "states")
 _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
 
 
@@ -161,11 +151,11 @@ class Artifact:
                 f"{path}: has artifact format {meta['format']}, and this audiomask reads up to {FORMAT}; "
                 "export the model again, or install the audiomask that wrote it"
             )
-        missing = [key for key in _REQUIRED if key not in meta]
+        missing = [key for key in REQUIRED if key not in meta]
         if missing:
             raise ArtifactError(f"{path}: its metadata lacks {', '.join(missing)}; export it again")
         try:
-            for key, least in (("sample_rate", 1), ("hop", 1), ("delay", 0), ("latency", 1)):
+            for key, least in _CLOCK.items():
                 if not isinstance(meta[key], int) or not least <= meta[key] < 2**31:
                     raise ValueError(f"{key} is {meta[key]!r}, not an integer from {least}")
             if meta["latency"] != meta["delay"] + meta["hop"]:

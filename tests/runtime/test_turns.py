@@ -26,7 +26,9 @@ def desk(toy16):
             worker.stop()
             test(
                 worker,
-                lambda: Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, max_rate, burst_s),
+                lambda: Stream(
+                    Session(artifact), Pcm("f32le", 1), worker, lambda *got: None, max_rate, burst_s
+                ),
             )
 
         asyncio.run(inside())
@@ -145,7 +147,7 @@ def test_nobody_waits_for_the_end_of_a_stream_that_left_during_a_turn(toy16):
     async def inside():
         worker = Worker(Counters())
         worker.stop()
-        one = Stream(Session(Artifact.load(toy16)), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0)
+        one = Stream(Session(Artifact.load(toy16)), Pcm("f32le", 1), worker, lambda *got: None, 1.0, 1.0)
         worker.put(one, bytes(4 * HOP), 0.0)
         turn = worker._choose(0.0)
         waiting = asyncio.create_task(worker.flush(one))
@@ -191,7 +193,9 @@ def test_what_arrives_soon_after_a_turn_shares_the_next(toy16):
     async def inside():
         worker, loop = Worker(Counters()), asyncio.get_running_loop()
         worker.stop()
-        a, b, c = (Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0) for _ in "abc")
+        a, b, c = (
+            Stream(Session(artifact), Pcm("f32le", 1), worker, lambda *got: None, 1.0, 1.0) for _ in "abc"
+        )
         begin = loop.time()
         worker.put(a, bytes(4 * HOP), begin)
         await asyncio.sleep(0)
