@@ -30,21 +30,9 @@ CLIP_POLICIES = ("rescale", "clamp", "none")
 
 # Formats by suffix, and the subtypes that suffixes imply.
 FORMATS = {
-    ".wav": "WAV",
-    ".flac": "FLAC",
-    ".ogg": "OGG",
-    ".oga": "OGG",
-    ".opus": "OGG",
-    ".mp3": "MP3",
-    ".aiff": "AIFF",
-    ".aif": "AIFF",
-    ".au": "AU",
-    ".snd": "AU",
-    ".caf": "CAF",
-    ".w64": "W64",
-    ".rf64": "RF64",
-    ".sph": "NIST",
+    f".{name.lower()}": name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
 }
+FORMATS |= {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST"}
 IMPLIED_SUBTYPE = {".ogg": "VORBIS", ".oga": "VORBIS", ".opus": "OPUS"}
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -318,11 +306,10 @@ class Writer:
         self.path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
         check_writable(self.path, overwrite=overwrite)
         self.rate, self.channels, self.subtype = rate, channels, subtype
-        width = _BYTES.get(subtype, 8)
-        self.format = "RF64" if format in ("WAV", "WAVEX") and self._too_long(frames, width) else format
-        self._limit = (
-            MAX_RIFF_BYTES // (width * channels) if self.format in ("WAV", "WAVEX", "AIFF") else None
-        )
+        limit = MAX_RIFF_BYTES // max(1, _BYTES.get(subtype, 8) * channels)
+        too_long = frames is not None and limit < frames < 2**62
+        self.format = "RF64" if format in ("WAV", "WAVEX") and too_long else format
+        self._limit = limit if self.format in ("WAV", "WAVEX", "AIFF") else None
         self.clip = clip or ("none" if subtype in _FLOATS else "clamp")
         self.frames = self.clipped = 0
         self.peak = 0.0
@@ -337,9 +324,6 @@ class Writer:
         except BaseException:
             self.abort()
             raise
-
-    def _too_long(self, frames: int | None, width: int) -> bool:
-        return frames is not None and frames < 2**62 and frames * self.channels * width > MAX_RIFF_BYTES
 
     def _create(self, format: str, subtype: str) -> tuple[sf.SoundFile, Path]:
         part = hidden(self.path)

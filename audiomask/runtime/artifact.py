@@ -32,10 +32,8 @@ KEY = "audiomask"
 MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "float32": ("tensor(float)", np.dtype(np.float32)),
-    "int64": ("tensor(int64)", np.dtype(np.int64)),
-}
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
+_KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.int64): "tensor(int64)"}
 _CLOCK = {"sample_rate": 1, "hop": 1, "delay": 0, "latency": 1}  # entries that are integers, and the least
 REQUIRED = ("format", "name", "task", *_CLOCK, "inputs", "outputs", "states")
 _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
@@ -59,7 +57,7 @@ class StateSpec:
         name = entry["name"]
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"state {name}: dtype {entry['dtype']!r} is not one of {' '.join(_DTYPES)}")
-        dtype = _DTYPES[entry["dtype"]][1]
+        dtype = _DTYPES[entry["dtype"]]
         shape = tuple(int(n) for n in entry["shape"])
         if any(n < 0 for n in shape) or math.prod(shape) > MAX_STATE:
             raise ValueError(f"state {name}: shape {list(shape)} is beyond {MAX_STATE} elements")
@@ -216,44 +214,31 @@ class Artifact:
             return self._sessions[threads]
 
     def _start(self, threads: int):
-        with _undisturbed():
-            import onnxruntime as ort  # takes 0.1 s, which listing models does not need
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning threads steal the cores of other streams between two blocks.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = ort.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+            session = open_graph(self.data, threads)
         except Exception as error:  # ONNX Runtime raises a dozen classes without a common base of their own
             raise failure(self.path, "ONNX Runtime refuses it", error) from error
-        names = [*(p.name for p in self.inputs), *(s.name for s in self.states)]
-        self._match("inputs", session.get_inputs(), names)
-        names = [*(p.name for p in self.outputs), *(f"next_{s.name}" for s in self.states)]
-        self._match("outputs", session.get_outputs(), names)
+        self._match("inputs", session.get_inputs(), self.inputs, "")
+        self._match("outputs", session.get_outputs(), self.outputs, "next_")
         return session
 
-    def _match(self, side: str, nodes: Iterable[Any], names: list[str]) -> None:
+    def _match(self, side: str, nodes: Iterable[Any], ports: Iterable[Port], prefix: str) -> None:
         found = {node.name: node for node in nodes}
+        entries: list[tuple[str, str, tuple[int | None, ...]]] = [
+            (p.name, _KINDS[p.dtype], (p.channels, None)) if p.is_stream else (p.name, "", ()) for p in ports
+        ]
+        entries += [(f"{prefix}{s.name}", _KINDS[s.dtype], s.shape) for s in self.states]
+        names = [name for name, *_ in entries]
         if sorted(found) != sorted(names):
             raise ArtifactError(
                 f"{self.path}: its metadata names the {side} {' '.join(names)}, "
                 f"its graph has {' '.join(found)}; export it again"
             )
-        ports = {p.name: p for p in (*self.inputs, *self.outputs)}
-        states = {f"{prefix}{s.name}": s for s in self.states for prefix in ("", "next_")}
-        for name in names:
+        for name, kind, sizes in entries:
             node = found[name]
-            if name in states:
-                kind = "tensor(float)" if states[name].dtype == np.float32 else "tensor(int64)"
-                wanted: list[int | None] = [None, *states[name].shape]
-            elif ports[name].is_stream:
-                kind = "tensor(float)" if ports[name].dtype == np.float32 else "tensor(int64)"
-                wanted = [None, ports[name].channels, None]
-            else:
-                kind, wanted = "", [None] if len(node.shape) == 1 else [None, None]
+            wanted = [None, *sizes]
+            if not kind and len(node.shape) > 1:  # a control has one value or several
+                wanted.append(None)
             # Shapes that the exporter left open (names or None) agree with everything.
             fits = len(node.shape) == len(wanted) and all(
                 w is None or not isinstance(n, int) or n == w for n, w in zip(node.shape, wanted, strict=True)
@@ -264,6 +249,20 @@ class Artifact:
                     f"{self.path}: {side[:-1]} {name} is {node.type} {node.shape} in its graph and "
                     f"{kind or 'a tensor'} {shape} in its metadata; export it again"
                 )
+
+
+def open_graph(source: bytes | Path, threads: int = 1):
+    """Open a graph in ONNX Runtime, whose errors it raises."""
+    with _undisturbed():
+        import onnxruntime as ort  # takes 0.1 s, which listing models does not need
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads steal the cores of other streams between two blocks.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def failure(path: Path, what: str, error: Exception) -> Exception:

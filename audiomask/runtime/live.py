@@ -338,14 +338,11 @@ class Live:
         self._devices = [source, sink]
         try:
             for device, callback in ((source, self.capture), (sink, self.play)):
-                device.start(callback, partial(self._ended, device.name))
+                device.start(callback, partial(setattr, self, "_gone", device.name))
         except BaseException:
             self.stop()
             raise
         self._captured_at = self._played_at = self.clock()
-
-    def _ended(self, name: str) -> None:
-        self._gone = name
 
     def check(self) -> None:
         """Raise `DeviceError` if one of the devices is lost, or whatever ended `work`."""

@@ -37,7 +37,7 @@ TURN_JOBS = 16  # changes of controls between two batches
 
 
 class Stream:
-    """A session of a worker, its inbox and its clocks; all but `session` and `pcm` belong to the event loop.
+    """A session, its inbox and its clocks; all but `session` and `pcm` belong to the event loop.
 
     `lost` has a byte for each frame in the inbox, 1 where it did not arrive; it is empty where nothing can be
     lost. `max_rate` is the seconds of sound that may be taken per second, once `burst_s` seconds have been
