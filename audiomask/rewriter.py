@@ -48,6 +48,11 @@ class Rewriter:
         self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
         return outputs[0]
 
+    def named(self, out: str) -> bool:
+        """Rename the first output of the last node; return True, since its operator is rewritten."""
+        self.nodes[-1].output[0] = out
+        return True
+
     def value(self, name: str) -> np.ndarray | None:
         """Return the constant of this name if it is float32, else None."""
         tensor = self.weights.get(name)
