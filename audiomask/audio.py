@@ -15,10 +15,9 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile as sf
@@ -106,7 +105,7 @@ def _riff_promise(path: str) -> tuple[int, int] | None:
     return None
 
 
-class Reader:
+class Reader(AbstractContextManager["Reader"]):
     """A file that is read block by block; `notes` says what had to be mended.
 
     Raises `AudioError` for everything that can be wrong with `path`.
@@ -197,9 +196,6 @@ class Reader:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> Reader:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
 
@@ -275,7 +271,7 @@ def choose_format(
     return format, sf.default_subtype(format)
 
 
-class Writer:
+class Writer(AbstractContextManager["Writer"]):
     """A writer of blocks `[C, T]` whose file appears under its name only when it is whole.
 
     Leaving the context by an exception (an interrupt too) removes every trace.
@@ -462,12 +458,7 @@ class Writer:
             return [f"{self.name}: {self.clipped} samples beyond full scale (peak {self.peak:.3f}); {remedy}"]
         return []
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ):
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
             self.close()
         else:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import mmap
@@ -170,19 +169,11 @@ class Artifact:
             for port in (*inputs, *outputs):
                 if port.is_stream:
                     port.per_hop(meta["hop"])
-            artifact = cls(path, meta, data, inputs, outputs, states, operators)
+            return cls(path, meta, data, inputs, outputs, states, operators)
         except KeyError as error:
             raise ArtifactError(f"{path}: an entry of its metadata lacks {error}; export it again") from None
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            ZeroDivisionError,
-            OverflowError,
-            binascii.Error,
-        ) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ArtifactError(f"{path}: its metadata is inconsistent: {error}; export it again") from None
-        return artifact
 
     @property
     def state_bytes(self) -> int:
@@ -296,13 +287,9 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(one)
 
 
-def family(artifact: Artifact) -> str:
+def family(artifact: Artifact | str) -> str:
     """Return the name shared at all rates: `denoise` for `denoise_16k` and `denoise_48k`."""
-    return _family(artifact.meta)
-
-
-def _family(meta: dict[str, Any]) -> str:
-    return _RATE_SUFFIX.sub("", meta["name"])
+    return _RATE_SUFFIX.sub("", artifact if isinstance(artifact, str) else artifact.name)
 
 
 def _load_all(paths: Iterable[Path]) -> list[Artifact]:
@@ -339,7 +326,7 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     """
     if name is None:
         metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
-        if len(set(map(_family, metas.values()))) > 1:
+        if len({family(meta["name"]) for meta in metas.values()}) > 1:
             metas = {path: meta for path, meta in metas.items() if meta["default"]}
         if not metas:
             raise ArtifactError(
@@ -356,7 +343,7 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
         metas = _catalogue()
         found = _load_all(
             [path for path, meta in metas.items() if name in (path.stem, meta["name"])]
-            or [path for path, meta in metas.items() if name == _family(meta)]
+            or [path for path, meta in metas.items() if name == family(meta["name"])]
         )
         if not found:
             names = " ".join(sorted(path.stem for path in metas)) or "none"

@@ -170,16 +170,7 @@ class Player:
     def _converters(self) -> tuple[Polyphase, ...]:
         return (*self._in.values(), *self._out.values())
 
-    _REST: tuple[str, ...] = (
-        "_target",
-        "_changed",
-        "_held",
-        "_skip",
-        "_given",
-        "_inner",
-        "_done",
-        "_stepped",
-    )
+    _REST = ["_target", "_changed", "_held", "_skip", "_given", "_inner", "_done", "_stepped"]
 
     @property
     def _engines(self) -> list[Engine]:
@@ -467,10 +458,9 @@ def find(model: str | Path | Artifact | None, rate: int | None = None) -> Artifa
 
 def output_port(artifact: Artifact, name: str) -> Port:
     """Return the output of a name, or else of a type; raise `ArtifactError` where there is none."""
-    for key in ("name", "type"):
-        for port in artifact.outputs:
-            if getattr(port, key) == name:
-                return port
+    found = [p for p in artifact.outputs if p.name == name] or [p for p in artifact.outputs if p.type == name]
+    if found:
+        return found[0]
     raise ArtifactError(
         f"{artifact.name}: is a model to {artifact.task}, whose output is "
         f"{' '.join(p.type for p in artifact.outputs)}, not {name}; choose another with -m"

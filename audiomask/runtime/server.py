@@ -121,8 +121,7 @@ class Service(Hub):
 
     `report` gets the exceptions that nobody expected.
 
-    Attributes: `models` maps what a hello may name (file name, name, family) to the family or the one member;
-    `sockets` are those at present; `draining` means that no new ones are taken.
+    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
     """
 
     def __init__(

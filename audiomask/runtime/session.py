@@ -161,7 +161,7 @@ class Session(Player):
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
         self._lagging = {port.name: np.zeros((self.outputs, self.lag), np.float32) for port in self.ports}
 
-    _REST = (*Player._REST, "dry", "bypass", "_mix", "_fading", "_late", "_lagging")
+    _REST = [*Player._REST, "dry", "bypass", "_mix", "_fading", "_late", "_lagging"]
 
     @property
     def _engines(self) -> list[Engine]:

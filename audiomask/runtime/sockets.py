@@ -344,12 +344,11 @@ class Socket:
         if isinstance(item, str):
             await self._emit({"type": "websocket.send", "text": item})
         else:
-            if self._outbox and isinstance(self._outbox[0][0], bytes):  # a client that lags gets it at once
-                parts = [item]
-                while self._outbox and isinstance(part := self._outbox[0][0], bytes):
-                    parts.append(part)
-                    self._outbox.popleft()
-                item = b"".join(parts)
+            parts = [item]
+            while self._outbox and isinstance(part := self._outbox[0][0], bytes):
+                parts.append(part)  # a client that lags gets it at once
+                self._outbox.popleft()
+            item = b"".join(parts)
             await self._emit({"type": "websocket.send", "bytes": item})
             self._size -= len(item)
             stream = self.stream
