@@ -21,6 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from audiomask.audio import AudioError, replacing
-from audiomask.rewriter import Rewriter
 from audiomask.runtime.artifact import KEY, Artifact
 
 SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M break even (docs/export.md)
@@ -44,13 +45,84 @@ class VariantError(AudioError):
     """An error for a variant that cannot be made, or does not pay."""
 
 
+# --- graph --------------------------------------------------------------------------------------------------
+
+
+class Rewriter:
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
+
+    `done` counts the rewritten operators, `elements` their weights.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.graph = model, model.graph
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        self.done: Counter[str] = Counter()
+        self.elements = 0
+        self._shared: dict[tuple[Any, ...], str] = {}
+        self._count = 0
+
+    def name(self) -> str:
+        self._count += 1
+        return f"variant_{self._count}"
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Return the name of an initializer of this value; equal values share one."""
+        array = np.asarray(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._shared:
+            self._shared[key] = self.name()
+            tensor = numpy_helper.from_array(array, self._shared[key])
+            self.weights[tensor.name] = tensor
+        return self._shared[key]
+
+    def __call__(
+        self, operator: str, *inputs: str, out: Sequence[str] | str | None = None, **attributes: Any
+    ) -> str:
+        """Add a node and return the name of its first output."""
+        outputs = [out] if isinstance(out, str) else list(out or [self.name()])
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def named(self, out: str) -> bool:
+        """Rename the first output of the last node; return True, since its operator is rewritten."""
+        self.nodes[-1].output[0] = out
+        return True
+
+    def value(self, name: str) -> np.ndarray | None:
+        """Return the constant of this name if it is float32, else None."""
+        tensor = self.weights.get(name)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def finish(self) -> onnx.ModelProto:
+        """Return the model with the new nodes and the weights that they use."""
+        used = {name for graph in graphs(self.nodes) for node in graph for name in node.input}
+        used |= {output.name for output in self.graph.output}
+        del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
+        self.graph.node.extend(self.nodes)
+        self.graph.initializer.extend(tensor for name, tensor in self.weights.items() if name in used)
+        return self.model
+
+
+def graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]]:
+    """Yield the nodes, and those of every graph inside them."""
+    yield nodes
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs(attribute.g.node)
+
+
+# --- int8 ---------------------------------------------------------------------------------------------------
+
+
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return w `[K, N]` as int8, and the scales `[N]` of its columns."""
     scale = np.maximum(np.abs(w).max(0), 1e-30) / WEIGHT
     return np.round(w / scale).astype(np.int8), scale.astype(np.float32)
-
-
-# --- int8 ---------------------------------------------------------------------------------------------------
 
 
 def _product(to: Rewriter, x: str, w: np.ndarray, bias: str | None = None) -> str:

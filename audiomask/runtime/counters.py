@@ -55,9 +55,6 @@ class Counters:
         values = self.values[name]
         values[label] = values.get(label, 0) + amount
 
-    def get(self, name: str, label: str = "") -> float:
-        return self.values[name].get(label, 0)
-
     def text(self, gauges: dict[str, tuple[str, float]]) -> str:
         """Return the exposition format 0.0.4; `gauges` maps a name to (help, value)."""
         lines: list[str] = []

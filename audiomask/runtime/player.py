@@ -92,9 +92,10 @@ class Player:
         self.sample_rate = sample_rate or artifact.sample_rate
         self.first, width = artifact.streams[0], artifact.streams[0].channels
         self.channels, self.mix = width if channels is None else channels, mix and width == 1
-        sound = self.first.type == "pcm"  # codes of several recordings may be stacked as rows
-        if self.channels < 1 or (self.channels != width if sound and width > 1 else self.channels % width):
-            each = ", one for each of its microphones" if width > 1 and sound else ""
+        self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
+        alike = self._sound and width > 1  # while codes of several recordings may be stacked as rows
+        if self.channels < 1 or (self.channels != width if alike else self.channels % width):
+            each = ", one for each of its microphones" if alike else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
         batch = 1 if self.mix else self.channels // width
         names = outputs or [port.name for port in artifact.outputs]
@@ -103,7 +104,6 @@ class Player:
         self.rows = {p.name: batch * p.channels for p in (*artifact.streams, *self.ports)}
         self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
         # Flags that come with the samples of a sound; at another clock they are a stream like any other.
-        self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
         self._lost = artifact.lost
         self._lost_name = self._lost.name if self._lost else "lost"
         self._flagged = self._sound and (
