@@ -153,16 +153,11 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _matmul(to: Rewriter, node: onnx.NodeProto) -> bool:
-    w = to.value(node.input[1])
+    """Write a MatMul, or a Gemm, by a constant matrix."""
+    a, w = _attributes(node), to.value(node.input[1])
     if w is None or w.ndim != 2 or w.size < SMALL:
         return False
-    _product(to, node.input[0], w)
-    return to.named(node.output[0])
-
-
-def _gemm(to: Rewriter, node: onnx.NodeProto) -> bool:
-    a, w = _attributes(node), to.value(node.input[1])
-    if w is None or w.size < SMALL or a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
+    if a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
         return False
     bias = node.input[2] if len(node.input) > 2 else None
     _product(to, node.input[0], w.T if a.get("transB") else w, bias)
@@ -312,7 +307,7 @@ def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
 
 REWRITES = {
     "MatMul": _matmul,
-    "Gemm": _gemm,
+    "Gemm": _matmul,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GRU": _recurrent,

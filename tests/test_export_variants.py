@@ -39,7 +39,7 @@ FIGURES = {
 
 
 def run(model, feeds):
-    return export.open_session(model.SerializeToString()).run(None, feeds)
+    return export.open_graph(model.SerializeToString()).run(None, feeds)
 
 
 def one_node(operator, shape, constants, outputs=("y",), **attributes):

@@ -242,7 +242,7 @@ class Artifact:
                 )
 
 
-def open_graph(source: bytes | Path, threads: int = 1):
+def open_graph(source: bytes | str | Path, threads: int = 1):
     """Open a graph in ONNX Runtime, whose errors it raises."""
     with _undisturbed():
         import onnxruntime as ort  # takes 0.1 s, which listing models does not need
