@@ -28,7 +28,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -352,15 +352,12 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, in which None replaces NaN."""
 
-        def number(x: float) -> float | None:
-            return None if math.isnan(x) else x
+        def plain(entry: Mapping[str, float]) -> dict[str, float | None]:
+            return {name: None if math.isnan(x) else x for name, x in entry.items()}
 
         return {
-            "summary": {c: {k: number(v) for k, v in vars(s).items()} for c, s in self.summary().items()},
-            "files": {
-                key: {"scores": {c: number(v) for c, v in row.items()}, "reasons": row.reasons}
-                for key, row in self.rows.items()
-            },
+            "summary": {column: plain(vars(summary)) for column, summary in self.summary().items()},
+            "files": {k: {"scores": plain(row), "reasons": row.reasons} for k, row in self.rows.items()},
             "errors": self.errors,
             "notes": self.notes,
         }
