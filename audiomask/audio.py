@@ -15,10 +15,9 @@ import stat
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile as sf
@@ -30,21 +29,9 @@ CLIP_POLICIES = ("rescale", "clamp", "none")
 
 # Formats by suffix, and the subtypes that suffixes imply.
 FORMATS = {
-    ".wav": "WAV",
-    ".flac": "FLAC",
-    ".ogg": "OGG",
-    ".oga": "OGG",
-    ".opus": "OGG",
-    ".mp3": "MP3",
-    ".aiff": "AIFF",
-    ".aif": "AIFF",
-    ".au": "AU",
-    ".snd": "AU",
-    ".caf": "CAF",
-    ".w64": "W64",
-    ".rf64": "RF64",
-    ".sph": "NIST",
+    f".{name.lower()}": name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
 }
+FORMATS |= {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST"}
 IMPLIED_SUBTYPE = {".ogg": "VORBIS", ".oga": "VORBIS", ".opus": "OPUS"}
 _BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 _FLOATS = ("FLOAT", "DOUBLE")
@@ -118,7 +105,7 @@ def _riff_promise(path: str) -> tuple[int, int] | None:
     return None
 
 
-class Reader:
+class Reader(AbstractContextManager["Reader"]):
     """A file that is read block by block; `notes` says what had to be mended.
 
     Raises `AudioError` for everything that can be wrong with `path`.
@@ -209,9 +196,6 @@ class Reader:
             self._file.close()
             self._file = None
 
-    def __enter__(self) -> Reader:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
 
@@ -236,14 +220,6 @@ def info(path: str | Path) -> AudioInfo:
     """Return rate, channels, length and coding; raise `AudioError` if it is no readable audio."""
     with Reader(path) as reader:
         return reader.info
-
-
-def blocks(path: str | Path, frames: int = 65536) -> Iterator[np.ndarray]:
-    """Yield blocks `[C, <= frames]` in constant memory; an `AudioWarning` says what was mended."""
-    with Reader(path) as reader:
-        yield from reader.blocks(frames)
-        for note in reader.notes:
-            warnings.warn(note, AudioWarning, stacklevel=2)
 
 
 def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[np.ndarray, int]:
@@ -295,7 +271,7 @@ def choose_format(
     return format, sf.default_subtype(format)
 
 
-class Writer:
+class Writer(AbstractContextManager["Writer"]):
     """A writer of blocks `[C, T]` whose file appears under its name only when it is whole.
 
     Leaving the context by an exception (an interrupt too) removes every trace.
@@ -326,11 +302,10 @@ class Writer:
         self.path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
         check_writable(self.path, overwrite=overwrite)
         self.rate, self.channels, self.subtype = rate, channels, subtype
-        width = _BYTES.get(subtype, 8)
-        self.format = "RF64" if format in ("WAV", "WAVEX") and self._too_long(frames, width) else format
-        self._limit = (
-            MAX_RIFF_BYTES // (width * channels) if self.format in ("WAV", "WAVEX", "AIFF") else None
-        )
+        limit = MAX_RIFF_BYTES // max(1, _BYTES.get(subtype, 8) * channels)
+        too_long = frames is not None and limit < frames < 2**62
+        self.format = "RF64" if format in ("WAV", "WAVEX") and too_long else format
+        self._limit = limit if self.format in ("WAV", "WAVEX", "AIFF") else None
         self.clip = clip or ("none" if subtype in _FLOATS else "clamp")
         self.frames = self.clipped = 0
         self.peak = 0.0
@@ -345,9 +320,6 @@ class Writer:
         except BaseException:
             self.abort()
             raise
-
-    def _too_long(self, frames: int | None, width: int) -> bool:
-        return frames is not None and frames < 2**62 and frames * self.channels * width > MAX_RIFF_BYTES
 
     def _create(self, format: str, subtype: str) -> tuple[sf.SoundFile, Path]:
         part = hidden(self.path)
@@ -486,12 +458,7 @@ class Writer:
             return [f"{self.name}: {self.clipped} samples beyond full scale (peak {self.peak:.3f}); {remedy}"]
         return []
 
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ):
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is None:
             self.close()
         else:

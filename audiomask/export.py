@@ -34,7 +34,7 @@ from audiomask.audio import AudioError
 from audiomask.decompose import short_translation
 from audiomask.nn.recurrent import prepare_export
 from audiomask.ports import Port
-from audiomask.runtime.artifact import FORMAT, KEY, Artifact
+from audiomask.runtime.artifact import FORMAT, KEY, Artifact, open_graph
 from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_state, whole
 from audiomask.weights import fingerprint
 
@@ -345,15 +345,6 @@ def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> d
 # --- proof --------------------------------------------------------------------------------------------------
 
 
-def open_session(graph: bytes | str | Path) -> onnxruntime.InferenceSession:
-    """Open ONNX Runtime on one thread, as the runtime opens it."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    source = graph if isinstance(graph, bytes) else str(graph)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
 def run_pieces(
     session: onnxruntime.InferenceSession,
     model: StreamingModel,
@@ -393,7 +384,7 @@ def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> 
     sizes. Differences are relative to the peak over all of them; `_apart` judges each type.
     """
     generator = torch.Generator().manual_seed(seed)
-    session = open_session(graph)
+    session = open_graph(graph)
     differences: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
     for batch, hops in ((1, 1), (1, 2), (2, 7), (3, 40)):

@@ -15,6 +15,7 @@ From an artifact (`Played`) a vector comes every hop and covers the window up to
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +32,7 @@ from audiomask.runtime.tagging import Whole, hops_of, listener
 BATCH = 8  # windows at a time
 
 
-class Embedder(nn.Module):
-    """A model that makes both kinds of embeddings, from audio at `sample_rate` Hz."""
-
-    sample_rate: int
-    scene_embedding_size: int
-    timestamp_embedding_size: int
-
-    def scene(self, audio: Tensor) -> Tensor:
-        """Return `[n_sounds, D]` for `[n_sounds, n_samples]`."""
-        raise NotImplementedError
-
-    def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `[n_sounds, n, D]` and times in ms `[n]` for `[n_sounds, n_samples]`."""
-        raise NotImplementedError
-
-
-class Encoder(Embedder):
+class Encoder(nn.Module):
     """A network that makes embeddings of spectrograms, with its front end.
 
     A clip longer than the network's spectrograms is processed in pieces of their length. The vector of a
@@ -68,6 +53,7 @@ class Encoder(Embedder):
 
     @torch.no_grad()
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `[n_sounds, n, D]` and times in ms `[n]` for `[n_sounds, n_samples]`."""
         fbank, patch = self.frontend.fbank, self.frontend.patch
         short = fbank.length - audio.shape[1]
         picture = self.frontend(nn.functional.pad(audio.float(), (0, max(0, short))))
@@ -81,11 +67,12 @@ class Encoder(Embedder):
         return found, (column * patch * fbank.hop + middle) * (1000 / self.sample_rate)
 
     def scene(self, audio: Tensor) -> Tensor:
+        """Return `[n_sounds, D]` for `[n_sounds, n_samples]`."""
         return self.timestamps(audio)[0].mean(1)
 
 
-class Played(Embedder):
-    """An artifact that puts out embeddings, on the CPU.
+class Played(nn.Module):
+    """An artifact that puts out embeddings, on the CPU; its methods are those of `Encoder`.
 
     A scene's embedding is that of `audiomask embed` (`runtime.tagging.Whole`); the time of a vector is the
     middle of its hop.
@@ -100,26 +87,25 @@ class Played(Embedder):
         self.scene_embedding_size = self.timestamp_embedding_size = port.channels
 
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        found = [list(hops_of(listener(self.artifact, "embedding"), row)) for row in _numpy(audio)]
-        values = torch.from_numpy(np.stack([[row.values for row in rows] for rows in found]))
+        values = torch.from_numpy(np.stack([[row.values for row in rows] for rows in self._played(audio)]))
         times = (torch.arange(values.shape[1], dtype=torch.float32) + 0.5) * self.every_ms
         return values.to(audio.device), times.to(audio.device)
 
     def scene(self, audio: Tensor) -> Tensor:
         found = []
-        for samples in _numpy(audio):
+        for rows in self._played(audio):
             whole = Whole()
-            for row in hops_of(listener(self.artifact, "embedding"), samples):
+            for row in rows:
                 whole.add(row)
             found.append(whole.row().values.astype(np.float32))
         return torch.from_numpy(np.stack(found)).to(audio.device)
 
+    def _played(self, audio: Tensor) -> Iterator[Iterable[Any]]:
+        for samples in audio.detach().float().cpu().numpy():
+            yield hops_of(listener(self.artifact, "embedding"), samples)
 
-def _numpy(audio: Tensor) -> np.ndarray:
-    return audio.detach().float().cpu().numpy()
 
-
-def load_model(path: str | Path = "") -> Embedder:
+def load_model(path: str | Path = "") -> Encoder | Played:
     """Load a folder of weights, an artifact, or, without a path, the tagger that ships.
 
     A training run's folder has weights; an artifact is given by file or name. Raises `AudioError`.
@@ -135,12 +121,12 @@ def _checked(audio: Tensor) -> Tensor:
     return torch.nan_to_num(audio.float(), 0.0, 0.0, 0.0)
 
 
-def get_scene_embeddings(audio: Tensor, model: Embedder) -> Tensor:
+def get_scene_embeddings(audio: Tensor, model: Encoder | Played) -> Tensor:
     """Return one vector for each sound, `[n_sounds, scene_embedding_size]`."""
     return model.scene(_checked(audio))
 
 
-def get_timestamp_embeddings(audio: Tensor, model: Embedder) -> tuple[Tensor, Tensor]:
+def get_timestamp_embeddings(audio: Tensor, model: Encoder | Played) -> tuple[Tensor, Tensor]:
     """Return vectors at regular times, and these times in ms `[n_sounds, n]`.
 
     The vectors are `[n_sounds, n, timestamp_embedding_size]`.

@@ -28,20 +28,21 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from audiomask.sources import Source
+from audiomask.audio import AudioError
+from audiomask.runtime.artifact import open_graph
+from audiomask.sources import Source
 
 Array = np.ndarray
 SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
@@ -139,19 +140,13 @@ def _lsd(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
 @lru_cache(maxsize=8)
 def _network(path: str) -> Any:
     """Return an ONNX Runtime session, on one thread, of a model in the speechmos package."""
-    import onnxruntime
-
     # It is found, not imported: its modules pull in librosa and requests, which its models do not need.
     spec = importlib.util.find_spec("speechmos")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(
             "DNSMOS and PLCMOS need speechmos: pip install 'audiomask[score]'", name="speechmos"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    file = Path(spec.submodule_search_locations[0]) / path
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return open_graph(Path(spec.submodule_search_locations[0]) / path)
 
 
 def _dnsmos_windows(deg: Array, rate: int) -> list[Array]:
@@ -357,15 +352,12 @@ class Table:
     def to_json(self) -> dict[str, Any]:
         """Return plain data, in which None replaces NaN."""
 
-        def number(x: float) -> float | None:
-            return None if math.isnan(x) else x
+        def plain(entry: Mapping[str, float]) -> dict[str, float | None]:
+            return {name: None if math.isnan(x) else x for name, x in entry.items()}
 
         return {
-            "summary": {c: {k: number(v) for k, v in vars(s).items()} for c, s in self.summary().items()},
-            "files": {
-                key: {"scores": {c: number(v) for c, v in row.items()}, "reasons": row.reasons}
-                for key, row in self.rows.items()
-            },
+            "summary": {column: plain(vars(summary)) for column, summary in self.summary().items()},
+            "files": {k: {"scores": plain(row), "reasons": row.reasons} for k, row in self.rows.items()},
             "errors": self.errors,
             "notes": self.notes,
         }
@@ -382,8 +374,6 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     try:
         yield pool.map
     except BrokenProcessPool:
-        from audiomask.audio import AudioError
-
         raise AudioError(
             "a process died while scoring, of a crash or for memory; try again with -j 1"
         ) from None
@@ -402,7 +392,7 @@ def score_files(
     `mapper` does the work, here or elsewhere (`workers`); `on_file` gets each finished key, in order.
     """
     table = Table(columns(metrics))
-    for key, row, error, notes in mapper(_score_pair, [(*pair, tuple(metrics)) for pair in pairs]):
+    for key, row, error, notes in mapper(partial(_score_pair, tuple(metrics)), list(pairs)):
         if row is None:
             table.fail(key, error)
         else:
@@ -415,8 +405,6 @@ def score_files(
 
 
 def _read(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
-    from audiomask.sources import Source
-
     source = source if isinstance(source, Source) else Source(str(source), Path(source).name)
     with source.open() as reader:
         x = np.concatenate(list(reader.blocks()), axis=1)
@@ -425,11 +413,9 @@ def _read(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
 
 
 def _score_pair(
-    argument: tuple[str, Source | Path | None, Source | Path, tuple[str, ...]],
+    metrics: tuple[str, ...], pair: tuple[str, Source | Path | None, Source | Path]
 ) -> tuple[str, Scores | None, str, list[str]]:
-    from audiomask.audio import AudioError
-
-    key, reference_file, degraded_file, metrics = argument
+    key, reference_file, degraded_file = pair
     notes: list[str] = []
     try:
         degraded, rate = _read(degraded_file, notes)

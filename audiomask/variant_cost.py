@@ -59,25 +59,22 @@ def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.nda
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
     """Return median times in us of a one-hop step of each, and their ratio's median over rounds."""
     engines = [Engine(original), Engine(variant)]
-    audio = original.streams[0]
-    hop, rounds = original.hop, []
+    audio, hop = original.streams[0], original.hop
     if len(noisy) < hop:
         raise ValueError(f"{len(noisy)} samples are less than the {hop} of a hop")
-    parts = [slice(i, i + hop) for i in range(0, len(noisy) - hop + 1, hop)]
-    blocks = [noisy[part] for part in parts]
-    lost = losses(original, len(noisy))
-    flags: list[dict[str, np.ndarray]] = [{} for _ in parts]
-    if lost is not None and original.lost:
-        flags = [{original.lost.name: lost[None, None, part].astype(np.float32)} for part in parts]
-    turn = 0
+    lost, inputs = losses(original, len(noisy)), []
+    for i in range(0, len(noisy) - hop + 1, hop):
+        inputs.append({audio.name: np.resize(noisy[i : i + hop], (1, audio.channels, hop))})
+        if lost is not None and original.lost:
+            inputs[-1][original.lost.name] = lost[None, None, i : i + hop].astype(np.float32)
+    turn, rounds = 0, []
     for number in range(ROUNDS + 1):
         times: list[list[float]] = [[], []]
         for k in (0, 1) if number % 2 else (1, 0):
             for n in range(HOPS):
-                which = (turn + n) % len(blocks)
-                block = np.resize(blocks[which], (1, audio.channels, hop))
+                step = Step(engines[k], inputs[(turn + n) % len(inputs)])
                 start = time.perf_counter()
-                run([Step(engines[k], {audio.name: block, **flags[which]})])
+                run([step])
                 times[k].append(time.perf_counter() - start)
         turn += HOPS
         rounds.append([float(np.median(t)) for t in times])

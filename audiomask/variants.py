@@ -21,6 +21,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from audiomask.audio import AudioError, replacing
-from audiomask.rewriter import Rewriter
 from audiomask.runtime.artifact import KEY, Artifact
 
 SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M break even (docs/export.md)
@@ -44,16 +45,87 @@ class VariantError(AudioError):
     """An error for a variant that cannot be made, or does not pay."""
 
 
+# --- graph --------------------------------------------------------------------------------------------------
+
+
+class Rewriter:
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
+
+    `done` counts the rewritten operators, `elements` their weights.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.graph = model, model.graph
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        self.done: Counter[str] = Counter()
+        self.elements = 0
+        self._shared: dict[tuple[Any, ...], str] = {}
+        self._count = 0
+
+    def name(self) -> str:
+        self._count += 1
+        return f"variant_{self._count}"
+
+    def constant(self, value: Any, dtype: Any = np.float32) -> str:
+        """Return the name of an initializer of this value; equal values share one."""
+        array = np.asarray(value, dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._shared:
+            self._shared[key] = self.name()
+            tensor = numpy_helper.from_array(array, self._shared[key])
+            self.weights[tensor.name] = tensor
+        return self._shared[key]
+
+    def __call__(
+        self, operator: str, *inputs: str, out: Sequence[str] | str | None = None, **attributes: Any
+    ) -> str:
+        """Add a node and return the name of its first output."""
+        outputs = [out] if isinstance(out, str) else list(out or [self.name()])
+        self.nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs[0]
+
+    def named(self, out: str) -> bool:
+        """Rename the first output of the last node; return True, since its operator is rewritten."""
+        self.nodes[-1].output[0] = out
+        return True
+
+    def value(self, name: str) -> np.ndarray | None:
+        """Return the constant of this name if it is float32, else None."""
+        tensor = self.weights.get(name)
+        if tensor is None or tensor.data_type != TensorProto.FLOAT:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def finish(self) -> onnx.ModelProto:
+        """Return the model with the new nodes and the weights that they use."""
+        used = {name for graph in graphs(self.nodes) for node in graph for name in node.input}
+        used |= {output.name for output in self.graph.output}
+        del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
+        self.graph.node.extend(self.nodes)
+        self.graph.initializer.extend(tensor for name, tensor in self.weights.items() if name in used)
+        return self.model
+
+
+def graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]]:
+    """Yield the nodes, and those of every graph inside them."""
+    yield nodes
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs(attribute.g.node)
+
+
+# --- int8 ---------------------------------------------------------------------------------------------------
+
+
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return w `[K, N]` as int8, and the scales `[N]` of its columns."""
     scale = np.maximum(np.abs(w).max(0), 1e-30) / WEIGHT
     return np.round(w / scale).astype(np.int8), scale.astype(np.float32)
 
 
-# --- int8 ---------------------------------------------------------------------------------------------------
-
-
-def _product(to: Rewriter, x: str, w: np.ndarray, out: str | None = None, bias: str | None = None) -> str:
+def _product(to: Rewriter, x: str, w: np.ndarray, bias: str | None = None) -> str:
     """Write x `[..., K]` times w `[K, N]`, plus bias `[N]`."""
     to.elements += w.size
     rows = np.abs(w).max(1)
@@ -70,10 +142,9 @@ def _product(to: Rewriter, x: str, w: np.ndarray, out: str | None = None, bias: 
     bits = to("QuantizeLinear", to("Div", x, step), to.constant(1.0), to.constant(MIDDLE, np.uint8))
     y = to("MatMulInteger", bits, to.constant(whole, np.int8), to.constant(MIDDLE, np.uint8))
     y = to("Mul", to("Cast", y, to=TensorProto.FLOAT), to.constant(scale))
-    terms = [name for name in (exact, bias) if name]
-    y = to("Mul", y, step, out=None if terms else out)
-    for i, term in enumerate(terms, 1):
-        y = to("Add", y, term, out=out if i == len(terms) else None)
+    y = to("Mul", y, step)
+    for term in (exact, bias):
+        y = to("Add", y, term) if term else y
     return y
 
 
@@ -82,29 +153,27 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _matmul(to: Rewriter, node: onnx.NodeProto) -> bool:
-    w = to.value(node.input[1])
+    """Write a MatMul, or a Gemm, by a constant matrix."""
+    a, w = _attributes(node), to.value(node.input[1])
     if w is None or w.ndim != 2 or w.size < SMALL:
         return False
-    _product(to, node.input[0], w, node.output[0])
-    return True
-
-
-def _gemm(to: Rewriter, node: onnx.NodeProto) -> bool:
-    a, w = _attributes(node), to.value(node.input[1])
-    if w is None or w.size < SMALL or a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
+    if a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
         return False
     bias = node.input[2] if len(node.input) > 2 else None
-    _product(to, node.input[0], w.T if a.get("transB") else w, node.output[0], bias)
-    return True
+    _product(to, node.input[0], w.T if a.get("transB") else w, bias)
+    return to.named(node.output[0])
+
+
+def _plain(a: dict[str, Any]) -> bool:
+    """Return whether a convolution has one group and no padding."""
+    padded = any(a.get("pads", [0])) or any(a.get("output_padding", [0]))
+    return a.get("group", 1) == 1 and a.get("auto_pad", b"NOTSET") == b"NOTSET" and not padded
 
 
 def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
     """Write x `[B, C, T]`, w `[N, C, K]` as windows `[B, T', K C]` times `[K C, N]`."""
     a, w = _attributes(node), to.value(node.input[1])
-    plain = (
-        a.get("group", 1) == 1 and not any(a.get("pads", [0])) and a.get("auto_pad", b"NOTSET") == b"NOTSET"
-    )
-    if w is None or w.ndim != 3 or w.size < SMALL or not plain:
+    if w is None or w.ndim != 3 or w.size < SMALL or not _plain(a):
         return False
     kernel, stride, dilation = w.shape[2], a.get("strides", [1])[0], a.get("dilations", [1])[0]
     x = node.input[0]
@@ -117,9 +186,9 @@ def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
         x = to("Concat", *taps, axis=1) if len(taps) > 1 else taps[0]
     x = to("Transpose", x, perm=[0, 2, 1])
     bias = node.input[2] if len(node.input) > 2 else None
-    y = _product(to, x, w.transpose(2, 1, 0).reshape(-1, w.shape[0]), None, bias)
-    to("Transpose", y, perm=[0, 2, 1], out=node.output[0])
-    return True
+    y = _product(to, x, w.transpose(2, 1, 0).reshape(-1, w.shape[0]), bias)
+    to("Transpose", y, perm=[0, 2, 1])
+    return to.named(node.output[0])
 
 
 def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
@@ -129,9 +198,7 @@ def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
     frame 1       | 0 | 1 |
     """
     a, w = _attributes(node), to.value(node.input[1])
-    plain = a.get("group", 1) == 1 and not any(a.get("pads", [0])) and not any(a.get("output_padding", [0]))
-    plain = plain and a.get("dilations", [1]) == [1] and "output_shape" not in a
-    plain = plain and a.get("auto_pad", b"NOTSET") == b"NOTSET"
+    plain = _plain(a) and a.get("dilations", [1]) == [1] and "output_shape" not in a
     if w is None or w.ndim != 3 or w.size < SMALL or not plain:
         return False
     channels, kernel, stride = w.shape[1], w.shape[2], a.get("strides", [1])[0]
@@ -152,15 +219,13 @@ def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
     y = names[0]
     for part in names[1:]:
         y = to("Add", y, part)
-    last = [*(["cut"] if parts * stride > kernel else []), *(["bias"] if len(node.input) > 2 else [])]
-    y = to("Reshape", y, to.constant([0, 0, -1], np.int64), out=None if last else node.output[0])
-    if "cut" in last:
-        bounds = [to.constant([n], np.int64) for n in (0, kernel - parts * stride, 2)]
-        y = to("Slice", y, *bounds, out=None if "bias" in last else node.output[0])
-    if "bias" in last:
+    y = to("Reshape", y, to.constant([0, 0, -1], np.int64))
+    if parts * stride > kernel:
+        y = to("Slice", y, *(to.constant([n], np.int64) for n in (0, kernel - parts * stride, 2)))
+    if len(node.input) > 2:
         bias = to("Unsqueeze", node.input[2], to.constant([1], np.int64))
-        to("Add", y, bias, out=node.output[0])
-    return True
+        to("Add", y, bias)
+    return to.named(node.output[0])
 
 
 def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
@@ -182,7 +247,7 @@ def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
     b_w, b_r = b[0, : r.shape[1]], b[0, r.shape[1] :]
     if not gru:
         b_w, b_r = b_w + b_r, np.zeros_like(b_r)
-    x = _product(to, node.input[0], np.ascontiguousarray(w[0].T), None, to.constant(b_w))
+    x = _product(to, node.input[0], np.ascontiguousarray(w[0].T), to.constant(b_w))
     to.elements += r.size
     whole, scale = _integers(np.ascontiguousarray(r[0].T))
     # |h| < 1, so its scale is known: h ~ round(127 h) / 127. QuantizeLinear clips what rounding puts beyond.
@@ -242,7 +307,7 @@ def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
 
 REWRITES = {
     "MatMul": _matmul,
-    "Gemm": _gemm,
+    "Gemm": _matmul,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "GRU": _recurrent,

@@ -62,7 +62,8 @@ def test_part_and_blocks(tmp_path, noise):
     whole, _ = read(path)
     assert np.array_equal(read(path, 100, 50)[0], whole[:, 100:150])
     assert np.array_equal(read(path, 900)[0], whole[:, 900:])
-    blocks = list(audio.blocks(path, 300))
+    with Reader(path) as reader:
+        blocks = list(reader.blocks(300))
     assert [b.shape[1] for b in blocks] == [300, 300, 300, 100]
     assert np.array_equal(np.concatenate(blocks, 1), whole)
     with pytest.raises(AudioError, match="start 1000 is outside its 1000 samples"):

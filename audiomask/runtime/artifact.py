@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import mmap
@@ -32,22 +31,10 @@ KEY = "audiomask"
 MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
-_DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "float32": ("tensor(float)", np.dtype(np.float32)),
-    "int64": ("tensor(int64)", np.dtype(np.int64)),
-}
-_REQUIRED = (
-    "format",
-    "name",
-    "task",
-    "sample_rate",
-    "hop",
-    "delay",
-    "latency",
-    "inputs",
-    "outputs",
-    "states",
-)
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
+_KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.int64): "tensor(int64)"}
+_CLOCK = {"sample_rate": 1, "hop": 1, "delay": 0, "latency": 1}  # entries that are integers, and the least
+REQUIRED = ("format", "name", "task", *_CLOCK, "inputs", "outputs", "states")
 _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
 
 
@@ -69,7 +56,7 @@ class StateSpec:
         name = entry["name"]
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"state {name}: dtype {entry['dtype']!r} is not one of {' '.join(_DTYPES)}")
-        dtype = _DTYPES[entry["dtype"]][1]
+        dtype = _DTYPES[entry["dtype"]]
         shape = tuple(int(n) for n in entry["shape"])
         if any(n < 0 for n in shape) or math.prod(shape) > MAX_STATE:
             raise ValueError(f"state {name}: shape {list(shape)} is beyond {MAX_STATE} elements")
@@ -161,11 +148,11 @@ class Artifact:
                 f"{path}: has artifact format {meta['format']}, and this audiomask reads up to {FORMAT}; "
                 "export the model again, or install the audiomask that wrote it"
             )
-        missing = [key for key in _REQUIRED if key not in meta]
+        missing = [key for key in REQUIRED if key not in meta]
         if missing:
             raise ArtifactError(f"{path}: its metadata lacks {', '.join(missing)}; export it again")
         try:
-            for key, least in (("sample_rate", 1), ("hop", 1), ("delay", 0), ("latency", 1)):
+            for key, least in _CLOCK.items():
                 if not isinstance(meta[key], int) or not least <= meta[key] < 2**31:
                     raise ValueError(f"{key} is {meta[key]!r}, not an integer from {least}")
             if meta["latency"] != meta["delay"] + meta["hop"]:
@@ -182,19 +169,11 @@ class Artifact:
             for port in (*inputs, *outputs):
                 if port.is_stream:
                     port.per_hop(meta["hop"])
-            artifact = cls(path, meta, data, inputs, outputs, states, operators)
+            return cls(path, meta, data, inputs, outputs, states, operators)
         except KeyError as error:
             raise ArtifactError(f"{path}: an entry of its metadata lacks {error}; export it again") from None
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            ZeroDivisionError,
-            OverflowError,
-            binascii.Error,
-        ) as error:
+        except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ArtifactError(f"{path}: its metadata is inconsistent: {error}; export it again") from None
-        return artifact
 
     @property
     def state_bytes(self) -> int:
@@ -226,44 +205,31 @@ class Artifact:
             return self._sessions[threads]
 
     def _start(self, threads: int):
-        with _undisturbed():
-            import onnxruntime as ort  # takes 0.1 s, which listing models does not need
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Spinning threads steal the cores of other streams between two blocks.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = ort.InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+            session = open_graph(self.data, threads)
         except Exception as error:  # ONNX Runtime raises a dozen classes without a common base of their own
             raise failure(self.path, "ONNX Runtime refuses it", error) from error
-        names = [*(p.name for p in self.inputs), *(s.name for s in self.states)]
-        self._match("inputs", session.get_inputs(), names)
-        names = [*(p.name for p in self.outputs), *(f"next_{s.name}" for s in self.states)]
-        self._match("outputs", session.get_outputs(), names)
+        self._match("inputs", session.get_inputs(), self.inputs, "")
+        self._match("outputs", session.get_outputs(), self.outputs, "next_")
         return session
 
-    def _match(self, side: str, nodes: Iterable[Any], names: list[str]) -> None:
+    def _match(self, side: str, nodes: Iterable[Any], ports: Iterable[Port], prefix: str) -> None:
         found = {node.name: node for node in nodes}
+        entries: list[tuple[str, str, tuple[int | None, ...]]] = [
+            (p.name, _KINDS[p.dtype], (p.channels, None)) if p.is_stream else (p.name, "", ()) for p in ports
+        ]
+        entries += [(f"{prefix}{s.name}", _KINDS[s.dtype], s.shape) for s in self.states]
+        names = [name for name, *_ in entries]
         if sorted(found) != sorted(names):
             raise ArtifactError(
                 f"{self.path}: its metadata names the {side} {' '.join(names)}, "
                 f"its graph has {' '.join(found)}; export it again"
             )
-        ports = {p.name: p for p in (*self.inputs, *self.outputs)}
-        states = {f"{prefix}{s.name}": s for s in self.states for prefix in ("", "next_")}
-        for name in names:
+        for name, kind, sizes in entries:
             node = found[name]
-            if name in states:
-                kind = "tensor(float)" if states[name].dtype == np.float32 else "tensor(int64)"
-                wanted: list[int | None] = [None, *states[name].shape]
-            elif ports[name].is_stream:
-                kind = "tensor(float)" if ports[name].dtype == np.float32 else "tensor(int64)"
-                wanted = [None, ports[name].channels, None]
-            else:
-                kind, wanted = "", [None] if len(node.shape) == 1 else [None, None]
+            wanted = [None, *sizes]
+            if not kind and len(node.shape) > 1:  # a control has one value or several
+                wanted.append(None)
             # Shapes that the exporter left open (names or None) agree with everything.
             fits = len(node.shape) == len(wanted) and all(
                 w is None or not isinstance(n, int) or n == w for n, w in zip(node.shape, wanted, strict=True)
@@ -274,6 +240,20 @@ class Artifact:
                     f"{self.path}: {side[:-1]} {name} is {node.type} {node.shape} in its graph and "
                     f"{kind or 'a tensor'} {shape} in its metadata; export it again"
                 )
+
+
+def open_graph(source: bytes | str | Path, threads: int = 1):
+    """Open a graph in ONNX Runtime, whose errors it raises."""
+    with _undisturbed():
+        import onnxruntime as ort  # takes 0.1 s, which listing models does not need
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Spinning threads steal the cores of other streams between two blocks.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def failure(path: Path, what: str, error: Exception) -> Exception:
@@ -307,13 +287,9 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(one)
 
 
-def family(artifact: Artifact) -> str:
+def family(artifact: Artifact | str) -> str:
     """Return the name shared at all rates: `denoise` for `denoise_16k` and `denoise_48k`."""
-    return _family(artifact.meta)
-
-
-def _family(meta: dict[str, Any]) -> str:
-    return _RATE_SUFFIX.sub("", meta["name"])
+    return _RATE_SUFFIX.sub("", artifact if isinstance(artifact, str) else artifact.name)
 
 
 def _load_all(paths: Iterable[Path]) -> list[Artifact]:
@@ -350,7 +326,7 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     """
     if name is None:
         metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
-        if len(set(map(_family, metas.values()))) > 1:
+        if len({family(meta["name"]) for meta in metas.values()}) > 1:
             metas = {path: meta for path, meta in metas.items() if meta["default"]}
         if not metas:
             raise ArtifactError(
@@ -367,7 +343,7 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
         metas = _catalogue()
         found = _load_all(
             [path for path, meta in metas.items() if name in (path.stem, meta["name"])]
-            or [path for path, meta in metas.items() if name == _family(meta)]
+            or [path for path, meta in metas.items() if name == family(meta["name"])]
         )
         if not found:
             names = " ".join(sorted(path.stem for path in metas)) or "none"

@@ -16,6 +16,13 @@ class Refusal(Exception):
         self.code, self.close, self.counter = code, close, counter
 
 
+class BadValue(Refusal):
+    """An error for a value in a command that makes no sense."""
+
+    def __init__(self, words: str):
+        super().__init__("bad_value", 1007, words)
+
+
 def message(text: str) -> dict[str, Any]:
     """Return a command as an object, or raise `Refusal`."""
     if len(text) > MAX_TEXT:
@@ -35,7 +42,7 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
     if value is None:
         return default
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-        raise Refusal("bad_value", 1007, f"{name} is {str(value)[:50]!r}, of a wrong type")
+        raise BadValue(f"{name} is {str(value)[:50]!r}, of a wrong type")
     return value
 
 
@@ -51,4 +58,4 @@ def values(entry: dict[str, Any]) -> dict[str, Any]:
 def done(entry: dict[str, Any]) -> None:
     """Raise `Refusal` if anything is left in a command after all fields have been taken out."""
     if entry:
-        raise Refusal("bad_value", 1007, f"unknown: {' '.join(map(str, entry))[:100]}")
+        raise BadValue(f"unknown: {' '.join(map(str, entry))[:100]}")

@@ -55,25 +55,23 @@ class Counters:
         values = self.values[name]
         values[label] = values.get(label, 0) + amount
 
-    def get(self, name: str, label: str = "") -> float:
-        return self.values[name].get(label, 0)
-
     def text(self, gauges: dict[str, tuple[str, float]]) -> str:
         """Return the exposition format 0.0.4; `gauges` maps a name to (help, value)."""
-        lines = []
+        lines: list[str] = []
+
+        def head(name: str, words: str, kind: str) -> None:
+            lines.extend([f"# HELP audiomask_{name} {words}", f"# TYPE audiomask_{name} {kind}"])
+
         for name, (words, value) in gauges.items():
-            lines += [
-                f"# HELP audiomask_{name} {words}",
-                f"# TYPE audiomask_{name} gauge",
-                f"audiomask_{name} {value:g}",
-            ]
+            head(name, words, "gauge")
+            lines.append(f"audiomask_{name} {value:g}")
         for name, (words, label) in COUNTERS.items():
-            lines += [f"# HELP audiomask_{name} {words}", f"# TYPE audiomask_{name} counter"]
+            head(name, words, "counter")
             for key, value in sorted(self.values[name].items()):
                 tag = f'{{{label}="{key}"}}' if label else ""
                 lines.append(f"audiomask_{name}{tag} {value!r}")
         for name, (words, bounds) in HISTOGRAMS.items():
-            lines += [f"# HELP audiomask_{name} {words}", f"# TYPE audiomask_{name} histogram"]
+            head(name, words, "histogram")
             histogram, total = self.histograms[name], 0
             for bound, count in zip((*map(str, bounds), "+Inf"), histogram.counts, strict=True):
                 total += count

@@ -7,10 +7,10 @@ from collections import deque
 from dataclasses import replace
 from typing import Any
 
-from audiomask.runtime.commands import Refusal, done, field
+from audiomask.runtime.commands import BadValue, Refusal, done, field
 from audiomask.runtime.packets import NUMBER, Counts, JitterBuffer, shape
 from audiomask.runtime.session import Session
-from audiomask.runtime.turns import Stream, Worker
+from audiomask.runtime.turns import Stream
 
 
 class Intake:
@@ -19,7 +19,7 @@ class Intake:
     `wanted` is what the hello says of packets, `facts` the answer. Values that make no sense raise `Refusal`.
     """
 
-    def __init__(self, wanted: dict[str, Any], stream: Stream, worker: Worker, room: int):
+    def __init__(self, wanted: dict[str, Any], stream: Stream, room: int):
         session: Session = stream.session
         ms = field(wanted, "ms", (int, float), 20)
         jitter_ms = field(wanted, "jitter_ms", (int, float), 60)
@@ -28,8 +28,8 @@ class Intake:
         try:
             self.size, depth = shape(ms, jitter_ms, session.sample_rate)
         except ValueError as error:
-            raise Refusal("bad_value", 1007, str(error)) from None
-        self.stream, self.worker, self.room = stream, worker, room
+            raise BadValue(str(error)) from None
+        self.stream, self.room = stream, room
         self.jitter = JitterBuffer(depth, self.size / session.sample_rate, realtime=realtime)
         self.facts = {
             "size": self.size,
@@ -42,7 +42,7 @@ class Intake:
         self._due: deque[bytes | None] = deque()  # packets for which the inbox had no room yet
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        self._counted = self._reported = Counts()
+        self._told: dict[str, Counts] = {}
 
     def arrived(self, data: bytes, now: float) -> None:
         """Take a message, or raise `Refusal` if its size is not that of a packet."""
@@ -62,7 +62,7 @@ class Intake:
         while self._due and len(self.stream.inbox) <= self.room:
             payload = self._due.popleft()
             data = payload or bytes(self.size * self.stream.pcm.frame)
-            self.worker.put(self.stream, data, now, bytes([payload is None]) * self.size)
+            self.stream.worker.put(self.stream, data, now, bytes([payload is None]) * self.size)
         if self._timer:
             self._timer.cancel()
         if (due := self.jitter.due()) < float("inf"):
@@ -71,8 +71,7 @@ class Intake:
     async def settled(self) -> None:
         """Wait until the inbox holds all packets that the buffer has released."""
         while self._due and not self._closed:
-            self.stream.moved.clear()
-            await self.stream.moved.wait()
+            await self.stream.move()
             self._play()
 
     async def flush(self) -> None:
@@ -87,12 +86,7 @@ class Intake:
         if self._timer:
             self._timer.cancel()
 
-    def report(self) -> dict[str, int]:
-        """Return what became of packets since the last report."""
-        before, self._reported = self._reported, replace(self.jitter.counts)
-        return self._reported.since(before)
-
-    def account(self) -> dict[str, int]:
-        """Return what became of packets since the last account, for the counters of the server."""
-        before, self._counted = self._counted, replace(self.jitter.counts)
-        return self._counted.since(before)
+    def news(self, whom: str) -> dict[str, int]:
+        """Return what became of packets since the last news for `whom`."""
+        before, self._told[whom] = self._told.get(whom, Counts()), replace(self.jitter.counts)
+        return self._told[whom].since(before)

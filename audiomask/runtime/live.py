@@ -142,16 +142,11 @@ class Live:
         self._failure: BaseException | None = None
         self._earlier = 0
         self._peaks, self._speed, self._power = [0.0, 0.0], 0.0, 0.0
-        self._rings()
         self._restart()
 
-    def _rings(self) -> None:
+    def _restart(self) -> None:
         room = self.buffer + 2 * self.block + round(SPARE_S * self.rate)
         self._in, self._out = Ring(self.session.channels, room), Ring(self.session.outputs, room)
-
-    def _restart(self) -> None:
-        self._earlier += self._in.written
-        self._rings()
         self._removed = 0  # samples that the worker dropped, less those that it repeated
         self._gone: str | None = None
         self._captured_at = self._played_at = self.clock()
@@ -334,18 +329,16 @@ class Live:
     def start(self, source: Device, sink: Device) -> None:
         """Start, or start again after `stop`, maybe with other devices; may raise `DeviceError`."""
         with self._stepping:
+            self._earlier += self._in.written
             self._restart()
         self._devices = [source, sink]
         try:
             for device, callback in ((source, self.capture), (sink, self.play)):
-                device.start(callback, partial(self._ended, device.name))
+                device.start(callback, partial(setattr, self, "_gone", device.name))
         except BaseException:
             self.stop()
             raise
         self._captured_at = self._played_at = self.clock()
-
-    def _ended(self, name: str) -> None:
-        self._gone = name
 
     def check(self) -> None:
         """Raise `DeviceError` if one of the devices is lost, or whatever ended `work`."""

@@ -89,66 +89,45 @@ def metadata(data: Any) -> dict[str, str]:
     return found
 
 
+# The messages that are walked, by kind: the kind of what each of these fields holds.
+_PARTS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "function": {7: "node"},  # operators, which count as the graph's
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},  # nodes, initializers
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},  # values, indices
+    "tensor": {},
+}
+_TEXTS = {"node": (4, 7), "tensor": (8,)}  # type and domain; name
+
+
 def parse(data: bytes) -> Contents:
     """Return a model's metadata, operators and external tensors; raise `MalformedError`."""
-    contents = Contents()
-    graphs = 0
-    for number, value in _fields(memoryview(data)):
-        if number == 7:  # ModelProto.graph
-            graphs += 1
-            _graph(_message(value), contents, 0)
-        elif number == METADATA:
-            contents.metadata |= _property(value)
-        elif number == 25:  # ModelProto.functions: their nodes (7) are operators and count as the graph's
-            for n, v in _fields(_message(value)):
-                if n == 7:
-                    _node(_message(v), contents, 0)
-    if not graphs:
-        raise MalformedError("there is no graph in it")
+    contents = Contents(metadata(data))
+    _walk("model", memoryview(data), contents, -1)
     return contents
 
 
-def _graph(data: memoryview, contents: Contents, depth: int) -> None:
+def _walk(kind: str, data: memoryview, contents: Contents, depth: int) -> None:
+    depth += kind == "graph"
     if depth > MAX_DEPTH:
         raise MalformedError(f"graphs are nested more than {MAX_DEPTH} deep")
+    parts = _PARTS[kind]
+    external, graphs = False, 0
+    words: dict[int, str] = {}
     for number, value in _fields(data):
-        if number == 1:  # node
-            _node(_message(value), contents, depth)
-        elif number == 5:  # initializer
-            _tensor(_message(value), contents)
-        elif number == 15:  # sparse_initializer: values (1), indices (2)
-            for n, v in _fields(_message(value)):
-                if n in (1, 2):
-                    _tensor(_message(v), contents)
-
-
-def _node(data: memoryview, contents: Contents, depth: int) -> None:
-    kind = domain = ""
-    contents.nodes += 1
-    for number, value in _fields(data):
-        if number == 4:
-            kind = _text(value)
-        elif number == 7:
-            domain = _text(value)
-        elif number == 5:  # attribute: t (5), g (6), tensors (10), graphs (11), sparse tensors (22, 23)
-            for n, v in _fields(_message(value)):
-                if n in (5, 10):
-                    _tensor(_message(v), contents)
-                elif n in (6, 11):
-                    _graph(_message(v), contents, depth + 1)
-                elif n in (22, 23):
-                    for m, w in _fields(_message(v)):
-                        if m in (1, 2):
-                            _tensor(_message(w), contents)
-    contents.operators.add((domain, kind))
-
-
-def _tensor(data: memoryview, contents: Contents) -> None:
-    name, external = "", False
-    for number, value in _fields(data):
-        if number == 8:
-            name = _text(value)
-        elif number == 13 or (number == 14 and value == 1):  # external_data, data_location EXTERNAL
-            external = True
+        if number in parts:
+            graphs += parts[number] == "graph"
+            _walk(parts[number], _message(value), contents, depth)
+        elif number in _TEXTS.get(kind, ()):
+            words[number] = _text(value)
+        elif kind == "tensor" and (number == 13 or (number == 14 and value == 1)):
+            external = True  # external_data, data_location EXTERNAL
+    if kind == "model" and not graphs:
+        raise MalformedError("there is no graph in it")
+    if kind == "node":
+        contents.nodes += 1
+        contents.operators.add((words.get(7, ""), words.get(4, "")))
     if external:
-        contents.external.append(name or "unnamed")
+        contents.external.append(words.get(8) or "unnamed")

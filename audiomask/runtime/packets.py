@@ -29,7 +29,7 @@ too.
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -66,8 +66,7 @@ class Counts:
 
     def since(self, earlier: Counts) -> dict[str, int]:
         """Return what has been added, by name."""
-        before = asdict(earlier)
-        return {name: value - before[name] for name, value in asdict(self).items()}
+        return {name: value - getattr(earlier, name) for name, value in vars(self).items()}
 
     def __str__(self) -> str:
         share = self.lost / max(1, self.played)

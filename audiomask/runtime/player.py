@@ -16,7 +16,7 @@ graph, the cut of its delay, and conversion back. Many players share the calls o
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -92,9 +92,10 @@ class Player:
         self.sample_rate = sample_rate or artifact.sample_rate
         self.first, width = artifact.streams[0], artifact.streams[0].channels
         self.channels, self.mix = width if channels is None else channels, mix and width == 1
-        sound = self.first.type == "pcm"  # codes of several recordings may be stacked as rows
-        if self.channels < 1 or (self.channels != width if sound and width > 1 else self.channels % width):
-            each = ", one for each of its microphones" if width > 1 and sound else ""
+        self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
+        alike = self._sound and width > 1  # while codes of several recordings may be stacked as rows
+        if self.channels < 1 or (self.channels != width if alike else self.channels % width):
+            each = ", one for each of its microphones" if alike else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
         batch = 1 if self.mix else self.channels // width
         names = outputs or [port.name for port in artifact.outputs]
@@ -103,7 +104,6 @@ class Player:
         self.rows = {p.name: batch * p.channels for p in (*artifact.streams, *self.ports)}
         self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
         # Flags that come with the samples of a sound; at another clock they are a stream like any other.
-        self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
         self._lost = artifact.lost
         self._lost_name = self._lost.name if self._lost else "lost"
         self._flagged = self._sound and (
@@ -114,8 +114,7 @@ class Player:
         self.cleaned = self.faults = 0
         self._busy = self._changed = False
         self._target = {name: value.copy() for name, value in self.engine.controls.items()}
-        if controls:
-            self._turn(controls)
+        Player.set(self, controls or {})
         self.reset()
 
     def _convert(self) -> None:
@@ -149,9 +148,6 @@ class Player:
         Raises `ArtifactError` for a control that the model lacks or a value out of its range; then nothing is
         changed.
         """
-        self._turn(controls)
-
-    def _turn(self, controls: Mapping[str, Any]) -> None:
         made = {name: self.engine.control(name, value) for name, value in controls.items()}
         target = {**self._target, **made}
         if _differ(target, self._target):
@@ -174,16 +170,7 @@ class Player:
     def _converters(self) -> tuple[Polyphase, ...]:
         return (*self._in.values(), *self._out.values())
 
-    _REST: tuple[str, ...] = (
-        "_target",
-        "_changed",
-        "_held",
-        "_skip",
-        "_given",
-        "_inner",
-        "_done",
-        "_stepped",
-    )
+    _REST = ["_target", "_changed", "_held", "_skip", "_given", "_inner", "_done", "_stepped"]
 
     @property
     def _engines(self) -> list[Engine]:
@@ -323,9 +310,8 @@ class Player:
     ) -> Work:
         """Take a checked block and give the aligned frames that it completes, by port."""
         name = self.first.name
-        up = self._in.get(name)
         self._given[name] += x.shape[1]
-        given = {name: up.push(x) if up else x}
+        given = {name: self._in[name].push(x) if name in self._in else x}
         self._inner += given[name].shape[1]
         if len(self._held) > 1:
             given |= self._others(x.shape[1], lost, streams or {})
@@ -359,8 +345,7 @@ class Player:
                     )
                 x = np.broadcast_to(x, (self.rows[name], x.shape[1]))
             self._given[name] += x.shape[1]
-            converter = self._in.get(name)
-            parts[name] = converter.push(x) if converter else x
+            parts[name] = self._in[name].push(x) if name in self._in else x
         return parts
 
     def _end(self) -> Work:
@@ -473,12 +458,9 @@ def find(model: str | Path | Artifact | None, rate: int | None = None) -> Artifa
 
 def output_port(artifact: Artifact, name: str) -> Port:
     """Return the output of a name, or else of a type; raise `ArtifactError` where there is none."""
-    for port in artifact.outputs:
-        if port.name == name:
-            return port
-    for port in artifact.outputs:
-        if port.type == name:
-            return port
+    found = [p for p in artifact.outputs if p.name == name] or [p for p in artifact.outputs if p.type == name]
+    if found:
+        return found[0]
     raise ArtifactError(
         f"{artifact.name}: is a model to {artifact.task}, whose output is "
         f"{' '.join(p.type for p in artifact.outputs)}, not {name}; choose another with -m"
@@ -503,9 +485,7 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
     RuntimeError for a player that is in use already, twice in the list or in another thread. No player feels
     the errors of another. Lists without a common player may run at once.
     """
-    works = []
-    for player, block, *lost in requests:
-        works.append(player.flushing() if block is None else player.feeding(block, *lost))
+    works = [p.flushing() if block is None else p.feeding(block, *lost) for p, block, *lost in requests]
     return drive(works)
 
 
@@ -535,10 +515,3 @@ def alone(work: Work) -> Any:
             run_steps(next(work))
     except StopIteration as end:
         return end.value
-
-
-def play(player: Player, blocks: Iterable[np.ndarray]) -> Iterable[Any]:
-    """Yield what a player gives for each block, and at its end."""
-    for block in blocks:
-        yield player.feed(block)
-    yield player.flush()

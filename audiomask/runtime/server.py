@@ -25,7 +25,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from audiomask import __version__
-from audiomask.runtime.artifact import Artifact, ArtifactError, family, resolve, shipped
+from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError, family, resolve, shipped
 from audiomask.runtime.commands import Refusal
 from audiomask.runtime.hub import Hub, Settings
 from audiomask.runtime.session import Session, sounds
@@ -83,27 +83,24 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
 
     Raises `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
     """
-    if names:
-        families = [resolve(name) for name in names]
-    else:
-        first = resolve(None)
+    families = [resolve(name) for name in names] or [resolve(None)]
+    for artifact in (a for group in families for a in group):
+        _try(artifact)
+    if not names:
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
             if not any(port.type == "pcm" for port in artifact.outputs):
                 continue  # other verbs play it
             try:
-                for name in sounds(artifact):
-                    Session(artifact, output=name)
+                _try(artifact)
                 others.setdefault(family(artifact), []).append(artifact)
             except ArtifactError as error:
                 reason = str(error).removeprefix(f"{artifact.path}: ")  # strangers may read it
                 (refused if refused is not None else {})[artifact.path.stem] = reason
-        others.pop(family(first[0]), None)
-        families = [first, *(sorted(group, key=lambda a: a.sample_rate) for group in others.values())]
+        others.pop(family(families[0][0]), None)
+        families += [sorted(group, key=lambda a: a.sample_rate) for group in others.values()]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        for name in sounds(artifact):  # raises now for a model that cannot be played
-            Session(artifact, output=name)
         if artifact.path.stem in stems:
             raise ArtifactError(
                 f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "
@@ -113,13 +110,18 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     return families
 
 
+def _try(artifact: Artifact) -> None:
+    """Raise `ArtifactError` for a model that cannot be played."""
+    for name in sounds(artifact):
+        Session(artifact, output=name)
+
+
 class Service(Hub):
     """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
 
     `report` gets the exceptions that nobody expected.
 
-    Attributes: `models` maps what a hello may name (file name, name, family) to the family or the one member;
-    `sockets` are those at present; `draining` means that no new ones are taken.
+    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
     """
 
     def __init__(
@@ -200,11 +202,14 @@ class Service(Hub):
         settings, host = self.settings, headers.get("host", "")
         origin = headers.get("origin")
         given = [urlsplit(allowed).netloc for allowed in settings.origins]
-        if settings.loopback and host not in given and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        try:
+            here = is_loopback(urlsplit(f"//{host}").hostname or "")
+            if settings.loopback and host not in given and not here:
+                return "host"
+            foreign = origin and origin not in settings.origins and urlsplit(origin).netloc != host
+        except ValueError:  # a host that is no host
             return "host"
-        if origin and origin not in settings.origins and urlsplit(origin).netloc != host:
-            return "origin"
-        return ""
+        return "origin" if foreign else ""
 
     @staticmethod
     def _bearer(headers: Headers) -> str | None:
@@ -215,17 +220,17 @@ class Service(Hub):
 
     async def _websocket(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
-        try:
-            stranger = self._stranger(headers)
-        except ValueError:  # a host that is no host
-            stranger = "host"
-        token = self._bearer(headers)
-        if stranger:
-            await self._reject(send, 403, stranger)
+        token, wrong = self._bearer(headers), None
+        if stranger := self._stranger(headers):
+            wrong = 403, stranger
         elif token is not None and not self.fits(token):
-            await self._reject(send, 401, "token")
+            wrong = 401, "token"
         elif scope["path"] != "/ws":
-            await self._reject(send, 404, "path")
+            wrong = 404, "path"
+        if wrong:
+            status, reason = wrong
+            self.counters.add("refused_total", label=reason)
+            await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send)
         else:
             await receive()
             await send({"type": "websocket.accept"})
@@ -243,14 +248,6 @@ class Service(Hub):
             finally:
                 self.sockets.discard(socket)
 
-    async def _reject(self, send, status: int, reason: str) -> None:
-        """Turn a handshake away."""
-        self.counters.add("refused_total", label=reason)
-        body = f"refused: {reason}\n".encode()
-        headers = [(b"content-type", b"text/plain")]
-        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-
     # Pages
 
     async def _request(self, scope, receive, send) -> None:
@@ -260,21 +257,16 @@ class Service(Hub):
             await send(event)
 
         headers, path = Headers(scope=scope), scope["path"]
-        try:
-            stranger = self._stranger(headers)
-        except ValueError:
-            stranger = "host"
         app: Any = self._http
-        if stranger:
+        if stranger := self._stranger(headers):
             app = PlainTextResponse(f"refused: {stranger}\n", 403)
         elif path.startswith(("/metrics", "/models")) and not self.fits(self._bearer(headers)):
             app = PlainTextResponse("refused: token\n", 401, {"WWW-Authenticate": "Bearer"})
         await app(scope, receive, secured)
 
     async def _health(self, request: Request) -> Response:
-        status = "draining" if self.draining else "ok"
         facts = {
-            "status": status,
+            "status": "draining" if self.draining else "ok",
             "version": __version__,
             "models": list(self.artifacts),
             "refused": self.refused,
@@ -293,22 +285,18 @@ class Service(Hub):
         return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _models(self, request: Request) -> Response:
-        entries = []
-        for stem, artifact in self.artifacts.items():
-            meta = artifact.meta
-            entry = {
+        entries = [
+            {
                 "name": stem,
                 "family": family(artifact),
                 "default": artifact in self.default,
                 "url": f"/models/{stem}.onnx",
                 "bytes": len(artifact.data),
                 "sha256": self.hashes[stem],
+                **{key: artifact.meta.get(key) for key in ("description", "licence", *REQUIRED[2:])},
             }
-            for key in ("task", "description", "licence", "sample_rate", "hop", "delay", "latency"):
-                entry[key] = meta.get(key)
-            for key in ("inputs", "outputs", "states"):
-                entry[key] = meta[key]
-            entries.append(entry)
+            for stem, artifact in self.artifacts.items()
+        ]
         return JSONResponse(entries, headers={"Cache-Control": "no-cache"})
 
     async def _model(self, request: Request) -> Response:

@@ -16,7 +16,7 @@ on the output is exactly that of the new values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import ceil, gcd
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Session(Player):
                 f"{self.artifact.name}: makes {self.outputs} channels at {self.rate_out} Hz of "
                 f"{self.channels} at {self.sample_rate} Hz; dry and bypass need the same"
             )
-        self._turn(controls or {})
+        super().set(controls or {})
         self.dry, self.bypass = dry, bypass
         self._mix.target = 1.0 if bypass else dry
 
@@ -161,7 +161,7 @@ class Session(Player):
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
         self._lagging = {port.name: np.zeros((self.outputs, self.lag), np.float32) for port in self.ports}
 
-    _REST = (*Player._REST, "dry", "bypass", "_mix", "_fading", "_late", "_lagging")
+    _REST = [*Player._REST, "dry", "bypass", "_mix", "_fading", "_late", "_lagging"]
 
     @property
     def _engines(self) -> list[Engine]:
@@ -188,10 +188,6 @@ class Session(Player):
     def flush(self) -> Any:
         """Return the rest of the signal, as `feed` does; then the session is as after `reset`."""
         return alone(self.flushing())
-
-    def feeding(self, block: np.ndarray, lost: np.ndarray | None = None) -> Work:  # type: ignore[override]
-        """Do `feed` as work whose steps somebody else runs, see `player.drive`."""
-        return super().feeding(block, lost)
 
     def _handed(self, y: Frames, block: np.ndarray | None) -> Any:
         mono = self.channels == 1 == self.outputs if block is None else np.ndim(block) == 1
@@ -282,12 +278,3 @@ def player_of(artifact: Artifact, **options: Any) -> Player:
         return Session(artifact, **options)
     types = {port.type for port in artifact.outputs}
     return Player(artifact, mix=types <= {"probabilities", "embedding"}, **options)
-
-
-def run(session: Session, blocks: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
-    """Yield the blocks `[outputs, n]` that a session makes of blocks `[C, T]`, to its end."""
-    for block in blocks:
-        if (y := session.feed(block)).shape[-1]:
-            yield y
-    if (y := session.flush()).shape[-1]:
-        yield np.atleast_2d(y)

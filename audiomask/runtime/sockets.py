@@ -12,17 +12,17 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.runtime.artifact import ArtifactError, choose
-from audiomask.runtime.commands import Refusal, done, field, message, values
+from audiomask.runtime.commands import BadValue, Refusal, done, field, message, values
 from audiomask.runtime.hub import Hub
 from audiomask.runtime.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session, sounds
-from audiomask.runtime.turns import Stream, Worker
+from audiomask.runtime.turns import Stream
 
 VERSION = 1
 MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
@@ -31,6 +31,7 @@ HELLO_S = 10.0  # time until the hello
 SLOW_S = 10.0  # time that a client may take nothing while something waits for it
 CLOSE_S = 5.0  # time in which a client answers a close
 MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
+CONTROL = ("minimum", "maximum", "default", "unit", "doc")  # facts on a control in the answer to the hello
 BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
 
 
@@ -41,7 +42,6 @@ class Socket:
         self.hub, self.abort, self.authorized = hub, abort, authorized
         self._receive, self._send = receive, send
         self.stream: Stream | None = None
-        self._worker: Worker | None = None
         self._loop = asyncio.get_running_loop()
         self.heard = self.sent = self._beat = self._loop.time()
         self._outbox: deque[tuple[bytes | str | int, float]] = deque()
@@ -82,8 +82,8 @@ class Socket:
             self.account()
             if self.intake:
                 self.intake.close()
-            if self.stream and self._worker:
-                self._worker.load -= 1
+            if self.stream:
+                self.stream.worker.load -= 1
 
     def fail(self, refusal: Refusal) -> None:
         """Say why, close and count, once."""
@@ -100,12 +100,12 @@ class Socket:
     async def depart(self, code: int) -> None:
         """Give what is owed for what was received, then close."""
         self._closing = True
-        stream, worker = self.stream, self._worker
-        if stream and worker and not self._closed:
+        stream = self.stream
+        if stream and not self._closed:
             stream.window = float("inf")  # the input rate no longer matters
-            worker.wake(stream)
+            stream.worker.wake(stream)
             if stream.ending:  # the client has asked for the same
-                await worker.flush(stream)
+                await stream.worker.flush(stream)
             elif stream.samples_in or stream.whole or self.intake:
                 await self._flush()
         self._end(code)
@@ -130,7 +130,7 @@ class Socket:
             self.hub.counters.add("faults_total", session.faults - faults)
             self._reported = session.cleaned, session.faults
         if self.intake:
-            for kind, count in self.intake.account().items():
+            for kind, count in self.intake.news("server").items():
                 self.hub.counters.add("packets_total", count, kind)
 
     # In
@@ -161,25 +161,24 @@ class Socket:
         wanted = values(hello)
         done(hello)
         if version != VERSION:
-            raise Refusal("bad_value", 1007, f"version {version} is not spoken here; {VERSION} is")
+            raise BadValue(f"version {version} is not spoken here; {VERSION} is")
         if not MIN_RATE <= rate <= MAX_RATE:
-            raise Refusal("bad_value", 1007, f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
+            raise BadValue(f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
-            raise Refusal("bad_value", 1007, f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
+            raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
         if model is not None and model not in self.hub.models:
             names = " ".join(self.hub.models)
-            raise Refusal("bad_value", 1007, f"model {model[:50]!r} is not offered; there are: {names}")
+            raise BadValue(f"model {model[:50]!r} is not offered; there are: {names}")
         family = self.hub.models[model] if model else self.hub.preferred(packets is not None)
         artifact = choose(family, rate)
         if artifact.lost and packets is None:
-            words = f"{artifact.name} conceals losses that it is told of; say packets in the hello"
-            raise Refusal("bad_value", 1007, words)
+            raise BadValue(f"{artifact.name} conceals losses that it is told of; say packets in the hello")
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
-            raise Refusal("bad_value", 1007, f"channels {channels} are outside 1 to {MAX_ROWS * width}")
+            raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS * width}")
         if output is None and len(heard := sounds(artifact)) > 1:
             words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
-            raise Refusal("bad_value", 1007, words + " ".join(heard))
+            raise BadValue(words + " ".join(heard))
 
         def open_session() -> Session:
             session = Session(artifact, sample_rate=rate, channels=channels, output=output)
@@ -188,12 +187,11 @@ class Socket:
 
         # It runs in a thread of its own, since the filters of odd rates take a while.
         session = await self._checked(asyncio.to_thread(open_session))
-        pcm = Pcm(form, session.channels)
-        self.stream = Stream(session, pcm, self._deliver, self.hub.settings.max_rate, BURST_S)
-        self._worker = min(self.hub.workers, key=lambda w: w.load)
-        self._worker.load += 1
+        worker, pcm = min(self.hub.workers, key=lambda w: w.load), Pcm(form, session.channels)
+        self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
+        worker.load += 1
         if packets is not None:
-            self.intake = Intake(packets, self.stream, self._worker, INBOX)
+            self.intake = Intake(packets, self.stream, INBOX)
         self.heard = self._loop.time()
         ready = {
             "type": "ready",
@@ -201,23 +199,9 @@ class Socket:
             "model": artifact.path.stem,
             "rate": rate,
             "format": form,
-            "channels": session.channels,
             "output": session.ports[0].name,
-            "outputs": session.outputs,
-            "rate_out": session.rate_out,
-            "hop": session.hop,
-            "delay": session.delay,
-            "latency": session.latency,
-            "controls": {
-                port.name: {
-                    "minimum": port.minimum,
-                    "maximum": port.maximum,
-                    "default": port.default,
-                    "unit": port.unit,
-                    "doc": port.doc,
-                }
-                for port in artifact.controls.values()
-            },
+            "controls": {name: _given(port, CONTROL) for name, port in artifact.controls.items()},
+            **_given(session, ("channels", "outputs", "rate_out", "hop", "delay", "latency")),
         }
         if self.intake:
             ready["packets"] = self.intake.facts
@@ -226,9 +210,8 @@ class Socket:
     async def _read(self) -> None:
         event = await self._receive()
         data = event.get("bytes")
-        stream, worker = self.stream, self._worker
-        assert stream is not None
-        assert worker is not None
+        assert self.stream
+        stream, worker = self.stream, self.stream.worker
         if event["type"] == "websocket.disconnect":
             raise _Gone(event.get("code", 1005))
         self.heard = now = self._loop.time()
@@ -245,8 +228,7 @@ class Socket:
             else:
                 worker.put(stream, data, now)
             while len(stream.inbox) > INBOX and not self._closing:
-                stream.moved.clear()
-                await stream.moved.wait()
+                await stream.move()
             return
         command = message(event["text"])
         kind = command.pop("type")
@@ -260,8 +242,7 @@ class Socket:
             await self._flush()
         else:
             while (stream.whole or stream.flying) and not self._closed:  # sound that came before it
-                stream.moved.clear()
-                await stream.moved.wait()
+                await stream.move()
             await self._checked(worker.call(lambda: stream.session.set(**wanted)))
 
     @staticmethod
@@ -270,17 +251,15 @@ class Socket:
         try:
             return await asked
         except (ArtifactError, TypeError, ValueError, OverflowError) as error:
-            raise Refusal("bad_value", 1007, str(error)) from None
+            raise BadValue(str(error)) from None
 
     async def _flush(self) -> None:
         """Send the rest of the signal, and a report on it."""
-        stream, worker = self.stream, self._worker
-        assert stream is not None
-        assert worker is not None
-        session = stream.session
+        assert self.stream
+        stream, session = self.stream, self.stream.session
         if self.intake:
             await self.intake.flush()
-        await worker.flush(stream)
+        await stream.worker.flush(stream)
         cleaned, faults = self._before
         self._before = session.cleaned, session.faults
         report = {
@@ -293,7 +272,7 @@ class Socket:
         }
         stream.samples_in = stream.samples_out = stream.pcm.clipped = 0
         if self.intake:
-            report["packets"] = self.intake.report()
+            report["packets"] = self.intake.news("client")
         self._put(json.dumps(report))
 
     # Out
@@ -332,8 +311,8 @@ class Socket:
         self._closing = self._closed = True
         if self.intake:
             self.intake.close()
-        if self.stream and self._worker:
-            self._worker.forget(self.stream)
+        if self.stream:
+            self.stream.worker.forget(self.stream)
             self.stream.moved.set()
 
     async def _write(self) -> None:
@@ -365,22 +344,25 @@ class Socket:
         if isinstance(item, str):
             await self._emit({"type": "websocket.send", "text": item})
         else:
-            if self._outbox and isinstance(self._outbox[0][0], bytes):  # a client that lags gets it at once
-                parts = [item]
-                while self._outbox and isinstance(part := self._outbox[0][0], bytes):
-                    parts.append(part)
-                    self._outbox.popleft()
-                item = b"".join(parts)
+            parts = [item]
+            while self._outbox and isinstance(part := self._outbox[0][0], bytes):
+                parts.append(part)  # a client that lags gets it at once
+                self._outbox.popleft()
+            item = b"".join(parts)
             await self._emit({"type": "websocket.send", "bytes": item})
             self._size -= len(item)
             stream = self.stream
-            if stream and stream.choked and self._size <= OUTBOX // 2 and self._worker:
+            if stream and stream.choked and self._size <= OUTBOX // 2:
                 stream.choked = False
-                self._worker.wake(stream)
+                stream.worker.wake(stream)
             if since:
                 waited = self._loop.time() - since
                 self.hub.counters.histograms["block_seconds"].observe(waited)
         self._sending = False
+
+
+def _given(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 class _Gone(Exception):

@@ -150,19 +150,18 @@ class SoundCard:
         self.name, self.latency = card.name, 0.0
 
     def start(self, callback: Callable[[np.ndarray, bool], None], ended: Callable[[], None]) -> None:
-        def heard(data: np.ndarray, frames: int, time: object, status: Any) -> None:
-            callback(data.T, bool(status.input_overflow))
-
-        def played(data: np.ndarray, frames: int, time: object, status: Any) -> None:
-            callback(data.T, bool(status.output_underflow))
-
         record = self._kind == "input"
         opened = self._sd.InputStream if record else self._sd.OutputStream
+        flag = "input_overflow" if record else "output_underflow"
+
+        def called(data: np.ndarray, frames: int, time: object, status: Any) -> None:
+            callback(data.T, bool(getattr(status, flag)))
+
         try:
             self._stream = opened(
                 device=self._card.index,
                 latency="low",
-                callback=heard if record else played,
+                callback=called,
                 finished_callback=ended,
                 **self._format,
             )

@@ -49,11 +49,12 @@ class Stream:
         self,
         session: Session,
         pcm: Pcm,
+        worker: Worker,
         deliver: Callable[[bytes | Exception, float], None],
         max_rate: float,
         burst_s: float,
     ):
-        self.session, self.pcm, self.deliver = session, pcm, deliver
+        self.session, self.pcm, self.worker, self.deliver = session, pcm, worker, deliver
         self.max_rate, self.window = max_rate, burst_s / max_rate
         self.inbox, self.lost = bytearray(), bytearray()
         self.taken: bytearray | None = None  # flags of the sound being computed
@@ -67,6 +68,11 @@ class Stream:
     def whole(self) -> int:
         """Return how many frames wait."""
         return len(self.inbox) // self.pcm.frame
+
+    async def move(self) -> None:
+        """Wait for the next batch with this stream, or for its end."""
+        self.moved.clear()
+        await self.moved.wait()
 
     def pay(self, frames: int, now: float) -> None:
         self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate

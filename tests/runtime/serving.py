@@ -60,7 +60,7 @@ class Running:
             return error
 
     def count(self, name, label=""):
-        return self.service.counters.get(name, label)
+        return self.service.counters.values[name].get(label, 0)
 
     def raw(self, hello=None):
         """A bare TCP connection after the handshake, and after the hello if there is one."""

@@ -282,7 +282,7 @@ def test_draining_gives_everybody_what_they_are_owed(serve, noise):
     x = noise(1, 5000)
     with running.open({}) as ws, running.open() as silent:
         ws.send(x.astype("<f4").tobytes())
-        wait(lambda: running.service.counters.get("audio_seconds_total", "in") == 5000 / 16000)
+        wait(lambda: running.count("audio_seconds_total", "in") == 5000 / 16000)
         running.server.should_exit = True
         y, report = sound(ws)
         assert close_to(y, offline(model(running), x)[0])

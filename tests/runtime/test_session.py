@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from options import keywords
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
-from audiomask.runtime.session import Session, run
+from audiomask.runtime.session import Session
 
 RATES = [16000, 48000, 44100, 8000]
 
@@ -313,12 +313,6 @@ def test_many_sessions_share_one_graph(model, noise):
             p.append(s.feed(x[0, n : n + 250]))
     for s, x, p in zip(sessions, xs, parts, strict=True):
         assert np.array_equal(np.concatenate([*p, s.flush()]), whole(model, x)[0])
-
-
-def test_run(model, noise):
-    x = noise(2, 3000)
-    blocks = list(run(Session(model, channels=2), (x[:, n : n + 100] for n in range(0, 3000, 100))))
-    assert np.array_equal(np.concatenate(blocks, 1), whole(model, x))
 
 
 def test_by_name_the_rate_chooses(toy):

@@ -26,7 +26,9 @@ def desk(toy16):
             worker.stop()
             test(
                 worker,
-                lambda: Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, max_rate, burst_s),
+                lambda: Stream(
+                    Session(artifact), Pcm("f32le", 1), worker, lambda *got: None, max_rate, burst_s
+                ),
             )
 
         asyncio.run(inside())
@@ -99,7 +101,7 @@ def test_the_input_rate_is_limited_after_a_burst(desk):
         for now in (0.0, 0.5, 1.0, 2.9, 4.5, 6.0):
             assert 0 <= taken(now) - (4 + 2 * now) <= block
         assert worker._timer
-        assert worker.counters.get("throttled_total") >= 1
+        assert worker.counters.values["throttled_total"][""] >= 1
         one.inbox.clear()
         worker.put(one, bytes(100 * SECOND), 100.0)  # a rest gives a burst back, no more
         before = one.samples_in / 16000
@@ -145,7 +147,7 @@ def test_nobody_waits_for_the_end_of_a_stream_that_left_during_a_turn(toy16):
     async def inside():
         worker = Worker(Counters())
         worker.stop()
-        one = Stream(Session(Artifact.load(toy16)), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0)
+        one = Stream(Session(Artifact.load(toy16)), Pcm("f32le", 1), worker, lambda *got: None, 1.0, 1.0)
         worker.put(one, bytes(4 * HOP), 0.0)
         turn = worker._choose(0.0)
         waiting = asyncio.create_task(worker.flush(one))
@@ -191,7 +193,9 @@ def test_what_arrives_soon_after_a_turn_shares_the_next(toy16):
     async def inside():
         worker, loop = Worker(Counters()), asyncio.get_running_loop()
         worker.stop()
-        a, b, c = (Stream(Session(artifact), Pcm("f32le", 1), lambda *got: None, 1.0, 1.0) for _ in "abc")
+        a, b, c = (
+            Stream(Session(artifact), Pcm("f32le", 1), worker, lambda *got: None, 1.0, 1.0) for _ in "abc"
+        )
         begin = loop.time()
         worker.put(a, bytes(4 * HOP), begin)
         await asyncio.sleep(0)

@@ -12,6 +12,7 @@ import pytest
 import soundfile as sf
 import soxr
 from options import keywords
+from starlette.responses import PlainTextResponse
 
 from audiomask.runtime import server
 from audiomask.runtime.server import PAGE, Service, Settings, offer
@@ -32,7 +33,7 @@ class NoSockets(Service):
     """A server whose websocket route was deleted."""
 
     async def _websocket(self, scope, receive, send):
-        await self._reject(send, 404, "path")
+        await PlainTextResponse("", 404)(scope, receive, send)
 
 
 def whole(model, x, rate, **options):
