@@ -20,7 +20,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,30 +99,30 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     previous = ""
+
+    def found(line: int, message: str) -> None:
+        problems.append(Problem(path.name, line, message))
+
     if text and not text.endswith("\n"):
-        problems.append(Problem(path.name, text.count("\n") + 1, "the last line has no end"))
+        found(text.count("\n") + 1, "the last line has no end")
     for number, raw in enumerate(text.split("\n")[: -1 if text.endswith("\n") else None], 1):
         key, _, value = raw.strip().replace("\t", " ").partition(" ")
         value = value.strip()
         if raw != raw.strip():
-            problems.append(
-                Problem(path.name, number, "white space or a carriage return at the start or end of the line")
-            )
+            found(number, "white space or a carriage return at the start or end of the line")
         if not key:
-            problems.append(Problem(path.name, number, "empty line"))
-            continue
-        if not value and path.name not in MAY_BE_EMPTY:
-            problems.append(Problem(path.name, number, f"{key} has no value"))
-            continue
-        if key in seen:
+            found(number, "empty line")
+        elif not value and path.name not in MAY_BE_EMPTY:
+            found(number, f"{key} has no value")
+        elif key in seen:
             same = "" if seen[key] == value else f", with another value ({value!r}, before {seen[key]!r})"
-            problems.append(Problem(path.name, number, f"{key} appears twice{same}"))
-            continue
-        if key < previous:
-            problems.append(Problem(path.name, number, f"not sorted: {key} after {previous}"))
-        seen[key] = value
-        previous = key
-        rows.append((number, key, value))
+            found(number, f"{key} appears twice{same}")
+        else:
+            if key < previous:
+                found(number, f"not sorted: {key} after {previous}")
+            seen[key] = value
+            previous = key
+            rows.append((number, key, value))
     return rows, problems
 
 
@@ -220,11 +220,7 @@ class DataDir:
 
         Raises DataError for a segment of an unknown recording or a table with a hole.
         """
-        scps = {
-            name: t
-            for name, t in self.tables.items()
-            if keyed_by(name) == "recording" and name.endswith(".scp")
-        }
+        scps = {n: t for n, t in self.tables.items() if keyed_by(n) == "recording" and n.endswith(".scp")}
         for key in self.utterance_keys:
             recording, start, end = key, 0.0, None
             if "segments" in self.tables:
@@ -369,12 +365,9 @@ def split_by_ratio(
         raise DataError(f"ratios must be positive, got {dict(ratios)}")
     if by_speaker and "utt2spk" not in data.tables:
         raise DataError(f"{data.path}: no utt2spk, so no split by speaker; add it or split by utterance")
-    group_of: Callable[[Utterance], str | None] = (
-        (lambda u: u.speaker) if by_speaker else (lambda u: u.recording)
-    )
     groups: dict[str, list[str]] = {}
-    for utterance in data.utterances():
-        groups.setdefault(str(group_of(utterance)), []).append(utterance.key)
+    for u in data.utterances():
+        groups.setdefault(str(u.speaker if by_speaker else u.recording), []).append(u.key)
     if len(groups) < len(ratios):
         unit = "speakers" if by_speaker else "recordings"
         raise DataError(f"{data.path}: {len(groups)} {unit} cannot fill {len(ratios)} parts")
