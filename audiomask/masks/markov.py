@@ -78,6 +78,10 @@ class Chain:
     transition: np.ndarray
     loss: np.ndarray
 
+    def _set(self, transition: Any, loss: Any) -> None:
+        object.__setattr__(self, "transition", np.array(transition))  # subclasses are frozen dataclasses
+        object.__setattr__(self, "loss", np.array(loss))
+
     def sample(self, seeds: Array, packets: int) -> Array:
         """Return `[B, packets]` bool, true where lost, from `seeds [B]` int64."""
 

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask.masks.markov import uniform
+from audiomask.masks.markov import like, uniform
 
 Grid = tuple[int, int]
 FINE = 24  # bits of a random number, the low ones of a key
@@ -312,11 +312,6 @@ def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
         position = torch.arange(grid[axis], device=start.device) - start[..., axis, None]
         along.append((position >= 0) & (position < size[..., axis, None]))
     return along[0][..., :, None] & along[1][..., None, :]
-
-
-def like(values: np.ndarray, other: Tensor) -> Tensor:
-    """Return `values` on the device of `other`."""
-    return torch.as_tensor(values, device=other.device)
 
 
 def check(seeds: Tensor, grid: Grid) -> None:
