@@ -132,12 +132,8 @@ class PackedAudio:
         meta = json.loads(index.read_text())
         self.sample_rate: int = meta["sample_rate"]
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
-        keep = [
-            e
-            for e in meta["entries"]
-            if not any(_matches(e[1], x) for x in exclude)
-            and (only is None or any(_matches(e[1], x) for x in only))
-        ]
+        keep = [e for e in meta["entries"] if not _matches(e[1], *exclude)]
+        keep = [e for e in keep if only is None or _matches(e[1], *only)]
         if not keep:
             raise AudioError(
                 f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`"
@@ -162,10 +158,6 @@ class PackedAudio:
                 p[rest] = left * self.lengths[rest] / self.lengths[rest].sum()
         self.p = p / p.sum()
         self._cdf = np.cumsum(self.p)
-
-    @property
-    def duration_s(self) -> float:
-        return float(self.lengths.sum()) / self.sample_rate
 
     def seek(self, row: int) -> None:
         """Do nothing, since every row is drawn from the whole corpus."""
@@ -192,8 +184,8 @@ class PackedAudio:
         return cut(read, int(n), rng, length, fill)
 
 
-def _matches(group: str, pattern: str) -> bool:
-    return group.startswith(pattern[:-1]) if pattern.endswith("*") else group == pattern
+def _matches(group: str, *patterns: str) -> bool:
+    return any(group.startswith(p[:-1]) if p.endswith("*") else group == p for p in patterns)
 
 
 class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
@@ -234,9 +226,8 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
         u -= self.synthetic
         if u < self.babble:
             talkers = rng.integers(3, 9)
-            return sum(
-                self.speech.crop(rng, self.length) * 10 ** (rng.uniform(-6, 6) / 20) for _ in range(talkers)
-            ) / np.sqrt(talkers)
+            voices = (self.speech.crop(rng, self.length) for _ in range(talkers))
+            return sum(voice * 10 ** (rng.uniform(-6, 6) / 20) for voice in voices) / np.sqrt(talkers)
         if u < self.babble + self.music_share and self.music is not None:
             return self.music.crop(rng, self.length)
         return self.noise.crop(rng, self.length)
@@ -247,8 +238,5 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
             corpus.seek(row)
         speech = self.speech.crop(rng, self.length, "pad")
         noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
-        return {
-            "speech": torch.from_numpy(speech),
-            "noise": torch.from_numpy(noise),
-            "seed": torch.tensor(int(rng.integers(2**62))),
-        }
+        seed = torch.tensor(int(rng.integers(2**62)))
+        return {"speech": torch.from_numpy(speech), "noise": torch.from_numpy(noise), "seed": seed}

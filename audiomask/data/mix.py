@@ -7,7 +7,7 @@ seed and two data directories give the same mixtures on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,20 +174,39 @@ def write_mixtures(
     the utterances mixed. Paths are relative to `out`, which can therefore be moved.
     """
     settings = settings or MixSettings()
+    drawn = mixtures(speech, noise, count, seed, settings, allow_pipes)
+    pairs = ((m, m.noisy, m.clean, {"utt2snr": f"{m.snr_db:.2f}"}) for m in drawn)
+    return write_pairs(out, settings.sample_rate, pairs)
+
+
+def write_pairs(
+    out: str | Path,
+    sample_rate: int,
+    pairs: Iterable[tuple[Mixture, np.ndarray, np.ndarray, dict[str, str]]],
+) -> DataDir:
+    """Write pairs of signals and their tables; return the data directory `out`.
+
+    A pair is a mixture, its signals noisy `[T]` or `[M, T]` and clean `[T]`, and entries of more tables.
+    """
     out = Path(out)
+    tables: dict[str, dict[str, str]] = {"wav.scp": {}, "clean.scp": {}}
     for name in ("noisy", "clean"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    names = ("wav.scp", "clean.scp", "utt2spk", "utt2snr", "utt2noise", "utt2speech", "reco2dur")
-    tables: dict[str, dict[str, str]] = {name: {} for name in names}
-    for mixture in mixtures(speech, noise, count, seed, settings, allow_pipes):
+    for mixture, noisy, clean, more in pairs:
         key = mixture.key
-        for folder, x in (("noisy", mixture.noisy), ("clean", mixture.clean)):
-            audio.write(out / folder / f"{key}.wav", x, settings.sample_rate, overwrite=True)
-        tables["wav.scp"][key], tables["clean.scp"][key] = f"noisy/{key}.wav", f"clean/{key}.wav"
-        tables["utt2spk"][key] = mixture.speech.speaker or mixture.speech.key
-        tables["utt2snr"][key] = f"{mixture.snr_db:.2f}"
-        tables["utt2noise"][key], tables["utt2speech"][key] = mixture.noise.key, mixture.speech.key
-        tables["reco2dur"][key] = f"{len(mixture.noisy) / settings.sample_rate:.4f}"
+        for folder, x in (("noisy", noisy), ("clean", clean)):
+            audio.write(out / folder / f"{key}.wav", x, sample_rate, overwrite=True)
+        entries = {
+            "wav.scp": f"noisy/{key}.wav",
+            "clean.scp": f"clean/{key}.wav",
+            "utt2spk": mixture.speech.speaker or mixture.speech.key,
+            "utt2noise": mixture.noise.key,
+            "utt2speech": mixture.speech.key,
+            "reco2dur": f"{len(clean) / sample_rate:.4f}",
+            **more,
+        }
+        for name, entry in entries.items():
+            tables.setdefault(name, {})[key] = entry
     data = DataDir(tables, out)
     data.write(out)
     return data

@@ -11,11 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
+from audiomask.data.clips import Utterances
 from audiomask.data.loading import PackedAudio, cut, read_mono
 
 
-class Pairs(Dataset[dict[str, Any]]):
+class Pairs(Utterances):
     """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
 
     An item is `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
@@ -26,15 +26,8 @@ class Pairs(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, path: str | Path, sample_rate: int, array: bool = False):
-        self.data, self.sample_rate, self.array = DataDir.read(path), sample_rate, array
-        if "clean.scp" not in self.data.tables:
-            raise AudioError(
-                f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory"
-            )
-        self.utterances = list(self.data.utterances())
-
-    def __len__(self) -> int:
-        return len(self.utterances)
+        super().__init__(path, sample_rate, "clean.scp", "; `audiomask data mix` makes such a directory")
+        self.array = array
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return noisy and clean samples `[T]` or, of an array, `[M, T]` and `[T]`."""
@@ -61,11 +54,8 @@ class Pairs(Dataset[dict[str, Any]]):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         noisy, clean = self.read(i)
-        return {
-            "noisy": torch.from_numpy(noisy),
-            "clean": torch.from_numpy(clean),
-            "key": self.utterances[i].key,
-        }
+        key = self.utterances[i].key
+        return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": key}
 
 
 class PairCrops(Dataset[dict[str, torch.Tensor]]):
@@ -83,8 +73,8 @@ class PairCrops(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
         self.pairs, self.length, self.seed = pairs, length, seed
 
-    def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        """Return clean and noisy `[2, L]` of one pair, every second of the corpus as likely."""
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, row])
         i = self.pairs.draw(rng)
         n = self.pairs.lengths[i] // 2
         start = self.pairs.offsets[i]
@@ -93,13 +83,6 @@ class PairCrops(Dataset[dict[str, torch.Tensor]]):
         def read(at: int, count: int) -> np.ndarray:
             return pair[:, at : at + count].astype(np.float32) / 32768
 
-        return cut(read, int(n), rng, self.length, "pad")
-
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        clean, noisy = torch.from_numpy(self._crop(rng))
-        return {
-            "speech": clean,
-            "noise": (noisy - clean)[None],
-            "seed": torch.tensor(int(rng.integers(2**62))),
-        }
+        clean, noisy = torch.from_numpy(cut(read, int(n), rng, self.length, "pad"))
+        seed = torch.tensor(int(rng.integers(2**62)))
+        return {"speech": clean, "noise": (noisy - clean)[None], "seed": seed}
