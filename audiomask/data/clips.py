@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi import DataDir, read_mono
 from audiomask.data.labels import targets
-from audiomask.data.loading import Corpus, read_mono
+from audiomask.data.loading import Corpus
 
 
 class Crops(Dataset[dict[str, Tensor]]):

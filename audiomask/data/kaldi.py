@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soxr
 
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
@@ -80,6 +81,14 @@ def keyed_by(name: str) -> str | None:
 def names_files(name: str) -> bool:
     """Return whether a table's values are files, whose paths may be relative."""
     return name.endswith(".scp") or name == "utt2trace"
+
+
+def read_text(path: Path, remedy: str) -> str:
+    """Return the text of a file; DataError with the remedy if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read ({error}); {remedy}") from None
 
 
 def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
@@ -288,6 +297,19 @@ class DataDir:
             with source_file(self, entry, allow_pipes) as path:
                 out[recording] = audio.info(path).seconds
         return out
+
+
+def resampled(x: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Return `x [T]` or `[C, T]` at another rate, float32."""
+    return x if rate == wanted else np.ascontiguousarray(soxr.resample(x.T, rate, wanted).T, np.float32)
+
+
+def read_mono(
+    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
+) -> np.ndarray:
+    """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    x, rate = data.load(utterance, table, allow_pipes)
+    return resampled(x.mean(0), rate, sample_rate)
 
 
 @contextmanager

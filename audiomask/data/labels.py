@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir, DataError
+from audiomask.data.loading import Corpus
 
 
 def labels_of(data: DataDir) -> dict[str, list[str]]:
@@ -65,13 +66,10 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(labels, one_hot(list(labels.values()), classes), strict=True))
 
 
-class LabelledCorpus(Protocol):
+class LabelledCorpus(Corpus, Protocol):
     """A source of labelled crops: `PackedAudio` with labels, or `ShardedAudio`."""
 
     labels: list[list[str]]  # of each recording that can be drawn now; another list when others can
-
-    def seek(self, row: int) -> None:
-        """Prepare for this row of the run."""
 
     def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop_of`."""

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError, replacing
-from audiomask.data.kaldi import DataDir, Utterance
 
 
 def pack(
@@ -65,15 +63,6 @@ class Corpus(Protocol):
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop`."""
-
-
-def read_mono(
-    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
-) -> np.ndarray:
-    """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
-    x, rate = data.load(utterance, table, allow_pipes)
-    mono = x.mean(0)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
 
 
 def within_full_scale(x: np.ndarray) -> np.ndarray:

@@ -7,15 +7,15 @@ seed and two data directories give the same mixtures on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from audiomask import audio
-from audiomask.data.kaldi import DataDir, DataError, Utterance
+from audiomask.data.kaldi import DataDir, DataError, Utterance, read_mono
 
 SILENCE_DBFS = -60.0  # a crop quieter than this holds neither speech nor noise worth mixing
 CACHED_FILES = 64  # decoded files kept: noise files are long, and drawn again and again
@@ -80,28 +80,6 @@ def mix_at_snr(
     return clean * gain, noisy * gain
 
 
-class _Pool:
-    """A cache of the last few signals read from a data directory, mono and at one rate."""
-
-    def __init__(self, data: DataDir, sample_rate: int, allow_pipes: bool) -> None:
-        self.data, self.sample_rate, self.allow_pipes = data, sample_rate, allow_pipes
-        self.utterances = list(data.utterances())
-        if not self.utterances:
-            raise DataError(f"{data.path}: lists nothing to mix")
-        self.cache: dict[str, np.ndarray] = {}
-
-    def read(self, utterance: Utterance) -> np.ndarray:
-        if utterance.key not in self.cache:
-            if len(self.cache) >= CACHED_FILES:
-                self.cache.pop(next(iter(self.cache)))
-            x, rate = self.data.load(utterance, allow_pipes=self.allow_pipes)
-            mono = x.mean(axis=0)
-            if rate != self.sample_rate:
-                mono = soxr.resample(mono, rate, self.sample_rate, quality="HQ")
-            self.cache[utterance.key] = mono
-        return self.cache[utterance.key]
-
-
 def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int = 20) -> np.ndarray | None:
     """Return a random crop louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
     if len(x) < length:
@@ -128,25 +106,34 @@ def mixtures(
     generator seeded by (seed, its number): the first 10 of 200 are the 10 of 10.
     """
     settings = settings or MixSettings()
-    talkers = _Pool(speech, settings.sample_rate, allow_pipes)
-    noises = _Pool(noise, settings.sample_rate, allow_pipes)
-    by_kind: dict[str, list[Utterance]] = {}
-    for utterance in noises.utterances:
-        by_kind.setdefault(utterance.speaker or "", []).append(utterance)
+    rate = settings.sample_rate
+
+    def reader(data: DataDir) -> tuple[list[Utterance], Callable[[int], np.ndarray]]:
+        utterances = list(data.utterances())
+        if not utterances:
+            raise DataError(f"{data.path}: lists nothing to mix")
+        read = lru_cache(CACHED_FILES)(lambda i: read_mono(data, utterances[i], rate, "wav", allow_pipes))
+        return utterances, read
+
+    talkers, read_speech = reader(speech)
+    noises, read_noise = reader(noise)
+    by_kind: dict[str, list[int]] = {}
+    for i, utterance in enumerate(noises):
+        by_kind.setdefault(utterance.speaker or "", []).append(i)
     kinds = sorted(by_kind)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        talker = talkers.utterances[number % len(talkers.utterances)]
-        said = talkers.read(talker)
+        talker = talkers[number % len(talkers)]
+        said = read_speech(number % len(talkers))
         # Speech is never repeated to fill the length: the seam would be heard as speech that nobody said.
-        length = min(round(rng.uniform(*settings.seconds) * settings.sample_rate), len(said))
+        length = min(round(rng.uniform(*settings.seconds) * rate), len(said))
         crop = _draw_crop(said, length, rng)
         if crop is None:
             raise DataError(f"{speech.path}: {talker.key} is silent; remove it with `audiomask data subset`")
         for _ in range(20):
             pool = by_kind[kinds[int(rng.integers(len(kinds)))]]
-            chosen = pool[int(rng.integers(len(pool)))]
-            noise_crop = _draw_crop(noises.read(chosen), length, rng)
+            at = pool[int(rng.integers(len(pool)))]
+            chosen, noise_crop = noises[at], _draw_crop(read_noise(at), length, rng)
             if noise_crop is not None:
                 break
         else:

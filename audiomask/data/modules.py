@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask.audio import AudioError
 from audiomask.data.clips import Clips, Crops, LabelledClips, confidences
-from audiomask.data.kaldi import DataDir, Utterance
+from audiomask.data.kaldi import DataDir, Utterance, read_mono
 from audiomask.data.labels import LabelledCrops, count, labels_of
-from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack, read_mono
+from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
 from audiomask.data.packet_loss import Traced
 from audiomask.data.pairs import PairCrops, Pairs
 from audiomask.data.shards import INDEX, ShardedAudio, label_counts

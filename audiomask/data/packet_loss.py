@@ -12,7 +12,7 @@ from torch import Tensor
 from audiomask.audio import AudioError
 from audiomask.data.clips import Utterances
 from audiomask.data.example import Example, Simulation, rms
-from audiomask.data.loading import read_mono
+from audiomask.data.kaldi import read_mono
 from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
 
 

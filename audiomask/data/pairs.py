@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.clips import Utterances
-from audiomask.data.loading import PackedAudio, cut, read_mono
+from audiomask.data.kaldi import read_mono, resampled
+from audiomask.data.loading import PackedAudio, cut
 
 
 class Pairs(Utterances):
@@ -39,18 +39,14 @@ class Pairs(Utterances):
                     f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew"
                 )
             return noisy, clean
-        noisy, clean = (self._channels(i, table) for table in ("wav", "clean"))
+        loaded = (self.data.load(u, table) for table in ("wav", "clean"))
+        noisy, clean = (resampled(x, rate, self.sample_rate) for x, rate in loaded)
         if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
             raise AudioError(
                 f"{u.key}: noisy has shape {noisy.shape} and clean {clean.shape}; pair it anew, with one "
                 "clean channel of the same length"
             )
         return noisy, clean[0]
-
-    def _channels(self, i: int, table: str) -> np.ndarray:
-        x, rate = self.data.load(self.utterances[i], table)
-        x = x if rate == self.sample_rate else soxr.resample(x.T, rate, self.sample_rate).T
-        return np.ascontiguousarray(x, np.float32)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         noisy, clean = self.read(i)
