@@ -94,9 +94,7 @@ def _dns_pairs(noisy: Path, skipped: list[str] | None) -> DataDir:
             if not match:
                 found.fault(f"{path}: its name does not end in _fileid_NUMBER; remove or rename it")
             elif match.group() in side:
-                found.fault(
-                    f"{path}: makes the same key {match.group()} as {side[match.group()]}; remove one"
-                )
+                found.fault(f"{path}: makes the same key {match[0]} as {side[match[0]]}; remove one")
             else:
                 side[match.group()] = path
     for key, path in sides[0].items():

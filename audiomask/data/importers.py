@@ -24,11 +24,8 @@ def audio_files(folder: Path) -> list[Path]:
     """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in named if p.is_file())
     if not files:
         raise DataError(f"{folder}: no audio files below it ({', '.join(sorted(SUFFIXES))})")
     return files
@@ -234,9 +231,7 @@ def from_lhotse(recordings: str | Path, supervisions: str | Path | None = None) 
             segments[key] = f"{recording} {start:.4f} {start + float(item['duration']):.4f}"
             utt2spk[key] = as_key(item.get("speaker") or key)
             text[key] = item.get("text") or ""
-        whole = set(segments) == set(wav) and all(
-            segments[k] == f"{k} 0.0000 {durations[k]}" for k in segments
-        )
+        whole = segments == {key: f"{key} 0.0000 {seconds}" for key, seconds in durations.items()}
         tables |= {"utt2spk": utt2spk, "spk2utt": invert(utt2spk)}
         tables |= {} if whole else {"segments": segments}
         tables |= {"text": text} if any(text.values()) else {}

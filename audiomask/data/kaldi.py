@@ -99,9 +99,7 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not UTF-8; convert it, for instance with iconv"
-        ) from error
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert it with iconv") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read ({error.strerror})") from error
     rows: list[tuple[int, str, str]] = []
@@ -283,9 +281,7 @@ class DataDir:
         out = {}
         for name, table in self.tables.items():
             kind = keyed_by(name)
-            out[name] = (
-                dict(table) if kind == "pool" else {k: v for k, v in table.items() if k in wanted[str(kind)]}
-            )
+            out[name] = {k: v for k, v in table.items() if kind == "pool" or k in wanted[str(kind)]}
         if "utt2spk" in out:
             out["spk2utt"] = invert(out["utt2spk"])
         return DataDir(out, self.path)
@@ -327,9 +323,7 @@ def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterato
         yield path
         return
     if not allow_pipes:
-        raise DataError(
-            f"{data.path}: {entry!r} is a shell command; add --allow-pipes if you trust this directory"
-        )
+        raise DataError(f"{data.path}: {entry!r} is a shell command; add --allow-pipes if you trust it")
     with tempfile.NamedTemporaryFile(suffix=".wav") as spool:
         done = subprocess.run(entry[:-1], shell=True, stdout=spool, stderr=subprocess.PIPE, check=False)
         if done.returncode != 0:

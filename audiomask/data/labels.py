@@ -27,10 +27,8 @@ def labels_of(data: DataDir) -> dict[str, list[str]]:
             f"{data.path}/utt2label: no label for {missing[0]} ({len(missing)} in all); "
             "`audiomask data fix` drops such utterances"
         )
-    return {
-        key: list(dict.fromkeys(w.strip() for w in table[key].split(",") if w.strip()))
-        for key in data.utterance_keys
-    }
+    split = {key: [name.strip() for name in table[key].split(",")] for key in data.utterance_keys}
+    return {key: list(dict.fromkeys(filter(None, names))) for key, names in split.items()}
 
 
 def count(labels: Iterable[list[str]]) -> dict[str, int]:

@@ -40,9 +40,7 @@ def pack(
         for key, group, read in entries:
             x = np.asarray(read(), np.float32)
             if x.ndim != 1:
-                raise AudioError(
-                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
-                )
+                raise AudioError(f"{key}: expected mono, got shape {x.shape}; mix down before packing")
             if not len(x):
                 continue
             f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())

@@ -81,9 +81,7 @@ def _scale(name: str) -> Scale:
 def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: float | None) -> float:
     top = sample_rate / 2 if f_max is None else f_max
     if bands < 1 or n_fft < 2 or n_fft % 2:
-        raise ValueError(
-            f"{bands} bands of an FFT of {n_fft}: it takes at least one band and an even FFT size"
-        )
+        raise ValueError(f"{bands} bands of an FFT of {n_fft}: want at least one band and an even FFT size")
     if not 0 <= f_min < top <= sample_rate / 2:
         raise ValueError(f"bands from {f_min} to {top} Hz do not lie within 0..{sample_rate / 2} Hz")
     return top

@@ -243,9 +243,7 @@ def read_trace(path: str | Path) -> np.ndarray:
         raise AudioError(f"{path}: cannot be read as a trace ({error})") from None
     for number, line in enumerate(lines, 1):
         if line.strip() not in ("0", "1"):
-            raise AudioError(
-                f"{path}:{number}: {line[:40]!r} is neither 0 nor 1; want a line for each packet"
-            )
+            raise AudioError(f"{path}:{number}: {line[:40]!r} is neither 0 nor 1; want a line a packet")
     if not lines:
         raise AudioError(f"{path} is empty; want a line for each packet, 1 where it is lost and else 0")
     return np.array([line.strip() == "1" for line in lines])
