@@ -9,6 +9,7 @@ import numpy as np
 from audiomask import audio
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import (
+    NOT_A_DIRECTORY,
     DataDir,
     DataError,
     Problem,
@@ -42,9 +43,7 @@ class _Scan:
             self.tables[name] = {key: value for _, key, value in rows}
             self.line_of[name] = {key: number for number, key, _ in rows}
         if "wav.scp" not in self.tables:
-            raise DataError(
-                f"{path}: not a data directory, it has no wav.scp; `audiomask data import` makes one"
-            )
+            raise DataError(f"{path}: {NOT_A_DIRECTORY}")
         self.data = DataDir(self.tables, path)
 
     def found(self, name: str, key: str, message: str) -> None:
@@ -201,12 +200,8 @@ def fix(path: str | Path, check_audio: bool = True, allow_pipes: bool = False) -
             raise DataError(
                 f"{path}/reco2dur: has holes or nonsense, and only the audio knows; leave --no-audio out"
             )
-        out.tables["reco2dur"] = {
-            key: said[key]
-            if abs(numbers.get(key, np.inf) - seconds) <= DURATION_TOLERANCE_S
-            else f"{seconds:.4f}"
-            for key, seconds in true.items()
-        }
+        close = {k for k, s in true.items() if abs(numbers.get(k, np.inf) - s) <= DURATION_TOLERANCE_S}
+        out.tables["reco2dur"] = {k: said[k] if k in close else f"{s:.4f}" for k, s in true.items()}
     for name, table in out.tables.items():
         if len(table) < len(before := scan.line_of.get(name, {})):
             notes.append(f"{name}: {len(table)} of {len(before)} lines kept")

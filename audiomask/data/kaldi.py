@@ -34,6 +34,7 @@ from audiomask.audio import AudioError, replacing
 Table = dict[str, str]
 NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
 POOLS = {"rir.scp"}
+NOT_A_DIRECTORY = "not a data directory, it has no wav.scp; `audiomask data import` makes one"
 MAY_BE_EMPTY = {"text"}  # a transcript may say that nothing was said
 
 
@@ -167,9 +168,7 @@ class DataDir:
         """Read every table in any order; DataError if an entry is ambiguous."""
         path = Path(path)
         if not (path / "wav.scp").is_file():
-            raise DataError(
-                f"{path}: not a data directory, it has no wav.scp; `audiomask data import` makes one"
-            )
+            raise DataError(f"{path}: {NOT_A_DIRECTORY}")
         tables: dict[str, Table] = {}
         for file in (path / name for name in cls.table_names(path)):
             rows, problems = scan_table(file)

@@ -34,19 +34,16 @@ class Pairs(Utterances):
         u = self.utterances[i]
         if not self.array:
             noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
-            if len(noisy) != len(clean):
-                raise AudioError(
-                    f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew"
-                )
-            return noisy, clean
+            if len(noisy) == len(clean):
+                return noisy, clean
+            lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
+            raise AudioError(f"{u.key}: {lengths}; pair them anew")
         loaded = (self.data.load(u, table) for table in ("wav", "clean"))
         noisy, clean = (resampled(x, rate, self.sample_rate) for x, rate in loaded)
-        if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
-            raise AudioError(
-                f"{u.key}: noisy has shape {noisy.shape} and clean {clean.shape}; pair it anew, with one "
-                "clean channel of the same length"
-            )
-        return noisy, clean[0]
+        if clean.shape[0] == 1 and noisy.shape[1] == clean.shape[1]:
+            return noisy, clean[0]
+        shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
+        raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         noisy, clean = self.read(i)
