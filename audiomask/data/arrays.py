@@ -17,12 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from audiomask import audio
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.data import simulate
 from audiomask.data.example import Simulation
 from audiomask.data.kaldi import DataDir
-from audiomask.data.mix import MixSettings, mixtures
+from audiomask.data.mix import MixSettings, Mixture, mixtures, write_pairs
 
 SOUND = 343.0  # m/s, in air at 20 degrees C
 LEAD = 16  # samples of a response before its first direct sound: half of the interpolated pulse
@@ -44,12 +43,10 @@ class Rooms:
 
     def save(self, path: str | Path) -> None:
         """Write the bank, its responses as 16-bit floats: an error of -66 dB at half the size."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         tensors = {"microphones": self.microphones, "responses": self.responses.half(), "delays": self.delays}
-        temporary = path.with_name(f".{path.name}.part")
-        save_file(tensors, temporary, {"sample_rate": str(self.sample_rate)})
-        temporary.replace(path)
+        with replacing(path) as part:
+            save_file(tensors, part, {"sample_rate": str(self.sample_rate)})
 
     @classmethod
     def load(cls, path: str | Path) -> Rooms:
@@ -280,16 +277,14 @@ class ArrayScenes(Simulation):
         everywhere = torch.rand(b, generator=g, device=device) < self.diffuse
         rows = int(everywhere.sum())
         if rows:
-            field = diffuse_field(rooms.microphones, rows, n_fft, sr, self.waves, g)
-            paths[everywhere, 0] = field
+            paths[everywhere, 0] = diffuse_field(rooms.microphones, rows, n_fft, sr, self.waves, g)
         around = play((parts[:, :, None] * paths).sum(1))  # [B, M, T]
 
         snr = uniform(*self.snr_db, b)
         snr = torch.where(torch.rand(b, generator=g, device=device) < self.clean, math.inf, snr)
         own = torch.randn(wet.shape, generator=g, device=device)
-        own *= (
-            simulate.active_level(wet[:, self.reference], sr) * 10 ** (-uniform(*self.self_noise_db, b) / 20)
-        )[:, None, None]
+        below = 10 ** (-uniform(*self.self_noise_db, b) / 20)
+        own *= (simulate.active_level(wet[:, self.reference], sr) * below)[:, None, None]
         scale = simulate.noise_gain(wet[:, self.reference], around[:, self.reference], snr, sr)
         microphone = gain(self.microphone_gain_db, b, wet.shape[1], 1)
         microphone = microphone / microphone[:, self.reference, None]  # the target is at its level
@@ -308,24 +303,13 @@ def write_scenes(
     Files are out/noisy/*.wav (a channel per microphone) and out/clean/*.wav, tables those of
     `data.mix.write_mixtures`, which draws the mixtures; utt2delay has the delays of `Rooms`.
     """
-    out = Path(out)
-    settings = MixSettings(sample_rate=scenes.sample_rate)
-    names = ("wav.scp", "clean.scp", "utt2spk", "utt2noise", "utt2speech", "utt2delay", "reco2dur")
-    tables: dict[str, dict[str, str]] = {name: {} for name in names}
-    for name in ("noisy", "clean"):
-        (out / name).mkdir(parents=True, exist_ok=True)
-    for i, mixture in enumerate(mixtures(speech, noise, count, seed, settings)):
+
+    def render(i: int, mixture: Mixture) -> tuple[Mixture, np.ndarray, np.ndarray, dict[str, str]]:
         g = torch.Generator().manual_seed(seed * count + i)
         said, around = (torch.from_numpy(x)[None] for x in (mixture.clean, mixture.noisy - mixture.clean))
         noisy, clean, delays = scenes.render(said, around[:, None], g)
-        key = mixture.key
-        for folder, x in (("noisy", noisy[0]), ("clean", clean)):
-            audio.write(out / folder / f"{key}.wav", x.numpy(), scenes.sample_rate, overwrite=True)
-            tables["wav.scp" if folder == "noisy" else "clean.scp"][key] = f"{folder}/{key}.wav"
-        tables["utt2spk"][key] = mixture.speech.speaker or mixture.speech.key
-        tables["utt2noise"][key], tables["utt2speech"][key] = mixture.noise.key, mixture.speech.key
-        tables["utt2delay"][key] = " ".join(f"{d:.3f}" for d in delays[0].tolist())
-        tables["reco2dur"][key] = f"{clean.shape[1] / scenes.sample_rate:.4f}"
-    data = DataDir(tables, out)
-    data.write(out)
-    return data
+        written = " ".join(f"{d:.3f}" for d in delays[0].tolist())
+        return mixture, noisy[0].numpy(), clean[0].numpy(), {"utt2delay": written}
+
+    drawn = mixtures(speech, noise, count, seed, MixSettings(sample_rate=scenes.sample_rate))
+    return write_pairs(out, scenes.sample_rate, (render(i, m) for i, m in enumerate(drawn)))

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi import DataDir, read_mono
 from audiomask.data.labels import targets
-from audiomask.data.loading import Corpus, read_mono
+from audiomask.data.loading import Corpus
 
 
 class Crops(Dataset[dict[str, Tensor]]):
@@ -65,7 +65,23 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
     return numbers[np.arange(length) * len(numbers) // max(1, length)]
 
 
-class Clips(Dataset[dict[str, Any]]):
+class Utterances(Dataset[dict[str, Any]]):
+    """A base of data sets with an item for each utterance of a data directory.
+
+    AudioError with the reason `why` if it lacks the table `needed`.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, needed: str = "wav.scp", why: str = ""):
+        self.data, self.sample_rate = DataDir.read(path), sample_rate
+        if needed not in self.data.tables:
+            raise AudioError(f"{path}: no {needed} beside wav.scp{why}")
+        self.utterances = list(self.data.utterances())
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+class Clips(Utterances):
     """Reads the utterances of a data directory from their beginning, for validation.
 
     An item is `audio [T]`, of `length` samples at most (0: whole), `seed` (the row's number), `key` and, if
@@ -73,12 +89,8 @@ class Clips(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):
-        self.data, self.sample_rate, self.length = DataDir.read(path), sample_rate, length
-        self.confidence = confidence
-        self.utterances = list(self.data.utterances())
-
-    def __len__(self) -> int:
-        return len(self.utterances)
+        super().__init__(path, sample_rate)
+        self.length, self.confidence = length, confidence
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         u = self.utterances[i]

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import soxr
-
 from audiomask import audio
-from audiomask.data.kaldi import DataDir, DataError, keyed_by, source_file
+from audiomask.data.kaldi import DataDir, DataError, keyed_by, resampled, source_file
 
 
 def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False) -> DataDir:
@@ -34,9 +31,7 @@ def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False
                 raise DataError(f"{data.path}/{name}: {key} cannot name a file; rename it")
             with source_file(data, entry, allow_pipes) as path:
                 x, its_rate = audio.read(path)
-            mono = x.mean(0)
-            if its_rate != rate:
-                mono = soxr.resample(mono, its_rate, rate).astype(np.float32)
+            mono = resampled(x.mean(0), its_rate, rate)
             audio.write(folder / f"{key}.wav", mono, rate, subtype="PCM_16", overwrite=True)
             table[key] = f"{folder.relative_to(out)}/{key}.wav"
     converted = DataDir(tables, out)

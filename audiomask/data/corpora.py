@@ -35,12 +35,12 @@ def from_voicebank(folder: str | Path, skipped: list[str] | None = None) -> dict
         for path in audio_files(noisy):
             inside = [p for p, data in out.items() if path.stem in data.tables["wav.scp"]]
             if inside:
-                found.faults.append(f"{path}: {path.stem} is in {inside[0]} too; remove it from one of them")
+                found.fault(f"{path}: {path.stem} is in {inside[0]} too; remove it from one of them")
                 continue
             found.add(path.stem, path.stem.split("_")[0], path, clean=clean / path.relative_to(noisy))
         for path in audio_files(clean):
             if not (noisy / path.relative_to(clean)).is_file():
-                found.faults.append(f"{path}: its noisy partner is missing in {noisy}; unpack it again")
+                found.fault(f"{path}: its noisy partner is missing in {noisy}; unpack it again")
         out[part] = found.finish()
     if not out:
         raise DataError(f"{folder}: no noisy_*_wav folders; this is not the layout of VoiceBank+DEMAND")
@@ -92,17 +92,15 @@ def _dns_pairs(noisy: Path, skipped: list[str] | None) -> DataDir:
         for path in audio_files(folder):
             match = re.search(r"fileid_\d+$", path.stem)
             if not match:
-                found.faults.append(f"{path}: its name does not end in _fileid_NUMBER; remove or rename it")
+                found.fault(f"{path}: its name does not end in _fileid_NUMBER; remove or rename it")
             elif match.group() in side:
-                found.faults.append(
-                    f"{path}: makes the same key {match.group()} as {side[match.group()]}; remove one"
-                )
+                found.fault(f"{path}: makes the same key {match[0]} as {side[match[0]]}; remove one")
             else:
                 side[match.group()] = path
     for key, path in sides[0].items():
         found.add(key, key, path, clean=sides[1].get(key, clean / f"clean_{key}.wav"))
     for key in sides[1].keys() - sides[0].keys():
-        found.faults.append(f"{sides[1][key]}: no *_{key}.wav in {noisy}; unpack it again")
+        found.fault(f"{sides[1][key]}: no *_{key}.wav in {noisy}; unpack it again")
     return found.finish()
 
 
@@ -148,23 +146,20 @@ def from_chime3(
                 elif name.endswith("_org"):
                     found.add(path.stem, path.stem.split("_")[0], path)
                 elif not path.stem.endswith(".CH0"):
-                    found.faults.append(
-                        f"{path}: not a CHiME-3 name (SPEAKER_PROMPT_PLACE.CHn.wav); remove it"
-                    )
+                    found.fault(f"{path}: not a CHiME-3 name (SPEAKER_PROMPT_PLACE.CHn.wav); remove it")
             for stem in stems:
                 kind = name.rpartition("_")[2]
                 channels = {f"ch{n}": part / f"{stem}.CH{n}.wav" for n in CHIME3_CHANNELS}
                 wav = channels[f"ch{channel}"]
                 if not wav.is_file():
-                    found.faults.append(f"{wav}: missing, other channels of it are there; unpack it again")
+                    found.fault(f"{wav}: missing, other channels of it are there; unpack it again")
                     continue
                 if kind == "simu" and references is not None:
                     channels["clean"] = Path(references) / part.name / f"{stem}.CH{channel}.Clean.wav"
                 speaker = stem.rpartition("_")[2] if name == "noise" else stem.partition("_")[0]
                 key = f"{speaker}-{stem}" if name == "noise" else stem
-                found.add(
-                    f"{key}_{kind.upper()}" if kind in ("simu", "real") else key, speaker, wav, **channels
-                )
+                key = f"{key}_{kind.upper()}" if kind in ("simu", "real") else key
+                found.add(key, speaker, wav, None, **channels)
         out[name] = found.finish()
     return out
 
@@ -196,22 +191,22 @@ def from_plc(
             try:
                 short = len(read_trace(trace)) + 1 < audio.info(path).seconds * 1000 / TRACE_MS
             except AudioError as error:
-                found.faults.append(str(error))
+                found.fault(str(error))
                 continue
             if short:
-                found.faults.append(f"{trace}: has fewer packets of {TRACE_MS:g} ms than {path.name}")
+                found.fault(f"{trace}: has fewer packets of {TRACE_MS:g} ms than {path.name}")
             elif sent is None:
                 found.add(path.stem, path.stem, path)
             else:
                 wav = sent.get(path.stem, clean / path.name)
                 if not wav.is_file():
-                    found.faults.append(f"{path}: what was sent, {wav}, is missing; unpack the corpus again")
+                    found.fault(f"{path}: what was sent, {wav}, is missing; unpack the corpus again")
                     continue
                 found.add(path.stem, path.stem, wav, clean=wav, lossy=path)
             traces[path.stem] = str(trace)
         arrived = {path.stem for path in audio_files(lossy)}
         for path in [p for stem, p in (sent or {}).items() if stem not in arrived]:
-            found.faults.append(f"{path}: nothing of its name in {lossy}; unpack it again")
+            found.fault(f"{path}: nothing of its name in {lossy}; unpack it again")
         data = found.finish()
         data.tables["utt2trace"] = {key: traces[key] for key in data.recordings}
         out[part] = data
@@ -233,7 +228,7 @@ def from_vctk(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
     for path in audio_files(folder):
         match = re.fullmatch(r"((?:p|s)\d+)_\d+(?:_mic([12]))?", path.stem)
         if not match or match.group(1) != path.parent.name:
-            found.faults.append(f"{path}: not a name of VCTK (SPEAKER/SPEAKER_N_micM.flac); remove it")
+            found.fault(f"{path}: not a name of VCTK (SPEAKER/SPEAKER_N_micM.flac); remove it")
         elif match.group(2) != "2":
             found.add(path.stem.removesuffix("_mic1"), match.group(1), path)
     return found.finish()

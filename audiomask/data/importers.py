@@ -24,11 +24,8 @@ def audio_files(folder: Path) -> list[Path]:
     """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`)."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in named if p.is_file())
     if not files:
         raise DataError(f"{folder}: no audio files below it ({', '.join(sorted(SUFFIXES))})")
     return files
@@ -59,25 +56,27 @@ class Collector:
         self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
         self.faults: list[str] = []
 
-    def add(self, key: str, speaker: str, wav: Path, **partners: Path) -> bool:
+    def fault(self, message: str) -> None:
+        """Add a fault."""
+        self.faults.append(message)
+
+    def add(self, key: str, speaker: str, wav: Path, label: str | None = None, **partners: Path) -> bool:
         """Add a recording and `partners` of its rate and length; return False for a fault.
 
-        `clean=` goes to clean.scp.
+        `clean=` goes to clean.scp, and `label` to utt2label.
         """
         if key in self.tables["wav.scp"]:
-            self.faults.append(
-                f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one"
-            )
+            self.fault(f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one")
             return False
         before = len(self.faults)
         info = self._info(wav)
         for name, path in partners.items():
             if not path.is_file():
-                self.faults.append(f"{wav}: its {name} partner {path} is missing; unpack the corpus again")
+                self.fault(f"{wav}: its {name} partner {path} is missing; unpack the corpus again")
                 continue
             other = self._info(path)
             if info and other and (info.rate, info.frames) != (other.rate, other.frames):
-                self.faults.append(
+                self.fault(
                     f"{path}: {other.frames} samples at {other.rate} Hz, but {wav} has {info.frames} at "
                     f"{info.rate} Hz; unpack both again"
                 )
@@ -85,21 +84,22 @@ class Collector:
             same = self.seen.setdefault((wav.name, wav.stat().st_size), [])
             twin = next((p for p in same if filecmp.cmp(p, wav, shallow=False)), None)
             if twin:
-                self.faults.append(f"{wav}: the same recording as {twin}; remove one of them")
+                self.fault(f"{wav}: the same recording as {twin}; remove one of them")
             same.append(wav)
         if info is None or len(self.faults) > before:
             return False
         self.tables["wav.scp"][key], self.tables["utt2spk"][key] = str(wav), speaker
         self.tables["reco2dur"][key] = f"{info.seconds:.4f}"
-        for name, path in partners.items():
-            self.tables.setdefault(f"{name}.scp", {})[key] = str(path)
+        more = {f"{name}.scp": str(path) for name, path in partners.items()}
+        for name, value in (more | ({"utt2label": label} if label is not None else {})).items():
+            self.tables.setdefault(name, {})[key] = value
         return True
 
     def _info(self, path: Path) -> audio.AudioInfo | None:
         try:
             return audio.verify(path)
         except AudioError as error:
-            self.faults.append(str(error))
+            self.fault(str(error))
             return None
 
     def finish(self, **more: dict[str, str]) -> DataDir:
@@ -155,15 +155,14 @@ def from_folder(
     """
     folder = Path(folder)
     speaker_of, label_of = _naming("speaker", speaker), _naming("label", label) if label else None
-    found, labels = Collector(folder, skipped), {}
+    found = Collector(folder, skipped)
     for path in audio_files(folder):
         inside = path.relative_to(folder)
         stem = as_key(str(inside.with_suffix("")))
         who = as_key(speaker_of(inside) or folder.resolve().name)
         key = stem if stem.startswith(who) else f"{who}-{stem}"
-        if found.add(key, who, path) and label_of is not None:
-            labels[key] = label_of(inside) or folder.resolve().name
-    return found.finish(**({"utt2label": labels} if label_of is not None else {}))
+        found.add(key, who, path, (label_of(inside) or folder.resolve().name) if label_of else None)
+    return found.finish()
 
 
 def from_librispeech(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
@@ -232,9 +231,7 @@ def from_lhotse(recordings: str | Path, supervisions: str | Path | None = None) 
             segments[key] = f"{recording} {start:.4f} {start + float(item['duration']):.4f}"
             utt2spk[key] = as_key(item.get("speaker") or key)
             text[key] = item.get("text") or ""
-        whole = set(segments) == set(wav) and all(
-            segments[k] == f"{k} 0.0000 {durations[k]}" for k in segments
-        )
+        whole = segments == {key: f"{key} 0.0000 {seconds}" for key, seconds in durations.items()}
         tables |= {"utt2spk": utt2spk, "spk2utt": invert(utt2spk)}
         tables |= {} if whole else {"segments": segments}
         tables |= {"text": text} if any(text.values()) else {}
@@ -260,25 +257,12 @@ def to_lhotse(data: DataDir, folder: str | Path) -> list[Path]:
         channels = list(range(info.channels))
         durations[key] = info.frames / info.rate
         source = {"type": "file", "channels": channels, "source": str(data.resolve(entry))}
-        recordings.append(
-            {
-                "id": key,
-                "sources": [source],
-                "sampling_rate": info.rate,
-                "num_samples": info.frames,
-                "duration": durations[key],
-                "channel_ids": channels,
-            }
-        )
+        facts = {"id": key, "sources": [source], "sampling_rate": info.rate, "num_samples": info.frames}
+        recordings.append(facts | {"duration": durations[key], "channel_ids": channels})
     for utterance in data.utterances():
         end = durations[utterance.recording] if utterance.end is None else utterance.end
-        item = {
-            "id": utterance.key,
-            "recording_id": utterance.recording,
-            "start": utterance.start,
-            "duration": round(end - utterance.start, 8),
-            "channel": 0,
-        }
+        item = {"id": utterance.key, "recording_id": utterance.recording, "start": utterance.start}
+        item |= {"duration": round(end - utterance.start, 8), "channel": 0}
         if utterance.speaker is not None:
             item["speaker"] = utterance.speaker
         if utterance.key in data.tables.get("text", {}):

@@ -20,12 +20,13 @@ from __future__ import annotations
 import itertools
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soxr
 
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
@@ -33,6 +34,7 @@ from audiomask.audio import AudioError, replacing
 Table = dict[str, str]
 NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
 POOLS = {"rir.scp"}
+NOT_A_DIRECTORY = "not a data directory, it has no wav.scp; `audiomask data import` makes one"
 MAY_BE_EMPTY = {"text"}  # a transcript may say that nothing was said
 
 
@@ -82,6 +84,14 @@ def names_files(name: str) -> bool:
     return name.endswith(".scp") or name == "utt2trace"
 
 
+def read_text(path: Path, remedy: str) -> str:
+    """Return the text of a file; DataError with the remedy if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot read ({error}); {remedy}") from None
+
+
 def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     """Return the lines of a table as (line, key, value), and the problems of its text.
 
@@ -90,39 +100,37 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not UTF-8; convert it, for instance with iconv"
-        ) from error
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; convert it with iconv") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read ({error.strerror})") from error
     rows: list[tuple[int, str, str]] = []
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     previous = ""
+
+    def found(line: int, message: str) -> None:
+        problems.append(Problem(path.name, line, message))
+
     if text and not text.endswith("\n"):
-        problems.append(Problem(path.name, text.count("\n") + 1, "the last line has no end"))
+        found(text.count("\n") + 1, "the last line has no end")
     for number, raw in enumerate(text.split("\n")[: -1 if text.endswith("\n") else None], 1):
         key, _, value = raw.strip().replace("\t", " ").partition(" ")
         value = value.strip()
         if raw != raw.strip():
-            problems.append(
-                Problem(path.name, number, "white space or a carriage return at the start or end of the line")
-            )
+            found(number, "white space or a carriage return at the start or end of the line")
         if not key:
-            problems.append(Problem(path.name, number, "empty line"))
-            continue
-        if not value and path.name not in MAY_BE_EMPTY:
-            problems.append(Problem(path.name, number, f"{key} has no value"))
-            continue
-        if key in seen:
+            found(number, "empty line")
+        elif not value and path.name not in MAY_BE_EMPTY:
+            found(number, f"{key} has no value")
+        elif key in seen:
             same = "" if seen[key] == value else f", with another value ({value!r}, before {seen[key]!r})"
-            problems.append(Problem(path.name, number, f"{key} appears twice{same}"))
-            continue
-        if key < previous:
-            problems.append(Problem(path.name, number, f"not sorted: {key} after {previous}"))
-        seen[key] = value
-        previous = key
-        rows.append((number, key, value))
+            found(number, f"{key} appears twice{same}")
+        else:
+            if key < previous:
+                found(number, f"not sorted: {key} after {previous}")
+            seen[key] = value
+            previous = key
+            rows.append((number, key, value))
     return rows, problems
 
 
@@ -160,9 +168,7 @@ class DataDir:
         """Read every table in any order; DataError if an entry is ambiguous."""
         path = Path(path)
         if not (path / "wav.scp").is_file():
-            raise DataError(
-                f"{path}: not a data directory, it has no wav.scp; `audiomask data import` makes one"
-            )
+            raise DataError(f"{path}: {NOT_A_DIRECTORY}")
         tables: dict[str, Table] = {}
         for file in (path / name for name in cls.table_names(path)):
             rows, problems = scan_table(file)
@@ -220,11 +226,7 @@ class DataDir:
 
         Raises DataError for a segment of an unknown recording or a table with a hole.
         """
-        scps = {
-            name: t
-            for name, t in self.tables.items()
-            if keyed_by(name) == "recording" and name.endswith(".scp")
-        }
+        scps = {n: t for n, t in self.tables.items() if keyed_by(n) == "recording" and n.endswith(".scp")}
         for key in self.utterance_keys:
             recording, start, end = key, 0.0, None
             if "segments" in self.tables:
@@ -278,9 +280,7 @@ class DataDir:
         out = {}
         for name, table in self.tables.items():
             kind = keyed_by(name)
-            out[name] = (
-                dict(table) if kind == "pool" else {k: v for k, v in table.items() if k in wanted[str(kind)]}
-            )
+            out[name] = {k: v for k, v in table.items() if kind == "pool" or k in wanted[str(kind)]}
         if "utt2spk" in out:
             out["spk2utt"] = invert(out["utt2spk"])
         return DataDir(out, self.path)
@@ -292,6 +292,19 @@ class DataDir:
             with source_file(self, entry, allow_pipes) as path:
                 out[recording] = audio.info(path).seconds
         return out
+
+
+def resampled(x: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Return `x [T]` or `[C, T]` at another rate, float32."""
+    return x if rate == wanted else np.ascontiguousarray(soxr.resample(x.T, rate, wanted).T, np.float32)
+
+
+def read_mono(
+    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
+) -> np.ndarray:
+    """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
+    x, rate = data.load(utterance, table, allow_pipes)
+    return resampled(x.mean(0), rate, sample_rate)
 
 
 @contextmanager
@@ -309,9 +322,7 @@ def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterato
         yield path
         return
     if not allow_pipes:
-        raise DataError(
-            f"{data.path}: {entry!r} is a shell command; add --allow-pipes if you trust this directory"
-        )
+        raise DataError(f"{data.path}: {entry!r} is a shell command; add --allow-pipes if you trust it")
     with tempfile.NamedTemporaryFile(suffix=".wav") as spool:
         done = subprocess.run(entry[:-1], shell=True, stdout=spool, stderr=subprocess.PIPE, check=False)
         if done.returncode != 0:
@@ -369,12 +380,9 @@ def split_by_ratio(
         raise DataError(f"ratios must be positive, got {dict(ratios)}")
     if by_speaker and "utt2spk" not in data.tables:
         raise DataError(f"{data.path}: no utt2spk, so no split by speaker; add it or split by utterance")
-    group_of: Callable[[Utterance], str | None] = (
-        (lambda u: u.speaker) if by_speaker else (lambda u: u.recording)
-    )
     groups: dict[str, list[str]] = {}
-    for utterance in data.utterances():
-        groups.setdefault(str(group_of(utterance)), []).append(utterance.key)
+    for u in data.utterances():
+        groups.setdefault(str(u.speaker if by_speaker else u.recording), []).append(u.key)
     if len(groups) < len(ratios):
         unit = "speakers" if by_speaker else "recordings"
         raise DataError(f"{data.path}: {len(groups)} {unit} cannot fill {len(ratios)} parts")

@@ -7,13 +7,14 @@ with utt2label; they find missing, corrupt or double entries before anything is 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from audiomask.data.importers import Collector, as_key, audio_files
-from audiomask.data.kaldi import DataDir, DataError, Table, invert
+from audiomask.data.kaldi import DataDir, DataError, Table, invert, read_text
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISE = "_background_noise_"
@@ -22,11 +23,11 @@ SHOWN = 3  # missing clips of AudioSet that a message names
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
     """Yield the lines of a table with a header; DataError if it cannot be read."""
+    remedy = "unpack the corpus again"
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot read ({error}); unpack the corpus again") from None
+        yield from csv.DictReader(io.StringIO(read_text(path, remedy)))
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot read ({error}); {remedy}") from None
 
 
 def from_esc(folder: str | Path, esc10: bool = False, skipped: list[str] | None = None) -> dict[str, DataDir]:
@@ -44,20 +45,17 @@ def from_esc(folder: str | Path, esc10: bool = False, skipped: list[str] | None 
     if table is None and not esc10:
         raise DataError(f"{folder}: no meta/esc50.csv; this is not the layout of ESC-50")
     found = Collector(folder, skipped, {})
-    labels: Table = {}
     fold_of: dict[str, str] = {}  # a recording of Freesound is in one fold
     for path, fold, label in _esc_listed(table, esc10, found) if table else _esc_folders(folder):
         match = re.fullmatch(r"([1-5])-(\d+)-[A-Z](-\d+)?", path.stem)
         if not match or fold not in ("", match[1]):
             named = f" and fold {fold}" if fold else ""
-            found.faults.append(f"{path}: its name{named} are not FOLD-SOURCE-TAKE of ESC; remove it")
+            found.fault(f"{path}: its name{named} are not FOLD-SOURCE-TAKE of ESC; remove it")
         elif fold_of.setdefault(match[2], match[1]) != match[1]:
-            found.faults.append(
-                f"{path}: recording {match[2]} is in fold {fold_of[match[2]]} too; remove one"
-            )
-        elif found.add(path.stem, f"{match[1]}-{match[2]}", path):
-            labels[path.stem] = label
-    data = found.finish(utt2label=labels)
+            found.fault(f"{path}: recording {match[2]} is in fold {fold_of[match[2]]} too; remove one")
+        else:
+            found.add(path.stem, f"{match[1]}-{match[2]}", path, label)
+    data = found.finish()
     folds: dict[str, list[str]] = {}
     for key in data.utterance_keys:
         folds.setdefault(f"fold{key[0]}", []).append(key)
@@ -75,12 +73,12 @@ def _esc_listed(table: Path, esc10: bool, found: Collector) -> Iterator[tuple[Pa
             raise DataError(f"{table}: has no column {error}; unpack the corpus again") from None
         listed.add(path)
         if wanted and not path.is_file():
-            found.faults.append(f"{path}: is listed in {table.name} and missing; unpack the corpus again")
+            found.fault(f"{path}: is listed in {table.name} and missing; unpack the corpus again")
         elif wanted:
             yield path, fold, label
     for path in [] if esc10 else audio_files(audio):
         if path not in listed:
-            found.faults.append(f"{path}: is not listed in {table.name}; remove it")
+            found.fault(f"{path}: is not listed in {table.name}; remove it")
 
 
 def _esc_folders(folder: Path) -> Iterator[tuple[Path, str, str]]:
@@ -104,19 +102,13 @@ def from_speechcommands(
     """
     folder = Path(folder)
     part_of: dict[str, str] = {}
-    found, labels = Collector(folder, skipped, {}), {}
+    found = Collector(folder, skipped, {})
     for name, part in (("validation_list.txt", "valid"), ("testing_list.txt", "test")):
-        try:
-            lines = (folder / name).read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{folder / name}: cannot read ({error}); name the folder of the words and lists"
-            ) from None
-        for line in lines:
+        for line in read_text(folder / name, "name the folder of the words and lists").split():
             if part_of.setdefault(line, part) != part:
-                found.faults.append(f"{folder / name}: {line} is in the other list too; remove one")
+                found.fault(f"{folder / name}: {line} is in the other list too; remove one")
             elif not (folder / line).is_file():
-                found.faults.append(f"{folder / line}: is in {name} and missing; unpack the corpus again")
+                found.fault(f"{folder / line}: is in {name} and missing; unpack the corpus again")
     keys: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     noises = []
     for path in audio_files(folder):
@@ -125,18 +117,16 @@ def from_speechcommands(
         if path.parent.name == NOISE:
             noises.append(path)
         elif not match:
-            found.faults.append(
-                f"{path}: not a name of Speech Commands (WORD/SPEAKER_nohash_N.wav); remove it"
-            )
+            found.fault(f"{path}: not a name of Speech Commands (WORD/SPEAKER_nohash_N.wav); remove it")
         else:
             key = f"{match[2]}-{match[1]}-{match[3]}"
-            if found.add(key, match[2], path):
-                labels[key] = match[1] if not twelve or match[1] in COMMANDS else "_unknown_"
+            label = match[1] if not twelve or match[1] in COMMANDS else "_unknown_"
+            if found.add(key, match[2], path, label):
                 keys[part_of.get(inside, "train")].append(key)
     silence = [f"noise-{path.stem}" for path in noises] if twelve else []
     for key, path in zip(silence, noises, strict=False):
         found.add(key, key, path)
-    data = found.finish(utt2label=labels)
+    data = found.finish()
     if twelve:
         _cut_silence(data, silence, keys)
     parts = {part: data.subset(names) for part, names in keys.items() if names}
@@ -161,17 +151,16 @@ def _cut_silence(data: DataDir, silence: list[str], keys: dict[str, list[str]]) 
 
 def _commands_test(folder: Path, skipped: list[str] | None) -> DataDir:
     """Return the test archive, which has a folder for each of the twelve labels."""
-    found, labels = Collector(folder, skipped, {}), {}
+    found = Collector(folder, skipped, {})
     for path in audio_files(folder):
         label = path.parent.name
         if label not in (*COMMANDS, "_unknown_", "_silence_"):
-            found.faults.append(f"{path}: {label} is none of the twelve labels; is this the test archive?")
+            found.fault(f"{path}: {label} is none of the twelve labels; is this the test archive?")
             continue
         who, _, rest = path.stem.partition("_nohash_")
         key = as_key(f"{who}-{label}-{rest}" if rest else f"{who}-{label}")
-        if found.add(key, as_key(who), path):
-            labels[key] = label
-    return found.finish(utt2label=labels)
+        found.add(key, as_key(who), path, label)
+    return found.finish()
 
 
 def from_audioset(
@@ -200,33 +189,32 @@ def from_audioset(
             files.setdefault(match[1], []).append(path)
     out: dict[str, DataDir] = {}
     for table in tables:
-        found, labels, missing = Collector(root, skipped, {}), {}, []
+        found, missing = Collector(root, skipped, {}), []
         lines = list(_segments(table))
         for key, seconds, mids in lines:
             unknown = [mid for mid in mids if mid not in names]
             inside = [part for part, data in out.items() if key in data.tables["wav.scp"]]
             paths = files.get(key, [])
             if unknown:
-                found.faults.append(f"{table}: {key} has the label {unknown[0]}, which has no name")
-            elif inside or key in labels:
-                found.faults.append(f"{table}: {key} is in {(inside or [table.name])[0]} too; remove one")
+                found.fault(f"{table}: {key} has the label {unknown[0]}, which has no name")
+            elif inside or key in found.tables["wav.scp"]:
+                found.fault(f"{table}: {key} is in {(inside or [table.name])[0]} too; remove one")
             elif not paths:
                 missing.append(key)
             elif len(paths) > 1:
-                found.faults.append(f"{paths[1]}: the same clip as {paths[0]}; remove one of them")
-            elif found.add(key, key, paths[0]):
-                labels[key] = ",".join(names[mid] for mid in mids)
+                found.fault(f"{paths[1]}: the same clip as {paths[0]}; remove one of them")
+            elif found.add(key, key, paths[0], ",".join(names[mid] for mid in mids)):
                 length = float(found.tables["reco2dur"][key])
                 if length > seconds + 1:
-                    found.faults.append(f"{paths[0]}: {length:.1f} s, its segment {seconds:g} s; cut it out")
-                    for kept in (*found.tables.values(), labels):
+                    found.fault(f"{paths[0]}: {length:.1f} s, its segment {seconds:g} s; cut it out")
+                    for kept in found.tables.values():
                         del kept[key]
         if missing:
-            found.faults.append(
+            found.fault(
                 f"{table}: {len(missing)} of {len(lines)} clips have no file below {root} "
                 f"({', '.join(missing[:SHOWN])}{' ...' if len(missing) > SHOWN else ''})"
             )
-        out[table.name.removesuffix("_segments.csv")] = found.finish(utt2label=labels)
+        out[table.name.removesuffix("_segments.csv")] = found.finish()
     return out
 
 
@@ -247,17 +235,16 @@ def _audioset_names(folder: Path) -> Table:
 
 def _segments(table: Path) -> Iterator[tuple[str, float, list[str]]]:
     """Yield YTID, seconds, machine ids of each line; lines that begin with # are comments."""
+    lines = io.StringIO(read_text(table, "load it again"))
     try:
-        with table.open(encoding="utf-8", newline="") as file:
-            for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
-                if not row or row[0].startswith("#"):
-                    continue
-                try:
-                    key, start, end, mids = row
-                    yield key, float(end) - float(start), [m.strip() for m in mids.split(",") if m.strip()]
-                except ValueError:
-                    raise DataError(
-                        f'{table}:{number}: want YTID, START, END, "LABELS", got {", ".join(row)!r}'
-                    ) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        for number, row in enumerate(csv.reader(lines, skipinitialspace=True), 1):
+            if not row or row[0].startswith("#"):
+                continue
+            try:
+                key, start, end, mids = row
+                yield key, float(end) - float(start), [m.strip() for m in mids.split(",") if m.strip()]
+            except ValueError:
+                want = 'want YTID, START, END, "LABELS"'
+                raise DataError(f"{table}:{number}: {want}, got {', '.join(row)!r}") from None
+    except csv.Error as error:
         raise DataError(f"{table}: cannot read ({error}); load it again") from None

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.kaldi import DataDir, DataError
+from audiomask.data.loading import Corpus
 
 
 def labels_of(data: DataDir) -> dict[str, list[str]]:
@@ -26,10 +27,8 @@ def labels_of(data: DataDir) -> dict[str, list[str]]:
             f"{data.path}/utt2label: no label for {missing[0]} ({len(missing)} in all); "
             "`audiomask data fix` drops such utterances"
         )
-    return {
-        key: list(dict.fromkeys(w.strip() for w in table[key].split(",") if w.strip()))
-        for key in data.utterance_keys
-    }
+    split = {key: [name.strip() for name in table[key].split(",")] for key in data.utterance_keys}
+    return {key: list(dict.fromkeys(filter(None, names))) for key, names in split.items()}
 
 
 def count(labels: Iterable[list[str]]) -> dict[str, int]:
@@ -65,13 +64,10 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(labels, one_hot(list(labels.values()), classes), strict=True))
 
 
-class LabelledCorpus(Protocol):
+class LabelledCorpus(Corpus, Protocol):
     """A source of labelled crops: `PackedAudio` with labels, or `ShardedAudio`."""
 
     labels: list[list[str]]  # of each recording that can be drawn now; another list when others can
-
-    def seek(self, row: int) -> None:
-        """Prepare for this row of the run."""
 
     def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop_of`."""

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError, replacing
-from audiomask.data.kaldi import DataDir, Utterance
 
 
 def pack(
@@ -42,9 +40,7 @@ def pack(
         for key, group, read in entries:
             x = np.asarray(read(), np.float32)
             if x.ndim != 1:
-                raise AudioError(
-                    f"{key}: expected mono samples, got shape {x.shape}; mix down before packing"
-                )
+                raise AudioError(f"{key}: expected mono, got shape {x.shape}; mix down before packing")
             if not len(x):
                 continue
             f.write(np.round(within_full_scale(x) * 32767).astype("<i2").tobytes())
@@ -65,15 +61,6 @@ class Corpus(Protocol):
 
     def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
         """See `PackedAudio.crop`."""
-
-
-def read_mono(
-    data: DataDir, utterance: Utterance, sample_rate: int, table: str = "wav", allow_pipes: bool = False
-) -> np.ndarray:
-    """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
-    x, rate = data.load(utterance, table, allow_pipes)
-    mono = x.mean(0)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
 
 
 def within_full_scale(x: np.ndarray) -> np.ndarray:
@@ -132,12 +119,8 @@ class PackedAudio:
         meta = json.loads(index.read_text())
         self.sample_rate: int = meta["sample_rate"]
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
-        keep = [
-            e
-            for e in meta["entries"]
-            if not any(_matches(e[1], x) for x in exclude)
-            and (only is None or any(_matches(e[1], x) for x in only))
-        ]
+        keep = [e for e in meta["entries"] if not _matches(e[1], *exclude)]
+        keep = [e for e in keep if only is None or _matches(e[1], *only)]
         if not keep:
             raise AudioError(
                 f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`"
@@ -162,10 +145,6 @@ class PackedAudio:
                 p[rest] = left * self.lengths[rest] / self.lengths[rest].sum()
         self.p = p / p.sum()
         self._cdf = np.cumsum(self.p)
-
-    @property
-    def duration_s(self) -> float:
-        return float(self.lengths.sum()) / self.sample_rate
 
     def seek(self, row: int) -> None:
         """Do nothing, since every row is drawn from the whole corpus."""
@@ -192,8 +171,8 @@ class PackedAudio:
         return cut(read, int(n), rng, length, fill)
 
 
-def _matches(group: str, pattern: str) -> bool:
-    return group.startswith(pattern[:-1]) if pattern.endswith("*") else group == pattern
+def _matches(group: str, *patterns: str) -> bool:
+    return any(group.startswith(p[:-1]) if p.endswith("*") else group == p for p in patterns)
 
 
 class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
@@ -234,9 +213,8 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
         u -= self.synthetic
         if u < self.babble:
             talkers = rng.integers(3, 9)
-            return sum(
-                self.speech.crop(rng, self.length) * 10 ** (rng.uniform(-6, 6) / 20) for _ in range(talkers)
-            ) / np.sqrt(talkers)
+            voices = (self.speech.crop(rng, self.length) for _ in range(talkers))
+            return sum(voice * 10 ** (rng.uniform(-6, 6) / 20) for voice in voices) / np.sqrt(talkers)
         if u < self.babble + self.music_share and self.music is not None:
             return self.music.crop(rng, self.length)
         return self.noise.crop(rng, self.length)
@@ -247,8 +225,5 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
             corpus.seek(row)
         speech = self.speech.crop(rng, self.length, "pad")
         noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
-        return {
-            "speech": torch.from_numpy(speech),
-            "noise": torch.from_numpy(noise),
-            "seed": torch.tensor(int(rng.integers(2**62))),
-        }
+        seed = torch.tensor(int(rng.integers(2**62)))
+        return {"speech": torch.from_numpy(speech), "noise": torch.from_numpy(noise), "seed": seed}

@@ -7,15 +7,15 @@ seed and two data directories give the same mixtures on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import soxr
 
 from audiomask import audio
-from audiomask.data.kaldi import DataDir, DataError, Utterance
+from audiomask.data.kaldi import DataDir, DataError, Utterance, read_mono
 
 SILENCE_DBFS = -60.0  # a crop quieter than this holds neither speech nor noise worth mixing
 CACHED_FILES = 64  # decoded files kept: noise files are long, and drawn again and again
@@ -80,28 +80,6 @@ def mix_at_snr(
     return clean * gain, noisy * gain
 
 
-class _Pool:
-    """A cache of the last few signals read from a data directory, mono and at one rate."""
-
-    def __init__(self, data: DataDir, sample_rate: int, allow_pipes: bool) -> None:
-        self.data, self.sample_rate, self.allow_pipes = data, sample_rate, allow_pipes
-        self.utterances = list(data.utterances())
-        if not self.utterances:
-            raise DataError(f"{data.path}: lists nothing to mix")
-        self.cache: dict[str, np.ndarray] = {}
-
-    def read(self, utterance: Utterance) -> np.ndarray:
-        if utterance.key not in self.cache:
-            if len(self.cache) >= CACHED_FILES:
-                self.cache.pop(next(iter(self.cache)))
-            x, rate = self.data.load(utterance, allow_pipes=self.allow_pipes)
-            mono = x.mean(axis=0)
-            if rate != self.sample_rate:
-                mono = soxr.resample(mono, rate, self.sample_rate, quality="HQ")
-            self.cache[utterance.key] = mono
-        return self.cache[utterance.key]
-
-
 def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int = 20) -> np.ndarray | None:
     """Return a random crop louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
     if len(x) < length:
@@ -128,25 +106,34 @@ def mixtures(
     generator seeded by (seed, its number): the first 10 of 200 are the 10 of 10.
     """
     settings = settings or MixSettings()
-    talkers = _Pool(speech, settings.sample_rate, allow_pipes)
-    noises = _Pool(noise, settings.sample_rate, allow_pipes)
-    by_kind: dict[str, list[Utterance]] = {}
-    for utterance in noises.utterances:
-        by_kind.setdefault(utterance.speaker or "", []).append(utterance)
+    rate = settings.sample_rate
+
+    def reader(data: DataDir) -> tuple[list[Utterance], Callable[[int], np.ndarray]]:
+        utterances = list(data.utterances())
+        if not utterances:
+            raise DataError(f"{data.path}: lists nothing to mix")
+        read = lru_cache(CACHED_FILES)(lambda i: read_mono(data, utterances[i], rate, "wav", allow_pipes))
+        return utterances, read
+
+    talkers, read_speech = reader(speech)
+    noises, read_noise = reader(noise)
+    by_kind: dict[str, list[int]] = {}
+    for i, utterance in enumerate(noises):
+        by_kind.setdefault(utterance.speaker or "", []).append(i)
     kinds = sorted(by_kind)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        talker = talkers.utterances[number % len(talkers.utterances)]
-        said = talkers.read(talker)
+        talker = talkers[number % len(talkers)]
+        said = read_speech(number % len(talkers))
         # Speech is never repeated to fill the length: the seam would be heard as speech that nobody said.
-        length = min(round(rng.uniform(*settings.seconds) * settings.sample_rate), len(said))
+        length = min(round(rng.uniform(*settings.seconds) * rate), len(said))
         crop = _draw_crop(said, length, rng)
         if crop is None:
             raise DataError(f"{speech.path}: {talker.key} is silent; remove it with `audiomask data subset`")
         for _ in range(20):
             pool = by_kind[kinds[int(rng.integers(len(kinds)))]]
-            chosen = pool[int(rng.integers(len(pool)))]
-            noise_crop = _draw_crop(noises.read(chosen), length, rng)
+            at = pool[int(rng.integers(len(pool)))]
+            chosen, noise_crop = noises[at], _draw_crop(read_noise(at), length, rng)
             if noise_crop is not None:
                 break
         else:
@@ -174,20 +161,39 @@ def write_mixtures(
     the utterances mixed. Paths are relative to `out`, which can therefore be moved.
     """
     settings = settings or MixSettings()
+    drawn = mixtures(speech, noise, count, seed, settings, allow_pipes)
+    pairs = ((m, m.noisy, m.clean, {"utt2snr": f"{m.snr_db:.2f}"}) for m in drawn)
+    return write_pairs(out, settings.sample_rate, pairs)
+
+
+def write_pairs(
+    out: str | Path,
+    sample_rate: int,
+    pairs: Iterable[tuple[Mixture, np.ndarray, np.ndarray, dict[str, str]]],
+) -> DataDir:
+    """Write pairs of signals and their tables; return the data directory `out`.
+
+    A pair is a mixture, its signals noisy `[T]` or `[M, T]` and clean `[T]`, and entries of more tables.
+    """
     out = Path(out)
+    tables: dict[str, dict[str, str]] = {"wav.scp": {}, "clean.scp": {}}
     for name in ("noisy", "clean"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    names = ("wav.scp", "clean.scp", "utt2spk", "utt2snr", "utt2noise", "utt2speech", "reco2dur")
-    tables: dict[str, dict[str, str]] = {name: {} for name in names}
-    for mixture in mixtures(speech, noise, count, seed, settings, allow_pipes):
+    for mixture, noisy, clean, more in pairs:
         key = mixture.key
-        for folder, x in (("noisy", mixture.noisy), ("clean", mixture.clean)):
-            audio.write(out / folder / f"{key}.wav", x, settings.sample_rate, overwrite=True)
-        tables["wav.scp"][key], tables["clean.scp"][key] = f"noisy/{key}.wav", f"clean/{key}.wav"
-        tables["utt2spk"][key] = mixture.speech.speaker or mixture.speech.key
-        tables["utt2snr"][key] = f"{mixture.snr_db:.2f}"
-        tables["utt2noise"][key], tables["utt2speech"][key] = mixture.noise.key, mixture.speech.key
-        tables["reco2dur"][key] = f"{len(mixture.noisy) / settings.sample_rate:.4f}"
+        for folder, x in (("noisy", noisy), ("clean", clean)):
+            audio.write(out / folder / f"{key}.wav", x, sample_rate, overwrite=True)
+        entries = {
+            "wav.scp": f"noisy/{key}.wav",
+            "clean.scp": f"clean/{key}.wav",
+            "utt2spk": mixture.speech.speaker or mixture.speech.key,
+            "utt2noise": mixture.noise.key,
+            "utt2speech": mixture.speech.key,
+            "reco2dur": f"{len(clean) / sample_rate:.4f}",
+            **more,
+        }
+        for name, entry in entries.items():
+            tables.setdefault(name, {})[key] = entry
     data = DataDir(tables, out)
     data.write(out)
     return data

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask.audio import AudioError
 from audiomask.data.clips import Clips, Crops, LabelledClips, confidences
-from audiomask.data.kaldi import DataDir, Utterance
+from audiomask.data.kaldi import DataDir, Utterance, read_mono
 from audiomask.data.labels import LabelledCrops, count, labels_of
-from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack, read_mono
+from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
 from audiomask.data.packet_loss import Traced
 from audiomask.data.pairs import PairCrops, Pairs
 from audiomask.data.shards import INDEX, ShardedAudio, label_counts
@@ -157,13 +157,12 @@ class Rows(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         assert trainer is not None, "the loader belongs to a trainer, whose step says which batch is next"
-        sampler = Batches(
-            self.steps,
-            self.batch_size,
-            lambda: trainer.global_step * trainer.accumulate_grad_batches,
-            trainer.global_rank,
-            trainer.world_size,
-        )
+
+        def position() -> int:
+            return trainer.global_step * trainer.accumulate_grad_batches
+
+        rank, world = trainer.global_rank, trainer.world_size
+        sampler = Batches(self.steps, self.batch_size, position, rank, world)
         return DataLoader(self.rows(), batch_sampler=sampler, num_workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
@@ -201,12 +200,8 @@ class NoisySpeech(Rows):
         super().__init__(train, valid, **rest)
         self.noise_dir, self.music_dir, self.crop = noise, music, crop
         self.speech_weights, self.noise_weights = speech_weights, noise_weights
-        self.mixture = {
-            "music_share": music_share,
-            "babble": babble,
-            "synthetic": synthetic,
-            "noises": noises,
-        }
+        self.mixture: dict[str, Any] = {"music_share": music_share, "babble": babble}
+        self.mixture |= {"synthetic": synthetic, "noises": noises}
 
     def sources(self) -> list[str]:
         return [path for path in (self.train_dir, self.noise_dir, self.music_dir) if path]
@@ -233,7 +228,7 @@ class NoisySpeech(Rows):
             self.raw,
             music=self._corpus(self.music_dir) if self.music_dir else None,
             seed=self.seed,
-            **self.mixture,  # type: ignore[arg-type]
+            **self.mixture,
         )
 
     def clips(self, path: str) -> Dataset[Any]:
@@ -265,9 +260,6 @@ class PairedSpeech(Rows):
         train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
         rest: See `Rows`.
     """
-
-    def __init__(self, train: str, valid: str, **rest: Any):
-        super().__init__(train, valid, **rest)
 
     def _pack(self, path: str) -> Path:
         pairs = Pairs(path, self.sample_rate)  # raises if there is no clean.scp

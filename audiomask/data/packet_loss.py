@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
+from audiomask.data.clips import Utterances
 from audiomask.data.example import Example, Simulation, rms
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import read_mono
+from audiomask.data.kaldi import read_mono
 from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
 
 
@@ -60,13 +59,11 @@ class PacketLoss(Simulation):
             sent, _ = self.sent(batch["speech"], batch["noise"], batch["seed"])
             lost = self.lose(sent.shape[1], batch["seed"])
         where = lost.to(sent.dtype)
-        heard = torch.where(lost, 0.0, sent)
-        return Example(
-            {"audio": heard[:, None], "lost": where[:, None]}, {"sent": sent[:, None]}, rms(sent), where
-        )
+        given = {"audio": torch.where(lost, 0.0, sent)[:, None], "lost": where[:, None]}
+        return Example(given, {"sent": sent[:, None]}, rms(sent), where)
 
 
-class Traced(Dataset[dict[str, Any]]):
+class Traced(Utterances):
     """Reads the recordings of a data directory and their traces.
 
     `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`. An item is `clean [T]`,
@@ -74,14 +71,8 @@ class Traced(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):
-        self.data = DataDir.read(path)
-        if "utt2trace" not in self.data.tables:
-            raise AudioError(f"{path}: no utt2trace beside wav.scp, to name a loss trace for each recording")
-        self.utterances = list(self.data.utterances())
-        self.sample_rate, self.packet_ms = sample_rate, packet_ms
-
-    def __len__(self) -> int:
-        return len(self.utterances)
+        super().__init__(path, sample_rate, "utt2trace", ", to name a loss trace for each recording")
+        self.packet_ms = packet_ms
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         u = self.utterances[i]
@@ -90,7 +81,6 @@ class Traced(Dataset[dict[str, Any]]):
         file = self.data.tables["utt2trace"].get(u.key)
         if file is None:
             raise AudioError(f"{u.key}: utt2trace names no loss trace for it")
-        lost = Trace(read_trace(self.data.resolve(file)), file).sample(
-            torch.zeros(1, dtype=torch.int64), count
-        )
+        trace = Trace(read_trace(self.data.resolve(file)), file)
+        lost = trace.sample(torch.zeros(1, dtype=torch.int64), count)
         return {"clean": x, "lost": per_sample(lost, len(x), size)[0], "key": u.key}

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import PackedAudio, cut, read_mono
+from audiomask.data.clips import Utterances
+from audiomask.data.kaldi import read_mono, resampled
+from audiomask.data.loading import PackedAudio, cut
 
 
-class Pairs(Dataset[dict[str, Any]]):
+class Pairs(Utterances):
     """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
 
     An item is `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
@@ -26,46 +26,29 @@ class Pairs(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, path: str | Path, sample_rate: int, array: bool = False):
-        self.data, self.sample_rate, self.array = DataDir.read(path), sample_rate, array
-        if "clean.scp" not in self.data.tables:
-            raise AudioError(
-                f"{path}: no clean.scp beside wav.scp; `audiomask data mix` makes such a directory"
-            )
-        self.utterances = list(self.data.utterances())
-
-    def __len__(self) -> int:
-        return len(self.utterances)
+        super().__init__(path, sample_rate, "clean.scp", "; `audiomask data mix` makes such a directory")
+        self.array = array
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Return noisy and clean samples `[T]` or, of an array, `[M, T]` and `[T]`."""
         u = self.utterances[i]
         if not self.array:
             noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
-            if len(noisy) != len(clean):
-                raise AudioError(
-                    f"{u.key}: noisy has {len(noisy)} samples and clean {len(clean)}; pair them anew"
-                )
-            return noisy, clean
-        noisy, clean = (self._channels(i, table) for table in ("wav", "clean"))
-        if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
-            raise AudioError(
-                f"{u.key}: noisy has shape {noisy.shape} and clean {clean.shape}; pair it anew, with one "
-                "clean channel of the same length"
-            )
-        return noisy, clean[0]
-
-    def _channels(self, i: int, table: str) -> np.ndarray:
-        x, rate = self.data.load(self.utterances[i], table)
-        x = x if rate == self.sample_rate else soxr.resample(x.T, rate, self.sample_rate).T
-        return np.ascontiguousarray(x, np.float32)
+            if len(noisy) == len(clean):
+                return noisy, clean
+            lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
+            raise AudioError(f"{u.key}: {lengths}; pair them anew")
+        loaded = (self.data.load(u, table) for table in ("wav", "clean"))
+        noisy, clean = (resampled(x, rate, self.sample_rate) for x, rate in loaded)
+        if clean.shape[0] == 1 and noisy.shape[1] == clean.shape[1]:
+            return noisy, clean[0]
+        shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
+        raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         noisy, clean = self.read(i)
-        return {
-            "noisy": torch.from_numpy(noisy),
-            "clean": torch.from_numpy(clean),
-            "key": self.utterances[i].key,
-        }
+        key = self.utterances[i].key
+        return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": key}
 
 
 class PairCrops(Dataset[dict[str, torch.Tensor]]):
@@ -83,8 +66,8 @@ class PairCrops(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
         self.pairs, self.length, self.seed = pairs, length, seed
 
-    def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        """Return clean and noisy `[2, L]` of one pair, every second of the corpus as likely."""
+    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.seed, row])
         i = self.pairs.draw(rng)
         n = self.pairs.lengths[i] // 2
         start = self.pairs.offsets[i]
@@ -93,13 +76,6 @@ class PairCrops(Dataset[dict[str, torch.Tensor]]):
         def read(at: int, count: int) -> np.ndarray:
             return pair[:, at : at + count].astype(np.float32) / 32768
 
-        return cut(read, int(n), rng, self.length, "pad")
-
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        clean, noisy = torch.from_numpy(self._crop(rng))
-        return {
-            "speech": clean,
-            "noise": (noisy - clean)[None],
-            "seed": torch.tensor(int(rng.integers(2**62))),
-        }
+        clean, noisy = torch.from_numpy(cut(read, int(n), rng, self.length, "pad"))
+        seed = torch.tensor(int(rng.integers(2**62)))
+        return {"speech": clean, "noise": (noisy - clean)[None], "seed": seed}

@@ -12,11 +12,9 @@ from torch import Tensor
 
 def draws(seeds: Tensor, count: int, purpose: int) -> Tensor:
     """Return `[B, count]` uniform in [0, 1) from `seeds [B]` int64, new for each `purpose`."""
-    rows = [
-        torch.rand(count, generator=torch.Generator().manual_seed(seed ^ (0x9E3779B9 * (purpose + 1))))
-        for seed in seeds.tolist()
-    ]
-    return torch.stack(rows).to(seeds.device)
+    key = 0x9E3779B9 * (purpose + 1)
+    generators = [torch.Generator().manual_seed(seed ^ key) for seed in seeds.tolist()]
+    return torch.stack([torch.rand(count, generator=g) for g in generators]).to(seeds.device)
 
 
 def spec_augment(x: Tensor, seeds: Tensor, frames: int, bands: int, value: float = 0.0) -> Tensor:

@@ -25,9 +25,9 @@ import numpy as np
 import soundfile as sf
 
 from audiomask.audio import AudioError, replacing
-from audiomask.data.kaldi import DataDir, DataError
+from audiomask.data.kaldi import DataDir, DataError, read_mono
 from audiomask.data.labels import count, labels_of, rarity
-from audiomask.data.loading import cut, read_mono, within_full_scale
+from audiomask.data.loading import cut, within_full_scale
 
 INDEX = "shards.json"
 REMEDY = "copy it again, or write the shards anew with `audiomask data shard`"
@@ -68,21 +68,16 @@ def write(
                 continue
             flac = io.BytesIO()
             sf.write(flac, np.round(x * 32767).astype(np.int16), sample_rate, "PCM_16", format="FLAC")
-            facts: dict[str, Any] = {
-                "key": u.key,
-                "group": u.speaker or u.key,
-                "samples": len(x),
-                "crc": _crc(flac.getvalue()),
-            }
-            if labels:
-                facts["labels"] = labels[u.key]
-            sink.write(
-                {"__key__": f"{number:08d}", "flac": flac.getvalue(), "json": json.dumps(facts).encode()}
-            )
-            shard = shards.setdefault(Path(sink.fname).name, {"utterances": 0, "samples": 0})
+            sound = flac.getvalue()
+            facts: dict[str, Any] = {"key": u.key, "group": u.speaker or u.key, "samples": len(x)}
+            # libsndfile silently decodes a FLAC frame with a wrong checksum to silence
+            facts |= {"crc": zlib.crc32(sound)} | ({"labels": labels[u.key]} if labels else {})
+            sink.write({"__key__": f"{number:08d}", "flac": sound, "json": json.dumps(facts).encode()})
+            name = Path(sink.fname).name
+            shard = shards.setdefault(name, {"utterances": 0, "samples": 0})
             shard["utterances"] += 1
             shard["samples"] += len(x)
-            written.setdefault(Path(sink.fname).name, []).append(labels.get(u.key, []))
+            written.setdefault(name, []).append(labels.get(u.key, []))
     if not shards:
         raise AudioError(f"{data.path}: no audio to write to shards; `audiomask data validate` says why")
     index: dict[str, Any] = {"sample_rate": sample_rate, "seed": seed}
@@ -105,11 +100,6 @@ def label_counts(folder: str | Path) -> dict[str, int]:
             "that has utt2label"
         )
     return counts
-
-
-def _crc(flac: bytes) -> int:
-    """Return a checksum: libsndfile silently decodes a FLAC frame with a wrong one to silence."""
-    return zlib.crc32(flac)
 
 
 class ShardedAudio:
@@ -198,7 +188,7 @@ class ShardedAudio:
         try:
             for sample in tarfile_samples([{"url": str(path)}]):
                 flac, facts = sample["flac"], json.loads(sample["json"])
-                if _crc(flac) != facts["crc"]:
+                if zlib.crc32(flac) != facts["crc"]:
                     raise AudioError(f"{path}: damaged at {facts['key']}; {REMEDY}")
                 yield flac, facts
                 count += 1

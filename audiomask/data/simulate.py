@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from torch import Tensor, nn
 
 from audiomask.audio import AudioError
 from audiomask.data import channel
 from audiomask.data.example import Simulation
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi import DataDir, resampled
 from audiomask.masks import packets
 
 EPS = 1e-8
@@ -185,7 +184,7 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
     rooms = torch.zeros(len(data.utterance_keys), length)
     for row, utterance in zip(rooms, data.utterances(), strict=True):
         x, rate = data.load(utterance)
-        h = x[0] if rate == sample_rate else soxr.resample(x[0], rate, sample_rate)
+        h = resampled(x[0], rate, sample_rate)
         peak = np.abs(h).argmax() if len(h) else 0
         if not len(h) or h[peak] == 0:
             raise AudioError(f"{utterance.key}: a silent room response; remove it from {path}")
@@ -302,9 +301,8 @@ class Degrade(Simulation):
         voice = equaliser(uniform(-self.eq_db, self.eq_db, 6), n_fft, sr) * band_gain
         spectrum = torch.fft.rfft(speech, n_fft) * voice
         wet = torch.fft.irfft(spectrum * torch.fft.rfft(h, n_fft), n_fft)[:, :n]
-        clean = torch.fft.irfft(spectrum * torch.fft.rfft(early_part(h, sr, self.early_s), n_fft), n_fft)[
-            :, :n
-        ]
+        early = torch.fft.rfft(early_part(h, sr, self.early_s), n_fft)
+        clean = torch.fft.irfft(spectrum * early, n_fft)[:, :n]
 
         # Draw how many noises play at once: mostly one.
         share = torch.tensor([0.6, 0.25, 0.15, *[0.05] * max(0, k - 3)][:k], device=device)

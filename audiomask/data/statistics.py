@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir, Utterance
-from audiomask.data.loading import read_mono
+from audiomask.data.kaldi import DataDir, Utterance, read_mono
 from audiomask.frontend.logmel import LogMel
 
 

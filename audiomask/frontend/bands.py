@@ -27,77 +27,49 @@ class Scale:
     inverse: Callable[[Array], Array]
 
 
-# O'Shaughnessy 1987: 2595 log10(1 + f / 700). HTK and Kaldi write 1127 ln(...), equal to four digits;
-# theirs is used, so that Kaldi's filters come out.
-def _htk(f: Array) -> Array:
-    return 1127.0 * np.log1p(np.asarray(f, dtype=np.float64) / 700.0)
-
-
-def _htk_inverse(m: Array) -> Array:
-    return 700.0 * np.expm1(np.asarray(m, dtype=np.float64) / 1127.0)
-
-
 # Slaney 1998 (Auditory Toolbox): linear with 3 mel per 200 Hz up to 1 kHz, then 27 steps to a factor of 6.4.
 _SLANEY_KNEE = 15.0  # 1000 Hz * 3 / 200
 _SLANEY_STEP = np.log(6.4) / 27.0
 
 
 def _slaney(f: Array) -> Array:
-    f = np.asarray(f, dtype=np.float64)
     above = _SLANEY_KNEE + np.log(np.maximum(f, 1000.0) / 1000.0) / _SLANEY_STEP
     return np.where(f < 1000.0, f * 3.0 / 200.0, above)
 
 
 def _slaney_inverse(m: Array) -> Array:
-    m = np.asarray(m, dtype=np.float64)
     above = 1000.0 * np.exp(_SLANEY_STEP * (np.maximum(m, _SLANEY_KNEE) - _SLANEY_KNEE))
     return np.where(m < _SLANEY_KNEE, m * 200.0 / 3.0, above)
 
 
-# Glasberg & Moore 1990, eq. 4: number of ERBs below f = 21.4 log10(1 + 4.37 f / 1000)
-def _erb(f: Array) -> Array:
-    return 21.4 * np.log10(1.0 + 4.37e-3 * np.asarray(f, dtype=np.float64))
-
-
-def _erb_inverse(e: Array) -> Array:
-    return (10.0 ** (np.asarray(e, dtype=np.float64) / 21.4) - 1.0) / 4.37e-3
-
-
 # Traunmueller 1990, eq. 6: z = 26.81 f / (1960 + f) - 0.53, corrected below 2 Bark and above 20.1 Bark
 def _bark(f: Array) -> Array:
-    f = np.asarray(f, dtype=np.float64)
     z = 26.81 * f / (1960.0 + f) - 0.53
     return np.where(z < 2.0, z + 0.15 * (2.0 - z), np.where(z > 20.1, z + 0.22 * (z - 20.1), z))
 
 
 def _bark_inverse(z: Array) -> Array:
-    z = np.asarray(z, dtype=np.float64)
     z = np.where(z < 2.0, (z - 0.3) / 0.85, np.where(z > 20.1, (z + 4.422) / 1.22, z))
     return 1960.0 * (z + 0.53) / (26.28 - z)
 
 
-# MIDI note numbers: 12 to the octave, 69 is the A of 440 Hz
-def _semitone(f: Array) -> Array:
-    return 69.0 + 12.0 * np.log2(np.maximum(np.asarray(f, dtype=np.float64), 1e-3) / 440.0)
-
-
-def _semitone_inverse(n: Array) -> Array:
-    return 440.0 * 2.0 ** ((np.asarray(n, dtype=np.float64) - 69.0) / 12.0)
-
-
 SCALES: dict[str, Scale] = {
-    "mel_htk": Scale(_htk, _htk_inverse),
+    # O'Shaughnessy 1987: 2595 log10(1 + f / 700). HTK and Kaldi write 1127 ln(...), equal to four digits;
+    # theirs is used, so that Kaldi's filters come out.
+    "mel_htk": Scale(lambda f: 1127.0 * np.log1p(f / 700.0), lambda m: 700.0 * np.expm1(m / 1127.0)),
     "mel_slaney": Scale(_slaney, _slaney_inverse),
-    "erb": Scale(_erb, _erb_inverse),
+    # Glasberg & Moore 1990, eq. 4: number of ERBs below f = 21.4 log10(1 + 4.37 f / 1000)
+    "erb": Scale(
+        lambda f: 21.4 * np.log10(1.0 + 4.37e-3 * f), lambda e: (10.0 ** (e / 21.4) - 1.0) / 4.37e-3
+    ),
     "bark": Scale(_bark, _bark_inverse),
-    "semitone": Scale(_semitone, _semitone_inverse),
-    "hz": Scale(lambda f: np.asarray(f, dtype=np.float64), lambda f: np.asarray(f, dtype=np.float64)),
+    # MIDI note numbers: 12 to the octave, 69 is the A of 440 Hz
+    "semitone": Scale(
+        lambda f: 69.0 + 12.0 * np.log2(np.maximum(f, 1e-3) / 440.0),
+        lambda n: 440.0 * 2.0 ** ((n - 69.0) / 12.0),
+    ),
+    "hz": Scale(lambda f: f, lambda f: f),
 }
-
-
-def erb_bandwidth(frequency: Array | float) -> Array:
-    """Return the auditory filter's bandwidth in Hz (ERB; Glasberg & Moore 1990, eq. 3)."""
-    return 24.7 * (1.0 + 4.37e-3 * np.asarray(frequency, dtype=np.float64))
 
 
 def _scale(name: str) -> Scale:
@@ -109,9 +81,7 @@ def _scale(name: str) -> Scale:
 def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: float | None) -> float:
     top = sample_rate / 2 if f_max is None else f_max
     if bands < 1 or n_fft < 2 or n_fft % 2:
-        raise ValueError(
-            f"{bands} bands of an FFT of {n_fft}: it takes at least one band and an even FFT size"
-        )
+        raise ValueError(f"{bands} bands of an FFT of {n_fft}: want at least one band and an even FFT size")
     if not 0 <= f_min < top <= sample_rate / 2:
         raise ValueError(f"bands from {f_min} to {top} Hz do not lie within 0..{sample_rate / 2} Hz")
     return top
@@ -120,7 +90,8 @@ def _range(sample_rate: float, n_fft: int, bands: int, f_min: float, f_max: floa
 def edges(scale: str, bands: int, f_min: float, f_max: float) -> Array:
     """Return `bands + 2` Hz equidistant on `scale`; band b spans edges b, b + 1 (centre), b + 2."""
     s = _scale(scale)
-    return s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(f_max)), bands + 2))
+    low, high = s.forward(np.array([f_min, f_max], np.float64))
+    return s.inverse(np.linspace(low, high, bands + 2))
 
 
 def triangular(
@@ -170,11 +141,10 @@ def partition(
     narrower than the bins of a short FFT).
     """
     top = _range(sample_rate, n_fft, bands, f_min, f_max)
-    s = _scale(scale)
     first, last = round(f_min * n_fft / sample_rate), round(top * n_fft / sample_rate) + 1
     if bands * min_bins > last - first:
         raise ValueError(f"{bands} bands of at least {min_bins} bins do not fit into {last - first} bins")
-    hz = s.inverse(np.linspace(s.forward(np.asarray(f_min)), s.forward(np.asarray(top)), bands + 1))
+    hz = edges(scale, bands - 1, f_min, top)
     border = np.rint(hz * n_fft / sample_rate).astype(int)
     border[0], border[-1] = first, last
     for b in range(1, bands):  # upwards: wide enough, and room left for those above
@@ -198,20 +168,6 @@ def mel(
     return triangular(sample_rate, n_fft, bands, "mel_htk" if htk else "mel_slaney", f_min, f_max, norm)
 
 
-def erb(
-    sample_rate: float, n_fft: int, bands: int = 32, f_min: float = 0.0, f_max: float | None = None
-) -> Array:
-    """Return triangles `[n_fft // 2 + 1, bands]` equidistant in ERB-rate, with peaks at 1."""
-    return triangular(sample_rate, n_fft, bands, "erb", f_min, f_max)
-
-
-def bark(
-    sample_rate: float, n_fft: int, bands: int = 24, f_min: float = 0.0, f_max: float | None = None
-) -> Array:
-    """Return triangles `[n_fft // 2 + 1, bands]` equidistant in Bark, with peaks at 1."""
-    return triangular(sample_rate, n_fft, bands, "bark", f_min, f_max)
-
-
 def musical(
     sample_rate: float, n_fft: int, per_octave: int = 12, low: float = 24.0, high: float | None = None
 ) -> Array:
@@ -221,11 +177,11 @@ def musical(
     neighbour is below half the sample rate.
     """
     step = 12.0 / per_octave
-    limit = float(_semitone(np.asarray(sample_rate / 2)))
+    limit = float(SCALES["semitone"].forward(np.array(sample_rate / 2)))
     bands = int(np.floor(((limit if high is None else min(high + step, limit)) - low) / step + 1e-9))
     if bands < 1:
         raise ValueError(f"no notes from MIDI number {low} to {high} below {sample_rate / 2} Hz")
-    f_min, f_max = _semitone_inverse(np.array([low - step, low + bands * step]))
+    f_min, f_max = SCALES["semitone"].inverse(np.array([low - step, low + bands * step]))
     return triangular(sample_rate, n_fft, bands, "semitone", float(f_min), float(f_max))
 
 

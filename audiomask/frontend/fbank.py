@@ -13,8 +13,8 @@ next power of two, triangles straight over mel, floor, logarithm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,9 +71,8 @@ class Fbank(Streaming):
         top = sample_rate / 2 + high if high <= 0 else high
         mel = triangular(sample_rate, self.fft, bands, "mel_htk", low, top, flanks="scale")
         mel[-1] = 0  # Kaldi leaves out the bin at half the sample rate
-        self.register_buffer(
-            "taper", torch.from_numpy(scale * _window(window, self.length)).float(), persistent=False
-        )
+        taper = torch.from_numpy(scale * _window(window, self.length)).float()
+        self.register_buffer("taper", taper, persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel).float(), persistent=False)
         self.dft = RealDft(self.fft)
         self.align(0)
@@ -100,9 +99,8 @@ class Fbank(Streaming):
         extra = (pieces - 1) * self.hop - int(self.delay)
         x = nn.functional.pad(x, (0, extra))  # negative cuts
         hops = x.reshape(batch * self.channels, -1, self.hop)
-        frames = torch.cat([hops[:, i : i - pieces + 1 or None] for i in range(pieces)], 2)[
-            :, :, : self.length
-        ]
+        frames = torch.cat([hops[:, i : i - pieces + 1 or None] for i in range(pieces)], 2)
+        frames = frames[:, :, : self.length]
         if self.remove_dc:
             frames = frames - frames.mean(2, keepdim=True)
         if self.preemphasis:
@@ -116,13 +114,9 @@ class Fbank(Streaming):
 
 
 def _window(name: str, length: int) -> np.ndarray:
+    shapes: dict[str, Any] = {"hann": np.hanning, "hamming": np.hamming, "rect": np.ones}
     if name == "povey":  # a Hann window to the power .85: wider, and zero at its ends
         return np.hanning(length) ** 0.85
-    shapes: dict[str, Callable[[int], np.ndarray]] = {
-        "hann": np.hanning,
-        "hamming": np.hamming,
-        "rect": np.ones,
-    }
     if name not in shapes:
         raise ValueError(f"no window {name!r}; there are povey, {', '.join(shapes)}")
     return shapes[name](length)

@@ -58,10 +58,8 @@ class Resample(Conv1d):
         if len(taps) % 2 == 0:
             raise ValueError(f"a prototype of {len(taps)} taps has no middle: use an odd number")
         half = len(taps) // 2
-        first, last = (
-            -(half // up),
-            max(0, ((up - 1) * down + half) // up),
-        )  # j of the earliest and the latest tap
+        # j of the earliest and the latest tap
+        first, last = -(half // up), max(0, ((up - 1) * down + half) // up)
         super().__init__(1, up, last - first + 1, stride=down, bias=False, lookahead=last)
         self.rate, self.channels, self.up = Fraction(up, down), channels, up
         index = torch.arange(up)[:, None] * down - torch.arange(first, last + 1) * up + half

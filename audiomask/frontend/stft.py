@@ -109,9 +109,8 @@ class RealDft(nn.Module):
         self.size, self.bins = size, size // 2 + 1
         self.factors = _factors(size)
         k = torch.arange(self.bins, dtype=torch.float64)
-        weight = (
-            torch.where((k == 0) | (2 * k == size), 1.0, 2.0) / size
-        )  # X[size - k] is the conjugate of X[k]
+        # X[size - k] is the conjugate of X[k]
+        weight = torch.where((k == 0) | (2 * k == size), 1.0, 2.0) / size
         if self.factors is None:
             phase = 2 * math.pi / size * torch.outer(torch.arange(size, dtype=torch.float64), k)
             self._keep("direct", torch.cat([phase.cos(), -phase.sin()], 1))

@@ -20,6 +20,7 @@ Networks hold complex numbers as pairs of real ones: `multiply` and `bounded` ar
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -80,25 +81,19 @@ def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
     can learn. It is written as K tanh(C m / 2), which does not overflow. Real masks have one part.
     """
     xp = _module(mask)
-
-    def squash(m: Array) -> Array:
-        return limit * xp.tanh(0.5 * steepness * m)
-
-    return squash(mask.real) + 1j * squash(mask.imag) if _is_complex(mask) else squash(mask)
+    return _by_part(mask, lambda m: limit * xp.tanh(0.5 * steepness * m))
 
 
 def decompress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
     """Invert `compress`: -1/C log((K - m) / (K + m)). Values at the limit count as 0.999 K."""
     xp = _module(mask)
-
-    def stretch(m: Array) -> Array:
-        return xp.arctanh((m / limit).clip(-0.999, 0.999)) * (2.0 / steepness)
-
-    return stretch(mask.real) + 1j * stretch(mask.imag) if _is_complex(mask) else stretch(mask)
+    return _by_part(mask, lambda m: xp.arctanh((m / limit).clip(-0.999, 0.999)) * (2.0 / steepness))
 
 
-def _is_complex(x: Array) -> bool:
-    return x.is_complex() if hasattr(x, "is_complex") else np.iscomplexobj(x)
+def _by_part(x: Array, function: Callable[[Array], Array]) -> Array:
+    """Return `function` of x, of both parts if x is complex."""
+    complex_ = x.is_complex() if hasattr(x, "is_complex") else np.iscomplexobj(x)
+    return function(x.real) + 1j * function(x.imag) if complex_ else function(x)
 
 
 def apply(mask: Array, mixture: Array) -> Array:

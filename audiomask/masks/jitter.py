@@ -42,7 +42,8 @@ class Network:
         free = _running_max(height * stalled + sent)  # when the path is free again
         delay = free - sent - _log(jitter + least) * self.jitter_ms
         if self.loss is not None:
-            delay = delay + _where_lost(self.loss.sample(seeds, packets), delay)
+            never = like(np.array([0.0, math.inf], np.float32), delay)
+            delay = delay + never[self.loss.sample(seeds, packets) * 1]
         return delay
 
 
@@ -115,9 +116,3 @@ def _log(x: Array) -> Array:
 
 def _running_max(x: Array) -> Array:
     return np.maximum.accumulate(x, -1) if isinstance(x, np.ndarray) else x.cummax(-1).values
-
-
-def _where_lost(lost: Array, delay: Array) -> Array:
-    """Return infinity where `lost`, else 0, of the type of `delay`."""
-    never = like(np.array([0.0, math.inf], np.float32), delay)
-    return never[lost * 1]

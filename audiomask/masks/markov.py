@@ -78,6 +78,10 @@ class Chain:
     transition: np.ndarray
     loss: np.ndarray
 
+    def _set(self, transition: Any, loss: Any) -> None:
+        object.__setattr__(self, "transition", np.array(transition))  # subclasses are frozen dataclasses
+        object.__setattr__(self, "loss", np.array(loss))
+
     def sample(self, seeds: Array, packets: int) -> Array:
         """Return `[B, packets]` bool, true where lost, from `seeds [B]` int64."""
 
@@ -160,10 +164,8 @@ class Chain:
             here = (forward * back)[1:] * known
             visits, losses = here.sum((0, 2)), (here * (lost[1:, None] == 1)).sum((0, 2))
             seen = moves.sum(1)
-            new = _Given(
-                np.where(seen[:, None] > 0, moves / seen[:, None].clip(1e-300), p),
-                np.where(visits > 0, losses / visits.clip(1e-300), chain.loss),
-            )
+            transition = np.where(seen[:, None] > 0, moves / seen[:, None].clip(1e-300), p)
+            new = _Given(transition, np.where(visits > 0, losses / visits.clip(1e-300), chain.loss))
             moved = max(np.abs(new.transition - p).max(), np.abs(new.loss - chain.loss).max())
             chain = new
             if moved < 1e-5:

@@ -50,8 +50,7 @@ class Uniform(Chain):
 
     def __post_init__(self) -> None:
         _check(rate=self.rate)
-        object.__setattr__(self, "transition", np.ones((1, 1)))
-        object.__setattr__(self, "loss", np.array([self.rate]))
+        self._set(np.ones((1, 1)), [self.rate])
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
@@ -78,8 +77,7 @@ class GilbertElliott(Chain):
         _check(p=self.p, q=self.q, good_loss=self.good_loss, bad_loss=self.bad_loss)
         if self.p + self.q == 0:
             raise ValueError("p and q are both 0; a chain that never moves has no loss rate")
-        object.__setattr__(self, "transition", np.array([[1 - self.p, self.p], [self.q, 1 - self.q]]))
-        object.__setattr__(self, "loss", np.array([self.good_loss, self.bad_loss]))
+        self._set([[1 - self.p, self.p], [self.q, 1 - self.q]], [self.good_loss, self.bad_loss])
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
@@ -104,8 +102,7 @@ class Gilbert(Chain):
     q: float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "transition", GilbertElliott(self.p, self.q, 0.0, 1.0).transition)
-        object.__setattr__(self, "loss", np.array([0.0, 1.0]))
+        self._set(GilbertElliott(self.p, self.q, 0.0, 1.0).transition, [0.0, 1.0])
 
     @classmethod
     def of(cls, rate: float, burst: float) -> Self:
@@ -152,8 +149,7 @@ class ThreeState(Chain):
             raise ValueError("short_end and long_end must be above 0; else a burst never ends")
         p, q = self.short_end, self.long_end
         rows = [[1 - self.short - self.long, self.short, self.long], [p, 1 - p, 0], [q, 0, 1 - q]]
-        object.__setattr__(self, "transition", np.array(rows))
-        object.__setattr__(self, "loss", np.array([0.0, 1.0, 1.0]))
+        self._set(rows, [0.0, 1.0, 1.0])
 
     @classmethod
     def fit(cls, traces: Array | Iterable[Array]) -> Self:
@@ -247,9 +243,7 @@ def read_trace(path: str | Path) -> np.ndarray:
         raise AudioError(f"{path}: cannot be read as a trace ({error})") from None
     for number, line in enumerate(lines, 1):
         if line.strip() not in ("0", "1"):
-            raise AudioError(
-                f"{path}:{number}: {line[:40]!r} is neither 0 nor 1; want a line for each packet"
-            )
+            raise AudioError(f"{path}:{number}: {line[:40]!r} is neither 0 nor 1; want a line a packet")
     if not lines:
         raise AudioError(f"{path} is empty; want a line for each packet, 1 where it is lost and else 0")
     return np.array([line.strip() == "1" for line in lines])

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask.masks.markov import uniform
+from audiomask.masks.markov import like, uniform
 
 Grid = tuple[int, int]
 FINE = 24  # bits of a random number, the low ones of a key
@@ -41,9 +41,8 @@ def bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
 def ranks(keys: Tensor) -> Tensor:
     """Return the rank of each of `keys [B, N]` in its row, 0 for the least; equals in order."""
     order = keys.argsort(dim=1, stable=True)
-    return torch.empty_like(order).scatter_(
-        1, order, torch.arange(keys.shape[1], device=keys.device).expand_as(order)
-    )
+    rank = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, rank)
 
 
 def first(keys: Tensor, count: int) -> Tensor:
@@ -314,17 +313,10 @@ def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
     return along[0][..., :, None] & along[1][..., None, :]
 
 
-def like(values: np.ndarray, other: Tensor) -> Tensor:
-    """Return `values` on the device of `other`."""
-    return torch.as_tensor(values, device=other.device)
-
-
 def check(seeds: Tensor, grid: Grid) -> None:
     """Raise ValueError for invalid seeds or grids."""
     if seeds.ndim != 1 or seeds.dtype != torch.int64:
-        raise ValueError(
-            f"seeds of shape {tuple(seeds.shape)}, {seeds.dtype}; want [B] int64, one for each row"
-        )
+        raise ValueError(f"seeds of shape {tuple(seeds.shape)}, {seeds.dtype}; want [B] int64, one a row")
     if len(grid) != 2 or min(grid) < 1:
         raise ValueError(f"grid is {tuple(grid)}; want (time, freq), patches from 1")
 

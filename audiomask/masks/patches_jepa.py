@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask.masks.markov import uniform
-from audiomask.masks.patches import Grid, check, first, like, limits, placed, shapes
+from audiomask.masks.markov import like, uniform
+from audiomask.masks.patches import Grid, check, first, limits, placed, shapes
 
 Range = tuple[float, float]
 

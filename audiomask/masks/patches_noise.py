@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask.masks.patches import FINE, Grid, PatchMask, bits, like
+from audiomask.masks.markov import like
+from audiomask.masks.patches import FINE, Grid, PatchMask, bits
 
 COLOURS = ("red", "blue", "green", "purple")
 
@@ -84,10 +85,8 @@ class BlueNoise(PatchMask):
             raise ValueError(f"tiles is {self.tiles}; want 1 or more")
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        weights = tuple(self.weights)
-        return window(
-            _spread(self.reach, weights, self.noise_seed, self.tiles, self.size, seeds.device), seeds, grid
-        )
+        settings = self.reach, tuple(self.weights), self.noise_seed, self.tiles, self.size
+        return window(_spread(*settings, seeds.device), seeds, grid)
 
 
 def clustering(
@@ -121,9 +120,8 @@ DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))
 def window(bank: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
     """Cut `[B, time, freq]` out of `bank [K, size, size]`: tile, place and mirrors vary by row."""
     tiles, size, _ = bank.shape
-    tile, t0, f0, mirror = (bits(seeds, 4, 1) * like(np.array([tiles, size, size, 4]), seeds) >> FINE).unbind(
-        1
-    )
+    drawn = bits(seeds, 4, 1) * like([tiles, size, size, 4], seeds) >> FINE
+    tile, t0, f0, mirror = drawn.unbind(1)
     t, f = (torch.arange(n, device=seeds.device) for n in grid)
     t = torch.where((mirror & 1 > 0)[:, None], t, -1 - t) + t0[:, None]
     f = torch.where((mirror & 2 > 0)[:, None], f, -1 - f) + f0[:, None]
@@ -164,17 +162,14 @@ def _spread(
         energy[every[:, None], t * size + f] += sign * pull
         taken[every, at] = sign > 0
 
-    def void() -> np.ndarray:
-        return np.where(taken, np.inf, energy).argmin(1)
-
-    def cluster() -> np.ndarray:
-        return np.where(taken, energy, -np.inf).argmax(1)
+    def void(sign: int = 1) -> np.ndarray:  # the emptiest place, or with -1 the most crowded that is taken
+        return np.where(taken == (sign > 0), np.inf, sign * energy).argmin(1)
 
     few = max(1, points // 10)
     for at in random.permuted(np.tile(np.arange(points), (tiles, 1)), axis=1)[:, :few].T:
         put(at, 1)
     for _ in range(4 * few):  # a bound, as some would cycle for ever
-        crowded = cluster()
+        crowded = void(-1)
         put(crowded, -1)
         empty = void()
         put(empty, 1)
@@ -183,7 +178,7 @@ def _spread(
     places = np.empty((tiles, points), np.int64)
     held, state = taken.copy(), energy.copy()
     for place in range(few - 1, -1, -1):
-        at = cluster()
+        at = void(-1)
         places[every, at] = place
         put(at, -1)
     taken[:], energy[:] = held, state

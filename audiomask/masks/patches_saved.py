@@ -9,28 +9,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from audiomask.audio import AudioError, replacing
-from audiomask.masks.patches import (
-    Block,
-    Disjoint,
-    Frequency,
-    Grid,
-    InverseBlock,
-    PatchMask,
-    Random,
-    Time,
-    TimeFrequency,
-)
+from audiomask.masks import patches
+from audiomask.masks.patches import Disjoint, Grid, PatchMask
 from audiomask.masks.patches_jepa import Curriculum
 from audiomask.masks.patches_learned import Hardest, Likely
 from audiomask.masks.patches_noise import BlueNoise, ColourNoise
@@ -40,36 +32,14 @@ from audiomask.masks.patches_staged import Staged, Strips
 Sampler = PatchMask | Disjoint | Curriculum
 FORMAT = 1
 # Errors that numpy, zip, JSON and the kinds raise for a file that is no mask, or half of one.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, BadZipFile, zlib.error)
 
-KINDS: dict[str, type] = {
-    "random": Random,
-    "time": Time,
-    "frequency": Frequency,
-    "time_frequency": TimeFrequency,
-    "block": Block,
-    "inverse_block": InverseBlock,
-    "disjoint": Disjoint,
-    "colour_noise": ColourNoise,
-    "blue_noise": BlueNoise,
-    "dispersion": Dispersion,
-    "speech": Speech,
-    "segments": Segments,
-    "confidence": Confidence,
-    "hardest": Hardest,
-    "likely": Likely,
-    "curriculum": Curriculum,
-    "strips": Strips,
-    "staged": Staged,
+PLAIN = (patches.Random, patches.Time, patches.Frequency, patches.TimeFrequency)
+BLOCKS = (patches.Block, patches.InverseBlock, Disjoint, Curriculum, Strips, Staged)
+NOISE = (ColourNoise, BlueNoise)
+SCORED = (Dispersion, Speech, Segments, Confidence, Hardest, Likely)
+KINDS: dict[str, type] = {  # by name: TimeFrequency is time_frequency
+    re.sub(r"\B([A-Z])", r"_\1", kind.__name__).lower(): kind for kind in PLAIN + BLOCKS + NOISE + SCORED
 }
 
 
@@ -90,12 +60,8 @@ class Drawn:
 
     def save(self, path: str | Path) -> None:
         """Write the file; it is whole or absent."""
-        meta = {
-            "format": FORMAT,
-            "sampler": described(self.sampler),
-            "grid": list(self.grid),
-            "shape": list(self.masked.shape),
-        }
+        shape = list(self.masked.shape)
+        meta = {"format": FORMAT, "sampler": described(self.sampler), "grid": list(self.grid), "shape": shape}
         arrays = {"masked": np.packbits(self.masked.cpu().numpy()), "seeds": self.seeds.cpu().numpy()}
         if self.scores is not None:
             arrays["scores"] = self.scores.cpu().numpy()
@@ -137,12 +103,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:
 
 def described(sampler: Any) -> dict[str, Any]:
     """Return the kind and settings, as JSON takes them."""
-    names = {made: name for name, made in KINDS.items()}
-    settings = {field.name: getattr(sampler, field.name) for field in dataclasses.fields(sampler)}
-    return {"kind": names[type(sampler)]} | {
-        name: described(value) if dataclasses.is_dataclass(value) else value
-        for name, value in settings.items()
-    }
+    out: dict[str, Any] = {"kind": next(name for name, kind in KINDS.items() if kind is type(sampler))}
+    for field in dataclasses.fields(sampler):
+        value = getattr(sampler, field.name)
+        out[field.name] = described(value) if dataclasses.is_dataclass(value) else value
+    return out
 
 
 def made(description: dict[str, Any]) -> Any:
@@ -179,15 +144,8 @@ def draw(
     from matplotlib import colormaps
 
     span = (0.0, frames if seconds is None else seconds, 0.0, bands)
-    image = axes.imshow(
-        picture,
-        origin="lower",
-        aspect="auto",
-        extent=span,
-        interpolation="nearest",
-        cmap=colormaps["magma"].with_extremes(bad="0.85"),
-        vmin=float(spectrogram.min()),
-        vmax=float(spectrogram.max()),
-    )
+    style: Any = {"origin": "lower", "aspect": "auto", "extent": span, "interpolation": "nearest"}
+    style |= {"vmin": float(spectrogram.min()), "vmax": float(spectrogram.max())}
+    image = axes.imshow(picture, cmap=colormaps["magma"].with_extremes(bad="0.85"), **style)
     axes.set(title=title, xlabel="frame" if seconds is None else "time (s)", ylabel="mel band")
     return image

@@ -39,11 +39,10 @@ class Strips(PatchMask):
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
         (low, high), chance = self.scale, uniform(seeds, 2 * self.strips, 1)
         share, upright = low + (high - low) * chance[:, : self.strips], chance[:, self.strips :] < 0.5
-        sizes = [
-            torch.where(across, (share * length).round().clamp_min(1).long(), length)
-            for across, length in ((upright, grid[0]), (~upright, grid[1]))
-        ]
-        return one_by_one(torch.stack(sizes, 2), seeds, grid)
+        lengths = torch.tensor(grid, device=seeds.device)
+        thin = (share[:, :, None] * lengths).round().clamp_min(1).long()
+        sizes = torch.where(torch.stack([upright, ~upright], 2), thin, lengths)
+        return one_by_one(sizes, seeds, grid)
 
 
 BLOCKS, STRIPS = Block(0.8, (0.15, 0.2), (0.75, 1.5)), Strips(0.8)

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from audiomask import weights
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import read_mono
+from audiomask.data.kaldi import DataDir, read_mono
 from audiomask.frontend.logmel import LogMel
 from audiomask.nn.vit import ViT
 
