@@ -3,7 +3,8 @@
 The exporter traces a network, traces it twice more to decompose the operators that ONNX has no translation
 for, then runs it once more to find where types mix; with symbolic sizes each time costs as much as the first.
 Here the few operators without a translation are decomposed one by one, in place, in the bodies of loops and
-branches too, and the last pass is left out where all is float32. A program that needs more than that goes the exporter's own way.
+branches too, and the last pass is left out where all is float32. A program that needs more than that goes the
+exporter's own way.
 """
 
 from __future__ import annotations

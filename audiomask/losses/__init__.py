@@ -8,7 +8,6 @@ from audiomask.losses.objective import Objective as Objective
 from audiomask.losses.objective import WeightedSum as WeightedSum
 from audiomask.losses.perceptual import PESQLoss as PESQLoss
 from audiomask.losses.perceptual import pesq_disturbance as pesq_disturbance
-from audiomask.losses.perceptual import pesq_wb as pesq_wb
 from audiomask.losses.spectral import CompressedSpectralLoss as CompressedSpectralLoss
 from audiomask.losses.spectral import MultiResolutionSTFTLoss as MultiResolutionSTFTLoss
 from audiomask.losses.waveform import L1Loss as L1Loss
