@@ -30,7 +30,7 @@ from onnx_ir.passes import common as passes
 from torch import Tensor, nn
 
 from audiomask import __version__
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.decompose import short_translation
 from audiomask.nn.recurrent import prepare_export
 from audiomask.ports import Port
@@ -462,9 +462,8 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
     document["equality"] = float(f"{error:.2g}")
     graph.metadata_props[KEY] = json.dumps(document, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(to_bytes(graph))
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_bytes(to_bytes(graph))
     return document
 
 
@@ -483,27 +482,20 @@ def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) ->
     player.set({name: inputs.pop(name).numpy()[0] for name in player.artifact.controls})
     first = model.inputs[0]
     end = inputs[first.name].shape[2] - first.per_hop(model.hop) // 2  # not in whole hops
-    inputs = {port.name: inputs[port.name][:, :, : _frames(end, first, port)] for port in _streams(model)}
+    streams = [port for port in model.inputs if port.is_stream]
+    inputs = {port.name: inputs[port.name][:, :, : _frames(end, first, port)] for port in streams}
     if player.artifact.lost and first.type == "pcm":
         inputs[first.name] = inputs[first.name] * (inputs[player.artifact.lost.name] == 0)
     parts, at = [], 0
     while at < end:
         n = min(end - at, int(random.integers(1, 4 * first.per_hop(model.hop) + 1)))
-        parts.append(
-            player.feed(
-                **{
-                    port.name: inputs[port.name][
-                        0, :, _frames(at, first, port) : _frames(at + n, first, port)
-                    ].numpy()
-                    for port in _streams(model)
-                }
-            )
-        )
+        cuts = {port.name: slice(_frames(at, first, port), _frames(at + n, first, port)) for port in streams}
+        parts.append(player.feed(**{name: inputs[name][0, :, cut].numpy() for name, cut in cuts.items()}))
         at += n
     parts.append(player.flush())
     given = {name: torch.from_numpy(value) for name, value in player.engine.controls.items()}
     total = math.ceil((end / first.rate + model.delay) / model.hop) * model.hop
-    for port in _streams(model):
+    for port in streams:
         given[port.name] = model.filled(inputs[port.name], port, end / first.rate, total, inputs[first.name])
     expected, _ = model.run(given, model.initial_state(1))
     error = 0.0
@@ -519,10 +511,6 @@ def check_file(model: StreamingModel, path: str | Path, seconds: float = 3.0) ->
     if error > TOLERANCE:
         raise ExportError(f"{path}: the runtime differs from torch by {error:.1e} of the peak")
     return error
-
-
-def _streams(model: StreamingModel) -> list[Port]:
-    return [port for port in model.inputs if port.is_stream]
 
 
 def _frames(frames: int, first: Port, port: Port) -> int:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.streaming import Streaming
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -91,13 +91,10 @@ def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mappi
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = tensors(model) if isinstance(model, nn.Module) else model
-    for path, write in (
-        (folder / WEIGHTS, lambda to: save_file(state, to)),
-        (folder / CONFIG, lambda to: to.write_text(json.dumps(config, indent=2, default=str) + "\n")),
-    ):
-        temporary = path.with_name(f".{path.name}.part")
-        write(temporary)
-        temporary.replace(path)
+    with replacing(folder / WEIGHTS) as part:
+        save_file(state, part)
+    with replacing(folder / CONFIG) as part:
+        part.write_text(json.dumps(config, indent=2, default=str) + "\n")
     return folder
 
 

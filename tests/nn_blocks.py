@@ -11,9 +11,9 @@ from torch import nn
 
 from audiomask.frontend.resample import Resample
 from audiomask.frontend.stft import Analysis, Synthesis, log_power, low_delay_windows
-from audiomask.nn.attention import CausalAttention, FrequencyAttention
+from audiomask.nn.attention import CausalAttention
 from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
-from audiomask.nn.norm import CumulativeNorm, FrameNorm, RunningNorm
+from audiomask.nn.norm import FrameNorm, RunningNorm
 from audiomask.nn.recurrent import GRU, LSTM
 from audiomask.streaming import Delay, Gate, Parallel, Residual, Sequential, Streaming
 
@@ -61,13 +61,10 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
     "gru-bands": (lambda: GRU(2, 3, freqs=5, bias=False), (2, 5)),
     "lstm-late": (lambda: late(LSTM(4, 6, 2)), (4,)),
     "attention": (lambda: CausalAttention(8, 2, 6), (8,)),
-    "attention-rotary-late": (lambda: late(CausalAttention(4, 1, 5, rotary=True)), (4,)),
-    "attention-frequency": (lambda: FrequencyAttention(4, 2), (4, 7)),
+    "attention-late": (lambda: late(CausalAttention(4, 1, 5)), (4,)),
     "norm-frame": (lambda: FrameNorm(4), (4, 5)),
-    "norm-cumulative-late": (lambda: late(CumulativeNorm(4)), (4,)),
-    "norm-cumulative-map": (lambda: CumulativeNorm(2), (2, 5)),
-    "norm-running-late": (lambda: late(RunningNorm(4, 20, center=True, affine=True)), (4,)),
-    "norm-running-bins": (lambda: RunningNorm(2, 20, "bin", freqs=5), (2, 5)),
+    "norm-running-late": (lambda: late(RunningNorm(20)), (4,)),
+    "norm-running-map": (lambda: RunningNorm(20), (2, 5)),
     "norm-batch": (lambda: Sequential(Conv1d(4, 4, 3), nn.BatchNorm1d(4), nn.PReLU(4)), (4,)),
     "residual": (lambda: Residual(Conv1d(4, 4, 5, lookahead=2), nn.Tanh(), shape=4), (4,)),
     "parallel": (

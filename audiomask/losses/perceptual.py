@@ -134,26 +134,11 @@ def pesq_disturbance(est: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
     return _over_time(symmetric) * speaks, _over_time(asymmetric) * speaks
 
 
-def pesq_loss(est: Tensor, ref: Tensor) -> Tensor:
-    """Return P.862's mean deduction from 4.5, the best: .1 symmetric + .0309 asymmetric."""
-    symmetric, asymmetric = pesq_disturbance(est, ref)
-    return (0.1 * symmetric + 0.0309 * asymmetric).mean()
-
-
-def pesq_wb(est: Tensor, ref: Tensor) -> Tensor:
-    """Return the score `[B]` of the disturbances, on the scale of P.862.2 (1.04 to 4.64).
-
-    It is for looking at, or to compare with package `pesq`, which does all that this leaves out.
-    """
-    symmetric, asymmetric = pesq_disturbance(est, ref)
-    raw = 4.5 - 0.1 * symmetric - 0.0309 * asymmetric
-    return 0.999 + 4 / (1 + torch.exp(-1.3669 * raw + 3.8224))
-
-
 class PESQLoss(SignalLoss):
-    """Computes `pesq_loss` as a module, for models at 16 kHz."""
+    """Computes P.862's mean deduction from 4.5, the best: .1 symmetric + .0309 asymmetric."""
 
     sample_rate = 16000
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return pesq_loss(est, ref)
+        symmetric, asymmetric = pesq_disturbance(est, ref)
+        return (0.1 * symmetric + 0.0309 * asymmetric).mean()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from audiomask.losses.waveform import SignalLoss, signals
+from audiomask.losses.waveform import SignalLoss
 
 # (FFT size, hop, window length) in samples: Parallel WaveGAN (Yamamoto et al. 2020), taken over by the Demucs
 # denoiser and CleanUNet for 16 kHz speech.
@@ -56,84 +56,21 @@ def _power_and_spectrum(x: Tensor, fft: int, hop: int, window: int) -> tuple[Ten
     return spectrum.real.square() + spectrum.imag.square(), spectrum
 
 
-def multi_resolution_stft_loss(
-    est: Tensor,
-    ref: Tensor,
-    resolutions: Sequence[Sequence[int]] = RESOLUTIONS,
-    convergence: float = 0.5,
-    log_magnitude: float = 0.5,
-    floor: float = 1e-8,
-    band: Band = "full",
-    magnitude: float = 0.0,
-    exponent: float = 1.0,
-) -> Tensor:
-    """Return spectral convergence plus distances of (log) magnitudes, the mean over resolutions.
+class MultiResolutionSTFTLoss(SignalLoss):
+    """Computes spectral convergence plus distances of magnitudes, the mean over resolutions.
 
         L_sc = || |S| - |E| ||_F / || |S| ||_F,     L_mag = mean | log |S| - log |E| |,     mean | |S| - |E| |
 
     The first two are those of Yamamoto et al. 2020, eq. 4-6; the third counts if `magnitude` weighs it.
     `exponent` applies to all magnitudes but those under the logarithm; .3 compresses them as hearing does.
     The Frobenius norms run over the whole batch, as published. `floor` is added to the power of each bin
-    (white noise of variance 1 has power 1), which keeps the gradient finite at digital silence.
+    (white noise of variance 1 has power 1), which keeps the gradient finite at digital silence. Resolutions
+    are (FFT size, hop, window) in samples.
 
     `band` "high" takes the upper half of the frequencies, as CleanUNet's authors describe their variant.
     Their code cuts the axis of time instead, and their published models were trained so: on all frequencies
     of the later half of the frames. "high_as_published" repeats that.
     """
-    est, ref = signals(est, ref)
-    total = est.new_zeros(())
-    for fft, hop, window in resolutions:
-        power_est, _ = _power_and_spectrum(est, fft, hop, window)
-        power_ref, _ = _power_and_spectrum(ref, fft, hop, window)
-        power_est, power_ref = _within(band, power_est) + floor, _within(band, power_ref) + floor
-        size_ref = power_ref ** (exponent / 2)
-        apart = size_ref - power_est ** (exponent / 2)
-        # sqrt(x^2 + tiny) for the norm: the root's slope is infinite where estimate and reference are equal
-        total = total + convergence * ((apart.square().sum() + floor) / size_ref.square().sum()).sqrt()
-        total = total + magnitude * apart.abs().mean()
-        total = total + log_magnitude * 0.5 * (power_ref.log() - power_est.log()).abs().mean()
-    return total / len(resolutions)
-
-
-def compressed_spectral_loss(
-    est: Tensor,
-    ref: Tensor,
-    fft_sizes: Sequence[int] = (256, 512, 1024),
-    overlap: int = 4,
-    exponent: float = 0.3,
-    magnitude: float = 0.7,
-    complex_: float = 0.3,
-    under: float = 1.0,
-    floor: float = 1e-8,
-) -> Tensor:
-    """Return the squared distance of power-law compressed spectra, the mean over FFT sizes.
-
-        L = magnitude * mean w (|S|^c - |E|^c)^2 + complex * mean | |S|^c e^(j arg S) - |E|^c e^(j arg E) |^2
-        w = under where |E| < |S|, else 1
-
-    Windows are Hann's, with hop = size / overlap. Compression as in Ephrat et al. 2018, the two terms as in
-    Braun & Tashev 2021 ("A consolidated view of loss functions"). `under` > 1 makes removed speech dearer
-    than noise that stays, after the asymmetric loss of Wang et al. 2020 (VoiceFilter-Lite), which scales the
-    difference before it is squared; here the square is weighted. `floor` is added to the power of each bin,
-    where white noise of variance 1 has power 1.
-    """
-    est, ref = signals(est, ref)
-    total = est.new_zeros(())
-    for fft in fft_sizes:
-        power_est, spectrum_est = _power_and_spectrum(est, fft, fft // overlap, fft)
-        power_ref, spectrum_ref = _power_and_spectrum(ref, fft, fft // overlap, fft)
-        power_est, power_ref = power_est + floor, power_ref + floor
-        gain_est, gain_ref = power_est ** ((exponent - 1) / 2), power_ref ** ((exponent - 1) / 2)
-        missing = gain_ref * power_ref.sqrt() - gain_est * power_est.sqrt()
-        weight = torch.where(missing > 0, under, 1.0)
-        apart = spectrum_ref * gain_ref - spectrum_est * gain_est
-        total = total + magnitude * (weight * missing.square()).mean()
-        total = total + complex_ * (apart.real.square() + apart.imag.square()).mean()
-    return total / len(fft_sizes)
-
-
-class MultiResolutionSTFTLoss(SignalLoss):
-    """Computes `multi_resolution_stft_loss`; resolutions: (FFT size, hop, window) in samples."""
 
     def __init__(
         self,
@@ -147,34 +84,41 @@ class MultiResolutionSTFTLoss(SignalLoss):
         exponent: float = 1.0,
     ) -> None:
         super().__init__(skip)
-        if not 0 < exponent <= 1:
-            raise ValueError(f"exponent is {exponent}; a compression lies in (0, 1]")
+        _check_exponent(exponent)
         for fft, hop, window in resolutions:
             if not 0 < hop <= window <= fft:
                 raise ValueError(f"resolution {(fft, hop, window)}: it takes 0 < hop <= window <= FFT size")
         self.resolutions = tuple((int(f), int(h), int(w)) for f, h, w in resolutions)
-        self.convergence = convergence
-        self.log_magnitude = log_magnitude
-        self.floor = floor
-        self.band = band
-        self.magnitude, self.exponent = magnitude, exponent
+        self.convergence, self.log_magnitude, self.floor = convergence, log_magnitude, floor
+        self.band, self.magnitude, self.exponent = band, magnitude, exponent
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return multi_resolution_stft_loss(
-            est,
-            ref,
-            self.resolutions,
-            self.convergence,
-            self.log_magnitude,
-            self.floor,
-            self.band,
-            self.magnitude,
-            self.exponent,
-        )
+        total, floor = est.new_zeros(()), self.floor
+        for resolution in self.resolutions:
+            power_est, power_ref = (
+                _within(self.band, _power_and_spectrum(x, *resolution)[0]) + floor for x in (est, ref)
+            )
+            size_ref = power_ref ** (self.exponent / 2)
+            apart = size_ref - power_est ** (self.exponent / 2)
+            # sqrt(x^2 + tiny) for the norm: the root's slope is infinite where both are equal
+            norm = ((apart.square().sum() + floor) / size_ref.square().sum()).sqrt()
+            total = total + self.convergence * norm + self.magnitude * apart.abs().mean()
+            total = total + self.log_magnitude * 0.5 * (power_ref.log() - power_est.log()).abs().mean()
+        return total / len(self.resolutions)
 
 
 class CompressedSpectralLoss(SignalLoss):
-    """Computes `compressed_spectral_loss` as a module."""
+    """Computes the squared distance of power-law compressed spectra, the mean over FFT sizes.
+
+        L = magnitude * mean w (|S|^c - |E|^c)^2 + complex * mean | |S|^c e^(j arg S) - |E|^c e^(j arg E) |^2
+        w = under where |E| < |S|, else 1
+
+    Windows are Hann's, with hop = size / overlap. Compression as in Ephrat et al. 2018, the two terms as in
+    Braun & Tashev 2021 ("A consolidated view of loss functions"). `under` > 1 makes removed speech dearer
+    than noise that stays, after the asymmetric loss of Wang et al. 2020 (VoiceFilter-Lite), which scales the
+    difference before it is squared; here the square is weighted. `floor` is added to the power of each bin,
+    where white noise of variance 1 has power 1.
+    """
 
     def __init__(
         self,
@@ -188,27 +132,29 @@ class CompressedSpectralLoss(SignalLoss):
         skip: int = 0,
     ) -> None:
         super().__init__(skip)
-        if not 0 < exponent <= 1:
-            raise ValueError(f"exponent is {exponent}; a compression lies in (0, 1]")
+        _check_exponent(exponent)
         if any(n < overlap or n % overlap for n in fft_sizes):
             raise ValueError(f"FFT sizes {tuple(fft_sizes)} must be multiples of the overlap {overlap}")
-        self.fft_sizes = tuple(fft_sizes)
-        self.overlap = overlap
-        self.exponent = exponent
-        self.magnitude = magnitude
-        self.complex_ = complex_
-        self.under = under
-        self.floor = floor
+        self.fft_sizes, self.overlap, self.exponent = tuple(fft_sizes), overlap, exponent
+        self.magnitude, self.complex_, self.under, self.floor = magnitude, complex_, under, floor
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return compressed_spectral_loss(
-            est,
-            ref,
-            self.fft_sizes,
-            self.overlap,
-            self.exponent,
-            self.magnitude,
-            self.complex_,
-            self.under,
-            self.floor,
-        )
+        total, exponent = est.new_zeros(()), (self.exponent - 1) / 2
+        for fft in self.fft_sizes:
+            sizes, spectra = [], []
+            for x in (est, ref):
+                power, spectrum = _power_and_spectrum(x, fft, fft // self.overlap, fft)
+                gain = (power + self.floor) ** exponent
+                sizes.append(gain * (power + self.floor).sqrt())
+                spectra.append(spectrum * gain)
+            missing = sizes[1] - sizes[0]
+            weight = torch.where(missing > 0, self.under, 1.0)
+            apart = spectra[1] - spectra[0]
+            total = total + self.magnitude * (weight * missing.square()).mean()
+            total = total + self.complex_ * (apart.real.square() + apart.imag.square()).mean()
+        return total / len(self.fft_sizes)
+
+
+def _check_exponent(exponent: float) -> None:
+    if not 0 < exponent <= 1:
+        raise ValueError(f"exponent is {exponent}; a compression lies in (0, 1]")

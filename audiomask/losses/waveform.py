@@ -1,8 +1,8 @@
 """Compare waveforms: L1, signal-to-noise ratio and its scale-invariant form.
 
 All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
-float32 whatever autocast says, and return one scalar: the mean over the batch. Each is a function and a
-module that holds its settings, so that a YAML can name it.
+float32 whatever autocast says, and return one scalar: the mean over the batch. Each is a module that
+holds its settings, so that a YAML can name it.
 """
 
 from __future__ import annotations
@@ -54,12 +54,6 @@ def signals(est: Tensor, ref: Tensor, skip: int = 0) -> tuple[Tensor, Tensor]:
     return est[:, skip:].float(), ref[:, skip:].float()
 
 
-def l1_loss(est: Tensor, ref: Tensor) -> Tensor:
-    """Return the mean absolute error of the samples."""
-    est, ref = signals(est, ref)
-    return (est - ref).abs().mean()
-
-
 def _negative_ratio_db(target: Tensor, error: Tensor, max_db: float | None) -> Tensor:
     # Wisdom et al. 2020 (MixIT), eq. 2: a fraction tau of the target's power joins the error's, so that the
     # ratio saturates smoothly at max_db and items that are already good stop pulling.
@@ -69,52 +63,42 @@ def _negative_ratio_db(target: Tensor, error: Tensor, max_db: float | None) -> T
     return -10.0 * torch.log10((power + POWER_FLOOR) / (noise + POWER_FLOOR)).mean()
 
 
-def snr_loss(est: Tensor, ref: Tensor, max_db: float | None = None) -> Tensor:
-    """Return the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`, soft limit `max_db`."""
-    est, ref = signals(est, ref)
-    return _negative_ratio_db(ref, ref - est, max_db)
-
-
-def si_sdr_loss(est: Tensor, ref: Tensor, max_db: float | None = None, zero_mean: bool = True) -> Tensor:
-    """Return the negative scale-invariant SDR in dB (Le Roux et al. 2019, eq. 5).
-
-    The paper is "SDR - half-baked or well done?". The target is `a s`, the estimate projected on the
-    reference, `a = <e, s> / |s|^2`. `zero_mean` removes the means of both signals first, as most published
-    tables do.
-    """
-    est, ref = signals(est, ref)
-    if zero_mean:
-        est, ref = est - est.mean(-1, keepdim=True), ref - ref.mean(-1, keepdim=True)
-    scale = (est * ref).mean(-1, keepdim=True) / (ref.square().mean(-1, keepdim=True) + POWER_FLOOR)
-    target = scale * ref
-    return _negative_ratio_db(target, est - target, max_db)
-
-
 class L1Loss(SignalLoss):
-    """Computes `l1_loss` as a module."""
+    """Computes the mean absolute error of the samples."""
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return l1_loss(est, ref)
+        return (est - ref).abs().mean()
 
 
 class SNRLoss(SignalLoss):
-    """Computes `snr_loss`; items beyond `max_db` dB no longer pull (None: no limit)."""
+    """Computes the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`.
+
+    Items beyond `max_db` dB no longer pull (None: no limit).
+    """
 
     def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
         super().__init__(skip)
         self.max_db = max_db
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return snr_loss(est, ref, self.max_db)
+        return _negative_ratio_db(ref, ref - est, self.max_db)
 
 
 class SISDRLoss(SignalLoss):
-    """Computes `si_sdr_loss` as a module."""
+    """Computes the negative scale-invariant SDR in dB (Le Roux et al. 2019, eq. 5).
+
+    The paper is "SDR - half-baked or well done?". The target is `a s`, the estimate projected on the
+    reference, `a = <e, s> / |s|^2`. `zero_mean` removes the means of both signals first, as most published
+    tables do. `max_db` is as in `SNRLoss`.
+    """
 
     def __init__(self, max_db: float | None = None, zero_mean: bool = True, skip: int = 0) -> None:
         super().__init__(skip)
-        self.max_db = max_db
-        self.zero_mean = zero_mean
+        self.max_db, self.zero_mean = max_db, zero_mean
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
-        return si_sdr_loss(est, ref, self.max_db, self.zero_mean)
+        if self.zero_mean:
+            est, ref = est - est.mean(-1, keepdim=True), ref - ref.mean(-1, keepdim=True)
+        scale = (est * ref).mean(-1, keepdim=True) / (ref.square().mean(-1, keepdim=True) + POWER_FLOOR)
+        target = scale * ref
+        return _negative_ratio_db(target, est - target, self.max_db)

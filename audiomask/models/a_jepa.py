@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiomask.nn.latent import Latent, errors, pick, spread
+from audiomask.nn.latent import Latent, error, pick, spread
 from audiomask.nn.vit import EPS, Block, ViT, sincos
 
 
@@ -68,11 +68,7 @@ class AJepa(Latent, Encoder):
     predictor_pos_embed: Tensor
 
     def __init__(
-        self,
-        predictor_width: int = 512,
-        predictor_depth: int = 16,
-        predictor_heads: int = 16,
-        **vit: Any,
+        self, predictor_width: int = 512, predictor_depth: int = 16, predictor_heads: int = 16, **vit: Any
     ) -> None:
         super().__init__(drop_path=0.0, **vit)
         self.requires_grad_(False)
@@ -119,6 +115,6 @@ class AJepa(Latent, Encoder):
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return `loss`, see `Latent`, and `target_std`, the `spread` of the targets."""
-        targets, guesses = self.targets(x), self.guesses(x, visible, hidden)
-        found = [errors(guess, pick(targets, index)) for guess, index in zip(guesses, hidden, strict=True)]
-        return {"loss": torch.cat(found).mean(), "target_std": spread(targets)}
+        targets = self.targets(x)
+        loss = error(self.guesses(x, visible, hidden), targets, hidden)
+        return {"loss": loss, "target_std": spread(targets)}

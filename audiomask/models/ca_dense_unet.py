@@ -174,7 +174,7 @@ class CADenseUNet(Masked):
             assert head.bias is not None
             head.bias.zero_()
             head.bias[2 * reference] = 1.0
-        level = RunningNorm(2 * microphones, memory * sample_rate / hop)
+        level = RunningNorm(memory * sample_rate / hop)
         self.net = Sequential({"level": level, "compress": Compress(exponent), "unet": net, "masks": head})
         self.between(Analysis(size, hop, channels=microphones), self.net, Synthesis(size, hop))
 

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiomask.nn.latent import Latent, errors, pick, spread
-from audiomask.nn.vit import Grid, PostBlock, ViT, take
+from audiomask.nn.latent import Latent, error, spread
+from audiomask.nn.vit import Grid, PostBlock, ViT
 
 
 class ConvDecoder(nn.Module):
@@ -111,11 +111,13 @@ class Eat(Latent):
     def _guesses(self, tokens: Tensor, visible: Tensor, hidden: Sequence[Tensor], grid: Grid) -> list[Tensor]:
         """Predict as `Latent.guesses` does, from the encoder's `tokens [B R, 1 + V, C]`."""
         predicted = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
-        views, found = predicted.unflatten(0, visible.shape[:2]), []
-        for index in hidden:
-            seen = views.expand(-1, index.shape[1], -1, -1).flatten(0, 1)
-            found.append(take(seen, index.flatten(0, 1)).unflatten(0, index.shape[:2]))
-        return found
+        views = predicted.unflatten(0, visible.shape[:2])
+        return [
+            views.expand(-1, index.shape[1], -1, -1).gather(
+                2, index[..., None].expand(-1, -1, -1, self.width)
+            )
+            for index in hidden
+        ]
 
     def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
         return self._guesses(self.encode(x, visible), visible, hidden, self.grid_of(x))
@@ -125,8 +127,7 @@ class Eat(Latent):
         scale = math.sqrt(self.width)  # the sum over channels, over their root
         targets, tokens = self.targets(x), self.encode(x, visible)
         guesses = self._guesses(tokens, visible, hidden, self.grid_of(x))
-        found = [errors(guess, pick(targets, index)) for guess, index in zip(guesses, hidden, strict=True)]
-        patch = scale * torch.cat(found).mean()
+        patch = scale * error(guesses, targets, hidden)
         cls = tokens[:, 0].unflatten(0, visible.shape[:2]).float()
         utterance = scale * (cls - targets.mean(1, keepdim=True)).square().mean()
         return {

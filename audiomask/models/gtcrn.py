@@ -144,10 +144,7 @@ class GTCRN(Masked):
         self.paths = Sequential(DualPath(c, freqs), DualPath(c, freqs))
         self.decoder = nn.ModuleList(
             [GroupedBlock(c, c, dilation, freqs) for dilation in reversed(self.dilations)]
-            + [
-                _conv(nn.ConvTranspose2d, c, c, 2, nn.PReLU()),
-                _conv(nn.ConvTranspose2d, c, 2, 1, nn.Tanh()),
-            ]
+            + [_conv(nn.ConvTranspose2d, c, c, 2, nn.PReLU()), _conv(nn.ConvTranspose2d, c, 2, 1, nn.Tanh())]
         )
 
         net: Streaming = self.paths

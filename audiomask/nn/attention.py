@@ -1,6 +1,7 @@
-"""Self-attention that streams: over the last frames, or across the frequencies of one frame.
+"""Attend over the last frames of a stream, or between all places of a frame.
 
-Parameters bear the names and shapes of `nn.MultiheadAttention`, so its state dicts load unchanged.
+Parameters of `CausalAttention` bear the names and shapes of `nn.MultiheadAttention`, so its state
+dicts load unchanged.
 """
 
 from __future__ import annotations
@@ -16,28 +17,6 @@ from torch.nn import functional as F
 from audiomask.nn import kernels
 from audiomask.nn.recurrent import trains_here
 from audiomask.streaming import State, Streaming
-
-
-class _Projections(Streaming):
-    def __init__(self, channels: int, heads: int, bias: bool = True) -> None:
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels do not divide into {heads} heads")
-        twin = nn.MultiheadAttention(channels, heads, bias=bias)
-        self.in_proj_weight, self.in_proj_bias = twin.in_proj_weight, twin.in_proj_bias
-        self.out_proj = nn.Linear(channels, channels, bias=bias)
-        self.channels, self.heads = channels, heads
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """`[..., N, C]` -> `[..., heads, N, C / heads]`."""
-        return x.unflatten(-1, (self.heads, self.channels // self.heads)).transpose(-2, -3)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """softmax(q k' / sqrt(d)) v over `[..., heads, N, d]`; mask is true where a key may be seen."""
-        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-1, -2)
-        scores = torch.where(mask, scores, -torch.inf)
-        y = (scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2)
-        return self.out_proj(y)
 
 
 def _compiled(qkv: Tensor, heads: int) -> Any:
@@ -119,30 +98,21 @@ def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
     return (v @ weights.mT).reshape(-1, c, places).mT
 
 
-def _rotate(x: Tensor, position: Tensor) -> Tensor:
-    """Rotate pairs of `x [..., N, d]` by position `[N]` (rotary embedding, Su et al. 2021)."""
-    half = x.shape[-1] // 2
-    rate = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
-    angle = position[:, None].to(x.dtype) * rate
-    cos, sin = angle.cos(), angle.sin()
-    even, odd = x.unflatten(-1, (half, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
-
-
-class CausalAttention(_Projections):
+class CausalAttention(Streaming):
     """Attention of each frame of `[B, C, T]` to itself and the `window - 1` frames before it.
 
     The state is a ring of the last `window - 1` keys and values; slots from before the signal are masked by a
-    count of frames. It equals unbounded causal attention while the signal fits the window. `rotary` positions
-    are counted from the oldest slot: only differences matter, and a count since the start would lose
-    precision.
+    count of frames. It equals unbounded causal attention while the signal fits the window.
     """
 
-    def __init__(
-        self, channels: int, heads: int, window: int, bias: bool = True, rotary: bool = False
-    ) -> None:
-        super().__init__(channels, heads, bias)
-        self.window, self.rotary = window, rotary
+    def __init__(self, channels: int, heads: int, window: int, bias: bool = True) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ValueError(f"{channels} channels do not divide into {heads} heads")
+        twin = nn.MultiheadAttention(channels, heads, bias=bias)
+        self.in_proj_weight, self.in_proj_bias = twin.in_proj_weight, twin.in_proj_bias
+        self.out_proj = nn.Linear(channels, channels, bias=bias)
+        self.channels, self.heads, self.window = channels, heads, window
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         ring = torch.zeros(batch, self.window - 1, 2 * self.channels, device=device, dtype=dtype)
@@ -156,23 +126,14 @@ class CausalAttention(_Projections):
         )
         kv = torch.cat([state["ring"], kv], 1)
         after = {"ring": kv[:, frames:], "seen": state["seen"] + frames}
-        q, k, v = self._heads(q), *map(self._heads, kv.chunk(2, 2))
+        size = self.channels // self.heads
+        q, k, v = (p.unflatten(2, (self.heads, size)).transpose(1, 2) for p in (q, *kv.chunk(2, 2)))
         slot = torch.arange(past + frames, device=x.device)
-        if self.rotary:
-            q, k = _rotate(q, slot[past:]), _rotate(k, slot)
         age = slot[past:, None] - slot  # [T, N]: frames between a query and a key
         near = (age >= 0) & (age <= past)
         real = state["seen"][:, None] + slot >= past + self.lag  # [B, N]: not from before the signal
         # itself always, so that a frame before the signal, which nobody reads, is no average of the future
-        y = self._attend(q, k, v, (near & real[:, None, None, :]) | (age == 0))
-        return y.transpose(1, 2), after
-
-
-class FrequencyAttention(_Projections):
-    """`[B, C, T, F]` -> the same: in each frame, every frequency attends to all. No memory."""
-
-    def step(self, x, state, **constants):
-        b, c, t, f = x.shape
-        qkv = F.linear(x.permute(0, 2, 3, 1).reshape(b * t, f, c), self.in_proj_weight, self.in_proj_bias)
-        y = self.out_proj(attend_all(qkv, self.heads))
-        return y.reshape(b, t, f, c).permute(0, 3, 1, 2), state
+        mask = (near & real[:, None, None, :]) | (age == 0)
+        scores = torch.where(mask, (q * (1 / math.sqrt(size))) @ k.transpose(2, 3), -torch.inf)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return self.out_proj(y).transpose(1, 2), after

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiomask.nn.vit import ViT, take
 
@@ -20,9 +20,14 @@ def pick(x: Tensor, index: Tensor) -> Tensor:
     return take(x, index.flatten(1)).unflatten(1, index.shape[1:])
 
 
-def errors(guess: Tensor, target: Tensor) -> Tensor:
-    """Return the mean square error of each target block, `[B, K, M, C]` twice -> `[K]`."""
-    return (guess.float() - target).square().mean((0, 2, 3))
+def error(guesses: Sequence[Tensor], targets: Tensor, hidden: Sequence[Tensor]) -> Tensor:
+    """Return the mean over blocks of the mean square error of `guesses`, a scalar.
+
+    `guesses [B, K, M, C]` are of the rows `hidden [B, K, M]` of `targets [B, N, C]`.
+    """
+    pairs = zip(guesses, hidden, strict=True)
+    errors = [(x.float() - pick(targets, index)).square().mean((0, 2, 3)) for x, index in pairs]
+    return torch.cat(errors).mean()
 
 
 def spread(x: Tensor) -> Tensor:
@@ -33,6 +38,14 @@ def spread(x: Tensor) -> Tensor:
     return x.var(0, correction=0).sqrt().mean()
 
 
+@torch.no_grad()
+def follow(average: nn.Module, trained: nn.Module, momentum: float) -> None:
+    """Update a <- m a + (1 - m) w, for the weights that both networks have."""
+    old, new = dict(average.named_parameters()), dict(trained.named_parameters())
+    names = [name for name in old if name in new]
+    torch._foreach_lerp_([old[n] for n in names], [new[n] for n in names], 1 - momentum)
+
+
 class Latent(ViT):
     """A network that is trained to predict its own embeddings."""
 
@@ -40,12 +53,9 @@ class Latent(ViT):
         """Return the encoder that follows, and the one that is trained."""
         raise NotImplementedError
 
-    @torch.no_grad()
     def follow(self, momentum: float) -> None:
-        """Update t <- m t + (1 - m) w, for the weights that both encoders have."""
-        target, trained = (dict(encoder.named_parameters()) for encoder in self.encoders())
-        names = [name for name in target if name in trained]
-        torch._foreach_lerp_([target[n] for n in names], [trained[n] for n in names], 1 - momentum)
+        """Have the first of the `encoders` follow the second, see `follow`."""
+        follow(*self.encoders(), momentum)
 
     def targets(self, x: Tensor) -> Tensor:
         """Return the embeddings of all patches that are to be predicted, `[B, N, C]` float32."""

@@ -2,7 +2,7 @@
 
 It is that of Dosovitskiy et al. 2021 (pre-norm blocks) with the fixed two-dimensional positions of masked
 autoencoders (He et al. 2022). Parameters bear the names and shapes of timm's `VisionTransformer` (in_chans 1,
-img_size (frames, bands)), so state dicts go both ways; `encoder_state` picks them out of a larger model.
+img_size (frames, bands)), so state dicts go both ways.
 
 A spectrogram `[B, frames, bands]` is cut into patches of `patch` frames by `patch` bands, counted along
 frequency first: patch n of a grid (T, F) is at time n // F and frequency n % F.
@@ -10,14 +10,11 @@ frequency first: patch n of a grid (T, F) is at time n // F and frequency n % F.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ENCODER = ("cls_token", "pos_embed", "patch_embed.", "norm_pre.", "blocks.", "norm.")  # keys of the encoder
 EPS = 1e-6  # of the layer norms
 
 Grid = tuple[int, int]  # patches in time and in frequency
@@ -251,8 +248,3 @@ class ViT(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, mask)
         return tokens
-
-
-def encoder_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's part of a state dict, which timm's `VisionTransformer` has too."""
-    return {key: value for key, value in state.items() if key.startswith(ENCODER)}

@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 from audiomask.nn import kernels
 from audiomask.tasks import recipe
 
@@ -224,9 +224,8 @@ def _test(cli: LightningCLI, out: Path) -> None:
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if cli.trainer.is_global_zero:
         report = {"data": str(cli.datamodule.test_dir), **cli.model.report(cli.datamodule.classes())}
-        part = out / ".test.json.part"
-        part.write_text(json.dumps(report, indent=1) + "\n")
-        part.replace(out / "test.json")
+        with replacing(out / "test.json") as part:
+            part.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _divide(cli: LightningCLI) -> None:

@@ -17,7 +17,7 @@ from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Grid, Random, tokens
 from audiomask.masks.patches_jepa import Curriculum, level
 from audiomask.nn.latent import Latent
-from audiomask.tasks.pretrain import Mask
+from audiomask.tasks.pretrain import Mask, check_sizes
 from audiomask.tasks.task import Task
 
 
@@ -95,11 +95,7 @@ class Predict(Task):
         **training: Any,
     ):
         super().__init__(model, **training)
-        if (frontend.bands, frontend.patch) != (model.bands, model.patch):
-            raise AudioError(
-                f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
-                f"{model.bands} and {model.patch}; make them equal"
-            )
+        check_sizes(frontend, model)
         if not 0 <= momentum[0] <= momentum[1] <= 1:
             raise AudioError(
                 f"momentum {momentum[0]:g} to {momentum[1]:g}: want two rising numbers in 0 to 1"

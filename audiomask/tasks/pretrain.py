@@ -17,6 +17,8 @@ from audiomask.frontend.logmel import LogMel
 from audiomask.masks.patches import Random, tokens
 from audiomask.masks.patches_scored import columns
 from audiomask.models.audio_mae import AudioMae
+from audiomask.nn.latent import follow
+from audiomask.nn.vit import ViT
 from audiomask.tasks.task import Task
 
 
@@ -35,17 +37,22 @@ class Mask(Protocol):
         """
 
 
+def check_sizes(frontend: LogMel, model: ViT) -> None:
+    """Raise AudioError where the front end's bands and patches are not the network's."""
+    if (frontend.bands, frontend.patch) != (model.bands, model.patch):
+        raise AudioError(
+            f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
+            f"{model.bands} and {model.patch}; make them equal"
+        )
+
+
 def some(hidden: Tensor, share: float, seeds: Tensor) -> Tensor:
     """Return a random part of `hidden [B, M]`, round(share M) of a row, in order; at least one."""
     count = max(1, round(share * hidden.shape[1]))
     if count == hidden.shape[1]:
         return hidden
-    keys = [
-        torch.rand(
-            hidden.shape[1], generator=torch.Generator().manual_seed(seed ^ 0x50A3)
-        )  # not that of the mask
-        for seed in seeds.tolist()
-    ]
+    draws = [torch.Generator().manual_seed(seed ^ 0x50A3) for seed in seeds.tolist()]  # not the mask's
+    keys = [torch.rand(hidden.shape[1], generator=draw) for draw in draws]
     chosen = torch.stack(keys).argsort(1)[:, :count].sort(1).values
     return hidden.gather(1, chosen.to(hidden.device))
 
@@ -91,11 +98,7 @@ class Pretrain(Task):
         **training: Any,
     ):
         super().__init__(model, **training)
-        if (frontend.bands, frontend.patch) != (model.bands, model.patch):
-            raise AudioError(
-                f"frontend has {frontend.bands} bands and patches of {frontend.patch}, the model "
-                f"{model.bands} and {model.patch}; make them equal"
-            )
+        check_sizes(frontend, model)
         if not 0 < share <= 1:
             raise AudioError(f"share {share}: of the hidden patches, above 0 and at most 1")
         if share < 1 and model.decoder != "cross":
@@ -206,9 +209,7 @@ class Pretrain(Task):
         return x, seeds, *tokens(flat)
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
-        torch.manual_seed(
-            int(batch["seed"][0])
-        )  # for whatever is random inside: a resumed run goes on as before
+        torch.manual_seed(int(batch["seed"][0]))  # for noise inside: a resumed run goes on as before
         with torch.no_grad():
             x = self.frontend(batch["audio"])
             x, seeds, visible, hidden = self._hide(batch, x)
@@ -230,10 +231,7 @@ class Pretrain(Task):
             return
         first, last = self.momentum
         momentum = first + (last - first) * min(1.0, self.global_step / self.momentum_steps)
-        new = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, average in self.teacher.named_parameters():
-                average.lerp_(new[name], 1 - momentum)
+        follow(self.teacher, self.model, momentum)
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         with self.as_kept():
@@ -243,19 +241,12 @@ class Pretrain(Task):
         loss = (guess - target).square().mean()
         self.log_dict({"val/loss": loss, "val/select": -loss}, batch_size=len(x), sync_dist=True)
         if index < self.shown:
-            least = float(x[0].min())
-            self._show(
-                f"{index}",
-                {
-                    "original": x[0],
-                    "masked": self.model.hide(x[:1], hidden[:1], least)[0],
-                    "reconstructed": self.model.restored(x[:1], guess[:1], hidden[:1])[0],
-                },
-            )
+            self._show(str(index), x[:1], guess[:1], hidden[:1])
 
-    def _show(self, name: str, pictures: dict[str, Tensor]) -> None:
-        """Log log-mel spectrograms `[frames, bands]` on the scale of the original."""
-        low, high = pictures["original"].aminmax()
-        for kind, x in pictures.items():
-            if kind == "reconstructed" or self.global_step == 0 or self.current_epoch == 0:
-                self.picture(f"{name}/{kind}", x, low, high)  # the others do not change
+    def _show(self, name: str, x: Tensor, guess: Tensor, hidden: Tensor) -> None:
+        """Log the spectrogram `x [1, frames, bands]`, masked and restored, on the scale of x."""
+        low, high = x.aminmax()
+        if self.global_step == 0 or self.current_epoch == 0:  # these do not change
+            self.picture(f"{name}/original", x[0], low, high)
+            self.picture(f"{name}/masked", self.model.hide(x, hidden, float(low))[0], low, high)
+        self.picture(f"{name}/reconstructed", self.model.restored(x, guess, hidden)[0], low, high)

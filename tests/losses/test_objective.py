@@ -19,8 +19,8 @@ def test_sum_is_weighted_and_parts_are_not():
     est, ref = signals()
     both = losses.WeightedSum({"a": losses.L1Loss(), "b": losses.SNRLoss()}, {"b": 0.1})
     total, parts = both(est.requires_grad_(), ref)
-    assert parts["a"].item() == losses.l1_loss(est, ref).item()
-    assert parts["b"].item() == losses.snr_loss(est, ref).item()
+    assert parts["a"].item() == losses.L1Loss()(est, ref).item()
+    assert parts["b"].item() == losses.SNRLoss()(est, ref).item()
     assert total.item() == pytest.approx(parts["a"].item() + 0.1 * parts["b"].item())
     assert not any(part.requires_grad for part in parts.values())
     total.backward()
@@ -30,7 +30,7 @@ def test_sum_is_weighted_and_parts_are_not():
 def test_skip_counts_for_all():
     est, ref = signals()
     total, _ = losses.WeightedSum({"a": losses.L1Loss(), "b": losses.L1Loss(skip=500)}, skip=1000)(est, ref)
-    expected = losses.l1_loss(est[:, 1000:], ref[:, 1000:]) + losses.l1_loss(est[:, 1500:], ref[:, 1500:])
+    expected = losses.L1Loss()(est[:, 1000:], ref[:, 1000:]) + losses.L1Loss()(est[:, 1500:], ref[:, 1500:])
     assert total.item() == pytest.approx(expected.item())
 
 
@@ -73,7 +73,7 @@ def test_with_an_adversary_it_is_the_sum_of_all():
     got, parts = gradient_of(objective, est, ref)
     leaf = est.clone().requires_grad_()
     taught, _ = adversary()(leaf[:, None], ref[:, None])
-    total = 2 * losses.l1_loss(leaf, ref) + 0.5 * taught["adversarial"] + 3 * taught["features"]
+    total = 2 * losses.L1Loss()(leaf, ref) + 0.5 * taught["adversarial"] + 3 * taught["features"]
     torch.testing.assert_close(got, torch.autograd.grad(total, leaf)[0])
     assert parts["features"] == taught["features"]
     assert parts["loss"] == 2 * parts["l1"]  # what validation can be compared with
@@ -86,7 +86,7 @@ def test_with_a_balancer_it_is_the_balanced_sum_and_outside_terms_stay_as_they_a
     objective = losses.Objective(terms, weights, balancer=losses.Balancer(), outside=["commitment"])
     got, parts = gradient_of(objective, est, ref, outside={"commitment": torch.tensor(8.0)})
     leaf = est.clone().requires_grad_()
-    values = {"l1": losses.l1_loss(leaf, ref), "snr": losses.snr_loss(leaf, ref)}
+    values = {"l1": losses.L1Loss()(leaf, ref), "snr": losses.SNRLoss()(leaf, ref)}
     torch.testing.assert_close(got, losses.Balancer()(values, weights, leaf))
     assert parts["loss"] == parts["l1"] + 3 * parts["snr"] + 2
     scalar, _ = objective(*named(est, ref), outside={"commitment": torch.tensor(8.0, requires_grad=True)})
@@ -150,7 +150,7 @@ def test_validation_neither_trains_nor_asks_the_adversary():
     objective = losses.Objective({"l1": losses.L1Loss()}, adversary=adversary()).eval()
     scalar, parts = objective(*named(est, ref))
     assert objective.adversary.step == 0
-    assert scalar == parts["loss"] == losses.l1_loss(est, ref)
+    assert scalar == parts["loss"] == losses.L1Loss()(est, ref)
     with torch.no_grad():
         objective.train()(*named(est, ref))
     assert objective.adversary.step == 0

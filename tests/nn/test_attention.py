@@ -1,11 +1,11 @@
-"""Attention against nn.MultiheadAttention, and rotary positions against their definition."""
+"""Attention against nn.MultiheadAttention."""
 
 import pytest
 import torch
 from torch import nn
 
 from audiomask.nn import attention
-from audiomask.nn.attention import CausalAttention, FrequencyAttention, attend_all
+from audiomask.nn.attention import CausalAttention, attend_all
 from audiomask.streaming import Delay, Sequential
 
 
@@ -35,36 +35,12 @@ class Bent(nn.Module):
         return torch.tanh(x + 0.5)
 
 
-def test_rotary_positions_equal_absolute_ones():
-    """RoPE depends on differences only, so positions from the oldest slot equal positions from the start."""
-    model = CausalAttention(8, 2, 30, rotary=True)
-    x = torch.randn(1, 8, 17)
-    q, k, v = (x.transpose(1, 2) @ model.in_proj_weight.T + model.in_proj_bias).view(17, 3, 2, 2, 2).unbind(1)
-    angle = torch.arange(17.0)[:, None] * 10000.0 ** (-torch.arange(2.0) / 2)
-    turn = torch.polar(torch.ones_like(angle), angle)[:, None]
-    q, k = (torch.view_as_complex(t.contiguous()) * turn for t in (q, k))  # [T, heads, pairs]
-    scores = torch.einsum("thp,shp->hts", q, k.conj()).real / 2
-    scores = scores.masked_fill(torch.ones(17, 17).triu(1).bool(), -torch.inf)
-    y = torch.einsum("hts,shd->thd", scores.softmax(-1), v.flatten(2)).flatten(1)
-    torch.testing.assert_close(model(x)[0].T, model.out_proj(y), atol=1e-5, rtol=1e-5)
-
-
 def test_memory_is_bounded():
     model = CausalAttention(4, 1, 6)
     state = model.initial_state(2)
     for _ in range(4):
         _, state = model.step(torch.randn(2, 4, 50), state)
     assert state["ring"].shape == (2, 5, 8)
-
-
-def test_frequency_attention_equals_torch_frame_by_frame():
-    model = FrequencyAttention(6, 3)
-    theirs = nn.MultiheadAttention(6, 3, batch_first=True)
-    theirs.load_state_dict(model.state_dict())
-    x = torch.randn(2, 6, 4, 9)
-    for t in range(4):
-        frame = x[:, :, t].transpose(1, 2)
-        torch.testing.assert_close(model(x)[:, :, t].transpose(1, 2), theirs(frame, frame, frame)[0])
 
 
 def test_heads_must_divide():

@@ -2,7 +2,7 @@
 
 import torch
 
-from audiomask.nn.latent import Latent, errors, pick, spread
+from audiomask.nn.latent import Latent, error, pick, spread
 from audiomask.nn.vit import ViT
 
 SMALL = {"frames": 32, "bands": 32, "width": 16, "depth": 2, "heads": 2}
@@ -53,8 +53,11 @@ def test_blocks_are_picked_and_count_alike():
             for m in range(4):
                 assert torch.equal(found[b, k, m], x[b, index[b, k, m]])
     guess = torch.randn(found.shape, generator=g)
-    expected = [sum(((guess - found)[b, k] ** 2).mean() for b in range(3)) / 3 for k in range(2)]
-    assert torch.allclose(errors(guess, found), torch.stack(expected))
+    one = (guess[:, :1] - pick(x, index[:, :1])).square().mean()
+    three = torch.cat([index, index[:, :1]], 1)  # of another size, so apart
+    expected = (one + sum((guess[:, k] - found[:, k]).square().mean() for k in (0, 1)) + one) / 4
+    guesses = [guess[:, :1], torch.cat([guess, guess[:, :1]], 1)]
+    assert torch.allclose(error(guesses, x, [index[:, :1], three]), expected)
 
 
 def test_spread_is_of_clips_and_not_of_places():

@@ -74,7 +74,7 @@ def test_validation_hides_the_same_each_time(monkeypatch):
     run, logged = task(), []
     monkeypatch.setattr(run, "log_dict", lambda values, **kwargs: logged.append(float(values["val/loss"])))
     shown = {}
-    monkeypatch.setattr(run, "_show", lambda name, pictures: shown.update(pictures))
+    monkeypatch.setattr(run, "picture", lambda name, x, *_: shown.update({name.split("/")[1]: x}))
     for step in range(2):
         torch.manual_seed(step)
         with torch.no_grad():
