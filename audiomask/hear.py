@@ -26,7 +26,7 @@ from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.runtime.artifact import Artifact, resolve
-from audiomask.runtime.tagging import Whole, hops_of, listener
+from audiomask.runtime.tagging import hops_of, listener, pooled
 
 BATCH = 8  # windows at a time
 
@@ -87,7 +87,7 @@ class Encoder(Embedder):
 class Played(Embedder):
     """An artifact that puts out embeddings, on the CPU.
 
-    A scene's embedding is that of `audiomask embed` (`runtime.tagging.Whole`); the time of a vector is the
+    A scene's embedding is that of `audiomask embed` (`runtime.tagging.pooled`); the time of a vector is the
     middle of its hop.
     """
 
@@ -106,13 +106,8 @@ class Played(Embedder):
         return values.to(audio.device), times.to(audio.device)
 
     def scene(self, audio: Tensor) -> Tensor:
-        found = []
-        for samples in _numpy(audio):
-            whole = Whole()
-            for row in hops_of(listener(self.artifact, "embedding"), samples):
-                whole.add(row)
-            found.append(whole.row().values.astype(np.float32))
-        return torch.from_numpy(np.stack(found)).to(audio.device)
+        found = [pooled(hops_of(listener(self.artifact, "embedding"), row)).values for row in _numpy(audio)]
+        return torch.from_numpy(np.stack(found).astype(np.float32)).to(audio.device)
 
 
 def _numpy(audio: Tensor) -> np.ndarray:

@@ -21,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.audio import AudioError
 from audiomask.cli import UsageError, trace
 from audiomask.cli._common import (
     add_model_arguments,
+    adder,
+    check_form,
     controls,
     note,
     one_output,
@@ -45,30 +47,30 @@ TRIES = 50  # blocks that measure the time of the model, before it starts
 STEP = 0.1  # fraction of a control's range that a key changes
 FLOOR_DB = -60.0
 TICK_S = 0.1  # between two status lines
+_clock = time.perf_counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
-    add("-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end")
-    add("--list-devices", action="store_true", help="show the devices, and end")
+    add = adder(parser)
+    add("-i --input DEV", "microphone: a number, or a part of its name")
+    add("-o --output DEV", "loudspeaker, or a virtual microphone's other end")
+    add("--list-devices", "show the devices, and end")
     add_model_arguments(parser)
-    add("--model-output", metavar="NAME", help="play this output of the model, where it has several")
-    add("--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)")
-    add("--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)")
-    add("--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)")
+    add("--model-output NAME", "play this output of the model, where it has several")
+    add("--block MS", "work on blocks of this length (default: the model's hop)", type=float)
+    add("--rate HZ", "of both devices (default: the model's, if they take it)", type=positive)
+    add("--channels N", "of the microphone (default: what the model takes)", type=positive)
     add(
-        "--lag",
+        "--lag MS",
+        "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
         type=float,
-        metavar="MS",
-        help="from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
     )
-    add("--record-in", metavar="FILE", help="record what the microphone gives")
-    add("--record-out", metavar="FILE", help="record what the model makes of it")
-    add("-f", "--force", action="store_true", help="overwrite recordings that exist")
-    add("--seconds", type=float, metavar="S", help="end after so much sound")
-    add("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
-    add("-q", "--quiet", action="store_true", help="show only warnings")
+    add("--record-in FILE", "record what the microphone gives")
+    add("--record-out FILE", "record what the model makes of it")
+    add("-f --force", "overwrite recordings that exist")
+    add("--seconds S", "end after so much sound", type=float)
+    add("--reconnect", "wait for a device that leaves, and go on")
+    add("-q --quiet", "show only warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -126,10 +128,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _usage(args: argparse.Namespace) -> None:
-    if args.rate and not MIN_RATE <= args.rate <= MAX_RATE:
-        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if args.channels and args.channels > MAX_CHANNELS:
-        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    check_form(args)
     if args.block is not None and not 1 <= args.block <= 1000:
         raise UsageError(f"--block {args.block}: is outside 1 to 1000 ms")
     if args.lag is not None and not 0 < args.lag <= 60_000:
@@ -139,10 +138,6 @@ def _usage(args: argparse.Namespace) -> None:
     files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
     if len(set(files)) < len(files):
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
-
-
-def _clock() -> float:
-    return time.perf_counter()
 
 
 def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.Card]:
