@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import adder, positive
+from audiomask.cli._common import adder, note, positive
 from audiomask.data.kaldi import DataDir
 
 
@@ -25,10 +24,10 @@ def say(data: DataDir, folder: Path) -> None:
 def failures(failed: Sequence[Exception], count: int) -> int:
     """Return the exit code, after a line for each of the failures among `count`."""
     if failed:
-        print(f"audiomask: {len(failed)} of {count} failed:", file=sys.stderr)
+        note(f"{len(failed)} of {count} failed:")
     for error in failed:
-        print(f"audiomask: error: {error}", file=sys.stderr)
-    return 1 if failed else 0
+        note(f"error: {error}")
+    return int(bool(failed))
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -47,6 +47,7 @@ TRIES = 50  # blocks that measure the time of the model, before it starts
 STEP = 0.1  # fraction of a control's range that a key changes
 FLOOR_DB = -60.0
 TICK_S = 0.1  # between two status lines
+Cards: TypeAlias = tuple[soundcard.Card, soundcard.Card]  # of the microphone and the loudspeaker
 _clock = time.perf_counter
 
 
@@ -140,11 +141,11 @@ def _usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
 
 
-def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.Card]:
+def _find(sd: Any, args: argparse.Namespace) -> Cards:
     return soundcard.find(sd, args.input, "input"), soundcard.find(sd, args.output, "output")
 
 
-def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Artifact]) -> int:
+def _rate(sd: Any, cards: Cards, family: list[Artifact]) -> int:
     """Return the model's highest rate that both devices take, else the microphone's."""
     for artifact in reversed(family):  # conversion would add lag
         rate = artifact.sample_rate
@@ -158,11 +159,9 @@ def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
     if ms is not None:
         return max(1, round(ms * rate / 1000))
     hop_ms = artifact.hop * 1000 / artifact.sample_rate
-    hops = (
-        math.ceil(LEAST_BLOCK_MS / hop_ms)
-        if hop_ms <= MOST_BLOCK_MS
-        else 1 / math.ceil(hop_ms / MOST_BLOCK_MS)
-    )
+    hops: float = math.ceil(LEAST_BLOCK_MS / hop_ms)
+    if hop_ms > MOST_BLOCK_MS:
+        hops = 1 / math.ceil(hop_ms / MOST_BLOCK_MS)
     return max(1, round(hops * hop_ms * rate / 1000))
 
 
@@ -208,21 +207,14 @@ def _worker(live: Live) -> Iterator[None]:
     live.check()
 
 
-def _open(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], live: Live) -> tuple[Device, Device]:
-    # One channel goes to both sides of a headphone.
+def _open(sd: Any, cards: Cards, live: Live) -> tuple[Device, Device]:
     outputs = live.session.outputs
-    outputs = min(2, cards[1].outputs) if outputs == 1 else outputs
+    outputs = min(2, cards[1].outputs) if outputs == 1 else outputs  # one channel goes to both ears
     source = soundcard.SoundCard(sd, cards[0], "input", live.rate, live.session.channels, live.block)
     return source, soundcard.SoundCard(sd, cards[1], "output", live.rate, outputs, live.block)
 
 
-def _sessions(
-    args: argparse.Namespace,
-    sd: Any,
-    cards: tuple[soundcard.Card, soundcard.Card],
-    live: Live,
-    compute_ms: float,
-) -> None:
+def _sessions(args: argparse.Namespace, sd: Any, cards: Cards, live: Live, compute_ms: float) -> None:
     """Play until the end, with --reconnect again and again; raise `DeviceError`."""
     first = True
     with keys() as key, screen(args.quiet) as show:
@@ -260,6 +252,7 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
     session, ms = live.session, 1000 / live.rate
     block, artifact = live.block * ms, session.artifact
     delay = min(session.delay, session.lag) * ms
+    total = live.lag * ms + (source.latency + sink.latency) * 1000
     rows = [
         ("capture", source.latency * 1000, f"buffers of {source.name} and the system, by PortAudio"),
         ("block", block, "being recorded"),
@@ -268,11 +261,7 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
         ("hop", session.lag * ms - delay, "what its hop does not share with the block"),
         ("buffer", live.buffer * ms - block - compute_ms, "the block being played, and room for jitter"),
         ("play", sink.latency * 1000, f"buffers of {sink.name} and the system, by PortAudio"),
-        (
-            "in all",
-            live.lag * ms + (source.latency + sink.latency) * 1000,
-            f"of it {live.lag * ms:.1f} ours: --lag",
-        ),
+        ("in all", total, f"of it {live.lag * ms:.1f} ours: --lag"),
     ]
     channels = f"{session.channels} channel{'s' * (session.channels > 1)}"
     return (

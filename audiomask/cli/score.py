@@ -59,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.json, overwrite=args.force)
 
     with metrics.workers(args.jobs) as mapper:
-        pipes = args.allow_pipes
-        estimate = _score(args.ref, args.est, names, mapper, "estimate", pipes)
-        noisy = _score(args.ref, args.noisy, names, mapper, "noisy", pipes) if args.noisy else None
+        estimate = _score(args, args.est, names, mapper, "estimate")
+        noisy = _score(args, args.noisy, names, mapper, "noisy") if args.noisy else None
     _show(estimate, noisy)
     if args.json:
         _write(args.json, estimate, noisy, names)
@@ -69,19 +68,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(
-    ref: Sequence[str] | None,
-    est: Sequence[str],
-    names: Sequence[str],
-    mapper: Callable[..., Any],
-    what: str,
-    allow_pipes: bool,
+    args: argparse.Namespace, est: Sequence[str], names: Sequence[str], mapper: Callable[..., Any], what: str
 ) -> Table:
     """Pair by key, score, and enter recordings without a partner as errors."""
     from rich.console import Console
     from rich.progress import Progress
 
-    estimates = _by_key(est, allow_pipes)
-    references = _by_key(ref, allow_pipes) if ref else None
+    estimates = _by_key(est, args.allow_pipes)
+    references = _by_key(args.ref, args.allow_pipes) if args.ref else None
     if references is not None and len(references) == len(estimates) == 1:
         # Two files are a pair, whatever their names.
         references = dict(zip(estimates, references.values(), strict=True))

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from audiomask.audio import AudioError, Reader, replacing
 from audiomask.cli import UsageError
@@ -92,11 +91,13 @@ def _form(args: argparse.Namespace, default: str) -> str:
     return "json" if args.json else "csv" if args.csv else default
 
 
-def _listed(args: argparse.Namespace, found: Iterator[Row], player: Player, live: bool = False):
+def _listed(
+    args: argparse.Namespace, found: Iterator[Row], player: Player, live: bool = False
+) -> Iterator[Tags]:
     threshold = args.threshold if args.threshold is not None else 0.5 if args.segments else 0.0
     every = args.every if args.every is not None or args.segments or not live else 0.0
-    how: dict[str, Any] = {"every": every, "segments": args.segments, "largest": args.pool == "max"}
-    return listed(found, player, args.top, threshold, **how)
+    largest, segments = args.pool == "max", args.segments
+    return listed(found, player, args.top, threshold, every=every, segments=segments, largest=largest)
 
 
 # --- files --------------------------------------------------------------------------------------------------
