@@ -27,7 +27,7 @@ from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.runtime.artifact import Artifact, resolve
-from audiomask.runtime.tagging import Whole, hops_of, listener
+from audiomask.runtime.tagging import hops_of, listener, pooled
 
 BATCH = 8  # windows at a time
 
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
 class Played(nn.Module):
     """An artifact that puts out embeddings, on the CPU; its methods are those of `Encoder`.
 
-    A scene's embedding is that of `audiomask embed` (`runtime.tagging.Whole`); the time of a vector is the
+    A scene's embedding is that of `audiomask embed` (`runtime.tagging.pooled`); the time of a vector is the
     middle of its hop.
     """
 
@@ -92,13 +92,8 @@ class Played(nn.Module):
         return values.to(audio.device), times.to(audio.device)
 
     def scene(self, audio: Tensor) -> Tensor:
-        found = []
-        for rows in self._played(audio):
-            whole = Whole()
-            for row in rows:
-                whole.add(row)
-            found.append(whole.row().values.astype(np.float32))
-        return torch.from_numpy(np.stack(found)).to(audio.device)
+        found = [pooled(rows).values for rows in self._played(audio)]
+        return torch.from_numpy(np.stack(found).astype(np.float32)).to(audio.device)
 
     def _played(self, audio: Tensor) -> Iterator[Iterable[Any]]:
         for samples in audio.detach().float().cpu().numpy():

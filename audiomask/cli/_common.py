@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE
 from audiomask.cli import UsageError
 
 if TYPE_CHECKING:
@@ -23,42 +25,59 @@ def positive(text: str) -> int:
     return value
 
 
-def unit_interval(text: str) -> float:
-    """Return a number from 0 to 1, for argparse."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0 to 1")
-    return value
+def between(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`, for argparse."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is outside {low} to {high}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it
+    return parse
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def adder(parser: argparse._ActionsContainer) -> Callable[..., None]:
+    """Return `add("-o --out FILE", "help", type=Path)`, for a parser or a group of its options.
+
+    The first words are the argument's names, the others its metavar. An option without a metavar or settings
+    is a switch. `action="append"` collects values in a list, which is empty at first.
+    """
+
+    def add(form: str, help: str | None = None, **how: Any) -> None:
+        words = form.split()
+        names = [word for word in words if word.startswith("-")] or words[:1]
+        metavar = tuple(words[len(names) :])
+        if metavar:
+            how["metavar"] = metavar[0] if len(metavar) == 1 else metavar
+        elif not how and form.startswith("-"):
+            how["action"] = "store_true"
+        if how.get("action") == "append":
+            how.setdefault("default", [])
+        parser.add_argument(*names, help=help, **how)
+
+    return add
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
     """Add `-m`, `--threads` and the controls."""
-    add = parser.add_argument
-    add(
-        "-m",
-        "--model",
-        metavar="NAME|FILE|DIR",
-        help="a shipped model (audiomask models lists them), or your own",
-    )
-    add("--threads", type=positive, default=1, metavar="N", help="threads per stream (default 1)")
+    add = adder(parser)
+    add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
+    add("--threads N", "threads per stream (default 1)", type=positive, default=1)
     if not controls:
         return
-    add(
-        "--dry",
-        type=unit_interval,
-        default=0.0,
-        metavar="0..1",
-        help="share of the untouched sound (default 0)",
-    )
-    add("--strength", type=float, metavar="0..1", help="how much of the mask to apply")
-    add("--atten-lim", type=float, metavar="DB", help="attenuate by no more than this")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="CONTROL=VALUE",
-        help="any other control of the model; its card lists them",
-    )
+    add("--dry 0..1", "share of the untouched sound (default 0)", type=between(0, 1), default=0.0)
+    add("--strength 0..1", "how much of the mask to apply", type=float)
+    add("--atten-lim DB", "attenuate by no more than this", type=float)
+    add("--set CONTROL=VALUE", "any other control of the model; its card lists them", action="append")
 
 
 def controls(args: argparse.Namespace) -> dict[str, Any]:
@@ -91,6 +110,14 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             changes[name] = value
     return changes
+
+
+def check_form(args: argparse.Namespace) -> None:
+    """Raise `UsageError` for a --rate or --channels that no sound has."""
+    if args.rate and not MIN_RATE <= args.rate <= MAX_RATE:
+        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
+    if args.channels and args.channels > MAX_CHANNELS:
+        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
 
 
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiomask.audio import AudioError, info, read, replacing
+from audiomask.cli._common import adder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every figure."""
-    add = parser.add_argument
-    add("-o", "--out", type=Path, required=True, help="picture: .png, .pdf, .svg or .jpg")
-    add("-f", "--force", action="store_true", help="overwrite the picture")
-    add("--start", type=float, default=0.0, metavar="S", help="draw from here, in seconds")
-    add("--seconds", type=float, default=30.0, metavar="S", help="draw at most so much (default: 30)")
-    add("--channel", type=int, default=0, help="which channel (default: 0, the first)")
+    add = adder(parser)
+    add("-o --out", "picture: .png, .pdf, .svg or .jpg", type=Path, required=True)
+    add("-f --force", "overwrite the picture")
+    add("--start S", "draw from here, in seconds", type=float, default=0.0)
+    add("--seconds S", "draw at most so much (default: 30)", type=float, default=30.0)
+    add("--channel", "which channel (default: 0, the first)", type=int, default=0)
     add("--dpi", type=int, default=110)
 
 

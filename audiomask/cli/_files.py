@@ -16,7 +16,7 @@ from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
 from audiomask.cli import UsageError, trace
-from audiomask.cli._common import add_model_arguments, controls, note, positive
+from audiomask.cli._common import add_model_arguments, adder, controls, cores, note, positive
 from audiomask.runtime import batch
 from audiomask.runtime.batch import Job, Report, Work
 from audiomask.runtime.files import Enhance, Options
@@ -26,43 +26,38 @@ from audiomask.sources import SUFFIXES, Source, find_audio
 
 def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
     """Add what every verb on files takes: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
-    add = parser.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help=inputs)
-    add("-o", "--out", metavar="PATH", help=out)
-    add("-f", "--force", action="store_true", help="overwrite outputs that exist")
-    add("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
-    add("-j", "--jobs", type=positive, metavar="N", help="files at once (default: one per core)")
-    add(
-        "--ray",
-        metavar="ADDRESS",
-        help="spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local",
-    )
-    add("-q", "--quiet", action="store_true", help="no progress, no summary; warnings stay")
+    add = adder(parser)
+    add("inputs INPUT", inputs, nargs="+")
+    add("-o --out PATH", out)
+    add("-f --force", "overwrite outputs that exist")
+    add("--allow-pipes", "run the shell commands of a .scp")
+    add("-j --jobs N", "files at once (default: one per core)", type=positive)
+    add("--ray ADDRESS", "spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local")
+    add("-q --quiet", "no progress, no summary; warnings stay")
 
 
 def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every verb takes that turns files of sound into files of sound."""
-    add = parser.add_argument
+    add = adder(parser)
     add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
         "file, folder or - (default: beside the input)",
     )
     add(
-        "--filename",
-        metavar="TEMPLATE",
-        help="of {stem} {source} {model} {ext}; default {stem}.{ext} with -o, {stem}_{source}.{ext} without, "
+        "--filename TEMPLATE",
+        "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o, {stem}_{source}.{ext} without, "
         "and for models of several sounds",
     )
     add_model_arguments(parser)
-    add("--output", metavar="NAME", help="write this output of the model only (default: all of them)")
-    add("--format", choices=sorted(s[1:] for s in FORMATS), help="of the output (default: the input's)")
-    add("--subtype", metavar="PCM_16|PCM_24|FLOAT", help="of the output (default: the input's)")
-    add("--rate", type=positive, metavar="HZ", help="of the output (default: the input's)")
+    add("--output NAME", "write this output of the model only (default: all of them)")
+    add("--format", "of the output (default: the input's)", choices=sorted(s[1:] for s in FORMATS))
+    add("--subtype PCM_16|PCM_24|FLOAT", "of the output (default: the input's)")
+    add("--rate HZ", "of the output (default: the input's)", type=positive)
     add(
         "--clip",
+        "beyond full scale: turn all down, cut (default), or leave to the format",
         choices=CLIP_POLICIES,
-        help="beyond full scale: turn all down, cut (default), or leave to the format",
     )
 
 
@@ -128,24 +123,18 @@ def plan(
             else:
                 words = {"source": output.name, "model": model, "ext": suffix[1:]}
                 target = _place(source, out, template, words)
-            if (other := taken.setdefault(os.path.realpath(target), source)) is not source or (
-                target in files.values()
-            ):
+            if (other := taken.setdefault(os.path.realpath(target), source)) is not source:
                 raise UsageError(
                     f"{other} and {source} would both become {target}; run them apart, or give -o a folder"
-                    if other is not source
-                    else f"all sounds of {source} would become {target}; --filename needs {{source}}"
                 )
+            if target in files.values():
+                raise UsageError(f"all sounds of {source} would become {target}; --filename needs {{source}}")
             files[output.name] = target
         jobs.append(Job(source, files))
-    inputs = {os.path.realpath(s.path): s for s in sources if s.path != "-" and not s.command}
-    for job in jobs:
-        for target in job.files.values():
-            victim = inputs.get(os.path.realpath(target))
-            if victim is not None and victim is not job.source:
-                raise UsageError(
-                    f"the output of {job.source} would overwrite the input {victim}; choose another -o"
-                )
+    for victim in sources:
+        writer = taken.get(os.path.realpath(victim.path), victim)
+        if writer is not victim and victim.path != "-" and not victim.command:
+            raise UsageError(f"the output of {writer} would overwrite the input {victim}; choose another -o")
     return jobs
 
 
@@ -232,26 +221,10 @@ def run_batch(
     return int(bool(failed)), done
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def sound_options(args: argparse.Namespace, **more: Any) -> Options:
     """Return what the arguments of `add_sound_arguments` say, and `more`."""
-    return Options(
-        dry=args.dry,
-        controls=controls(args),
-        subtype=args.subtype,
-        clip=args.clip,
-        rate=args.rate,
-        overwrite=args.force,
-        threads=args.threads,
-        output=args.output,
-        **more,
-    )
+    same = {name: getattr(args, name) for name in ("dry", "subtype", "clip", "rate", "threads", "output")}
+    return Options(controls=controls(args), overwrite=args.force, **same, **more)
 
 
 def run_sounds(
@@ -275,8 +248,8 @@ def run_sounds(
     with tempfile.TemporaryDirectory(prefix="audiomask-") if to_stdout else nullcontext("") as folder:
         if to_stdout:
             suffix = work.outputs[0].suffix or f".{args.format or 'wav'}"
-            place = argparse.Namespace(**vars(args) | {"out": f"{folder}/out{suffix}"})
-        jobs = arranged(plan(place if to_stdout else args, sources, work.outputs, work.family[0].name))
+            args = argparse.Namespace(**vars(args) | {"out": f"{folder}/out{suffix}"})
+        jobs = arranged(plan(args, sources, work.outputs, work.family[0].name))
         code, done = run_batch(args, jobs, failed, load, work, silent=to_stdout)
         if to_stdout and done:
             with done[0].job.output.open("rb") as file:

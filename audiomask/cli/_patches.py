@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from audiomask.audio import AudioError, check_writable
+from audiomask.cli import UsageError
+from audiomask.cli._common import adder
+from audiomask.cli._figures import read_part, save
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -28,27 +33,16 @@ FIXED = ("time_frequency", "disjoint", "curriculum")  # their other settings det
 
 
 def add_arguments(parser: Any) -> None:
-    add = parser.add_argument
-    add(
-        "--kind", metavar="NAME", help=f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
-        "the name of the picture, a picture each",
-    )  # fmt: skip
-    add("--ratio", type=float, metavar="0..1", help="share of patches to hide (default .8)")
-    add("--seed", type=int, metavar="N", help="draw another mask (default 0)")
-    add("--replay", type=Path, metavar="MASK", help="draw a mask that masks --save wrote")
-
-
-def add_saving(parser: Any) -> None:
-    """Add --save."""
-    parser.add_argument(
-        "--save", type=Path, metavar="MASK", help="write the mask too, as .npz; with one --kind"
-    )
+    add = adder(parser)
+    add("--kind NAME", f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
+        "the name of the picture, a picture each")  # fmt: skip
+    add("--ratio 0..1", "share of patches to hide (default .8)", type=float)
+    add("--seed N", "draw another mask (default 0)", type=int)
+    add("--replay MASK", "draw a mask that masks --save wrote", type=Path)
 
 
 def check(args: argparse.Namespace, patches: bool) -> None:
     """Raise `UsageError` for options that do not go together; `patches`: of one recording."""
-    from audiomask.cli import UsageError
-
     options = ("kind", "ratio", "seed", "save", "replay")
     given = [name for name in options if getattr(args, name, None) is not None]
     if given and not patches:
@@ -70,8 +64,6 @@ def check(args: argparse.Namespace, patches: bool) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the masks; the arguments are checked."""
-    from audiomask.audio import AudioError, check_writable
-    from audiomask.cli._figures import read_part, save
     from audiomask.masks.patches_saved import load
 
     kinds = KINDS if args.kind in (None, "all") else (args.kind,)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiomask.cli import _patches
+from audiomask.audio import AudioError, check_writable
+from audiomask.cli import UsageError, _patches
+from audiomask.cli._common import adder
+from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,25 +28,21 @@ SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of what is drawn and how it is hidden."""
-    add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
-    add("file", metavar="FILE", help="a recording")
+    add = adder(parser)
+    add("weights WEIGHTS", "folder that audiomask train or import wrote")
+    add("file FILE", "a recording")
     _patches.add_arguments(parser)
-    add("--corpus", help="constants of the front end (default: as trained)")
+    add("--corpus NAME", "constants of the front end (default: as trained)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the figure."""
-    from audiomask.cli import UsageError
-
     _patches.check(args, True)
     if args.kind in SEVERAL:
         raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")
     import soxr
     import torch
 
-    from audiomask.audio import AudioError, check_writable
-    from audiomask.cli._figures import read_part, save
     from audiomask.masks.patches import tokens
     from audiomask.masks.patches_saved import load
     from audiomask.tasks import frozen
@@ -84,9 +83,7 @@ def run(args: argparse.Namespace) -> int:
                         f"{args.replay}: is no single mask of {grid[0]} x {grid[1]} patches, which {file} has"
                     )
             else:
-                drawn = _patches.sampled(
-                    args.kind or "random", levels, args.ratio or 0.8, args.seed or 0, size
-                )
+                drawn = _patches.sampled(kind, levels, args.ratio or 0.8, args.seed or 0, size)
             masked = drawn.masked[:1]
             visible, hidden = tokens(masked)
         except ValueError as error:

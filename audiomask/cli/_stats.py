@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import positive
-
-if TYPE_CHECKING:
-    from audiomask.data.kaldi import DataDir
+from audiomask.cli._common import adder, note, positive
+from audiomask.data.kaldi import DataDir
 
 
 def say(data: DataDir, folder: Path) -> None:
@@ -28,32 +24,29 @@ def say(data: DataDir, folder: Path) -> None:
 def failures(failed: Sequence[Exception], count: int) -> int:
     """Return the exit code, after a line for each of the failures among `count`."""
     if failed:
-        print(f"audiomask: {len(failed)} of {count} failed:", file=sys.stderr)
+        note(f"{len(failed)} of {count} failed:")
     for error in failed:
-        print(f"audiomask: error: {error}", file=sys.stderr)
-    return 1 if failed else 0
+        note(f"error: {error}")
+    return int(bool(failed))
 
 
 def add_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add all options but those of every action that reads audio."""
-    add = sub.add_argument
-    add("dir", type=Path)
-    add("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
-    add("--bands", type=positive, default=128, metavar="N", help="mel bands (default 128)")
+    """Add the options that other actions lack."""
+    add = adder(sub)
+    add("--rate HZ", "default 16000", type=positive, default=16000)
+    add("--bands N", "mel bands (default 128)", type=positive, default=128)
     add(
         "--seconds",
+        "of the clips of the training (default 10); longer recordings are cut into such",
         type=float,
         default=10.0,
-        help="of the clips of the training (default 10); longer recordings are cut into such",
     )
-    add("--count", type=positive, metavar="N", help="measure N utterances, drawn with --seed")
-    add("--seed", type=int, default=0)
-    add("--options", action="store_true", help="only the words for `audiomask train`, one a line")
+    add("--count N", "measure N utterances, drawn with --seed", type=positive)
+    add("--options", "only the words for `audiomask train`, one a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print mean and deviation of the log-mel, the classes, and options for `audiomask train`."""
-    from audiomask.data.kaldi import DataDir
     from audiomask.data.labels import count, labels_of
 
     data = DataDir.read(args.dir)

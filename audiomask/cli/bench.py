@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from audiomask.audio import read
 from audiomask.cli import UsageError
-from audiomask.cli._common import positive, table
+from audiomask.cli._common import adder, positive, table
 from audiomask.runtime.artifact import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
@@ -30,22 +30,12 @@ WARM_UP = 20  # blocks: the first ones allocate
 STACKED = 16  # sessions: more gain little (tools/bench/sessions.py)
 ROUNDS = 40  # of stacked sessions, at least
 LOST, PACKET_S = 0.1, 0.02  # lost fraction, length of packets: for models that are informed
-COLUMNS = {
-    "model": "model",
-    "sample_rate": "Hz",
-    "threads": "threads",
-    "block_ms": "block ms",
-    "p50_ms": "p50 ms",
-    "p95_ms": "p95 ms",
-    "p99_ms": "p99 ms",
-    "p99_share": "p99/block",
-    "rtf": "RTF",
-    "graph_p50_ms": "graph ms",
-    "delay_ms": "delay ms",
-    "latency_ms": "latency ms",
-    "state_bytes": "state bytes",
-    "sessions_per_core": "sessions/core",
-}
+COLUMNS = (
+    *("model", "sample_rate", "threads", "block_ms", "p50_ms", "p95_ms", "p99_ms", "p99_share", "rtf"),
+    *("graph_p50_ms", "delay_ms", "latency_ms", "state_bytes", "sessions_per_core"),
+)
+HEADS = {"sample_rate": "Hz", "rtf": "RTF", "graph_p50_ms": "graph ms"}  # others: the name, with spaces
+HEADS |= {"p99_share": "p99/block", "sessions_per_core": "sessions/core"}
 
 
 def several(kind: Callable[[str], float]) -> Callable[[str], list]:
@@ -59,39 +49,22 @@ def several(kind: Callable[[str], float]) -> Callable[[str], list]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = adder(parser)
+    add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
+    add("--threads N,N,..", "threads per stream (default 1)", type=several(positive), default=[1])
+    add("--seconds", "of sound for each row (default 10)", type=float, default=10.0)
+    add("--block MS,MS,..", "lengths of a block (default: the model's hop)", type=several(float))
+    add("--rate HZ", "of the sound (default: each model's own)", type=positive)
+    add("--channels N", "default: what the model takes", type=positive)
+    add("--audio FILE", "run this sound (default: noise with a slow rhythm)")
     add(
-        "-m",
-        "--model",
-        metavar="NAME|FILE|DIR",
-        help="a shipped model (audiomask models lists them), or your own",
-    )
-    add(
-        "--threads",
-        type=several(positive),
-        default=[1],
-        metavar="N,N,..",
-        help="threads per stream (default 1)",
-    )
-    add("--seconds", type=float, default=10.0, help="of sound for each row (default 10)")
-    add(
-        "--block",
-        type=several(float),
-        metavar="MS,MS,..",
-        help="lengths of a block (default: the model's hop)",
-    )
-    add("--rate", type=positive, metavar="HZ", help="of the sound (default: each model's own)")
-    add("--channels", type=positive, metavar="N", help="default: what the model takes")
-    add("--audio", metavar="FILE", help="run this sound (default: noise with a slow rhythm)")
-    add(
-        "--sessions",
+        "--sessions N",
+        f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
         type=int,
         choices=range(65),
         default=STACKED,
-        metavar="N",
-        help=f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
     )
-    add("--json", action="store_true", help="for programs")
+    add("--json", "for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,16 +82,15 @@ def run(args: argparse.Namespace) -> int:
                     for _ in range(max(1, args.sessions))
                 ]
                 facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
+                if args.sessions:
+                    size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
+                    rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
+                    facts |= many(sessions, size, rounds, args.audio)
                 results.append(facts)
-                if not args.sessions:
-                    continue
-                size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
-                rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
-                facts |= many(sessions, size, rounds, args.audio)
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
-    columns = {key: head for key, head in COLUMNS.items() if key in results[0]}
+    columns = {key: HEADS.get(key, key.replace("_", " ")) for key in COLUMNS if key in results[0]}
     rows = [[r[k] if isinstance(r[k], str | int) else float(f"{r[k]:.4g}") for k in columns] for r in results]
     print(table(tuple(columns.values()), rows))
     return 0
@@ -129,15 +101,11 @@ def measure(session: Player, seconds: float, block_ms: float | None = None, audi
     rate = session.sample_rate
     size = session.hop if block_ms is None else max(1, round(block_ms * rate / 1000))
     count = max(1, int(seconds * rate / size))
-    sound = _sound(session, (count + WARM_UP) * size, audio)
-    lost = _lost(session, sound.shape[1])
     times = np.empty(count)
-    for n in range(count + WARM_UP):
-        cut = slice(n * size, (n + 1) * size)
-        block, flags = sound[:, cut], None if lost is None else lost[cut]
+    for n, block in _blocks(session, size, count, audio):
         start = time.perf_counter()
-        session.feed(block, flags)
-        times[max(0, n - WARM_UP)] = time.perf_counter() - start  # the warm-up's are overwritten
+        session.feed(*block)
+        times[n] = time.perf_counter() - start
     engine, artifact = session.engine, session.artifact
     hop = {p.name: p.neutral(engine.batch, p.per_hop(artifact.hop)) for p in artifact.streams}
     graph = np.empty(min(count, 1000))
@@ -177,20 +145,15 @@ def many(
     means of eight parts.
     """
     first = sessions[0]
-    sound = _sound(first, (rounds + WARM_UP) * size, audio)
-    lost = _lost(first, sound.shape[1])
     wall, cpu = np.empty(rounds), np.empty(rounds)
-    for n in range(rounds + WARM_UP):
-        cut = slice(n * size, (n + 1) * size)
-        block = (sound[:, cut],) if lost is None else (sound[:, cut], lost[cut])
+    for n, block in _blocks(first, size, rounds, audio):
         start, processor = time.perf_counter(), time.process_time()
         if stacked:
             feed_all([(session, *block) for session in sessions])
         else:
             for session in sessions:
                 session.feed(*block)
-        at = max(0, n - WARM_UP)
-        wall[at], cpu[at] = time.perf_counter() - start, time.process_time() - processor
+        wall[n], cpu[n] = time.perf_counter() - start, time.process_time() - processor
     mean = float(np.median([part.mean() for part in np.array_split(cpu, 8)]))
     return {
         "sessions": len(sessions),
@@ -201,13 +164,21 @@ def many(
     }
 
 
-def _lost(session: Player, samples: int) -> np.ndarray | None:
-    """Return flags `[samples]` for a model that is informed of losses, else None."""
-    if not session.artifact.lost:
-        return None
-    size = max(1, round(PACKET_S * session.sample_rate))
-    count = -(-samples // size)
-    return np.repeat(np.random.default_rng(0).permutation(count) < LOST * count, size)[:samples]
+def _blocks(
+    session: Player, size: int, count: int, audio: str | None
+) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+    """Yield a number, 0 for all of the warm-up, and what `feed` takes.
+
+    It is sound `[C, size]`, and flags `[size]` for a model that is informed of losses.
+    """
+    samples = (count + WARM_UP) * size
+    given: list[np.ndarray] = [_sound(session, samples, audio)]
+    if session.artifact.lost:
+        packet = max(1, round(PACKET_S * session.sample_rate))
+        packets = -(-samples // packet)
+        given.append(np.repeat(np.random.default_rng(0).permutation(packets) < LOST * packets, packet))
+    for n in range(count + WARM_UP):
+        yield max(0, n - WARM_UP), tuple(x[..., n * size : (n + 1) * size] for x in given)
 
 
 def _sound(session: Player, samples: int, audio: str | None) -> np.ndarray:

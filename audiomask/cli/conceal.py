@@ -24,7 +24,7 @@ import numpy as np
 
 from audiomask.audio import check_writable, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._common import note
+from audiomask.cli._common import adder, between, controls, note
 from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.artifact import resolve
@@ -35,25 +35,17 @@ from audiomask.runtime.packets import shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = adder(parser)
     add_sound_arguments(parser)
     add(
-        "--loss",
-        metavar="TRACE|gilbert:P,Q|drop:RATE",
-        help="lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
+        "--loss TRACE|gilbert:P,Q|drop:RATE",
+        "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
     )
-    add("--packet", type=float, default=20.0, metavar="MS", help="length of a packet (default 20)")
-    add("--seed", type=_seed, default=0, metavar="N", help="of --loss (default 0)")
-    add("--blind", action="store_true", help="do not tell the model what --loss took; it sees zeros")
-    add("--write-lossy", action="store_true", help="keep what was left of the input too, as NAME_lossy.EXT")
-    add("--report", type=Path, metavar="FILE", help="write loss rate and bursts of each file, as JSON")
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0 to {2**31 - 1}")
-    return value
+    add("--packet MS", "length of a packet (default 20)", type=float, default=20.0)
+    add("--seed N", "of --loss (default 0)", type=between(0, 2**31 - 1, int), default=0)
+    add("--blind", "do not tell the model what --loss took; it sees zeros")
+    add("--write-lossy", "keep what was left of the input too, as NAME_lossy.EXT")
+    add("--report FILE", "write loss rate and bursts of each file, as JSON", type=Path)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,14 +57,11 @@ def run(args: argparse.Namespace) -> int:
         check_writable(args.report, overwrite=args.force)
     try:
         shape(args.packet, 0, 16000)
-        loss = Loss(
-            loss_models(args.loss) if args.loss else None, args.packet, args.seed, told=not args.blind
-        )
+        models = loss_models(args.loss) if args.loss else None
+        loss = Loss(models, args.packet, args.seed, told=not args.blind)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if args.model in NAMES and (
-        args.dry or args.strength is not None or args.atten_lim is not None or args.set
-    ):
+    if args.model in NAMES and (args.dry or controls(args)):
         raise UsageError(f"-m {args.model}: has no controls")
     load = partial(work, args.model, args.packet, sound_options(args, loss=loss))
     code, reports = run_sounds(args, load, _lossy if args.write_lossy else list)

@@ -16,138 +16,111 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from audiomask.cli import UsageError, _corpora, _stats
-from audiomask.cli._common import positive
+from audiomask.cli._common import adder, positive
 from audiomask.cli._stats import failures, say
+from audiomask.data.convert import convert
+from audiomask.data.health import fix, validate
+from audiomask.data.importers import to_lhotse
+from audiomask.data.kaldi import DataDir, DataError, combine, split_by_jobs, split_by_ratio
+from audiomask.data.lossy import write_traces
+from audiomask.data.mix import MixSettings, write_mixtures
+from audiomask.masks.packets import parse_loss
+
+USUAL: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # arguments that several actions have
+    "dir": ("dir", None, {"type": Path}),
+    "dirs": ("dir", None, {"type": Path, "nargs": "+"}),
+    "out": ("out", None, {"type": Path}),
+    "seed": ("--seed", None, {"type": int, "default": 0}),
+    "text": ("--no-audio", "look at the text only, open no audio", {}),
+    "pipes": ("--allow-pipes", "run the shell commands of wav.scp", {}),
+    "force": ("-f --force", "overwrite a directory that exists", {}),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands, each with the function that runs it in `args.action`."""
     actions = parser.add_subparsers(dest="data_action", metavar="ACTION", required=True)
 
-    def action(name: str, help: str, run) -> argparse.ArgumentParser:
+    def action(name: str, run: Callable, usual: str, help: str) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=help, description=help)
         sub.set_defaults(action=run)
+        for word in usual.split():
+            form, text, how = USUAL[word]
+            adder(sub)(form, text, **how)
         return sub
 
-    def output(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("-f", "--force", action="store_true", help="overwrite a directory that exists")
+    wrong = "list everything that is wrong with a data directory; exit 1 if anything is"
+    add = adder(action("validate", _validate, "dirs text pipes", wrong))
+    add("--json", "the findings as JSON")
 
-    def reads_audio(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--no-audio", action="store_true", help="look at the text only, open no audio")
-        sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
+    mended = "sort, drop what cannot be used, make spk2utt and reco2dur anew; says what it did"
+    add = adder(action("fix", _fix, "dir force text pipes", mended))
+    add("-o --out", "write here (default: in place, the old tables in DIR/.backup)", type=Path)
 
-    sub = action(
-        "validate", "list everything that is wrong with a data directory; exit 1 if anything is", _validate
+    _corpora.add_arguments(action("import", _import, "force", "make a data directory from a corpus on disk"))
+    action(
+        "export", _export, "dir out force", "write lhotse manifests (recordings and supervisions, jsonl.gz)"
     )
-    sub.add_argument("dir", type=Path, nargs="+")
-    reads_audio(sub)
-    sub.add_argument("--json", action="store_true", help="the findings as JSON")
 
-    sub = action(
-        "fix", "sort, drop what cannot be used, make spk2utt and reco2dur anew; says what it did", _fix
-    )
-    sub.add_argument("dir", type=Path)
-    sub.add_argument(
-        "-o", "--out", type=Path, help="write here (default: in place, the old tables in DIR/.backup)"
-    )
-    output(sub)
-    reads_audio(sub)
+    divided = "divide by ratio, keeping speakers or recordings together, or into equal jobs"
+    sub = action("split", _split, "dir seed force", divided)
+    add = adder(sub)
+    add("out", "the parts are made below it", type=Path)
+    how = adder(sub.add_mutually_exclusive_group(required=True))
+    how("--ratio NAME=R,NAME=R", "as in train=0.9,valid=0.1")
+    how("--jobs N", "N parts of consecutive utterances: 1, 2, ... N", type=positive)
+    add("--by", "what --ratio keeps together", choices=("speaker", "recording"), default="speaker")
 
-    sub = action("import", "make a data directory from a corpus on disk", _import)
-    _corpora.add_arguments(sub)
-    output(sub)
+    sub = action("subset", _subset, "dir out seed force", "keep some utterances")
+    which = adder(sub.add_mutually_exclusive_group(required=True))
+    which("--count N", "N utterances, drawn with --seed", type=int)
+    which("--first N", "the first N utterances", type=int)
+    which("--speakers A,B", "all utterances of these speakers")
+    which("--keys FILE", "the utterances named in FILE, one a line", type=Path)
+    adder(sub)("--exclude", "keep the others instead")
 
-    sub = action("export", "write lhotse manifests (recordings and supervisions, jsonl.gz)", _export)
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("out", type=Path)
-    output(sub)
+    action("combine", _combine, "out dirs force", "put several data directories into one")
 
-    sub = action(
-        "split", "divide by ratio, keeping speakers or recordings together, or into equal jobs", _split
-    )
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("out", type=Path, help="the parts are made below it")
-    how = sub.add_mutually_exclusive_group(required=True)
-    how.add_argument("--ratio", metavar="NAME=R,NAME=R", help="as in train=0.9,valid=0.1")
-    how.add_argument(
-        "--jobs", type=positive, metavar="N", help="N parts of consecutive utterances: 1, 2, ... N"
-    )
-    sub.add_argument(
-        "--by", choices=("speaker", "recording"), default="speaker", help="what --ratio keeps together"
-    )
-    sub.add_argument("--seed", type=int, default=0)
-    output(sub)
+    changed = "write the audio anew, mono and at one rate, and list it"
+    add = adder(action("convert", _convert, "dir pipes force", changed))
+    add("out", "gets audio/TABLE/*.wav and the tables that list them", type=Path)
+    add("--rate HZ", type=positive, required=True)
 
-    sub = action("subset", "keep some utterances", _subset)
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("out", type=Path)
-    which = sub.add_mutually_exclusive_group(required=True)
-    which.add_argument("--count", type=int, metavar="N", help="N utterances, drawn with --seed")
-    which.add_argument("--first", type=int, metavar="N", help="the first N utterances")
-    which.add_argument("--speakers", metavar="A,B", help="all utterances of these speakers")
-    which.add_argument("--keys", type=Path, metavar="FILE", help="the utterances named in FILE, one a line")
-    sub.add_argument("--exclude", action="store_true", help="keep the others instead")
-    sub.add_argument("--seed", type=int, default=0)
-    output(sub)
+    mixed = "write fixed mixtures of speech and noise with their clean references"
+    add = adder(action("mix", _mix, "seed pipes force", mixed))
+    add("out", "gets noisy/*.wav, clean/*.wav and the tables that list them", type=Path)
+    add("--speech DIR", "data directory of clean speech", type=Path, required=True)
+    add("--noise DIR", "data directory; utt2spk: kind of noise", type=Path, required=True)
+    add("--count N", type=positive, default=200)
+    add("--rate HZ", type=positive, default=16000)
+    add("--seconds MIN MAX", type=float, nargs=2, default=(3.0, 6.0))
+    add("--snr MIN MAX", "dB", type=float, nargs=2, default=(0.0, 15.0))
+    add("--level MIN MAX", "dBFS RMS", type=float, nargs=2, default=(-30.0, -20.0))
 
-    sub = action("combine", "put several data directories into one", _combine)
-    sub.add_argument("out", type=Path)
-    sub.add_argument("dir", type=Path, nargs="+")
-    output(sub)
+    drawn = "draw the packets that each utterance loses, so that every method meets the same"
+    add = adder(action("lose", _lose, "dir seed pipes force", drawn))
+    add("out", "gets traces/*.txt, utt2trace, and the tables of DIR", type=Path)
+    add("--loss TRACE|gilbert:P,Q|drop:RATE", "packets of 20 ms", required=True)
 
-    sub = action("convert", "write the audio anew, mono and at one rate, and list it", _convert)
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("out", type=Path, help="gets audio/TABLE/*.wav and the tables that list them")
-    sub.add_argument("--rate", type=positive, required=True, metavar="HZ")
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
-    output(sub)
+    measured = "measure what the training of pretrain and classify wants to know"
+    _stats.add_arguments(action("stats", _stats.run, "dir seed text pipes", measured))
 
-    sub = action("mix", "write fixed mixtures of speech and noise with their clean references", _mix)
-    sub.add_argument("out", type=Path, help="gets noisy/*.wav, clean/*.wav and the tables that list them")
-    sub.add_argument(
-        "--speech", type=Path, required=True, metavar="DIR", help="data directory of clean speech"
-    )
-    sub.add_argument(
-        "--noise", type=Path, required=True, metavar="DIR", help="data directory; utt2spk: kind of noise"
-    )
-    sub.add_argument("--count", type=positive, default=200, metavar="N")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ")
-    sub.add_argument("--seconds", type=float, nargs=2, default=(3.0, 6.0), metavar=("MIN", "MAX"))
-    sub.add_argument("--snr", type=float, nargs=2, default=(0.0, 15.0), metavar=("MIN", "MAX"), help="dB")
-    sub.add_argument(
-        "--level", type=float, nargs=2, default=(-30.0, -20.0), metavar=("MIN", "MAX"), help="dBFS RMS"
-    )
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
-    output(sub)
-
-    sub = action(
-        "lose", "draw the packets that each utterance loses, so that every method meets the same", _lose
-    )
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("out", type=Path, help="gets traces/*.txt, utt2trace, and the tables of DIR")
-    sub.add_argument("--loss", required=True, metavar="TRACE|gilbert:P,Q|drop:RATE", help="packets of 20 ms")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
-    output(sub)
-
-    sub = action("stats", "measure what the training of pretrain and classify wants to know", _stats.run)
-    _stats.add_arguments(sub)
-    reads_audio(sub)
-
-    sub = action("shard", "write the utterances, shuffled, to tar files that training reads in turn", _shard)
-    sub.add_argument("dir", type=Path)
-    sub.add_argument("-o", "--out", type=Path, required=True, help="folder of the shards")
-    sub.add_argument("--size", type=float, default=256.0, metavar="MIB", help="of a shard (default 256)")
-    sub.add_argument("--rate", type=positive, default=16000, metavar="HZ", help="default 16000")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--allow-pipes", action="store_true", help="run the shell commands of wav.scp")
-    sub.add_argument("-f", "--force", action="store_true", help="overwrite shards that exist")
+    sharded = "write the utterances, shuffled, to tar files that training reads in turn"
+    add = adder(action("shard", _shard, "dir seed pipes", sharded))
+    add("-o --out", "folder of the shards", type=Path, required=True)
+    add("--size MIB", "of a shard (default 256)", type=float, default=256.0)
+    add("--rate HZ", "default 16000", type=positive, default=16000)
+    add("-f --force", "overwrite shards that exist")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -156,8 +129,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _may_write(folder: Path, force: bool) -> Path:
-    from audiomask.data.kaldi import DataDir, DataError
-
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder")
     if (folder / "wav.scp").exists():
@@ -168,9 +139,12 @@ def _may_write(folder: Path, force: bool) -> Path:
     return folder
 
 
-def _validate(args: argparse.Namespace) -> int:
-    from audiomask.data.health import validate
+def _refuse_own(args: argparse.Namespace) -> None:
+    if args.out.resolve() == args.dir.resolve():
+        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
 
+
+def _validate(args: argparse.Namespace) -> int:
     findings = {}
     for folder in args.dir:
         problems = validate(folder, not args.no_audio, args.allow_pipes)
@@ -185,11 +159,6 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _fix(args: argparse.Namespace) -> int:
-    import shutil
-
-    from audiomask.data.health import fix
-    from audiomask.data.kaldi import DataDir
-
     data, notes = fix(args.dir, not args.no_audio, args.allow_pipes)
     if args.out is None or args.out.resolve() == args.dir.resolve():
         backup = args.dir / ".backup"
@@ -221,9 +190,6 @@ def _write_parts(parts: dict, force: bool) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from audiomask.data.importers import to_lhotse
-    from audiomask.data.kaldi import DataDir, DataError
-
     if (args.out / "recordings.jsonl.gz").exists() and not args.force:
         raise DataError(f"{args.out}/recordings.jsonl.gz: exists; -f overwrites it")
     for path in to_lhotse(DataDir.read(args.dir), args.out):
@@ -232,8 +198,6 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _split(args: argparse.Namespace) -> int:
-    from audiomask.data.kaldi import DataDir, split_by_jobs, split_by_ratio
-
     data = DataDir.read(args.dir)
     if args.jobs is not None:
         parts = {args.out / str(i): part for i, part in enumerate(split_by_jobs(data, args.jobs), 1)}
@@ -250,10 +214,6 @@ def _split(args: argparse.Namespace) -> int:
 
 
 def _subset(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from audiomask.data.kaldi import DataDir, DataError
-
     data = DataDir.read(args.dir)
     keys = data.utterance_keys
     if args.speakers is not None:
@@ -282,26 +242,17 @@ def _subset(args: argparse.Namespace) -> int:
 
 
 def _combine(args: argparse.Namespace) -> int:
-    from audiomask.data.kaldi import DataDir, combine
-
     return _write_parts({args.out: combine(DataDir.read(d) for d in args.dir)}, args.force)
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from audiomask.data.convert import convert
-    from audiomask.data.kaldi import DataDir, DataError
-
     data = DataDir.read(args.dir)
-    if args.out.resolve() == args.dir.resolve():
-        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
+    _refuse_own(args)
     say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
     return 0
 
 
 def _mix(args: argparse.Namespace) -> int:
-    from audiomask.data.kaldi import DataDir
-    from audiomask.data.mix import MixSettings, write_mixtures
-
     settings = MixSettings(
         sample_rate=args.rate,
         seconds=tuple(args.seconds),
@@ -319,17 +270,12 @@ def _mix(args: argparse.Namespace) -> int:
 
 
 def _lose(args: argparse.Namespace) -> int:
-    from audiomask.data.kaldi import DataDir, DataError
-    from audiomask.data.lossy import write_traces
-    from audiomask.masks.packets import parse_loss
-
     try:
         model = parse_loss(args.loss)
     except ValueError as error:
         raise UsageError(f"--loss {error}") from None
     data = DataDir.read(args.dir)
-    if args.out.resolve() == args.dir.resolve():
-        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
+    _refuse_own(args)
     data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
     say(data, args.out)
     print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
@@ -337,8 +283,7 @@ def _lose(args: argparse.Namespace) -> int:
 
 
 def _shard(args: argparse.Namespace) -> int:
-    from audiomask.data import shards
-    from audiomask.data.kaldi import DataDir, DataError
+    from audiomask.data import shards  # needs torch
 
     data = DataDir.read(args.dir)
     old = [args.out / shards.INDEX, *args.out.glob("shard-*.tar")]

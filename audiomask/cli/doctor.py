@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from audiomask import __version__
-from audiomask.cli._common import table
+from audiomask.cli._common import adder, table
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
@@ -49,14 +49,9 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text.partition("+")[0])[:4])
 
 
-def _module(package: str) -> str:
-    """Return the name under which a package is imported."""
-    return {"pytorch-lightning": "pytorch_lightning"}.get(package, package.replace("-", "_"))
-
-
 def _imports(package: str) -> str:
     """Return why a package cannot be imported, else ""; in its own process, as some crash."""
-    module = _module(package)
+    module = package.replace("-", "_")
     if package == "torchaudio":
         module = "audiomask.frontend.torchaudio_import"
     run = subprocess.run(
@@ -75,9 +70,8 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
         return Finding(what, ABSENT if extra else BROKEN, "not installed", install)
     upgrade = f"pip install --upgrade '{want}'"
     if (name, have) in MALICIOUS:
-        return Finding(
-            what, BROKEN, f"{have} was published with malicious code", f"{upgrade}, and change your secrets"
-        )
+        why = f"{have} was published with malicious code"
+        return Finding(what, BROKEN, why, f"{upgrade}, and change your secrets")
     if least and _version(have) < _version(least):
         return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
     if deep and (why := _imports(name)):
@@ -89,11 +83,10 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
 
 
 def _compiler() -> Finding:
+    what, remedy = "C compiler for pesq", "apt-get install gcc python3-dev, or your system's"
     if importlib.util.find_spec("pesq") or any(map(shutil.which, ("cc", "gcc", "clang", "cl"))):
-        return Finding("C compiler for pesq", OK, shutil.which("cc") or "not needed: pesq is installed")
-    return Finding(
-        "C compiler for pesq", ABSENT, "none found", "apt-get install gcc python3-dev, or your system's"
-    )
+        return Finding(what, OK, shutil.which("cc") or "not needed: pesq is installed")
+    return Finding(what, ABSENT, "none found", remedy)
 
 
 def _formats() -> Finding:
@@ -106,9 +99,8 @@ def _formats() -> Finding:
         lacking.add("OPUS")
     if lacking:
         remedy = "pip install --upgrade soundfile, which brings a libsndfile of its own"
-        return Finding(
-            "audio formats", BROKEN, f"libsndfile {version} without {', '.join(sorted(lacking))}", remedy
-        )
+        why = f"libsndfile {version} without {', '.join(sorted(lacking))}"
+        return Finding("audio formats", BROKEN, why, remedy)
     return Finding("audio formats", OK, f"libsndfile {version}")
 
 
@@ -118,30 +110,26 @@ def _models() -> Finding:
     from audiomask.runtime.artifact import shipped
     from audiomask.runtime.player import Player
 
-    artifacts = shipped()
+    what, remedy, artifacts = "shipped models", "pip install --force-reinstall audiomask", shipped()
     if not artifacts:
-        return Finding("shipped models", BROKEN, "none found", "pip install --force-reinstall audiomask")
+        return Finding(what, BROKEN, "none found", remedy)
     for artifact in artifacts:
         player = Player(artifact)
         player.feed(np.random.default_rng(0).standard_normal(artifact.sample_rate).astype(np.float32) * 0.1)
         if player.faults or not all(y.shape[1] for y in player.flush().values()):
-            return Finding(
-                "shipped models", BROKEN, f"{artifact.name} fails", "pip install --force-reinstall audiomask"
-            )
-    return Finding("shipped models", OK, ", ".join(artifact.name for artifact in artifacts))
+            return Finding(what, BROKEN, f"{artifact.name} fails", remedy)
+    return Finding(what, OK, ", ".join(artifact.name for artifact in artifacts))
 
 
 def _gpu() -> Finding:
     if importlib.util.find_spec("torch") is None:
-        return Finding(
-            "GPU", ABSENT, "torch is not installed; training only", "pip install 'audiomask[train]'"
-        )
+        why = "torch is not installed; training only"
+        return Finding("GPU", ABSENT, why, "pip install 'audiomask[train]'")
     import torch
 
     if torch.cuda.is_available():
-        return Finding(
-            "GPU", OK, ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        )
+        names = map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
+        return Finding("GPU", OK, ", ".join(names))
     if torch.version.cuda is None and shutil.which("nvidia-smi"):
         remedy = "reinstall torch from the index for your CUDA: pytorch.org, Get started"
         return Finding("GPU", BROKEN, "a GPU is here, but this torch is built for the CPU only", remedy)
@@ -150,29 +138,25 @@ def _gpu() -> Finding:
 
 def examine(deep: bool = True) -> list[Finding]:
     """Return everything that `audiomask doctor` reports; `deep` also imports each package."""
-    findings = []
     python = ".".join(map(str, sys.version_info[:3]))
-    new = sys.version_info >= (3, 11)
-    findings.append(
-        Finding("Python", OK if new else BROKEN, python, "" if new else "install Python 3.11 or newer")
-    )
-    for name, extra, least in _requirements():
-        findings.append(_package(name, extra, least, deep))
+    old = sys.version_info < (3, 11)
+    findings = [Finding("Python", BROKEN if old else OK, python, "install Python 3.11 or newer" * old)]
+    findings += [_package(name, extra, least, deep) for name, extra, least in _requirements()]
     checks: tuple[Callable[[], Finding], ...] = (_compiler, _formats, _models, _gpu)
     for check in checks:
         try:
             findings.append(check())
         except Exception as error:  # a doctor who faints helps nobody
-            findings.append(
-                Finding(check.__name__.strip("_"), BROKEN, f"{type(error).__name__}: {error}", "see above")
-            )
+            why = f"{type(error).__name__}: {error}"
+            findings.append(Finding(check.__name__.strip("_"), BROKEN, why, "see above"))
     return findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    parser.add_argument("--quick", action="store_true", help="do not import the packages")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add = adder(parser)
+    add("--quick", "do not import the packages")
+    add("--json", "for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -186,11 +170,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"audiomask {__version__}\n")
     print(table(("what", "state", "detail"), rows))
     remedies = {f.remedy: f for f in reversed(findings) if f.remedy}
-    for state, head in (
-        (BROKEN, "To mend what is broken:"),
-        (ABSENT, "To add what is absent, if you need it:"),
-    ):
-        lines = sorted(remedy for remedy, finding in remedies.items() if finding.state == state)
-        if lines:
+    heads = {BROKEN: "To mend what is broken:", ABSENT: "To add what is absent, if you need it:"}
+    for state, head in heads.items():
+        if lines := sorted(remedy for remedy, finding in remedies.items() if finding.state == state):
             print(f"\n{head}\n" + "\n".join(f"  {line}" for line in lines))
     return 1 if broken else 0

@@ -24,13 +24,13 @@ import numpy as np
 
 from audiomask.audio import AudioError, Reader, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments
+from audiomask.cli._common import add_model_arguments, adder
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.runtime.artifact import choose, resolve
 from audiomask.runtime.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.polyphase import Polyphase
 from audiomask.runtime.sinks import Output
-from audiomask.runtime.tagging import Clock, Whole, listener, rows
+from audiomask.runtime.tagging import Clock, listener, pooled, rows
 from audiomask.sources import Source
 
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "a .npz for all, or a folder of a file each",
     )
     add_model_arguments(parser, controls=False)
-    parser.add_argument("--timestamps", action="store_true", help="a row every so often, with its time")
+    adder(parser)("--timestamps", "a row every so often, with its time")
 
 
 class Embedding(Work):
@@ -79,14 +79,9 @@ class OfArtifact(Embedding):
     def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
         artifact = choose(self.family, reader.info.rate)
         player = listener(artifact, "embedding", reader.info.rate, self.threads)
-        every, whole, values = Clock(player).every, Whole(), []
-        for row in rows(reader, player, tick):
-            whole.add(row)
-            if self.args.timestamps:
-                values.append(row.values)
-        if not self.args.timestamps:
-            values = [whole.row().values]
-        times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * every)
+        found = rows(reader, player, tick)
+        values = [row.values for row in (found if self.args.timestamps else [pooled(found)])]
+        times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * Clock(player).every)
         return (np.stack(values).astype(np.float32), times), player.faults
 
 
@@ -121,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.out or args.out == "-":
         raise UsageError("say where to write with -o: FILE.npz for all inputs, or a folder")
     together = Path(args.out).suffix.lower() == ".npz"
-    load = partial(OfWeights if _is_folder_of_weights(args.model) else OfArtifact, args)
+    weights = args.model and Path(args.model).is_dir() and not list(Path(args.model).glob("*.onnx"))
+    load = partial(OfWeights if weights else OfArtifact, args)
     work = load()
     sources, failed = find(args)
     if together:
@@ -151,10 +147,6 @@ def run(args: argparse.Namespace) -> int:
         with part.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     return code
-
-
-def _is_folder_of_weights(model: str | None) -> bool:
-    return model is not None and Path(model).is_dir() and not list(Path(model).glob("*.onnx"))
 
 
 def _mono(reader: Reader, rate: int, tick: Tick) -> np.ndarray:

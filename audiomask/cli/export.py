@@ -23,41 +23,37 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import parse_changes, positive
+from audiomask.cli._common import adder, parse_changes, positive
 
 CARD = ("version", "description", "licence", "training", "scores", "default")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    add = parser.add_argument
+    add = adder(parser)
     add(
-        "model",
+        "model RUN|DIR|ONNX",
+        "a training run, or a folder with its weights; for a variant also an artifact",
         type=Path,
-        metavar="RUN|DIR|ONNX",
-        help="a training run, or a folder with its weights; for a variant also an artifact",
     )
-    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the .onnx or .pt2 file to write")
-    add("-f", "--force", action="store_true", help="overwrite the file")
-    add("--check", action="store_true", help="also play the file with the runtime and compare")
-    add("--card", type=Path, metavar="JSON", help="what it says of itself: " + ", ".join(CARD))
+    add("-o --out FILE", "the .onnx or .pt2 file to write", type=Path, required=True)
+    add("-f --force", "overwrite the file")
+    add("--check", "also play the file with the runtime and compare")
+    add("--card JSON", "what it says of itself: " + ", ".join(CARD), type=Path)
     add(
-        "--arg",
+        "--arg NAME=VALUE",
+        "change an argument of the model's class; the weights must still fit",
         action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change an argument of the model's class; the weights must still fit",
     )
-    add("--part", metavar="NAME", help="this one of a network's parts (default: all of them)")
-    add("--variant", choices=("int8", "float16"), help="other numbers inside")
+    add("--part NAME", "this one of a network's parts (default: all of them)")
+    add("--variant", "other numbers inside", choices=("int8", "float16"))
     add(
-        "--corpus",
+        "--corpus DIR",
+        "what a variant is measured on, speech/valid and noise/valid in it (default: egs/mini)",
         type=Path,
-        metavar="DIR",
-        help="what a variant is measured on, speech/valid and noise/valid in it (default: egs/mini)",
     )
-    add("--ungated", action="store_true", help="write a variant that does not pay, with its figures")
-    add("--hops", type=positive, metavar="N", help="hops in a step of a .pt2, fixed in it (default 1)")
+    add("--ungated", "write a variant that does not pay, with its figures")
+    add("--hops N", "hops in a step of a .pt2, fixed in it (default 1)", type=positive)
 
 
 def _card(path: Path | None) -> dict[str, Any]:

@@ -17,25 +17,21 @@ import argparse
 from pathlib import Path
 
 from audiomask.cli import UsageError
-from audiomask.cli._common import parse_changes
+from audiomask.cli._common import adder, parse_changes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
-    add = parser.add_argument
-    add("family", metavar="FAMILY", help="the network's name")
-    add("files", nargs="+", metavar="FILE", help="the checkpoint; for dtln its two ONNX files")
-    add("-o", "--out", type=Path, metavar="FILE", help="the ONNX file to write")
-    add("-f", "--force", action="store_true", help="overwrite the file")
+    add = adder(parser)
+    add("family FAMILY", "the network's name")
+    add("files FILE", "the checkpoint; for dtln its two ONNX files", nargs="+")
+    add("-o --out FILE", "the ONNX file to write", type=Path)
+    add("-f --force", "overwrite the file")
+    add("--weights DIR", "also keep config and weights here, to train on from them", type=Path)
     add(
-        "--weights", type=Path, metavar="DIR", help="also keep config and weights here, to train on from them"
-    )
-    add(
-        "--arg",
+        "--arg NAME=VALUE",
+        "an argument of the model's class that the weights do not tell, such as stride=2",
         action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the model's class that the weights do not tell, such as stride=2",
     )
 
 

@@ -17,14 +17,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.audio import AudioError
 from audiomask.cli import UsageError, trace
 from audiomask.cli._common import (
     add_model_arguments,
+    adder,
+    check_form,
     controls,
     note,
     one_output,
@@ -45,30 +47,31 @@ TRIES = 50  # blocks that measure the time of the model, before it starts
 STEP = 0.1  # fraction of a control's range that a key changes
 FLOOR_DB = -60.0
 TICK_S = 0.1  # between two status lines
+Cards: TypeAlias = tuple[soundcard.Card, soundcard.Card]  # of the microphone and the loudspeaker
+_clock = time.perf_counter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("-i", "--input", metavar="DEV", help="microphone: a number, or a part of its name")
-    add("-o", "--output", metavar="DEV", help="loudspeaker, or a virtual microphone's other end")
-    add("--list-devices", action="store_true", help="show the devices, and end")
+    add = adder(parser)
+    add("-i --input DEV", "microphone: a number, or a part of its name")
+    add("-o --output DEV", "loudspeaker, or a virtual microphone's other end")
+    add("--list-devices", "show the devices, and end")
     add_model_arguments(parser)
-    add("--model-output", metavar="NAME", help="play this output of the model, where it has several")
-    add("--block", type=float, metavar="MS", help="work on blocks of this length (default: the model's hop)")
-    add("--rate", type=positive, metavar="HZ", help="of both devices (default: the model's, if they take it)")
-    add("--channels", type=positive, metavar="N", help="of the microphone (default: what the model takes)")
+    add("--model-output NAME", "play this output of the model, where it has several")
+    add("--block MS", "work on blocks of this length (default: the model's hop)", type=float)
+    add("--rate HZ", "of both devices (default: the model's, if they take it)", type=positive)
+    add("--channels N", "of the microphone (default: what the model takes)", type=positive)
     add(
-        "--lag",
+        "--lag MS",
+        "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
         type=float,
-        metavar="MS",
-        help="from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
     )
-    add("--record-in", metavar="FILE", help="record what the microphone gives")
-    add("--record-out", metavar="FILE", help="record what the model makes of it")
-    add("-f", "--force", action="store_true", help="overwrite recordings that exist")
-    add("--seconds", type=float, metavar="S", help="end after so much sound")
-    add("--reconnect", action="store_true", help="wait for a device that leaves, and go on")
-    add("-q", "--quiet", action="store_true", help="show only warnings")
+    add("--record-in FILE", "record what the microphone gives")
+    add("--record-out FILE", "record what the model makes of it")
+    add("-f --force", "overwrite recordings that exist")
+    add("--seconds S", "end after so much sound", type=float)
+    add("--reconnect", "wait for a device that leaves, and go on")
+    add("-q --quiet", "show only warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -126,10 +129,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _usage(args: argparse.Namespace) -> None:
-    if args.rate and not MIN_RATE <= args.rate <= MAX_RATE:
-        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if args.channels and args.channels > MAX_CHANNELS:
-        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    check_form(args)
     if args.block is not None and not 1 <= args.block <= 1000:
         raise UsageError(f"--block {args.block}: is outside 1 to 1000 ms")
     if args.lag is not None and not 0 < args.lag <= 60_000:
@@ -141,15 +141,11 @@ def _usage(args: argparse.Namespace) -> None:
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
 
 
-def _clock() -> float:
-    return time.perf_counter()
-
-
-def _find(sd: Any, args: argparse.Namespace) -> tuple[soundcard.Card, soundcard.Card]:
+def _find(sd: Any, args: argparse.Namespace) -> Cards:
     return soundcard.find(sd, args.input, "input"), soundcard.find(sd, args.output, "output")
 
 
-def _rate(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], family: list[Artifact]) -> int:
+def _rate(sd: Any, cards: Cards, family: list[Artifact]) -> int:
     """Return the model's highest rate that both devices take, else the microphone's."""
     for artifact in reversed(family):  # conversion would add lag
         rate = artifact.sample_rate
@@ -163,11 +159,9 @@ def _block(artifact: Artifact, rate: int, ms: float | None) -> int:
     if ms is not None:
         return max(1, round(ms * rate / 1000))
     hop_ms = artifact.hop * 1000 / artifact.sample_rate
-    hops = (
-        math.ceil(LEAST_BLOCK_MS / hop_ms)
-        if hop_ms <= MOST_BLOCK_MS
-        else 1 / math.ceil(hop_ms / MOST_BLOCK_MS)
-    )
+    hops: float = math.ceil(LEAST_BLOCK_MS / hop_ms)
+    if hop_ms > MOST_BLOCK_MS:
+        hops = 1 / math.ceil(hop_ms / MOST_BLOCK_MS)
     return max(1, round(hops * hop_ms * rate / 1000))
 
 
@@ -213,21 +207,14 @@ def _worker(live: Live) -> Iterator[None]:
     live.check()
 
 
-def _open(sd: Any, cards: tuple[soundcard.Card, soundcard.Card], live: Live) -> tuple[Device, Device]:
-    # One channel goes to both sides of a headphone.
+def _open(sd: Any, cards: Cards, live: Live) -> tuple[Device, Device]:
     outputs = live.session.outputs
-    outputs = min(2, cards[1].outputs) if outputs == 1 else outputs
+    outputs = min(2, cards[1].outputs) if outputs == 1 else outputs  # one channel goes to both ears
     source = soundcard.SoundCard(sd, cards[0], "input", live.rate, live.session.channels, live.block)
     return source, soundcard.SoundCard(sd, cards[1], "output", live.rate, outputs, live.block)
 
 
-def _sessions(
-    args: argparse.Namespace,
-    sd: Any,
-    cards: tuple[soundcard.Card, soundcard.Card],
-    live: Live,
-    compute_ms: float,
-) -> None:
+def _sessions(args: argparse.Namespace, sd: Any, cards: Cards, live: Live, compute_ms: float) -> None:
     """Play until the end, with --reconnect again and again; raise `DeviceError`."""
     first = True
     with keys() as key, screen(args.quiet) as show:
@@ -265,6 +252,7 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
     session, ms = live.session, 1000 / live.rate
     block, artifact = live.block * ms, session.artifact
     delay = min(session.delay, session.lag) * ms
+    total = live.lag * ms + (source.latency + sink.latency) * 1000
     rows = [
         ("capture", source.latency * 1000, f"buffers of {source.name} and the system, by PortAudio"),
         ("block", block, "being recorded"),
@@ -273,11 +261,7 @@ def _explain(live: Live, source: Device, sink: Device, compute_ms: float) -> str
         ("hop", session.lag * ms - delay, "what its hop does not share with the block"),
         ("buffer", live.buffer * ms - block - compute_ms, "the block being played, and room for jitter"),
         ("play", sink.latency * 1000, f"buffers of {sink.name} and the system, by PortAudio"),
-        (
-            "in all",
-            live.lag * ms + (source.latency + sink.latency) * 1000,
-            f"of it {live.lag * ms:.1f} ours: --lag",
-        ),
+        ("in all", total, f"of it {live.lag * ms:.1f} ours: --lag"),
     ]
     channels = f"{session.channels} channel{'s' * (session.channels > 1)}"
     return (

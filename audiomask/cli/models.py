@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
-from audiomask.cli._common import table
+from audiomask.cli._common import adder, table
 from audiomask.runtime.artifact import Artifact, resolve, shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", metavar="NAME|FILE|DIR", help="show this one's card")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    add = adder(parser)
+    add("model NAME|FILE|DIR", "show this one's card", nargs="?")
+    add("--json", "for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,27 +32,15 @@ def run(args: argparse.Namespace) -> int:
 def _row(a: Artifact) -> tuple:
     ms = round(1000 * a.latency / a.sample_rate, 1)
     size = round(len(a.data) / 1000)
-    return (
-        a.path.stem,
-        a.task,
-        a.sample_rate,
-        ms,
-        size,
-        a.meta.get("licence", ""),
-        a.meta.get("description", ""),
-    )
+    about = (a.meta.get("licence", ""), a.meta.get("description", ""))
+    return (a.path.stem, a.task, a.sample_rate, ms, size, *about)
 
 
 def _facts(a: Artifact) -> dict:
     """Return the metadata without the state's initial values, which are only for machines."""
     states = [{k: v for k, v in s.items() if k not in ("initial", "layout")} for s in a.meta["states"]]
-    return {
-        **a.meta,
-        "states": states,
-        "path": str(a.path),
-        "bytes": len(a.data),
-        "state_bytes": a.state_bytes,
-    }
+    sizes = {"bytes": len(a.data), "state_bytes": a.state_bytes}
+    return a.meta | {"states": states, "path": str(a.path)} | sizes
 
 
 def _card(a: Artifact) -> str:

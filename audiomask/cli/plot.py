@@ -20,6 +20,7 @@ import numpy as np
 
 from audiomask.audio import check_writable
 from audiomask.cli import UsageError, _figures, _patches, _reconstruction
+from audiomask.cli._common import adder
 from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
@@ -30,29 +31,27 @@ FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE")
-    adders: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
-        "spectrogram": ("waveform and spectrogram of each recording, side by side", _add_files),
-        "masks": ("ideal masks of two recordings, or what pretraining hides of one", _add_masks),
-        "reconstruction": (
-            "what a pretrained network makes of what is hidden",
-            _reconstruction.add_arguments,
-        ),
-    }
-    for name, (text, add) in adders.items():
+
+    def kind(name: str, add: Callable[[argparse.ArgumentParser], None], text: str) -> None:
         sub = pictures.add_parser(name, help=text, description=text)
         add(sub)
         _figures.add_arguments(sub)
 
+    kind("spectrogram", _add_files, "waveform and spectrogram of each recording, side by side")
+    kind("masks", _add_masks, "ideal masks of two recordings, or what pretraining hides of one")
+    kind("reconstruction", _reconstruction.add_arguments, "what a pretrained network makes of what is hidden")
+
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--window-ms", type=float, default=32.0, metavar="MS", help="spectrogram window (32)")
+    add = adder(parser)
+    add("files FILE", nargs="+")
+    add("--window-ms MS", "spectrogram window (32)", type=float, default=32.0)
 
 
 def _add_masks(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     _patches.add_arguments(parser.add_argument_group("patches that pretraining hides of one recording"))
-    _patches.add_saving(parser)
+    adder(parser)("--save MASK", "write the mask too, as .npz; with one --kind", type=Path)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,6 +97,14 @@ def spectrogram_db(x: np.ndarray, rate: int, window_ms: float = 32.0) -> tuple[n
     return 20 * np.log10(np.maximum(magnitude.T, 10 ** (FLOOR_DB / 20))), hop
 
 
+def _show(axis: Any, x: np.ndarray, rate: int, window_ms: float, start: float) -> Any:
+    level, hop = spectrogram_db(x, rate, window_ms)
+    span = (start, start + level.shape[1] * hop / rate, 0.0, rate / 2000)
+    return axis.imshow(
+        level, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=FLOOR_DB, vmax=TOP_DB
+    )
+
+
 def recording_figure(
     parts: Sequence[tuple[str, np.ndarray, int]], window_ms: float = 32.0, start: float = 0.0
 ) -> Figure:
@@ -116,11 +123,7 @@ def recording_figure(
         time = start + np.arange(len(folded)) * step / rate
         wave.fill_between(time, folded.min(1), folded.max(1), linewidth=0.6, color="tab:blue")
         wave.set(title=title, ylim=(-1.05 * peak, 1.05 * peak))
-        level, hop = spectrogram_db(x, rate, window_ms)
-        span = (start, start + level.shape[1] * hop / rate, 0.0, rate / 2000)
-        image = picture.imshow(
-            level, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=FLOOR_DB, vmax=TOP_DB
-        )
+        image = _show(picture, x, rate, window_ms, start)
         picture.set(xlabel="time (s)", ylim=(0, top))
     axes[0, 0].set_ylabel("amplitude")
     axes[1, 0].set_ylabel("frequency (kHz)")
@@ -142,11 +145,7 @@ def mask_figure(clean: np.ndarray, noisy: np.ndarray, rate: int, window_ms: floa
     ideal = gains.ideal(speech, mixture - speech)
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(2, math.ceil((len(ideal) + 1) / 2), sharex=True, sharey=True).ravel()
-    level, hop = spectrogram_db(noisy, rate, window_ms)
-    span = (0.0, level.shape[1] * hop / rate, 0.0, rate / 2000)
-    axes[0].imshow(
-        level, origin="lower", aspect="auto", extent=span, cmap="magma", vmin=FLOOR_DB, vmax=TOP_DB
-    )
+    _show(axes[0], noisy, rate, window_ms, 0.0)
     axes[0].set(title="mixture", xlabel="time (s)", ylabel="frequency (kHz)")
     for axis, (name, mask) in zip(axes[1:], ideal.items(), strict=False):
         gains.draw(mask, axis, rate, size // 2, name.replace("_", " "), top=2.0 if name == "complex" else 1.0)

@@ -17,7 +17,10 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from audiomask.cli._common import table
+from audiomask.audio import AudioError
+from audiomask.cli import UsageError
+from audiomask.cli._common import adder, table
+from audiomask.data.kaldi import DataDir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,28 +29,24 @@ DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("weights", metavar="WEIGHTS", help="folder that audiomask train or import wrote")
-    add("--train", required=True, metavar="DIR", help="data directory with utt2label")
-    add("--test", metavar="DIR", help="the same, to be judged on")
-    add("--folds", action="store_true", help="cross-validate --train by its table utt2fold")
-    add("--fold", action="append", metavar="NAME", help="test on this fold only (may be repeated)")
-    add("--knn", type=int, default=20, metavar="K", help="neighbours (20); 0: no neighbours")
-    add("--no-linear", action="store_true", help="no linear probe")
-    add(
-        "--layers", metavar="N,N,...", help="blocks whose features are put together, 1 is the first, or all; "
-        "default: what comes out at the end",
-    )  # fmt: skip
-    add("--corpus", help="front end's constants: audioset, esc, speechcommands (as trained)")
-    add("--device", default="cpu", help="cpu (the default) or cuda")
-    add("--batch", type=int, default=16, help="windows computed at once (16)")
-    add("--seed", type=int, default=0, help="of the part that decay is chosen on (0)")
-    add("--json", action="store_true", help="for programs")
+    add = adder(parser)
+    add("weights WEIGHTS", "folder that audiomask train or import wrote")
+    add("--train DIR", "data directory with utt2label", required=True)
+    add("--test DIR", "the same, to be judged on")
+    add("--folds", "cross-validate --train by its table utt2fold")
+    add("--fold NAME", "test on this fold only (may be repeated)", action="append")
+    add("--knn K", "neighbours (20); 0: no neighbours", type=int, default=20)
+    add("--no-linear", "no linear probe")
+    add("--layers N,N,...", "blocks whose features are put together, 1 is the first, or all; "
+        "default: what comes out at the end")  # fmt: skip
+    add("--corpus NAME", "front end's constants: audioset, esc, speechcommands (as trained)")
+    add("--device", "cpu (the default) or cuda", default="cpu")
+    add("--batch", "windows computed at once (16)", type=int, default=16)
+    add("--seed", "of the part that decay is chosen on (0)", type=int, default=0)
+    add("--json", "for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    from audiomask.cli import UsageError
-
     if (args.test is None) != args.folds:
         raise UsageError("give --test DIR, or --folds for a --train with utt2fold, one of the two")
     if args.fold and not args.folds:
@@ -77,8 +76,6 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from audiomask.cli import UsageError
-    from audiomask.data.kaldi import DataDir
     from audiomask.data.labels import labels_of, targets
     from audiomask.tasks import frozen
 
@@ -133,8 +130,6 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
 
 def folds_of(data: Any) -> list[str]:
     """Return the fold of each utterance; AudioError where utt2fold has gaps or only one fold."""
-    from audiomask.audio import AudioError
-
     folds = data.tables.get("utt2fold")
     if folds is None:
         raise AudioError(f"{data.path}: no utt2fold beside wav.scp, with the fold of each utterance")
@@ -176,7 +171,6 @@ def one(
     """Return scores of both methods for features `x [N, C]` and labels `y [N, K]`, see `split`."""
     import torch
 
-    from audiomask.audio import AudioError
     from audiomask.tasks import frozen
 
     train, chosen, test = parts

@@ -12,63 +12,55 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from audiomask.cli._common import positive
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
-    from audiomask.metrics import Table
-    from audiomask.sources import Source
+from audiomask import metrics
+from audiomask.audio import AudioError, check_writable, replacing
+from audiomask.cli import UsageError
+from audiomask.cli._common import adder, cores, positive
+from audiomask.metrics import Table
+from audiomask.sources import Source, find_audio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = adder(parser)
     inputs = "file, folder, glob, .scp or Kaldi data directory"
-    add("--ref", nargs="+", metavar="IN", help=f"clean references: {inputs}")
-    add("--est", nargs="+", metavar="IN", help=f"what is judged: {inputs}")
-    add("--noisy", nargs="+", metavar="IN", help="unprocessed signals, scored beside the estimates")
-    add("--metrics", nargs="+", metavar="NAME", help="default: all usual ones; 'list' lists them")
-    add("--json", type=Path, metavar="FILE", help="write all figures, per file too")
-    add("-f", "--force", action="store_true", help="overwrite the JSON file")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("--allow-pipes", action="store_true", help="run the shell commands of a .scp")
-    add("-j", "--jobs", type=positive, default=cores, help="processes (default: one a core)")
+    add("--ref IN", f"clean references: {inputs}", nargs="+")
+    add("--est IN", f"what is judged: {inputs}", nargs="+")
+    add("--noisy IN", "unprocessed signals, scored beside the estimates", nargs="+")
+    add("--metrics NAME", "default: all usual ones; 'list' lists them", nargs="+")
+    add("--json FILE", "write all figures, per file too", type=Path)
+    add("-f --force", "overwrite the JSON file")
+    add("--allow-pipes", "run the shell commands of a .scp")
+    add("-j --jobs", "processes (default: one a core)", type=positive, default=cores())
 
 
 def run(args: argparse.Namespace) -> int:
-    from audiomask import metrics
-    from audiomask.audio import check_writable
-    from audiomask.cli import UsageError
-
-    if args.metrics and args.metrics != ["list"]:
-        names = [name for given in args.metrics for name in given.split(",") if name]
-    else:
-        names = [n for n in metrics.DEFAULT if args.ref or not metrics.METRICS[n].reference]
     if args.metrics == ["list"]:
         print(metrics.__doc__)
         return 0
+    names = [name for given in args.metrics or () for name in given.split(",") if name]
+    if not args.metrics:
+        names = [n for n in metrics.DEFAULT if args.ref or not metrics.METRICS[n].reference]
     if not args.est:
         raise UsageError("there is nothing to judge; give --est")
     try:
         metrics.columns(names)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if not args.ref and any(metrics.METRICS[n].reference for n in names):
-        wanting = [n for n in names if metrics.METRICS[n].reference]
+    wanting = [n for n in names if metrics.METRICS[n].reference]
+    if wanting and not args.ref:
         raise UsageError(f"{', '.join(wanting)} need references; give --ref, or --metrics dnsmos plcmos")
     if args.json:
         check_writable(args.json, overwrite=args.force)
 
     with metrics.workers(args.jobs) as mapper:
-        pipes = args.allow_pipes
-        estimate = _score(args.ref, args.est, names, mapper, "estimate", pipes)
-        noisy = _score(args.ref, args.noisy, names, mapper, "noisy", pipes) if args.noisy else None
+        estimate = _score(args, args.est, names, mapper, "estimate")
+        noisy = _score(args, args.noisy, names, mapper, "noisy") if args.noisy else None
     _show(estimate, noisy)
     if args.json:
         _write(args.json, estimate, noisy, names)
@@ -76,21 +68,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _score(
-    ref: Sequence[str] | None,
-    est: Sequence[str],
-    names: Sequence[str],
-    mapper: Callable[..., Any],
-    what: str,
-    allow_pipes: bool,
+    args: argparse.Namespace, est: Sequence[str], names: Sequence[str], mapper: Callable[..., Any], what: str
 ) -> Table:
     """Pair by key, score, and enter recordings without a partner as errors."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from audiomask.metrics import score_files
-
-    estimates = _by_key(est, allow_pipes)
-    references = _by_key(ref, allow_pipes) if ref else None
+    estimates = _by_key(est, args.allow_pipes)
+    references = _by_key(args.ref, args.allow_pipes) if args.ref else None
     if references is not None and len(references) == len(estimates) == 1:
         # Two files are a pair, whatever their names.
         references = dict(zip(estimates, references.values(), strict=True))
@@ -101,7 +86,7 @@ def _score(
     ]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"scoring {what}", total=len(pairs))
-        table = score_files(pairs, names, mapper, on_file=lambda key: progress.advance(task))
+        table = metrics.score_files(pairs, names, mapper, on_file=lambda key: progress.advance(task))
     if references is not None:
         for key in estimates.keys() - references.keys():
             table.fail(key, f"{estimates[key]}: there is no reference named {key}")
@@ -111,9 +96,6 @@ def _score(
 
 
 def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
-    from audiomask.audio import AudioError
-    from audiomask.sources import find_audio
-
     sources: dict[str, Source] = {}
     for source in find_audio(inputs, allow_pipes=allow_pipes):
         key = source.key or str(Path(source.relative).with_suffix(""))
@@ -128,7 +110,7 @@ def _show(estimate: Table, noisy: Table | None) -> None:
     from rich.table import Table as RichTable
 
     console = Console()
-    view: RichTable = RichTable(title=f"{len(estimate.rows)} files, mean and 95 % bootstrap interval")
+    view = RichTable(title=f"{len(estimate.rows)} files, mean and 95 % bootstrap interval")
     heads = ["metric", "noisy", "estimate", "95 %", "change", "files", "none"]
     for head in heads if noisy else [h for h in heads if h not in ("noisy", "change")]:
         view.add_column(head, justify="left" if head == "metric" else "right", no_wrap=True)
@@ -157,19 +139,13 @@ def _show(estimate: Table, noisy: Table | None) -> None:
 
 
 def _change(estimate: Table, noisy: Table, column: str) -> float:
-    from audiomask.metrics import summarize
-
     common = estimate.rows.keys() & noisy.rows.keys()
-    return summarize(
+    return metrics.summarize(
         (estimate.rows[k][column] - noisy.rows[k][column] for k in sorted(common)), resamples=1
     ).mean
 
 
 def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    from audiomask.audio import replacing
-
     versions: dict[str, str | None] = {}
     for package in ("audiomask", "pesq", "pystoi", "speechmos", "onnxruntime", "numpy"):
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from audiomask.audio import AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import note, positive
+from audiomask.cli._common import adder, between, note, positive
 
 LEAST_TOKEN = 16  # characters; nobody guesses that many in a lifetime of attempts over a network
 
@@ -27,59 +27,39 @@ def _above_zero(text: str) -> float:
     return value
 
 
-def _port(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is outside 0 to 65535")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False  # --token would be taken for --token-file, and a token is no argument
-    add = parser.add_argument
+    add = adder(parser)
     add(
-        "-m",
-        "--model",
+        "-m --model NAME|FILE|DIR",
+        "offer this one; may be repeated, the first is the default (default: all that ship)",
         action="append",
-        default=[],
-        metavar="NAME|FILE|DIR",
-        help="offer this one; may be repeated, the first is the default (default: all that ship)",
     )
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default 127.0.0.1)")
-    add("--port", type=_port, default=8765, metavar="N", help="0 takes a free one (default 8765)")
+    add("--host ADDRESS", "to listen on (default 127.0.0.1)", default="127.0.0.1")
+    add("--port N", "0 takes a free one (default 8765)", type=between(0, 65535, int), default=8765)
     add(
-        "--token-file",
+        "--token-file FILE",
+        "holds the token that clients must show; without it the variable AUDIOMASK_TOKEN does",
         type=Path,
-        metavar="FILE",
-        help="holds the token that clients must show; without it the variable AUDIOMASK_TOKEN does",
     )
-    add("--tls-cert", type=Path, metavar="FILE", help="PEM file: serve https and wss")
-    add("--tls-key", type=Path, metavar="FILE", help="PEM file of its key (default: in the same file)")
+    add("--tls-cert FILE", "PEM file: serve https and wss", type=Path)
+    add("--tls-key FILE", "PEM file of its key (default: in the same file)", type=Path)
     add(
-        "--origin",
+        "--origin URL",
+        "other web pages that may open sockets, as in https://example.org; may be repeated",
         action="append",
-        default=[],
-        metavar="URL",
-        help="other web pages that may open sockets, as in https://example.org; may be repeated",
     )
-    add("--no-page", action="store_true", help="serve no page, only sockets, models, health and metrics")
-    add("--max-sockets", type=positive, default=64, metavar="N", help="open at once (default 64)")
+    add("--no-page", "serve no page, only sockets, models, health and metrics")
+    add("--max-sockets N", "open at once (default 64)", type=positive, default=64)
     add(
-        "--max-rate",
+        "--max-rate X",
+        "times real time that a socket may send for long (default 20)",
         type=_above_zero,
         default=20.0,
-        metavar="X",
-        help="times real time that a socket may send for long (default 20)",
     )
-    add("--idle", type=_above_zero, default=60.0, metavar="S", help="close silent sockets (default 60)")
-    add(
-        "--threads",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="that compute, each for a part of the sockets (default 1)",
-    )
-    add("-q", "--quiet", action="store_true", help="do not show where it listens")
+    add("--idle S", "close silent sockets (default 60)", type=_above_zero, default=60.0)
+    add("--threads N", "that compute, each for a part of the sockets (default 1)", type=positive, default=1)
+    add("-q --quiet", "do not show where it listens")
 
 
 def token(args: argparse.Namespace) -> str | None:

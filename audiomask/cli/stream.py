@@ -29,9 +29,18 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
+from audiomask.audio import AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, controls, note, one_output, positive, refuse_told
+from audiomask.cli._common import (
+    add_model_arguments,
+    adder,
+    check_form,
+    controls,
+    note,
+    one_output,
+    positive,
+    refuse_told,
+)
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.artifact import choose, resolve
 from audiomask.runtime.packets import RECORD, JitterBuffer, shape
@@ -44,37 +53,20 @@ LIVE_MS = 500  # most that a conversation bears: ITU-T G.114 calls 400 ms one wa
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = adder(parser)
     add_model_arguments(parser)
-    add("--output", metavar="NAME", help="write this output of the model, where it has several")
-    add("--rate", type=positive, default=16000, metavar="HZ", help="of the samples (default 16000)")
-    add(
-        "--channels", type=positive, metavar="N", help="interleaved (default: what the model takes, mostly 1)"
-    )
-    add(
-        "--format", choices=tuple(FORMATS), default="s16le", help="of the samples, in and out (default s16le)"
-    )
-    add(
-        "--block",
-        type=float,
-        metavar="MS",
-        help="work on blocks of this length (default: whatever has arrived)",
-    )
-    add("--packets", type=float, metavar="MS", help="the input is numbered packets of this length")
-    add(
-        "--jitter",
-        type=float,
-        metavar="MS",
-        help="how long a packet is waited for, with --packets (default 60)",
-    )
-    add("-q", "--quiet", action="store_true", help="do not show model and latency")
+    add("--output NAME", "write this output of the model, where it has several")
+    add("--rate HZ", "of the samples (default 16000)", type=positive, default=16000)
+    add("--channels N", "interleaved (default: what the model takes, mostly 1)", type=positive)
+    add("--format", "of the samples, in and out (default s16le)", choices=tuple(FORMATS), default="s16le")
+    add("--block MS", "work on blocks of this length (default: whatever has arrived)", type=float)
+    add("--packets MS", "the input is numbered packets of this length", type=float)
+    add("--jitter MS", "how long a packet is waited for, with --packets (default 60)", type=float)
+    add("-q --quiet", "do not show model and latency")
 
 
 def run(args: argparse.Namespace) -> int:
-    if not MIN_RATE <= args.rate <= MAX_RATE:
-        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if args.channels and args.channels > MAX_CHANNELS:
-        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    check_form(args)
     if args.block is not None and not 0 < args.block <= 60_000:
         raise UsageError(f"--block {args.block}: is outside 0 to 60000 ms")
     if args.packets is None and args.jitter is not None:

@@ -27,52 +27,53 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, Reader, replacing
+from audiomask.audio import AudioError, Reader, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, note, positive, unit_interval
+from audiomask.cli._common import add_model_arguments, adder, between, check_form, note, positive
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.artifact import choose, resolve
 from audiomask.runtime.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.pcm import FORMATS
+from audiomask.runtime.player import Player
 from audiomask.runtime.sinks import Output
-from audiomask.runtime.tagging import Clock, Listing, Tags, listener, rows
+from audiomask.runtime.tagging import Clock, Row, Tags, listed, listener, rows
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # beginnings of files, not bare samples
+_print = partial(print, end="", flush=True)
 HEAD = ("file", "start", "end", "label", "probability")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = adder(parser)
     add_batch_arguments(
         parser,
         "file, folder, glob, .scp, data directory, or - for samples",
         "a file for all, or a folder (default: standard output)",
     )
     add_model_arguments(parser, controls=False)
-    kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--json", action="store_true", help="an object a line")
-    kind.add_argument("--csv", action="store_true", help="a line for each label: " + ",".join(HEAD))
-    add("--top", type=positive, default=5, metavar="N", help="labels at most (default 5)")
+    kind = adder(parser.add_mutually_exclusive_group())
+    kind("--json", "an object a line")
+    kind("--csv", "a line for each label: " + ",".join(HEAD))
+    add("--top N", "labels at most (default 5)", type=positive, default=5)
     add(
-        "--threshold",
-        type=unit_interval,
-        metavar="0..1",
-        help="least probability of a label (default 0; with --segments 0.5)",
+        "--threshold 0..1",
+        "least probability of a label (default 0; with --segments 0.5)",
+        type=between(0, 1),
     )
-    when = parser.add_mutually_exclusive_group()
-    when.add_argument("--every", type=float, metavar="S", help="a row every so many seconds")
-    when.add_argument("--segments", action="store_true", help="where each label begins and ends")
+    when = adder(parser.add_mutually_exclusive_group())
+    when("--every S", "a row every so many seconds", type=float)
+    when("--segments", "where each label begins and ends")
     add(
         "--pool",
+        "what a recording longer than the model's window gets: the mean over windows, or the greatest",
         choices=("mean", "max"),
         default="mean",
-        help="what a recording longer than the model's window gets: the mean over windows, or the greatest",
     )
-    add("--rate", type=positive, metavar="HZ", help="of the samples of - (default 16000)")
-    add("--channels", type=positive, metavar="N", help="of the samples of - (default 1)")
-    add("--format", choices=tuple(FORMATS), help="of the samples of - (default s16le)")
+    add("--rate HZ", "of the samples of - (default 16000)", type=positive)
+    add("--channels N", "of the samples of - (default 1)", type=positive)
+    add("--format", "of the samples of - (default s16le)", choices=tuple(FORMATS))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,10 +91,13 @@ def _form(args: argparse.Namespace, default: str) -> str:
     return "json" if args.json else "csv" if args.csv else default
 
 
-def _listing(args: argparse.Namespace, extractor, live: bool = False) -> Listing:
+def _listed(
+    args: argparse.Namespace, found: Iterator[Row], player: Player, live: bool = False
+) -> Iterator[Tags]:
     threshold = args.threshold if args.threshold is not None else 0.5 if args.segments else 0.0
     every = args.every if args.every is not None or args.segments or not live else 0.0
-    return Listing(extractor, args.top, threshold, every, args.segments, args.pool == "max")
+    largest, segments = args.pool == "max", args.segments
+    return listed(found, player, args.top, threshold, every=every, segments=segments, largest=largest)
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -111,9 +115,7 @@ class Tagging(Work):
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
         rate = reader.info.rate
         player = listener(choose(self.family, rate), rate=rate, threads=self.threads)
-        listing = _listing(self.args, player)
-        found = [tags for row in rows(reader, player, tick) for tags in listing.add(row)]
-        found += listing.end()
+        found = _listed(self.args, rows(reader, player, tick), player)
         text = FORMS[self.form](str(job.source), found)
         for path in job.files.values():
             with replacing(path, overwrite=self.overwrite) as part:
@@ -150,11 +152,6 @@ def _files(args: argparse.Namespace) -> int:
         if to_file and not done:  # nothing to keep, and no file that says so
             raise AudioError(f"{args.out}: not written, since no input could be tagged")
         return code
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _json(source: str, found: Iterable[Tags]) -> str:
@@ -198,23 +195,21 @@ def _live(args: argparse.Namespace) -> int:
         raise UsageError("-: samples of standard input are tagged alone, without other inputs")
     if args.out not in (None, "-"):
         raise UsageError(f"-o {args.out}: lines of a live sound go to standard output; send them on with >")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise UsageError(f"--rate {rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if channels > MAX_CHANNELS:
-        raise UsageError(f"--channels {channels}: are more than {MAX_CHANNELS}")
+    check_form(args)
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("-: samples are piped: audiomask tag - < in.pcm; of files give the names")
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:
         extractor = listener(choose(family, rate), rate=rate, threads=args.threads)
-        listing, form = _listing(args, extractor, live=True), _form(args, "json")
+        form = _form(args, "json")
         if form == "csv":
             _print(_csv([HEAD]))
-        for tags in _heard(args, extractor, listing, Pipe(args.format or "s16le", channels, extractor.first)):
+        found = _heard(args, extractor, Pipe(args.format or "s16le", channels, extractor.first))
+        for tags in _listed(args, found, extractor, live=True):
             _print(FORMS[form]("standard input", [tags]))
         return 128 + signal.SIGTERM if terminated.is_set() else 0
 
 
-def _heard(args: argparse.Namespace, extractor, listing: Listing, pipe: Pipe) -> Iterator[Tags]:
+def _heard(args: argparse.Namespace, extractor: Player, pipe: Pipe) -> Iterator[Row]:
     clock, samples, first, name = Clock(extractor), 0, True, extractor.ports[0].name
     note(
         f"{extractor.artifact.name}, {extractor.sample_rate} Hz, {pipe.channels} channels; a row every "
@@ -230,11 +225,8 @@ def _heard(args: argparse.Namespace, extractor, listing: Listing, pipe: Pipe) ->
         first = False
         x = pipe.decode(data)
         samples += x.shape[1]
-        for row in clock.rows(extractor.feed(x)[name]):
-            yield from listing.add(row)
+        yield from clock.rows(extractor.feed(x)[name])
     if not samples:
         raise AudioError("standard input: is empty; pipe samples into it")
-    for row in clock.rows(extractor.flush()[name], samples / extractor.sample_rate):
-        yield from listing.add(row)
-    yield from listing.end()
+    yield from clock.rows(extractor.flush()[name], samples / extractor.sample_rate)
     pipe.warn(extractor.cleaned, extractor.faults)

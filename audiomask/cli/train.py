@@ -23,14 +23,15 @@ import sys
 from pathlib import Path
 
 from audiomask.cli import UsageError
+from audiomask.cli._common import adder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("config", help="recipe, a YAML file")
-    add("--out", type=Path, default=Path("exp"), help="folder of the run (default: %(default)s)")
-    add("--fresh", action="store_true", help="start over even if --out holds a checkpoint")
-    add("options", nargs=argparse.REMAINDER, help="overrides of the recipe: --trainer.max_steps 1000")
+    add = adder(parser)
+    add("config", "recipe, a YAML file")
+    add("--out", "folder of the run (default: %(default)s)", type=Path, default=Path("exp"))
+    add("--fresh", "start over even if --out holds a checkpoint")
+    add("options", "overrides of the recipe: --trainer.max_steps 1000", nargs=argparse.REMAINDER)
 
 
 def run(args: argparse.Namespace) -> int:

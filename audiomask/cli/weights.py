@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from audiomask.cli import UsageError
+from audiomask.cli._common import adder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     average = actions.add_parser("average", help="the mean of several trained networks of one architecture")
     average.set_defaults(action=_average)
-    average.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders with their weights")
-    average.add_argument(
-        "--weights", nargs="+", type=float, metavar="W", help="of each in the mean (default: all alike)"
-    )
+    add = adder(average)
+    add("runs RUN", "folders with their weights", nargs="+", type=Path)
+    add("--weights W", "of each in the mean (default: all alike)", nargs="+", type=float)
     grow = actions.add_parser("grow", help="a larger network that computes the same")
     grow.set_defaults(action=_grow)
-    grow.add_argument("run", type=Path, metavar="FROM", help="a folder with trained weights")
-    grow.add_argument("--to", type=Path, required=True, metavar="RECIPE", help="that names the larger one")
-    grow.add_argument("--seed", type=int, default=0, help="of its new units (default: %(default)s)")
-    for action in (average, grow):
-        action.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-        action.add_argument("-f", "--force", action="store_true", help="overwrite what DIR holds")
+    add = adder(grow)
+    add("run FROM", "a folder with trained weights", type=Path)
+    add("--to RECIPE", "that names the larger one", type=Path, required=True)
+    add("--seed", "of its new units (default: %(default)s)", type=int, default=0)
+    for add in map(adder, (average, grow)):
+        add("-o --out DIR", type=Path, required=True)
+        add("-f --force", "overwrite what DIR holds")
 
 
 def run(args: argparse.Namespace) -> int:

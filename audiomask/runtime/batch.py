@@ -16,16 +16,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from audiomask.audio import AudioError, check_writable
+from audiomask.masks.packets import Bursts
 from audiomask.runtime.artifact import choose
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from audiomask.masks.packets import Bursts
-    from audiomask.sources import Source
+from audiomask.sources import Source
 
 LOSSY = "lossy"  # names the file of what was left of a recording after losses
 Tick = Callable[[float, float], None]  # takes the seconds done and those by the header
@@ -155,7 +151,12 @@ def run(
     if workers == 1:
         yield from map(one, jobs)
         return
-    from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait  # start-up is faster without
+    from concurrent.futures import (  # start-up is faster without
+        FIRST_COMPLETED,
+        Future,
+        ThreadPoolExecutor,
+        wait,
+    )
 
     queue = iter(jobs)
     running: set[Future[Report]] = set()

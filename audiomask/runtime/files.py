@@ -26,7 +26,7 @@ from audiomask.runtime.artifact import Artifact, ArtifactError, choose
 from audiomask.runtime.batch import LOSSY, Job, Report, Tick, Work, reported
 from audiomask.runtime.player import BULK_HOPS, Player
 from audiomask.runtime.session import Session, sounds
-from audiomask.runtime.sinks import Codes, Frames, Lines, Sink, Sound, Text, needed, outputs_of
+from audiomask.runtime.sinks import Codes, Frames, Lines, Sound, Text, needed, outputs_of
 from audiomask.sources import Source
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Enhance(Work):
             "sample_rate": info.rate, "frames": info.frames, "model": model.name,
             "hash": getattr(model, "meta", {}).get("hash", ""), "clock": model.sample_rate,
         }  # fmt: skip
-        sinks: list[Sink] = []
+        sinks: list[Sound | Frames] = []
         named: list[Path] = []
         try:
             if losses and LOSSY in job.files:  # it goes first, to be there before the output is
@@ -137,7 +137,7 @@ class Enhance(Work):
         report = reported(job, reader, model.name, player.faults, "were muted")
         report.bursts = losses.bursts() if losses else None
         report.notes += [text for sink in sinks for text in sink.notes]
-        full = [s.rate_out for s in outputs if isinstance(s, Sound) and s.port.rate == 1]
+        full = [s.rate for s in outputs if isinstance(s, Sound) and s.port.rate == 1]
         if not self.takes_codes and full and model.sample_rate < min(info.rate, *full):
             report.notes.append(
                 f"{job.source}: {model.name} works at {model.sample_rate} Hz, so nothing above "

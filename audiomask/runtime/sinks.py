@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -67,29 +68,8 @@ def needed(streams: Sequence[Port]) -> list[Port]:
     return [streams[0], *(port for port in streams[1:] if port.type not in ("lost", "noise"))]
 
 
-class Sink(Protocol):
-    """A file of a job; `notes` are for the user."""
-
-    path: Path
-
-    def write(self, frames: Mapping[str, np.ndarray]) -> None:
-        """Append frames `[rows, n]` by port."""
-
-    def finish(self) -> None:
-        """Do all that can fail. Raises `AudioError`."""
-
-    def close(self) -> None:
-        """Give the file its name."""
-
-    def abort(self) -> None:
-        """Leave nothing behind."""
-
-    @property
-    def notes(self) -> list[str]: ...
-
-
-class Sound:
-    """A sink of sound at `rate_out` Hz for a port with frames at `rate`.
+class Sound(Writer):
+    """A sink of sound at `rate_out` Hz, or else its own, for a port with frames at `rate`.
 
     Its `options` are those of `Writer`.
     """
@@ -101,34 +81,24 @@ class Sound:
             raise AudioError(
                 f"{path}: {port.name} has {float(rate):g} samples a second, which no file can hold"
             )
-        self.port, self._rate, self.rate_out = port, int(rate), rate_out or int(rate)
-        same = self.rate_out == self._rate
-        self._converter = None if same else Polyphase(self._rate, self.rate_out, rows)
-        self._writer = Writer(path, self.rate_out, rows, **options)
-        self.path, self._taken = self._writer.path, 0
+        self.port, self._rate_in, self._taken = port, int(rate), 0
+        same = rate_out in (None, self._rate_in)
+        self._converter = None if same else Polyphase(self._rate_in, rate_out or 0, rows)
+        super().__init__(path, rate_out or self._rate_in, rows, **options)
 
-    def write(self, frames: Mapping[str, np.ndarray]) -> None:
+    def write(self, frames: Mapping[str, np.ndarray]) -> None:  # type: ignore[override]
         x = frames[self.port.name]
         self._taken += x.shape[1]
-        self._writer.write(self._converter.push(x) if self._converter else x)
+        super().write(self._converter.push(x) if self._converter else x)
 
     def finish(self) -> None:
         if self._converter:
             # ceil(T rate): a port's length by the contract; zeros push the converter's look-ahead out.
-            rest = -(-self._taken * self.rate_out // self._rate) - self._writer.frames
-            silence = np.zeros((self._writer.channels, 2 * self._converter.half), np.float32)
-            self._writer.write(self._converter.push(silence)[:, :rest])
-        self._writer.finish()
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def abort(self) -> None:
-        self._writer.abort()
-
-    @property
-    def notes(self) -> list[str]:
-        return self._writer.notes
+            rest = -(-self._taken * self.rate // self._rate_in) - self.frames
+            silence = np.zeros((self.channels, 2 * self._converter.half), np.float32)
+            super().write(self._converter.push(silence)[:, :rest])
+            self._converter = None  # `close` finishes again
+        super().finish()
 
 
 class Frames:
@@ -152,6 +122,7 @@ class Frames:
             parts.append(frames[name])
 
     def finish(self) -> None:
+        """Do all that can fail. Raises `AudioError`."""
         try:
             self._save({name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()})
         except OSError as error:
@@ -162,6 +133,7 @@ class Frames:
             np.savez_compressed(file, **frames, **self.facts)  # type: ignore[arg-type]
 
     def close(self) -> None:
+        """Give the file its name."""
         self._part.replace(self.path)
 
     def abort(self) -> None:
@@ -197,7 +169,7 @@ class Text(Frames):
         self._part.write_text("".join(lines), encoding="utf-8")
 
 
-class Codes:
+class Codes(AbstractContextManager):
     """A reader of frames that a model made, held in an `.npz`, used like an `audio.Reader`.
 
     Blocks are of the first of the `streams`; the file may hold it under another name if it holds one array
@@ -244,16 +216,11 @@ class Codes:
         count = max(-(-x.shape[1] // per_hop[name]) for name, x in self.arrays.items())
         for at in range(0, count, hops):
             self.position = min(self.info.frames, self.info.frames * (at + hops) // count)
-            yield {
-                name: x[:, at * per_hop[name] : (at + hops) * per_hop[name]]
-                for name, x in self.arrays.items()
-            }
-
-    def __enter__(self) -> Codes:
-        return self
+            cut = {name: slice(at * n, (at + hops) * n) for name, n in per_hop.items()}
+            yield {name: x[:, cut[name]] for name, x in self.arrays.items()}
 
     def __exit__(self, *exc: object) -> None:
-        pass
+        """Do nothing: the file was closed when it had been read."""
 
 
 def _fitting(port: Port, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -14,8 +14,9 @@ last row; if it is on at the end of the recording, it ends there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -83,34 +84,25 @@ def rows(
     yield from clock.rows(player.flush()[name], reader.position / info.rate)
 
 
-class Whole:
-    """A whole recording as one row: the mean or maximum over the rows whose window was full.
+def pooled(rows: Iterable[Row], largest: bool = False) -> Row:
+    """Return a recording as one row: the mean or maximum over rows whose window was full.
 
     Where no window was full it is the last row that no silence was added to; where all had silence, the
-    first.
+    first. ValueError where there are no rows.
     """
-
-    def __init__(self, largest: bool = False):
-        self.largest, self.end, self._count = largest, 0.0, 0
-        self._kept: np.ndarray | None = None
-
-    def add(self, row: Row) -> None:
-        values = row.values.astype(np.float64)
-        self.end = max(self.end, row.end)
+    kept: Any = None
+    count, end = 0, 0.0
+    for row in rows:
+        values, end = row.values.astype(np.float64), max(end, row.end)
         if row.whole and row.full:
-            if not self._count:
-                self._kept = values
-            elif self._kept is not None:
-                self._kept = np.maximum(self._kept, values) if self.largest else self._kept + values
-            self._count += 1
-        elif not self._count and (row.whole or self._kept is None):
-            self._kept = values
-
-    def row(self) -> Row:
-        """Return the row of the recording; ValueError where there was none."""
-        if self._kept is None:
-            raise ValueError("no sound")
-        return Row(0.0, self.end, self._kept / (1 if self.largest else max(1, self._count)))
+            if count:
+                values = np.maximum(kept, values) if largest else kept + values
+            kept, count = values, count + 1
+        elif not count and (row.whole or kept is None):
+            kept = values
+    if kept is None:
+        raise ValueError("no sound")
+    return Row(0.0, end, kept / (1 if largest else max(1, count)))
 
 
 def top(row: Row, labels: tuple[str, ...], count: int, threshold: float) -> Tags:
@@ -120,72 +112,50 @@ def top(row: Row, labels: tuple[str, ...], count: int, threshold: float) -> Tags
     return Tags(row.start, row.end, found)
 
 
-class Segments:
-    """Stretches in which a label reaches `threshold`, with its greatest probability there."""
-
-    def __init__(self, labels: tuple[str, ...], threshold: float, every: float):
-        self.labels, self.threshold, self.every = labels, threshold, every
-        self._on: dict[int, tuple[float, float, float]] = {}  # start, start of the last window, probability
-
-    def add(self, row: Row) -> Iterator[Tags]:
-        """Yield the segments that a row ends."""
-        for i in [i for i in self._on if row.values[i] < self.threshold]:
-            start, last, p = self._on.pop(i)
-            yield Tags(start, max(start, last) + self.every, ((self.labels[i], p),))
-        begun = max(row.start, row.end - self.every)
-        for i in np.flatnonzero(row.values >= self.threshold).tolist():
-            start, _, p = self._on.get(i, (begun, 0.0, 0.0))
-            self._on[i] = start, row.start, max(p, float(row.values[i]))
-
-    def end(self, end: float) -> Iterator[Tags]:
-        """Yield the segments that go on to the end of the recording."""
-        for i, (start, _, p) in sorted(self._on.items()):
-            yield Tags(start, end, ((self.labels[i], p),))
-        self._on.clear()
+def segmented(rows: Iterable[Row], labels: tuple[str, ...], threshold: float, every: float) -> Iterator[Tags]:
+    """Yield stretches in which a label reaches `threshold`, with its greatest probability."""
+    on: dict[int, tuple[float, float, float]] = {}  # start, start of the last window, probability
+    end = 0.0
+    for row in rows:
+        for i in [i for i in on if row.values[i] < threshold]:
+            start, last, p = on.pop(i)
+            yield Tags(start, max(start, last) + every, ((labels[i], p),))
+        begun, end = max(row.start, row.end - every), row.end
+        for i in np.flatnonzero(row.values >= threshold).tolist():
+            start, _, p = on.get(i, (begun, 0.0, 0.0))
+            on[i] = start, row.start, max(p, float(row.values[i]))
+    for i, (start, _, p) in sorted(on.items()):  # they go on to the end of the recording
+        yield Tags(start, end, ((labels[i], p),))
 
 
-class Listing:
-    """A converter of rows to tags, one every so many seconds; `every=None`: the whole recording.
+def listed(
+    rows: Iterator[Row],
+    player: Player,
+    count: int,
+    threshold: float,
+    *,
+    every: float | None = None,
+    segments: bool = False,
+    largest: bool = False,
+) -> Iterator[Tags]:
+    """Yield the tags of a recording, one every so many seconds, as soon as they are known.
 
-    `segments`: see `Segments`.
+    Without `every` there is one of the whole recording, see `pooled`; for `segments` see `segmented`.
     """
-
-    def __init__(
-        self,
-        player: Player,
-        count: int,
-        threshold: float,
-        every: float | None = None,
-        segments: bool = False,
-        largest: bool = False,
-    ):
-        self.labels, self.count, self.threshold = player.ports[0].labels, count, threshold
-        hop = Clock(player).every
-        self._nth = max(1, round(every / hop)) if every is not None else 0
-        self._segments = Segments(self.labels, threshold, hop) if segments else None
-        self._whole = Whole(largest)
-        self._at, self._end = 0, 0.0
-        self._left: Row | None = None
-
-    def add(self, row: Row) -> Iterator[Tags]:
-        self._at, self._end, self._left = self._at + 1, row.end, None
-        if self._segments:
-            yield from self._segments.add(row)
-        elif not self._nth:
-            self._whole.add(row)
-        elif self._at % self._nth == 0:
-            yield top(row, self.labels, self.count, self.threshold)
-        else:
-            self._left = row
-
-    def end(self) -> Iterator[Tags]:
-        """Yield what is left after the last row."""
-        if self._segments:
-            yield from self._segments.end(self._end)
-        elif not self._nth and self._at:
-            yield top(self._whole.row(), self.labels, self.count, self.threshold)
-        elif self._left:
-            yield top(self._left, self.labels, self.count, self.threshold)
+    labels, hop = player.ports[0].labels, Clock(player).every
+    if segments:
+        yield from segmented(rows, labels, threshold, hop)
+        return
+    if every is None:
+        first = list(islice(rows, 1))
+        rows = iter([pooled(chain(first, rows), largest)] if first else ())
+    nth, left = max(1, round((every or 0) / hop)), None
+    for at, row in enumerate(rows, 1):
+        left = row if at % nth else None
+        if not left:
+            yield top(row, labels, count, threshold)
+    if left:
+        yield top(left, labels, count, threshold)
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:

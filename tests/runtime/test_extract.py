@@ -10,7 +10,7 @@ from toy_tagger import HOP, LABELS, loud
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.player import Player, feed_all
 from audiomask.runtime.session import Session, player_of
-from audiomask.runtime.tagging import Clock, Listing, Row, Segments, Whole, listener
+from audiomask.runtime.tagging import Clock, Row, listed, listener, pooled, segmented
 
 
 def tagger(model, rate=None):
@@ -142,22 +142,20 @@ def row(value, whole=True, full=True, end=1.0):
 )
 def test_whole(rows, mean, largest):
     for most, wanted in ((False, mean), (True, largest)):
-        whole = Whole(most)
-        for one in rows:
-            whole.add(one)
-        assert whole.row().values[0] == wanted
+        assert pooled(rows, most).values[0] == wanted
     with pytest.raises(ValueError, match="no sound"):
-        Whole().row()
+        pooled([])
 
 
 def test_segments():
     """A window of 3 hops: a sound in hop 3 is on in the rows 3, 4, 5."""
-    segments, found = Segments(("a", "b"), 0.5, 1.0), []
     a = [0, 0, 0, 0.6, 0.9, 0.7, 0.2, 0, 0, 0.8, 0.9]
     b = [0.5, 0.4, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-    for n, values in enumerate(zip(a, b, strict=True)):
-        found += segments.add(Row(max(0.0, n - 2.0), n + 1.0, np.array(values)))
-    found += segments.end(10.5)
+    rows = [
+        Row(max(0.0, n - 2.0), min(n + 1.0, 10.5), np.array(values))
+        for n, values in enumerate(zip(a, b, strict=True))
+    ]
+    found = segmented(rows, ("a", "b"), 0.5, 1.0)
     assert [(t.start, t.end, t.tags) for t in found] == [
         (0.0, 1.0, (("b", 0.5),)), (3.0, 4.0, (("a", 0.9),)), (9.0, 10.5, (("a", 0.9),))
     ]  # fmt: skip
@@ -166,13 +164,11 @@ def test_segments():
 def test_listing(tagger16):
     def told(**options):
         extractor = tagger(tagger16)
-        listing = Listing(extractor, **{"count": 2, "threshold": 0.0} | options)
-        found, clock = [], Clock(extractor)
         x = np.zeros(10 * HOP, np.float32)
         x[3 * HOP : 4 * HOP] = 0.09
-        for one in clock.rows(heard(extractor, x)):
-            found += listing.add(one)
-        return [(round(t.start, 3), round(t.end, 3), t.tags) for t in [*found, *listing.end()]]
+        rows = Clock(extractor).rows(heard(extractor, x))
+        found = listed(rows, extractor, **{"count": 2, "threshold": 0.0} | options)
+        return [(round(t.start, 3), round(t.end, 3), t.tags) for t in found]
 
     (whole,) = told()
     assert whole[:2] == (0, 1)
