@@ -2,9 +2,8 @@
 
 The exporter traces a network, traces it twice more to decompose the operators that ONNX has no translation
 for, then runs it once more to find where types mix; with symbolic sizes each time costs as much as the first.
-Here the few operators without a translation are decomposed one by one, in place, in the bodies of loops and
-branches too, and the last pass is left out where all is float32. A program that needs more than that goes the
-exporter's own way.
+Here the few operators without a translation are decomposed one by one, in place, and the last pass is left
+out where all is float32. A program that needs more than that goes the exporter's own way.
 """
 
 from __future__ import annotations
@@ -26,21 +25,17 @@ RESHAPES = (ATEN.reshape.default, ATEN.flatten.using_ints, ATEN.reshape_as.defau
 KEPT = (*RESHAPES, ATEN.chunk.default)  # views composed of other views become those, but for these
 
 
-BRANCHING = (torch.ops.higher_order.scan, torch.ops.higher_order.cond)  # their bodies are modules inside
-
-
-def _modules(program: ExportedProgram) -> list[fx.GraphModule]:
-    """Return the module of `program` and the bodies of its loops and branches."""
-    return [module for module in program.graph_module.modules() if isinstance(module, fx.GraphModule)]
-
-
-def _plain(node: fx.Node) -> bool:
-    """Return whether a node is a function without in-place changes, or a body of such."""
-    op = node.target
-    if node.op == "call_function" and isinstance(op, torch._ops.HigherOrderOperator):
-        return op in BRANCHING
-    changes = isinstance(op, torch._ops.OpOverload) and op._schema.is_mutable
-    return node.op in ("placeholder", "output", "get_attr", "call_function") and not changes
+def _plain(graph: fx.Graph) -> bool:
+    """Return whether all nodes are functions without in-place changes or graphs of their own."""
+    return all(
+        node.op in ("placeholder", "output")
+        or (
+            node.op == "call_function"
+            and not isinstance(node.target, torch._ops.HigherOrderOperator)
+            and not (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable)
+        )
+        for node in graph.nodes
+    )
 
 
 def _replace(
@@ -73,14 +68,14 @@ def _replace(
         pairs = [(user, cast(Any, result)[user.args[1]]) for user in node.users]
     for old, new in pairs:
         old.replace_all_uses_with(new)
-        if node.graph is program.graph:
-            program.graph_signature.replace_all_uses(old.name, new.name)
+        program.graph_signature.replace_all_uses(old.name, new.name)
 
 
 def decompose(program: ExportedProgram, known: set[Any], table: Mapping[Any, Callable[..., Any]]) -> None:
     """Replace operators of `program` not in `known`, by `table` or as torch decomposes them."""
-    for node in [node for module in _modules(program) for node in module.graph.nodes]:
-        graph, op = node.graph, node.target
+    graph = program.graph
+    for node in list(graph.nodes):
+        op = node.target
         if not isinstance(op, torch._ops.OpOverload):
             continue
         sizes = [-1, -1]
@@ -98,9 +93,8 @@ def decompose(program: ExportedProgram, known: set[Any], table: Mapping[Any, Cal
             _replace(program, node, table[op], table)
         elif op._can_decompose() and (op not in known or (op.is_view and op not in KEPT)):
             _replace(program, node, op.decompose, table)
-    for module in _modules(program):
-        module.graph.eliminate_dead_code()
-        module.recompile()
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
 
 
 @contextmanager
@@ -115,7 +109,7 @@ def short_translation() -> Iterator[None]:
         return
 
     def short(program: ExportedProgram, registry: Any) -> ExportedProgram:
-        if not all(_plain(node) for module in _modules(program) for node in module.graph.nodes):
+        if not _plain(program.graph):
             return whole(program, registry)
         known = set(_decomp.get_onnx_implemented_overloads(registry))
         decompose(program, known, _decomp.create_onnx_friendly_decomposition_table(known))
@@ -130,7 +124,7 @@ def short_translation() -> Iterator[None]:
         mock.patch.object(_fx_passes, "decompose_with_registry", short),
         mock.patch.object(_fx_passes, "insert_type_promotion_nodes", promote_mixed),
         torch._dynamo.config.patch(
-            fake_tensor_cache_enabled=False  # of symbolic sizes it costs more than it saves
-        ),
+            fake_tensor_cache_enabled=False
+        ),  # of symbolic sizes it costs more than it saves
     ):
         yield

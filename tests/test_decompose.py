@@ -9,7 +9,6 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from audiomask import decompose, export
-from audiomask.streaming import either, recur, to_onnx
 
 
 class Plain(nn.Module):
@@ -44,19 +43,6 @@ class Mixed(nn.Module):
         return x * torch.arange(x.shape[2]) / 3
 
 
-class Loop(nn.Module):
-    """A loop and a branch, whose bodies have operators without a translation."""
-
-    def forward(self, x):
-        def step(carry, now):
-            low, high = now[0].aminmax(dim=1, keepdim=True)
-            total = 0.5 * carry[0] + now[0].unflatten(1, (2, -1)).flatten(1) * (high - low)
-            return (total,), (total.square(),)
-
-        _, (y,) = recur(step, (x[:, :, 0] * 0,), (x.permute(2, 0, 1),))
-        return either(y.sum() > 1, lambda z: (z.frac(),), lambda z: (-z,), (y,), to_onnx())[0]
-
-
 def exported(module: nn.Module, x: torch.Tensor) -> list[int | list]:
     """The number of nodes and the outputs at another size than the example's."""
     dims = ({0: torch.export.Dim("batch"), 2: torch.export.Dim("time")},)
@@ -68,9 +54,7 @@ def exported(module: nn.Module, x: torch.Tensor) -> list[int | list]:
     return [len(program.model.graph), session.run(None, {session.get_inputs()[0].name: x.numpy()})]
 
 
-@pytest.mark.parametrize(
-    ("module", "short"), [(Plain(), True), (InPlace(), False), (Mixed(), True), (Loop(), True)]
-)
+@pytest.mark.parametrize(("module", "short"), [(Plain(), True), (InPlace(), False), (Mixed(), True)])
 def test_the_graph_is_that_of_the_long_way(module, short, monkeypatch):
     calls, run = [], ExportedProgram.run_decompositions
     monkeypatch.setattr(
