@@ -169,8 +169,9 @@ def fit(
     A checkpoint in `out` is resumed unless `fresh`. AudioError for a recipe that does not resolve.
     """
     torch.set_float32_matmul_precision("high")
-    keep_memory()
     cli = parse(config, options)
+    if not cli.config["model"]["init_args"].get("compile"):  # the compiler takes and frees too much for that
+        keep_memory()
     trainer, last = cli.trainer, out / "checkpoints" / "last.ckpt"
     if isinstance(trainer.strategy, FSDPStrategy):
         # Its shards are vectors: Muon finds no matrix in them, and weight decay no weight.

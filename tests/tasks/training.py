@@ -53,7 +53,7 @@ def train(data: Path, out: Path, steps: int, **options) -> subprocess.CompletedP
         done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     else:
         done = inline.run(*words[words.index("audiomask") + 1 :])
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, f"{done.returncode}\n{done.stderr[-3000:]}"
     return done
 
 
