@@ -287,14 +287,21 @@ def test_snapshot_of_a_player(name, part, files):
         np.testing.assert_array_equal(got["end"][key], want["end"][key])
 
 
-def test_wrong_streams_are_refused(files):
-    back = Player(files("codec", "dec"))
-    with pytest.raises(ValueError, match="lost has 3 frames, not the 2 that go with 2 of codes"):
-        back.feed(np.zeros((3, 2)), lost=np.zeros(3))
-    with pytest.raises(ValueError, match="has no stream loss; it has codes lost"):
-        back.feed(np.zeros((3, 2)), loss=np.zeros(2))
+def test_wrong_streams_are_refused_before_anything_is_taken(files):
+    back, untouched = Player(files("codec", "dec")), Player(files("codec", "dec"))
+    codes = np.arange(12).reshape(3, 4)
+    for wrong, words in (
+        ({"lost": np.zeros(3)}, "lost has 3 frames, not the 2 that go with 2 of codes"),
+        ({"lost": np.zeros((2, 2))}, r"lost of shape \(2, 2\) does not fit \[1, T\]"),
+        ({"loss": np.zeros(2)}, "has no stream loss; it has codes lost"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            back.feed(codes[:, :2], **wrong)
     with pytest.raises(ValueError, match="nothing is given for codes"):
         back.feed(lost=np.zeros(2))
+    for player in (back, untouched):
+        player.feed(codes)
+    np.testing.assert_array_equal(back.flush()["decoded"], untouched.flush()["decoded"])
 
 
 @each

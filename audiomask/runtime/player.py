@@ -309,12 +309,14 @@ class Player:
         streams: Mapping[str, np.ndarray | None] | None = None,
     ) -> Work:
         """Take a checked block and give the aligned frames that it completes, by port."""
-        name = self.first.name
-        self._given[name] += x.shape[1]
-        given = {name: self._in[name].push(x) if name in self._in else x}
-        self._inner += given[name].shape[1]
-        if len(self._held) > 1:
+        given = {self.first.name: x}
+        if len(self._held) > 1:  # all of it is checked before anything is taken
             given |= self._others(x.shape[1], lost, streams or {})
+        for name, frames in given.items():
+            self._given[name] += frames.shape[1]
+            if name in self._in:
+                given[name] = self._in[name].push(frames)
+        self._inner += given[self.first.name].shape[1]
         y = yield from self._hops(given)
         for name, down in self._out.items():
             y[name] = down.push(y[name])
@@ -329,7 +331,7 @@ class Player:
         for port in self.artifact.streams[1:]:
             name, start = port.name, self._given[port.name]
             clock, first = self.rates[name], self.rates[self.first.name]
-            end = start + n if clock == first else self._given[self.first.name] * clock / first
+            end = start + n if clock == first else (self._given[self.first.name] + n) * clock / first
             x = lost if self._flagged and port is self._lost else streams.get(name)
             if x is None:
                 count = max(0, int(end) - start)
@@ -344,8 +346,7 @@ class Player:
                         f"{self.first.name}"
                     )
                 x = np.broadcast_to(x, (self.rows[name], x.shape[1]))
-            self._given[name] += x.shape[1]
-            parts[name] = self._in[name].push(x) if name in self._in else x
+            parts[name] = x
         return parts
 
     def _end(self) -> Work:

@@ -180,8 +180,9 @@ class Session(Player):
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> Any:  # type: ignore[override]
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
 
-        They are `[n]` for a block `[T]`, else `[outputs, n]`; a model with several outputs gives a dict of
-        them by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry sound too.
+        A block `[T]` that becomes one channel gives `[n]`, any other `[outputs, n]`; a model with several
+        outputs gives a dict of them by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry
+        sound too.
         """
         return alone(self.feeding(block, lost))
 
@@ -190,7 +191,7 @@ class Session(Player):
         return alone(self.flushing())
 
     def _handed(self, y: Frames, block: np.ndarray | None) -> Any:
-        mono = self.channels == 1 == self.outputs if block is None else np.ndim(block) == 1
+        mono = self.outputs == 1 == (self.channels if block is None else np.ndim(block))
         if not self.trim:
             for name, ready in y.items():
                 late = np.concatenate((self._lagging[name], ready), axis=1)

@@ -16,6 +16,7 @@ from audiomask.audio import AudioError, Writer, read
 from audiomask.runtime.artifact import resolve
 from audiomask.runtime.batch import Job
 from audiomask.runtime.files import Enhance, Options
+from audiomask.runtime.session import Session
 from audiomask.sources import Source
 
 
@@ -125,6 +126,14 @@ def test_a_stereo_image_of_one_port(here, cli, models):
     x = wav("a.wav")
     assert cli("enhance", "a.wav", "-m", models["wide"], "-o", "b.wav").code == 0
     np.testing.assert_allclose(read("b.wav")[0], [x[0], -0.5 * x[0]], atol=1e-6)
+
+
+def test_no_channel_of_a_stereo_image_is_dropped(models, noise):
+    """The first alone came back for a block of one dimension."""
+    x = noise(1, 1000)[0]
+    session = Session(models["wide"])
+    y = np.concatenate([session.feed(x), session.flush()], axis=1)
+    np.testing.assert_allclose(y, [x, -0.5 * x], atol=1e-6)
 
 
 def test_the_rate_that_an_upsampler_makes(here, cli, models):
