@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import socket
 import threading
@@ -32,39 +31,47 @@ ATTEMPTS = 4  # workers that may be lost with one file: Ray would never give up 
 BLOCKS = 4096  # parts that the list is cut into: Ray plans every part, and a lost worker repeats at most one
 
 
-class Attempts:
-    """An actor that counts how often each file was begun."""
+class Ledger:
+    """An actor that counts how often each job was begun, and holds its report until it is taken."""
 
     def __init__(self) -> None:
         self.count: Counter[int] = Counter()
+        self.reports: dict[int, Report] = {}
 
     def begin(self, index: int) -> int:
         self.count[index] += 1
         return self.count[index]
 
+    def end(self, index: int, report: Report) -> None:
+        self.reports[index] = report
+
+    def take(self, index: int) -> Report:
+        return self.reports.pop(index)
+
 
 class Worker:
     """An actor that does the work of `load`, in the folder that relative paths start from.
 
-    It turns a row with a job and its index into a row with the report and the index. Job and report are bytes
-    that only Ray carries, from and to our own processes. `attempts` is the handle of the `Attempts`.
+    A row is the index of one of `jobs`. It is returned when the report is in the `ledger`, which is the
+    handle of a `Ledger`.
     """
 
-    def __init__(self, load: Load, folder: str, attempts: Any):
+    def __init__(self, load: Load, folder: str, jobs: list[Job], ledger: Any):
         try:
             os.chdir(folder)
         except OSError as error:
             raise AudioError(f"{folder}: not seen from {os.uname().nodename} ({error.strerror})") from None
-        self.work, self.attempts = load(), attempts
+        self.work, self.jobs, self.ledger = load(), jobs, ledger
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
-        job: Job = pickle.loads(row["job"])
+        index = int(row["index"])
+        job = self.jobs[index]
         try:
             for path in job.files.values():
                 remove_parts(path)  # left by a worker that was lost with this file
-            if ray.get(self.attempts.begin.remote(row["index"])) > ATTEMPTS:
+            if ray.get(self.ledger.begin.remote(index)) > ATTEMPTS:
                 raise AudioError(
                     f"{job.source}: {ATTEMPTS} workers were lost with it, killed or out of memory; "
                     "try it alone, without --ray"
@@ -72,7 +79,8 @@ class Worker:
             report = self.work.finished(job) or self.work(job, lambda done, total: None)
         except AudioError as error:
             report = Report(job, error=AudioError(str(error)))
-        return {"index": row["index"], "report": pickle.dumps(report)}
+        ray.get(self.ledger.end.remote(index, report))
+        return row
 
 
 def run(
@@ -98,7 +106,7 @@ def run(
         except AudioError as error:
             yield Report(job, error=error)
         else:
-            rows.append({"index": index, "job": pickle.dumps(job)})
+            rows.append({"index": index})
     if not rows:
         return
     missing = {row["index"] for row in rows}
@@ -109,11 +117,11 @@ def run(
                 raise AudioError(f"--ray {address}: it has {cpus} CPUs, too few for --threads {work.threads}")
             size = min(workers or cpus, cpus // work.threads, len(rows))
             ray.data.DataContext.get_current().enable_progress_bars = False
-            attempts = ray.remote(num_cpus=0)(Attempts).remote()
+            ledger: Any = ray.remote(num_cpus=0)(Ledger).remote()
             actor: Any = Worker  # Ray's types know functions only
             done = ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS)).map(
                 actor,
-                fn_constructor_args=(load, str(Path.cwd()), attempts),
+                fn_constructor_args=(load, str(Path.cwd()), jobs, ledger),
                 # One file in flight: a short one must not wait behind a long one.
                 compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
                 num_cpus=work.threads,
@@ -121,7 +129,7 @@ def run(
             for row in done.iter_rows():
                 index = int(row["index"])
                 missing.discard(index)
-                yield replace(pickle.loads(row["report"]), job=jobs[index])
+                yield replace(ray.get(ledger.take.remote(index)), job=jobs[index])
     except ray.exceptions.RayError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise AudioError(f"--ray {address}: the cluster gave up ({reason}); see its logs") from None

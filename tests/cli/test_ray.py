@@ -96,9 +96,9 @@ def test_a_file_that_a_lost_worker_had_finished_is_not_done_again(here, toy16):
     assert "worker was lost" in again.notes[0]
     assert enhancing(str(toy16), Options(overwrite=True)).finished(job) is None
     load = partial(enhancing, str(toy16), Options())
-    assert Worker(load, str(here), None).work.outputs == work.outputs
+    assert Worker(load, str(here), [job], None).work.outputs == work.outputs
     with pytest.raises(AudioError, match="not seen from"):
-        Worker(load, str(here / "nowhere"), None)
+        Worker(load, str(here / "nowhere"), [job], None)
 
 
 @pytest.mark.parametrize("spec", ["drop:0.3", None])
