@@ -220,7 +220,7 @@ def test_answers_do_not_wait_for_the_next_block():
 
 
 def test_health_metrics_and_models(running, toy16, noise):
-    with running.open() as ws:
+    with running.open({}) as ws:
         ws.send(noise(1, 20000).astype("<f4").tobytes())
         ws.send('{"type": "flush"}')
         sound(ws)
