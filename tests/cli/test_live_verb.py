@@ -11,8 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import ported
 import pytest
+import small_artifacts
 from fake_cards import FakeCard, Simulation
 
 from audiomask.audio import read
@@ -355,7 +355,7 @@ def test_a_model_that_is_told_of_losses(cli, desk, repeat16):
 
 def test_a_model_of_several_sounds_asks_for_one(cli, desk, tagger16, tmp_path):
     """The first was played."""
-    stems = ported.build(tmp_path / "stems.onnx", "stems")
+    stems = small_artifacts.build(tmp_path, "stems", small_artifacts.PLAIN)
     done = cli("live", "-m", stems, "--seconds", 1)
     assert done.code == 2
     assert "stems: makes vocals drums bass other; choose one with --model-output" in done.err

@@ -7,10 +7,10 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
-import ported
 import pytest
+import small_artifacts
 import soundfile as sf
-from ported import HOP, STEMS, means
+from small_artifacts import GAINS, HOP, PLAIN, means
 
 from audiomask.audio import AudioError, Writer, read
 from audiomask.runtime.artifact import resolve
@@ -23,7 +23,7 @@ from audiomask.sources import Source
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ported")
-    return {kind: ported.build(folder / f"{kind}.onnx", kind) for kind in ported.OUTPUTS}
+    return {name: small_artifacts.build(folder, name, PLAIN) for name in PLAIN}
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def test_every_stem_is_written(here, cli, models, channels):
     x = wav("a.wav", channels)
     done = cli("enhance", "a.wav", "-m", models["stems"], "-o", "out/")
     assert done.code == 0, done.err
-    assert names(here / "out") == sorted(f"a_{name}.wav" for name in STEMS)
-    for name, gain in STEMS.items():
+    assert names(here / "out") == sorted(f"a_{name}.wav" for name in GAINS)
+    for name, gain in GAINS.items():
         np.testing.assert_allclose(read(f"out/a_{name}.wav")[0], gain * x, atol=1e-6)
     assert cli("enhance", "a.wav", "-m", models["stems"], "--dry", "0.5").code == 0
     np.testing.assert_allclose(read("a_bass.wav")[0], -0.5 * x + 0.5 * x, atol=1e-6)
@@ -91,7 +91,7 @@ def test_all_files_of_a_job_appear_or_none(here, cli, models, monkeypatch):
     done = cli("enhance", "a.wav", "-m", models["stems"], "-o", "out")
     assert (done.code, "out/a_other.wav: exists already" in done.err) == (1, True)
     assert names(here / "out") == ["a_other.wav"]
-    files = {name: here / f"{name}.wav" for name in STEMS}
+    files = {name: here / f"{name}.wav" for name in GAINS}
     work = Enhance(resolve(models["stems"]), Options())
 
     def failing(step):
@@ -116,7 +116,7 @@ def test_lists_for_kaldi_of_every_stem(here, cli, models):
     wav("x.wav")
     Path("in.scp").write_text("utt2 x.wav\nutt1 x.wav\n")
     assert cli("enhance", "in.scp", "-m", models["stems"], "-o", "out").code == 0
-    for name in STEMS:
+    for name in GAINS:
         wanted = f"utt1 out/utt1_{name}.wav\nutt2 out/utt2_{name}.wav\n"
         assert Path(f"out/{name}.scp").read_text() == wanted
     assert not Path("out/wav.scp").exists()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import concealer
 import numpy as np
-import ports_artifacts
 import pytest
+import small_artifacts
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port, gaussian
@@ -76,8 +76,8 @@ def folder(tmp_path_factory, toys, toy, array3, repeat16, tagger16):
     others = {"toy": toy / "toy_16k.onnx", "toy48": toy / "toy_48k.onnx", "toy_tagger": tagger16}
     for name, path in {**others, "array3": array3, "repeat16": repeat16}.items():
         shutil.copy(path, folder / f"{name}.onnx")
-    for name in ports_artifacts.MODELS:
-        ports_artifacts.build(folder, name)
+    for name in small_artifacts.MODELS:
+        small_artifacts.build(folder, name)
     start, states = np.linspace(-1, 1, 257, dtype=np.float32), toys.document()["states"]
     for name, initial in (("bytes", {"base64": base64.b64encode(start).decode()}), ("list", start.tolist())):
         entries = [{**states[0], "initial": initial}, states[1]]
@@ -223,14 +223,14 @@ def test_noise_is_the_same(page):
     np.testing.assert_allclose(page["gaussian"], gaussian(2, 4, 2**32 - 2, 7), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ports_artifacts.MODELS)
+@pytest.mark.parametrize("name", small_artifacts.MODELS)
 def test_models_with_other_ports_give_what_they_should(name, folder):
     player, frames = Player(folder / f"{name}.onnx"), {Fraction(1): 4160, Fraction(1, 320): 13}
     ports = player.artifact.streams
     streams = {port.name: given(port, port.channels, frames[port.rate], 0, [(3, 5)]) for port in ports}
     first, *others = streams
     parts = [player.feed(streams[first], **{other: streams[other] for other in others}), player.flush()]
-    for port, want in ports_artifacts.REFERENCES[name](**streams).items():
+    for port, want in small_artifacts.REFERENCES[name](**streams).items():
         got = np.concatenate([part[port] for part in parts], 1)
         np.testing.assert_allclose(got, want, atol=2e-6 * np.abs(want).max())
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import numpy as np
-import ports_artifacts
 import pytest
+import small_artifacts
 from serving import Running, client, close_to, ending, model, offline, pour, sound, wait
 from websockets.exceptions import InvalidStatus
 
@@ -97,7 +97,7 @@ def test_several_microphones_become_one(running, noise, toys):
 
 
 def test_of_several_sounds_one_is_heard(serve, tmp_path, noise):
-    running = serve(*(ports_artifacts.build(tmp_path, name) for name in ("stems", "dither")))
+    running = serve(*(small_artifacts.build(tmp_path, name) for name in ("stems", "dither")))
     x = noise(1, 3000)
     with running.open({}) as ws:
         assert ws.ready["code"] == "bad_value"
@@ -117,7 +117,7 @@ def test_of_several_sounds_one_is_heard(serve, tmp_path, noise):
 
 def test_an_output_at_another_rate(serve, tmp_path, noise):
     """It is counted in seconds of its own rate, and has no dry sound to be mixed with."""
-    running = serve(ports_artifacts.build(tmp_path, "upsampler"))
+    running = serve(small_artifacts.build(tmp_path, "upsampler"))
     x = noise(1, 4410)
     with running.open({"rate": 44100}) as ws:
         assert (ws.ready["rate"], ws.ready["rate_out"]) == (44100, 48000)

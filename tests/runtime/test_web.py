@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import ports_artifacts
 import pytest
+import small_artifacts
 import soundfile as sf
 import soxr
 from options import keywords
@@ -585,7 +585,7 @@ def test_the_lag_is_kept_and_a_stall_costs_only_itself(empty):
 def ported(tmp_path_factory):
     """The models with other ports than one sound in and one out, and the address of a server of them."""
     folder, names = tmp_path_factory.mktemp("ported"), ("stems", "upsampler", "dither", "marker")
-    models = offer([str(ports_artifacts.build(folder, name)) for name in names])
+    models = offer([str(small_artifacts.build(folder, name)) for name in names])
     with page_driver.serving(Service(models, Settings(page=PAGE))) as url:
         yield {group[0].name: group[0] for group in models}, url
 

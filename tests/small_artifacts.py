@@ -2,6 +2,11 @@
 
 `build(folder, name)` writes one of `MODELS`. Each has a memory, and a reference in numpy beside it is
 `REFERENCES[name](**streams)`, of whole signals `[channels, frames]` with the controls at their defaults.
+
+`build(folder, name, PLAIN)` writes one without, whose outputs a test can name. `stems`: four sounds of one.
+`wide`: one port with the two channels of a stereo image. `triple`: every sample three times. `encoder` and
+`decoder`: a codec of two codebooks, whose codes are the mean of each hop in 16 bits, upper and lower byte.
+`detector`: probabilities and bits of each hop. `marker`: bits beside sound, which it returns.
 """
 
 import json
@@ -12,6 +17,7 @@ import numpy as np
 RATE, FRAME = 16000, 320  # Hz; samples of a frame of codes: 20 ms
 LEVELS, LATE = 16, 48  # codes; samples by which most are late
 WEIGHTS = np.float32([0.01 * (n + 1) * (-1) ** n for n in range(16)])  # of the marker's bits
+HOP, GAINS = 160, {"vocals": 0.5, "drums": 0.25, "bass": -1.0, "other": 0.125}  # of the plain ones
 STEMS = {"vocals": (0.5, 0.0), "drums": (0.25, 1.0), "bass": (-0.5, 0.5), "other": (0.75, -1.5)}
 RAMP = np.arange(1, FRAME + 1, dtype=np.float32) / FRAME
 _AUDIO, _SOUND = {"name": "audio", "type": "pcm"}, {"name": "sound", "type": "pcm"}
@@ -109,32 +115,94 @@ MODELS = {
     sound = Add (late, mark)"""),
 }  # fmt: skip
 
+_MEANS = f"""
+    hops = Constant <value = int64[4] {{0, 1, -1, {HOP}}}> ()
+    framed = Reshape (audio, hops)
+    mean = ReduceMean <keepdims: int = 0> (framed, three)"""
+_BYTES = {"name": "codes", "type": "codes", "rate": f"1/{HOP}", "channels": 2, "levels": 256}
+_HOPS = {"rate": f"1/{HOP}"}
+PLAIN = {
+    "stems": ([_AUDIO], [{"name": name, "type": "pcm"} for name in GAINS], HOP, 0, None, "".join(f"""
+    g_{name} = Constant <value = float {{{gain}}}> ()
+    {name} = Mul (audio, g_{name})""" for name, gain in GAINS.items())),
+    "wide": ([_AUDIO], [{"name": "stereo", "type": "pcm", "channels": 2}], HOP, 0, None, """
+    both = Constant <value = float[1, 2, 1] {1.0, -0.5}> ()
+    stereo = Mul (audio, both)"""),
+    "triple": ([_AUDIO], [{"name": "upsampled", "type": "pcm", "rate": "3"}], HOP, 0, None, """
+    flat = Constant <value = int64[3] {0, 1, -1}> ()
+    x4 = Unsqueeze (audio, three)
+    times3 = Concat <axis: int = 3> (x4, x4, x4)
+    upsampled = Reshape (times3, flat)"""),
+    "encoder": ([_AUDIO], [_BYTES], HOP, 0, None, _MEANS + """
+    scale = Constant <value = float {32767.0}> ()
+    shift = Constant <value = float {32768.0}> ()
+    levels = Constant <value = int64 {256}> ()
+    scaled = Mul (mean, scale)
+    positive = Add (scaled, shift)
+    whole = Cast <to: int = 7> (positive)
+    coarse = Div (whole, levels)
+    fine = Mod (whole, levels)
+    codes = Concat <axis: int = 1> (coarse, fine)"""),
+    "decoder": ([_BYTES], [{"name": "decoded", "type": "pcm"}], HOP, 0, None, f"""
+    weights = Constant <value = int64[1, 2, 1] {{256, 1}}> ()
+    scale = Constant <value = float {{32767.0}}> ()
+    shift = Constant <value = float {{32768.0}}> ()
+    times = Constant <value = int64[4] {{1, 1, 1, {HOP}}}> ()
+    flat = Constant <value = int64[3] {{0, 1, -1}}> ()
+    weighted = Mul (codes, weights)
+    whole = ReduceSum <keepdims: int = 1> (weighted, one)
+    number = Cast <to: int = 1> (whole)
+    signed = Sub (number, shift)
+    mean = Div (signed, scale)
+    mean4 = Unsqueeze (mean, three)
+    held = Tile (mean4, times)
+    decoded = Reshape (held, flat)"""),
+    "marker": ([_AUDIO, {"name": "bits", "type": "bits", **_HOPS}],
+    [{"name": "sizes", "type": "codes", **_HOPS}], HOP, 0, None, _MEANS + """
+    no = Constant <value = float {0.0}> ()
+    nothing = Mul (mean, no)
+    none = Cast <to: int = 7> (nothing)
+    sizes = Add (none, bits)"""),
+    "detector": ([_AUDIO], [
+        {"name": "present", "type": "probabilities", **_HOPS, "channels": 2, "labels": ["yes", "no"]},
+        {"name": "bits", "type": "bits", **_HOPS, "channels": 3},
+    ], HOP, 0, None, _MEANS + """
+    silence = Constant <value = float {0.0}> ()
+    unit = Constant <value = float {1.0}> ()
+    above = Greater (mean, silence)
+    yes = Cast <to: int = 1> (above)
+    no = Sub (unit, yes)
+    present = Concat <axis: int = 1> (yes, no)
+    bit = Cast <to: int = 7> (above)
+    bits = Concat <axis: int = 1> (bit, bit, bit)"""),
+}  # fmt: skip
 
-def document(name, **changes):
+
+def document(name, models=MODELS, **changes):
     """Return the metadata of a model."""
-    inputs, outputs, hop, delay, state, _ = MODELS[name]
+    inputs, outputs, hop, delay, state, _ = models[name]
     return {
         "format": 2,
         "name": name,
-        "task": name,
+        "task": "enhance",
         "sample_rate": RATE,
         "hop": hop,
         "delay": delay,
         "latency": hop + delay,
         "inputs": [{"kind": "stream", "rate": "1", "channels": 1, **port} for port in inputs],
         "outputs": [{"kind": "stream", "rate": "1", "channels": 1, **port} for port in outputs],
-        "states": [{"name": "state", "dtype": "float32", "shape": list(state), "initial": None}],
+        "states": [{"name": "state", "dtype": "float32", "shape": state, "initial": None}] if state else [],
         "licence": "Apache-2.0",
-        "hash": name,
+        "hash": f"hash-{name}",
     } | changes
 
 
-def build(folder, name, **changes):
+def build(folder, name, models=MODELS, **changes):
     """Write a model as `folder/name.onnx` and return the path; `changes` of its document."""
     import onnx
     from onnx import helper, parser
 
-    meta, graph = document(name, **changes), MODELS[name][-1]
+    meta, graph = document(name, models, **changes), models[name][-1]
 
     def told(ports, prefix):
         said = []
@@ -142,8 +210,9 @@ def build(folder, name, **changes):
             kind = "int64" if port["type"] in ("codes", "bits") else "float"
             frames = f", T_{port['name']}" if port["kind"] == "stream" else ""
             said.append(f"{kind}[B, {port['channels']}{frames}] {port['name']}")
-        state = ", ".join(map(str, meta["states"][0]["shape"]))
-        return ", ".join([*said, f"float[B, {state}] {prefix}state"])
+        for state in meta["states"]:
+            said.append(f"float[B, {', '.join(map(str, state['shape']))}] {prefix}{state['name']}")
+        return ", ".join(said)
 
     numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "last": -1, "end": 2**62}
     constants = "".join(f"    {k} = Constant <value = int64[1] {{{n}}}> ()\n" for k, n in numbers.items())
@@ -186,3 +255,9 @@ REFERENCES = {
     "dither": lambda audio, noise: {"sound": audio + 0.1 * noise},
     "marker": lambda audio: {"sound": audio},
 }
+
+
+def means(x):
+    """Return the mean of each hop of `x [..., T]`, silence after its end: `[..., n]`."""
+    x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % HOP)])
+    return x.reshape(*x.shape[:-1], -1, HOP).mean(-1)
