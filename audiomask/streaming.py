@@ -216,7 +216,7 @@ class Streaming(nn.Module):
         states = {name: block.initial_state(batch, device, dtype) for name, block in blocks.items()}
         return {name: state for name, state in states.items() if state is not None} or None
 
-    def step(self, x: Tensor, state: State, **constants: Any) -> tuple[Tensor, State]:
+    def step(self, x: Tensor, state: State, **controls: Any) -> tuple[Tensor, State]:
         """Return (y, next state) of x `[B, C, T(, F)]`, T a positive multiple of hop; pure."""
         raise NotImplementedError
 
@@ -243,13 +243,13 @@ class Streaming(nn.Module):
         """Return the gate state after x."""
         return {"seen": state["seen"] + x.shape[2]} if self.lag > 0 else {}
 
-    def forward(self, x: Tensor, **constants: Any) -> Any:
+    def forward(self, x: Tensor, **controls: Any) -> Any:
         """Run a whole signal through `step`, flush and trim; y has ceil(T * rate) frames, aligned."""
         frames = x.shape[2]
         total = max(1, math.ceil((self.lag + frames + self.delay) / Fraction(self.hop))) * self.hop
         rim = (0, 0) if x.ndim == 4 else ()
         x = nn.functional.pad(x, (*rim, self.lag, total - self.lag - frames))
-        y, _ = self.step(x, self.initial_state(x.shape[0], x.device, x.dtype), **constants)
+        y, _ = self.step(x, self.initial_state(x.shape[0], x.device, x.dtype), **controls)
         start = self.lag_out
         return y[:, :, start : start + math.ceil(frames * self.rate)]
 
@@ -271,7 +271,7 @@ class Delay(Streaming):
         channels, *rest = self.shape
         return {"past": torch.zeros(batch, channels, self.frames, *rest, device=device, dtype=dtype)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         if self.frames == 0:
             return x, state
         x = torch.cat([state["past"], x], 2)
@@ -300,7 +300,7 @@ class Context(Streaming):
         past = torch.full(shape, self.fill, device=device, dtype=self.dtype or dtype)
         return {"past": past, **self.gate_state(batch, device)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         x, seen = self.gate(x, state)
         x = torch.cat([state["past"], x], 2)
         return x, {"past": x[:, :, -self.frames :], **seen}
@@ -312,7 +312,7 @@ class Gate(Streaming):
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return self.gate_state(batch, device) or None
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         x, seen = self.gate(x, state or {})
         return x, seen or None
 
@@ -335,11 +335,11 @@ class Steps:
         self._blocks, self._before = block.named_blocks(), state or {}
         self.states: dict[str, State] = {}
 
-    def __call__(self, name: str, x: Tensor, *more: Tensor, **constants: Any) -> Any:
+    def __call__(self, name: str, x: Tensor, *more: Tensor, **controls: Any) -> Any:
         block = self._blocks[name]
         if not isinstance(block, Streaming):
             return block(x)
-        y, after = block.step(x, self._before.get(name), *more, **constants)
+        y, after = block.step(x, self._before.get(name), *more, **controls)
         if after is not None:
             self.states[name] = after
         return y
@@ -364,10 +364,10 @@ class Sequential(Streaming):
     def __getitem__(self, index: int) -> nn.Module:
         return list(self.children())[index]
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         for name in self._modules:
-            x = step(name, x, **constants)
+            x = step(name, x, **controls)
         return x, step.states or None
 
 
@@ -420,10 +420,10 @@ class Parallel(Streaming):
             wait.align(own)
             self.delays.append(wait)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step, parts = Steps(self, state), []
         for i in range(len(self.branches)):
-            parts.append(step(f"delays.{i}", step(f"branches.{i}", x, **constants)))
+            parts.append(step(f"delays.{i}", step(f"branches.{i}", x, **controls)))
         y = torch.cat(parts, 1) if self.merge == "cat" else sum(parts[1:], parts[0])
         return y, step.states or None
 

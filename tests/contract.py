@@ -34,7 +34,7 @@ class BlockModel(StreamingModel):
     def initial_state(self, batch, device=None, dtype=torch.float32):
         return self.block.initial_state(batch, device, dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         if len(self.shape) == 2:
             x = x.unflatten(1, self.shape).transpose(2, 3)
         y, state = self.block.step(x, state)

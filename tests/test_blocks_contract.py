@@ -32,7 +32,7 @@ class Bundle(StreamingModel):
     def initial_state(self, batch, device=None, dtype=torch.float32):
         return {name: block.initial_state(batch, device, dtype) for name, block in self.blocks.items()}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         pairs = zip(x.split(self.widths, 1), self.blocks.items(), strict=True)
         results = {name: block.step(part, state[name]) for part, (name, block) in pairs}
         return tuple(y for y, _ in results.values()), {name: after for name, (_, after) in results.items()}

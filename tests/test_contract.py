@@ -64,7 +64,7 @@ class Echo(StreamingModel):
         self.analysis, self.synthesis = Analysis(64, 32), Synthesis(64, 32)
         self.compose(self.analysis, self.synthesis)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         return step("synthesis", step("analysis", x)), step.states
 
@@ -93,7 +93,7 @@ def test_a_composed_delay_that_is_changed_is_found(name):
 class Peeking(Conv1d):
     """Reads one frame of the future, where the step that it runs in has one."""
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         y, state = super().step(x, state)
         return y + 0.1 * torch.roll(y, -1, 2), state
 
@@ -109,7 +109,7 @@ def test_a_leaked_future_sample_is_found():
 class PeekingInHop(Analysis):
     """A framing that is one sample late in the hop: only changes at some phases show it."""
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         return super().step(torch.roll(x, -1, 2), state)
 
 
@@ -121,7 +121,7 @@ def test_a_leak_at_one_phase_of_the_hop_is_found():
 class Forgetful(GRU):
     """Starts every step afresh."""
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         return super().step(x, self.initial_state(x.shape[0]))
 
 
@@ -135,7 +135,7 @@ class Hoarding(Conv1d):
 
     last = 0.0
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         y, state = super().step(x, state)
         y, self.last = y + self.last, y[:, :, -1:]
         return y, state
@@ -149,7 +149,7 @@ def test_state_kept_on_the_module_is_found():
 class Overwriting(Conv1d):
     """Changes the state that it was given."""
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         y, after = super().step(x, state)
         state["past"].zero_()
         return y, after
@@ -163,7 +163,7 @@ def test_an_overwritten_state_is_found():
 class Mixing(Conv1d):
     """Normalises by the batch."""
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         y, state = super().step(x, state)
         return y - y.mean(0, keepdim=True), state
 
@@ -174,7 +174,7 @@ def test_mixed_rows_are_found():
 
 
 class Detached(Conv1d):
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         y, state = super().step(x.detach(), state)
         return y, state
 
@@ -187,7 +187,7 @@ def test_a_cut_gradient_is_found():
 class Longer(Conv1d):
     """Claims a delay that its output does not have room for."""
 
-    def forward(self, x, **constants):
+    def forward(self, x, **controls):
         return super().forward(x)[:, :, 1:]
 
 

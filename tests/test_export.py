@@ -57,7 +57,7 @@ class Small(StreamingModel):
             "level": torch.full((batch, 1), 0.25, device=device, dtype=dtype)
         }
 
-    def step(self, x, state, strength=None, **constants):
+    def step(self, x, state, strength=None, **controls):
         k = self.control("strength", strength, x)[:, None, None, None]
         spectrum, analysis = self.analysis.step(x, state["analysis"])
         y, net = self.net.step(spectrum, state["net"])
@@ -189,7 +189,7 @@ class Simple(StreamingModel):
             self.block.initial_state(batch, device, dtype) if hasattr(self.block, "initial_state") else None
         )
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         return self.block.step(x, state) if hasattr(self.block, "step") else (self.block(x), state)
 
 
@@ -205,7 +205,7 @@ class Pair(StreamingModel):
     def initial_state(self, batch, device=None, dtype=torch.float32):
         return self.conv.initial_state(batch, device, dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         return self.conv.step(x, state)
 
 

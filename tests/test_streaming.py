@@ -140,7 +140,7 @@ class Branched(Streaming):
         self.wait, self.absent = Delay(2, 2), None
         self.compose(*self.convs, self.wait)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         for i in range(3):
             x = step(f"convs.{i}", x)

@@ -91,7 +91,7 @@ class Fbank(Streaming):
         # Frames of the reference start at sample 0 or later, so what is before the signal needs no gate.
         return {"past": torch.zeros(batch, self.channels, int(self.delay), device=device, dtype=dtype)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, _, samples = x.shape
         x = torch.cat([state["past"], x], 2)
         past = x[:, :, samples:]

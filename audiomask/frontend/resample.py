@@ -71,7 +71,7 @@ class Resample(Conv1d):
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return self._state(self.channels, batch, device, dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch = x.shape[0]
         x, state = self._window(x, state)
         y = F.conv1d(x.reshape(batch * self.channels, 1, -1), self.weight, None, self.hop)

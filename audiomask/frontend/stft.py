@@ -203,7 +203,7 @@ class Analysis(Streaming):
         past = torch.zeros(batch, self.channels, self._memory, device=device, dtype=dtype)
         return {"past": past, **self.gate_state(batch, device)} if self._memory else None
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, hop, memory, delay = x.shape[0], self.hop, self._memory, int(self.delay)
         if memory:
             x, seen = self.gate(x, state)
@@ -250,7 +250,7 @@ class Synthesis(Streaming):
             state[f"piece{i}"] = torch.zeros(batch, self.channels, i, self.stride, device=device, dtype=dtype)
         return state or None
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, _, frames, bins = x.shape
         if state is not None:
             x, state = self.gate(x, state)[0], {**state, **self.advance(x, state)}

@@ -77,7 +77,7 @@ class ChannelAttention(Streaming):
         )
         self.compose(self.reduce)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         c, d, p, step = self.channels, self.width, self.parts, Steps(self, state)
         y = step("reduce", x).unflatten(1, (c, (2 * d + 1) * p)).permute(0, 3, 4, 1, 2)
         q, k, v = y.split((d * p, d * p, p), -1)  # [B, T, F, C, ...]
@@ -181,6 +181,6 @@ class CADenseUNet(Masked):
     def features(self, spectrum: Tensor) -> Tensor:
         return spectrum[..., :-1]
 
-    def estimate(self, mask, spectrum, **constants):
+    def estimate(self, mask, spectrum, **controls):
         mask = torch.cat([mask, mask[..., -1:]], 3)
         return gains.multiply(mask, spectrum).unflatten(1, (-1, 2)).sum(1)  # Y = sum_m M_m X_m

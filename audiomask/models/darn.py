@@ -117,7 +117,7 @@ class Darn(StreamingModel):
             "frame": torch.zeros(batch, dtype=torch.int64, device=device),
         }
 
-    def step(self, x, state, lost=None, **constants):
+    def step(self, x, state, lost=None, **controls):
         step = Steps(self, state)
         lost = self._silent(x) if lost is None else lost > 0.5
         x = torch.where(lost, 0.0, x)

@@ -68,7 +68,7 @@ class DTLN(StreamingModel):
         self.decode = ConvTranspose1d(filters, 1, size, hop, bias=False, trim=size - hop)
         self.compose(self.analysis, self.decode)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         spectrum = step("analysis", x)  # [B, 2, T, bins]
         mask = self.mask1(step("lstm1", magnitude(spectrum, 1e-20)[:, 0].mT)).sigmoid()

@@ -219,7 +219,7 @@ class FRN(StreamingModel):
             "magnitude": zeros(self.hop),
         }
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         lowest, x = step("analysis", x).split([1, self.hop], 3)
         y, after = (self._taught if self.alone else self._conceal)(x.permute(2, 0, 1, 3), state)

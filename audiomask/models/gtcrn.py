@@ -66,7 +66,7 @@ class GroupedBlock(Streaming):
         )
         self.gru, self.gate_out = GRU(half, 2 * half), nn.Conv1d(2 * half, half, 1)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         x, passed = x.chunk(2, 1)
         x = self.expand(step("depthwise", self.squeeze(x)))
@@ -90,7 +90,7 @@ class DualPath(Streaming):
         self.along = nn.ModuleList(GRU(half, half, freqs=freqs) for _ in range(2))
         self.along_out, self.along_norm = nn.Linear(channels, channels), nn.LayerNorm(shape, eps=1e-8)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         b, c, t, f = x.shape
         rows = x.permute(3, 0, 2, 1).reshape(f, b * t, c)
@@ -159,7 +159,7 @@ class GTCRN(Masked):
         near = F.pad(x, (1, 1))
         return torch.stack([near[..., :-2], x, near[..., 2:]], 2).flatten(1, 2)
 
-    def estimate(self, mask, spectrum, **constants):
+    def estimate(self, mask, spectrum, **controls):
         mask = torch.cat([mask[..., : self.low], mask[..., self.low :] @ self.to_bins], 3)
         return gains.multiply(mask, spectrum)
 

@@ -79,7 +79,7 @@ class NSNet2PLC(StreamingModel):
             nn.Linear(fourth, 3 * bins),
         )  # fmt: skip
 
-    def step(self, x, state, lost=None, **constants):
+    def step(self, x, state, lost=None, **controls):
         step = Steps(self, state)
         lost = torch.zeros_like(x) if lost is None else (lost > 0.5).to(x.dtype)
         x = torch.where(lost > 0, 0.0, x)

@@ -133,7 +133,7 @@ class Sieve(Masked):
         """Take over a smaller model's weights; the output is its output, later by the frames ahead."""
         self.net.grow_from(small.net)
 
-    def estimate(self, mask, spectrum, strength=None, atten_lim=None, **constants):
+    def estimate(self, mask, spectrum, strength=None, atten_lim=None, **controls):
         mask = self._extend(mask, spectrum[..., :BINS], spectrum.shape[3] - BINS)
         w = self.control("strength", strength, spectrum)
         w = w * (1 - (10 ** (-1 / 20)) ** self.control("atten_lim", atten_lim, spectrum))

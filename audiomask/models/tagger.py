@@ -90,7 +90,7 @@ class Tagger(ViTTagger, StreamingModel):
             "seen": torch.zeros(batch, dtype=torch.int64, device=device),  # hops
         }
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, window, bands = x.shape[0], self.window, self.grid[1]
         mel, fbank = self.fbank.step(x, state["fbank"])
         mel = (mel[:, 0] - self.mean) / (2 * self.std)

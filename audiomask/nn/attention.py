@@ -118,7 +118,7 @@ class CausalAttention(Streaming):
         ring = torch.zeros(batch, self.window - 1, 2 * self.channels, device=device, dtype=dtype)
         return {"ring": ring, "seen": torch.zeros(batch, dtype=torch.int64, device=device)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         x, _ = self.gate(x, state)
         frames, past = x.shape[2], self.window - 1
         q, kv = F.linear(x.transpose(1, 2), self.in_proj_weight, self.in_proj_bias).split(

@@ -79,7 +79,7 @@ class Conv1d(_Conv):
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return self._state(self.in_channels, batch, device, dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         x, state = self._window(x, state)
         return F.conv1d(x, self.weight, self.bias, self.hop, 0, self.dilation, self.groups), state
 
@@ -121,7 +121,7 @@ class Conv2d(_Conv):
             )
         return self._state(self.in_channels, batch, device, dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         x, state = self._window(x, state)
         low, high = self.padding
         if low != high:
@@ -201,7 +201,7 @@ class ConvTranspose1d(Streaming):
         tail = torch.zeros(batch, self.out_channels, self.overlap, device=device, dtype=dtype)
         return {"tail": tail, **self.gate_state(batch, device)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         seen: dict[str, Tensor] = {}
         if self.overlap:
             x, seen = self.gate(x, state)

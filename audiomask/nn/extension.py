@@ -64,7 +64,7 @@ class Extension(Streaming):
         }
 
     def step(  # type: ignore[override]
-        self, x: Tensor, state: State, lost: Tensor, **constants
+        self, x: Tensor, state: State, lost: Tensor, **controls
     ) -> tuple[tuple[Tensor, Tensor, Tensor], State]:
         batch = x.shape[0]
         hops = x.reshape(batch, -1, self.hop).transpose(0, 1)

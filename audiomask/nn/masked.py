@@ -47,12 +47,12 @@ class Masked(StreamingModel):
         """Return the part of the spectrum `[B, 2 C, T, F]` that the network sees, by default all."""
         return spectrum
 
-    def estimate(self, mask: Tensor, spectrum: Tensor, **constants: Any) -> Tensor:
+    def estimate(self, mask: Tensor, spectrum: Tensor, **controls: Any) -> Tensor:
         """Return the spectrum to be heard, `[B, 2, T, F]`, from the network's mask and X."""
         return gains.multiply(mask, spectrum)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
         spectrum = step("analysis", x)
         mask = step("net", self.features(spectrum))
-        return step("synthesis", self.estimate(mask, step("wait", spectrum), **constants)), step.states
+        return step("synthesis", self.estimate(mask, step("wait", spectrum), **controls)), step.states

@@ -27,7 +27,7 @@ class FrameNorm(Streaming):
         self.eps = eps
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         axes = (1,) if x.ndim == 3 else (1, 3)
         x = x - x.mean(axes, keepdim=True)
         x = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + self.eps)
@@ -64,7 +64,7 @@ class RunningNorm(Streaming):
         sums = torch.zeros(batch, 2, device=device, dtype=dtype)  # of weights and of powers
         return {"sums": sums, **self.gate_state(batch, device)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         before = self.before(x, state)
         x, after = self.gate(x, state)
         power = x.square().transpose(1, 2).flatten(2).mean(2, keepdim=True)
@@ -89,7 +89,7 @@ class RunningLevel(Streaming):
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         return {"sums": torch.zeros(batch, 2, device=device, dtype=dtype)}  # of weights and of powers
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         power = x.reshape(x.shape[0], -1, self.hop).square().mean(2, keepdim=True)
         count, total, sums = _running_power(power, torch.ones_like(power), state["sums"], self.keep)
         level = (total / count + 1e-12).sqrt()  # the root of 0 has no gradient

@@ -306,7 +306,7 @@ class _Recurrent(Streaming):
                 state[f"{name}{i}"] = torch.zeros(shape, device=device, dtype=dtype)
         return state
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, before = x.shape[0], self.before(x, state)
         x, after = self.gate(x, state)
         if self.freqs is None:

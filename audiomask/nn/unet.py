@@ -114,7 +114,7 @@ class Levelled(StreamingModel):
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"level": self.meter, "net": self.path[0], "wait": self.wait}
 
-    def step(self, x, state, level=None, **constants):
+    def step(self, x, state, level=None, **controls):
         step = Steps(self, state)
         given = self.control("level", level, x)[:, None, None]
         scale = torch.where(given > 0, given, step("level", x))

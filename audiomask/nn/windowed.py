@@ -38,7 +38,7 @@ class Windowed(Streaming):
         tail = torch.zeros(batch, self.channels, self.fade, device=device, dtype=dtype)
         return {"past": past, "tail": tail, **self.gate_state(batch, device)}
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         hop, fade, batch = self.hop, self.fade, x.shape[0]
         x, seen = self.gate(x, state)
         x = torch.cat([state["past"], x], 2)

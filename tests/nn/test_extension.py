@@ -24,7 +24,7 @@ class Model(StreamingModel):
     def initial_state(self, batch, device=None, dtype=torch.float32):
         return self.extension.initial_state(batch, device, dtype)
 
-    def step(self, x, state, lost=None, **constants):
+    def step(self, x, state, lost=None, **controls):
         (y, _, _), state = self.extension.step(x, state, lost > 0.5)
         return y, state
 

@@ -101,7 +101,7 @@ class AcrossFrequency(StreamingModel):
     def initial_state(self, batch, device=None, dtype=torch.float32):
         return torch.zeros(batch, 5, device=device, dtype=dtype)
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         batch, bins, frames = x.shape
         y = x.permute(1, 0, 2).reshape(bins, batch * frames, 1)
         y = self.lstm(self.gru(y)[0])[0]  # [F, B T, 6]

@@ -133,7 +133,7 @@ class Stems(StreamingModel):
         super().__init__()
         self.gain = torch.nn.Parameter(torch.tensor(0.5))
 
-    def step(self, x, state, **constants):
+    def step(self, x, state, **controls):
         return (self.gain * x, (1 - self.gain) * x.expand(-1, 2, -1)), state
 
 
