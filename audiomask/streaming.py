@@ -493,8 +493,12 @@ class StreamingModel(Streaming):
         """Return the outputs of a step by port name, and the next state; `inputs` by port name."""
         rest = dict(inputs)
         y, state = self.step(rest.pop(self.inputs[0].name), state, **rest)
+        return self.by_port(y), state
+
+    def by_port(self, y: Any) -> dict[str, Tensor]:
+        """Return what `step` or `forward` put out, a tensor or a tuple, by the names of the outputs."""
         values = y if isinstance(y, tuple) else (y,)
-        return dict(zip((port.name for port in self.outputs), values, strict=True)), state
+        return dict(zip((port.name for port in self.outputs), values, strict=True))
 
     def forward(self, x: Tensor, **inputs: Any) -> Any:
         """Run a whole signal `[B, C, frames]` and return the outputs, aligned with it.
@@ -511,7 +515,7 @@ class StreamingModel(Streaming):
         state = self.initial_state(x.shape[0], x.device, dtype)
         y, _ = self.step(self.filled(x, first, length, total, x), state, **inputs)
         parts = []
-        for part, port in zip(y if isinstance(y, tuple) else (y,), self.outputs, strict=True):
+        for port, part in zip(self.outputs, self.by_port(y).values(), strict=True):
             start = whole((self.lag + self.delay) * port.rate)
             parts.append(part[:, :, start : start + math.ceil(length * port.rate)])
         return tuple(parts) if isinstance(y, tuple) else parts[0]

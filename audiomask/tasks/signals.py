@@ -122,12 +122,11 @@ class Signals(Task):
                 "make them equal"
             )
         y = self.model(x, **{p.name: example.given[p.name] for p in others if p.name in example.given})
-        ports = [port.name for port in self.model.outputs]
-        made: dict[str, Any] = dict(zip(ports, y if isinstance(y, tuple) else (y,), strict=True))
+        made = self.model.by_port(y)
         if len(example.wanted) == 1:
-            return dict.fromkeys(example.wanted, made[ports[0]])
+            return dict.fromkeys(example.wanted, next(iter(made.values())))
         if missing := sorted(set(example.wanted) - set(made)):
-            raise AudioError(f"{self.model.name} makes {ports}, and {missing} are wanted too")
+            raise AudioError(f"{self.model.name} makes {list(made)}, and {missing} are wanted too")
         return {name: made[name] for name in example.wanted}
 
     def compare(self, example: Example) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
