@@ -225,11 +225,12 @@ export class Player {
   /** Take a checked block and give the aligned frames that it completes, by port. */
   async _push(x, lost = null, streams = {}) {
     const { name } = this.first;
-    const count = x[0].length;
-    this._given[name] += count;
-    const given = { [name]: this._in[name] ? this._in[name].push(x) : x };
+    const given = { [name]: x, ...this.#others(x[0].length, lost, streams) }; // all is checked before any is taken
+    for (const [stream, rows] of Object.entries(given)) {
+      this._given[stream] += rows[0].length;
+      if (this._in[stream]) given[stream] = this._in[stream].push(rows);
+    }
     this._inner += given[name][0].length;
-    Object.assign(given, this.#others(count, lost, streams));
     let y = await this.#hops(given);
     for (const [output, down] of Object.entries(this._out)) y[output] = down.push(y[output]);
     y = this._mixed(y, x);
@@ -237,7 +238,7 @@ export class Player {
     return y;
   }
 
-  /** What comes in of the other streams beside `count` frames of the first. */
+  /** What the other streams bring beside `count` frames of the first. */
   #others(count, lost, streams) {
     const parts = {};
     const first = this.rates[this.first.name];
@@ -246,7 +247,7 @@ export class Player {
       const start = this._given[name];
       const clock = this.rates[name];
       const same = Number(clock) === Number(first);
-      const end = same ? start + count : Number(whole(this._given[this.first.name]).times(clock).by(first));
+      const end = same ? start + count : Number(whole(this._given[this.first.name] + count).times(clock).by(first));
       let x = this.#flagged && port === this.artifact.lost ? lost : streams[name];
       if (!x) x = port.neutral(this.engine.batch, Math.max(0, Math.floor(end) - start), start);
       else {
@@ -262,8 +263,7 @@ export class Player {
         }
         if (x.length < rows) x = Array(rows).fill(x[0]);
       }
-      this._given[name] += x[0].length;
-      parts[name] = this._in[name] ? this._in[name].push(x) : x;
+      parts[name] = x;
     }
     return parts;
   }
