@@ -123,8 +123,7 @@ def short_translation() -> Iterator[None]:
     with (
         mock.patch.object(_fx_passes, "decompose_with_registry", short),
         mock.patch.object(_fx_passes, "insert_type_promotion_nodes", promote_mixed),
-        torch._dynamo.config.patch(
-            fake_tensor_cache_enabled=False
-        ),  # of symbolic sizes it costs more than it saves
+        # of symbolic sizes the cache costs more than it saves
+        torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
     ):
         yield

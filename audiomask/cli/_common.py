@@ -74,7 +74,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = Tru
     add("--threads N", "threads per stream (default 1)", type=positive, default=1)
     if not controls:
         return
-    add("--dry 0..1", "share of the untouched sound (default 0)", type=between(0, 1), default=0.0)
+    add("--dry 0..1", "fraction of the untouched sound (default 0)", type=between(0, 1), default=0.0)
     add("--strength 0..1", "how much of the mask to apply", type=float)
     add("--atten-lim DB", "attenuate by no more than this", type=float)
     add("--set CONTROL=VALUE", "any other control of the model; its card lists them", action="append")

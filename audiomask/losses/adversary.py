@@ -119,7 +119,7 @@ class Adversary:
         if learns:
             fake = [network(y.detach(), where)[0] for network in networks]
             losses = [
-                self._told(scores, 1.0, w) + self._told(made, -1.0, w)
+                self._distance(scores, 1.0, w) + self._distance(made, -1.0, w)
                 for (scores, _), made, w in zip(real, fake, weights, strict=True)
             ]
             loss = torch.stack(losses).mean()
@@ -133,7 +133,7 @@ class Adversary:
         if not teaches:
             return {}, parts
         made = [network(y, where) for network in networks]
-        adversarial = [self._told(scores, 1.0, w) for (scores, _), w in zip(made, weights, strict=True)]
+        adversarial = [self._distance(scores, 1.0, w) for (scores, _), w in zip(made, weights, strict=True)]
         pairs = [
             (a.detach().float(), b.float())
             for (_, wanted_layers), (_, layers) in zip(real, made, strict=True)
@@ -144,7 +144,7 @@ class Adversary:
         distances = torch.stack([(a - b).abs().mean() for a, b in pairs]) / (sizes + 1e-3)
         return {"adversarial": torch.stack(adversarial).mean(), "features": distances.mean()}, parts
 
-    def _told(self, scores: Tensor, side: float, weight: Tensor | float) -> Tensor:
+    def _distance(self, scores: Tensor, side: float, weight: Tensor | float) -> Tensor:
         """Return the mean distance of scores from "real" (`side` 1) or "estimated" (-1)."""
         scores = scores.float()
         if self.hinge:
