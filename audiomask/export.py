@@ -17,7 +17,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -385,25 +385,43 @@ def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> 
     """
     generator = torch.Generator().manual_seed(seed)
     session = open_graph(graph)
-    differences: dict[str, list[float]] = {}
-    peaks: dict[str, float] = {}
-    for batch, hops in ((1, 1), (1, 2), (2, 7), (3, 40)):
-        inputs = example(model, batch, hops, generator)
-        expected, state = model.run(inputs, model.initial_state(batch))
-        expected |= pack_state(state)
+
+    def runs(inputs: Mapping[str, Tensor], hops: int) -> Iterator[dict[str, Tensor]]:
         cuts = torch.randperm(max(1, hops - 1), generator=generator)[: hops // 3] + 1
         edges = [0, *sorted(cuts.tolist()), hops]
         for pieces in ([hops], [b - a for a, b in itertools.pairwise(edges)], [1] * hops):
-            found = run_pieces(session, model, inputs, pieces)
+            yield run_pieces(session, model, inputs, pieces)
+
+    return differences(model, ((1, 1), (1, 2), (2, 7), (3, 40)), runs, generator)
+
+
+def differences(
+    model: StreamingModel,
+    sizes: Iterable[tuple[int, int]],
+    runs: Callable[[Mapping[str, Tensor], int], Iterable[Mapping[str, Tensor]]],
+    generator: torch.Generator,
+) -> dict[str, float]:
+    """Return the greatest difference of other runs from torch's, by output and packed state.
+
+    For each of `sizes`, batch and hops, `runs` gets whole inputs and their hops, and gives outputs and last
+    states by name, as often as it likes. Raises ExportError for one of another shape.
+    """
+    errors: dict[str, list[float]] = {}
+    peaks: dict[str, float] = {}
+    for batch, hops in sizes:
+        inputs = example(model, batch, hops, generator)
+        expected, state = model.run(inputs, model.initial_state(batch))
+        expected |= pack_state(state)
+        for found in runs(inputs, hops):
             for name, reference in expected.items():
                 if found[name].shape != reference.shape:
                     raise ExportError(
-                        f"{name}: the graph gives {tuple(found[name].shape)}, torch {tuple(reference.shape)}"
+                        f"{name}: the file gives {tuple(found[name].shape)}, torch {tuple(reference.shape)}"
                     )
                 error, peak = _apart(model, name, found[name], reference, inputs)
-                differences.setdefault(name, []).append(error)
+                errors.setdefault(name, []).append(error)
                 peaks[name] = max(peaks.get(name, 1e-20), peak)
-    worst = {name: max(errors) / peaks[name] for name, errors in differences.items()}
+    worst = {name: max(of) / peaks[name] for name, of in errors.items()}
     return {name: error if math.isfinite(error) else math.inf for name, error in worst.items()}
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,16 @@ import torch
 from torch import Tensor
 
 from audiomask.audio import AudioError
-from audiomask.export import TOLERANCE, ExportError, Packed, _apart, describe, example, pack_state, port_names
+from audiomask.export import (
+    TOLERANCE,
+    ExportError,
+    Packed,
+    describe,
+    differences,
+    example,
+    pack_state,
+    port_names,
+)
 from audiomask.ports import Port
 from audiomask.runtime.artifact import FORMAT, KEY, READ, StateSpec
 from audiomask.streaming import StreamingModel, whole
@@ -240,32 +248,24 @@ def compare(model: StreamingModel, program: Program, seed: int = 0) -> float:
     Integers are judged as by `audiomask.export`. On a GPU, products are taken in full float32 here.
     """
     generator = torch.Generator().manual_seed(seed)
+
+    def runs(inputs: Mapping[str, Tensor], hops: int) -> Iterator[dict[str, Tensor]]:
+        steps = hops // program.hops
+        at, pieces = program.initial_state(len(inputs[model.inputs[0].name])), []
+        for n in range(steps):
+            part = {
+                port.name: inputs[port.name].chunk(steps, 2)[n] if port.is_stream else inputs[port.name]
+                for port in model.inputs
+            }
+            out, at = program.step(part, at)
+            pieces.append(out)
+        found = {name: torch.cat([piece[name] for piece in pieces], 2) for name in pieces[0]} | at
+        yield {name: value.cpu() for name, value in found.items()}
+
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    errors: dict[str, float] = {}
-    peaks: dict[str, float] = {}
+    sizes = [(batch, steps * program.hops) for batch, steps in ((1, 1), (2, 3), (5, 4), (3, 9))]
     try:
-        for batch, steps in ((1, 1), (2, 3), (5, 4), (3, 9)):
-            inputs = example(model, batch, steps * program.hops, generator)
-            expected, state = model.run(inputs, model.initial_state(batch))
-            names = list(expected)
-            expected |= pack_state(state)
-            at, pieces = program.initial_state(batch), []
-            for n in range(steps):
-                part = {
-                    port.name: inputs[port.name].chunk(steps, 2)[n] if port.is_stream else inputs[port.name]
-                    for port in model.inputs
-                }
-                out, at = program.step(part, at)
-                pieces.append(out)
-            found = {name: torch.cat([piece[name] for piece in pieces], 2) for name in names} | at
-            for name, reference in expected.items():
-                ours = found[name].cpu()
-                error, peak = math.inf, 1.0
-                if ours.shape == reference.shape:
-                    error, peak = _apart(model, name, ours, reference, inputs)
-                errors[name] = max(errors.get(name, 0.0), error)
-                peaks[name] = max(peaks.get(name, 1e-20), peak)
+        return max(differences(model, sizes, runs, generator).values())
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-    return max(error / peaks[name] for name, error in errors.items())
