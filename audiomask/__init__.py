@@ -12,14 +12,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audiomask.runtime.artifact import Artifact, shipped
+    from audiomask.runtime.artifact import Artifact
+    from audiomask.runtime.catalogue import shipped
     from audiomask.runtime.player import Player
     from audiomask.runtime.session import Session
 
 __version__ = "0.1.0"
 __all__ = ["Artifact", "Player", "Session", "shipped"]
 
-_PLACES = {"Artifact": "artifact", "Player": "player", "Session": "session", "shipped": "artifact"}
+_PLACES = {"Artifact": "artifact", "Player": "player", "Session": "session", "shipped": "catalogue"}
 
 
 def __getattr__(name: str) -> Any:

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
-from audiomask.runtime.artifact import Artifact, resolve
-from audiomask.runtime.tagging import hops_of, listener, pooled
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import resolve
+from audiomask.runtime.readers.tags import hops_of, listener, pooled
 
 BATCH = 8  # windows at a time
 

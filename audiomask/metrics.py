@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 
 from audiomask.audio import AudioError
+from audiomask.audio.sources import Source
 from audiomask.runtime.artifact import open_graph
-from audiomask.sources import Source
 
 Array = np.ndarray
 SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file

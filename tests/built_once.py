@@ -14,10 +14,10 @@ from unittest import mock
 import onnx
 import onnx_ir as ir
 
-from audiomask import export
+from audiomask.export import graph, onnx_file
 from audiomask.streaming import StreamingModel
 
-_build = export.build
+_build = graph.build
 _kept: dict[str, onnx.ModelProto] = {}
 
 
@@ -34,7 +34,7 @@ def _key(model: StreamingModel) -> str:
 
 
 def build(model: StreamingModel) -> ir.Model:
-    """`audiomask.export.build`, or a copy of what it gave for the same network."""
+    """`audiomask.export.graph.build`, or a copy of what it gave for the same network."""
     key = _key(model)
     if key not in _kept:
         _kept[key] = ir.to_proto(_build(model))
@@ -46,5 +46,5 @@ def build(model: StreamingModel) -> ir.Model:
 @contextlib.contextmanager
 def graphs() -> Iterator[None]:
     """Exports inside share their graphs."""
-    with mock.patch.object(export, "build", build):
+    with mock.patch.object(onnx_file, "build", build):
         yield

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from audiomask import export
+from audiomask.export import graph, packing, proof
 from audiomask.ports import Port
 from audiomask.streaming import Streaming, StreamingModel, flatten_state, tree_map, whole
 
@@ -50,7 +50,7 @@ def as_model(block: Streaming, shape: tuple[int, ...]) -> BlockModel:
 
 def inputs_of(model: StreamingModel, batch: int, hops: int, seed: int = 0) -> dict[str, Tensor]:
     """Random whole hops for every port."""
-    return export.example(model, batch, hops, torch.Generator().manual_seed(seed))
+    return packing.example(model, batch, hops, torch.Generator().manual_seed(seed))
 
 
 def whole_step(model: StreamingModel, inputs: dict[str, Tensor], state=None) -> tuple[list[Tensor], object]:
@@ -233,7 +233,7 @@ def gradients_flow(model: StreamingModel, seed: int = 0) -> None:
 def onnx_equals_torch(model: StreamingModel, seed: int = 0) -> None:
     """ONNX Runtime equals torch at several lengths and batch sizes, whole and in pieces."""
     model = copy.deepcopy(model).eval()
-    for name, error in export.compare(model, export.to_bytes(export.build(model)), seed).items():
+    for name, error in proof.compare(model, graph.to_bytes(graph.build(model)), seed).items():
         assert error <= TOLERANCE, f"ONNX Runtime differs from torch in {name} by {error:.1e} of the peak"
 
 

@@ -1,4 +1,4 @@
-"""A plain mask over patches, with the interface of `audiomask.masks.patches`; no test by itself."""
+"""A plain mask over patches, with the interface of `audiomask.masks.patches.patterns`; no test by itself."""
 
 from dataclasses import dataclass
 

@@ -9,10 +9,10 @@ import torch
 
 from audiomask import metrics
 from audiomask.audio import read
-from audiomask.masks.patches import Random, tokens
-from audiomask.runtime.artifact import PRETRAINED, resolve
+from audiomask.masks.patches.patterns import Random, tokens
+from audiomask.runtime.catalogue import PRETRAINED, resolve
 from audiomask.runtime.session import Session
-from audiomask.tasks import frozen
+from audiomask.tasks import encoders
 
 NOISE = Path(__file__).parents[1] / "egs/mini/denoise/corpus/noise"
 
@@ -38,7 +38,7 @@ def test_the_tagger_hears_speech_in_a_second(cli):
 
 def test_the_encoder_guesses_what_is_hidden_of_sounds_that_it_never_met():
     """1 is a network that knows nothing; it was .66, and .72 with one layer of six spoiled."""
-    model, frontend = frozen.load(PRETRAINED / "heed")
+    model, frontend = encoders.load(PRETRAINED / "heed")
     losses = []
     for seed, file in enumerate(sorted(NOISE.glob("*/*/*.opus"))):
         x, rate = read(file)

@@ -17,18 +17,18 @@ import pytest
 import soundfile as sf
 import torch
 import yaml
+from serving import Running
+from serving import sound as sound_of
 
 from audiomask import weights
 from audiomask.cli import main
-from audiomask.export import ExportError, _apart, check_file, compare, export
+from audiomask.export.onnx_file import export
+from audiomask.export.packing import ExportError
+from audiomask.export.proof import apart, check_file, compare
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 from audiomask.streaming import StreamingModel
-
-sys.path.insert(0, str(Path(__file__).parent / "runtime"))
-from serving import Running
-from serving import sound as sound_of
 
 YAMLS = {path.stem: path for path in sorted((Path(__file__).parent / "small").glob("*.yaml"))}
 MODELS = [(n, p) for n, path in YAMLS.items() for p in weights.part_configs(yaml.safe_load(path.read_text()))]
@@ -160,12 +160,12 @@ def test_codewords_that_are_equally_near_are_no_difference():
     other = codes.clone()
     other[:, 0] = torch.where(codes[:, 0] == 3, 5, codes[:, 0])
     other[:, 1] = torch.where(codes[:, 0] == 3, 0, codes[:, 1])
-    assert _apart(model, "codes", other, codes, inputs)[0] == 0
+    assert apart(model, "codes", other, codes, inputs)[0] == 0
     wrong = codes.clone()
     wrong[0, 1, 7] = (wrong[0, 1, 7] + 1) % 16
-    error, peak = _apart(model, "codes", wrong, codes, inputs)
+    error, peak = apart(model, "codes", wrong, codes, inputs)
     assert error / peak > 1e-3
-    assert _apart(model, "codes", codes.clone(), codes, inputs)[0] == 0
+    assert apart(model, "codes", codes.clone(), codes, inputs)[0] == 0
 
 
 def test_a_codec_is_two_files_that_name_each_other(tmp_path):

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
+from audiomask.audio.sources import SUFFIXES, Source, find_audio
 from audiomask.cli import UsageError, trace
 from audiomask.cli._common import add_model_arguments, adder, controls, cores, note, positive
-from audiomask.runtime import batch
-from audiomask.runtime.batch import Job, Report, Work
-from audiomask.runtime.files import Enhance, Options
-from audiomask.runtime.sinks import Output
-from audiomask.sources import SUFFIXES, Source, find_audio
+from audiomask.runtime.files import batch
+from audiomask.runtime.files.batch import Job, Report, Work
+from audiomask.runtime.files.play import Enhance, Options
+from audiomask.runtime.files.sinks import Output
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
@@ -197,7 +197,7 @@ def run_batch(
     failed = list(failed)
     with progress_bars(args.quiet or silent or bool(args.ray)) as (show, remove):
         if args.ray:
-            from audiomask.runtime import cluster
+            from audiomask.runtime.files import cluster
 
             reports = cluster.run(jobs, load, work, args.ray, args.jobs)
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from audiomask.masks.patches_saved import Drawn
+    from audiomask.masks.patches.saved import Drawn
 
 RATE, BANDS, SIZE, HOP = 16000, 128, 16, 160
 PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_block", "strips")
@@ -64,7 +64,7 @@ def check(args: argparse.Namespace, patches: bool) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the masks; the arguments are checked."""
-    from audiomask.masks.patches_saved import load
+    from audiomask.masks.patches.saved import load
 
     kinds = KINDS if args.kind in (None, "all") else (args.kind,)
     each = args.replay is None and "{kind}" in args.out.name
@@ -124,23 +124,23 @@ def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int, size: int =
     """Return a mask over patches of `size` for natural-log energies `[1, frames, bands]`."""
     import torch
 
-    from audiomask.masks import patches, patches_jepa, patches_noise, patches_scored
-    from audiomask.masks.patches_saved import KINDS as CLASSES
-    from audiomask.masks.patches_saved import Drawn
+    from audiomask.masks.patches import jepa, noise, patterns, scored
+    from audiomask.masks.patches.saved import KINDS as CLASSES
+    from audiomask.masks.patches.saved import Drawn
 
     time, freq = spectrogram.shape[1] // size, spectrogram.shape[2] // size
     sampler: Any
-    if kind in patches_noise.COLOURS:
-        sampler = patches_noise.ColourNoise(ratio, kind)
+    if kind in noise.COLOURS:
+        sampler = noise.ColourNoise(ratio, kind)
     elif kind == "curriculum":
         # the seed picks a point of the curriculum too, so that every kind of blocks can be seen
-        sampler = patches_jepa.Curriculum(steps=4, step=seed % 5, seed=seed % 2**32)
+        sampler = jepa.Curriculum(steps=4, step=seed % 5, seed=seed % 2**32)
     elif kind == "disjoint":
-        sampler = patches.Disjoint()
+        sampler = patterns.Disjoint()
     else:
         sampler = CLASSES[kind]() if kind == "time_frequency" else CLASSES[kind](ratio)
     # no recogniser here: loudness stands in for its confidence
-    looks = patches_scored.Speech() if kind == "confidence" else sampler
+    looks = scored.Speech() if kind == "confidence" else sampler
     numbers = looks.look(spectrogram, (size, size)) if hasattr(looks, "look") else None
     return Drawn.of(sampler, torch.tensor([seed]), (time, freq), numbers)
 
@@ -149,8 +149,8 @@ def figure(spectrogram: Tensor, drawn: dict[str, Drawn]) -> Figure:
     """Return a figure of all masks over `spectrogram [frames, bands]`; of a batch the first row."""
     from matplotlib.figure import Figure
 
-    from audiomask.masks.patches_jepa import Curriculum
-    from audiomask.masks.patches_saved import draw
+    from audiomask.masks.patches.jepa import Curriculum
+    from audiomask.masks.patches.saved import draw
 
     panels: list[tuple[str, Tensor]] = []
     for title, one in drawn.items():

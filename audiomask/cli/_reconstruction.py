@@ -43,13 +43,13 @@ def run(args: argparse.Namespace) -> int:
     import soxr
     import torch
 
-    from audiomask.masks.patches import tokens
-    from audiomask.masks.patches_saved import load
-    from audiomask.tasks import frozen
+    from audiomask.masks.patches.patterns import tokens
+    from audiomask.masks.patches.saved import load
+    from audiomask.tasks import encoders
 
     check_writable(args.out, overwrite=args.force)
     folder, file = args.weights, args.file
-    model, frontend = frozen.load(folder, args.corpus)
+    model, frontend = encoders.load(folder, args.corpus)
     if not hasattr(model, "errors"):
         raise AudioError(
             f"{folder}: a {type(model).__name__} guesses nothing that is hidden; give weights of "
@@ -108,7 +108,7 @@ def figure(picture: Tensor, masked: Tensor, errors: Tensor, guess: Tensor | None
     import torch
     from matplotlib.figure import Figure
 
-    from audiomask.masks.patches_saved import draw
+    from audiomask.masks.patches.saved import draw
 
     rows: list[tuple[str, Tensor, Tensor]] = [
         ("original", picture, torch.zeros_like(masked)),

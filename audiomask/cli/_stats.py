@@ -10,7 +10,7 @@ from pathlib import Path
 
 from audiomask.cli import UsageError
 from audiomask.cli._common import adder, note, positive
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 
 
 def say(data: DataDir, folder: Path) -> None:
@@ -47,7 +47,7 @@ def add_arguments(sub: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print mean and deviation of the log-mel, the classes, and options for `audiomask train`."""
-    from audiomask.data.labels import count, labels_of
+    from audiomask.data.crops.labels import count, labels_of
 
     data = DataDir.read(args.dir)
     words: list[str] = []

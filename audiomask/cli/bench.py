@@ -20,7 +20,7 @@ import numpy as np
 from audiomask.audio import read
 from audiomask.cli import UsageError
 from audiomask.cli._common import adder, positive, table
-from audiomask.runtime.artifact import resolve
+from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
 from audiomask.runtime.player import Player, feed_all

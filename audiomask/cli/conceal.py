@@ -27,11 +27,11 @@ from audiomask.cli import UsageError
 from audiomask.cli._common import adder, between, controls, note
 from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
-from audiomask.runtime.artifact import resolve
-from audiomask.runtime.batch import LOSSY, Job, Report
-from audiomask.runtime.files import Enhance, Options
-from audiomask.runtime.losses import NAMES, Classical, Loss, entry, loss_models
-from audiomask.runtime.packets import shape
+from audiomask.runtime.catalogue import resolve
+from audiomask.runtime.files.batch import LOSSY, Job, Report
+from audiomask.runtime.files.drops import NAMES, Classical, Loss, entry, loss_models
+from audiomask.runtime.files.play import Enhance, Options
+from audiomask.runtime.packets.jitter_buffer import shape
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

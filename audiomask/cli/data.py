@@ -28,12 +28,12 @@ import numpy as np
 from audiomask.cli import UsageError, _corpora, _stats
 from audiomask.cli._common import adder, positive
 from audiomask.cli._stats import failures, say
-from audiomask.data.convert import convert
-from audiomask.data.health import fix, validate
-from audiomask.data.importers import to_lhotse
-from audiomask.data.kaldi import DataDir, DataError, combine, split_by_jobs, split_by_ratio
-from audiomask.data.lossy import write_traces
-from audiomask.data.mix import MixSettings, write_mixtures
+from audiomask.data.corpora import lhotse
+from audiomask.data.kaldi.convert import convert
+from audiomask.data.kaldi.directory import DataDir, DataError, combine, split_by_jobs, split_by_ratio
+from audiomask.data.kaldi.health import fix, validate
+from audiomask.data.kaldi.traces import write_traces
+from audiomask.data.simulate.mixtures import MixSettings, write_mixtures
 from audiomask.masks.packets import parse_loss
 
 USUAL: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # arguments that several actions have
@@ -192,7 +192,7 @@ def _write_parts(parts: dict, force: bool) -> int:
 def _export(args: argparse.Namespace) -> int:
     if (args.out / "recordings.jsonl.gz").exists() and not args.force:
         raise DataError(f"{args.out}/recordings.jsonl.gz: exists; -f overwrites it")
-    for path in to_lhotse(DataDir.read(args.dir), args.out):
+    for path in lhotse.write(DataDir.read(args.dir), args.out):
         print(path)
     return 0
 
@@ -283,7 +283,7 @@ def _lose(args: argparse.Namespace) -> int:
 
 
 def _shard(args: argparse.Namespace) -> int:
-    from audiomask.data import shards  # needs torch
+    from audiomask.data.crops import shards  # needs torch
 
     data = DataDir.read(args.dir)
     old = [args.out / shards.INDEX, *args.out.glob("shard-*.tar")]

@@ -107,7 +107,7 @@ def _formats() -> Finding:
 def _models() -> Finding:
     import numpy as np
 
-    from audiomask.runtime.artifact import shipped
+    from audiomask.runtime.catalogue import shipped
     from audiomask.runtime.player import Player
 
     what, remedy, artifacts = "shipped models", "pip install --force-reinstall audiomask", shipped()

@@ -23,15 +23,15 @@ from typing import TypeAlias
 import numpy as np
 
 from audiomask.audio import AudioError, Reader, replacing
+from audiomask.audio.sources import Source
 from audiomask.cli import UsageError
 from audiomask.cli._common import add_model_arguments, adder
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
-from audiomask.runtime.artifact import choose, resolve
-from audiomask.runtime.batch import Job, Report, Tick, Work, reported
+from audiomask.runtime.catalogue import choose, resolve
+from audiomask.runtime.files.batch import Job, Report, Tick, Work, reported
+from audiomask.runtime.files.sinks import Output
 from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.sinks import Output
-from audiomask.runtime.tagging import Clock, listener, pooled, rows
-from audiomask.sources import Source
+from audiomask.runtime.readers.tags import Clock, listener, pooled, rows
 
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
 

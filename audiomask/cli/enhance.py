@@ -17,8 +17,8 @@ from functools import partial
 
 from audiomask.cli._common import refuse_told
 from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
-from audiomask.runtime.artifact import resolve
-from audiomask.runtime.files import Enhance, Options
+from audiomask.runtime.catalogue import resolve
+from audiomask.runtime.files.play import Enhance, Options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
 
     from audiomask import weights
-    from audiomask.export import ExportError
+    from audiomask.export.packing import ExportError
     from audiomask.streaming import StreamingModel
 
     parts = weights.load_parts(args.model, **changes)
@@ -130,7 +130,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _export(args: argparse.Namespace, model: Any, config: dict[str, Any], out: Path, card: dict) -> None:
     """Write one model, as the options say."""
-    from audiomask.export import check_file, export
+    from audiomask.export.onnx_file import export
+    from audiomask.export.proof import check_file
 
     if args.variant:
         with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +139,9 @@ def _export(args: argparse.Namespace, model: Any, config: dict[str, Any], out: P
             export(model, original, config, **card)
             return _variant(args, original, out)
     if out.suffix == ".pt2":
-        from audiomask import program
+        from audiomask.export import torch_program
 
-        document = program.export(model, out, config, args.hops or 1, **card)
+        document = torch_program.export(model, out, config, args.hops or 1, **card)
     else:
         document = export(model, out, config, **card)
     size = out.stat().st_size / 1e6
@@ -154,9 +155,9 @@ def _export(args: argparse.Namespace, model: Any, config: dict[str, Any], out: P
 
 
 def _variant(args: argparse.Namespace, original: Path, out: Path) -> None:
+    from audiomask.export.variant_cost import words
+    from audiomask.export.variants import export_variant
     from audiomask.runtime.artifact import Artifact
-    from audiomask.variant_cost import words
-    from audiomask.variants import export_variant
 
     entry = export_variant(Artifact.load(original), out, args.variant, args.corpus, args.ungated)
     print(f"{out}: {args.variant}, {words(entry)}")

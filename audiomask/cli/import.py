@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{path} exists; -f overwrites it")
 
     from audiomask import checkpoints, weights
-    from audiomask.export import check_file, export
+    from audiomask.export.onnx_file import export
+    from audiomask.export.proof import check_file
     from audiomask.streaming import StreamingModel
 
     model, config, card = checkpoints.load(args.family, args.files, **changes)

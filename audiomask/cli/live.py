@@ -35,10 +35,11 @@ from audiomask.cli._common import (
     table,
 )
 from audiomask.cli._terminal import keys, screen
-from audiomask.runtime import soundcard
-from audiomask.runtime.artifact import Artifact, choose, resolve
-from audiomask.runtime.live import Device, DeviceError, Live, Status, least_buffer
-from audiomask.runtime.recorder import Recorder
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.card import portaudio
+from audiomask.runtime.card.live import Device, DeviceError, Live, Status, least_buffer
+from audiomask.runtime.card.recorder import Recorder
+from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.session import Session, sounds
 
 LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # bounds of the default, so that calls are rare and blocks short
@@ -47,7 +48,7 @@ TRIES = 50  # blocks that measure the time of the model, before it starts
 STEP = 0.1  # fraction of a control's range that a key changes
 FLOOR_DB = -60.0
 TICK_S = 0.1  # between two status lines
-Cards: TypeAlias = tuple[soundcard.Card, soundcard.Card]  # of the microphone and the loudspeaker
+Cards: TypeAlias = tuple[portaudio.Card, portaudio.Card]  # of the microphone and the loudspeaker
 _clock = time.perf_counter
 
 
@@ -76,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _usage(args)
-    sd = soundcard.load()
+    sd = portaudio.load()
     if args.list_devices:
-        rows = [(c.index, c.name, c.api, c.inputs, c.outputs, c.rate, c.default) for c in soundcard.cards(sd)]
+        rows = [(c.index, c.name, c.api, c.inputs, c.outputs, c.rate, c.default) for c in portaudio.cards(sd)]
         print(table(("number", "name", "system", "in", "out", "Hz", "default"), rows))
         return 0
     cards = _find(sd, args)
@@ -142,14 +143,14 @@ def _usage(args: argparse.Namespace) -> None:
 
 
 def _find(sd: Any, args: argparse.Namespace) -> Cards:
-    return soundcard.find(sd, args.input, "input"), soundcard.find(sd, args.output, "output")
+    return portaudio.find(sd, args.input, "input"), portaudio.find(sd, args.output, "output")
 
 
 def _rate(sd: Any, cards: Cards, family: list[Artifact]) -> int:
     """Return the model's highest rate that both devices take, else the microphone's."""
     for artifact in reversed(family):  # conversion would add lag
         rate = artifact.sample_rate
-        if soundcard.takes(sd, cards[0], "input", rate) and soundcard.takes(sd, cards[1], "output", rate):
+        if portaudio.takes(sd, cards[0], "input", rate) and portaudio.takes(sd, cards[1], "output", rate):
             return rate
     return cards[0].rate
 
@@ -210,8 +211,8 @@ def _worker(live: Live) -> Iterator[None]:
 def _open(sd: Any, cards: Cards, live: Live) -> tuple[Device, Device]:
     outputs = live.session.outputs
     outputs = min(2, cards[1].outputs) if outputs == 1 else outputs  # one channel goes to both ears
-    source = soundcard.SoundCard(sd, cards[0], "input", live.rate, live.session.channels, live.block)
-    return source, soundcard.SoundCard(sd, cards[1], "output", live.rate, outputs, live.block)
+    source = portaudio.SoundCard(sd, cards[0], "input", live.rate, live.session.channels, live.block)
+    return source, portaudio.SoundCard(sd, cards[1], "output", live.rate, outputs, live.block)
 
 
 def _sessions(args: argparse.Namespace, sd: Any, cards: Cards, live: Live, compute_ms: float) -> None:
@@ -240,7 +241,7 @@ def _sessions(args: argparse.Namespace, sd: Any, cards: Cards, live: Live, compu
                 if panel.press(key(1.0)):
                     return
                 try:
-                    soundcard.rescan(sd)
+                    portaudio.rescan(sd)
                     cards = _find(sd, args)
                     break
                 except DeviceError:

@@ -6,7 +6,8 @@ import argparse
 import json
 
 from audiomask.cli._common import adder, table
-from audiomask.runtime.artifact import Artifact, resolve, shipped
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import resolve, shipped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from audiomask.audio import AudioError
 from audiomask.cli import UsageError
 from audiomask.cli._common import adder, table
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,10 +76,10 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    from audiomask.data.labels import labels_of, targets
-    from audiomask.tasks import frozen
+    from audiomask.data.crops.labels import labels_of, targets
+    from audiomask.tasks import encoders
 
-    model, frontend = frozen.load(args.weights, args.corpus)
+    model, frontend = encoders.load(args.weights, args.corpus)
     if args.layers in (None, "all"):
         layers = list(range(1, 1 + len(model.blocks))) if args.layers else []
     else:
@@ -100,7 +100,7 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
         task = bars.add_task("features", total=sum(map(len, truth)))
         for data in directories:
             vectors.append(
-                frozen.features(
+                encoders.features(
                     model, frontend, data, layers, args.batch, args.device,
                     lambda n: bars.update(task, advance=n),
                 )
@@ -171,26 +171,26 @@ def one(
     """Return scores of both methods for features `x [N, C]` and labels `y [N, K]`, see `split`."""
     import torch
 
-    from audiomask.tasks import frozen
+    from audiomask.tasks import encoders
 
     train, chosen, test = parts
     found: dict[str, Any] = {"clips": len(test)}
-    known, asked = frozen.standardised(x[train], x[test])
+    known, asked = encoders.standardised(x[train], x[test])
     if args.knn:
-        found["knn"] = scored(frozen.votes(known, y[train], asked, args.knn), y[test])
+        found["knn"] = scored(encoders.votes(known, y[train], asked, args.knn), y[test])
     if args.no_linear:
         return found
     fit = train[~torch.isin(train, chosen)]
     if not len(chosen) or not len(fit):
         raise AudioError("too few clips to choose the decay of the probe on; give more, or --no-linear")
-    inner, outer = frozen.standardised(x[fit], x[chosen])
-    probe, trials = frozen.Logistic(x.shape[1], y.shape[1], multi), []
+    inner, outer = encoders.standardised(x[fit], x[chosen])
+    probe, trials = encoders.Logistic(x.shape[1], y.shape[1], multi), []
     for l2 in DECAYS:  # each starts from the last solution
         result = scored(probe.fit(inner, y[fit], l2).scores(outer), y[chosen])
         trials.append((result["map" if multi else "accuracy"], l2))
     best = max(value for value, _ in trials)
     l2 = next(l2 for value, l2 in trials if value == best)  # the greatest of the best
-    probe = frozen.Logistic(x.shape[1], y.shape[1], multi).fit(known, y[train], l2)
+    probe = encoders.Logistic(x.shape[1], y.shape[1], multi).fit(known, y[train], l2)
     found["linear"] = scored(probe.scores(asked), y[test]) | {"l2": l2}
     return found
 

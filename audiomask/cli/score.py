@@ -20,10 +20,10 @@ from typing import Any
 
 from audiomask import metrics
 from audiomask.audio import AudioError, check_writable, replacing
+from audiomask.audio.sources import Source, find_audio
 from audiomask.cli import UsageError
 from audiomask.cli._common import adder, cores, positive
 from audiomask.metrics import Table
-from audiomask.sources import Source, find_audio
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -82,8 +82,8 @@ def token(args: argparse.Namespace) -> str | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from audiomask.runtime import listen
-    from audiomask.runtime.server import PAGE, Service, Settings, is_loopback, offer
+    from audiomask.runtime.net import listener
+    from audiomask.runtime.net.server import PAGE, Service, Settings, is_loopback, offer
 
     secret, local = token(args), is_loopback(args.host)
     if not local and secret is None:
@@ -114,8 +114,8 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         note(text, quiet=args.quiet)
 
-    server = listen.server(service, certificate=args.tls_cert, key=args.tls_key, say=say)
-    listening = listen.bind(args.host, args.port)
+    server = listener.server(service, certificate=args.tls_cert, key=args.tls_key, say=say)
+    listening = listener.bind(args.host, args.port)
     host, port = listening.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     say(f"{' '.join(service.artifacts)} at http{'s' * bool(args.tls_cert)}://{host}:{port}")
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     if not local and not args.tls_cert:
         say("warning: without --tls-cert, the token and the sound can be read on their way")
     try:
-        listen.run(server, listening)
+        listener.run(server, listening)
     except KeyboardInterrupt:
         say("stopped")  # on request: a clean end is no failure
     return 0

@@ -42,12 +42,12 @@ from audiomask.cli._common import (
     refuse_told,
 )
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
-from audiomask.runtime.artifact import choose, resolve
-from audiomask.runtime.packets import RECORD, JitterBuffer, shape
+from audiomask.runtime.catalogue import choose, resolve
+from audiomask.runtime.files.sinks import needed
+from audiomask.runtime.packets.jitter_buffer import RECORD, JitterBuffer, shape
 from audiomask.runtime.pcm import FORMATS
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
-from audiomask.runtime.sinks import needed
 
 LIVE_MS = 500  # most that a conversation bears: ITU-T G.114 calls 400 ms one way unacceptable
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     # Waiting threads soon give way to the processes that load data: by default each spins for milliseconds
     # at every operator, on a core that another needs. libgomp reads this when torch loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    from audiomask.tasks.fit import fit
+    from audiomask.tasks.training import fit
 
     fit(args.config, known.out, options, fresh=known.fresh, command=sys.argv)
     return 0

@@ -20,13 +20,13 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask.audio import AudioError
-from audiomask.data.clips import Clips, Crops, LabelledClips, confidences
-from audiomask.data.kaldi import DataDir, Utterance, read_mono
-from audiomask.data.labels import LabelledCrops, count, labels_of
-from audiomask.data.loading import PackedAudio, SpeechAndNoise, pack
-from audiomask.data.packet_loss import Traced
-from audiomask.data.pairs import PairCrops, Pairs
-from audiomask.data.shards import INDEX, ShardedAudio, label_counts
+from audiomask.data.crops.clips import Clips, Crops, LabelledClips, confidences
+from audiomask.data.crops.labels import LabelledCrops, count, labels_of
+from audiomask.data.crops.packed import PackedAudio, SpeechAndNoise, pack
+from audiomask.data.crops.pairs import PairCrops, Pairs
+from audiomask.data.crops.shards import INDEX, ShardedAudio, label_counts
+from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
+from audiomask.data.simulate.packet_loss import Traced
 from audiomask.masks.packets import TRACE_MS
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir, Utterance, read_mono
+from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 from audiomask.frontend.logmel import LogMel
 
 

@@ -1,7 +1,7 @@
-"""Find and load models, each an ONNX file whose metadata says all that is needed to run it.
+"""Load models, each an ONNX file whose metadata says all that is needed to run it.
 
-`Artifact.load` reads a file and validates or refuses it; `resolve` finds artifacts by name, file or folder.
-`audiomask.export` writes the JSON document under the metadata key `audiomask`, and the docs describe it.
+`Artifact.load` reads a file and validates or refuses it. `audiomask.export` writes the document under the
+metadata key `audiomask`, and the docs describe it.
 """
 
 from __future__ import annotations
@@ -9,33 +9,28 @@ from __future__ import annotations
 import base64
 import json
 import math
-import mmap
-import os
-import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port
-from audiomask.runtime.onnxfile import MalformedError, metadata, parse
+from audiomask.runtime.onnxfile import MalformedError, parse
 
 FORMAT, READ = 2, (1, 2)  # formats written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"
 MAX_STATE = 64 * 2**20  # elements; the largest model here has well under one million
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
-PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 _DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "int64": np.dtype(np.int64)}
 _KINDS = {np.dtype(np.float32): "tensor(float)", np.dtype(np.int64): "tensor(int64)"}
 _CLOCK = {"sample_rate": 1, "hop": 1, "delay": 0, "latency": 1}  # entries that are integers, and the least
 REQUIRED = ("format", "name", "task", *_CLOCK, "inputs", "outputs", "states")
-_RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
 
 
 class ArtifactError(AudioError):
@@ -285,85 +280,3 @@ def _undisturbed() -> Iterator[None]:
                 signal.signal(number, handler)
         for one in heard:
             signal.raise_signal(one)
-
-
-def family(artifact: Artifact | str) -> str:
-    """Return the name shared at all rates: `denoise` for `denoise_16k` and `denoise_48k`."""
-    return _RATE_SUFFIX.sub("", artifact if isinstance(artifact, str) else artifact.name)
-
-
-def _load_all(paths: Iterable[Path]) -> list[Artifact]:
-    return [Artifact.load(path) for path in sorted(paths)]
-
-
-def shipped() -> list[Artifact]:
-    """Return the models in the package."""
-    return _load_all(PRETRAINED.glob("*.onnx"))
-
-
-def _catalogue() -> dict[Path, dict[str, Any]]:
-    """Return name, task and default of the models in the package without reading their graphs."""
-    found = {}
-    for path in sorted(PRETRAINED.glob("*.onnx")):
-        try:
-            with path.open("rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            meta = json.loads(metadata(data)[KEY])
-            found[path] = {"name": meta["name"], "task": meta["task"], "default": meta.get("default")}
-        except (OSError, ValueError, KeyError, TypeError):
-            Artifact.load(path)  # raises an error that says what is wrong
-    return found
-
-
-def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
-    """Return the artifacts that `name` means, by rising sample rate.
-
-    Args:
-        name: a file, a folder of one family, or a shipped model or family (`denoise_48k`, `denoise`).
-        task: the task whose default model is meant if `name` is None.
-
-    Raises `ArtifactError`, with the names that exist.
-    """
-    if name is None:
-        metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
-        if len({family(meta["name"]) for meta in metas.values()}) > 1:
-            metas = {path: meta for path, meta in metas.items() if meta["default"]}
-        if not metas:
-            raise ArtifactError(
-                f"no default model for {task} ships with this audiomask; name one with -m FILE"
-            )
-        found = _load_all(metas)
-    elif os.path.isdir(name):  # noqa: PTH112 - Path's test raises for names that are too long
-        found = _load_all(Path(name).glob("*.onnx"))
-        if not found:
-            raise ArtifactError(f"{name}: holds no .onnx file; export a model into it")
-    elif os.path.exists(name) or Path(name).suffix.lower() == ".onnx" or "/" in str(name):  # noqa: PTH110
-        found = [Artifact.load(name)]
-    else:
-        metas = _catalogue()
-        found = _load_all(
-            [path for path, meta in metas.items() if name in (path.stem, meta["name"])]
-            or [path for path, meta in metas.items() if name == family(meta["name"])]
-        )
-        if not found:
-            names = " ".join(sorted(path.stem for path in metas)) or "none"
-            raise ArtifactError(f"{name}: is neither a file nor a shipped model; shipped are: {names}")
-    families = {family(a) for a in found}
-    if len(families) > 1:
-        raise ArtifactError(f"{name}: holds several models ({' '.join(sorted(families))}); name one file")
-    return sorted(found, key=lambda a: a.sample_rate)
-
-
-class _Rated(Protocol):
-    sample_rate: int
-
-
-_Model = TypeVar("_Model", bound=_Rated)
-
-
-def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
-    """Return the cheapest model of a family that keeps the whole band of a signal at `rate` Hz.
-
-    It is the one of the lowest sample rate that is not below `rate`, else the one of the highest.
-    """
-    return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from audiomask.ports import Port
-from audiomask.runtime.artifact import Artifact, ArtifactError, choose, resolve
+from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.engine import run as run_steps
 from audiomask.runtime.polyphase import Polyphase, Spread

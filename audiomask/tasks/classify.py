@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiomask.audio import AudioError
-from audiomask.data.picture_augment import draws, randomized_quantization, spec_augment
+from audiomask.data.simulate.spectrogram_augment import draws, randomized_quantization, spec_augment
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.vit_tagger import ViTTagger, begin_from
 from audiomask.tasks.task import Task

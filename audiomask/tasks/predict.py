@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from audiomask.audio import AudioError
-from audiomask.data.picture_augment import draws
+from audiomask.data.simulate.spectrogram_augment import draws
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Grid, Random, tokens
-from audiomask.masks.patches_jepa import Curriculum, level
+from audiomask.masks.patches.jepa import Curriculum, level
+from audiomask.masks.patches.patterns import Grid, Random, tokens
 from audiomask.nn.latent import Latent
 from audiomask.tasks.pretrain import Mask, check_sizes
 from audiomask.tasks.task import Task

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Random, tokens
-from audiomask.masks.patches_scored import columns
+from audiomask.masks.patches.patterns import Random, tokens
+from audiomask.masks.patches.scored import columns
 from audiomask.models.audio_mae import AudioMae
 from audiomask.nn.latent import follow
 from audiomask.nn.vit import ViT
@@ -23,7 +23,7 @@ from audiomask.tasks.task import Task
 
 
 class Mask(Protocol):
-    """A mask that hides patches (`audiomask.masks.patches`).
+    """A mask that hides patches (`audiomask.masks.patches.patterns`).
 
     It may have `scored`, which scores it takes, and `look(levels, size)`, which makes them from a
     spectrogram; `at(step)`, the mask at a step of the training; and `masks`, how many it draws of one clip.

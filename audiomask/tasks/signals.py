@@ -7,7 +7,7 @@ In a recipe:
       init_args:
         model: {class_path: audiomask.models.sieve.Sieve}
         objective: {class_path: audiomask.losses.Objective, init_args: {losses: ...}}
-        simulation: {class_path: audiomask.data.simulate.Degrade}
+        simulation: {class_path: audiomask.data.simulate.degrade.Degrade}
 """
 
 from __future__ import annotations

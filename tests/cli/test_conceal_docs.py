@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 
 from audiomask.masks.packets import write_trace
-from audiomask.runtime import packets
+from audiomask.runtime.packets import jitter_buffer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/conceal.md").read_text()
@@ -69,7 +69,12 @@ def test_programs(desk, repeat16, monkeypatch):
 
 
 def test_defaults():
-    assert (packets.PACKET_MS, packets.JITTER_MS) == ((1, 200), (0, 2000))
-    assert (packets.LEAP_S, packets.PAUSE_S, packets.RESUME_S, packets.DRIFT) == (10, 1, 0.2, 500e-6)
-    for kind in packets.Counts.__annotations__:
+    assert (jitter_buffer.PACKET_MS, jitter_buffer.JITTER_MS) == ((1, 200), (0, 2000))
+    assert (jitter_buffer.LEAP_S, jitter_buffer.PAUSE_S, jitter_buffer.RESUME_S, jitter_buffer.DRIFT) == (
+        10,
+        1,
+        0.2,
+        500e-6,
+    )
+    for kind in jitter_buffer.Counts.__annotations__:
         assert f"`{kind}`" in PAGE

@@ -10,8 +10,8 @@ import soundfile as sf
 
 from audiomask.audio import read
 from audiomask.masks.packets import write_trace
-from audiomask.runtime import artifact
-from audiomask.runtime.classical import repeat_pitch
+from audiomask.runtime import catalogue
+from audiomask.runtime.packets.classical import repeat_pitch
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_verbs_that_cannot_tell_it_say_so(here, cli, repeat16, monkeypatch):
         done.code,
         "repeat_16k: conceals losses that it is told of; use audiomask conceal" in done.err,
     ) == (2, True)
-    monkeypatch.setattr(artifact, "PRETRAINED", here)
+    monkeypatch.setattr(catalogue, "PRETRAINED", here)
     done = cli("conceal", "a.wav")
     assert (done.code, "no default model for conceal ships" in done.err) == (1, True)
     concealer.build("repeat_16k.onnx")

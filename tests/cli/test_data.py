@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from audiomask import audio
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 
 
 @pytest.fixture

@@ -134,6 +134,6 @@ def test_debug_shows_where_an_error_comes_from(capfd, tmp_path, monkeypatch):
         assert module.main(["enhance", str(bad), "--filename", "{x}"]) == 2
         said[debug] = capfd.readouterr().err
     assert "Traceback" not in said["0"]
-    for kind in ("audio.AudioError: ", "ArtifactError: ", "UsageError: "):
+    for kind in ("formats.AudioError: ", "ArtifactError: ", "UsageError: "):
         assert kind in said["1"]
     assert "LibsndfileError" in said["1"]  # from which the AudioError was made

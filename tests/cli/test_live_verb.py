@@ -17,8 +17,8 @@ from fake_cards import FakeCard, Simulation
 
 from audiomask.audio import read
 from audiomask.cli import live as verb
-from audiomask.runtime import soundcard
-from audiomask.runtime.live import Live, Status
+from audiomask.runtime.card import portaudio
+from audiomask.runtime.card.live import Live, Status
 from audiomask.runtime.session import Session
 
 RATE = 16000
@@ -125,7 +125,7 @@ def desk(monkeypatch, tmp_path):
         sim.worker, desk.live = live.pump, live
         yield
 
-    monkeypatch.setattr(soundcard, "load", lambda: desk.sd)
+    monkeypatch.setattr(portaudio, "load", lambda: desk.sd)
     for name, fake in (("keys", keys), ("screen", screen), ("_worker", worker), ("_clock", sim.clock)):
         monkeypatch.setattr(verb, name, fake)
     monkeypatch.chdir(tmp_path)
@@ -391,14 +391,14 @@ def test_devices_that_are_not_there(cli, desk, words, text):
 
 
 def test_devices_by_number_and_name(desk):
-    assert soundcard.find(desk.sd, "2", "input").name == "USB Headset"
-    assert soundcard.find(desk.sd, "usb headset", "output").index == 2
-    assert soundcard.find(desk.sd, None, "output").name == "Headphones"
+    assert portaudio.find(desk.sd, "2", "input").name == "USB Headset"
+    assert portaudio.find(desk.sd, "usb headset", "output").index == 2
+    assert portaudio.find(desk.sd, None, "output").name == "Headphones"
     desk.sd.default.device = [-1, -1]
     with pytest.raises(
-        soundcard.DeviceError, match="the system names no input device; name one with -i: 0 USB"
+        portaudio.DeviceError, match="the system names no input device; name one with -i: 0 USB"
     ):
-        soundcard.find(desk.sd, None, "input")
+        portaudio.find(desk.sd, None, "input")
 
 
 @pytest.mark.parametrize(

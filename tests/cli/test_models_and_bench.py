@@ -8,20 +8,20 @@ import pytest
 import soundfile as sf
 
 from audiomask.cli import bench
-from audiomask.runtime import artifact
+from audiomask.runtime import catalogue
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.session import Session
 
 
 def test_no_models(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(catalogue, "PRETRAINED", tmp_path)
     done = cli("models")
     assert done.code == 0
     assert "no models ship" in done.out
 
 
 def test_list_and_card(cli, toys, tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(catalogue, "PRETRAINED", tmp_path)
     toys.build(tmp_path / "toy_16k.onnx", name="toy_16k", scores={"pesq": 2.5})
     listed = cli("models").out
     assert "toy_16k  enhance  16000        32.0" in listed

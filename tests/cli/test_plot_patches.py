@@ -13,7 +13,7 @@ from matplotlib import image
 
 from audiomask import weights
 from audiomask.cli import _patches, parser, plot
-from audiomask.masks.patches_saved import Drawn, load
+from audiomask.masks.patches.saved import Drawn, load
 from audiomask.models.audio_mae import AudioMae
 
 ROOT = Path(__file__).parents[2]
@@ -155,7 +155,7 @@ def test_silence_and_one_patch_are_drawn(cli):
 
 def test_without_torch_the_remedy_is_named(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [n for n in sys.modules if n.startswith("audiomask.masks.patches")]:
+    for name in [n for n in sys.modules if n.startswith("audiomask.masks.patches.patterns")]:
         monkeypatch.delitem(sys.modules, name)
     result = cli("plot", "masks", CLEAN, "-o", "a.png")
     assert result.code == 1

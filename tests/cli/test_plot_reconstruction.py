@@ -10,14 +10,14 @@ from matplotlib import image
 
 from audiomask import weights
 from audiomask.cli import _patches, _reconstruction
-from audiomask.masks.patches import tokens
-from audiomask.masks.patches_saved import load
+from audiomask.masks.patches.patterns import tokens
+from audiomask.masks.patches.saved import load
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.eat import Eat
 from audiomask.models.hpm import HPM
 from audiomask.models.vit_tagger import ViTTagger
-from audiomask.tasks import frozen
+from audiomask.tasks import encoders
 
 SMALL = {"frames": 128, "bands": 128, "width": 16, "depth": 2, "heads": 2}
 DECODER = {"decoder_width": 16, "decoder_depth": 2, "decoder_heads": 2}
@@ -46,7 +46,7 @@ def test_a_picture_and_its_loss(cli, here):
     assert done.code == 0, done.err
     assert "the first 1.28 s, which is what the network is made for" in done.err
     assert image.imread("a.png").std() > 0.1
-    model, frontend = frozen.load("exp")
+    model, frontend = encoders.load("exp")
     cut = _patches.features(*sf.read("talk.wav"))[:, :128]
     visible, hidden = tokens(_patches.sampled("block", cut, 0.8, 4).masked)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 
 from audiomask import weights
 from audiomask.cli.probe import split
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.models.audio_mae import AudioMae
 
 TINY = {

@@ -16,12 +16,12 @@ import pytest
 import soundfile as sf
 
 from audiomask.audio import AudioError, Writer, remove_parts
+from audiomask.audio.sources import Source
 from audiomask.cli.conceal import work as concealing
 from audiomask.cli.enhance import work as enhancing
-from audiomask.runtime.batch import Job
-from audiomask.runtime.files import Options
-from audiomask.runtime.losses import Loss, loss_models
-from audiomask.sources import Source
+from audiomask.runtime.files.batch import Job
+from audiomask.runtime.files.drops import Loss, loss_models
+from audiomask.runtime.files.play import Options
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(here):
 
 def test_a_file_that_a_lost_worker_had_finished_is_not_done_again(here, toy16):
     pytest.importorskip("ray", reason="needs ray: pip install 'audiomask[ray]'")
-    from audiomask.runtime.cluster import Worker
+    from audiomask.runtime.files.cluster import Worker
 
     wav("a.wav", samples=8000)
     job = Job(Source("a.wav", "a.wav"), {"enhanced": here / "b.wav"})

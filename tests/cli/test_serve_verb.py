@@ -17,9 +17,9 @@ import pytest
 from websockets.sync.client import connect
 
 from audiomask.audio import AudioError
-from audiomask.runtime import commands, listen, sockets
-from audiomask.runtime.server import DRAIN_S, Service, Settings, offer
-from audiomask.runtime.turns import EXTRA_S, LIVE_S
+from audiomask.runtime.net import listener, requests, sockets
+from audiomask.runtime.net.batching import EXTRA_S, LIVE_S
+from audiomask.runtime.net.server import DRAIN_S, Service, Settings, offer
 
 TOKEN = "0123456789abcdef"
 
@@ -132,12 +132,12 @@ def test_tls(start, tmp_path):
 
 def test_a_tls_handshake_that_does_not_come_is_cut(tmp_path, toy16, monkeypatch):
     certificate(tmp_path)
-    monkeypatch.setattr(listen, "HELLO_S", 0.3)
+    monkeypatch.setattr(listener, "HELLO_S", 0.3)
     pem = [tmp_path / name for name in ("cert.pem", "key.pem")]
     service = Service(offer([str(toy16)]), Settings())
-    server = listen.server(service, certificate=pem[0], key=pem[1], say=lambda text: None)
-    listening = listen.bind("127.0.0.1", 0)
-    thread = threading.Thread(target=listen.run, args=(server, listening))
+    server = listener.server(service, certificate=pem[0], key=pem[1], say=lambda text: None)
+    listening = listener.bind("127.0.0.1", 0)
+    thread = threading.Thread(target=listener.run, args=(server, listening))
     thread.start()
     try:
         with socket.create_connection(listening.getsockname(), timeout=20) as silent:
@@ -186,7 +186,7 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
     assert done.code == 1
     assert "nobody: is neither a file nor a shipped model" in done.err
     with pytest.raises(AudioError, match=r"a..b:0: cannot be listened on"):
-        listen.bind("a..b", 0)
+        listener.bind("a..b", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = cli("serve", "-m", toy16, "--no-page", "--port", port)
@@ -197,7 +197,7 @@ def test_failures_name_the_remedy(cli, toy16, tmp_path):
 def test_a_server_that_does_not_start_fails(toy16):
     """Not even its computing thread, where the system has no more threads."""
     code = (
-        "import sys, audiomask.runtime.server as server; from audiomask.cli import main\n"
+        "import sys, audiomask.runtime.net.server as server; from audiomask.cli import main\n"
         'def Worker(counters): raise RuntimeError("can\'t start new thread")\n'
         "server.Worker = Worker\n"
         "sys.exit(main(['serve', '--no-page', '--port', '0', '-m', sys.argv[1]]))"
@@ -222,7 +222,7 @@ def test_a_missing_package_is_named(toy16, package):
 
 
 def test_a_page_that_is_missing_is_said(cli, toy16, monkeypatch, tmp_path):
-    monkeypatch.setattr("audiomask.runtime.server.PAGE", tmp_path)
+    monkeypatch.setattr("audiomask.runtime.net.server.PAGE", tmp_path)
     done = cli("serve", "-m", toy16)
     assert done.code == 1
     assert "the page is missing" in done.err
@@ -243,7 +243,7 @@ def test_the_docs_name_every_error_and_limit():
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
     source = "".join(
         (Path(sockets.__file__).parent / f"{name}.py").read_text()
-        for name in ("commands", "sockets", "server")
+        for name in ("requests", "sockets", "server")
     )
     codes = set(re.findall(r'Refusal\(\s*"(\w+)"', source)) | {
         "slow_reader",
@@ -256,7 +256,7 @@ def test_the_docs_name_every_error_and_limit():
     assert not [code for code in codes if f"`{code}`" not in page]
     for value in (sockets.HELLO_S, sockets.SLOW_S, sockets.BURST_S, DRAIN_S):
         assert value == 10, "the docs say 10 s"
-    assert (sockets.INBOX, sockets.OUTBOX, listen.KERNEL) == (2**18,) * 3
-    assert (listen.MAX_MESSAGE, commands.MAX_TEXT, sockets.MAX_ROWS) == (2**20, 2**16, 8)
-    assert (sockets.MAX_MESSAGES, listen.HTTP_S) == (1000, 300)
+    assert (sockets.INBOX, sockets.OUTBOX, listener.KERNEL) == (2**18,) * 3
+    assert (listener.MAX_MESSAGE, requests.MAX_TEXT, sockets.MAX_ROWS) == (2**20, 2**16, 8)
+    assert (sockets.MAX_MESSAGES, listener.HTTP_S) == (1000, 300)
     assert (LIVE_S, EXTRA_S) == (0.25, 0.004)

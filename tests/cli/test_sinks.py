@@ -13,11 +13,11 @@ import soundfile as sf
 from small_artifacts import GAINS, HOP, PLAIN, means
 
 from audiomask.audio import AudioError, Writer, read
-from audiomask.runtime.artifact import resolve
-from audiomask.runtime.batch import Job
-from audiomask.runtime.files import Enhance, Options
+from audiomask.audio.sources import Source
+from audiomask.runtime.catalogue import resolve
+from audiomask.runtime.files.batch import Job
+from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.session import Session
-from audiomask.sources import Source
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import struct
 import concealer
 import numpy as np
 import pytest
-from test_stream_verb import pipe, stream
+from stream_pipe import pipe, stream
 
 
 def record(number, x, dtype="<f4"):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import PackedAudio
+from audiomask.data.crops.packed import PackedAudio
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.modules import Batches, NoisySpeech, PairedSpeech
 
 
@@ -68,7 +68,7 @@ def test_rows_are_as_long_as_the_simulation_needs(folder):
     """Nothing of a simulation's speeds is lost for want of material."""
     from types import SimpleNamespace
 
-    from audiomask.data.simulate import Degrade
+    from audiomask.data.simulate.degrade import Degrade
 
     def raw(**options) -> int:
         simulation = Degrade(16000, 8000, **options)

@@ -8,7 +8,7 @@ import torch
 
 from audiomask.audio import AudioError
 from audiomask.cli import main
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.statistics import log_mel, some
 from audiomask.frontend.logmel import LogMel
 

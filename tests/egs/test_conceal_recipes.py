@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from audiomask.cli import VERBS
-from audiomask.data.health import validate
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 from audiomask.masks.packets import read_trace
 
 TREES = {"plc_challenge": "plc", "vctk": "vctk"}

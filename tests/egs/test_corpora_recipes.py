@@ -12,8 +12,8 @@ from pathlib import Path
 import corpus_trees
 import pytest
 
-from audiomask.data.health import validate
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 
 EGS = Path(__file__).parents[2] / "egs"
 SCRIPTS = sorted(EGS.glob("*/*/run.sh"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from audiomask.data.health import validate
+from audiomask.data.kaldi.health import validate
 from audiomask.masks.packets import read_trace
 
 CORPUS = Path(__file__).parents[2] / "egs/mini/denoise/corpus"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from audiomask import audio
-from audiomask.data.health import validate
-from audiomask.data.importers import from_folder, from_librispeech
+from audiomask.data.corpora.folder import read as from_folder
+from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.kaldi.health import validate
 
 RECIPE = Path(__file__).parents[2] / "egs/mini/denoise"
 CORPUS = RECIPE / "corpus"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from audiomask import audio
-from audiomask.data.health import validate
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 
 MINI = Path(__file__).parents[2] / "egs/mini"
 CORPUS = MINI / "classify/corpus"

@@ -13,9 +13,9 @@ import corpus_trees
 import numpy as np
 import pytest
 
-from audiomask.data.health import validate
-from audiomask.data.kaldi import DataDir
-from audiomask.data.shards import label_counts
+from audiomask.data.crops.shards import label_counts
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 
 GATHER = Path(__file__).parents[2] / "egs/utils/gather.py"
 TREES = {

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from audiomask import weights
-from audiomask.masks.patches_jepa import Curriculum
+from audiomask.masks.patches.jepa import Curriculum
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.audio_mae import SIZES
 from audiomask.models.vit_tagger import ViTTagger, begin_from

@@ -11,7 +11,7 @@ from torch import nn
 from audiomask import checkpoints, weights
 from audiomask.checkpoints import CheckpointError
 from audiomask.cli import main
-from audiomask.masks.patches import tokens
+from audiomask.masks.patches.patterns import tokens
 from audiomask.models.audio_mae import SIZES, AudioMae, normalised
 from audiomask.models.vit_tagger import ViTTagger, begin_from
 

@@ -4,7 +4,7 @@ import contract
 import pytest
 import torch
 
-from audiomask import program
+from audiomask.export import torch_program
 from audiomask.models.darn import Darn, MendNet
 
 RATES = (16000, 48000)
@@ -176,4 +176,4 @@ def test_masks_are_below_2_and_start_close_to_the_extension():
 @pytest.mark.slow
 def test_it_becomes_a_torch_program_without_branches(tmp_path):
     config = {"class_path": "audiomask.models.darn.Darn", "init_args": {"sample_rate": 16000, **TINY}}
-    assert program.export(tiny(), tmp_path / "darn.pt2", config, hops=2)["equality"] <= 1e-5
+    assert torch_program.export(tiny(), tmp_path / "darn.pt2", config, hops=2)["equality"] <= 1e-5

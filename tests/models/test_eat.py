@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from audiomask import weights
-from audiomask.masks.patches import InverseBlock
+from audiomask.masks.patches.patterns import InverseBlock
 from audiomask.models.audio_mae import SIZES
 from audiomask.models.eat import ConvDecoder, Eat
 from audiomask.models.vit_tagger import ViTTagger, begin_from

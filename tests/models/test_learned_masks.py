@@ -6,7 +6,7 @@ import pytest
 import torch
 from patch_mask import Plain
 
-from audiomask.masks.patches import tokens
+from audiomask.masks.patches.patterns import tokens
 from audiomask.models.ada_mae import AdaMae
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.hpm import HPM, ranking
@@ -150,7 +150,7 @@ def test_the_policy_gradient_is_that_of_its_formula():
 
 def test_the_sampler_comes_to_show_what_is_hard_to_guess():
     """Hidden patches of the first half of the clip cost 1, the others nothing: their probability rises."""
-    from audiomask.masks.patches_learned import Likely
+    from audiomask.masks.patches.learned import Likely
 
     model = made(AdaMae, weight=1.0)
     x = torch.randn(8, 64, 32, generator=torch.Generator().manual_seed(0))

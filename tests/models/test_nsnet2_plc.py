@@ -10,8 +10,9 @@ import torch
 from dtln_pair import Graph
 from onnx import TensorProto, helper
 
-from audiomask import checkpoints, export
+from audiomask import checkpoints
 from audiomask.checkpoints import CheckpointError
+from audiomask.export.document import describe
 from audiomask.models.nsnet2_plc import NSNet2PLC
 
 SMALL = {"size": 32, "units": (6, 5, 7, 4)}
@@ -230,7 +231,7 @@ GOLDEN = [0.25638, 0.001187, -0.002676, 0.005813, -0.007076, -0.088962, 0.050207
 
 
 def test_the_artifact_names_the_mask():
-    document = export.describe(small(), {})
+    document = describe(small(), {})
     audio, lost = document["inputs"]
     assert (audio["type"], lost["type"]) == ("pcm", "lost")
     assert {k: lost[k] for k in ("name", "kind", "rate", "channels")} == {

@@ -4,7 +4,8 @@ import contract
 import pytest
 import torch
 
-from audiomask import export, weights
+from audiomask import weights
+from audiomask.export.document import describe
 from audiomask.frontend.fbank import Fbank
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import SIZES
@@ -105,13 +106,13 @@ def test_silence_and_a_single_sample():
 
 def test_ports_tell_labels_and_span():
     tagger, _, _ = pair(3, 7, labels=["a", "b", "c"])
-    document = export.describe(tagger, {})
+    document = describe(tagger, {})
     p, e = document["outputs"]
     assert (p["name"], p["type"], p["rate"], p["channels"]) == ("probabilities",) * 2 + (f"1/{3 * COLUMN}", 3)
     assert p["labels"] == ["a", "b", "c"]
     assert p["span"] == e["span"] == 7 * COLUMN + OVERHANG
     assert (document["task"], document["hop"], document["delay"]) == ("tag", 3 * COLUMN, 0)
-    assert export.describe(pair()[0], {})["outputs"][0]["labels"] == ["class 0", "class 1", "class 2"]
+    assert describe(pair()[0], {})["outputs"][0]["labels"] == ["class 0", "class 1", "class 2"]
 
 
 @pytest.mark.parametrize("size", SIZES)

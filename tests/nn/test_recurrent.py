@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from audiomask import export
+from audiomask.export import graph, proof
 from audiomask.nn.recurrent import GRU, LSTM, PlainGRU, PlainLSTM, _onnx_module, _TrainedGRU
 from audiomask.streaming import Delay, Port, Sequential, StreamingModel
 
@@ -112,7 +112,7 @@ class AcrossFrequency(StreamingModel):
 
 def test_plain_layers_export_at_any_size():
     model = AcrossFrequency().eval()
-    differences = export.compare(model, export.to_bytes(export.build(model)))
+    differences = proof.compare(model, graph.to_bytes(graph.build(model)))
     assert max(differences.values()) < 1e-5, differences
 
 

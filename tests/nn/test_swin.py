@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_vit import shaken, timm_transformer
+from timm_peer import shaken, timm_transformer
 
 from audiomask.nn.swin import WindowAttention, WindowBlock
 

@@ -1,37 +1,17 @@
 """The transformer equals torch's own and timm's, and computes nothing that is hidden."""
 
-import importlib.util
 import math
-import sys
-import types
 from functools import partial
 
 import pytest
 import torch
+from timm_peer import shaken, timm_transformer
 from torch import nn
 
 from audiomask.models.vit_tagger import ViTTagger
-from audiomask.nn.vit import (
-    Attention,
-    Block,
-    CrossBlock,
-    PostBlock,
-    ViT,
-    drop_path,
-    sincos,
-    take,
-)
+from audiomask.nn.vit import Attention, Block, CrossBlock, PostBlock, ViT, drop_path, sincos, take
 
 SMALL = {"frames": 64, "bands": 32, "width": 48, "depth": 3, "heads": 4}
-
-
-def shaken(module: nn.Module, seed: int = 0, by: float = 0.1) -> nn.Module:
-    """Every parameter random, so that none can be forgotten unseen."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in module.parameters():
-            p += by * torch.randn(p.shape, generator=generator)
-    return module.eval()
 
 
 def test_positions_are_those_of_the_formula():
@@ -214,45 +194,6 @@ def test_dropped_paths_keep_the_mean_and_rise_with_depth():
     assert y.mean() == pytest.approx(1, abs=0.02)
     assert drop_path(x, 0.3, False) is x
     assert [block.drop for block in ViT(**SMALL, drop_path=0.1).blocks] == pytest.approx([0, 0.05, 0.1])
-
-
-def timm_transformer():
-    """timm's class. It imports torchvision, of which the network needs nothing and which fails beside a torch
-    of another build; an empty stand-in takes its place where it is absent."""
-    if importlib.util.find_spec("timm") is None:
-        pytest.skip("timm is not installed")
-    if importlib.util.find_spec("torchvision") is None:
-
-        class Anything(type):
-            def __getattr__(cls, name):
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                return name
-
-        class Stand(types.ModuleType):
-            __path__: list[str] = []
-
-            def __getattr__(self, name):
-                if name.startswith("__"):
-                    raise AttributeError(name)
-                return Anything(name, (), {})
-
-        class Finder:
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] == "torchvision":
-                    return importlib.util.spec_from_loader(name, self)
-                return None
-
-            def create_module(self, spec):
-                return Stand(spec.name)
-
-            def exec_module(self, module):
-                pass
-
-        sys.meta_path.append(Finder())
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer
 
 
 @pytest.mark.peer

@@ -93,7 +93,7 @@ def unfilled(monkeypatch):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_recipe_resolves(recipe, unfilled):
     """Every key is one that the classes know, and every class is there."""
-    from audiomask.tasks.fit import parse
+    from audiomask.tasks.training import parse
 
     cli = parse(recipe, [])
     assert (

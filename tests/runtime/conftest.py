@@ -1,4 +1,4 @@
-"""Servers for the tests of audiomask.runtime.server."""
+"""Servers for the tests of audiomask.runtime.net.server."""
 
 import pytest
 from serving import Running

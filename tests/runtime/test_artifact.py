@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiomask.runtime import artifact as module
-from audiomask.runtime.artifact import Artifact, ArtifactError, choose, family, resolve
+from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.onnxfile import MalformedError, parse
 
 
@@ -210,65 +209,5 @@ def test_damaged_bytes_end_in_an_error_or_a_model(toy16, tmp_path_factory, data)
     assert "damaged.onnx" in text
 
 
-def test_resolve(toy, tmp_path, toys, monkeypatch):
-    monkeypatch.setattr(module, "PRETRAINED", tmp_path)
-    assert [a.name for a in resolve(toy)] == ["toy_16k", "toy_48k"]
-    assert [a.name for a in resolve(toy / "toy_48k.onnx")] == ["toy_48k"]
-    both = resolve(toy)
-    assert family(both[0]) == family(both[1]) == "toy"
-    rates = {8000: 16000, 16000: 16000, 22050: 48000, 44100: 48000, 48000: 48000, 192000: 48000}
-    assert {r: choose(both, r).sample_rate for r in rates} == rates
-    assert choose(both[:1], 48000).sample_rate == 16000
-    with pytest.raises(ArtifactError, match="neither a file nor a shipped model; shipped are: none"):
-        resolve("nonsense")
-    with pytest.raises(ArtifactError, match="no default model for enhance"):
-        resolve(None)
-    with pytest.raises(ArtifactError, match="cannot be read"):
-        resolve("missing.onnx")
-    with pytest.raises(ArtifactError, match=r"holds no \.onnx"):
-        resolve(tmp_path)
-    with pytest.raises(ArtifactError):
-        resolve("n" * 5000)
-
-
-def test_shipped_models_by_name(toy, tmp_path, toys, monkeypatch):
-    monkeypatch.setattr(module, "PRETRAINED", tmp_path)
-    for rate in (16000, 48000):
-        hop = rate * 16 // 1000
-        toys.build(
-            tmp_path / f"good_{rate // 1000}k.onnx",
-            name=f"good_{rate // 1000}k",
-            rate=rate,
-            hop=hop,
-            delay=hop,
-        )
-    assert [a.sample_rate for a in resolve(None)] == [16000, 48000]
-    assert [a.sample_rate for a in resolve("good")] == [16000, 48000]
-    assert [a.sample_rate for a in resolve("good_48k")] == [48000]
-    toys.build(tmp_path / "other.onnx", name="other")
-    with pytest.raises(ArtifactError, match="no default model"):
-        resolve(None)
-    with pytest.raises(ArtifactError, match=r"several models \(good other\); name one file"):
-        resolve(tmp_path)
-    toys.build(tmp_path / "other.onnx", name="other", default=True)
-    assert [a.name for a in resolve(None)] == ["other"]
-
-
 def test_metadata_survive_json(toy16):
     assert json.loads(json.dumps(Artifact.load(toy16).meta))["hop"] == 256
-
-
-def test_only_the_family_that_is_wanted_is_read(toys, tmp_path, monkeypatch):
-    """A command that needs one model read the graphs of all that ship."""
-    for name in ("one_16k", "one_48k", "two_16k", "three_16k"):
-        toys.build(tmp_path / f"{name}.onnx", name=name, default=name.startswith("one"))
-    monkeypatch.setattr(module, "PRETRAINED", tmp_path)
-    read = []
-    monkeypatch.setattr(module, "parse", lambda data: read.append(len(data)) or parse(data))
-    assert [a.name for a in resolve()] == ["one_16k", "one_48k"]
-    assert len(read) == 2
-    assert [a.name for a in resolve("two")] == ["two_16k"]
-    assert len(read) == 3
-    (tmp_path / "two_16k.onnx").write_bytes((tmp_path / "two_16k.onnx").read_bytes()[:900])
-    with pytest.raises(ArtifactError, match=r"two_16k\.onnx: is no ONNX model"):
-        resolve()

@@ -23,8 +23,8 @@ import small_artifacts
 from audiomask.audio import AudioError
 from audiomask.ports import Port, gaussian
 from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.net.server import PAGE
 from audiomask.runtime.player import Player
-from audiomask.runtime.server import PAGE
 from audiomask.runtime.session import Session
 
 HERE = Path(__file__).parent

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from audiomask.audio import read
-from audiomask.runtime.artifact import Artifact, shipped
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import shipped
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 

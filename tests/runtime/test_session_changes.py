@@ -7,7 +7,8 @@ import pytest
 from options import keywords
 
 from audiomask.runtime import engine
-from audiomask.runtime.artifact import Artifact, ArtifactError, resolve
+from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.session import Ramp, Session
 
 RAMP_MS = 10

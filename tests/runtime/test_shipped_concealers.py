@@ -9,8 +9,8 @@ import soxr
 
 from audiomask import metrics
 from audiomask.masks import packets
-from audiomask.runtime.artifact import family, resolve
-from audiomask.runtime.classical import METHODS
+from audiomask.runtime.catalogue import family, resolve
+from audiomask.runtime.packets.classical import METHODS
 from audiomask.runtime.session import Session
 
 CORPUS = Path(__file__).parents[2] / "egs/mini/denoise/corpus/demo"

@@ -9,10 +9,11 @@ import torch
 
 from audiomask import audio, metrics
 from audiomask.audio import AudioError
-from audiomask.data import importers
-from audiomask.data.arrays import LEAD, SOUND, ArrayScenes, Rooms, write_scenes
+from audiomask.data.corpora.folder import read as from_folder
+from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.crops.pairs import Pairs
 from audiomask.data.example import Example
-from audiomask.data.pairs import Pairs
+from audiomask.data.simulate.microphones import LEAD, SOUND, ArrayScenes, Rooms, write_scenes
 from audiomask.losses import Objective, SNRLoss
 from audiomask.models.ca_dense_unet import CADenseUNet
 from audiomask.tasks.signals import Signals
@@ -46,8 +47,8 @@ def task(**scenes) -> Signals:
 def scenes(tmp_path_factory):
     """A data directory of two scenes."""
     speech, noise = (
-        importers.from_librispeech(CORPUS / "speech/valid"),
-        importers.from_folder(CORPUS / "noise/valid"),
+        from_librispeech(CORPUS / "speech/valid"),
+        from_folder(CORPUS / "noise/valid"),
     )
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(ArrayScenes(free_field(2, 1), RATE, 4000, reference=1, clean=0.0), speech, noise, folder, 2)
@@ -133,11 +134,11 @@ def test_a_small_model_learns_to_use_its_microphones():
 def test_the_recipe_trains(scenes, tmp_path):
     """From the command's own function: packs the corpora, trains two steps, validates, writes the model."""
     from audiomask import weights
-    from audiomask.tasks.fit import fit
+    from audiomask.tasks.training import fit
 
     free_field(4, 0).save(tmp_path / "rooms.safetensors")
-    importers.from_librispeech(CORPUS / "speech/train").write(tmp_path / "speech")
-    importers.from_folder(CORPUS / "noise/train").write(tmp_path / "noise")
+    from_librispeech(CORPUS / "speech/train").write(tmp_path / "speech")
+    from_folder(CORPUS / "noise/train").write(tmp_path / "noise")
     options = {
         "data.train": tmp_path / "speech", "data.noise": tmp_path / "noise", "data.valid": scenes,
         "data.cache": tmp_path / "cache", "data.steps": 2, "data.batch_size": 2, "data.segment": 4000,

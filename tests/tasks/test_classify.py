@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from training import ROOT, checkpoint, train
+from small_trainings import ROOT, checkpoint, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.cli import main
-from audiomask.data.clips import LabelledClips
-from audiomask.data.health import validate
-from audiomask.data.kaldi import DataDir
-from audiomask.data.labels import LabelledCrops, count, labels_of
-from audiomask.data.loading import PackedAudio, pack
-from audiomask.data.shards import write
+from audiomask.data.crops.clips import LabelledClips
+from audiomask.data.crops.labels import LabelledCrops, count, labels_of
+from audiomask.data.crops.packed import PackedAudio, pack
+from audiomask.data.crops.shards import write
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 from audiomask.frontend.logmel import LogMel
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.vit_tagger import ViTTagger

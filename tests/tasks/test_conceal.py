@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from training import ROOT, checkpoint, train
+from small_trainings import ROOT, checkpoint, train
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.modules import LossySpeech
-from audiomask.data.packet_loss import PacketLoss, Traced
-from audiomask.data.simulate import Degrade
+from audiomask.data.simulate.degrade import Degrade
+from audiomask.data.simulate.packet_loss import PacketLoss, Traced
 from audiomask.losses import Adversary, Balancer, L1Loss, Objective, SpectrumDiscriminator
 from audiomask.masks.packets import Gilbert, Uniform, write_trace
 from audiomask.models.darn import Darn

@@ -3,8 +3,8 @@
 import torch
 
 from audiomask import weights
-from audiomask.data.packet_loss import PacketLoss
-from audiomask.data.simulate import Degrade
+from audiomask.data.simulate.degrade import Degrade
+from audiomask.data.simulate.packet_loss import PacketLoss
 from audiomask.losses import MultiResolutionSTFTLoss, Objective
 from audiomask.masks.packets import Gilbert, Uniform
 from audiomask.models.frn import FRN

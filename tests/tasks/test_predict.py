@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from small_trainings import ROOT, checkpoint, train, train_and_kill
 from torch.utils.data import DataLoader
-from training import ROOT, checkpoint, train, train_and_kill
 
 from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Disjoint, InverseBlock, Random, tokens
-from audiomask.masks.patches_jepa import Curriculum
-from audiomask.masks.patches_scored import Dispersion
+from audiomask.masks.patches.jepa import Curriculum
+from audiomask.masks.patches.patterns import Disjoint, InverseBlock, Random, tokens
+from audiomask.masks.patches.scored import Dispersion
 from audiomask.models.a_jepa import AJepa
 from audiomask.models.eat import Eat
 from audiomask.tasks.predict import Predict, blocks, varied, views

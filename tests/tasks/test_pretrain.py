@@ -5,19 +5,19 @@ import pytest
 import soundfile as sf
 import torch
 from patch_mask import Plain
-from training import ROOT, checkpoint, train, train_and_kill
+from small_trainings import ROOT, checkpoint, train, train_and_kill
 
 from audiomask.audio import AudioError
-from audiomask.data.clips import Clips, Crops, confidences
-from audiomask.data.kaldi import DataDir
-from audiomask.data.loading import PackedAudio, pack
+from audiomask.data.crops.clips import Clips, Crops, confidences
+from audiomask.data.crops.packed import PackedAudio, pack
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.modules import Sounds
 from audiomask.frontend.logmel import LogMel
-from audiomask.masks.patches import Disjoint, Frequency, Random, Time, tokens
-from audiomask.masks.patches_jepa import Curriculum
-from audiomask.masks.patches_learned import Hardest
-from audiomask.masks.patches_scored import Confidence
-from audiomask.masks.patches_staged import Staged
+from audiomask.masks.patches.jepa import Curriculum
+from audiomask.masks.patches.learned import Hardest
+from audiomask.masks.patches.patterns import Disjoint, Frequency, Random, Time, tokens
+from audiomask.masks.patches.scored import Confidence
+from audiomask.masks.patches.staged import Staged
 from audiomask.models.audio_mae import AudioMae
 from audiomask.models.hpm import HPM, ranking
 from audiomask.tasks.pretrain import Pretrain, some
@@ -109,7 +109,7 @@ def half_silent(rows=2):
 
 
 def test_masks_look_at_the_picture_before_it_is_normalised():
-    from audiomask.masks.patches_scored import Dispersion, Segments, Speech, cut, dispersion
+    from audiomask.masks.patches.scored import Dispersion, Segments, Speech, cut, dispersion
 
     run, rows = masked_task(Speech(0.5)), half_silent()
     levels = run.frontend.raw(rows["audio"])  # 54 frames

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from training import ROOT, SIEVE, checkpoint, command, environment, train, train_and_kill
+from small_trainings import ROOT, SIEVE, checkpoint, command, environment, train, train_and_kill
 
 from audiomask import weights
 from audiomask.audio import AudioError
-from audiomask.data import shards
-from audiomask.data.kaldi import DataDir
-from audiomask.data.lossy import write_traces
+from audiomask.data.crops import shards
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.traces import write_traces
 from audiomask.data.modules import NoisySpeech
 from audiomask.masks.packets import Gilbert
-from audiomask.tasks.fit import parse
 from audiomask.tasks.task import keep_recurrent_layers_whole
+from audiomask.tasks.training import parse
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 TWO = {"trainer__devices": 2, "trainer__accelerator": "cpu"}
@@ -199,7 +199,7 @@ def test_a_run_on_shards_killed_and_resumed_equals_one_that_was_not(data, sharde
     ],
 )
 def test_what_cannot_be_divided_is_refused(data, tmp_path, strategy, text):
-    from audiomask.tasks.fit import fit
+    from audiomask.tasks.training import fit
 
     words = command(data, tmp_path / "out", 1, trainer__strategy=strategy, trainer__accelerator="cpu")
     with pytest.raises(AudioError, match=text):

@@ -8,19 +8,19 @@ from datetime import timedelta
 import inline
 import pytest
 import torch
-from training import ROOT, SIEVE, checkpoint, command, train, train_and_kill
+from small_trainings import ROOT, SIEVE, checkpoint, command, train, train_and_kill
 
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.example import Example, rms
-from audiomask.data.simulate import Degrade
+from audiomask.data.simulate.degrade import Degrade
 from audiomask.losses import L1Loss, Objective, PESQLoss, WeightedSum
 from audiomask.models.sieve import Sieve
 from audiomask.streaming import Port, StreamingModel
-from audiomask.tasks import fit
-from audiomask.tasks.fit import KeepBest, parse
+from audiomask.tasks import training
 from audiomask.tasks.signals import Signals
 from audiomask.tasks.task import warmup_stable_decay
+from audiomask.tasks.training import KeepBest, parse
 
 
 def test_schedule_warms_up_stays_and_falls():
@@ -51,13 +51,13 @@ def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
 def run_here(data, out, steps, *, recipe=SIEVE, **options):
     """A run in this process, whose checkpoints' period can be changed."""
     words = command(data, out, steps, recipe, **options)
-    return fit.fit(recipe, out, words[words.index(str(recipe)) + 1 : -2])
+    return training.fit(recipe, out, words[words.index(str(recipe)) + 1 : -2])
 
 
 @pytest.mark.slow
 def test_checkpoints_come_by_time_and_resume_inside_an_epoch(data, tmp_path, monkeypatch):
     """Epochs of 6 steps, checkpoints after every step: 4 steps, then 5 more, equal 9."""
-    monkeypatch.setattr(fit, "CHECKPOINT", timedelta(0))
+    monkeypatch.setattr(training, "CHECKPOINT", timedelta(0))
     options = {"data__steps": 6, "model__warmup": 1}
     run_here(data, tmp_path / "stopped", 4, **options)
     assert checkpoint(tmp_path / "stopped")["global_step"] == 4
@@ -73,16 +73,16 @@ def test_checkpoints_come_by_time_and_resume_inside_an_epoch(data, tmp_path, mon
 def test_precision_follows_the_hardware_unless_it_is_given(data, tmp_path, monkeypatch):
     def chosen(**options):
         words = command(data, tmp_path, 1, trainer__precision=None, **options)
-        return fit.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision
+        return training.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision
 
     assert chosen(trainer__accelerator="cpu") == "32-true"
     words = command(data, tmp_path, 1, trainer__precision="bf16-mixed", trainer__accelerator="cpu")
-    assert fit.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision == "bf16-mixed"
+    assert training.parse(SIEVE, words[words.index(str(SIEVE)) + 1 : -2]).trainer.precision == "bf16-mixed"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for has_bfloat16 in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has_bfloat16, **_: has)
-        assert fit.precision("auto") == ("bf16-mixed" if has_bfloat16 else "32-true")
-        assert fit.precision("cpu") == "32-true"
+        assert training.precision("auto") == ("bf16-mixed" if has_bfloat16 else "32-true")
+        assert training.precision("cpu") == "32-true"
 
 
 def test_no_recipe_names_a_precision():

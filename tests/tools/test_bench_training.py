@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from audiomask.data import importers
-from audiomask.data.kaldi import DataDir
-from audiomask.data.mix import write_mixtures
+from audiomask.data.corpora.folder import read as from_folder
+from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.simulate.mixtures import write_mixtures
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"
@@ -21,8 +22,8 @@ TINY += ["--data.batch_size", "2", "--data.segment", "8000"]
 
 @pytest.mark.slow
 def test_it_measures_two_checkouts_in_turn(tmp_path):
-    importers.from_librispeech(CORPUS / "speech/valid").write(tmp_path / "speech")
-    importers.from_folder(CORPUS / "noise/valid").write(tmp_path / "noise")
+    from_librispeech(CORPUS / "speech/valid").write(tmp_path / "speech")
+    from_folder(CORPUS / "noise/valid").write(tmp_path / "noise")
     write_mixtures(*(DataDir.read(tmp_path / kind) for kind in ("speech", "noise")), tmp_path / "pairs", 1)
     words = [sys.executable, str(ROOT / "tools/bench/training.py"), str(ROOT / "recipes/denoise/sieve.yaml")]
     other = tmp_path / "other"  # the tool fails where a run imports another package than that of its checkout

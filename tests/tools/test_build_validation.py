@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from audiomask.data.health import validate
-from audiomask.data.importers import from_folder, from_librispeech
-from audiomask.data.kaldi import DataDir
+from audiomask.data.corpora.folder import read as from_folder
+from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.kaldi.directory import DataDir
+from audiomask.data.kaldi.health import validate
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"

@@ -10,7 +10,7 @@ import pytest
 
 from audiomask.audio import read, write
 from audiomask.masks.packets import read_trace, write_trace
-from audiomask.runtime.classical import repeat_pitch
+from audiomask.runtime.packets.classical import repeat_pitch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools/compare"))
 

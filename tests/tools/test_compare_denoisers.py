@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from audiomask import audio
-from audiomask.data.mix import mix_at_snr
+from audiomask.data.simulate.mixtures import mix_at_snr
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "egs/mini/denoise/corpus"

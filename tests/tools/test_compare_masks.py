@@ -7,7 +7,7 @@ import inline
 import pytest
 import torch
 
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools/compare"))

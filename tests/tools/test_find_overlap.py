@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from audiomask.audio import read
-from audiomask.data.kaldi import DataDir
+from audiomask.data.kaldi.directory import DataDir
 
 ROOT = Path(__file__).parents[2]
 NOISE = ROOT / "egs/mini/denoise/corpus/noise"

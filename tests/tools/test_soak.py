@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audiomask.runtime.artifact import Artifact, resolve
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.session import Session
 
 TOOL = Path(__file__).parents[2] / "tools/bench/soak.py"

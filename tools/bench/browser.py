@@ -24,7 +24,7 @@ import soundfile as sf
 import soxr
 
 from audiomask.audio import AudioError
-from audiomask.runtime.server import PAGE, Service, Settings, offer
+from audiomask.runtime.net.server import PAGE, Service, Settings, offer
 
 MICROPHONE_HZ = 48000
 

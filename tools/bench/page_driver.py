@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from audiomask.runtime import listen
-from audiomask.runtime.server import PAGE, Service
+from audiomask.runtime.net import listener
+from audiomask.runtime.net.server import PAGE, Service
 
 # Nothing may go out to the network, and no card may be needed for sound or pictures.
 FLAGS = [
@@ -55,8 +55,8 @@ def missing() -> str:
 @contextmanager
 def serving(service: Service) -> Iterator[str]:
     """The service on a free port of this machine, as its address."""
-    socket = listen.bind("127.0.0.1", 0)
-    server = listen.server(service, certificate=None, key=None, say=lambda text: None)
+    socket = listener.bind("127.0.0.1", 0)
+    server = listener.server(service, certificate=None, key=None, say=lambda text: None)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[socket])))
     thread.start()
     try:

@@ -25,7 +25,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from audiomask.masks.patches import tokens
+from audiomask.masks.patches.patterns import tokens
 from audiomask.models.audio_mae import SIZES, AudioMae
 
 DECODERS: dict[str, dict[str, Any]] = {

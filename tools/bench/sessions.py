@@ -17,7 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the verbs do; numpy rea
 
 from audiomask.cli._common import positive, table
 from audiomask.cli.bench import many, several
-from audiomask.runtime.artifact import resolve
+from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.session import Session
 
 COLUMNS = {

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from audiomask import metrics
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataError
-from audiomask.data.pairs import Pairs
+from audiomask.data.crops.pairs import Pairs
+from audiomask.data.kaldi.directory import DataError
 from audiomask.frontend.torchaudio_import import torchaudio
 from audiomask.masks.gains import ratio
 from audiomask.runtime.session import Session

@@ -41,12 +41,12 @@ from opus_peer import MissingPeer, Opus
 
 from audiomask import metrics
 from audiomask.audio import AudioError, read
+from audiomask.audio.sources import Source
 from audiomask.masks import packets
-from audiomask.runtime.artifact import choose, resolve
-from audiomask.runtime.classical import METHODS
-from audiomask.runtime.losses import NAMES, Silence, loss_models
+from audiomask.runtime.catalogue import choose, resolve
+from audiomask.runtime.files.drops import NAMES, Silence, loss_models
+from audiomask.runtime.packets.classical import METHODS
 from audiomask.runtime.session import Session
-from audiomask.sources import Source
 
 RATE, PACKET_MS = 16000, 20.0
 BURSTS = ("to 120 ms", "to 320 ms", "to 1 s", "above 1 s")  # of `packets.burst_class`

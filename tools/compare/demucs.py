@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from audiomask import export
+from audiomask.export import onnx_file
 from audiomask.models.cleanunet import CleanUNet
 from audiomask.models.demucs import Demucs
 from audiomask.runtime.session import Session
@@ -36,7 +36,7 @@ HOP = 256
 
 def artifact(model: StreamingModel, folder: str) -> Path:
     path = Path(folder) / f"{model.name}.onnx"
-    export.export(model, path, {})
+    onnx_file.export(model, path, {})
     return path
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from scipy.stats import t as student
 
 from audiomask.cli._common import table
-from audiomask.masks.patches_saved import KINDS
+from audiomask.masks.patches.saved import KINDS
 
 # Kinds that look at nothing and hide an exact share; "staged" is A-JEPA's curriculum.
 COMPARED = ("random", "time", "block", "inverse_block", "blue_noise", "staged")

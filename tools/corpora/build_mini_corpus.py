@@ -24,7 +24,7 @@ import numpy as np
 from soxr import resample
 
 from audiomask import audio
-from audiomask.data.mix import mix_at_snr
+from audiomask.data.simulate.mixtures import mix_at_snr
 
 CLASSES = {
     "Rain": 4,

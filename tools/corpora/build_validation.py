@@ -21,8 +21,8 @@ import numpy as np
 
 from audiomask import audio, metrics
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir, DataError, scan_table
-from audiomask.data.mix import MixSettings, write_mixtures
+from audiomask.data.kaldi.directory import DataDir, DataError, scan_table
+from audiomask.data.simulate.mixtures import MixSettings, write_mixtures
 
 
 def read_list(path: Path) -> DataDir:

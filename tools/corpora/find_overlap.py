@@ -22,7 +22,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir, read_mono
+from audiomask.data.kaldi.directory import DataDir, read_mono
 
 RATE, SIZE, HOP = 8000, 512, 160
 NEAR = (15, 7)  # bins and frames on each side within which a peak is the greatest

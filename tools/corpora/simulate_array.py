@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.data.kaldi import DataDir, DataError
+from audiomask.data.kaldi.directory import DataDir, DataError
 
 GRID = [[x, 0.0, z] for z in (0.19, 0.0) for x in (0.0, 0.10, 0.20)]
 
@@ -57,7 +57,7 @@ def main() -> int:
     scenes.add_argument("--reference", type=int, default=0, metavar="N", help="microphone, from 0")
     scenes.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    from audiomask.data.arrays import ArrayScenes, Rooms, simulate_rooms, write_scenes
+    from audiomask.data.simulate.microphones import ArrayScenes, Rooms, simulate_rooms, write_scenes
 
     try:
         if args.verb == "rooms":

@@ -14,7 +14,7 @@ import soundfile as sf
 import soxr
 from PIL import Image
 
-from audiomask.runtime.server import PAGE, Service, Settings, offer
+from audiomask.runtime.net.server import PAGE, Service, Settings, offer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import page_driver

@@ -1,0 +1,82 @@
+"""Write files that are whole or absent: hidden beside their name first, then renamed."""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from audiomask.audio.formats import AudioError
+
+
+def hidden(path: Path) -> Path:
+    """Return a new name beside `path`, for a file that becomes `path` once it is whole."""
+    return path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
+
+
+@contextmanager
+def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Give a hidden path beside `path` to write to, and rename it to `path` at the end.
+
+        with replacing("scores.json") as part:
+            part.write_text(text)
+
+    An exception removes the hidden file, and an old file stays as it was. Raises `AudioError` for a path
+    that cannot be written, or that exists without `overwrite`.
+    """
+    path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
+    check_writable(path, overwrite=overwrite)
+    part = hidden(path)
+    try:
+        yield part
+        part.replace(path)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(part)):
+            raise  # something else that the caller did meanwhile has failed
+        raise AudioError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_parts(path: str | Path) -> None:
+    """Remove what `replacing` or a `Writer` left beside `path` when its process was killed.
+
+    It must not be called while another process may still be writing there.
+    """
+    path = Path(os.path.realpath(path))
+    if len(path.name) <= 100:  # longer names are cut, and may be somebody else's
+        for part in path.parent.glob(f".{globbing.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
+            part.unlink(missing_ok=True)
+
+
+def remedy(error: OSError) -> str:
+    return (
+        "check the rights of the folder" if isinstance(error, PermissionError) else "choose another with -o"
+    )
+
+
+def check_writable(path: str | Path, *, overwrite: bool) -> None:
+    """Raise `AudioError` unless `path` may become an output.
+
+    Its folder must exist, and it must be new, or a regular file with `overwrite` set.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        status = None
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
+    if status is not None:
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(f"{path}: is a folder, and a file is wanted; name a file in it")
+        if not stat.S_ISREG(status.st_mode):  # a rename would replace the device itself
+            raise AudioError(f"{path}: is a device or a pipe; give '-' to write to standard output")
+        if not overwrite:
+            raise AudioError(f"{path}: exists already; give -f to overwrite it, or another name with -o")
+    folder = path.parent
+    if not folder.is_dir():
+        raise AudioError(f"{path}: its folder does not exist; mkdir -p {folder}")

@@ -1,0 +1,78 @@
+"""Name the file formats and their limits, and choose format and coding of an output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile as sf
+
+MIN_RATE, MAX_RATE = 4000, 768_000  # telephone band with margin; twice the fastest converter on the market
+MAX_CHANNELS = 128  # tenth-order ambisonics has 121; libsndfile itself allows 1024
+MAX_RIFF_BYTES = 2**32 - 2**20  # a WAV's 32-bit sizes, less room for its headers
+CLIP_POLICIES = ("rescale", "clamp", "none")
+
+# Formats by suffix, and the subtypes that suffixes imply.
+FORMATS = {
+    f".{name.lower()}": name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
+}
+FORMATS |= {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST"}
+IMPLIED_SUBTYPE = {".ogg": "VORBIS", ".oga": "VORBIS", ".opus": "OPUS"}
+BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+FLOATS = ("FLOAT", "DOUBLE")
+
+
+class AudioError(Exception):
+    """An error for a file or request that cannot be served; its text is the user's message."""
+
+
+class AudioWarning(UserWarning):
+    """A warning that something about a file was mended."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """A file's header, which only promises its `frames`: damaged files hold fewer."""
+
+    path: str
+    rate: int
+    channels: int
+    frames: int
+    format: str
+    subtype: str
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+def choose_format(
+    path: str | Path, *, subtype: str | None = None, like: AudioInfo | None = None
+) -> tuple[str, str]:
+    """Return format and subtype, in libsndfile's names, for an output file.
+
+    The suffix gives the format; the coding is that of the input `like` where both can hold it. Raises
+    `AudioError` for an unknown suffix or a subtype that the format cannot hold.
+    """
+    suffix = Path(path).suffix.lower()
+    format = FORMATS.get(suffix)
+    if format is None:
+        raise AudioError(f"{path}: unknown suffix '{suffix}'; use one of {' '.join(sorted(FORMATS))}")
+    if like is not None and format == "WAV" and like.format in ("WAVEX", "RF64"):
+        format = like.format  # the same container with room for more channels or bytes
+    if subtype is not None:
+        subtype = subtype.upper()
+        if subtype not in sf.available_subtypes(format):
+            held = " ".join(sf.available_subtypes(format))
+            raise AudioError(f"{path}: {format} cannot hold subtype {subtype}; it can hold: {held}")
+        return format, subtype
+    if suffix in IMPLIED_SUBTYPE:
+        implied = IMPLIED_SUBTYPE[suffix]
+        same = like is not None and like.format == "OGG" and suffix != ".opus"
+        return format, like.subtype if same and like is not None else implied
+    plain = like is not None and (like.format == format or like.subtype in (*BYTES, *FLOATS))
+    if like is not None and plain and sf.check_format(format, like.subtype):
+        return format, like.subtype
+    if like is not None and like.subtype in (*FLOATS, "PCM_32") and sf.check_format(format, "PCM_24"):
+        return format, "PCM_24"  # FLAC holds no floats; 24 bits are what float32's mantissa holds
+    return format, sf.default_subtype(format)

@@ -1,0 +1,182 @@
+"""Find audio in files, folders, globs, Kaldi `.scp` files and directories, standard input.
+
+Each input on a command line becomes a list of `Source`. A bad source is found out when it is opened, so that
+a batch goes on past it.
+"""
+
+from __future__ import annotations
+
+import glob as globbing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from audiomask.audio.formats import FORMATS, AudioError
+from audiomask.audio.reader import Reader
+
+# Suffixes of the files that are taken from a folder. A file that is itself named may have any.
+SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat5"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording that knows where it is and how its output is to be called.
+
+    `path` is a file, `-`, or a Kaldi command (`command` is set) whose standard output is the file. The
+    command runs only if `allowed`, since who writes an `.scp` could otherwise run anything. `relative` is the
+    place below the folder it was found in. `key` is the Kaldi recording name.
+    """
+
+    path: str
+    relative: str
+    key: str | None = None
+    command: bool = False
+    allowed: bool = False
+
+    def __str__(self) -> str:
+        return self.key or ("standard input" if self.path == "-" else self.path)
+
+    @contextmanager
+    def open(self, read: Callable[..., Any] = Reader) -> Iterator[Any]:
+        """Open the recording as a `Reader`, or by another `read(path, name=...)`.
+
+        Pipes are spooled to disk first: headers need seeking, and memory stays constant.
+        """
+        if self.path != "-" and not self.command:
+            with read(self.path) as reader:
+                yield reader
+            return
+        if self.command and not self.allowed:
+            raise AudioError(
+                f"{self}: is a shell command ({self.path}); --allow-pipes runs it, if you trust its .scp"
+            )
+        with tempfile.NamedTemporaryFile(prefix="audiomask-", suffix=".spool") as spool:
+            try:
+                if self.command:
+                    done = subprocess.run(self.path, shell=True, stdout=spool, stderr=subprocess.PIPE)
+                    if done.returncode:
+                        words = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+                        raise AudioError(
+                            f"{self}: its command in the .scp ended with {done.returncode} "
+                            f"({' '.join(words)}); try it in a shell: {self.path}"
+                        )
+                else:
+                    shutil.copyfileobj(sys.stdin.buffer, spool, 2**20)
+                spool.flush()
+            except OSError as error:
+                raise AudioError(
+                    f"{self}: cannot be spooled to {spool.name} ({error.strerror}); set TMPDIR"
+                ) from None
+            if os.path.getsize(spool.name) == 0:  # noqa: PTH202
+                raise AudioError(f"{self}: is empty (0 bytes); feed it an audio file")
+            try:
+                with read(spool.name, name=str(self)) as reader:
+                    yield reader
+            except AudioError as error:
+                if self.path == "-" and "not audio" in str(error):
+                    raise AudioError(f"{error}; for bare samples use: audiomask stream") from None
+                raise
+
+
+def find_audio(
+    inputs: Iterable[str | Path],
+    *,
+    exclude: str | Path | None = None,
+    allow_pipes: bool = False,
+    suffixes: Collection[str] = SUFFIXES,
+) -> list[Source]:
+    """Return all recordings that `inputs` name, in order, without duplicates.
+
+    A folder is searched recursively for files of `suffixes` (hidden ones and those under `exclude`, the
+    output folder, are passed over) unless it is a Kaldi data directory (it has a `wav.scp`). Globs are
+    expanded here too, for shells that do not. A name that does not exist becomes a source that fails when
+    opened, and so does a command in an `.scp` without `allow_pipes`.
+
+    Raises `AudioError` for a folder without audio, a glob without a match, a bad `.scp`.
+    """
+    found: dict[tuple[str, str | None], Source] = {}
+    for text in map(str, inputs):
+        for source in _expand(text, Path(exclude).resolve() if exclude is not None else None, suffixes):
+            if source.command:
+                source = replace(source, allowed=allow_pipes)
+            found.setdefault((source.path, source.key), source)
+    return list(found.values())
+
+
+def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Iterator[Source]:
+    path = Path(text)
+    # os.path's tests, since Path's raise for a name that is too long or a folder that may not be looked into.
+    if text == "-":
+        yield Source("-", "stdin.wav")
+    elif os.path.isdir(text):  # noqa: PTH112
+        scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
+        yield from read_scp(path / "wav.scp") if scp else _walk(path, exclude, suffixes)
+    elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
+        yield from read_scp(path)
+    elif not os.path.lexists(text) and globbing.has_magic(text):
+        matches = sorted(globbing.glob(text, recursive=True))  # noqa: PTH207 - patterns may be absolute
+        if not matches:
+            raise AudioError(f"{text}: matches no file; check the pattern")
+        for match in matches:
+            if Path(match).is_dir():
+                yield from _walk(Path(match), exclude, suffixes, required=False)
+            else:
+                yield Source(match, Path(match).name)
+    else:
+        yield Source(text, path.name)
+
+
+def _walk(
+    folder: Path, exclude: Path | None, suffixes: Collection[str], required: bool = True
+) -> Iterator[Source]:
+    count = 0
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and (exclude is None or (Path(root) / f).resolve() != exclude)
+        )
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                count += 1
+                path = Path(root) / name
+                yield Source(str(path), str(path.relative_to(folder)))
+    if required and not count:
+        raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(suffixes))}")
+
+
+def read_scp(scp: Path) -> Iterator[Source]:
+    """Yield the sources of a file of lines `key path` or `key command |`.
+
+    A relative path is looked for in the folder of the `.scp` first, so that a data directory can be moved,
+    then in the working folder (`data.kaldi` does the same).
+    """
+    try:
+        lines = scp.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AudioError(f"{scp}: cannot be read ({error}); it must be UTF-8 text") from None
+    count = 0
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        count += 1
+        parts = line.split(maxsplit=1)
+        if len(parts) != 2:
+            raise AudioError(f"{scp}:{number}: {line.strip()!r} is not 'name path'; mend the line")
+        key, value = parts[0], parts[1].strip()
+        safe = key.replace("/", "_").lstrip(".") or "_"  # a key must not lead out of the output folder
+        if value.endswith("|"):
+            yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
+            continue
+        if os.path.exists(scp.parent / value):  # noqa: PTH110
+            value = str(scp.parent / value)
+        yield Source(value, safe + (Path(value).suffix or ".wav"), key)
+    if not count:
+        raise AudioError(f"{scp}: is empty; expected lines 'name path'")

@@ -1,0 +1,114 @@
+"""Read recordings of any kind: random crops for training, whole clips for validation."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from audiomask.audio import AudioError
+from audiomask.data.crops.labels import targets
+from audiomask.data.crops.packed import Corpus
+from audiomask.data.kaldi.directory import DataDir, read_mono
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Cuts row `n` at random from a corpus, seeded with `(seed, n)` as in `data.loading`.
+
+    An item is `audio [L]` float32, `seed` int64 (of the mask) and, with `beside`, its `confidence [L]`.
+
+    Args:
+        corpus, length: Corpus, packed or in shards; samples of a crop, for which shorter recordings repeat.
+        augment: Roll the crop by any number of samples and scale it by .5 + Beta(10, 10), as Audio-MAE.
+        beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
+    """
+
+    def __init__(
+        self, corpus: Corpus, length: int, augment: bool = True, seed: int = 0, beside: Corpus | None = None
+    ):
+        self.corpus, self.length, self.augment, self.seed = corpus, length, augment, seed
+        self.beside = beside
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, row])
+        self.corpus.seek(row)
+        same = copy.deepcopy(rng)
+        x, by, gain = self.corpus.crop(rng, self.length), 0, np.float32(1)
+        if self.augment:
+            by, gain = int(rng.integers(self.length)), np.float32(0.5 + rng.beta(10, 10))
+        item = {"audio": torch.from_numpy(np.roll(x, by) * gain)}
+        if self.beside is not None:
+            item["confidence"] = torch.from_numpy(np.roll(self.beside.crop(same, self.length), by))
+        return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
+
+
+def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
+    """Return `[length]` float32: the numbers, 0 to 1, of an utterance in `utt2confidence`.
+
+    Each number covers an equal part of the samples. AudioError if there are none.
+    """
+    line = data.tables.get("utt2confidence", {}).get(key, "")
+    try:
+        numbers = np.array(line.split(), np.float32)
+    except ValueError:
+        numbers = np.array([np.nan], np.float32)
+    if not len(numbers) or not ((numbers >= 0) & (numbers <= 1)).all():
+        raise AudioError(
+            f"{data.path}/utt2confidence: {key} has {line[:20]!r}; want numbers from 0 to 1, with spaces "
+            "between them, a recogniser's confidence in equal parts of the utterance"
+        )
+    return numbers[np.arange(length) * len(numbers) // max(1, length)]
+
+
+class Utterances(Dataset[dict[str, Any]]):
+    """A base of data sets with an item for each utterance of a data directory.
+
+    AudioError with the reason `why` if it lacks the table `needed`.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, needed: str = "wav.scp", why: str = ""):
+        self.data, self.sample_rate = DataDir.read(path), sample_rate
+        if needed not in self.data.tables:
+            raise AudioError(f"{path}: no {needed} beside wav.scp{why}")
+        self.utterances = list(self.data.utterances())
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+
+class Clips(Utterances):
+    """Reads the utterances of a data directory from their beginning, for validation.
+
+    An item is `audio [T]`, of `length` samples at most (0: whole), `seed` (the row's number), `key` and, if
+    asked for, `confidence [T]`.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):
+        super().__init__(path, sample_rate)
+        self.length, self.confidence = length, confidence
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        u = self.utterances[i]
+        x = read_mono(self.data, u, self.sample_rate)
+        end = self.length or len(x)
+        item = {"audio": torch.from_numpy(x[:end]), "seed": torch.tensor(i), "key": u.key}
+        if self.confidence:
+            item["confidence"] = torch.from_numpy(confidences(self.data, u.key, len(x))[:end])
+        return item
+
+
+class LabelledClips(Clips):
+    """Adds `target [K]` to the items of `Clips`."""
+
+    def __init__(self, path: str | Path, sample_rate: int, length: int, classes: list[str]):
+        super().__init__(path, sample_rate, length)
+        self.target = targets(self.data, classes)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        item = super().__getitem__(i)
+        return {**item, "target": torch.from_numpy(self.target[item["key"]])}

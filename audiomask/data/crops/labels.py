@@ -1,0 +1,128 @@
+"""Read the labels of utterances (utt2label, comma-separated) and cut crops that have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from audiomask.audio import AudioError
+from audiomask.data.crops.packed import Corpus
+from audiomask.data.kaldi.directory import DataDir, DataError
+
+
+def labels_of(data: DataDir) -> dict[str, list[str]]:
+    """Return every utterance's labels, each once; DataError where utt2label has none."""
+    table = data.tables.get("utt2label")
+    if table is None:
+        raise DataError(f"{data.path}: no utt2label beside wav.scp, with the labels of each utterance")
+    missing = [key for key in data.utterance_keys if not table.get(key, "").strip(", ")]
+    if missing:
+        raise DataError(
+            f"{data.path}/utt2label: no label for {missing[0]} ({len(missing)} in all); "
+            "`audiomask data fix` drops such utterances"
+        )
+    split = {key: [name.strip() for name in table[key].split(",")] for key in data.utterance_keys}
+    return {key: list(dict.fromkeys(filter(None, names))) for key, names in split.items()}
+
+
+def count(labels: Iterable[list[str]]) -> dict[str, int]:
+    """Return how many utterances have each label, sorted by label, as the classes are."""
+    found = Counter(name for names in labels for name in names)
+    return {name: found[name] for name in sorted(found)}
+
+
+def rarity(names: Iterable[str], counts: Mapping[str, int]) -> float:
+    """Return the sum of 1 / count: an utterance's weight where classes are drawn alike."""
+    return sum(1 / counts[name] for name in names)
+
+
+def one_hot(labels: list[list[str]], classes: Iterable[str]) -> np.ndarray:
+    """Return `[N, K]` float32 with 1 for each label; KeyError for one that is no class."""
+    place = {name: i for i, name in enumerate(classes)}
+    out = np.zeros((len(labels), len(place)), np.float32)
+    for row, names in zip(out, labels, strict=True):
+        row[[place[name] for name in names]] = 1
+    return out
+
+
+def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
+    """Return `[K]` float32 by utterance, 1 for each label; AudioError if one is no class."""
+    labels = labels_of(data)
+    for key, names in labels.items():
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            raise AudioError(
+                f"{data.path}/utt2label: {key} has the label {unknown[0]!r}, which is none of the "
+                f"{len(classes)} classes of the training; drop the utterance, or mend the label"
+            )
+    return dict(zip(labels, one_hot(list(labels.values()), classes), strict=True))
+
+
+class LabelledCorpus(Corpus, Protocol):
+    """A source of labelled crops: `PackedAudio` with labels, or `ShardedAudio`."""
+
+    labels: list[list[str]]  # of each recording that can be drawn now; another list when others can
+
+    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """See `PackedAudio.crop_of`."""
+
+
+class LabelledCrops(Dataset[dict[str, Tensor]]):
+    """Cuts row `n`, a random crop and its labels, seeded with `(seed, n)` as in `data.loading`.
+
+    An item is `audio [L]`, `target [K]` float32, `seed` int64.
+
+    Args:
+        corpus: Packed corpus, or shards, of which one at a time is drawn from.
+        counts: Number of recordings of the corpus for each class, in order.
+        length: Samples of a crop; a shorter clip is repeated.
+        balanced: Draw recordings in proportion to the sum of 1 / count of their labels; else all alike.
+        mixup: Chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
+    """
+
+    def __init__(
+        self,
+        corpus: LabelledCorpus,
+        counts: dict[str, int],
+        length: int,
+        balanced: bool = False,
+        mixup: float = 0.0,
+        seed: int = 0,
+    ):
+        self.corpus, self.counts, self.length, self.seed = corpus, counts, length, seed
+        self.balanced, self.mixup = balanced, mixup
+        self._labels: list[list[str]] | None = None
+        self._target = self._cdf = np.zeros(0)
+
+    def _seek(self, row: int) -> None:
+        self.corpus.seek(row)
+        labels = self.corpus.labels
+        if labels is self._labels:
+            return
+        try:
+            self._target = one_hot(labels, self.counts)
+        except KeyError as error:
+            raise AudioError(
+                f"label {error} is none of the {len(self.counts)} of the corpus' index; is its audio of "
+                "another corpus? Write it anew"
+            ) from None
+        weight = [rarity(names, self.counts) if self.balanced else 1.0 for names in labels]
+        self._cdf, self._labels = np.cumsum(weight) / sum(weight), labels
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, row])
+        self._seek(row)
+        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._cdf) - 1)
+        x, target = self.corpus.crop_of(i, rng, self.length), self._target[i]
+        if rng.random() < self.mixup:
+            j, share = int(rng.integers(len(self._cdf))), np.float32(rng.beta(10, 10))
+            x = share * x + (1 - share) * self.corpus.crop_of(j, rng, self.length)
+            target = share * target + (1 - share) * self._target[j]
+        seed = torch.tensor(int(rng.integers(2**62)))
+        return {"audio": torch.from_numpy(x), "target": torch.from_numpy(target.copy()), "seed": seed}

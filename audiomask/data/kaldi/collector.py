@@ -1,0 +1,129 @@
+"""Collect the recordings of a corpus into a data directory, with the faults of each file.
+
+Entries are the paths as found below the named folder; give an absolute folder to get a directory that works
+from anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import filecmp
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from audiomask import audio
+from audiomask.audio import AudioError
+from audiomask.data.kaldi.directory import DataDir, DataError, invert, read_text
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".sph"}
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`)."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
+    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(p for p in named if p.is_file())
+    if not files:
+        raise DataError(f"{folder}: no audio files below it ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def as_key(text: str) -> str:
+    """Return `text` as a key, without white space or slashes."""
+    return re.sub(r"[\s/\\]+", "_", text)
+
+
+class Collector:
+    """A data directory in the making: entries as they are found, with the faults of each file.
+
+    `finish` raises one DataError that lists all faults, so that a corpus is mended in one go. With a list
+    `skipped`, bad entries are left out instead and their faults appended to it. `seen`, shared by several
+    collectors, makes a recording that lies in two places a fault of the second.
+    """
+
+    SHOWN = 20  # faults in a message; a wrong folder may have thousands
+
+    def __init__(
+        self,
+        folder: Path,
+        skipped: list[str] | None = None,
+        seen: dict[tuple[str, int], list[Path]] | None = None,
+    ):
+        self.folder, self.skipped, self.seen = folder, skipped, seen
+        self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
+        self.faults: list[str] = []
+
+    def fault(self, message: str) -> None:
+        """Add a fault."""
+        self.faults.append(message)
+
+    def add(self, key: str, speaker: str, wav: Path, label: str | None = None, **partners: Path) -> bool:
+        """Add a recording and `partners` of its rate and length; return False for a fault.
+
+        `clean=` goes to clean.scp, and `label` to utt2label.
+        """
+        if key in self.tables["wav.scp"]:
+            self.fault(f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one")
+            return False
+        before = len(self.faults)
+        info = self._info(wav)
+        for name, path in partners.items():
+            if not path.is_file():
+                self.fault(f"{wav}: its {name} partner {path} is missing; unpack the corpus again")
+                continue
+            other = self._info(path)
+            if info and other and (info.rate, info.frames) != (other.rate, other.frames):
+                self.fault(
+                    f"{path}: {other.frames} samples at {other.rate} Hz, but {wav} has {info.frames} at "
+                    f"{info.rate} Hz; unpack both again"
+                )
+        if self.seen is not None and info:
+            same = self.seen.setdefault((wav.name, wav.stat().st_size), [])
+            twin = next((p for p in same if filecmp.cmp(p, wav, shallow=False)), None)
+            if twin:
+                self.fault(f"{wav}: the same recording as {twin}; remove one of them")
+            same.append(wav)
+        if info is None or len(self.faults) > before:
+            return False
+        self.tables["wav.scp"][key], self.tables["utt2spk"][key] = str(wav), speaker
+        self.tables["reco2dur"][key] = f"{info.seconds:.4f}"
+        more = {f"{name}.scp": str(path) for name, path in partners.items()}
+        for name, value in (more | ({"utt2label": label} if label is not None else {})).items():
+            self.tables.setdefault(name, {})[key] = value
+        return True
+
+    def _info(self, path: Path) -> audio.AudioInfo | None:
+        try:
+            return audio.verify(path)
+        except AudioError as error:
+            self.fault(str(error))
+            return None
+
+    def finish(self, **more: dict[str, str]) -> DataDir:
+        """Return the directory with the tables `more`; DataError for faults, and if nothing is left."""
+        shown = [f"  {fault}" for fault in self.faults[: self.SHOWN]]
+        if len(self.faults) > self.SHOWN:
+            shown.append(f"  and {len(self.faults) - self.SHOWN} more")
+        if self.faults and self.skipped is None:
+            raise DataError(
+                f"{self.folder}: {len(self.faults)} of its files cannot be used:\n"
+                + "\n".join(shown)
+                + "\nmend them, or leave them out with --bad-files skip"
+            )
+        if self.skipped is not None:
+            self.skipped += self.faults
+        if not self.tables["wav.scp"]:
+            raise DataError(f"{self.folder}: not one of its files can be used\n" + "\n".join(shown))
+        return DataDir({**self.tables, "spk2utt": invert(self.tables["utt2spk"]), **more})
+
+
+def csv_rows(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the lines of a table with a header; DataError if it cannot be read."""
+    remedy = "unpack the corpus again"
+    try:
+        yield from csv.DictReader(io.StringIO(read_text(path, remedy)))
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot read ({error}); {remedy}") from None

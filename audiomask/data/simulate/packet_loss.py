@@ -1,0 +1,86 @@
+"""Train a concealer on packet loss: losses of any signal, and recordings with fixed traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audiomask.audio import AudioError
+from audiomask.data.crops.clips import Utterances
+from audiomask.data.example import Example, Simulation, rms
+from audiomask.data.kaldi.directory import read_mono
+from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
+
+
+class PacketLoss(Simulation):
+    """Loses packets of the noisy signal that another simulation makes, which is wanted back.
+
+    A network with an input `lost` is informed of the lost samples; one without, a blind one, is given only
+    zeros there. Rows are divided by the level of the signal sent, since next to nothing may be left.
+
+    Args:
+        sent: Simulation of the signal sent: speech, with the noise that a caller has about him.
+        losses: Models of packet loss (`masks.packets`); each row draws one of them.
+        packet_ms: Lengths of a packet; each row draws one.
+    """
+
+    def __init__(
+        self, sent: Simulation, losses: Sequence[LossModel], packet_ms: Sequence[float] = (TRACE_MS,)
+    ):
+        super().__init__(sent.sample_rate, sent.segment)
+        if not losses or not packet_ms:
+            raise AudioError("losses and packet_ms: name at least one loss model and one length of packets")
+        self.sent, self.losses, self.packet_ms = sent, tuple(losses), tuple(packet_ms)
+
+    @property
+    def crop(self) -> int:
+        return self.sent.crop
+
+    def lose(self, samples: int, seeds: Tensor) -> Tensor:
+        """Return which samples are lost, `[B, samples]` bool, each row by its seed of `seeds [B]`."""
+        rows = []
+        for seed in seeds:
+            draw = torch.Generator().manual_seed(int(seed) ^ 0x10557)  # not the simulation's own
+            model = self.losses[int(torch.randint(len(self.losses), (), generator=draw))]
+            ms = self.packet_ms[int(torch.randint(len(self.packet_ms), (), generator=draw))]
+            count, size = packets(samples, self.sample_rate, ms)
+            rows.append(per_sample(model.sample(seed[None], count), samples, size)[0])
+        return torch.stack(rows).to(seeds.device)
+
+    def example(self, batch: Mapping[str, Tensor]) -> Example:
+        """Return the example of raw rows, or of recordings and traces (`Traced`)."""
+        if "lost" in batch:
+            sent, lost = batch["clean"], batch["lost"]
+        else:
+            sent, _ = self.sent(batch["speech"], batch["noise"], batch["seed"])
+            lost = self.lose(sent.shape[1], batch["seed"])
+        where = lost.to(sent.dtype)
+        given = {"audio": torch.where(lost, 0.0, sent)[:, None], "lost": where[:, None]}
+        return Example(given, {"sent": sent[:, None]}, rms(sent), where)
+
+
+class Traced(Utterances):
+    """Reads the recordings of a data directory and their traces.
+
+    `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`. An item is `clean [T]`,
+    `lost [T]` bool, `key`.
+    """
+
+    def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):
+        super().__init__(path, sample_rate, "utt2trace", ", to name a loss trace for each recording")
+        self.packet_ms = packet_ms
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        u = self.utterances[i]
+        x = torch.from_numpy(read_mono(self.data, u, self.sample_rate))
+        count, size = packets(len(x), self.sample_rate, self.packet_ms)
+        file = self.data.tables["utt2trace"].get(u.key)
+        if file is None:
+            raise AudioError(f"{u.key}: utt2trace names no loss trace for it")
+        trace = Trace(read_trace(self.data.resolve(file)), file)
+        lost = trace.sample(torch.zeros(1, dtype=torch.int64), count)
+        return {"clean": x, "lost": per_sample(lost, len(x), size)[0], "key": u.key}

@@ -1,0 +1,374 @@
+"""Run a session per websocket: version 1 of the protocol of `audiomask serve`.
+
+Two coroutines run per socket (docs/serve.md). The reader turns messages into sound for the worker and into
+commands, which wait until the sound before them is through. The writer sends the outbox. Both queues are
+bounded: a full inbox stops the reader, and so TCP stops the client; a full outbox stops the computing of that
+stream, and so fills the inbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from audiomask.audio import MAX_RATE, MIN_RATE
+from audiomask.runtime.artifact import ArtifactError
+from audiomask.runtime.catalogue import choose
+from audiomask.runtime.net.batching import Stream
+from audiomask.runtime.net.hub import Hub
+from audiomask.runtime.net.requests import BadValue, Refusal, done, field, message, values
+from audiomask.runtime.packets.intake import Intake
+from audiomask.runtime.pcm import FORMATS, Pcm
+from audiomask.runtime.session import Session, sounds
+
+VERSION = 1
+MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
+INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
+HELLO_S = 10.0  # time until the hello
+SLOW_S = 10.0  # time that a client may take nothing while something waits for it
+CLOSE_S = 5.0  # time in which a client answers a close
+MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
+CONTROL = ("minimum", "maximum", "default", "unit", "doc")  # facts on a control in the answer to the hello
+BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
+
+
+class Socket:
+    """A websocket and its session; `abort` ends the connection without waiting for the client."""
+
+    def __init__(self, hub: Hub, receive, send, abort, authorized: bool):
+        self.hub, self.abort, self.authorized = hub, abort, authorized
+        self._receive, self._send = receive, send
+        self.stream: Stream | None = None
+        self._loop = asyncio.get_running_loop()
+        self.heard = self.sent = self._beat = self._loop.time()
+        self._outbox: deque[tuple[bytes | str | int, float]] = deque()
+        self._size = 0  # bytes of sound in the outbox
+        self._filled = asyncio.Event()
+        self._closing = False  # nothing more is read
+        self._closed = False  # nothing more is put into the outbox
+        self._sending = False
+        self._before = self._reported = (0, 0)  # (cleaned samples, faults) of earlier signals; counted
+        self.intake: Intake | None = None  # in packet mode
+
+    async def run(self, refusal: Refusal | None = None) -> None:
+        """Run from the accepted handshake to the connection's end; with a refusal, say only that."""
+        writer = asyncio.create_task(self._write())
+        try:
+            try:
+                if refusal:
+                    raise refusal
+                await self._start()
+                while not self._closing:
+                    await self._read()
+            except Refusal as found:
+                self.fail(found)
+            except _Gone:
+                raise
+            except Exception as error:  # nobody's fault but ours
+                self._break(error)
+            while (await self._receive())["type"] != "websocket.disconnect":
+                pass  # the client sent this before it heard of the close
+        except _Gone as gone:
+            if gone.code in (1002, 1007, 1009) and not self._closed:  # uvicorn found it and closed
+                code = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}[gone.code]
+                self.hub.counters.add("errors_total", label=code)
+        finally:
+            writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await writer
+            self.account()
+            if self.intake:
+                self.intake.close()
+            if self.stream:
+                self.stream.worker.load -= 1
+
+    def fail(self, refusal: Refusal) -> None:
+        """Say why, close and count, once."""
+        if self._closed:
+            return
+        self.hub.counters.add(refusal.counter, label=refusal.code)
+        self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
+        self._end(refusal.close)
+
+    def _break(self, error: Exception) -> None:
+        self.hub.report(error)
+        self.fail(Refusal("internal", 1011, "the server failed; its standard error says how"))
+
+    async def depart(self, code: int) -> None:
+        """Give what is owed for what was received, then close."""
+        self._closing = True
+        stream = self.stream
+        if stream and not self._closed:
+            stream.window = float("inf")  # the input rate no longer matters
+            stream.worker.wake(stream)
+            if stream.ending:  # the client has asked for the same
+                await stream.worker.flush(stream)
+            elif stream.samples_in or stream.whole or self.intake:
+                await self._flush()
+        self._end(code)
+
+    def check(self, now: float, idle_s: float) -> None:
+        """End a socket that is idle or takes nothing; called once a second."""
+        self.account()
+        if self._sending:
+            if now - self.sent > SLOW_S:
+                self.hub.counters.add("errors_total", label="slow_reader")
+                self._gone()
+                self.abort()
+        elif self.stream and now - self.heard > idle_s and not (self.stream.whole or self.stream.flying):
+            self.fail(Refusal("idle", 1008, f"nothing came for {idle_s:g} s"))
+
+    def account(self) -> None:
+        """Add what the session counts to the server's counters."""
+        if self.stream:
+            session = self.stream.session
+            cleaned, faults = self._reported
+            self.hub.counters.add("cleaned_samples_total", session.cleaned - cleaned)
+            self.hub.counters.add("faults_total", session.faults - faults)
+            self._reported = session.cleaned, session.faults
+        if self.intake:
+            for kind, count in self.intake.news("server").items():
+                self.hub.counters.add("packets_total", count, kind)
+
+    # In
+
+    async def _start(self) -> None:
+        """Take the hello, make a session, and answer."""
+        try:
+            first = await asyncio.wait_for(self._receive(), HELLO_S)
+        except TimeoutError:
+            raise Refusal("hello_timeout", 1008, f"no hello came in {HELLO_S:g} s") from None
+        if first["type"] == "websocket.disconnect":
+            raise _Gone(first.get("code", 1005))
+        if first.get("text") is None:
+            raise Refusal("unexpected", 1003, "the first message has to be a text, the hello")
+        hello = message(first["text"])
+        if hello.pop("type") != "hello":
+            raise Refusal("unexpected", 1003, "the first message has to be the hello")
+        token = field(hello, "token", str, "")
+        if not self.authorized and not self.hub.fits(token):
+            raise Refusal("unauthorized", 1008, "the token is missing or wrong")
+        model = field(hello, "model", str, None)
+        rate = field(hello, "rate", int, 16000)
+        form = field(hello, "format", str, "f32le")
+        channels = field(hello, "channels", int, None)
+        output = field(hello, "output", str, None)
+        version = field(hello, "version", int, VERSION)
+        packets = field(hello, "packets", dict, None)
+        wanted = values(hello)
+        done(hello)
+        if version != VERSION:
+            raise BadValue(f"version {version} is not spoken here; {VERSION} is")
+        if not MIN_RATE <= rate <= MAX_RATE:
+            raise BadValue(f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
+        if form not in FORMATS:
+            raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
+        if model is not None and model not in self.hub.models:
+            names = " ".join(self.hub.models)
+            raise BadValue(f"model {model[:50]!r} is not offered; there are: {names}")
+        family = self.hub.models[model] if model else self.hub.preferred(packets is not None)
+        artifact = choose(family, rate)
+        if artifact.lost and packets is None:
+            raise BadValue(f"{artifact.name} conceals losses that it is told of; say packets in the hello")
+        width = artifact.streams[0].channels
+        if channels is not None and not 1 <= channels <= MAX_ROWS * width:
+            raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS * width}")
+        if output is None and len(heard := sounds(artifact)) > 1:
+            words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
+            raise BadValue(words + " ".join(heard))
+
+        def open_session() -> Session:
+            session = Session(artifact, sample_rate=rate, channels=channels, output=output)
+            session.set(**wanted)
+            return session
+
+        # It runs in a thread of its own, since the filters of odd rates take a while.
+        session = await self._checked(asyncio.to_thread(open_session))
+        worker, pcm = min(self.hub.workers, key=lambda w: w.load), Pcm(form, session.channels)
+        self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
+        worker.load += 1
+        if packets is not None:
+            self.intake = Intake(packets, self.stream, INBOX)
+        self.heard = self._loop.time()
+        ready = {
+            "type": "ready",
+            "version": VERSION,
+            "model": artifact.path.stem,
+            "rate": rate,
+            "format": form,
+            "output": session.ports[0].name,
+            "controls": {name: _given(port, CONTROL) for name, port in artifact.controls.items()},
+            **_given(session, ("channels", "outputs", "rate_out", "hop", "delay", "latency")),
+        }
+        if self.intake:
+            ready["packets"] = self.intake.facts
+        self._put(json.dumps(ready))
+
+    async def _read(self) -> None:
+        event = await self._receive()
+        data = event.get("bytes")
+        assert self.stream
+        stream, worker = self.stream, self.stream.worker
+        if event["type"] == "websocket.disconnect":
+            raise _Gone(event.get("code", 1005))
+        self.heard = now = self._loop.time()
+        self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+        if self._beat > now + 1:
+            await asyncio.sleep(self._beat - now - 1)
+        if self._closing:
+            return
+        if data is not None:
+            self.hub.counters.add("messages_total")
+            if self.intake:
+                self.intake.arrived(data, now)
+                await self.intake.settled()
+            else:
+                worker.put(stream, data, now)
+            while len(stream.inbox) > INBOX and not self._closing:
+                await stream.move()
+            return
+        command = message(event["text"])
+        kind = command.pop("type")
+        if kind not in ("set", "flush", "close"):
+            raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
+        wanted = values(command) if kind == "set" else {}
+        done(command)
+        if kind == "close":
+            await self.depart(1000)
+        elif kind == "flush":
+            await self._flush()
+        else:
+            while (stream.whole or stream.flying) and not self._closed:  # sound that came before it
+                await stream.move()
+            await self._checked(worker.call(lambda: stream.session.set(**wanted)))
+
+    @staticmethod
+    async def _checked(asked: Awaitable[Any]) -> Any:
+        """Return what a client asks of a session; raise `Refusal` for values that it does not take."""
+        try:
+            return await asked
+        except (ArtifactError, TypeError, ValueError, OverflowError) as error:
+            raise BadValue(str(error)) from None
+
+    async def _flush(self) -> None:
+        """Send the rest of the signal, and a report on it."""
+        assert self.stream
+        stream, session = self.stream, self.stream.session
+        if self.intake:
+            await self.intake.flush()
+        await stream.worker.flush(stream)
+        cleaned, faults = self._before
+        self._before = session.cleaned, session.faults
+        report = {
+            "type": "flushed",
+            "samples_in": stream.samples_in,
+            "samples_out": stream.samples_out,
+            "cleaned": session.cleaned - cleaned,
+            "faults": session.faults - faults,
+            "clipped": stream.pcm.clipped,
+        }
+        stream.samples_in = stream.samples_out = stream.pcm.clipped = 0
+        if self.intake:
+            report["packets"] = self.intake.news("client")
+        self._put(json.dumps(report))
+
+    # Out
+
+    def _deliver(self, output: bytes | Exception, since: float) -> None:
+        """Take from the worker bytes of sound, or the exception that its computation raised."""
+        stream = self.stream
+        if stream is None or self._closed:
+            return
+        if isinstance(output, Exception):
+            self._break(output)
+        elif output:
+            samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
+            stream.samples_out += samples
+            seconds = samples / stream.session.rate_out
+            self.hub.counters.add("audio_seconds_total", seconds, "out")
+            self._size += len(output)
+            if self._size > OUTBOX and not stream.choked:
+                stream.choked = True
+                self.hub.counters.add("overflows_total")
+            self._outbox.append((output, since))
+            self._filled.set()
+
+    def _put(self, item: str | int) -> None:
+        """Put a text, or the code of the close, into the outbox."""
+        if not self._closed:
+            self._outbox.append((item, 0.0))
+            self._filled.set()
+
+    def _end(self, code: int) -> None:
+        self._put(code)
+        self._gone()
+
+    def _gone(self) -> None:
+        """Take and compute nothing more; what waits in the outbox still goes out."""
+        self._closing = self._closed = True
+        if self.intake:
+            self.intake.close()
+        if self.stream:
+            self.stream.worker.forget(self.stream)
+            self.stream.moved.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                while self._outbox:
+                    item, since = self._outbox.popleft()
+                    if isinstance(item, int):
+                        self._loop.call_later(CLOSE_S, self.abort)
+                        await self._emit({"type": "websocket.close", "code": item})
+                        return
+                    await self._pass(item, since)
+        except OSError:
+            pass  # the client has gone; the reader hears of it too
+        finally:
+            self._gone()
+
+    async def _emit(self, event: dict[str, Any]) -> None:
+        """Send an event; raise OSError if the connection has ended."""
+        try:
+            await self._send(event)
+        except RuntimeError as error:  # uvicorn has closed it, and the client has not yet answered
+            raise OSError(str(error)) from None
+
+    async def _pass(self, item: bytes | str, since: float) -> None:
+        self.sent, self._sending = self._loop.time(), True
+        if isinstance(item, str):
+            await self._emit({"type": "websocket.send", "text": item})
+        else:
+            parts = [item]
+            while self._outbox and isinstance(part := self._outbox[0][0], bytes):
+                parts.append(part)  # a client that lags gets it at once
+                self._outbox.popleft()
+            item = b"".join(parts)
+            await self._emit({"type": "websocket.send", "bytes": item})
+            self._size -= len(item)
+            stream = self.stream
+            if stream and stream.choked and self._size <= OUTBOX // 2:
+                stream.choked = False
+                stream.worker.wake(stream)
+            if since:
+                waited = self._loop.time() - since
+                self.hub.counters.histograms["block_seconds"].observe(waited)
+        self._sending = False
+
+
+def _given(source: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
+class _Gone(Exception):
+    """The connection has ended, with this code."""
+
+    def __init__(self, code: int):
+        super().__init__(code)
+        self.code = code

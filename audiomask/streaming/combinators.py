@@ -1,0 +1,195 @@
+"""Combine blocks into blocks, which derive hop, rate, delay and state from their parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from audiomask.streaming.contract import Shape, Streaming, _lcm, simplest, whole
+from audiomask.streaming.state import State
+
+
+class Delay(Streaming):
+    """A block that delays frames of `shape`, (channels(, frequencies)), by `frames`.
+
+    Frames before the signal stay there, so nothing needs gating.
+    """
+
+    def __init__(self, frames: int, shape: Shape | int) -> None:
+        super().__init__()
+        self.delay = self.frames = frames
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        if self.frames == 0:
+            return None
+        channels, *rest = self.shape
+        return {"past": torch.zeros(batch, channels, self.frames, *rest, device=device, dtype=dtype)}
+
+    def step(self, x, state, **controls):
+        if self.frames == 0:
+            return x, state
+        x = torch.cat([state["past"], x], 2)
+        return x[:, :, : -self.frames], {"past": x[:, :, -self.frames :]}
+
+
+class Context(Streaming):
+    """A block that keeps neighbours of frames: `[B, C, T]` -> `[B, C, left + T + right]`.
+
+    Frame n of the reference has `right` frames after it, by which it lags. Before the signal there is `fill`.
+    With left and right 1, the step of x3 x4 gives x1 x2 x3 x4: x2 and x3 and their neighbours.
+    """
+
+    def __init__(
+        self, left: int, right: int, shape: Shape | int, dtype: torch.dtype | None = None, fill: float = 0
+    ) -> None:
+        super().__init__()
+        if left < 0 or right < 0 or not left + right:
+            raise ValueError(f"a context of {left} frames before and {right} after: need one at least")
+        self.frames, self.delay, self.dtype, self.fill = left + right, right, dtype, fill
+        self.shape = (shape,) if isinstance(shape, int) else tuple(shape)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        channels, *rest = self.shape
+        shape = (batch, channels, self.frames, *rest)
+        past = torch.full(shape, self.fill, device=device, dtype=self.dtype or dtype)
+        return {"past": past, **self.gate_state(batch, device)}
+
+    def step(self, x, state, **controls):
+        x, seen = self.gate(x, state)
+        x = torch.cat([state["past"], x], 2)
+        return x, {"past": x[:, :, -self.frames :], **seen}
+
+
+class Gate(Streaming):
+    """A block that zeroes frames before the signal, for models whose start is heard untrimmed."""
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        return self.gate_state(batch, device) or None
+
+    def step(self, x, state, **controls):
+        x, seen = self.gate(x, state or {})
+        return x, seen or None
+
+
+class Steps:
+    """A helper that runs the named blocks of a block and collects the states after them.
+
+    In `step(self, x, state)` of a block with the children `conv` and `gru`:
+
+        step = Steps(self, state)
+        return step("gru", step("conv", x).relu()), step.states
+
+    A plain module among them acts frame by frame and has no state.
+    """
+
+    def __init__(self, block: Streaming, state: State) -> None:
+        self._blocks, self._before = block.named_blocks(), state or {}
+        self.states: dict[str, State] = {}
+
+    def __call__(self, name: str, x: Tensor, *more: Tensor, **controls: Any) -> Any:
+        block = self._blocks[name]
+        if not isinstance(block, Streaming):
+            return block(x)
+        y, after = block.step(x, self._before.get(name), *more, **controls)
+        if after is not None:
+            self.states[name] = after
+        return y
+
+
+class Sequential(Streaming):
+    """A block that chains blocks; plain modules among them act frame by frame, without memory.
+
+    `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
+    """
+
+    def __init__(self, *blocks: nn.Module | Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if len(blocks) == 1 and isinstance(blocks[0], Mapping):
+            named = dict(blocks[0])
+        else:
+            named = {str(i): block for i, block in enumerate(blocks)}  # type: ignore[misc]
+        for name, block in named.items():
+            self.add_module(name, block)
+        self.compose(*named.values())
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return list(self.children())[index]
+
+    def step(self, x, state, **controls):
+        step = Steps(self, state)
+        for name in self._modules:
+            x = step(name, x, **controls)
+        return x, step.states or None
+
+
+class Parallel(Streaming):
+    """A block that aligns branches over one input with the slowest, and sums or joins them.
+
+    Joining is over channels. `shapes`: the shape of one frame of each branch's output (one Shape for all, or
+    a list), needed only when the branches' delays differ.
+    """
+
+    def __init__(
+        self,
+        *branches: nn.Module,
+        merge: Literal["sum", "cat"] = "sum",
+        shapes: Shape | int | Sequence[Shape | int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+        self.delays = nn.ModuleList()
+        self.merge = merge
+        self.shapes = shapes if isinstance(shapes, list) else [shapes] * len(branches)
+        self.align(0)
+
+    def align(self, lag: int) -> None:
+        self.lag = lag
+        hop, rates, lags = Fraction(1), set(), []
+        for branch in self.branches:
+            if isinstance(branch, Streaming):
+                branch.align(lag)
+                hop = _lcm(hop, Fraction(branch.hop))
+                rates.add(branch.rate)
+                lags.append(branch.lag_out)
+            else:
+                rates.add(Fraction(1))
+                lags.append(lag)
+        if len(rates) != 1:
+            raise ValueError(f"parallel branches of different rates {sorted(rates)}: resample them to one")
+        self.rate = rates.pop()
+        self.hop = whole(hop, "hop")
+        self.delay = simplest(max(lags) / self.rate - lag)
+        self.delays = nn.ModuleList()
+        for own, shape in zip(lags, self.shapes, strict=True):
+            missing = max(lags) - own
+            if missing and shape is None:
+                raise ValueError(
+                    f"a branch must wait {missing} frames for the slowest: give shapes=(channels,) or "
+                    "(channels, frequencies) of what the branches put out"
+                )
+            wait = Delay(missing, () if shape is None else shape)
+            wait.align(own)
+            self.delays.append(wait)
+
+    def step(self, x, state, **controls):
+        step, parts = Steps(self, state), []
+        for i in range(len(self.branches)):
+            parts.append(step(f"delays.{i}", step(f"branches.{i}", x, **controls)))
+        y = torch.cat(parts, 1) if self.merge == "cat" else sum(parts[1:], parts[0])
+        return y, step.states or None
+
+
+class Residual(Parallel):
+    """A block that returns x + branch(x), with x delayed by the branch's delay.
+
+    `shape`: of one frame of x, needed if that delay is not zero.
+    """
+
+    def __init__(self, *branch: nn.Module, shape: Shape | int | None = None) -> None:
+        body = branch[0] if len(branch) == 1 else Sequential(*branch)
+        super().__init__(nn.Identity(), body, shapes=shape)

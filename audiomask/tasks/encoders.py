@@ -1,0 +1,161 @@
+"""Use a pretrained encoder as it is: its front end, and one vector for a clip of any length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from audiomask import weights
+from audiomask.audio import AudioError
+from audiomask.data.kaldi.directory import DataDir, read_mono
+from audiomask.frontend.logmel import LogMel
+from audiomask.nn.vit import ViT
+
+
+def load(folder: str | Path, corpus: str | None = None, kind: type[Any] = ViT) -> tuple[Any, LogMel]:
+    """Return the network in a weights folder and its front end, for clips of any length.
+
+    The constants are those of `corpus` or, without one, of the training. AudioError for weights of another
+    `kind`, and for those that name no front end.
+    """
+    model: Any
+    model, config = weights.load(folder)
+    if not isinstance(model, kind):
+        raise AudioError(f"{folder}: {config['class_path']} is no {kind.__name__}; see recipes/pretrain")
+    shape = {"frames": 0, "patch": model.patch, "bands": model.bands}
+    return model, LogMel(corpus, **shape) if corpus else weights.load_frontend(folder, **shape)
+
+
+def layers_of(model: ViT, x: Tensor, layers: Sequence[int] = ()) -> Tensor:
+    """Return sums over patches of the tokens of `x [B, frames, bands]`, `[B, C]`.
+
+    They are of the last layer, normalised if the model does so, or of the blocks `layers`, from 1, joined.
+    """
+    if not layers:
+        tokens = model.encode(x)
+        norm = getattr(model, "norm", None)
+        return (tokens if norm is None else norm(tokens))[:, 1:].sum(1)
+    tokens, sums = model.embed(x), {}
+    for number, block in enumerate(model.blocks[: max(layers)], 1):
+        tokens = block(tokens)
+        if number in layers:
+            sums[number] = tokens[:, 1:].sum(1)
+    return torch.cat([sums[number] for number in layers], 1)
+
+
+@torch.no_grad()
+def features(
+    model: ViT,
+    frontend: LogMel,
+    data: DataDir,
+    layers: Sequence[int] = (),
+    batch: int = 16,
+    device: str = "cpu",
+    progress: Any = None,
+) -> Tensor:
+    """Return one vector for each utterance of `data`, `[N, C]` float32 on the CPU.
+
+    It is the mean of the tokens of all patches of the clip, in windows of the length that the model is made
+    for. Windows of one length are computed `batch` at a time; see `layers_of` for `layers`. `progress` is
+    called with 1 for each utterance. AudioError names the utterance that cannot be used.
+    """
+    depth = len(model.blocks)
+    if any(not 1 <= number <= depth for number in layers):
+        raise AudioError(f"layers {list(layers)}: the model has blocks 1 to {depth}")
+    model, frontend = model.to(device).eval(), frontend.to(device)
+    size, waiting = model.grid[0] * model.patch, {}  # type: ignore[var-annotated]
+    utterances = list(data.utterances())
+    width = model.width * max(1, len(layers))
+    total, count = torch.zeros(len(utterances), width), torch.zeros(len(utterances), 1)
+
+    def run(windows: list[tuple[int, Tensor]]) -> None:
+        x = torch.stack([window for _, window in windows])
+        sums, tokens = layers_of(model, x, layers).float().cpu(), x.shape[1] // model.patch * model.grid[1]
+        for (row, _), values in zip(windows, sums, strict=True):
+            total[row] += values
+            count[row] += tokens
+
+    for row, utterance in enumerate(utterances):
+        try:
+            x = torch.from_numpy(read_mono(data, utterance, frontend.sample_rate)).to(device)
+            whole = frontend(x[None])[0]
+        except AudioError as error:
+            raise AudioError(f"{data.path}: {utterance.key}: {error}") from None
+        for window in whole.split(size):
+            ready = waiting.setdefault(len(window), [])
+            ready.append((row, window))
+            if len(ready) == batch:
+                run(waiting.pop(len(window)))
+        if progress is not None:
+            progress(1)
+    for windows in waiting.values():
+        run(windows)
+    return total / count
+
+
+def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
+    """Yield `known [N, C]` and others, less the column means of `known`, over its deviations."""
+    mean, deviation = known.mean(0), known.std(0, correction=0)
+    for x in (known, *others):
+        yield (x - mean) / deviation.clamp_min(1e-6 * (1 + mean.abs()))
+
+
+def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: float = 0.07) -> Tensor:
+    """Return the scores `[M, K]` that the `k` nearest of `known [N, C]` give to `asked [M, C]`.
+
+    They are labels `target [N, K]` with weights exp(cosine / temperature), over the sum of the weights.
+    """
+    found, known = [], F.normalize(known, dim=1)
+    for part in F.normalize(asked, dim=1).split(512):  # so that memory is bounded
+        near, index = (part @ known.T).topk(min(k, len(known)), 1)
+        weight = (near / temperature).softmax(1)
+        found.append((weight[:, :, None] * target[index]).sum(1))
+    return torch.cat(found)
+
+
+class Logistic:
+    """Fits logistic regression, the classes exclusive (`multi` false: softmax) or separate.
+
+    L-BFGS minimises, in float64, the convex function
+
+        mean over rows of the cross entropy + l2 / 2 |W|^2        (the bias is not held back)
+    """
+
+    def __init__(self, features: int, classes: int, multi: bool) -> None:
+        self.weight = torch.zeros(classes, features, dtype=torch.float64, requires_grad=True)
+        self.bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        self.multi = multi
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Return logits `[N, K]` of `x [N, C]`."""
+        return (x.double() @ self.weight.detach().T + self.bias.detach()).float()
+
+    def loss(self, x: Tensor, target: Tensor, l2: float) -> Tensor:
+        """Return the loss for `x [N, C]` and `target [N, K]`, both float64."""
+        logits = x @ self.weight.T + self.bias
+        if self.multi:
+            entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
+        else:
+            entropy = F.cross_entropy(logits, target, reduction="none")
+        return entropy.mean() + l2 / 2 * self.weight.square().sum()
+
+    def fit(self, x: Tensor, target: Tensor, l2: float, steps: int = 200) -> Logistic:
+        """Minimise the loss from the current weights; return self."""
+        x, target = x.double(), target.double()
+        optimizer = torch.optim.LBFGS(
+            [self.weight, self.bias], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        )
+
+        def closure() -> float:
+            optimizer.zero_grad()
+            loss = self.loss(x, target, l2)
+            loss.backward()
+            return float(loss.detach())
+
+        optimizer.step(closure)
+        return self
