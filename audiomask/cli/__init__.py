@@ -41,7 +41,7 @@ VERBS = {
 # The extra that brings each module that the core does without.
 EXTRAS = {
     "train": "torch torchaudio pytorch_lightning lightning jsonargparse tensorboard safetensors onnx "
-    "onnxscript pyroomacoustics webdataset yaml",
+    "onnxscript pyroomacoustics sklearn webdataset yaml",
     "score": "pesq pystoi speechmos librosa scipy matplotlib",
     "live": "sounddevice",
     "serve": "starlette uvicorn websockets",

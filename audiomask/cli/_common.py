@@ -16,26 +16,28 @@ if TYPE_CHECKING:
     from audiomask.ports import Port
     from audiomask.runtime.artifact import Artifact
 
-
-def positive(text: str) -> int:
-    """Return an integer from 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+FINITE = sys.float_info.max
 
 
-def between(low: float, high: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
-    """Return a parser of numbers from `low` to `high`, for argparse."""
+def between(
+    low: float, high: float = FINITE, kind: Callable = float, unit: str = "", *, above: bool = False
+) -> Callable[[str], float]:
+    """Return a parser of finite numbers from `low`, or `above` it, to `high`, for argparse."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is outside {low} to {high}")
+        if not low <= value <= high or (above and value == low):
+            raise argparse.ArgumentTypeError(f"{text} is {wrong}")
         return value
 
+    wrong = f"outside {low} to {high} {unit}".rstrip()
+    if high == FINITE:
+        wrong = f"not above {low}" if above else f"less than {low}"
     parse.__name__ = kind.__name__  # argparse names it
     return parse
+
+
+positive = between(1, kind=int)
 
 
 def cores() -> int:
@@ -48,21 +50,31 @@ def cores() -> int:
 def adder(parser: argparse._ActionsContainer) -> Callable[..., None]:
     """Return `add("-o --out FILE", "help", type=Path)`, for a parser or a group of its options.
 
-    The first words are the argument's names, the others its metavar. An option without a metavar or settings
-    is a switch. `action="append"` collects values in a list, which is empty at first.
+    The first words are the argument's names, the others its metavar, or its choices: `{png,pdf}`. An option
+    without a metavar or settings is a switch. A default gives the type, and is named in the help if that
+    does not speak of one. `action="append"` collects values in a list, which is empty at first.
     """
 
-    def add(form: str, help: str | None = None, **how: Any) -> None:
+    def add(form: str, help: str = "", **how: Any) -> None:
         words = form.split()
         names = [word for word in words if word.startswith("-")] or words[:1]
         metavar = tuple(words[len(names) :])
-        if metavar:
+        if metavar and metavar[0].startswith("{"):
+            how["choices"] = metavar[0].strip("{}").split(",")
+        elif metavar:
             how["metavar"] = metavar[0] if len(metavar) == 1 else metavar
         elif not how and form.startswith("-"):
             how["action"] = "store_true"
         if how.get("action") == "append":
             how.setdefault("default", [])
-        parser.add_argument(*names, help=help, **how)
+        elif "default" in how:
+            default = how["default"]
+            if not isinstance(default, list | tuple):
+                how.setdefault("type", type(default))
+                default = [default]
+            if "default" not in help:
+                help += f" (default {' '.join(str(value).removesuffix('.0') for value in default)})"
+        parser.add_argument(*names, help=help or None, **how)
 
     return add
 
@@ -71,53 +83,53 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = Tru
     """Add `-m`, `--threads` and the controls."""
     add = adder(parser)
     add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
-    add("--threads N", "threads per stream (default 1)", type=positive, default=1)
+    add("--threads N", "threads per stream", type=positive, default=1)
     if not controls:
         return
-    add("--dry 0..1", "fraction of the untouched sound (default 0)", type=between(0, 1), default=0.0)
+    add("--dry 0..1", "fraction of the untouched sound", type=between(0, 1), default=0.0)
     add("--strength 0..1", "how much of the mask to apply", type=float)
     add("--atten-lim DB", "attenuate by no more than this", type=float)
     add("--set CONTROL=VALUE", "any other control of the model; its card lists them", action="append")
 
 
-def controls(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of the model's controls that the command line sets."""
+def assigned(option: str, texts: Iterable[str], parse: Callable[[str], Any], example: str) -> dict[str, Any]:
+    """Return the values of an option that takes NAME=VALUE; `UsageError` names an `example`."""
     values: dict[str, Any] = {}
-    for text in args.set:
+    for text in texts:
         name, equals, value = text.partition("=")
         try:
-            values[name.strip()] = float(value)
+            values[name.strip()] = parse(value)
         except ValueError:
             equals = ""
         if not equals or not name.strip():
-            raise UsageError(f"--set {text}: expected CONTROL=NUMBER, as in --set strength=0.8")
-    if args.strength is not None:
-        values["strength"] = args.strength
-    if args.atten_lim is not None:
-        values["atten_lim"] = args.atten_lim
+            raise UsageError(f"{option} {text}: expected {example}")
     return values
 
 
+def add_form_arguments(parser: argparse.ArgumentParser, rate: str, channels: str) -> None:
+    """Add `--rate` and `--channels` of live sound, with their help."""
+    add = adder(parser)
+    add("--rate HZ", rate, type=between(MIN_RATE, MAX_RATE, int, "Hz"))
+    add("--channels N", channels, type=between(1, MAX_CHANNELS, int))
+
+
+def controls(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of the model's controls that the command line sets."""
+    given = {"strength": args.strength, "atten_lim": args.atten_lim}
+    values = assigned("--set", args.set, float, "CONTROL=NUMBER, as in --set strength=0.8")
+    return values | {name: value for name, value in given.items() if value is not None}
+
+
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    """Return the arguments of a model's class that `--arg NAME=VALUE` sets."""
-    changes = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--arg {pair!r}: write NAME=VALUE")
+    """Return the arguments of a model's class that `--arg NAME=VALUE` sets, by JSON or as text."""
+
+    def parse(text: str) -> Any:
         try:
-            changes[name] = json.loads(value)
+            return json.loads(text)
         except json.JSONDecodeError:
-            changes[name] = value
-    return changes
+            return text
 
-
-def check_form(args: argparse.Namespace) -> None:
-    """Raise `UsageError` for a --rate or --channels that no sound has."""
-    if args.rate and not MIN_RATE <= args.rate <= MAX_RATE:
-        raise UsageError(f"--rate {args.rate}: is outside {MIN_RATE} to {MAX_RATE} Hz")
-    if args.channels and args.channels > MAX_CHANNELS:
-        raise UsageError(f"--channels {args.channels}: are more than {MAX_CHANNELS}")
+    return assigned("--arg", pairs, parse, "NAME=VALUE")
 
 
 def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:

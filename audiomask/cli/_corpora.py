@@ -39,12 +39,8 @@ def add_arguments(sub: ArgumentParser) -> None:
     add("layout", "how the corpus lies on disk, see below", choices=tuple(layouts), metavar="layout")
     add("source", "folder, or the recordings.jsonl[.gz] of lhotse", type=Path)
     add("out", "data directory; one below it for each part of a corpus that has parts (or folds)", type=Path)
-    add(
-        "--bad-files",
-        "corrupt, double, without a partner: list them and stop (default), or leave them out",
-        choices=("stop", "skip"),
-        default="stop",
-    )
+    bad = "corrupt, double, without a partner: list them and stop, or leave them out"
+    add("--bad-files {stop,skip}", bad, default="stop")
     for option, names in _takers().items():
         about = [layouts[name].OPTIONS[option] for name in names]
         texts = [f"{name}: {text}" for name, (_, text, _) in zip(names, about, strict=True)]

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add("-o --out", "picture: .png, .pdf, .svg or .jpg", type=Path, required=True)
     add("-f --force", "overwrite the picture")
-    add("--start S", "draw from here, in seconds", type=float, default=0.0)
-    add("--seconds S", "draw at most so much (default: 30)", type=float, default=30.0)
-    add("--channel", "which channel (default: 0, the first)", type=int, default=0)
-    add("--dpi", type=int, default=110)
+    add("--start S", "draw from here, in seconds", default=0.0)
+    add("--seconds S", "draw at most so much", default=30.0)
+    add("--channel", "which channel, 0 is the first", default=0)
+    add("--dpi", default=110)
 
 
 def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:

@@ -44,21 +44,18 @@ def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
         "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
         "file, folder or - (default: beside the input)",
     )
+    template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
     add(
         "--filename TEMPLATE",
-        "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o, {stem}_{source}.{ext} without, "
-        "and for models of several sounds",
+        f"{template}, {{stem}}_{{source}}.{{ext}} without, and for models of several sounds",
     )
     add_model_arguments(parser)
     add("--output NAME", "write this output of the model only (default: all of them)")
     add("--format", "of the output (default: the input's)", choices=sorted(s[1:] for s in FORMATS))
     add("--subtype PCM_16|PCM_24|FLOAT", "of the output (default: the input's)")
     add("--rate HZ", "of the output (default: the input's)", type=positive)
-    add(
-        "--clip",
-        "beyond full scale: turn all down, cut (default), or leave to the format",
-        choices=CLIP_POLICIES,
-    )
+    clip = "beyond full scale: turn all down, cut (default), or leave to the format"
+    add("--clip", clip, choices=CLIP_POLICIES)
 
 
 def find(

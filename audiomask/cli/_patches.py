@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from audiomask.frontend.logmel import LogMel
     from audiomask.masks.patches.saved import Drawn
 
-RATE, BANDS, SIZE, HOP = 16000, 128, 16, 160
+RATE, SIZE, HOP = 16000, 16, 160
 PLAIN = ("random", "time", "frequency", "time_frequency", "block", "inverse_block", "strips")
 NOISE = ("red", "green", "blue", "purple", "blue_noise")
 SCORED = ("dispersion", "speech", "segments", "confidence")
@@ -64,36 +65,23 @@ def check(args: argparse.Namespace, patches: bool) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draw the masks; the arguments are checked."""
-    from audiomask.masks.patches.saved import load
+    from audiomask.frontend.logmel import LogMel
 
     kinds = KINDS if args.kind in (None, "all") else (args.kind,)
+    if args.replay is not None:
+        kinds = (str(args.replay),)
     each = args.replay is None and "{kind}" in args.out.name
     outs = {k: args.out.with_name(args.out.name.replace("{kind}", k)) if each else args.out for k in kinds}
     for path in dict.fromkeys([*outs.values(), *([args.save] if args.save else [])]):
         check_writable(path, overwrite=args.force)
     (file,) = args.files
-    spectrogram = features(*read_part(file, args.start, args.seconds, args.channel))
-    frames, bands = spectrogram.shape[1:]
-    if not frames:
-        raise AudioError(
-            f"{file}: has no {SIZE * HOP / RATE:g} s, a patch, from --start on; take a longer recording"
-        )
-    grid = (frames // SIZE, bands // SIZE)
-    if args.replay is not None:
-        saved = load(args.replay)
-        if saved.grid != grid:
-            raise AudioError(
-                f"{args.replay}: its mask is of {saved.grid[0]} x {saved.grid[1]} patches, {file} has "
-                f"{grid[0]} x {grid[1]}; give the recording, --start and --seconds that it was made for"
-            )
-        drawn = {str(args.replay): saved}
-    else:
-        drawn = {}
-        for kind in kinds:
-            try:
-                drawn[kind] = sampled(kind, spectrogram, args.ratio or 0.8, args.seed or 0)
-            except ValueError as error:
-                raise AudioError(f"{file}: {kind}: {error}") from None
+    spectrogram = features_of(args, file, LogMel())
+    drawn = {}
+    for kind in kinds:
+        try:
+            drawn[kind] = mask_of(args, kind, spectrogram, file)
+        except ValueError as error:
+            raise AudioError(f"{file}: {kind}: {error}") from None
     if each:
         for kind, path in outs.items():
             save(figure(spectrogram[0], {kind: drawn[kind]}), path, args.dpi)
@@ -104,20 +92,44 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def features(x: np.ndarray, rate: int) -> Tensor:
-    """Return Audio-MAE's log-mel energies `[1, frames, 128]` of `x [T]`, cut to whole patches."""
+def features(x: np.ndarray, rate: int, frontend: LogMel | None = None) -> Tensor:
+    """Return log-mel energies `[1, frames, bands]` of `x [T]`, cut to whole patches, as of Audio-MAE."""
     import soxr
     import torch
 
     from audiomask.frontend.logmel import LogMel
 
-    x = soxr.resample(x, rate, RATE) if rate != RATE else x
-    mel = LogMel(bands=BANDS, sample_rate=RATE)
-    frames = mel.fbank.complete(len(x)) // SIZE * SIZE
+    mel = frontend or LogMel()
+    x = soxr.resample(x, rate, mel.sample_rate) if rate != mel.sample_rate else x
+    frames = mel.fbank.complete(len(x)) // mel.patch * mel.patch
     if not frames:
-        return torch.zeros(1, 0, BANDS)
+        return torch.zeros(1, 0, mel.bands)
     with torch.inference_mode():
         return mel.raw(torch.from_numpy(np.ascontiguousarray(x, np.float32))[None])[:, :frames].clone()
+
+
+def features_of(args: argparse.Namespace, file: str, frontend: LogMel) -> Tensor:
+    """Return `features` of the part of a file that is drawn; AudioError for less than a patch."""
+    found = features(*read_part(file, args.start, args.seconds, args.channel), frontend)
+    if not found.shape[1]:
+        patch_s = frontend.patch * frontend.fbank.hop / frontend.sample_rate
+        raise AudioError(f"{file}: has no {patch_s:g} s, a patch, from --start on; take a longer recording")
+    return found
+
+
+def mask_of(args: argparse.Namespace, kind: str, spectrogram: Tensor, file: str, size: int = SIZE) -> Drawn:
+    """Return the mask that --replay names, or a new one; it must fit the spectrogram of `file`."""
+    if args.replay is None:
+        return sampled(kind, spectrogram, args.ratio or 0.8, args.seed or 0, size)
+    from audiomask.masks.patches.saved import load
+
+    saved, grid = load(args.replay), (spectrogram.shape[1] // size, spectrogram.shape[2] // size)
+    if saved.grid != grid:
+        raise AudioError(
+            f"{args.replay}: its mask is of {saved.grid[0]} x {saved.grid[1]} patches, {file} has "
+            f"{grid[0]} x {grid[1]}; give the recording, --start and --seconds that it was made for"
+        )
+    return saved
 
 
 def sampled(kind: str, spectrogram: Tensor, ratio: float, seed: int, size: int = SIZE) -> Drawn:

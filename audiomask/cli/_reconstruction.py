@@ -12,12 +12,10 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from audiomask.audio import AudioError, check_writable
 from audiomask.cli import UsageError, _patches
 from audiomask.cli._common import adder
-from audiomask.cli._figures import read_part, save
+from audiomask.cli._figures import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,11 +38,9 @@ def run(args: argparse.Namespace) -> int:
     _patches.check(args, True)
     if args.kind in SEVERAL:
         raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")
-    import soxr
     import torch
 
     from audiomask.masks.patches.patterns import tokens
-    from audiomask.masks.patches.saved import load
     from audiomask.tasks import encoders
 
     check_writable(args.out, overwrite=args.force)
@@ -55,47 +51,31 @@ def run(args: argparse.Namespace) -> int:
             f"{folder}: a {type(model).__name__} guesses nothing that is hidden; give weights of "
             "pretraining, such as an Audio-MAE's"
         )
-    x, rate = read_part(file, args.start, args.seconds, args.channel)
-    if rate != frontend.sample_rate:
-        x = soxr.resample(x, rate, frontend.sample_rate)
-    size, longest = model.patch, model.grid[0] * model.patch
-    kind = args.kind or "random"
-    hop_s = frontend.fbank.hop / frontend.sample_rate
-    frames = min(frontend.fbank.complete(len(x)), longest) // size * size
-    if not frames:
-        raise AudioError(
-            f"{file}: has no {size * hop_s:g} s, a patch, from --start on; take a longer recording"
-        )
+    levels = _patches.features_of(args, file, frontend)
+    kind, size = args.kind or "random", model.patch
+    frames = min(levels.shape[1], model.grid[0] * size)
+    seconds = frames * frontend.fbank.hop / frontend.sample_rate
+    if levels.shape[1] > frames:
+        print(f"{file}: the first {seconds:g} s, which is what the network is made for", file=sys.stderr)
+    levels = levels[:, :frames]
     with torch.inference_mode():
-        levels = frontend.raw(torch.from_numpy(np.ascontiguousarray(x, np.float32))[None])
-        if levels.shape[1] >= frames + size:
-            print(
-                f"{file}: the first {frames * hop_s:g} s, which is what the network is made for",
-                file=sys.stderr,
-            )
-        levels = levels[:, :frames]
-        picture, grid = (levels - frontend.mean) / (2 * frontend.std), (frames // size, model.grid[1])
+        picture = (levels - frontend.mean) / (2 * frontend.std)
         try:
-            if args.replay is not None:
-                drawn = load(args.replay)
-                if drawn.grid != grid or drawn.masked.ndim != 3:
-                    raise AudioError(
-                        f"{args.replay}: is no single mask of {grid[0]} x {grid[1]} patches, which {file} has"
-                    )
-            else:
-                drawn = _patches.sampled(kind, levels, args.ratio or 0.8, args.seed or 0, size)
-            masked = drawn.masked[:1]
-            visible, hidden = tokens(masked)
+            masked = _patches.mask_of(args, kind, levels, file, size).masked
+            if masked.ndim != 3:
+                raise AudioError(
+                    f"{args.replay}: holds several masks of a clip, and reconstruction takes one"
+                )
+            visible, hidden = tokens(masked[:1])
         except ValueError as error:
             raise AudioError(f"{file}: {kind}: {error}") from None
         errors = model.errors(picture, visible, hidden)
         guess = None
         if hasattr(model, "restored"):
             guess = model.restored(picture, model(picture, visible, hidden)[0], hidden)[0]
-    save(figure(picture[0], masked[0], errors[0], guess, frames * hop_s), args.out, args.dpi)
-    print(
-        f"{args.out}: loss {float(errors.mean()):.4f} over {hidden.shape[1]} of {masked[0].numel()} patches"
-    )
+    save(figure(picture[0], masked[0], errors[0], guess, seconds), args.out, args.dpi)
+    loss, of = float(errors.mean()), masked[0].numel()
+    print(f"{args.out}: loss {loss:.4f} over {hidden.shape[1]} of {of} patches")
     return 0
 
 

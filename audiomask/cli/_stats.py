@@ -8,8 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, note, positive
+from audiomask.cli._common import adder, between, note, positive
 from audiomask.data.kaldi.directory import DataDir
 
 
@@ -33,14 +32,10 @@ def failures(failed: Sequence[Exception], count: int) -> int:
 def add_arguments(sub: argparse.ArgumentParser) -> None:
     """Add the options that other actions lack."""
     add = adder(sub)
-    add("--rate HZ", "default 16000", type=positive, default=16000)
-    add("--bands N", "mel bands (default 128)", type=positive, default=128)
-    add(
-        "--seconds",
-        "of the clips of the training (default 10); longer recordings are cut into such",
-        type=float,
-        default=10.0,
-    )
+    add("--rate HZ", type=positive, default=16000)
+    add("--bands N", "mel bands", type=positive, default=128)
+    clips = "of the clips of the training; longer recordings are cut into such"
+    add("--seconds", clips, type=between(0.1), default=10.0)
     add("--count N", "measure N utterances, drawn with --seed", type=positive)
     add("--options", "only the words for `audiomask train`, one a line")
 
@@ -57,8 +52,6 @@ def run(args: argparse.Namespace) -> int:
         from audiomask.data.statistics import log_mel, some
         from audiomask.frontend.logmel import LogMel
 
-        if not 0.1 <= args.seconds < float("inf"):
-            raise UsageError(f"--seconds {args.seconds:g}: want a tenth of a second or more")
         frontend = LogMel(frames=0, bands=args.bands, sample_rate=args.rate)
         chosen = some(data, args.count, args.seed) if args.count else None
         piece = round(args.seconds * args.rate)

@@ -19,7 +19,7 @@ import numpy as np
 
 from audiomask.audio import read
 from audiomask.cli import UsageError
-from audiomask.cli._common import adder, positive, table
+from audiomask.cli._common import adder, between, positive, table
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
@@ -51,28 +51,19 @@ def several(kind: Callable[[str], float]) -> Callable[[str], list]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
-    add("--threads N,N,..", "threads per stream (default 1)", type=several(positive), default=[1])
-    add("--seconds", "of sound for each row (default 10)", type=float, default=10.0)
-    add("--block MS,MS,..", "lengths of a block (default: the model's hop)", type=several(float))
+    add("--threads N,N,..", "threads per stream", type=several(positive), default=[1])
+    add("--seconds", "of sound for each row", type=between(0.1, 3600), default=10.0)
+    block = between(0, 10_000, unit="ms", above=True)
+    add("--block MS,MS,..", "lengths of a block (default: the model's hop)", type=several(block))
     add("--rate HZ", "of the sound (default: each model's own)", type=positive)
     add("--channels N", "default: what the model takes", type=positive)
     add("--audio FILE", "run this sound (default: noise with a slow rhythm)")
-    add(
-        "--sessions N",
-        f"stacked, for the last column (default {STACKED}; 0 leaves it out)",
-        type=int,
-        choices=range(65),
-        default=STACKED,
-    )
+    stacked = "stacked, for the last column; 0 leaves it out"
+    add("--sessions N", stacked, choices=range(65), default=STACKED)
     add("--json", "for programs")
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 0.1 <= args.seconds <= 3600:
-        raise UsageError(f"--seconds {args.seconds}: is outside 0.1 to 3600")
-    for block in args.block or ():
-        if not 0 < block <= 10_000:
-            raise UsageError(f"--block {block}: is outside 0 to 10000 ms")
     results = []
     for artifact in resolve(args.model):
         for threads in args.threads:

@@ -37,12 +37,10 @@ from audiomask.runtime.packets.jitter_buffer import shape
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add_sound_arguments(parser)
-    add(
-        "--loss TRACE|gilbert:P,Q|drop:RATE",
-        "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them",
-    )
-    add("--packet MS", "length of a packet (default 20)", type=float, default=20.0)
-    add("--seed N", "of --loss (default 0)", type=between(0, 2**31 - 1, int), default=0)
+    lose = "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them"
+    add("--loss TRACE|gilbert:P,Q|drop:RATE", lose)
+    add("--packet MS", "length of a packet", default=20.0)
+    add("--seed N", "of --loss", type=between(0, 2**31 - 1, int), default=0)
     add("--blind", "do not tell the model what --loss took; it sees zeros")
     add("--write-lossy", "keep what was left of the input too, as NAME_lossy.EXT")
     add("--report FILE", "write loss rate and bursts of each file, as JSON", type=Path)

@@ -36,11 +36,11 @@ from audiomask.data.kaldi.traces import write_traces
 from audiomask.data.simulate.mixtures import MixSettings, write_mixtures
 from audiomask.masks.packets import parse_loss
 
-USUAL: dict[str, tuple[str, str | None, dict[str, Any]]] = {  # arguments that several actions have
-    "dir": ("dir", None, {"type": Path}),
-    "dirs": ("dir", None, {"type": Path, "nargs": "+"}),
-    "out": ("out", None, {"type": Path}),
-    "seed": ("--seed", None, {"type": int, "default": 0}),
+USUAL: dict[str, tuple[str, str, dict[str, Any]]] = {  # arguments that several actions have
+    "dir": ("dir", "", {"type": Path}),
+    "dirs": ("dir", "", {"type": Path, "nargs": "+"}),
+    "out": ("out", "", {"type": Path}),
+    "seed": ("--seed", "", {"default": 0}),
     "text": ("--no-audio", "look at the text only, open no audio", {}),
     "pipes": ("--allow-pipes", "run the shell commands of wav.scp", {}),
     "force": ("-f --force", "overwrite a directory that exists", {}),
@@ -68,9 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o --out", "write here (default: in place, the old tables in DIR/.backup)", type=Path)
 
     _corpora.add_arguments(action("import", _import, "force", "make a data directory from a corpus on disk"))
-    action(
-        "export", _export, "dir out force", "write lhotse manifests (recordings and supervisions, jsonl.gz)"
-    )
+    manifests = "write lhotse manifests (recordings and supervisions, jsonl.gz)"
+    action("export", _export, "dir out force", manifests)
 
     divided = "divide by ratio, keeping speakers or recordings together, or into equal jobs"
     sub = action("split", _split, "dir seed force", divided)
@@ -79,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = adder(sub.add_mutually_exclusive_group(required=True))
     how("--ratio NAME=R,NAME=R", "as in train=0.9,valid=0.1")
     how("--jobs N", "N parts of consecutive utterances: 1, 2, ... N", type=positive)
-    add("--by", "what --ratio keeps together", choices=("speaker", "recording"), default="speaker")
+    add("--by {speaker,recording}", "what --ratio keeps together", default="speaker")
 
     sub = action("subset", _subset, "dir out seed force", "keep some utterances")
     which = adder(sub.add_mutually_exclusive_group(required=True))
@@ -118,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sharded = "write the utterances, shuffled, to tar files that training reads in turn"
     add = adder(action("shard", _shard, "dir seed pipes", sharded))
     add("-o --out", "folder of the shards", type=Path, required=True)
-    add("--size MIB", "of a shard (default 256)", type=float, default=256.0)
-    add("--rate HZ", "default 16000", type=positive, default=16000)
+    add("--size MIB", "of a shard", default=256.0)
+    add("--rate HZ", type=positive, default=16000)
     add("-f --force", "overwrite shards that exist")
 
 

@@ -51,9 +51,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _imports(package: str) -> str:
     """Return why a package cannot be imported, else ""; in its own process, as some crash."""
-    module = package.replace("-", "_")
-    if package == "torchaudio":
-        module = "audiomask.frontend.torchaudio_import"
+    modules = {"scikit-learn": "sklearn", "torchaudio": "audiomask.frontend.torchaudio_import"}
+    module = modules.get(package, package.replace("-", "_"))
     run = subprocess.run(
         [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120
     )

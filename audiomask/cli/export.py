@@ -31,27 +31,18 @@ CARD = ("version", "description", "licence", "training", "scores", "default")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the verb."""
     add = adder(parser)
-    add(
-        "model RUN|DIR|ONNX",
-        "a training run, or a folder with its weights; for a variant also an artifact",
-        type=Path,
-    )
+    source = "a training run, or a folder with its weights; for a variant also an artifact"
+    add("model RUN|DIR|ONNX", source, type=Path)
     add("-o --out FILE", "the .onnx or .pt2 file to write", type=Path, required=True)
     add("-f --force", "overwrite the file")
     add("--check", "also play the file with the runtime and compare")
     add("--card JSON", "what it says of itself: " + ", ".join(CARD), type=Path)
-    add(
-        "--arg NAME=VALUE",
-        "change an argument of the model's class; the weights must still fit",
-        action="append",
-    )
+    change = "change an argument of the model's class; the weights must still fit"
+    add("--arg NAME=VALUE", change, action="append")
     add("--part NAME", "this one of a network's parts (default: all of them)")
-    add("--variant", "other numbers inside", choices=("int8", "float16"))
-    add(
-        "--corpus DIR",
-        "what a variant is measured on, speech/valid and noise/valid in it (default: egs/mini)",
-        type=Path,
-    )
+    add("--variant {int8,float16}", "other numbers inside")
+    corpus = "what a variant is measured on, speech/valid and noise/valid in it (default: egs/mini)"
+    add("--corpus DIR", corpus, type=Path)
     add("--ungated", "write a variant that does not pay, with its figures")
     add("--hops N", "hops in a step of a .pt2, fixed in it (default 1)", type=positive)
 

@@ -28,11 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o --out FILE", "the ONNX file to write", type=Path)
     add("-f --force", "overwrite the file")
     add("--weights DIR", "also keep config and weights here, to train on from them", type=Path)
-    add(
-        "--arg NAME=VALUE",
-        "an argument of the model's class that the weights do not tell, such as stride=2",
-        action="append",
-    )
+    argument = "an argument of the model's class that the weights do not tell, such as stride=2"
+    add("--arg NAME=VALUE", argument, action="append")
 
 
 def run(args: argparse.Namespace) -> int:

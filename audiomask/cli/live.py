@@ -24,13 +24,13 @@ import numpy as np
 from audiomask.audio import AudioError
 from audiomask.cli import UsageError, trace
 from audiomask.cli._common import (
+    add_form_arguments,
     add_model_arguments,
     adder,
-    check_form,
+    between,
     controls,
     note,
     one_output,
-    positive,
     refuse_told,
     table,
 )
@@ -59,18 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--list-devices", "show the devices, and end")
     add_model_arguments(parser)
     add("--model-output NAME", "play this output of the model, where it has several")
-    add("--block MS", "work on blocks of this length (default: the model's hop)", type=float)
-    add("--rate HZ", "of both devices (default: the model's, if they take it)", type=positive)
-    add("--channels N", "of the microphone (default: what the model takes)", type=positive)
-    add(
-        "--lag MS",
-        "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)",
-        type=float,
-    )
+    block = between(1, 1000, unit="ms")
+    add("--block MS", "work on blocks of this length (default: the model's hop)", type=block)
+    rate = "of both devices (default: the model's, if they take it)"
+    add_form_arguments(parser, rate, "of the microphone (default: what the model takes)")
+    lag = "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)"
+    add("--lag MS", lag, type=between(0, 60_000, unit="ms", above=True))
     add("--record-in FILE", "record what the microphone gives")
     add("--record-out FILE", "record what the model makes of it")
     add("-f --force", "overwrite recordings that exist")
-    add("--seconds S", "end after so much sound", type=float)
+    add("--seconds S", "end after so much sound", type=between(0, above=True))
     add("--reconnect", "wait for a device that leaves, and go on")
     add("-q --quiet", "show only warnings")
 
@@ -130,13 +128,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _usage(args: argparse.Namespace) -> None:
-    check_form(args)
-    if args.block is not None and not 1 <= args.block <= 1000:
-        raise UsageError(f"--block {args.block}: is outside 1 to 1000 ms")
-    if args.lag is not None and not 0 < args.lag <= 60_000:
-        raise UsageError(f"--lag {args.lag}: is outside 0 to 60000 ms")
-    if args.seconds is not None and not 0 < args.seconds < math.inf:
-        raise UsageError(f"--seconds {args.seconds}: is not above 0")
     files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
     if len(set(files)) < len(files):
         raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add("files FILE", nargs="+")
-    add("--window-ms MS", "spectrogram window (32)", type=float, default=32.0)
+    add("--window-ms MS", "spectrogram window", default=32.0)
 
 
 def _add_masks(parser: argparse.ArgumentParser) -> None:

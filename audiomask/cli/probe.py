@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import AudioError
 from audiomask.cli import UsageError
-from audiomask.cli._common import adder, table
+from audiomask.cli._common import adder, between, positive, table
 from audiomask.data.kaldi.directory import DataDir
 
 if TYPE_CHECKING:
@@ -35,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--test DIR", "the same, to be judged on")
     add("--folds", "cross-validate --train by its table utt2fold")
     add("--fold NAME", "test on this fold only (may be repeated)", action="append")
-    add("--knn K", "neighbours (20); 0: no neighbours", type=int, default=20)
+    add("--knn K", "neighbours; 0: no neighbours", type=between(0, kind=int), default=20)
     add("--no-linear", "no linear probe")
-    add("--layers N,N,...", "blocks whose features are put together, 1 is the first, or all; "
-        "default: what comes out at the end")  # fmt: skip
+    layers = "blocks whose features are put together, 1 is the first, or all"
+    add("--layers N,N,...", f"{layers}; default: what comes out at the end")
     add("--corpus NAME", "front end's constants: audioset, esc, speechcommands (as trained)")
-    add("--device", "cpu (the default) or cuda", default="cpu")
-    add("--batch", "windows computed at once (16)", type=int, default=16)
-    add("--seed", "of the part that decay is chosen on (0)", type=int, default=0)
+    add("--device", "cpu or cuda", default="cpu")
+    add("--batch", "windows computed at once", type=positive, default=16)
+    add("--seed", "of the part that decay is chosen on", default=0)
     add("--json", "for programs")
 
 
@@ -51,22 +53,23 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("give --test DIR, or --folds for a --train with utt2fold, one of the two")
     if args.fold and not args.folds:
         raise UsageError("--fold is one of --folds")
-    if args.knn < 0 or args.batch < 1 or (args.knn == 0 and args.no_linear):
-        raise UsageError("--knn from 0, --batch from 1; and --knn 0 --no-linear leaves nothing to do")
+    if args.knn == 0 and args.no_linear:
+        raise UsageError("--knn 0 --no-linear leaves nothing to do")
     found = judged(args)
     if args.json:
         print(json.dumps(found, indent=2))
         return 0
     head = ("tested on", "clips", "method", "accuracy", "mAP", "setting")
+    parts = dict(found["folds"])
+    if len(parts) > 1:
+        parts["mean"] = {"clips": ""} | found["mean"]
     rows = []
-    for name, part in (*found["folds"].items(), ("mean", {"clips": "", **found["mean"]})):
-        for method in ("knn", "linear"):
-            if method in part:
-                one = part[method]
-                setting = f"k {args.knn}" if method == "knn" else f"l2 {one['l2']:g}" if "l2" in one else ""
-                shares = (f"{one['accuracy']:.4f}", f"{one['map']:.4f}")
-                rows.append((name, part["clips"], method, *shares, setting))
-    print(table(head, rows if len(found["folds"]) > 1 else rows[: len(rows) // 2]))
+    for name, part in parts.items():
+        for method in found["mean"]:
+            one = part[method]
+            setting = f"l2 {one['l2']:g}" if "l2" in one else f"k {args.knn}" * (method == "knn")
+            rows.append((name, part["clips"], method, f"{one['accuracy']:.4f}", f"{one['map']:.4f}", setting))
+    print(table(head, rows))
     return 0
 
 
@@ -89,40 +92,30 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
             raise UsageError(f"--layers {args.layers}: numbers with commas, or all") from None
     train = DataDir.read(args.train)
     directories = [train] if args.test is None else [train, DataDir.read(args.test)]
-    labels = labels_of(train)
-    classes = sorted({name for names in labels.values() for name in names})
+    classes = sorted({name for names in labels_of(train).values() for name in names})
     multi = any(len(names) > 1 for data in directories for names in labels_of(data).values())
-    vectors, truth = [], []
+    truth = []
     for data in directories:
         by_key = targets(data, classes)
         truth.append(torch.stack([torch.from_numpy(by_key[u.key]) for u in data.utterances()]))
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("features", total=sum(map(len, truth)))
-        for data in directories:
-            vectors.append(
-                encoders.features(
-                    model, frontend, data, layers, args.batch, args.device,
-                    lambda n: bars.update(task, advance=n),
-                )
-            )  # fmt: skip
+        how = {"batch": args.batch, "device": args.device, "progress": partial(bars.advance, task)}
+        vectors = [encoders.features(model, frontend, data, layers, **how) for data in directories]
     x, y = torch.cat(vectors), torch.cat(truth)
     if args.folds:
         fold = folds_of(train)
         names = sorted(set(fold), key=lambda name: (len(name), name))
-        missing = [name for name in args.fold or [] if name not in names]
-        if missing:
+        if missing := [name for name in args.fold if name not in names]:
             raise UsageError(f"--fold {missing[0]}: utt2fold has {', '.join(names)}")
     else:
         fold, names = ["train"] * len(vectors[0]) + ["test"] * len(vectors[1]), ["test"]
     parts = {name: split(fold, name, y, args.seed) for name in args.fold or names}
     results = {name: one(x, y, part, multi, args) for name, part in parts.items()}
-    methods = [method for method in ("knn", "linear") if method in next(iter(results.values()))]
     mean = {
-        method: {
-            key: sum(result[method][key] for result in results.values()) / len(results)
-            for key in ("accuracy", "map")
-        }
-        for method in methods
+        method: {key: fmean(part[method][key] for part in results.values()) for key in ("accuracy", "map")}
+        for method, wanted in (("knn", args.knn), ("linear", not args.no_linear))
+        if wanted
     }
     about = {"weights": args.weights, "classes": len(classes), "features": x.shape[1], "layers": layers}
     return {**about, "multi_label": multi, "folds": results, "mean": mean}
@@ -133,8 +126,7 @@ def folds_of(data: Any) -> list[str]:
     folds = data.tables.get("utt2fold")
     if folds is None:
         raise AudioError(f"{data.path}: no utt2fold beside wav.scp, with the fold of each utterance")
-    missing = [key for key in data.utterance_keys if key not in folds]
-    if missing:
+    if missing := [key for key in data.utterance_keys if key not in folds]:
         raise AudioError(f"{data.path}/utt2fold: no fold for {missing[0]} ({len(missing)} in all)")
     found = [folds[u.key] for u in data.utterances()]
     if len(set(found)) < 2:
@@ -184,12 +176,11 @@ def one(
     if not len(chosen) or not len(fit):
         raise AudioError("too few clips to choose the decay of the probe on; give more, or --no-linear")
     inner, outer = encoders.standardised(x[fit], x[chosen])
-    probe, trials = encoders.Logistic(x.shape[1], y.shape[1], multi), []
+    probe, trials = encoders.Logistic(x.shape[1], y.shape[1], multi), {}
     for l2 in DECAYS:  # each starts from the last solution
         result = scored(probe.fit(inner, y[fit], l2).scores(outer), y[chosen])
-        trials.append((result["map" if multi else "accuracy"], l2))
-    best = max(value for value, _ in trials)
-    l2 = next(l2 for value, l2 in trials if value == best)  # the greatest of the best
+        trials[l2] = result["map" if multi else "accuracy"]
+    l2 = max(trials, key=trials.__getitem__)  # the first, and so the greatest, of the best
     probe = encoders.Logistic(x.shape[1], y.shape[1], multi).fit(known, y[train], l2)
     found["linear"] = scored(probe.scores(asked), y[test]) | {"l2": l2}
     return found
@@ -197,7 +188,7 @@ def one(
 
 def scored(scores: Tensor, target: Tensor) -> dict[str, float]:
     """Return the fraction of clips whose likeliest class is right, and mean average precision."""
-    from audiomask.tasks.classify import average_precision
+    from audiomask.tasks.classify import accuracy_of, average_precision
 
-    right = target.gather(1, scores.argmax(1, keepdim=True)) > 0.5
-    return {"accuracy": float(right.double().mean()), "map": float(average_precision(scores, target).mean())}
+    precision = average_precision(scores, target).mean()
+    return {"accuracy": float(accuracy_of(scores, target)), "map": float(precision)}

@@ -20,45 +20,25 @@ from audiomask.cli._common import adder, between, note, positive
 LEAST_TOKEN = 16  # characters; nobody guesses that many in a lifetime of attempts over a network
 
 
-def _above_zero(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False  # --token would be taken for --token-file, and a token is no argument
     add = adder(parser)
-    add(
-        "-m --model NAME|FILE|DIR",
-        "offer this one; may be repeated, the first is the default (default: all that ship)",
-        action="append",
-    )
-    add("--host ADDRESS", "to listen on (default 127.0.0.1)", default="127.0.0.1")
-    add("--port N", "0 takes a free one (default 8765)", type=between(0, 65535, int), default=8765)
-    add(
-        "--token-file FILE",
-        "holds the token that clients must show; without it the variable AUDIOMASK_TOKEN does",
-        type=Path,
-    )
+    model = "offer this one; may be repeated, the first is the default (default: all that ship)"
+    add("-m --model NAME|FILE|DIR", model, action="append")
+    add("--host ADDRESS", "to listen on", default="127.0.0.1")
+    add("--port N", "0 takes a free one", type=between(0, 65535, int), default=8765)
+    secret = "holds the token that clients must show; without it the variable AUDIOMASK_TOKEN does"
+    add("--token-file FILE", secret, type=Path)
     add("--tls-cert FILE", "PEM file: serve https and wss", type=Path)
     add("--tls-key FILE", "PEM file of its key (default: in the same file)", type=Path)
-    add(
-        "--origin URL",
-        "other web pages that may open sockets, as in https://example.org; may be repeated",
-        action="append",
-    )
+    origin = "other web pages that may open sockets, as in https://example.org; may be repeated"
+    add("--origin URL", origin, action="append")
     add("--no-page", "serve no page, only sockets, models, health and metrics")
-    add("--max-sockets N", "open at once (default 64)", type=positive, default=64)
-    add(
-        "--max-rate X",
-        "times real time that a socket may send for long (default 20)",
-        type=_above_zero,
-        default=20.0,
-    )
-    add("--idle S", "close silent sockets (default 60)", type=_above_zero, default=60.0)
-    add("--threads N", "that compute, each for a part of the sockets (default 1)", type=positive, default=1)
+    add("--max-sockets N", "open at once", type=positive, default=64)
+    above_zero = between(0, above=True)
+    add("--max-rate X", "times real time that a socket may send for long", type=above_zero, default=20.0)
+    add("--idle S", "close silent sockets", type=above_zero, default=60.0)
+    add("--threads N", "that compute, each for a part of the sockets", type=positive, default=1)
     add("-q --quiet", "do not show where it listens")
 
 

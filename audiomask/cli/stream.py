@@ -32,13 +32,13 @@ import numpy as np
 from audiomask.audio import AudioError
 from audiomask.cli import UsageError
 from audiomask.cli._common import (
+    add_form_arguments,
     add_model_arguments,
     adder,
-    check_form,
+    between,
     controls,
     note,
     one_output,
-    positive,
     refuse_told,
 )
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
@@ -56,19 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add_model_arguments(parser)
     add("--output NAME", "write this output of the model, where it has several")
-    add("--rate HZ", "of the samples (default 16000)", type=positive, default=16000)
-    add("--channels N", "interleaved (default: what the model takes, mostly 1)", type=positive)
-    add("--format", "of the samples, in and out (default s16le)", choices=tuple(FORMATS), default="s16le")
-    add("--block MS", "work on blocks of this length (default: whatever has arrived)", type=float)
+    channels = "interleaved (default: what the model takes, mostly 1)"
+    add_form_arguments(parser, "of the samples (default 16000)", channels)
+    parser.set_defaults(rate=16000)
+    add("--format", "of the samples, in and out", choices=tuple(FORMATS), default="s16le")
+    block = between(0, 60_000, unit="ms", above=True)
+    add("--block MS", "work on blocks of this length (default: whatever has arrived)", type=block)
     add("--packets MS", "the input is numbered packets of this length", type=float)
     add("--jitter MS", "how long a packet is waited for, with --packets (default 60)", type=float)
     add("-q --quiet", "do not show model and latency")
 
 
 def run(args: argparse.Namespace) -> int:
-    check_form(args)
-    if args.block is not None and not 0 < args.block <= 60_000:
-        raise UsageError(f"--block {args.block}: is outside 0 to 60000 ms")
     if args.packets is None and args.jitter is not None:
         raise UsageError(f"--jitter {args.jitter:g}: is for packets; give --packets MS")
     if args.packets is not None and args.block is not None:

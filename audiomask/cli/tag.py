@@ -29,7 +29,7 @@ from pathlib import Path
 
 from audiomask.audio import AudioError, Reader, replacing
 from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, adder, between, check_form, note, positive
+from audiomask.cli._common import add_form_arguments, add_model_arguments, adder, between, note, positive
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
@@ -56,29 +56,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kind = adder(parser.add_mutually_exclusive_group())
     kind("--json", "an object a line")
     kind("--csv", "a line for each label: " + ",".join(HEAD))
-    add("--top N", "labels at most (default 5)", type=positive, default=5)
-    add(
-        "--threshold 0..1",
-        "least probability of a label (default 0; with --segments 0.5)",
-        type=between(0, 1),
-    )
+    add("--top N", "labels at most", type=positive, default=5)
+    least = "least probability of a label (default 0; with --segments 0.5)"
+    add("--threshold 0..1", least, type=between(0, 1))
     when = adder(parser.add_mutually_exclusive_group())
-    when("--every S", "a row every so many seconds", type=float)
+    when("--every S", "a row every so many seconds", type=between(0, 86400, unit="s", above=True))
     when("--segments", "where each label begins and ends")
-    add(
-        "--pool",
-        "what a recording longer than the model's window gets: the mean over windows, or the greatest",
-        choices=("mean", "max"),
-        default="mean",
-    )
-    add("--rate HZ", "of the samples of - (default 16000)", type=positive)
-    add("--channels N", "of the samples of - (default 1)", type=positive)
+    pool = "what a recording longer than the model's window gets: the mean over windows, or the greatest"
+    add("--pool {mean,max}", pool, default="mean")
+    samples = "of the samples of - (default {})"
+    add_form_arguments(parser, samples.format(16000), samples.format(1))
     add("--format", "of the samples of - (default s16le)", choices=tuple(FORMATS))
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.every is not None and not 0 < args.every <= 86400:
-        raise UsageError(f"--every {args.every:g}: is outside 0 to 86400 s")
     if "-" in args.inputs:
         return _live(args)
     for option in ("rate", "channels", "format"):
@@ -195,7 +186,6 @@ def _live(args: argparse.Namespace) -> int:
         raise UsageError("-: samples of standard input are tagged alone, without other inputs")
     if args.out not in (None, "-"):
         raise UsageError(f"-o {args.out}: lines of a live sound go to standard output; send them on with >")
-    check_form(args)
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("-: samples are piped: audiomask tag - < in.pcm; of files give the names")
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:

@@ -29,7 +29,7 @@ from audiomask.cli._common import adder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(parser)
     add("config", "recipe, a YAML file")
-    add("--out", "folder of the run (default: %(default)s)", type=Path, default=Path("exp"))
+    add("--out", "folder of the run", default=Path("exp"))
     add("--fresh", "start over even if --out holds a checkpoint")
     add("options", "overrides of the recipe: --trainer.max_steps 1000", nargs=argparse.REMAINDER)
 

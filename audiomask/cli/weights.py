@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = adder(grow)
     add("run FROM", "a folder with trained weights", type=Path)
     add("--to RECIPE", "that names the larger one", type=Path, required=True)
-    add("--seed", "of its new units (default: %(default)s)", type=int, default=0)
+    add("--seed", "of its new units", default=0)
     for add in map(adder, (average, grow)):
         add("-o --out DIR", type=Path, required=True)
         add("-f --force", "overwrite what DIR holds")

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiomask import weights
@@ -110,16 +111,18 @@ def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: flo
 
     They are labels `target [N, K]` with weights exp(cosine / temperature), over the sum of the weights.
     """
-    found, known = [], F.normalize(known, dim=1)
-    for part in F.normalize(asked, dim=1).split(512):  # so that memory is bounded
-        near, index = (part @ known.T).topk(min(k, len(known)), 1)
-        weight = (near / temperature).softmax(1)
-        found.append((weight[:, :, None] * target[index]).sum(1))
-    return torch.cat(found)
+    from sklearn.neighbors import KNeighborsRegressor
+
+    def weights(distance: np.ndarray) -> np.ndarray:  # which is 1 - cosine
+        return np.exp(-distance / temperature)
+
+    near = KNeighborsRegressor(min(k, len(known)), weights=weights, metric="cosine")
+    near.fit(known.double().numpy(), target.numpy())
+    return torch.from_numpy(near.predict(asked.double().numpy())).float()
 
 
-class Logistic:
-    """Fits logistic regression, the classes exclusive (`multi` false: softmax) or separate.
+class Logistic(nn.Linear):
+    """A logistic regression, the classes exclusive (`multi` false: softmax) or separate.
 
     L-BFGS minimises, in float64, the convex function
 
@@ -127,33 +130,30 @@ class Logistic:
     """
 
     def __init__(self, features: int, classes: int, multi: bool) -> None:
-        self.weight = torch.zeros(classes, features, dtype=torch.float64, requires_grad=True)
-        self.bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
+        super().__init__(features, classes, dtype=torch.float64)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
         self.multi = multi
 
+    @torch.no_grad()
     def scores(self, x: Tensor) -> Tensor:
         """Return logits `[N, K]` of `x [N, C]`."""
-        return (x.double() @ self.weight.detach().T + self.bias.detach()).float()
+        return self(x.double()).float()
 
-    def loss(self, x: Tensor, target: Tensor, l2: float) -> Tensor:
-        """Return the loss for `x [N, C]` and `target [N, K]`, both float64."""
-        logits = x @ self.weight.T + self.bias
-        if self.multi:
-            entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").sum(1)
-        else:
-            entropy = F.cross_entropy(logits, target, reduction="none")
-        return entropy.mean() + l2 / 2 * self.weight.square().sum()
-
-    def fit(self, x: Tensor, target: Tensor, l2: float, steps: int = 200) -> Logistic:
-        """Minimise the loss from the current weights; return self."""
+    def fit(self, x: Tensor, target: Tensor, l2: float) -> Logistic:
+        """Minimise the loss for `x [N, C]` and `target [N, K]` from the current weights; return self."""
         x, target = x.double(), target.double()
         optimizer = torch.optim.LBFGS(
-            [self.weight, self.bias], max_iter=steps, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+            self.parameters(), max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
         )
 
         def closure() -> float:
             optimizer.zero_grad()
-            loss = self.loss(x, target, l2)
+            if self.multi:
+                entropy = F.binary_cross_entropy_with_logits(self(x), target, reduction="none").sum(1)
+            else:
+                entropy = F.cross_entropy(self(x), target, reduction="none")
+            loss = entropy.mean() + l2 / 2 * self.weight.square().sum()
             loss.backward()
             return float(loss.detach())
 

@@ -404,14 +404,14 @@ def test_devices_by_number_and_name(desk):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--rate", "100"], "--rate 100: is outside 4000 to 768000 Hz"),
-        (["--block", "0.1"], "--block 0.1: is outside 1 to 1000 ms"),
-        (["--block", "nan"], "--block nan: is outside"),
-        (["--lag", "-1"], "--lag -1.0: is outside"),
-        (["--seconds", "0"], "--seconds 0.0: is not above 0"),
+        (["--rate", "100"], "--rate: 100 is outside 4000 to 768000 Hz"),
+        (["--block", "0.1"], "--block: 0.1 is outside 1 to 1000 ms"),
+        (["--block", "nan"], "--block: nan is outside"),
+        (["--lag", "-1"], "--lag: -1 is outside 0 to 60000 ms"),
+        (["--seconds", "0"], "--seconds: 0 is not above 0"),
         (["--record-in", "a.wav", "--record-out", "a.wav"], "are both a.wav"),
         (["--record-in", "a.wav", "--record-out", "./a.wav"], "are both a.wav"),
-        (["--channels", "1000"], "--channels 1000: are more than 128"),
+        (["--channels", "1000"], "--channels: 1000 is outside 1 to 128"),
     ],
 )
 def test_wrong_usage(cli, desk, words, text):

@@ -69,7 +69,7 @@ def test_a_saved_mask_is_replayed(cli, here):
     assert f"over {int(load('m.npz').masked.sum())} of 48 patches" in done.out
     done = cli("plot", "reconstruction", "exp", "talk.wav", *replay, "-f")
     assert done.code == 1
-    assert "m.npz: is no single mask of 8 x 8 patches" in done.err
+    assert "m.npz: its mask is of 6 x 8 patches, talk.wav has 8 x 8" in done.err
 
 
 def test_panels_share_a_scale_and_cover_what_they_should():

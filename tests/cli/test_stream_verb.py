@@ -212,11 +212,11 @@ def test_a_full_disk(toy16):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--rate", "100"], "--rate 100: is outside 4000 to 768000 Hz"),
-        (["--channels", "1000"], "--channels 1000: are more than 128"),
-        (["--channels", "0"], "0 is less than 1"),
-        (["--block", "-1"], "--block -1.0: is outside"),
-        (["--block", "nan"], "--block nan: is outside"),
+        (["--rate", "100"], "--rate: 100 is outside 4000 to 768000 Hz"),
+        (["--channels", "1000"], "--channels: 1000 is outside 1 to 128"),
+        (["--channels", "0"], "--channels: 0 is outside 1 to"),
+        (["--block", "-1"], "--block: -1 is outside 0 to 60000 ms"),
+        (["--block", "nan"], "--block: nan is outside"),
     ],
 )
 def test_wrong_usage(cli, toy16, words, text):
