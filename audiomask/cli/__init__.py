@@ -12,7 +12,9 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import FrameType, ModuleType
+from typing import Any
 
 from audiomask import __version__
 
@@ -98,13 +100,61 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
+class Adder:
+    """A declarer of the options of a parser or a group: `add("-o --out FILE", "help", type=Path)`.
+
+    The first words are the argument's names, the others its metavar, or its choices: `{png,pdf}`. An option
+    without a metavar or settings is a switch. A default gives the type, and is named in the help if that
+    does not speak of one. `action="append"` collects values in a list, which is empty at first.
+    """
+
+    def __init__(self, parser: Any):
+        self.parser = parser
+
+    def __call__(self, form: str, help: str = "", **how: Any) -> None:
+        words = form.split()
+        names = [word for word in words if word.startswith("-")] or words[:1]
+        metavar = tuple(words[len(names) :])
+        if metavar and metavar[0].startswith("{"):
+            how["choices"] = metavar[0].strip("{}").split(",")
+        elif metavar:
+            how["metavar"] = metavar[0] if len(metavar) == 1 else metavar
+        elif not how and form.startswith("-"):
+            how["action"] = "store_true"
+        if how.get("action") == "append":
+            how.setdefault("default", [])
+        elif "default" in how:
+            default = how["default"]
+            if not isinstance(default, list | tuple):
+                how.setdefault("type", type(default))
+                default = [default]
+            if "default" not in help:
+                help += f" (default {' '.join(str(value).removesuffix('.0') for value in default)})"
+        self.parser.add_argument(*names, help=help or None, **how)
+
+    def exclusive(self, required: bool = False) -> Adder:
+        """Return the declarer of options of which one may be given."""
+        return Adder(self.parser.add_mutually_exclusive_group(required=required))
+
+    def actions(self, metavar: str) -> Callable[..., Adder]:
+        """Return `action("name", "help", **defaults)`, which adds an action and returns its declarer."""
+        actions = self.parser.add_subparsers(metavar=metavar, required=True)
+
+        def action(name: str, help: str, **defaults: Any) -> Adder:
+            made = actions.add_parser(name, help=help, description=help)
+            made.set_defaults(**defaults)
+            return Adder(made)
+
+        return action
+
+
 def parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     """Return the argument parser of a verb; its module's docstring is the help text."""
     text = (module.__doc__ or "").strip()
     made = argparse.ArgumentParser(
         prog=f"audiomask {verb}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    module.add_arguments(made)
+    module.add_arguments(Adder(made))
     return made
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE
-from audiomask.cli import UsageError
+from audiomask.cli import Adder, UsageError, trace
 
 if TYPE_CHECKING:
     from audiomask.ports import Port
@@ -47,49 +47,18 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def adder(parser: argparse._ActionsContainer) -> Callable[..., None]:
-    """Return `add("-o --out FILE", "help", type=Path)`, for a parser or a group of its options.
-
-    The first words are the argument's names, the others its metavar, or its choices: `{png,pdf}`. An option
-    without a metavar or settings is a switch. A default gives the type, and is named in the help if that
-    does not speak of one. `action="append"` collects values in a list, which is empty at first.
-    """
-
-    def add(form: str, help: str = "", **how: Any) -> None:
-        words = form.split()
-        names = [word for word in words if word.startswith("-")] or words[:1]
-        metavar = tuple(words[len(names) :])
-        if metavar and metavar[0].startswith("{"):
-            how["choices"] = metavar[0].strip("{}").split(",")
-        elif metavar:
-            how["metavar"] = metavar[0] if len(metavar) == 1 else metavar
-        elif not how and form.startswith("-"):
-            how["action"] = "store_true"
-        if how.get("action") == "append":
-            how.setdefault("default", [])
-        elif "default" in how:
-            default = how["default"]
-            if not isinstance(default, list | tuple):
-                how.setdefault("type", type(default))
-                default = [default]
-            if "default" not in help:
-                help += f" (default {' '.join(str(value).removesuffix('.0') for value in default)})"
-        parser.add_argument(*names, help=help or None, **how)
-
-    return add
-
-
-def add_model_arguments(parser: argparse.ArgumentParser, *, controls: bool = True) -> None:
-    """Add `-m`, `--threads` and the controls."""
-    add = adder(parser)
+def add_model_arguments(add: Adder, *, controls: bool = True, rate: str = "", channels: str = "") -> None:
+    """Add `-m`, `--threads`, the controls, and with their help `--rate` and `--channels` of live sound."""
     add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
     add("--threads N", "threads per stream", type=positive, default=1)
-    if not controls:
-        return
-    add("--dry 0..1", "fraction of the untouched sound", type=between(0, 1), default=0.0)
-    add("--strength 0..1", "how much of the mask to apply", type=float)
-    add("--atten-lim DB", "attenuate by no more than this", type=float)
-    add("--set CONTROL=VALUE", "any other control of the model; its card lists them", action="append")
+    if controls:
+        add("--dry 0..1", "fraction of the untouched sound", type=between(0, 1), default=0.0)
+        add("--strength 0..1", "how much of the mask to apply", type=float)
+        add("--atten-lim DB", "attenuate by no more than this", type=float)
+        add("--set CONTROL=VALUE", "any other control of the model; its card lists them", action="append")
+    if rate:
+        add("--rate HZ", rate, type=between(MIN_RATE, MAX_RATE, int, "Hz"))
+        add("--channels N", channels, type=between(1, MAX_CHANNELS, int))
 
 
 def assigned(option: str, texts: Iterable[str], parse: Callable[[str], Any], example: str) -> dict[str, Any]:
@@ -104,13 +73,6 @@ def assigned(option: str, texts: Iterable[str], parse: Callable[[str], Any], exa
         if not equals or not name.strip():
             raise UsageError(f"{option} {text}: expected {example}")
     return values
-
-
-def add_form_arguments(parser: argparse.ArgumentParser, rate: str, channels: str) -> None:
-    """Add `--rate` and `--channels` of live sound, with their help."""
-    add = adder(parser)
-    add("--rate HZ", rate, type=between(MIN_RATE, MAX_RATE, int, "Hz"))
-    add("--channels N", channels, type=between(1, MAX_CHANNELS, int))
 
 
 def controls(args: argparse.Namespace) -> dict[str, Any]:
@@ -159,6 +121,16 @@ def note(text: str, *, quiet: bool = False) -> None:
     """Print a line for the user on standard error, which never mixes with results."""
     if not quiet:
         print(f"audiomask: {text}", file=sys.stderr, flush=True)
+
+
+def failures(failed: Sequence[Exception], count: int) -> int:
+    """Print a line for each of the failures among `count`, and return the exit code."""
+    if failed and count > 1:
+        note(f"{len(failed)} of {count} failed:")
+    for error in failed:
+        note(f"error: {error}")
+        trace(error)
+    return int(bool(failed))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

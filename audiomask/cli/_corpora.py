@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, note
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import note
 from audiomask.data import corpora
 from audiomask.data.kaldi.directory import DataDir
 
@@ -30,12 +30,12 @@ def _takers() -> dict[str, list[str]]:
     return takers
 
 
-def add_arguments(sub: ArgumentParser) -> None:
+def add_arguments(add: Adder) -> None:
     """Add all options but -f."""
-    add, layouts = adder(sub), _layouts()
-    sub.formatter_class = RawDescriptionHelpFormatter
+    layouts = _layouts()
+    add.parser.formatter_class = RawDescriptionHelpFormatter
     lines = [f"  {name:15}{module.__doc__.splitlines()[0]}" for name, module in layouts.items()]
-    sub.epilog = "layouts:\n" + "\n".join(lines)
+    add.parser.epilog = "layouts:\n" + "\n".join(lines)
     add("layout", "how the corpus lies on disk, see below", choices=tuple(layouts), metavar="layout")
     add("source", "folder, or the recordings.jsonl[.gz] of lhotse", type=Path)
     add("out", "data directory; one below it for each part of a corpus that has parts (or folds)", type=Path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,15 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from audiomask.audio import AudioError, info, read, replacing
-from audiomask.cli._common import adder
+from audiomask.cli import Adder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(add: Adder) -> None:
     """Add the options of every figure."""
-    add = adder(parser)
     add("-o --out", "picture: .png, .pdf, .svg or .jpg", type=Path, required=True)
     add("-f --force", "overwrite the picture")
     add("--start S", "draw from here, in seconds", default=0.0)

@@ -16,17 +16,16 @@ from typing import Any
 
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
 from audiomask.audio.sources import SUFFIXES, Source, find_audio
-from audiomask.cli import UsageError, trace
-from audiomask.cli._common import add_model_arguments, adder, controls, cores, note, positive
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import add_model_arguments, controls, cores, failures, note, positive
 from audiomask.runtime.files import batch
 from audiomask.runtime.files.batch import Job, Report, Work
 from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.files.sinks import Output
 
 
-def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) -> None:
+def add_batch_arguments(add: Adder, inputs: str, out: str) -> None:
     """Add what every verb on files takes: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
-    add = adder(parser)
     add("inputs INPUT", inputs, nargs="+")
     add("-o --out PATH", out)
     add("-f --force", "overwrite outputs that exist")
@@ -36,11 +35,10 @@ def add_batch_arguments(parser: argparse.ArgumentParser, inputs: str, out: str) 
     add("-q --quiet", "no progress, no summary; warnings stay")
 
 
-def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sound_arguments(add: Adder) -> None:
     """Add what every verb takes that turns files of sound into files of sound."""
-    add = adder(parser)
     add_batch_arguments(
-        parser,
+        add,
         "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
         "file, folder or - (default: beside the input)",
     )
@@ -49,7 +47,7 @@ def add_sound_arguments(parser: argparse.ArgumentParser) -> None:
         "--filename TEMPLATE",
         f"{template}, {{stem}}_{{source}}.{{ext}} without, and for models of several sounds",
     )
-    add_model_arguments(parser)
+    add_model_arguments(add)
     add("--output NAME", "write this output of the model only (default: all of them)")
     add("--format", "of the output (default: the input's)", choices=sorted(s[1:] for s in FORMATS))
     add("--subtype PCM_16|PCM_24|FLOAT", "of the output (default: the input's)")
@@ -164,21 +162,14 @@ def run_batch(
     load: Callable[[], Work],
     work: Work,
     *,
-    take: Callable[[Report], None] | None = None,
+    take: Callable[[Report], object] | None = None,
     silent: bool = False,
 ) -> tuple[int, list[Report]]:
-    """Do all jobs, here or with --ray on a cluster, and say how they went.
+    """Do all jobs, here or with --ray on a cluster; return the exit code and the finished jobs' reports.
 
-    Args:
-        args: the command line.
-        jobs: the jobs to do.
-        failed: inputs that no job was made of.
-        load: makes `work` anew, on another machine.
-        work: the work to do for each job.
-        take: gets the reports of finished jobs in the order of the jobs; it may raise `AudioError`.
-        silent: show no progress, as standard output is a terminal's or a pipe's.
-
-    Returns the exit code, and the reports of the finished jobs.
+    `failed` are inputs that no job was made of; `load` makes `work` anew, on another machine; `take` gets the
+    reports in the order of the jobs, and may raise `AudioError`. `silent` shows no progress, as standard
+    output is a terminal's or a pipe's.
     """
     if args.ray:
         if any(job.source.path == "-" for job in jobs):
@@ -191,8 +182,7 @@ def run_batch(
                 )
     start = time.perf_counter()
     done: list[Report] = []
-    failed = list(failed)
-    with progress_bars(args.quiet or silent or bool(args.ray)) as (show, remove):
+    with _progress_bars(args.quiet or silent or bool(args.ray)) as (show, remove):
         if args.ray:
             from audiomask.runtime.files import cluster
 
@@ -214,8 +204,16 @@ def run_batch(
                     failed.append(error)
                 else:
                     done.append(report)
-    summary(done, failed, time.perf_counter() - start, args.quiet)
-    return int(bool(failed)), done
+    if done:
+        seconds, elapsed = sum(r.seconds for r in done), time.perf_counter() - start
+        models = ", ".join(f"{name}: {n}" for name, n in sorted(Counter(r.model for r in done).items()))
+        files = f"{len(done)} file{'s' * (len(done) != 1)}"
+        note(
+            f"{files}, {seconds:.1f} s of sound in {elapsed:.1f} s "
+            f"({seconds / max(elapsed, 1e-9):.0f} x real time); model {models}",
+            quiet=args.quiet,
+        )
+    return failures(failed, len(done) + len(failed)), done
 
 
 def sound_options(args: argparse.Namespace, **more: Any) -> Options:
@@ -271,7 +269,7 @@ def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> 
 
 
 @contextmanager
-def progress_bars(quiet: bool):
+def _progress_bars(quiet: bool):
     """Yield functions that move (None without a terminal) and remove the progress bar of a job.
 
     A bar shows the speed and the time left.
@@ -303,20 +301,3 @@ def progress_bars(quiet: bool):
                 bars.remove_task(tasks.pop(job)[0])
 
         yield show, remove
-
-
-def summary(done: list[Report], failed: list[AudioError], elapsed: float, quiet: bool) -> None:
-    if done:
-        seconds = sum(r.seconds for r in done)
-        models = ", ".join(f"{name}: {n}" for name, n in sorted(Counter(r.model for r in done).items()))
-        files = f"{len(done)} file{'s' * (len(done) != 1)}"
-        note(
-            f"{files}, {seconds:.1f} s of sound in {elapsed:.1f} s "
-            f"({seconds / max(elapsed, 1e-9):.0f} x real time); model {models}",
-            quiet=quiet,
-        )
-    if len(done) + len(failed) > 1 and failed:
-        note(f"{len(failed)} of {len(done) + len(failed)} failed:")
-    for error in failed:
-        note(f"error: {error}")
-        trace(error)

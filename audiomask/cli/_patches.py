@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audiomask.audio import AudioError, check_writable
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder
+from audiomask.cli import Adder, UsageError
 from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
@@ -33,8 +32,7 @@ KINDS = (*PLAIN, *NOISE, *SCORED, "disjoint", "curriculum")
 FIXED = ("time_frequency", "disjoint", "curriculum")  # their other settings determine what they hide
 
 
-def add_arguments(parser: Any) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("--kind NAME", f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
         "the name of the picture, a picture each")  # fmt: skip
     add("--ratio 0..1", "share of patches to hide (default .8)", type=float)

@@ -13,8 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import AudioError, check_writable
-from audiomask.cli import UsageError, _patches
-from audiomask.cli._common import adder
+from audiomask.cli import Adder, UsageError, _patches
 from audiomask.cli._figures import save
 
 if TYPE_CHECKING:
@@ -24,12 +23,11 @@ if TYPE_CHECKING:
 SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(add: Adder) -> None:
     """Add the options of what is drawn and how it is hidden."""
-    add = adder(parser)
     add("weights WEIGHTS", "folder that audiomask train or import wrote")
     add("file FILE", "a recording")
-    _patches.add_arguments(parser)
+    _patches.add_arguments(add)
     add("--corpus NAME", "constants of the front end (default: as trained)")
 
 

@@ -14,12 +14,13 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 
 import numpy as np
 
 from audiomask.audio import read
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, between, positive, table
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import between, positive, table
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.engine import Step
 from audiomask.runtime.engine import run as run_steps
@@ -48,8 +49,7 @@ def several(kind: Callable[[str], float]) -> Callable[[str], list]:
     return parse
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
     add("--threads N,N,..", "threads per stream", type=several(positive), default=[1])
     add("--seconds", "of sound for each row", type=between(0.1, 3600), default=10.0)
@@ -65,19 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     results = []
-    for artifact in resolve(args.model):
-        for threads in args.threads:
-            for block in args.block or [None]:
-                sessions = [
-                    player_of(artifact, sample_rate=args.rate, channels=args.channels, threads=threads)
-                    for _ in range(max(1, args.sessions))
-                ]
-                facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
-                if args.sessions:
-                    size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
-                    rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
-                    facts |= many(sessions, size, rounds, args.audio)
-                results.append(facts)
+    for artifact, threads, block in product(resolve(args.model), args.threads, args.block or [None]):
+        how = {"sample_rate": args.rate, "channels": args.channels, "threads": threads}
+        sessions = [player_of(artifact, **how) for _ in range(max(1, args.sessions))]
+        facts = measure(sessions[0], args.seconds, block, args.audio) | {"threads": threads}
+        if args.sessions:
+            size = round(facts["block_ms"] * sessions[0].sample_rate / 1000)
+            rounds = max(ROUNDS, int(args.seconds * sessions[0].sample_rate / size / args.sessions))
+            facts |= many(sessions, size, rounds, args.audio)
+        results.append(facts)
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
@@ -155,9 +151,7 @@ def many(
     }
 
 
-def _blocks(
-    session: Player, size: int, count: int, audio: str | None
-) -> Iterator[tuple[int, tuple[np.ndarray, ...]]]:
+def _blocks(session: Player, size: int, count: int, audio: str | None) -> Iterator[tuple[int, tuple]]:
     """Yield a number, 0 for all of the warm-up, and what `feed` takes.
 
     It is sound `[C, size]`, and flags `[size]` for a model that is informed of losses.

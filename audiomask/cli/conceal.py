@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from audiomask.audio import check_writable, replacing
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, between, controls, note
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import between, controls, note
 from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.catalogue import resolve
@@ -34,9 +34,8 @@ from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.packets.jitter_buffer import shape
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
-    add_sound_arguments(parser)
+def add_arguments(add: Adder) -> None:
+    add_sound_arguments(add)
     lose = "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them"
     add("--loss TRACE|gilbert:P,Q|drop:RATE", lose)
     add("--packet MS", "length of a packet", default=20.0)

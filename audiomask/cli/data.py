@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -25,9 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.cli import UsageError, _corpora, _stats
-from audiomask.cli._common import adder, positive
-from audiomask.cli._stats import failures, say
+from audiomask.cli import Adder, UsageError, _corpora
+from audiomask.cli._common import assigned, failures, positive
 from audiomask.data.corpora import lhotse
 from audiomask.data.kaldi.convert import convert
 from audiomask.data.kaldi.directory import DataDir, DataError, combine, split_by_jobs, split_by_ratio
@@ -47,24 +47,23 @@ USUAL: dict[str, tuple[str, str, dict[str, Any]]] = {  # arguments that several 
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(add: Adder) -> None:
     """Add the sub-commands, each with the function that runs it in `args.action`."""
-    actions = parser.add_subparsers(dest="data_action", metavar="ACTION", required=True)
+    actions = add.actions("ACTION")
 
-    def action(name: str, run: Callable, usual: str, help: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=help, description=help)
-        sub.set_defaults(action=run)
+    def action(name: str, run: Callable, usual: str, help: str) -> Adder:
+        add = actions(name, help, action=run)
         for word in usual.split():
             form, text, how = USUAL[word]
-            adder(sub)(form, text, **how)
-        return sub
+            add(form, text, **how)
+        return add
 
     wrong = "list everything that is wrong with a data directory; exit 1 if anything is"
-    add = adder(action("validate", _validate, "dirs text pipes", wrong))
+    add = action("validate", _validate, "dirs text pipes", wrong)
     add("--json", "the findings as JSON")
 
     mended = "sort, drop what cannot be used, make spk2utt and reco2dur anew; says what it did"
-    add = adder(action("fix", _fix, "dir force text pipes", mended))
+    add = action("fix", _fix, "dir force text pipes", mended)
     add("-o --out", "write here (default: in place, the old tables in DIR/.backup)", type=Path)
 
     _corpora.add_arguments(action("import", _import, "force", "make a data directory from a corpus on disk"))
@@ -72,31 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action("export", _export, "dir out force", manifests)
 
     divided = "divide by ratio, keeping speakers or recordings together, or into equal jobs"
-    sub = action("split", _split, "dir seed force", divided)
-    add = adder(sub)
+    add = action("split", _split, "dir seed force", divided)
     add("out", "the parts are made below it", type=Path)
-    how = adder(sub.add_mutually_exclusive_group(required=True))
+    how = add.exclusive(required=True)
     how("--ratio NAME=R,NAME=R", "as in train=0.9,valid=0.1")
     how("--jobs N", "N parts of consecutive utterances: 1, 2, ... N", type=positive)
     add("--by {speaker,recording}", "what --ratio keeps together", default="speaker")
 
-    sub = action("subset", _subset, "dir out seed force", "keep some utterances")
-    which = adder(sub.add_mutually_exclusive_group(required=True))
+    add = action("subset", _subset, "dir out seed force", "keep some utterances")
+    which = add.exclusive(required=True)
     which("--count N", "N utterances, drawn with --seed", type=int)
     which("--first N", "the first N utterances", type=int)
     which("--speakers A,B", "all utterances of these speakers")
     which("--keys FILE", "the utterances named in FILE, one a line", type=Path)
-    adder(sub)("--exclude", "keep the others instead")
+    add("--exclude", "keep the others instead")
 
     action("combine", _combine, "out dirs force", "put several data directories into one")
 
     changed = "write the audio anew, mono and at one rate, and list it"
-    add = adder(action("convert", _convert, "dir pipes force", changed))
+    add = action("convert", _convert, "dir pipes force", changed)
     add("out", "gets audio/TABLE/*.wav and the tables that list them", type=Path)
     add("--rate HZ", type=positive, required=True)
 
     mixed = "write fixed mixtures of speech and noise with their clean references"
-    add = adder(action("mix", _mix, "seed pipes force", mixed))
+    add = action("mix", _mix, "seed pipes force", mixed)
     add("out", "gets noisy/*.wav, clean/*.wav and the tables that list them", type=Path)
     add("--speech DIR", "data directory of clean speech", type=Path, required=True)
     add("--noise DIR", "data directory; utt2spk: kind of noise", type=Path, required=True)
@@ -107,15 +105,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--level MIN MAX", "dBFS RMS", type=float, nargs=2, default=(-30.0, -20.0))
 
     drawn = "draw the packets that each utterance loses, so that every method meets the same"
-    add = adder(action("lose", _lose, "dir seed pipes force", drawn))
+    add = action("lose", _lose, "dir seed pipes force", drawn)
     add("out", "gets traces/*.txt, utt2trace, and the tables of DIR", type=Path)
     add("--loss TRACE|gilbert:P,Q|drop:RATE", "packets of 20 ms", required=True)
 
     measured = "measure what the training of pretrain and classify wants to know"
-    _stats.add_arguments(action("stats", _stats.run, "dir seed text pipes", measured))
+    add = action("stats", _stats, "dir seed text pipes", measured)
+    add("--rate HZ", type=positive, default=16000)
+    add("--bands N", "mel bands", type=positive, default=128)
+    clips = "of the clips of the training; longer recordings are cut into such"
+    add("--seconds", clips, default=10.0)
+    add("--count N", "measure N utterances, drawn with --seed", type=positive)
+    add("--options", "only the words for `audiomask train`, one a line")
 
     sharded = "write the utterances, shuffled, to tar files that training reads in turn"
-    add = adder(action("shard", _shard, "dir seed pipes", sharded))
+    add = action("shard", _shard, "dir seed pipes", sharded)
     add("-o --out", "folder of the shards", type=Path, required=True)
     add("--size MIB", "of a shard", default=256.0)
     add("--rate HZ", type=positive, default=16000)
@@ -125,6 +129,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Return the exit code of an action; raise DataError (an AudioError) if it has to stop."""
     return args.action(args)
+
+
+def _say(data: DataDir, folder: Path) -> None:
+    """Print a line with the number of utterances and speakers, and the hours."""
+    speakers = f", {len(data.speakers)} speakers" if data.speakers else ""
+    hours = sum(float(s) for s in data.tables.get("reco2dur", {}).values()) / 3600
+    length = f", {hours:.2f} h" if hours else ""
+    print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
 
 
 def _may_write(folder: Path, force: bool) -> Path:
@@ -170,7 +182,7 @@ def _fix(args: argparse.Namespace) -> int:
     data.write(out)
     for line in notes:
         print(line)
-    say(data, out)
+    _say(data, out)
     return 0
 
 
@@ -184,7 +196,7 @@ def _write_parts(parts: dict, force: bool) -> int:
         _may_write(folder, force)
     for folder, data in parts.items():
         data.write(folder)
-        say(data, folder)
+        _say(data, folder)
     return 0
 
 
@@ -201,13 +213,7 @@ def _split(args: argparse.Namespace) -> int:
     if args.jobs is not None:
         parts = {args.out / str(i): part for i, part in enumerate(split_by_jobs(data, args.jobs), 1)}
         return _write_parts(parts, args.force)
-    ratios: dict[str, float] = {}
-    for item in args.ratio.split(","):
-        name, _, value = item.partition("=")
-        try:
-            ratios[name] = float(value)
-        except ValueError:
-            raise UsageError(f"--ratio: want NAME=NUMBER,NAME=NUMBER, got {args.ratio!r}") from None
+    ratios = assigned("--ratio", args.ratio.split(","), float, "NAME=NUMBER,NAME=NUMBER")
     by_name = split_by_ratio(data, ratios, args.seed, args.by == "speaker")
     return _write_parts({args.out / name: part for name, part in by_name.items()}, args.force)
 
@@ -247,7 +253,7 @@ def _combine(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     data = DataDir.read(args.dir)
     _refuse_own(args)
-    say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
     return 0
 
 
@@ -264,7 +270,7 @@ def _mix(args: argparse.Namespace) -> int:
     data = write_mixtures(
         speech, noise, args.out, args.count, seed=args.seed, settings=settings, allow_pipes=args.allow_pipes
     )
-    say(data, args.out)
+    _say(data, args.out)
     return 0
 
 
@@ -276,9 +282,42 @@ def _lose(args: argparse.Namespace) -> int:
     data = DataDir.read(args.dir)
     _refuse_own(args)
     data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
-    say(data, args.out)
+    _say(data, args.out)
     print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
     return 0
+
+
+def _stats(args: argparse.Namespace) -> int:
+    """Print mean and deviation of the log-mel, the classes, and options for `audiomask train`."""
+    from audiomask.data.crops.labels import count, labels_of
+
+    data = DataDir.read(args.dir)
+    words: list[str] = []
+    facts: list[str] = []
+    failed: list = []
+    if not args.no_audio:
+        from audiomask.data.statistics import log_mel, some
+        from audiomask.frontend.logmel import LogMel
+
+        if not 0.1 <= args.seconds < float("inf"):
+            raise UsageError(f"--seconds {args.seconds:g}: want a tenth of a second or more")
+        frontend = LogMel(frames=0, bands=args.bands, sample_rate=args.rate)
+        chosen = some(data, args.count, args.seed) if args.count else None
+        piece = round(args.seconds * args.rate)
+        found, failed = log_mel(data, frontend, piece, chosen, args.allow_pipes)
+        words += ["--model.frontend.mean", f"{found.mean:.6g}", "--model.frontend.std", f"{found.std:.6g}"]
+        facts.append(f"log-mel of {found.frames} frames: mean {found.mean:.6g}, deviation {found.std:.6g}")
+    if "utt2label" in data.tables:
+        labels = count(labels_of(data).values())
+        least, most = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
+        words += ["--model.model.classes", str(len(labels)), "--model.model.labels", json.dumps(list(labels))]
+        facts.append(f"{len(labels)} classes: from {labels[least]} ({least}) to {labels[most]} ({most})")
+    if args.options:
+        print("\n".join(words))
+    else:
+        _say(data, args.dir)
+        print("\n".join([*facts, f"audiomask train ... {shlex.join(words)}"]))
+    return failures(failed, len(data.utterance_keys))
 
 
 def _shard(args: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from audiomask import __version__
-from audiomask.cli._common import adder, table
+from audiomask.cli import Adder
+from audiomask.cli._common import table
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 MALICIOUS = {("pytorch-lightning", "2.6.2"), ("pytorch-lightning", "2.6.3")}
@@ -151,9 +152,7 @@ def examine(deep: bool = True) -> list[Finding]:
     return findings
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the verb."""
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("--quick", "do not import the packages")
     add("--json", "for programs")
 

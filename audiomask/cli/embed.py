@@ -23,9 +23,8 @@ from typing import TypeAlias
 import numpy as np
 
 from audiomask.audio import AudioError, Reader, replacing
-from audiomask.audio.sources import Source
-from audiomask.cli import UsageError
-from audiomask.cli._common import add_model_arguments, adder
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import add_model_arguments
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.batch import Job, Report, Tick, Work, reported
@@ -36,25 +35,32 @@ from audiomask.runtime.readers.tags import Clock, listener, pooled, rows
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(add: Adder) -> None:
     add_batch_arguments(
-        parser,
+        add,
         "file, folder, glob, .scp, data directory, or - for an audio file",
         "a .npz for all, or a folder of a file each",
     )
-    add_model_arguments(parser, controls=False)
-    adder(parser)("--timestamps", "a row every so often, with its time")
+    add_model_arguments(add, controls=False)
+    add("--timestamps", "a row every so often, with its time")
 
 
 class Embedding(Work):
-    """A `Work` that makes vectors of recordings, as results or, where jobs have files, as files."""
+    """A `Work` that makes vectors of recordings by an artifact, as results or files."""
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.overwrite, self.threads = args, args.force, args.threads
+        self.family = resolve(args.model, task="tag")
+        for artifact in self.family:
+            listener(artifact, "embedding")
 
     def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
         """Return the vectors of a recording, and in how many blocks the model failed."""
-        raise NotImplementedError
+        player = listener(choose(self.family, reader.info.rate), "embedding", reader.info.rate, self.threads)
+        found = rows(reader, player, tick)
+        values = [row.values for row in (found if self.args.timestamps else [pooled(found)])]
+        times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * Clock(player).every)
+        return (np.stack(values).astype(np.float32), times), player.faults
 
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
         found, faults = self.vectors(reader, tick)
@@ -67,33 +73,15 @@ class Embedding(Work):
         return reported(job, reader, self.model_of(reader), faults, result=None if job.files else found)
 
 
-class OfArtifact(Embedding):
-    """A source of vectors from an output of an artifact."""
-
-    def __init__(self, args: argparse.Namespace):
-        super().__init__(args)
-        self.family = resolve(args.model, task="tag")
-        for artifact in self.family:
-            listener(artifact, "embedding")
-
-    def vectors(self, reader: Reader, tick: Tick) -> tuple[Vectors, int]:
-        artifact = choose(self.family, reader.info.rate)
-        player = listener(artifact, "embedding", reader.info.rate, self.threads)
-        found = rows(reader, player, tick)
-        values = [row.values for row in (found if self.args.timestamps else [pooled(found)])]
-        times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * Clock(player).every)
-        return (np.stack(values).astype(np.float32), times), player.faults
-
-
 class OfWeights(Embedding):
-    """A source of vectors from a network in torch."""
+    """A `Work` that makes vectors of recordings by a network in torch."""
 
     def __init__(self, args: argparse.Namespace):
-        super().__init__(args)
         import torch
 
         from audiomask import hear
 
+        self.args, self.overwrite, self.threads = args, args.force, args.threads
         torch.set_num_threads(args.threads)
         self.model = hear.load_model(args.model)
 
@@ -117,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("say where to write with -o: FILE.npz for all inputs, or a folder")
     together = Path(args.out).suffix.lower() == ".npz"
     weights = args.model and Path(args.model).is_dir() and not list(Path(args.model).glob("*.onnx"))
-    load = partial(OfWeights if weights else OfArtifact, args)
+    load = partial(OfWeights if weights else Embedding, args)
     work = load()
     sources, failed = find(args)
     if together:
@@ -125,25 +113,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         suffix = ".npz" if args.timestamps else ".npy"
         jobs = plan(args, sources, [Output("embeddings", (), suffix)], folder=True)
-    found: list[tuple[Source, Vectors]] = []
-
-    def take(report: Report) -> None:
-        if report.result is not None:
-            found.append((report.job.source, report.result))
-
+    reports: list[Report] = []
     with replacing(args.out, overwrite=args.force) if together else nullcontext() as part:
-        code, _ = run_batch(args, jobs, failed, load, work, take=take)
+        code, _ = run_batch(args, jobs, failed, load, work, take=reports.append)
         if part is None:
             return code
-        if not found:
+        if not reports:
             raise AudioError(f"{args.out}: not written, since no input could be embedded")
-        arrays = {
-            "names": np.array([str(source) for source, _ in found]),
-            "embeddings": np.concatenate([values for _, (values, _) in found]),
-        }
+        names = np.array([str(report.job.source) for report in reports])
+        values, times = zip(*(report.result for report in reports), strict=True)
+        arrays = {"names": names, "embeddings": np.concatenate(values)}
         if args.timestamps:
-            arrays["times_ms"] = np.concatenate([times for _, (_, times) in found])
-            arrays["offsets"] = np.cumsum([0, *(len(times) for _, (_, times) in found)])
+            arrays |= {"times_ms": np.concatenate(times), "offsets": np.cumsum([0, *map(len, times)])}
         with part.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
     return code

@@ -20,9 +20,7 @@ from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.files.play import Enhance, Options
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_sound_arguments(parser)
+add_arguments = add_sound_arguments
 
 
 def run(args: argparse.Namespace) -> int:

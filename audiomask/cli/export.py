@@ -22,15 +22,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, parse_changes, positive
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import parse_changes, positive
 
 CARD = ("version", "description", "licence", "training", "scores", "default")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the verb."""
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     source = "a training run, or a folder with its weights; for a variant also an artifact"
     add("model RUN|DIR|ONNX", source, type=Path)
     add("-o --out FILE", "the .onnx or .pt2 file to write", type=Path, required=True)

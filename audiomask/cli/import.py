@@ -16,13 +16,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, parse_changes
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import parse_changes
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the verb."""
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("family FAMILY", "the network's name")
     add("files FILE", "the checkpoint; for dtln its two ONNX files", nargs="+")
     add("-o --out FILE", "the ONNX file to write", type=Path)

@@ -22,18 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.cli import UsageError, trace
-from audiomask.cli._common import (
-    add_form_arguments,
-    add_model_arguments,
-    adder,
-    between,
-    controls,
-    note,
-    one_output,
-    refuse_told,
-    table,
-)
+from audiomask.cli import Adder, UsageError, trace
+from audiomask.cli._common import add_model_arguments, between, controls, note, one_output, refuse_told, table
 from audiomask.cli._terminal import keys, screen
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.card import portaudio
@@ -52,17 +42,15 @@ Cards: TypeAlias = tuple[portaudio.Card, portaudio.Card]  # of the microphone an
 _clock = time.perf_counter
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("-i --input DEV", "microphone: a number, or a part of its name")
     add("-o --output DEV", "loudspeaker, or a virtual microphone's other end")
     add("--list-devices", "show the devices, and end")
-    add_model_arguments(parser)
+    rate = "of both devices (default: the model's, if they take it)"
+    add_model_arguments(add, rate=rate, channels="of the microphone (default: what the model takes)")
     add("--model-output NAME", "play this output of the model, where it has several")
     block = between(1, 1000, unit="ms")
     add("--block MS", "work on blocks of this length (default: the model's hop)", type=block)
-    rate = "of both devices (default: the model's, if they take it)"
-    add_form_arguments(parser, rate, "of the microphone (default: what the model takes)")
     lag = "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)"
     add("--lag MS", lag, type=between(0, 60_000, unit="ms", above=True))
     add("--record-in FILE", "record what the microphone gives")

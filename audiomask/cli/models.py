@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
-from audiomask.cli._common import adder, table
+from audiomask.cli import Adder
+from audiomask.cli._common import table
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import resolve, shipped
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("model NAME|FILE|DIR", "show this one's card", nargs="?")
     add("--json", "for programs")
 

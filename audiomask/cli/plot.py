@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from audiomask.audio import check_writable
-from audiomask.cli import UsageError, _figures, _patches, _reconstruction
-from audiomask.cli._common import adder
+from audiomask.cli import Adder, UsageError, _figures, _patches, _reconstruction
 from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
@@ -29,29 +28,28 @@ if TYPE_CHECKING:
 FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise up to loud speech
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pictures = parser.add_subparsers(dest="picture", required=True, metavar="PICTURE")
+def add_arguments(add: Adder) -> None:
+    picture = add.actions("PICTURE")
+    for name, (add_own, text) in {
+        "spectrogram": (_add_files, "waveform and spectrogram of each recording, side by side"),
+        "masks": (_add_masks, "ideal masks of two recordings, or what pretraining hides of one"),
+        "reconstruction": (_reconstruction.add_arguments, "what a pretrained network makes of the hidden"),
+    }.items():
+        add = picture(name, text, picture=name)
+        add_own(add)
+        _figures.add_arguments(add)
 
-    def kind(name: str, add: Callable[[argparse.ArgumentParser], None], text: str) -> None:
-        sub = pictures.add_parser(name, help=text, description=text)
-        add(sub)
-        _figures.add_arguments(sub)
 
-    kind("spectrogram", _add_files, "waveform and spectrogram of each recording, side by side")
-    kind("masks", _add_masks, "ideal masks of two recordings, or what pretraining hides of one")
-    kind("reconstruction", _reconstruction.add_arguments, "what a pretrained network makes of what is hidden")
-
-
-def _add_files(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def _add_files(add: Adder) -> None:
     add("files FILE", nargs="+")
     add("--window-ms MS", "spectrogram window", default=32.0)
 
 
-def _add_masks(parser: argparse.ArgumentParser) -> None:
-    _add_files(parser)
-    _patches.add_arguments(parser.add_argument_group("patches that pretraining hides of one recording"))
-    adder(parser)("--save MASK", "write the mask too, as .npz; with one --kind", type=Path)
+def _add_masks(add: Adder) -> None:
+    _add_files(add)
+    hidden = "patches that pretraining hides of one recording"
+    _patches.add_arguments(Adder(add.parser.add_argument_group(hidden)))
+    add("--save MASK", "write the mask too, as .npz; with one --kind", type=Path)
 
 
 def run(args: argparse.Namespace) -> int:

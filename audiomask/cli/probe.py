@@ -20,8 +20,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import AudioError
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, between, positive, table
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import between, positive, table
 from audiomask.data.kaldi.directory import DataDir
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 DECAYS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 0.0003, 0.0001)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("weights WEIGHTS", "folder that audiomask train or import wrote")
     add("--train DIR", "data directory with utt2label", required=True)
     add("--test DIR", "the same, to be judged on")

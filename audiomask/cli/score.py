@@ -21,13 +21,12 @@ from typing import Any
 from audiomask import metrics
 from audiomask.audio import AudioError, check_writable, replacing
 from audiomask.audio.sources import Source, find_audio
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, cores, positive
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import cores, positive
 from audiomask.metrics import Table
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     inputs = "file, folder, glob, .scp or Kaldi data directory"
     add("--ref IN", f"clean references: {inputs}", nargs="+")
     add("--est IN", f"what is judged: {inputs}", nargs="+")

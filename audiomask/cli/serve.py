@@ -14,15 +14,14 @@ import os
 from pathlib import Path
 
 from audiomask.audio import AudioError
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder, between, note, positive
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import between, note, positive
 
 LEAST_TOKEN = 16  # characters; nobody guesses that many in a lifetime of attempts over a network
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.allow_abbrev = False  # --token would be taken for --token-file, and a token is no argument
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
+    add.parser.allow_abbrev = False  # --token would be taken for --token-file, and a token is no argument
     model = "offer this one; may be repeated, the first is the default (default: all that ship)"
     add("-m --model NAME|FILE|DIR", model, action="append")
     add("--host ADDRESS", "to listen on", default="127.0.0.1")

@@ -30,17 +30,8 @@ from typing import Any
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.cli import UsageError
-from audiomask.cli._common import (
-    add_form_arguments,
-    add_model_arguments,
-    adder,
-    between,
-    controls,
-    note,
-    one_output,
-    refuse_told,
-)
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import add_model_arguments, between, controls, note, one_output, refuse_told
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.sinks import needed
@@ -52,13 +43,11 @@ from audiomask.runtime.session import Session
 LIVE_MS = 500  # most that a conversation bears: ITU-T G.114 calls 400 ms one way unacceptable
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
-    add_model_arguments(parser)
-    add("--output NAME", "write this output of the model, where it has several")
+def add_arguments(add: Adder) -> None:
     channels = "interleaved (default: what the model takes, mostly 1)"
-    add_form_arguments(parser, "of the samples (default 16000)", channels)
-    parser.set_defaults(rate=16000)
+    add_model_arguments(add, rate="of the samples (default 16000)", channels=channels)
+    add.parser.set_defaults(rate=16000)
+    add("--output NAME", "write this output of the model, where it has several")
     add("--format", "of the samples, in and out", choices=tuple(FORMATS), default="s16le")
     block = between(0, 60_000, unit="ms", above=True)
     add("--block MS", "work on blocks of this length (default: whatever has arrived)", type=block)

@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 
 from audiomask.audio import AudioError, Reader, replacing
-from audiomask.cli import UsageError
-from audiomask.cli._common import add_form_arguments, add_model_arguments, adder, between, note, positive
+from audiomask.cli import Adder, UsageError
+from audiomask.cli._common import add_model_arguments, between, note, positive
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
@@ -45,27 +45,25 @@ _print = partial(print, end="", flush=True)
 HEAD = ("file", "start", "end", "label", "probability")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add_batch_arguments(
-        parser,
+        add,
         "file, folder, glob, .scp, data directory, or - for samples",
         "a file for all, or a folder (default: standard output)",
     )
-    add_model_arguments(parser, controls=False)
-    kind = adder(parser.add_mutually_exclusive_group())
+    rate, channels = (f"of the samples of - (default {value})" for value in (16000, 1))
+    add_model_arguments(add, controls=False, rate=rate, channels=channels)
+    kind = add.exclusive()
     kind("--json", "an object a line")
     kind("--csv", "a line for each label: " + ",".join(HEAD))
     add("--top N", "labels at most", type=positive, default=5)
     least = "least probability of a label (default 0; with --segments 0.5)"
     add("--threshold 0..1", least, type=between(0, 1))
-    when = adder(parser.add_mutually_exclusive_group())
+    when = add.exclusive()
     when("--every S", "a row every so many seconds", type=between(0, 86400, unit="s", above=True))
     when("--segments", "where each label begins and ends")
     pool = "what a recording longer than the model's window gets: the mean over windows, or the greatest"
     add("--pool {mean,max}", pool, default="mean")
-    samples = "of the samples of - (default {})"
-    add_form_arguments(parser, samples.format(16000), samples.format(1))
     add("--format", "of the samples of - (default s16le)", choices=tuple(FORMATS))
 
 
@@ -133,11 +131,7 @@ def _files(args: argparse.Namespace) -> int:
             write = stack.enter_context(part.open("w", encoding="utf-8", newline="")).write
         if form == "csv" and not to_folder:
             write(_csv([HEAD]))
-
-        def take(report: Report) -> None:
-            if report.result is not None:
-                write(report.result)
-
+        take = None if to_folder else lambda report: write(report.result)
         silent = not args.out and sys.stdout.isatty()
         code, done = run_batch(args, jobs, failed, load, work, take=take, silent=silent)
         if to_file and not done:  # nothing to keep, and no file that says so

@@ -22,12 +22,10 @@ import os
 import sys
 from pathlib import Path
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder
+from audiomask.cli import Adder, UsageError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = adder(parser)
+def add_arguments(add: Adder) -> None:
     add("config", "recipe, a YAML file")
     add("--out", "folder of the run", default=Path("exp"))
     add("--fresh", "start over even if --out holds a checkpoint")

@@ -13,25 +13,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from audiomask.cli import UsageError
-from audiomask.cli._common import adder
+from audiomask.cli import Adder, UsageError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the verb."""
-    actions = parser.add_subparsers(metavar="ACTION", required=True)
-    average = actions.add_parser("average", help="the mean of several trained networks of one architecture")
-    average.set_defaults(action=_average)
-    add = adder(average)
-    add("runs RUN", "folders with their weights", nargs="+", type=Path)
-    add("--weights W", "of each in the mean (default: all alike)", nargs="+", type=float)
-    grow = actions.add_parser("grow", help="a larger network that computes the same")
-    grow.set_defaults(action=_grow)
-    add = adder(grow)
-    add("run FROM", "a folder with trained weights", type=Path)
-    add("--to RECIPE", "that names the larger one", type=Path, required=True)
-    add("--seed", "of its new units", default=0)
-    for add in map(adder, (average, grow)):
+def add_arguments(add: Adder) -> None:
+    action = add.actions("ACTION")
+    average = action("average", "the mean of several trained networks of one architecture", action=_average)
+    average("runs RUN", "folders with their weights", nargs="+", type=Path)
+    average("--weights W", "of each in the mean (default: all alike)", nargs="+", type=float)
+    grow = action("grow", "a larger network that computes the same", action=_grow)
+    grow("run FROM", "a folder with trained weights", type=Path)
+    grow("--to RECIPE", "that names the larger one", type=Path, required=True)
+    grow("--seed", "of its new units", default=0)
+    for add in (average, grow):
         add("-o --out DIR", type=Path, required=True)
         add("-f --force", "overwrite what DIR holds")
 

@@ -130,7 +130,7 @@ def test_what_exists_is_kept(imported, cli):
     ("words", "code", "message"),
     [
         (["validate", "nowhere"], 1, "no such folder"),
-        (["split", "d", "out", "--ratio", "a=b"], 2, "--ratio: want NAME=NUMBER"),
+        (["split", "d", "out", "--ratio", "a=b"], 2, "--ratio a=b: expected NAME=NUMBER"),
         (["split", "d", "out", "--ratio", "a=-1,b=2"], 1, "must be positive"),
         (["split", "d", "out", "--jobs", "7"], 1, "cannot split 6 utterances into 7"),
         (["split", "d", "out"], 2, "one of the arguments"),
