@@ -96,7 +96,8 @@ def _missing(verb: str, error: ModuleNotFoundError) -> str:
     return f"{verb}: cannot import {error.name}; install audiomask again"
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Raise `Terminated`, for a signal."""
     raise Terminated
 
 
@@ -178,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if threading.current_thread() is not threading.main_thread():
         return _run(verb, argv[1:])  # signals are somebody else's
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         return _run(verb, argv[1:])
     finally:

@@ -80,29 +80,23 @@ def plan(
     *,
     folder: bool = False,
 ) -> list[Job]:
-    """Return a job for each source, with a file for each output.
+    """Return a job for each source, with a file for each output, if there is any.
 
     `model` is its name, for the template; with `folder`, `-o` is a folder in any case. Raises `UsageError`
     for files that would collide or have no place.
     """
     out = Path(args.out) if args.out else None
     template, format = getattr(args, "filename", None), getattr(args, "format", None)
-    suffixes = [FORMATS if not output.suffix else {output.suffix} for output in outputs]
-    is_folder = out is not None and (
-        folder
-        or out.is_dir()
-        or str(args.out).endswith("/")
-        or len(sources) != 1
-        or not any(out.suffix.lower() in known for known in suffixes)
-    )
-    several = len({output.suffix for output in outputs}) < len(outputs)
-    if out is not None and is_folder:
-        _make(out)
-    elif out is not None and len(outputs) > 1:
+    single = None  # the only file that is written
+    if out is not None and len(sources) == 1 and not (folder or out.is_dir() or args.out.endswith("/")):
+        kinds = [{output.suffix} if output.suffix else FORMATS for output in outputs]
+        single = out if any(out.suffix.lower() in kind for kind in kinds) else None
+    if single is not None and len(outputs) > 1:
         names = " ".join(output.name for output in outputs)
         raise UsageError(
             f"-o {out}: is one file, and the model makes {names}; give a folder, or choose one with --output"
         )
+    several = len({output.suffix for output in outputs}) < len(outputs)
     template = template or ("{stem}.{ext}" if out is not None and not several else "{stem}_{source}.{ext}")
     jobs: list[Job] = []
     taken: dict[str, Source] = {}
@@ -113,8 +107,8 @@ def plan(
             if not suffix:
                 suffix = f".{format}" if format else Path(source.relative).suffix.lower()
                 suffix = suffix if suffix in FORMATS else ".wav"
-            if out is not None and not is_folder:
-                target = out.with_suffix(suffix) if format and not output.suffix else out
+            if single is not None:
+                target = single.with_suffix(suffix) if format and not output.suffix else single
             else:
                 words = {"source": output.name, "model": model, "ext": suffix[1:]}
                 target = _place(source, out, template, words)
@@ -142,17 +136,16 @@ def _place(source: Source, out: Path | None, template: str, words: dict[str, str
         name = template.format(stem=relative.stem, **words)
     except (KeyError, IndexError, ValueError):
         raise UsageError(f"--filename {template}: use only {{stem}} {{source}} {{model}} {{ext}}") from None
-    target = (out / relative.parent if out is not None else Path(source.path).parent) / name
-    if out is not None and target.parent != out:
-        _make(target.parent)
-    return target
-
-
-def _make(folder: Path) -> None:
+    if out is None:
+        return Path(source.path).parent / name
+    target = out / relative.parent / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AudioError(f"{folder}: cannot become a folder ({error.strerror}); choose another -o") from None
+        raise AudioError(
+            f"{target.parent}: cannot become a folder ({error.strerror}); choose another -o"
+        ) from None
+    return target
 
 
 def run_batch(

@@ -12,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.cli import Terminated
+from audiomask.cli import terminate
 from audiomask.cli._common import note
 from audiomask.ports import Port
 from audiomask.runtime.pcm import Pcm
@@ -32,14 +32,11 @@ def ended_by_sigterm(fd: int) -> Iterator[threading.Event]:
         yield terminated  # signals are somebody else's
         return
 
-    def at_once(number, frame):
-        raise Terminated
-
     def end(number, frame):
         terminated.set()
-        signal.signal(signal.SIGTERM, at_once)
+        signal.signal(signal.SIGTERM, terminate)
         if hasattr(signal, "setitimer"):
-            signal.signal(signal.SIGALRM, at_once)
+            signal.signal(signal.SIGALRM, terminate)
             signal.setitimer(signal.ITIMER_REAL, GRACE_S)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, fd)  # a read that waits is repeated by Python, and finds the end

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from audiomask import __version__
@@ -70,8 +70,8 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
         return Finding(what, ABSENT if extra else BROKEN, "not installed", install)
     upgrade = f"pip install --upgrade '{want}'"
     if (name, have) in MALICIOUS:
-        why = f"{have} was published with malicious code"
-        return Finding(what, BROKEN, why, f"{upgrade}, and change your secrets")
+        remedy = f"{upgrade}, and change your secrets"
+        return Finding(what, BROKEN, f"{have} was published with malicious code", remedy)
     if least and _version(have) < _version(least):
         return Finding(what, BROKEN, f"{have}, needs {least} or newer", upgrade)
     if deep and (why := _imports(name)):
@@ -83,10 +83,10 @@ def _package(name: str, extra: str | None, least: str, deep: bool) -> Finding:
 
 
 def _compiler() -> Finding:
-    what, remedy = "C compiler for pesq", "apt-get install gcc python3-dev, or your system's"
+    what = "C compiler for pesq"
     if importlib.util.find_spec("pesq") or any(map(shutil.which, ("cc", "gcc", "clang", "cl"))):
         return Finding(what, OK, shutil.which("cc") or "not needed: pesq is installed")
-    return Finding(what, ABSENT, "none found", remedy)
+    return Finding(what, ABSENT, "none found", "apt-get install gcc python3-dev, or your system's")
 
 
 def _formats() -> Finding:
@@ -142,8 +142,7 @@ def examine(deep: bool = True) -> list[Finding]:
     old = sys.version_info < (3, 11)
     findings = [Finding("Python", BROKEN if old else OK, python, "install Python 3.11 or newer" * old)]
     findings += [_package(name, extra, least, deep) for name, extra, least in _requirements()]
-    checks: tuple[Callable[[], Finding], ...] = (_compiler, _formats, _models, _gpu)
-    for check in checks:
+    for check in (_compiler, _formats, _models, _gpu):
         try:
             findings.append(check())
         except Exception as error:  # a doctor who faints helps nobody
@@ -160,10 +159,10 @@ def add_arguments(add: Adder) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the report and return 1 where something is broken."""
     findings = examine(deep=not args.quick)
-    broken = sum(finding.state == BROKEN for finding in findings)
+    code = int(any(finding.state == BROKEN for finding in findings))
     if args.json:
         print(json.dumps({"audiomask": __version__, "findings": [asdict(f) for f in findings]}, indent=2))
-        return 1 if broken else 0
+        return code
     rows = [(f.what, f.state, f.detail) for f in findings]
     print(f"audiomask {__version__}\n")
     print(table(("what", "state", "detail"), rows))
@@ -172,4 +171,4 @@ def run(args: argparse.Namespace) -> int:
     for state, head in heads.items():
         if lines := sorted(remedy for remedy, finding in remedies.items() if finding.state == state):
             print(f"\n{head}\n" + "\n".join(f"  {line}" for line in lines))
-    return 1 if broken else 0
+    return code

@@ -108,11 +108,8 @@ def run(args: argparse.Namespace) -> int:
     load = partial(OfWeights if weights else Embedding, args)
     work = load()
     sources, failed = find(args)
-    if together:
-        jobs = [Job(source) for source in sources]
-    else:
-        suffix = ".npz" if args.timestamps else ".npy"
-        jobs = plan(args, sources, [Output("embeddings", (), suffix)], folder=True)
+    output = Output("embeddings", (), ".npz" if args.timestamps else ".npy")
+    jobs = plan(args, sources, [] if together else [output], folder=True)
     reports: list[Report] = []
     with replacing(args.out, overwrite=args.force) if together else nullcontext() as part:
         code, _ = run_batch(args, jobs, failed, load, work, take=reports.append)

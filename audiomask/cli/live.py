@@ -62,7 +62,9 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    _usage(args)
+    files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
+    if len(set(files)) < len(files):
+        raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
     sd = portaudio.load()
     if args.list_devices:
         rows = [(c.index, c.name, c.api, c.inputs, c.outputs, c.rate, c.default) for c in portaudio.cards(sd)]
@@ -112,13 +114,7 @@ def run(args: argparse.Namespace) -> int:
         failed = _finish(recorders, args.quiet)
         if live is not None and live.seconds:
             _summary(live, buffer, args.quiet)
-    return 1 if failed else 0
-
-
-def _usage(args: argparse.Namespace) -> None:
-    files = [os.path.realpath(path) for path in (args.record_in, args.record_out) if path]
-    if len(set(files)) < len(files):
-        raise UsageError(f"--record-in and --record-out are both {args.record_in}; they need a file each")
+    return int(failed)
 
 
 def _find(sd: Any, args: argparse.Namespace) -> Cards:

@@ -108,7 +108,7 @@ def _show(estimate: Table, noisy: Table | None) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    console = Console()
+    console = Console(highlight=False)
     view = RichTable(title=f"{len(estimate.rows)} files, mean and 95 % bootstrap interval")
     heads = ["metric", "noisy", "estimate", "95 %", "change", "files", "none"]
     for head in heads if noisy else [h for h in heads if h not in ("noisy", "change")]:
@@ -122,17 +122,13 @@ def _show(estimate: Table, noisy: Table | None) -> None:
         view.add_row(*row)
     console.print(view)
     if noisy:
-        console.print(
-            "change: mean over the files that have both values; none: files without a value", highlight=False
-        )
+        console.print("change: mean over the files that have both values; none: files without a value")
     for name, table in (("estimate", estimate), ("noisy", noisy)):
         if table is None:
             continue
         for (columns, reason), keys in table.reasons().items():
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            console.print(
-                f"{name}: no {columns} for {keys[0]}{more}: {reason}", highlight=False, soft_wrap=True
-            )
+            console.print(f"{name}: no {columns} for {keys[0]}{more}: {reason}", soft_wrap=True)
         for line in [note for notes in table.notes.values() for note in notes] + list(table.errors.values()):
             print(f"audiomask: {line}", file=sys.stderr)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 from audiomask.audio import AudioError
@@ -90,9 +91,7 @@ def run(args: argparse.Namespace) -> int:
     refused: dict[str, str] = {}
     service = Service(offer(args.model, refused), settings, refused=refused)
 
-    def say(text: str) -> None:
-        note(text, quiet=args.quiet)
-
+    say = partial(note, quiet=args.quiet)
     server = listener.server(service, certificate=args.tls_cert, key=args.tls_key, say=say)
     listening = listener.bind(args.host, args.port)
     host, port = listening.getsockname()[:2]

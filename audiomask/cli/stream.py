@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,17 +100,13 @@ def _pipe(args: argparse.Namespace) -> None:
         form = f"{hz}, {channels}, {args.format}"
     else:
         form = f"{source.form(rate)} to {sink.form(rate_out)}"
-    note(
-        f"{artifact.name}, {form}; latency {player.latency * ms:.1f} ms (delay {player.delay * ms:.1f} + hop "
-        f"{player.hop * ms:.1f})",
-        quiet=args.quiet,
-    )
+    say = partial(note, quiet=args.quiet)
+    delay = f"(delay {player.delay * ms:.1f} + hop {player.hop * ms:.1f})"
+    say(f"{artifact.name}, {form}; latency {player.latency * ms:.1f} ms {delay}")
     if player.latency * ms > LIVE_MS:
-        late = f"{player.latency * ms / 1000:.1f} s late"
-        note(
-            f"{artifact.name} needs what comes after a sound and is {late}; to talk through it, "
-            "take a causal model (audiomask models)",
-            quiet=args.quiet,
+        say(
+            f"{artifact.name} needs what comes after a sound and is {player.latency * ms / 1000:.1f} s late; "
+            "to talk through it, take a causal model (audiomask models)"
         )
     if args.packets is not None:
         assert isinstance(player, Session)
@@ -137,13 +134,11 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe, sink: Pipe)
     if length > 65535:
         raise UsageError(f"--packets {args.packets:g}: are {length} bytes; a record holds 65535")
     lag = session.lag_of(size)
-    note(
-        f"packets of {size * ms:g} ms; delay {(depth * size + lag) * ms:.1f} ms (jitter "
-        f"{depth * size * ms:g} + model {lag * ms:.1f})",
-        quiet=args.quiet,
-    )
+    say = partial(note, quiet=args.quiet)
+    parts = f"(jitter {depth * size * ms:g} + model {lag * ms:.1f})"
+    say(f"packets of {size * ms:g} ms; delay {(depth * size + lag) * ms:.1f} ms {parts}")
     if not session.artifact.lost:
-        note(f"{session.artifact.name} is not told of losses; it gets silence for them", quiet=args.quiet)
+        say(f"{session.artifact.name} is not told of losses; it gets silence for them")
     buffer, waiting = JitterBuffer(depth, size / args.rate), bytearray()
 
     def play(payloads: list[bytes | None]) -> None:
@@ -172,4 +167,4 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe, sink: Pipe)
         note(f"warning: standard input: the last {len(waiting)} bytes were no whole packet; dropped")
     pipe.warn(session.cleaned, session.faults)
     sink.warn_clipped()
-    note(str(buffer.counts), quiet=args.quiet)
+    say(str(buffer.counts))

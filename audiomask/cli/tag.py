@@ -120,10 +120,7 @@ def _files(args: argparse.Namespace) -> int:
     load = partial(Tagging, args, form)
     work = load()
     sources, failed = find(args)
-    if to_folder:
-        jobs = plan(args, sources, [Output("tags", (), f".{form}")], folder=True)
-    else:
-        jobs = [Job(source) for source in sources]
+    jobs = plan(args, sources, [Output("tags", (), f".{form}")] if to_folder else [], folder=True)
     with ExitStack() as stack:
         write: Callable[[str], object] = _print
         if to_file:
