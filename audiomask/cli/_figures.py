@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,15 +26,15 @@ def add_arguments(add: Adder) -> None:
     add("--dpi", default=110)
 
 
-def read_part(file: str, start: float, seconds: float, channel: int) -> tuple[np.ndarray, int]:
-    """Return a channel `[T]` of a part of a recording and its rate; `AudioError` if empty."""
+def read_part(file: str, args: argparse.Namespace) -> tuple[np.ndarray, int]:
+    """Return the channel `[T]` of the part that is drawn and its rate; `AudioError` if empty."""
     about = info(file)
-    if channel >= about.channels:
-        raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {channel}")
-    x, rate = read(file, round(start * about.rate), math.ceil(seconds * about.rate))
+    if args.channel >= about.channels:
+        raise AudioError(f"{file}: has {about.channels} channels, so there is no channel {args.channel}")
+    x, rate = read(file, round(args.start * about.rate), math.ceil(args.seconds * about.rate))
     if x.shape[1] == 0:
-        raise AudioError(f"{file}: there is nothing at {start} s to draw")
-    return x[channel], rate
+        raise AudioError(f"{file}: there is nothing at {args.start} s to draw")
+    return x[args.channel], rate
 
 
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:

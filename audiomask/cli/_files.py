@@ -37,11 +37,8 @@ def add_batch_arguments(add: Adder, inputs: str, out: str) -> None:
 
 def add_sound_arguments(add: Adder) -> None:
     """Add what every verb takes that turns files of sound into files of sound."""
-    add_batch_arguments(
-        add,
-        "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them",
-        "file, folder or - (default: beside the input)",
-    )
+    inputs = "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them"
+    add_batch_arguments(add, inputs, "file, folder or - (default: beside the input)")
     template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
     add(
         "--filename TEMPLATE",
@@ -263,10 +260,7 @@ def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> 
 
 @contextmanager
 def _progress_bars(quiet: bool):
-    """Yield functions that move (None without a terminal) and remove the progress bar of a job.
-
-    A bar shows the speed and the time left.
-    """
+    """Yield functions that move (None without a terminal) and remove the progress bar of a job."""
     if quiet or not sys.stderr.isatty():
         yield None, lambda job: None
         return

@@ -108,7 +108,7 @@ def features(x: np.ndarray, rate: int, frontend: LogMel | None = None) -> Tensor
 
 def features_of(args: argparse.Namespace, file: str, frontend: LogMel) -> Tensor:
     """Return `features` of the part of a file that is drawn; AudioError for less than a patch."""
-    found = features(*read_part(file, args.start, args.seconds, args.channel), frontend)
+    found = features(*read_part(file, args), frontend)
     if not found.shape[1]:
         patch_s = frontend.patch * frontend.fbank.hop / frontend.sample_rate
         raise AudioError(f"{file}: has no {patch_s:g} s, a patch, from --start on; take a longer recording")

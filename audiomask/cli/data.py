@@ -139,7 +139,9 @@ def _say(data: DataDir, folder: Path) -> None:
     print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
 
 
-def _may_write(folder: Path, force: bool) -> Path:
+def _may_write(folder: Path, force: bool, source: Path | None = None) -> Path:
+    if source is not None and folder.resolve() == source.resolve():
+        raise DataError(f"{folder}: would replace the directory it is made from; give another")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder")
     if (folder / "wav.scp").exists():
@@ -148,11 +150,6 @@ def _may_write(folder: Path, force: bool) -> Path:
         for name in DataDir.table_names(folder):  # no old table may survive among the new
             (folder / name).unlink()
     return folder
-
-
-def _refuse_own(args: argparse.Namespace) -> None:
-    if args.out.resolve() == args.dir.resolve():
-        raise DataError(f"{args.out}: would replace the directory it is made from; give another")
 
 
 def _validate(args: argparse.Namespace) -> int:
@@ -251,26 +248,19 @@ def _combine(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    data = DataDir.read(args.dir)
-    _refuse_own(args)
-    _say(convert(data, _may_write(args.out, args.force), args.rate, args.allow_pipes), args.out)
+    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir)
+    _say(convert(data, out, args.rate, args.allow_pipes), out)
     return 0
 
 
 def _mix(args: argparse.Namespace) -> int:
-    settings = MixSettings(
-        sample_rate=args.rate,
-        seconds=tuple(args.seconds),
-        snr_db=tuple(args.snr),
-        level_dbfs=tuple(args.level),
-    )
+    seconds, snr, level = map(tuple, (args.seconds, args.snr, args.level))
+    settings = MixSettings(sample_rate=args.rate, seconds=seconds, snr_db=snr, level_dbfs=level)
     speech, noise = DataDir.read(args.speech), DataDir.read(args.noise)
-    _may_write(args.out, args.force)
+    out = _may_write(args.out, args.force)
     print(f"drawing {args.count} mixtures", file=sys.stderr)
-    data = write_mixtures(
-        speech, noise, args.out, args.count, seed=args.seed, settings=settings, allow_pipes=args.allow_pipes
-    )
-    _say(data, args.out)
+    how = {"seed": args.seed, "settings": settings, "allow_pipes": args.allow_pipes}
+    _say(write_mixtures(speech, noise, out, args.count, **how), out)
     return 0
 
 
@@ -279,11 +269,10 @@ def _lose(args: argparse.Namespace) -> int:
         model = parse_loss(args.loss)
     except ValueError as error:
         raise UsageError(f"--loss {error}") from None
-    data = DataDir.read(args.dir)
-    _refuse_own(args)
-    data, lost = write_traces(data, _may_write(args.out, args.force), model, args.seed, args.allow_pipes)
-    _say(data, args.out)
-    print(f"{args.out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
+    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir)
+    data, lost = write_traces(data, out, model, args.seed, args.allow_pipes)
+    _say(data, out)
+    print(f"{out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
     return 0
 
 

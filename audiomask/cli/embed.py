@@ -36,11 +36,8 @@ Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times i
 
 
 def add_arguments(add: Adder) -> None:
-    add_batch_arguments(
-        add,
-        "file, folder, glob, .scp, data directory, or - for an audio file",
-        "a .npz for all, or a folder of a file each",
-    )
+    inputs = "file, folder, glob, .scp, data directory, or - for an audio file"
+    add_batch_arguments(add, inputs, "a .npz for all, or a folder of a file each")
     add_model_arguments(add, controls=False)
     add("--timestamps", "a row every so often, with its time")
 

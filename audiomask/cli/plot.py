@@ -67,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if count == 1:
             return _patches.run(args)
     check_writable(args.out, overwrite=args.force)
-    parts = [
-        (Path(file).name, *read_part(file, args.start, args.seconds, args.channel)) for file in args.files
-    ]
+    parts = [(Path(file).name, *read_part(file, args)) for file in args.files]
     if masks:
         (_, clean, rate), (_, noisy, noisy_rate) = parts
         if rate != noisy_rate or len(clean) != len(noisy):

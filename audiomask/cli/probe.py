@@ -97,18 +97,18 @@ def judged(args: argparse.Namespace) -> dict[str, Any]:
     for data in directories:
         by_key = targets(data, classes)
         truth.append(torch.stack([torch.from_numpy(by_key[u.key]) for u in data.utterances()]))
-    with Progress(console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("features", total=sum(map(len, truth)))
-        how = {"batch": args.batch, "device": args.device, "progress": partial(bars.advance, task)}
-        vectors = [encoders.features(model, frontend, data, layers, **how) for data in directories]
-    x, y = torch.cat(vectors), torch.cat(truth)
     if args.folds:
         fold = folds_of(train)
         names = sorted(set(fold), key=lambda name: (len(name), name))
         if missing := [name for name in args.fold if name not in names]:
             raise UsageError(f"--fold {missing[0]}: utt2fold has {', '.join(names)}")
     else:
-        fold, names = ["train"] * len(vectors[0]) + ["test"] * len(vectors[1]), ["test"]
+        fold, names = ["train"] * len(truth[0]) + ["test"] * len(truth[1]), ["test"]
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("features", total=sum(map(len, truth)))
+        how = {"batch": args.batch, "device": args.device, "progress": partial(bars.advance, task)}
+        vectors = [encoders.features(model, frontend, data, layers, **how) for data in directories]
+    x, y = torch.cat(vectors), torch.cat(truth)
     parts = {name: split(fold, name, y, args.seed) for name in args.fold or names}
     results = {name: one(x, y, part, multi, args) for name, part in parts.items()}
     mean = {

@@ -46,11 +46,8 @@ HEAD = ("file", "start", "end", "label", "probability")
 
 
 def add_arguments(add: Adder) -> None:
-    add_batch_arguments(
-        add,
-        "file, folder, glob, .scp, data directory, or - for samples",
-        "a file for all, or a folder (default: standard output)",
-    )
+    inputs = "file, folder, glob, .scp, data directory, or - for samples"
+    add_batch_arguments(add, inputs, "a file for all, or a folder (default: standard output)")
     rate, channels = (f"of the samples of - (default {value})" for value in (16000, 1))
     add_model_arguments(add, controls=False, rate=rate, channels=channels)
     kind = add.exclusive()

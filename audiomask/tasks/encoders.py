@@ -18,16 +18,16 @@ from audiomask.frontend.logmel import LogMel
 from audiomask.nn.vit import ViT
 
 
-def load(folder: str | Path, corpus: str | None = None, kind: type[Any] = ViT) -> tuple[Any, LogMel]:
+def load(folder: str | Path, corpus: str | None = None) -> tuple[Any, LogMel]:
     """Return the network in a weights folder and its front end, for clips of any length.
 
-    The constants are those of `corpus` or, without one, of the training. AudioError for weights of another
-    `kind`, and for those that name no front end.
+    The constants are those of `corpus` or, without one, of the training. AudioError for weights that are of
+    no ViT, or name no front end.
     """
     model: Any
     model, config = weights.load(folder)
-    if not isinstance(model, kind):
-        raise AudioError(f"{folder}: {config['class_path']} is no {kind.__name__}; see recipes/pretrain")
+    if not isinstance(model, ViT):
+        raise AudioError(f"{folder}: {config['class_path']} is no ViT; see recipes/pretrain")
     shape = {"frames": 0, "patch": model.patch, "bands": model.bands}
     return model, LogMel(corpus, **shape) if corpus else weights.load_frontend(folder, **shape)
 

@@ -74,8 +74,6 @@ def test_any_encoder_is_loaded_with_the_front_end_of_its_run(tmp_path):
     saved(tmp_path / "gtcrn", GTCRN, {})
     with pytest.raises(AudioError, match=r"audiomask.models.gtcrn.GTCRN is no ViT"):
         encoders.load(tmp_path / "gtcrn")
-    with pytest.raises(AudioError, match="ViTTagger is no AudioMae"):
-        encoders.load(tmp_path / "run", "esc", AudioMae)
 
 
 def test_what_cannot_be_used_is_named(sounds, tmp_path):
