@@ -130,7 +130,8 @@ class Adder:
                 how.setdefault("type", type(default))
                 default = [default]
             if "default" not in help:
-                help += f" (default {' '.join(str(value).removesuffix('.0') for value in default)})"
+                values = " ".join(str(value).removesuffix(".0") for value in default)
+                help = f"{help} (default {values})".lstrip()
         self.parser.add_argument(*names, help=help or None, **how)
 
     def exclusive(self, required: bool = False) -> Adder:

@@ -29,11 +29,11 @@ FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise 
 
 
 def add_arguments(add: Adder) -> None:
-    picture = add.actions("PICTURE")
+    picture, made = add.actions("PICTURE"), "what a pretrained network makes of what is hidden"
     for name, (add_own, text) in {
         "spectrogram": (_add_files, "waveform and spectrogram of each recording, side by side"),
         "masks": (_add_masks, "ideal masks of two recordings, or what pretraining hides of one"),
-        "reconstruction": (_reconstruction.add_arguments, "what a pretrained network makes of the hidden"),
+        "reconstruction": (_reconstruction.add_arguments, made),
     }.items():
         add = picture(name, text, picture=name)
         add_own(add)
