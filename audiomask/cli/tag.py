@@ -51,8 +51,9 @@ def add_arguments(add: Adder) -> None:
     rate, channels = (f"of the samples of - (default {value})" for value in (16000, 1))
     add_model_arguments(add, controls=False, rate=rate, channels=channels)
     kind = add.exclusive()
-    kind("--json", "an object a line")
-    kind("--csv", "a line for each label: " + ",".join(HEAD))
+    kind("--json", "an object a line", action="store_const", const="json", dest="form")
+    columns = "a line for each label: " + ",".join(HEAD)
+    kind("--csv", columns, action="store_const", const="csv", dest="form")
     add("--top N", "labels at most", type=positive, default=5)
     least = "least probability of a label (default 0; with --segments 0.5)"
     add("--threshold 0..1", least, type=between(0, 1))
@@ -71,10 +72,6 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             raise UsageError(f"--{option}: is of bare samples; give the input -")
     return _files(args)
-
-
-def _form(args: argparse.Namespace, default: str) -> str:
-    return "json" if args.json else "csv" if args.csv else default
 
 
 def _listed(
@@ -113,7 +110,7 @@ def _files(args: argparse.Namespace) -> int:
     suffix = Path(args.out or "-").suffix.lower()
     to_file = suffix in SUFFIXES
     to_folder = not to_file and args.out not in (None, "-")
-    form = _form(args, SUFFIXES[suffix] if to_file else "json" if to_folder else "text")
+    form = args.form or SUFFIXES.get(suffix) or ("json" if to_folder else "text")
     load = partial(Tagging, args, form)
     work = load()
     sources, failed = find(args)
@@ -178,7 +175,7 @@ def _live(args: argparse.Namespace) -> int:
         raise UsageError("-: samples are piped: audiomask tag - < in.pcm; of files give the names")
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:
         extractor = listener(choose(family, rate), rate=rate, threads=args.threads)
-        form = _form(args, "json")
+        form = args.form or "json"
         if form == "csv":
             _print(_csv([HEAD]))
         found = _heard(args, extractor, Pipe(args.format or "s16le", channels, extractor.first))
