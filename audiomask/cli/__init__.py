@@ -102,7 +102,7 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 
 class Adder:
-    """A declarer of the options of a parser or a group: `add("-o --out FILE", "help", type=Path)`.
+    """A declarer of a parser's or a group's options: `add("-o --out FILE", "help", type=Path)`.
 
     The first words are the argument's names, the others its metavar, or its choices: `{png,pdf}`. An option
     without a metavar or settings is a switch. A default gives the type, and is named in the help if that
@@ -117,7 +117,7 @@ class Adder:
         names = [word for word in words if word.startswith("-")] or words[:1]
         metavar = tuple(words[len(names) :])
         if metavar and metavar[0].startswith("{"):
-            how["choices"] = metavar[0].strip("{}").split(",")
+            how["choices"] = tuple(metavar[0].strip("{}").split(","))
         elif metavar:
             how["metavar"] = metavar[0] if len(metavar) == 1 else metavar
         elif not how and form.startswith("-"):
@@ -139,7 +139,7 @@ class Adder:
         return Adder(self.parser.add_mutually_exclusive_group(required=required))
 
     def actions(self, metavar: str) -> Callable[..., Adder]:
-        """Return `action("name", "help", **defaults)`, which adds an action and returns its declarer."""
+        """Return `action("name", "help", **defaults)`, which returns the declarer of a new action."""
         actions = self.parser.add_subparsers(metavar=metavar, required=True)
 
         def action(name: str, help: str, **defaults: Any) -> Adder:

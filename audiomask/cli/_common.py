@@ -48,7 +48,7 @@ def cores() -> int:
 
 
 def add_model_arguments(add: Adder, *, controls: bool = True, rate: str = "", channels: str = "") -> None:
-    """Add `-m`, `--threads`, the controls, and with their help `--rate` and `--channels` of live sound."""
+    """Add `-m`, `--threads`, the controls, and by their help `--rate` and `--channels`."""
     add("-m --model NAME|FILE|DIR", "a shipped model (audiomask models lists them), or your own")
     add("--threads N", "threads per stream", type=positive, default=1)
     if controls:

@@ -155,7 +155,7 @@ def run_batch(
     take: Callable[[Report], object] | None = None,
     silent: bool = False,
 ) -> tuple[int, list[Report]]:
-    """Do all jobs, here or with --ray on a cluster; return the exit code and the finished jobs' reports.
+    """Do all jobs, here or with --ray; return the exit code and the finished jobs' reports.
 
     `failed` are inputs that no job was made of; `load` makes `work` anew, on another machine; `take` gets the
     reports in the order of the jobs, and may raise `AudioError`. `silent` shows no progress, as standard

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def features(x: np.ndarray, rate: int, frontend: LogMel | None = None) -> Tensor:
-    """Return log-mel energies `[1, frames, bands]` of `x [T]`, cut to whole patches, as of Audio-MAE."""
+    """Return log-mel energies `[1, frames, bands]` of `x [T]`, cut to whole patches."""
     import soxr
     import torch
 

@@ -141,7 +141,7 @@ class Logistic(nn.Linear):
         return self(x.double()).float()
 
     def fit(self, x: Tensor, target: Tensor, l2: float) -> Logistic:
-        """Minimise the loss for `x [N, C]` and `target [N, K]` from the current weights; return self."""
+        """Minimise the loss for `x [N, C]` and `target [N, K]` from the weights; return self."""
         x, target = x.double(), target.double()
         optimizer = torch.optim.LBFGS(
             self.parameters(), max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
