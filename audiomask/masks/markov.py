@@ -6,6 +6,7 @@ equal flags for equal seeds; torch is not imported. `audiomask.masks.packets` ha
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,21 +15,19 @@ import numpy as np
 Array = Any  # np.ndarray, or torch.Tensor
 
 
+def module_of(x: Array) -> Any:
+    """Return numpy or torch, whichever made x; torch is never imported for it."""
+    return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
+
+
 def like(values: Any, other: Array) -> Array:
     """Return `values` as an array of the kind of `other`, on its device."""
-    if isinstance(other, np.ndarray):
-        return np.asarray(values)
-    import torch
-
-    return torch.as_tensor(np.asarray(values), device=other.device)
+    array, module = np.asarray(values), module_of(other)
+    return array if module is np else module.as_tensor(array, device=other.device)
 
 
 def _join(a: Array, b: Array) -> Array:
-    if isinstance(a, np.ndarray):
-        return np.concatenate([a, b], 1)
-    import torch
-
-    return torch.cat([a, b], 1)
+    return module_of(a).concatenate([a, b], 1)
 
 
 def mixed(z: Array) -> Array:

@@ -11,7 +11,7 @@ Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 
     loss: mean square of prediction less target, of each block; the mean over the blocks of a clip
 
 The context encoder computes the patches of the context only, once for all blocks; blocks of equal size go
-through the predictor together, each as a row of its own. `masks.patches_jepa` draws context and blocks.
+through the predictor together, each as a row of its own. `masks.patches.jepa` draws context and blocks.
 
 Size B has two encoders of 85,254,144 parameters and a predictor of 51,227,392; S 21,393,408 and 50,833,792;
 L 302,575,616 and 51,489,792. The network itself is the **target** encoder, which is kept for other tasks, and

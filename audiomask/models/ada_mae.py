@@ -5,7 +5,7 @@ on spectrograms. The second network, the sampler, is small:
 
     embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
 
-Visible patches are drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
+Visible patches are drawn by p, without replacement (`masks.patches.learned.Likely`). The sampler learns as a
 policy does (REINFORCE), rewarded where the patches it left hidden are hard to predict, so that it shows more
 of them:
 

@@ -12,7 +12,7 @@ of hidden patches of a clip whose reconstruction losses L differ,
     loss = - mean over i, j of  [L_i > L_j] log s(y_i - y_j) + [L_i < L_j] log(1 - s(y_i - y_j))
 
 with s the logistic function. A moving average of the network, the `teacher`, sees the whole clip and chooses
-the patches to hide in the next steps (`masks.patches_learned.Hardest`); `tasks.pretrain` keeps it.
+the patches to hide in the next steps (`masks.patches.learned.Hardest`); `tasks.pretrain` keeps it.
 
 As published, the encoder has 12 blocks of 768 channels, decoder and predictor 8 blocks each of 512 channels
 and 16 heads: 85,254,144, 25,745,664 and 25,220,609 parameters.
