@@ -6,6 +6,7 @@ import argparse
 import pytest
 import torch
 from patch_mask import Plain
+from timm_peer import shaken
 from torch import nn
 
 from audiomask import checkpoints, weights
@@ -33,11 +34,7 @@ def random_mask(seeds: torch.Tensor, grid: tuple[int, int], ratio: float = 0.75)
 def tiny(decoder: str = "window", **changes) -> AudioMae:
     torch.manual_seed(0)
     kind, _, mixes = decoder.partition(" ")
-    model = AudioMae(decoder=kind, mixes=bool(mixes), **TINY | changes)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.05 * torch.randn_like(p)
-    return model.eval()
+    return shaken(AudioMae(decoder=kind, mixes=bool(mixes), **TINY | changes), by=0.05)
 
 
 def test_published_sizes():
