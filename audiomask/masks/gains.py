@@ -69,11 +69,7 @@ def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> 
 
 
 def apply(mask: Array, mixture: Array) -> Array:
-    """Return M Y, the masked spectrum. A real mask keeps the mixture's phase.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Return M Y; a real mask keeps the mixture's phase. ValueError where the shapes differ."""
     if tuple(mask.shape) != tuple(mixture.shape):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} for a spectrum of {tuple(mixture.shape)}")
     return mask * mixture

@@ -82,10 +82,7 @@ class CleanUNet(Levelled):
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `CleanUNet` from the authors' state dict.
 
-    It does not give the number of heads: theirs are always 8.
-
-    Raises:
-        KeyError: for a key that their network does not have.
+    It does not give the number of heads: theirs are always 8. KeyError for another network's.
     """
     blocks = len([key for key in state if key.endswith("slf_attn.fc.weight")])
     parts = {"tsfm_conv1": "0", "tsfm_encoder.layer_norm": "1", "tsfm_conv2": f"{2 + 4 * blocks}"}

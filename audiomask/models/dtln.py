@@ -132,9 +132,7 @@ def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dic
     """Return arguments and state dict of `DTLN` from the two ONNX graphs of its authors.
 
     These are `model_1.onnx`, which masks magnitudes, and `model_2.onnx`, in that order or the other.
-
-    Raises:
-        ValueError: where they are not that pair.
+    ValueError where they are not that pair.
     """
     if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
         raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")

@@ -248,11 +248,9 @@ class FRN(StreamingModel):
     def _frame(
         self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the carry for the next frame, and (Im Y,) of a frame.
+        """Return |Y|, h, c of a frame, and (Im Y,), from the `carry`, those of the frame before.
 
-        Args:
-            carry: |Y| of the frame before, the predictor's h and c.
-            x: |Re Y|, and Im Y but for the prediction.
+        `x`: |Re Y|, and Im Y but for the prediction.
         """
         real, im = x
         magnitude, h, c = self.predictor.frame(*carry)
@@ -261,11 +259,7 @@ class FRN(StreamingModel):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `FRN` from the authors' state dict.
-
-    Raises:
-        KeyError: for a key that their network does not have.
-    """
+    """Return arguments and tensors of `FRN` from the authors' state dict; KeyError for others."""
     parts = {
         "predictor.lstm": "predictor.lstm", "predictor.expand_dim": "predictor.to_bands",
         "predictor.inv_mel": "predictor.to_bins", "joiner.0": "joiner.conv", "joiner.2": "joiner.mix",

@@ -11,12 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from audiomask.masks.patches.patterns import Grid, PatchMask, Scheduled, first, shuffled
+from audiomask.masks.patches.patterns import AnyRatio, Grid, Scheduled, first, shuffled
 from audiomask.masks.patches.scored import checked, drawn_first
 
 
 @dataclass(frozen=True)
-class Hardest(PatchMask, Scheduled):
+class Hardest(AnyRatio, Scheduled):
     """Hide the hardest patches to predict, more of them as training goes on (HPM).
 
     `scores [B, time, freq]` are any numbers, greater ones for harder patches (Wang et al. 2023). A fraction
@@ -28,7 +28,6 @@ class Hardest(PatchMask, Scheduled):
     visible.
     """
 
-    ratio: float = 0.8
     begin: float = 0.0
     end: float = 0.5
     scored: ClassVar[str] = "[B, time, freq], how hard each patch is to guess"
@@ -51,13 +50,12 @@ class Hardest(PatchMask, Scheduled):
 
 
 @dataclass(frozen=True)
-class Likely(PatchMask):
+class Likely(AnyRatio):
     """Draw visible patches by probabilities, without replacement (AdaMAE, Bandara et al. 2023).
 
     `scores [B, time, freq]`, 0 or more, say how likely a patch is to be the next visible one.
     """
 
-    ratio: float = 0.8
     scored: ClassVar[str] = "[B, time, freq], how likely each patch is to stay visible"
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from audiomask.masks.markov import like
-from audiomask.masks.patches.patterns import FINE, Grid, PatchMask, bits
+from audiomask.masks.patches.patterns import FINE, AnyRatio, Grid, bits
 
 COLOURS = ("red", "blue", "green", "purple")
 
 
 @dataclass(frozen=True)
-class ColourNoise(PatchMask):
+class ColourNoise(AnyRatio):
     """Draw masks from coloured noise (ColorMAE, Hinojosa et al. 2024).
 
     White noise W is filtered by Gaussian blurs G of the two widths `sigmas`, narrow n and wide w, in patches:
@@ -36,7 +36,6 @@ class ColourNoise(PatchMask):
     these are `size` x `size`, joined at their edges. A grid that is longer than `size` repeats itself.
     """
 
-    ratio: float = 0.8
     colour: str = "green"
     sigmas: tuple[float, float] = (0.7, 2.0)
     noise_seed: int = 0
@@ -56,7 +55,7 @@ class ColourNoise(PatchMask):
 
 
 @dataclass(frozen=True)
-class BlueNoise(PatchMask):
+class BlueNoise(AnyRatio):
     """Keep visible patches far apart by optimised blue noise (SNMM, Bhowmik et al. 2025).
 
     Structured-noise masked modelling minimises `clustering` within a window of `reach` patches in four
@@ -66,7 +65,6 @@ class BlueNoise(PatchMask):
     out at any ratio and in any window. There are `tiles` such tori, for variety.
     """
 
-    ratio: float = 0.8
     reach: int = 3
     weights: tuple[float, float, float, float] = (1.0, 1.0, 0.7, 0.7)
     noise_seed: int = 0

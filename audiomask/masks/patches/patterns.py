@@ -115,6 +115,13 @@ class PatchMask:
 
 
 @dataclass(frozen=True)
+class AnyRatio(PatchMask):
+    """A kind that hides any fraction `ratio` of the patches."""
+
+    ratio: float = 0.8
+
+
+@dataclass(frozen=True)
 class Scheduled:
     """A mask that changes over `steps` steps of the training; this is the one of `step`."""
 
@@ -136,10 +143,9 @@ class Scheduled:
 
 
 @dataclass(frozen=True)
-class Random(PatchMask):
+class Random(AnyRatio):
     """Hide any set of so many patches, all equally likely (Audio-MAE; Huang et al. 2022)."""
 
-    ratio: float = 0.8
     sliced = True
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -147,10 +153,9 @@ class Random(PatchMask):
 
 
 @dataclass(frozen=True)
-class Time(PatchMask):
+class Time(AnyRatio):
     """Hide whole columns, all frequencies of a time; in the last one random patches."""
 
-    ratio: float = 0.8
     sliced = True
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -158,10 +163,9 @@ class Time(PatchMask):
 
 
 @dataclass(frozen=True)
-class Frequency(PatchMask):
+class Frequency(AnyRatio):
     """Hide whole rows, all times of a frequency; in the last one random patches."""
 
-    ratio: float = 0.8
     sliced = True
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -201,7 +205,7 @@ class TimeFrequency(PatchMask):
 
 
 @dataclass(frozen=True)
-class Block(PatchMask):
+class Block(AnyRatio):
     """Hide rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
 
     Areas are uniform in `scale`, as fractions of the grid, and heights over widths log-uniform in `aspect`
@@ -211,7 +215,6 @@ class Block(PatchMask):
     these are the target blocks of I-JEPA.
     """
 
-    ratio: float = 0.8
     scale: tuple[float, float] = (0.03, 0.15)
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
     blocks: int = 32
@@ -226,7 +229,7 @@ class Block(PatchMask):
 
 
 @dataclass(frozen=True)
-class InverseBlock(PatchMask):
+class InverseBlock(AnyRatio):
     """Leave squares visible (data2vec 2.0, Baevski et al. 2023; EAT, Chen et al. 2024).
 
     (1 - ratio + adjust) N / `size`^2 centres, rounded down, fall anywhere in a grid of N patches; squares are
@@ -234,7 +237,6 @@ class InverseBlock(PatchMask):
     or others shown, at random until the count is met.
     """
 
-    ratio: float = 0.8
     size: int = 5
     adjust: float = 0.07
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from audiomask.masks.markov import uniform
 from audiomask.masks.patches.jepa import aware
-from audiomask.masks.patches.patterns import Block, Grid, PatchMask, Scheduled, limits, one_by_one
+from audiomask.masks.patches.patterns import AnyRatio, Block, Grid, PatchMask, Scheduled, limits, one_by_one
 
 
 @dataclass(frozen=True)
-class Strips(PatchMask):
+class Strips(AnyRatio):
     """Hide strips over all frequencies or all times, one after the other until there are enough.
 
     These are the time-frequency-aware targets of A-JEPA (Fei et al. 2023). Areas are uniform in `scale`, as
@@ -25,7 +25,6 @@ class Strips(PatchMask):
     patches of its earliest columns. If `strips` of them do not suffice, the rest is random.
     """
 
-    ratio: float = 0.8
     scale: tuple[float, float] = (0.05, 0.075)
     strips: int = 64
 
