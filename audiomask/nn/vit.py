@@ -35,12 +35,12 @@ def sincos(grid: Grid, width: int) -> Tensor:
 
 
 def table(grid: Grid, width: int) -> Tensor:
-    """Return the positions of a network's tokens, `[1, 1 + T F, width]`: 0 for cls, then `sincos`."""
+    """Return the positions of all tokens, `[1, 1 + T F, width]`: 0 for cls, then `sincos`."""
     return F.pad(sincos(grid, width), (0, 0, 1, 0))[None]
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Return the rows `index [..., M]` of `x [..., N, C]`, `[..., M, C]`; axes of 1 are broadcast."""
+    """Return the rows `index [..., M]` of `x [..., N, C]`, `[..., M, C]`, with broadcasting."""
     return x.take_along_dim(index[..., None], -2)
 
 
@@ -213,10 +213,8 @@ class ViT(nn.Module):
 
     def picture(self, patches: Tensor) -> Tensor:
         """Return the spectrogram of patches: the inverse of `patches`."""
-        p, freq = self.patch, self.grid[1]
-        return (
-            patches.reshape(-1, patches.shape[1] // freq, freq, p, p).transpose(2, 3).flatten(3).flatten(1, 2)
-        )
+        cells = patches.unflatten(1, (-1, self.grid[1])).unflatten(3, (self.patch, self.patch))
+        return cells.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def positions(self, grid: Grid, table: Tensor) -> Tensor:
         """Return positions `[1, T F, C]` from a table for `self.grid` that begins with cls's.

@@ -222,19 +222,15 @@ def ranks_of_values(x: Tensor) -> Tensor:
 
 
 def checked(
-    scores: Tensor | None, shape: tuple[int, ...], least: float | None = None, most: float | None = None
+    scores: Tensor | None, shape: tuple[int, ...], least: float = -math.inf, most: float = math.inf
 ) -> Tensor:
     """Return `scores` as float32; ValueError unless of that shape and from `least` to `most`."""
     assert scores is not None  # PatchMask has checked it
     if tuple(scores.shape) != shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)}; want {shape}, a number for each place")
     x = scores.float()
-    bad = ~x.isfinite()
-    for limit, beyond in ((least, x.lt), (most, x.gt)):
-        if limit is not None:
-            bad = bad | beyond(limit)
+    bad = ~(x.isfinite() & (x >= least) & (x <= most))
     if bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
-        low, high = "-inf" if least is None else f"{least:g}", "inf" if most is None else f"{most:g}"
-        raise ValueError(f"scores{list(where)} is {x[where]:g}; want numbers from {low} to {high}")
+        raise ValueError(f"scores{list(where)} is {x[where]:g}; want numbers from {least:g} to {most:g}")
     return x
