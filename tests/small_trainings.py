@@ -78,3 +78,20 @@ def train_and_kill(data: Path, out: Path, **options) -> int:
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     return checkpoint(out)["global_step"]
+
+
+def same_weights(one: Path, two: Path, steps: int) -> dict[str, torch.Tensor]:
+    """The weights with which both runs ended after so many steps."""
+    first, second = checkpoint(one), checkpoint(two)
+    assert first["global_step"] == second["global_step"] == steps
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+    return first["state_dict"]
+
+
+def killed_equals_whole(data: Path, folder: Path, more: int = 6, **options) -> None:
+    """A run in `folder/killed`, resumed for `more` steps, ends as the one in `folder/whole` that was not."""
+    steps = train_and_kill(data, folder / "killed", **options) + more
+    for name in ("killed", "whole"):
+        train(data, folder / name, steps, **options)
+    same_weights(folder / "whole", folder / "killed", steps)

@@ -19,19 +19,13 @@ Networks hold complex numbers as pairs of real ones: `multiply` and `bounded` ar
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy array or torch tensor
+from audiomask.masks.markov import Array, module_of
+
 TINY = 1e-20  # added to powers, so that silence divides to 0: far below one 24-bit step in any spectrum
-
-
-def _module(x: Array) -> Any:
-    """Return numpy or torch, whichever made x; torch is never imported for it."""
-    return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
 
 
 def _power(x: Array) -> Array:
@@ -41,7 +35,7 @@ def _power(x: Array) -> Array:
 def binary(speech: Array, noise: Array, threshold_db: float = 0.0) -> Array:
     """Return 1 where the local signal-to-noise ratio is above `threshold_db`, else 0."""
     above = _power(speech) > 10.0 ** (threshold_db / 10.0) * _power(noise)
-    return above * _module(speech).ones_like(speech.real)
+    return above * module_of(speech).ones_like(speech.real)
 
 
 def ratio(speech: Array, noise: Array, exponent: float = 0.5) -> Array:
@@ -74,34 +68,8 @@ def complex_ratio(speech: Array, mixture: Array, limit: float | None = None) -> 
     return mask * (limit / size.clip(limit, None))
 
 
-def compress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
-    """Return K (1 - e^(-C m)) / (1 + e^(-C m)) of both parts, K = limit, C = steepness.
-
-    Williamson, Wang & Wang 2016, eq. 10, bring the unbounded complex mask into a square of +-K that a network
-    can learn. It is written as K tanh(C m / 2), which does not overflow. Real masks have one part.
-    """
-    xp = _module(mask)
-    return _by_part(mask, lambda m: limit * xp.tanh(0.5 * steepness * m))
-
-
-def decompress(mask: Array, limit: float = 10.0, steepness: float = 0.1) -> Array:
-    """Invert `compress`: -1/C log((K - m) / (K + m)). Values at the limit count as 0.999 K."""
-    xp = _module(mask)
-    return _by_part(mask, lambda m: xp.arctanh((m / limit).clip(-0.999, 0.999)) * (2.0 / steepness))
-
-
-def _by_part(x: Array, function: Callable[[Array], Array]) -> Array:
-    """Return `function` of x, of both parts if x is complex."""
-    complex_ = x.is_complex() if hasattr(x, "is_complex") else np.iscomplexobj(x)
-    return function(x.real) + 1j * function(x.imag) if complex_ else function(x)
-
-
 def apply(mask: Array, mixture: Array) -> Array:
-    """Return M Y, the masked spectrum. A real mask keeps the mixture's phase.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Return M Y; a real mask keeps the mixture's phase. ValueError where the shapes differ."""
     if tuple(mask.shape) != tuple(mixture.shape):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} for a spectrum of {tuple(mixture.shape)}")
     return mask * mixture
@@ -123,7 +91,7 @@ def multiply(mask: Array, spectrum: Array, strength: Array | None = None) -> Arr
     re, im = (mask if strength is None else strength * mask).split(1, axis)
     re = re if strength is None else re + (1 - strength)
     a, b = spectrum.split(1, axis)
-    y = spectrum * re + _module(a).concatenate([-b, a], axis) * im
+    y = spectrum * re + module_of(a).concatenate([-b, a], axis) * im
     return y if axis == 1 else y.flatten(1, 2)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audiomask.masks.markov import Array, like, uniform
+from audiomask.masks.markov import Array, like, module_of, uniform
 from audiomask.masks.packets import LossModel
 
 
@@ -34,13 +34,15 @@ class Network:
 
     def delays(self, seeds: Array, packets: int) -> Array:
         """Return delays `[B, packets]` float32, in ms above the least, from `seeds [B]` int64."""
+        log = module_of(seeds).log
         jitter, stall = (uniform(seeds, packets, stream) for stream in (2, 3))
         sent = like(np.arange(packets, dtype=np.float32) * np.float32(self.packet_ms), seeds)
         least = 2.0**-25  # half of the smallest step of the draws, whose logarithm would be infinite
         stalled = stall < self.stall_rate
-        height = -_log((stall + least) / max(self.stall_rate, least)).clip(None, 0.0) * self.stall_ms
-        free = _running_max(height * stalled + sent)  # when the path is free again
-        delay = free - sent - _log(jitter + least) * self.jitter_ms
+        height = -log((stall + least) / max(self.stall_rate, least)).clip(None, 0.0) * self.stall_ms
+        free = height * stalled + sent  # when the path is free again: a running maximum
+        free = np.maximum.accumulate(free, -1) if isinstance(free, np.ndarray) else free.cummax(-1).values
+        delay = free - sent - log(jitter + least) * self.jitter_ms
         if self.loss is not None:
             never = like(np.array([0.0, math.inf], np.float32), delay)
             delay = delay + never[self.loss.sample(seeds, packets) * 1]
@@ -70,49 +72,3 @@ def fixed(delay_ms: Array, depth_ms: float, packet_ms: float = 20.0) -> Array:
     else:
         base = delay_ms.take_along_dim(first, -1)
     return ~(delay_ms <= base + depth_ms) | (delay_ms == math.inf)
-
-
-def adaptive(
-    delay_ms: np.ndarray,
-    depth_ms: float,
-    packet_ms: float = 20.0,
-    most_ms: float = 400.0,
-    memory: float = 0.99,
-    stretch: float = 0.25,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which packets `[N]` an adaptive buffer loses, and its depth in ms at each of them.
-
-    The depth is counted from the first packet to arrive; it begins at `depth_ms` and stays within 0 and
-    `most_ms`. Its target is that of Ramjee, Kurose, Towsley and Schulzrinne (INFOCOM 1994, algorithm 1):
-    d + 4 v, where d <- a d + (1 - a) n and v <- a v + (1 - a) |d - n| are running means of the delay and of
-    its deviation over the packets that have arrived, late ones too. `memory` is a. They move the playout
-    between talk spurts, with a = .998; here it moves at every packet, by at most `stretch` of its length, as
-    in a receiver that plays faster and slower.
-    """
-    count = len(delay_ms)
-    arrival = delay_ms.astype(float) + np.arange(count) * packet_ms
-    order = np.argsort(arrival, kind="stable")
-    lost, depth = np.ones(count, bool), np.full(count, float(depth_ms))
-    base = delay_ms[order[0]] if count else 0.0
-    if not np.isfinite(base):
-        return lost, depth
-    d, v, now, seen = 0.0, depth_ms / 4, float(depth_ms), 0
-    for n in range(count):
-        target = min(max(d + 4 * v, 0.0), most_ms)
-        now += min(max(target - now, -stretch * packet_ms), stretch * packet_ms)
-        depth[n], due = now, base + n * packet_ms + now
-        lost[n] = not arrival[n] <= due
-        while seen < count and arrival[order[seen]] <= due:
-            late = delay_ms[order[seen]] - base
-            d = memory * d + (1 - memory) * late
-            v = memory * v + (1 - memory) * abs(d - late)
-            seen += 1
-    return lost, depth
-
-
-def _log(x: Array) -> Array:
-    return np.log(x) if isinstance(x, np.ndarray) else x.log()
-
-
-def _running_max(x: Array) -> Array:
-    return np.maximum.accumulate(x, -1) if isinstance(x, np.ndarray) else x.cummax(-1).values

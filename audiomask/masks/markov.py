@@ -1,4 +1,4 @@
-"""Sample Markov chains that lose packets, describe them in closed form, fit them to traces.
+"""Sample Markov chains that lose packets, and describe them in closed form.
 
 Every function takes numpy arrays or torch tensors and returns the same kind, on the tensor's device, with
 equal flags for equal seeds; torch is not imported. `audiomask.masks.packets` has the named models.
@@ -6,7 +6,7 @@ equal flags for equal seeds; torch is not imported. `audiomask.masks.packets` ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,19 @@ import numpy as np
 Array = Any  # np.ndarray, or torch.Tensor
 
 
+def module_of(x: Array) -> Any:
+    """Return numpy or torch, whichever made x; torch is never imported for it."""
+    return sys.modules["torch"] if type(x).__module__.partition(".")[0] == "torch" else np
+
+
 def like(values: Any, other: Array) -> Array:
     """Return `values` as an array of the kind of `other`, on its device."""
-    if isinstance(other, np.ndarray):
-        return np.asarray(values)
-    import torch
-
-    return torch.as_tensor(np.asarray(values), device=other.device)
+    array, module = np.asarray(values), module_of(other)
+    return array if module is np else module.as_tensor(array, device=other.device)
 
 
 def _join(a: Array, b: Array) -> Array:
-    if isinstance(a, np.ndarray):
-        return np.concatenate([a, b], 1)
-    import torch
-
-    return torch.cat([a, b], 1)
+    return module_of(a).concatenate([a, b], 1)
 
 
 def mixed(z: Array) -> Array:
@@ -132,48 +130,3 @@ class Chain:
         """Return the mean packets of a burst; NaN for a chain without bursts."""
         state, onward = self._burst_starts()
         return float(state @ np.linalg.solve(np.eye(len(state)) - onward, np.ones(len(state))))
-
-    def fitted(self, traces: list[np.ndarray], steps: int = 200) -> tuple[np.ndarray, np.ndarray]:
-        """Return `transition` and `loss` of greatest likelihood for traces `[N]`, by Baum and Welch.
-
-        The search starts from this chain; what is impossible in it stays so. Traces are cut into rows that
-        overlap by a packet, each assumed to begin in the stationary state.
-        """
-        rows = 256
-        parts = [t[i : i + rows + 1] for t in traces for i in range(0, max(1, len(t) - 1), rows)]
-        lost = np.full((rows + 1, len(parts)), -1)
-        for part, column in zip(parts, lost.T, strict=True):
-            column[: len(part)] = part
-        known = (lost >= 0)[1:, None]
-        chain = _Given(self.transition, self.loss)
-        for _ in range(steps):
-            p, chances = chain.transition, np.stack([1 - chain.loss, chain.loss, np.ones(len(chain.loss))])
-            e = chances[lost].swapaxes(1, 2).copy()  # [rows + 1, K, parts]
-            forward, back = np.empty_like(e), np.ones_like(e)
-            scale = np.empty(lost.shape)
-            state = chain.stationary[:, None]
-            for n in range(rows + 1):
-                forward[n] = state * e[n]
-                scale[n] = forward[n].sum(0)
-                forward[n] /= scale[n]
-                state = p.T @ forward[n]
-            for n in range(rows, 0, -1):
-                e[n] *= back[n] / scale[n]
-                back[n - 1] = p @ e[n]
-            moves = np.tensordot(forward[:-1], e[1:] * known, ((0, 2), (0, 2))) * p
-            here = (forward * back)[1:] * known
-            visits, losses = here.sum((0, 2)), (here * (lost[1:, None] == 1)).sum((0, 2))
-            seen = moves.sum(1)
-            transition = np.where(seen[:, None] > 0, moves / seen[:, None].clip(1e-300), p)
-            new = _Given(transition, np.where(visits > 0, losses / visits.clip(1e-300), chain.loss))
-            moved = max(np.abs(new.transition - p).max(), np.abs(new.loss - chain.loss).max())
-            chain = new
-            if moved < 1e-5:
-                break
-        return chain.transition, chain.loss
-
-
-@dataclass(frozen=True)
-class _Given(Chain):
-    transition: np.ndarray
-    loss: np.ndarray

@@ -52,11 +52,6 @@ class Uniform(Chain):
         _check(rate=self.rate)
         self._set(np.ones((1, 1)), [self.rate])
 
-    @classmethod
-    def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """Fit the model to flags `[N]` of one trace or several."""
-        return cls(statistics(traces).rate)
-
 
 @dataclass(frozen=True)
 class GilbertElliott(Chain):
@@ -79,16 +74,6 @@ class GilbertElliott(Chain):
             raise ValueError("p and q are both 0; a chain that never moves has no loss rate")
         self._set([[1 - self.p, self.p], [self.q, 1 - self.q]], [self.good_loss, self.bad_loss])
 
-    @classmethod
-    def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
-        traces = _traces(traces)
-        simple = Gilbert.fit(traces)
-        p, q = min(simple.p, 0.5), min(simple.q, 0.5)
-        moves, loss = cls(p / 2, q / 2, statistics(traces).rate / 4, 0.8).fitted(traces)
-        good, bad = np.argsort(loss)
-        return cls(*map(float, (moves[good, bad], moves[bad, good], loss[good], loss[bad])))
-
 
 @dataclass(frozen=True)
 class Gilbert(Chain):
@@ -110,16 +95,6 @@ class Gilbert(Chain):
         if not (0 <= rate < 1 <= burst and rate <= (1 - rate) * burst):
             raise ValueError(f"no chain loses {rate:g} of the packets in bursts of {burst:g} in the mean")
         return cls(rate / ((1 - rate) * burst), 1 / burst)
-
-    @classmethod
-    def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
-        traces = _traces(traces)
-        from_good = np.concatenate([t[1:][~t[:-1]] for t in traces])
-        from_bad = np.concatenate([t[1:][t[:-1]] for t in traces])
-        if not (len(from_good) and len(from_bad)):
-            raise ValueError("bursts need packets that are lost and packets that are not; give other traces")
-        return cls(float(from_good.mean()), float(1 - from_bad.mean()))
 
 
 @dataclass(frozen=True)
@@ -150,18 +125,6 @@ class ThreeState(Chain):
         p, q = self.short_end, self.long_end
         rows = [[1 - self.short - self.long, self.short, self.long], [p, 1 - p, 0], [q, 0, 1 - q]]
         self._set(rows, [0.0, 1.0, 1.0])
-
-    @classmethod
-    def fit(cls, traces: Array | Iterable[Array]) -> Self:
-        """Fit to flags `[N]` of traces; ValueError if they lose nothing or everything."""
-        traces = _traces(traces)
-        simple = Gilbert.fit(traces)
-        end = max(simple.q, 1e-3)
-        guess = cls(0.8 * simple.p, 0.2 * simple.p, min(1.0, 1.4 * end) * 0.98, end / 3)
-        moves, _ = guess.fitted(traces)
-        ends = moves[1:, 0]
-        short, long = (1, 2) if ends[0] >= ends[1] else (2, 1)
-        return cls(*(float(moves[i]) for i in ((0, short), (0, long), (short, 0), (long, 0))))
 
 
 @dataclass(frozen=True, eq=False)

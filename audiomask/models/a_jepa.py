@@ -11,7 +11,7 @@ Fei et al., "A-JEPA: Joint-Embedding Predictive Architecture Can Listen" (arXiv 
     loss: mean square of prediction less target, of each block; the mean over the blocks of a clip
 
 The context encoder computes the patches of the context only, once for all blocks; blocks of equal size go
-through the predictor together, each as a row of its own. `masks.patches_jepa` draws context and blocks.
+through the predictor together, each as a row of its own. `masks.patches.jepa` draws context and blocks.
 
 Size B has two encoders of 85,254,144 parameters and a predictor of 51,227,392; S 21,393,408 and 50,833,792;
 L 302,575,616 and 51,489,792. The network itself is the **target** encoder, which is kept for other tasks, and
@@ -41,8 +41,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiomask.nn.latent import Latent, error, pick, spread
-from audiomask.nn.vit import EPS, Block, ViT, sincos
+from audiomask.nn.latent import Latent, error, spread
+from audiomask.nn.vit import EPS, ViT, stack, table, take
 
 
 class Encoder(ViT):
@@ -75,11 +75,8 @@ class AJepa(Latent, Encoder):
         self.context = Encoder(**vit)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, predictor_width))
         self.predictor_embed = nn.Linear(self.width, predictor_width)
-        table = F.pad(sincos(self.grid, predictor_width), (0, 0, 1, 0))[None]
-        self.register_buffer("predictor_pos_embed", table)
-        self.predictor_blocks = nn.ModuleList(
-            Block(predictor_width, predictor_heads) for _ in range(predictor_depth)
-        )
+        self.register_buffer("predictor_pos_embed", table(self.grid, predictor_width))
+        self.predictor_blocks = stack(predictor_depth, predictor_width, predictor_heads)
         self.predictor_norm = nn.LayerNorm(predictor_width, EPS)
         self.predictor_proj = nn.Linear(predictor_width, self.width)
         self.initialise()
@@ -97,20 +94,18 @@ class AJepa(Latent, Encoder):
     def predict(self, memory: Tensor, place: Tensor, hidden: Tensor) -> Tensor:
         """Predict the embeddings `[B, K, M, C]` of the blocks `hidden [B, K, M]`.
 
-        `memory [B, R, V, P]` is the context, R = K or 1, and `place [B, N, P]` the positions.
+        `memory [B, R, V, P]` is the context, R = K or 1, and `place [1, 1, N, P]` the positions.
         """
-        unknown = self.mask_token + pick(place, hidden)
+        unknown = self.mask_token + take(place, hidden)
         known = memory.expand(-1, hidden.shape[1], -1, -1)
-        y = torch.cat([known, unknown], 2).flatten(0, 1)
-        for block in self.predictor_blocks:
-            y = block(y)
+        y = self.predictor_blocks(torch.cat([known, unknown], 2).flatten(0, 1))
         predicted = self.predictor_proj(self.predictor_norm(y[:, known.shape[2] :]))
         return predicted.unflatten(0, hidden.shape[:2])
 
     def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
-        place = self.positions(self.grid_of(x), self.predictor_pos_embed).expand(len(x), -1, -1)
+        place = self.positions(self.grid_of(x), self.predictor_pos_embed)[None]
         context = self.predictor_embed(self.context.features(x, visible)[:, 1:])
-        memory = context.unflatten(0, visible.shape[:2]) + pick(place, visible)
+        memory = context.unflatten(0, visible.shape[:2]) + take(place, visible)
         return [self.predict(memory, place, index) for index in hidden]
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ on spectrograms. The second network, the sampler, is small:
 
     embedded patches -> linear to 384 -> 2 blocks of attention -> norm -> linear -> softmax over patches: p
 
-Visible patches are drawn by p, without replacement (`masks.patches_learned.Likely`). The sampler learns as a
+Visible patches are drawn by p, without replacement (`masks.patches.learned.Likely`). The sampler learns as a
 policy does (REINFORCE), rewarded where the patches it left hidden are hard to predict, so that it shows more
 of them:
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.models.audio_mae import AudioMae
-from audiomask.nn.vit import EPS, Block
+from audiomask.nn.vit import EPS, stack
 
 
 class AdaMae(AudioMae):
@@ -54,16 +54,14 @@ class AdaMae(AudioMae):
         super().__init__(decoder=decoder, decoder_depth=decoder_depth, **mae)
         self.weight = weight
         self.sampler_embed = nn.Linear(self.width, sampler_width)
-        self.sampler_blocks = nn.ModuleList(Block(sampler_width, sampler_heads) for _ in range(sampler_depth))
+        self.sampler_blocks = stack(sampler_depth, sampler_width, sampler_heads)
         self.sampler_norm = nn.LayerNorm(sampler_width, EPS)
         self.sampler_pred = nn.Linear(sampler_width, 1)
         self.initialise()
 
     def log_probabilities(self, x: Tensor) -> Tensor:
         """Return log p of every patch of `x [B, frames, bands]`, `[B, T F]`."""
-        y = self.sampler_embed(self.embed(x)[:, 1:].detach())
-        for block in self.sampler_blocks:
-            y = block(y)
+        y = self.sampler_blocks(self.sampler_embed(self.embed(x)[:, 1:].detach()))
         return self.sampler_pred(self.sampler_norm(y))[:, :, 0].float().log_softmax(1)
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]

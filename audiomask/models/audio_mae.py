@@ -33,10 +33,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from audiomask.nn.swin import WindowBlock
-from audiomask.nn.vit import EPS, Block, CrossBlock, ViT, sincos, take
+from audiomask.nn.vit import EPS, Block, CrossBlock, Grid, ViT, table, take
 
 AUTHORS_CLASS = "AudioMae"
 AUTHORS_LICENCE = "CC-BY-NC 4.0 (LICENSE file; the authors' README says CC-BY 4.0)"
@@ -91,8 +90,7 @@ class AudioMae(ViT):
             self.norm = nn.LayerNorm(width, EPS)
             self.decoder_embed = nn.Linear(width, decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_width))
-        table = F.pad(sincos(self.grid, decoder_width), (0, 0, 1, 0))[None]
-        self.register_buffer("decoder_pos_embed", table)
+        self.register_buffer("decoder_pos_embed", table(self.grid, decoder_width))
         blocks: list[nn.Module] = []
         for i in range(decoder_depth):
             if decoder == "window":
@@ -101,7 +99,7 @@ class AudioMae(ViT):
                 blocks.append(CrossBlock(decoder_width, decoder_heads, width if mixes else None))
             else:
                 blocks.append(Block(decoder_width, decoder_heads))
-        self.decoder_blocks = nn.ModuleList(blocks)
+        self.decoder_blocks = nn.Sequential(*blocks)
         self.decoder_norm = nn.LayerNorm(decoder_width, EPS)
         self.decoder_pred = nn.Linear(decoder_width, self.patch**2)
         self.initialise()
@@ -121,12 +119,11 @@ class AudioMae(ViT):
         mixed = torch.einsum("ji,ibnc->jbnc", self.decoder_mixes.weight, torch.stack(layers))
         return torch.stack([norm(mix) for norm, mix in zip(self.decoder_norms, mixed, strict=True)])
 
-    def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+    def decode(self, tokens: Tensor, visible: Tensor, hidden: Tensor, grid: Grid) -> Tensor:
         """Predict the patches `hidden [B, M]`, `[B, M, patch^2]`, from the encoder's `features`."""
-        place = self.positions(grid, self.decoder_pos_embed).expand(len(hidden), -1, -1)
         y = tokens if self.mixes else self.decoder_embed(tokens)
-        place = place.to(y.dtype)
         if self.decoder == "cross":
+            place = self.positions(grid, self.decoder_pos_embed).to(y.dtype)
             x = self.mask_token.to(y.dtype) + take(place, hidden)
             if not self.mixes:
                 memory = torch.cat([y[:, :1], y[:, 1:] + take(place, visible)], 1)
@@ -134,24 +131,27 @@ class AudioMae(ViT):
             for block, memory in zip(self.decoder_blocks, y, strict=True):
                 x = block(x, memory)
             return self.decoder_pred(self.decoder_norm(x))
-        x = self.spread(y, visible, place)
         if self.decoder == "window":  # the cls token has no place in a window
+            x = self.spread(y, visible, grid)
             for block in self.decoder_blocks:
                 x = block(x, grid)
         else:
-            x = torch.cat([y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype), x], 1)
-            for block in self.decoder_blocks:
-                x = block(x)
-            x = x[:, 1:]
+            x = self.attended(y, visible, grid, self.decoder_blocks)
         return self.decoder_pred(self.decoder_norm(take(x, hidden)))
 
-    def spread(self, y: Tensor, visible: Tensor, place: Tensor) -> Tensor:
-        """Put tokens `y [B, 1 + V, C]` in their places, and the mask token in all others.
+    def spread(self, y: Tensor, visible: Tensor, grid: Grid) -> Tensor:
+        """Return `[B, T F, C]`: tokens `y [B, 1 + V, C]` in their places, the mask token in others.
 
-        The cls token is left out. `place`: the positions, `[B, T F, C]`, which is the shape of the result.
+        The cls token is left out.
         """
+        place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
         index = visible[:, :, None].expand(-1, -1, y.shape[2])
         return self.mask_token.to(y.dtype).expand_as(place).scatter(1, index, y[:, 1:]) + place
+
+    def attended(self, y: Tensor, visible: Tensor, grid: Grid, blocks: nn.Module) -> Tensor:
+        """Run `blocks` over the cls token and `spread` tokens; return the latter, `[B, T F, C]`."""
+        first = y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype)
+        return blocks(torch.cat([first, self.spread(y, visible, grid)], 1))[:, 1:]
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions of the patches `hidden` and their targets, both `[B, M, patch^2]`.

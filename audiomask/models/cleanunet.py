@@ -82,35 +82,29 @@ class CleanUNet(Levelled):
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `CleanUNet` from the authors' state dict.
 
-    It does not give the number of heads: theirs are always 8.
-
-    Raises:
-        KeyError: for a key that their network does not have.
+    It does not give the number of heads: theirs are always 8. KeyError for another network's.
     """
     blocks = len([key for key in state if key.endswith("slf_attn.fc.weight")])
-    after = {"tsfm_conv1": 0, "tsfm_encoder.layer_norm": 1, "tsfm_conv2": 2 + 4 * blocks}
-    parts = {
-        f"{name}.{kind}": f"attention.{i}.{kind}" for name, i in after.items() for kind in ("weight", "bias")
-    }
+    parts = {"tsfm_conv1": "0", "tsfm_encoder.layer_norm": "1", "tsfm_conv2": f"{2 + 4 * blocks}"}
     new: dict[str, Tensor] = {}
     for i in range(blocks):
-        theirs, first = f"tsfm_encoder.layer_stack.{i}.", 2 + 4 * i
-        queries, keys, values = (
-            state[f"{theirs}slf_attn.{name}.weight"] for name in ("w_qs", "w_ks", "w_vs")
-        )
-        new[f"attention.{first}.branches.1.in_proj_weight"] = torch.cat([queries, keys, values])
-        parts[f"{theirs}slf_attn.fc.weight"] = f"attention.{first}.branches.1.out_proj.weight"
-        for kind in ("weight", "bias"):
-            parts[f"{theirs}slf_attn.layer_norm.{kind}"] = f"attention.{first + 1}.{kind}"
-            parts[f"{theirs}pos_ffn.w_1.{kind}"] = f"attention.{first + 2}.branches.1.0.{kind}"
-            parts[f"{theirs}pos_ffn.w_2.{kind}"] = f"attention.{first + 2}.branches.1.2.{kind}"
-            parts[f"{theirs}pos_ffn.layer_norm.{kind}"] = f"attention.{first + 3}.{kind}"
+        theirs, first = f"tsfm_encoder.layer_stack.{i}", 2 + 4 * i
+        three = [state[f"{theirs}.slf_attn.{name}.weight"] for name in ("w_qs", "w_ks", "w_vs")]
+        new[f"attention.{first}.branches.1.in_proj_weight"] = torch.cat(three)
+        parts |= {
+            f"{theirs}.slf_attn.fc": f"{first}.branches.1.out_proj",
+            f"{theirs}.slf_attn.layer_norm": f"{first + 1}",
+            f"{theirs}.pos_ffn.w_1": f"{first + 2}.branches.1.0",
+            f"{theirs}.pos_ffn.w_2": f"{first + 2}.branches.1.2",
+            f"{theirs}.pos_ffn.layer_norm": f"{first + 3}",
+        }
     for key, value in state.items():
+        part, _, kind = key.rpartition(".")
         if key.startswith(("encoder.", "decoder.")):
             new[key] = value
-        elif not key.endswith(("w_qs.weight", "w_ks.weight", "w_vs.weight")):
+        elif not part.endswith((".w_qs", ".w_ks", ".w_vs")):
             linear = ".pos_ffn.w_" in key and value.ndim == 2  # theirs is a linear layer, ours a 1x1 conv
-            new[parts[key]] = value[:, :, None] if linear else value
+            new[f"attention.{parts[part]}.{kind}"] = value[:, :, None] if linear else value
     convs = [key for key in new if key.startswith("encoder.") and key.endswith(".0.weight")]
     arguments = {
         "hidden": new["encoder.0.0.weight"].shape[0],

@@ -86,6 +86,12 @@ def _arrays(graph: onnx.GraphProto) -> dict[str, Tensor]:
     return {name: torch.tensor(array) for name, array in arrays.items() if array.dtype == "float32"}
 
 
+def _constants(graph: onnx.GraphProto, operator: str) -> list[Tensor]:
+    """Return the weights that the nodes of an operator take, in order."""
+    arrays, nodes = _arrays(graph), [node for node in graph.node if node.op_type == operator]
+    return [arrays[name] for node in nodes for name in node.input if name in arrays]
+
+
 def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
     """Return the LSTMs of a graph as they run, in torch's layout without their suffix `_l0`.
 
@@ -94,14 +100,14 @@ def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
     product is the one whose input comes straight out of the state by a slice.
     """
     arrays, maker = _arrays(graph), {name: node for node in graph.node for name in node.output}
-    whole = [node for node in graph.node if node.op_type == "LSTM"]
     found = []
-    for node in whole:
-        w, r, b = (arrays[name][0].unflatten(0, (-1, units)) for name in node.input[1:4])
-        order = torch.tensor([0, 2, 3, 1])
-        parts = {"weight_ih": w, "weight_hh": r, "bias_ih": b[:4], "bias_hh": b[4:]}
-        found.append({name: part[order].flatten(0, 1) for name, part in parts.items()})
-    if whole:
+    for node in graph.node:
+        if node.op_type == "LSTM":
+            w, r, b = (arrays[name][0].unflatten(0, (-1, units)) for name in node.input[1:4])
+            order = torch.tensor([0, 2, 3, 1])
+            parts = {"weight_ih": w, "weight_hh": r, "bias_ih": b[:4], "bias_hh": b[4:]}
+            found.append({name: part[order].flatten(0, 1) for name, part in parts.items()})
+    if found:
         return found
 
     def from_state(name: str) -> bool:
@@ -110,33 +116,23 @@ def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
             node = maker.get(node.input[0])
         return node is not None and node.op_type == "Slice"
 
-    products = [node for node in graph.node if node.op_type == "MatMul" and 4 * units in _shape(arrays, node)]
-    inputs = [node for node in products if not from_state(node.input[0])]
-    recurrent = [node for node in products if from_state(node.input[0])]
-    biases = [
-        arrays[name]
-        for node in graph.node
-        if node.op_type == "Add"
-        for name in node.input
-        if name in arrays and arrays[name].shape == (4 * units,)
-    ]
-    for a, b, bias in zip(inputs, recurrent, biases, strict=True):
-        parts = {"weight_ih": arrays[a.input[1]].mT, "weight_hh": arrays[b.input[1]].mT}
-        found.append(parts | {"bias_ih": bias, "bias_hh": torch.zeros_like(bias)})
+    products: dict[bool, list[Tensor]] = {False: [], True: []}  # of inputs, and recurrent
+    for node in graph.node:
+        weight = arrays.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is not None and 4 * units in weight.shape:
+            products[from_state(node.input[0])].append(weight)
+    biases = [bias for bias in _constants(graph, "Add") if bias.shape == (4 * units,)]
+    for w, r, bias in zip(products[False], products[True], biases, strict=True):
+        parts = {"weight_ih": w.mT, "weight_hh": r.mT, "bias_ih": bias, "bias_hh": torch.zeros_like(bias)}
+        found.append(parts)
     return found
-
-
-def _shape(arrays: dict[str, Tensor], node: onnx.NodeProto) -> Sequence[int]:
-    return arrays[node.input[1]].shape if node.input[1] in arrays else ()
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `DTLN` from the two ONNX graphs of its authors.
 
     These are `model_1.onnx`, which masks magnitudes, and `model_2.onnx`, in that order or the other.
-
-    Raises:
-        ValueError: where they are not that pair.
+    ValueError where they are not that pair.
     """
     if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
         raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")
@@ -147,22 +143,14 @@ def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dic
         layers = _lstms(graph, units)
         for i, layer in enumerate(layers):
             tensors |= {f"lstm{core}.{name}_l{i}": value for name, value in layer.items()}
-        arrays = _arrays(graph)
-        (dense,) = [
-            arrays[node.input[1]]
-            for node in graph.node
-            if node.op_type == "MatMul" and _shape(arrays, node)[-1:] not in ((), (4 * units,))
-        ]
+        (dense,) = [weight for weight in _constants(graph, "MatMul") if weight.shape[-1] != 4 * units]
         tensors[f"mask{core}.weight"] = dense.mT[:, :, None]
-        added = [arrays[n] for node in graph.node if node.op_type == "Add" for n in node.input if n in arrays]
-        vectors = [value for value in added if value.shape == (dense.shape[1],)]
+        vectors = [value for value in _constants(graph, "Add") if value.shape == (dense.shape[1],)]
         tensors[f"mask{core}.bias"] = vectors[-1]  # behind the offset of the norm
         if core == 2:
             tensors["norm.bias"] = vectors[0]
-            (tensors["norm.weight"],) = [
-                arrays[n] for node in graph.node if node.op_type == "Mul" for n in node.input if n in arrays
-            ]
-            encode, decode = [arrays[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+            (tensors["norm.weight"],) = _constants(graph, "Mul")
+            encode, decode = _constants(graph, "Conv")
             tensors |= {"encode.weight": encode, "decode.weight": decode.permute(1, 2, 0)}
     size = tensors["encode.weight"].shape[1]
     arguments = {"size": size, "hop": size // 4, "units": units, "layers": len(layers)}

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiomask.nn.latent import Latent, error, spread
-from audiomask.nn.vit import Grid, PostBlock, ViT
+from audiomask.nn.vit import Grid, PostBlock, ViT, take
 
 
 class ConvDecoder(nn.Module):
@@ -112,12 +112,7 @@ class Eat(Latent):
         """Predict as `Latent.guesses` does, from the encoder's `tokens [B R, 1 + V, C]`."""
         predicted = self.decode(tokens[:, 1:], visible.flatten(0, 1), grid)
         views = predicted.unflatten(0, visible.shape[:2])
-        return [
-            views.expand(-1, index.shape[1], -1, -1).gather(
-                2, index[..., None].expand(-1, -1, -1, self.width)
-            )
-            for index in hidden
-        ]
+        return [take(views, index) for index in hidden]
 
     def guesses(self, x: Tensor, visible: Tensor, hidden: Sequence[Tensor]) -> list[Tensor]:
         return self._guesses(self.encode(x, visible), visible, hidden, self.grid_of(x))

@@ -24,6 +24,7 @@ One difference: a file begins with silence, not with its mirror image (theirs: t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -247,11 +248,9 @@ class FRN(StreamingModel):
     def _frame(
         self, carry: tuple[Tensor, ...], x: tuple[Tensor, ...]
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return the carry for the next frame, and (Im Y,) of a frame.
+        """Return |Y|, h, c of a frame, and (Im Y,), from the `carry`, those of the frame before.
 
-        Args:
-            carry: |Y| of the frame before, the predictor's h and c.
-            x: |Re Y|, and Im Y but for the prediction.
+        `x`: |Re Y|, and Im Y but for the prediction.
         """
         real, im = x
         magnitude, h, c = self.predictor.frame(*carry)
@@ -260,11 +259,7 @@ class FRN(StreamingModel):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `FRN` from the authors' state dict.
-
-    Raises:
-        KeyError: for a key that their network does not have.
-    """
+    """Return arguments and tensors of `FRN` from the authors' state dict; KeyError for others."""
     parts = {
         "predictor.lstm": "predictor.lstm", "predictor.expand_dim": "predictor.to_bands",
         "predictor.inv_mel": "predictor.to_bins", "joiner.0": "joiner.conv", "joiner.2": "joiner.mix",
@@ -275,28 +270,22 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         "pre_affine": "before", "inter": "lstm", "post_affine": "between", "ff.0.net.0": "feed.0",
         "ff.0.net.3": "feed.3", "gamma_1": "lstm_scale", "gamma_2": "feed_scale",
     }  # fmt: skip
+    blocks = len([key for key in state if key.endswith(".gamma_1")])
+    for i, (theirs, ours) in itertools.product(range(blocks), inside.items()):
+        parts[f"encoder.mlp_blocks.{i}.{theirs}"] = f"encoder.blocks.{i}.{ours}"
     kinds = {"alpha": "gain", "beta": "offset"}
     new = {}
     for key, value in state.items():
-        words = key.split(".")
-        if words[:2] == ["encoder", "mlp_blocks"]:
-            home, words = [f"encoder.blocks.{int(words[2])}"], words[3:]
-            if len(words) > 1:
-                name = [*home, inside[".".join(words[:-1])], kinds.get(words[-1], words[-1])]
-            else:
-                name = [*home, inside[words[0]]]
-        else:
-            name = [parts[".".join(words[:-1])], kinds.get(words[-1], words[-1])]
-        if words[-1] in kinds:  # [1, 1, C]
+        part, _, kind = key.rpartition(".")
+        if kind in kinds:  # [1, 1, C]
             value = value.reshape(-1)
-        elif words[0] == "joiner" and value.ndim == 4:  # over (bins, frames)
+        elif part.startswith("joiner.") and value.ndim == 4:  # over (bins, frames)
             value = value.squeeze(3)
-        new[".".join(name)] = value
+        new[parts[key] if key in parts else f"{parts[part]}.{kinds.get(kind, kind)}"] = value
     width, units = new["encoder.leave.weight"].shape
+    bands, memory = new["predictor.to_bands.weight"].shape
     arguments = {
         "size": width, "units": units, "hidden": len(new["encoder.blocks.0.feed.0.weight"]),
-        "blocks": len([name for name in new if name.endswith("lstm_scale")]),
-        "memory": new["predictor.to_bands.weight"].shape[1], "bands": len(new["predictor.to_bands.weight"]),
-        "filters": len(new["joiner.conv.weight"]) // 3,
+        "blocks": blocks, "memory": memory, "bands": bands, "filters": len(new["joiner.conv.weight"]) // 3,
     }  # fmt: skip
     return arguments, new

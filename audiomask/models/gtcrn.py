@@ -165,11 +165,7 @@ class GTCRN(Masked):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `GTCRN` from the authors' state dict.
-
-    Raises:
-        KeyError: for a key that their network does not have.
-    """
+    """Return arguments and tensors of `GTCRN` from the authors' state dict; KeyError for others."""
     new = {"to_bands": state["erb.erb_fc.weight"].mT, "to_bins": state["erb.ierb_fc.weight"].mT}
     blocks = {"en_convs": "encoder", "de_convs": "decoder"}
     parts = {

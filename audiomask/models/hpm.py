@@ -12,7 +12,7 @@ of hidden patches of a clip whose reconstruction losses L differ,
     loss = - mean over i, j of  [L_i > L_j] log s(y_i - y_j) + [L_i < L_j] log(1 - s(y_i - y_j))
 
 with s the logistic function. A moving average of the network, the `teacher`, sees the whole clip and chooses
-the patches to hide in the next steps (`masks.patches_learned.Hardest`); `tasks.pretrain` keeps it.
+the patches to hide in the next steps (`masks.patches.learned.Hardest`); `tasks.pretrain` keeps it.
 
 As published, the encoder has 12 blocks of 768 channels, decoder and predictor 8 blocks each of 512 channels
 and 16 heads: 85,254,144, 25,745,664 and 25,220,609 parameters.
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiomask.models.audio_mae import AudioMae, normalised
-from audiomask.nn.vit import EPS, Block, take
+from audiomask.nn.vit import EPS, Grid, stack, take
 
 
 def ranking(predicted: Tensor, errors: Tensor) -> Tensor:
@@ -61,22 +61,15 @@ class HPM(AudioMae):
         **mae: Any,
     ) -> None:
         super().__init__(decoder, decoder_width, decoder_depth, decoder_heads, mixes=False, **mae)
-        self.predictor_blocks = nn.ModuleList(
-            Block(decoder_width, decoder_heads) for _ in range(predictor_depth)
-        )
+        self.predictor_blocks = stack(predictor_depth, decoder_width, decoder_heads)
         self.predictor_norm = nn.LayerNorm(decoder_width, EPS)
         self.predictor_pred = nn.Linear(decoder_width, 1)
         self.initialise()
 
-    def predict(self, tokens: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+    def predict(self, tokens: Tensor, visible: Tensor, grid: Grid) -> Tensor:
         """Predict how hard each patch is, `[B, T F]`, from the `features` of the `visible` ones."""
-        y = self.decoder_embed(tokens)
-        place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
-        first = y[:, :1] + self.decoder_pos_embed[:, :1].to(y.dtype)
-        x = torch.cat([first, self.spread(y, visible, place)], 1)
-        for block in self.predictor_blocks:
-            x = block(x)
-        return self.predictor_pred(self.predictor_norm(x[:, 1:]))[:, :, 0].float()
+        x = self.attended(self.decoder_embed(tokens), visible, grid, self.predictor_blocks)
+        return self.predictor_pred(self.predictor_norm(x))[:, :, 0].float()
 
     def forward(self, x: Tensor, visible: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Return the result of `AudioMae`, and predictions `[B, M]` of how hard `hidden` ones are."""

@@ -119,11 +119,7 @@ class NSNet2PLC(StreamingModel):
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `NSNet2PLC` from the challenge's graph.
-
-    Raises:
-        ValueError: where its layers are others.
-    """
+    """Return arguments and tensors of `NSNet2PLC` from its graph; ValueError for others."""
     (graph,) = graphs
     arrays = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in graph.initializer}
 

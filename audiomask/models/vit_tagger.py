@@ -80,9 +80,7 @@ def begin_from(model: ViT, state: dict[str, Tensor]) -> None:
     """Put the encoder of `state`, a pretrained model's or timm's, into `model`.
 
     Positions are copied for clips of the model's length; for others the fixed ones are the same.
-
-    Raises:
-        ValueError: for positions that are not the fixed ones, and where weights do not fit.
+    ValueError for positions that are not the fixed ones, and where weights do not fit.
     """
     parts = ("cls_token", "patch_embed.", "norm_pre.", "blocks.")
     own = {"pos_embed"} | {key for key in model.state_dict() if key.startswith(parts)}

@@ -34,9 +34,19 @@ def sincos(grid: Grid, width: int) -> Tensor:
     return torch.from_numpy(np.concatenate([f(a) for a in angles for f in (np.sin, np.cos)], 1)).float()
 
 
+def table(grid: Grid, width: int) -> Tensor:
+    """Return the positions of all tokens, `[1, 1 + T F, width]`: 0 for cls, then `sincos`."""
+    return F.pad(sincos(grid, width), (0, 0, 1, 0))[None]
+
+
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Return the rows `index [B, M]` of `x [B, N, C]`, `[B, M, C]`."""
-    return x.gather(1, index[:, :, None].expand(-1, -1, x.shape[2]))
+    """Return the rows `index [..., M]` of `x [..., N, C]`, `[..., M, C]`, with broadcasting."""
+    return x.take_along_dim(index[..., None], -2)
+
+
+def stack(blocks: int, width: int, heads: int) -> nn.Sequential:
+    """Return so many `Block`s, one after the other."""
+    return nn.Sequential(*(Block(width, heads) for _ in range(blocks)))
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -169,7 +179,7 @@ class ViT(nn.Module):
         self.grid = (frames // patch, bands // patch)
         self.patch_embed = PatchEmbed(patch, width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.register_buffer("pos_embed", F.pad(sincos(self.grid, width), (0, 0, 1, 0))[None])
+        self.register_buffer("pos_embed", table(self.grid, width))
         self.norm_pre = nn.LayerNorm(width, EPS) if post_norm else None
         block = PostBlock if post_norm else Block
         self.blocks = nn.ModuleList(
@@ -203,10 +213,8 @@ class ViT(nn.Module):
 
     def picture(self, patches: Tensor) -> Tensor:
         """Return the spectrogram of patches: the inverse of `patches`."""
-        p, freq = self.patch, self.grid[1]
-        return (
-            patches.reshape(-1, patches.shape[1] // freq, freq, p, p).transpose(2, 3).flatten(3).flatten(1, 2)
-        )
+        cells = patches.unflatten(1, (-1, self.grid[1])).unflatten(3, (self.patch, self.patch))
+        return cells.transpose(2, 3).flatten(3).flatten(1, 2)
 
     def positions(self, grid: Grid, table: Tensor) -> Tensor:
         """Return positions `[1, T F, C]` from a table for `self.grid` that begins with cls's.
@@ -228,7 +236,7 @@ class ViT(nn.Module):
         patches, place = self.patches(x), self.positions(self.grid_of(x), self.pos_embed)
         if visible is not None:
             index = visible.flatten(1)
-            patches, place = take(patches, index), take(place.expand(len(x), -1, -1), index)
+            patches, place = take(patches, index), take(place, index)
         tokens = self.patch_embed(patches) + place
         if visible is not None:
             tokens = tokens.reshape(-1, visible.shape[-1], self.width)

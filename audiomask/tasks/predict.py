@@ -59,7 +59,7 @@ class Predict(Task):
 
     Args:
         model: Network to train.
-        mask: `masks.patches_jepa.Curriculum`, or any other kind that takes no scores; one that changes with
+        mask: `masks.patches.jepa.Curriculum`, or any other kind that takes no scores; one that changes with
             the training (`at`) goes on with its steps.
         frontend: Makes the spectrograms.
         clones: Masks of a clip, each a view to predict from; the targets are computed once. The curriculum

@@ -110,33 +110,6 @@ def test_rows_of_neighbouring_seeds_are_unrelated():
         assert abs((a * b).mean()) < 5 / a.size**0.5
 
 
-@pytest.mark.parametrize(
-    ("model", "tolerance"),
-    [(MODELS[0], 0.03), (MODELS[1], 0.03), (MODELS[2], 0.03), (MODELS[3], 0.15), (MODELS[4], 0.15)],
-    ids=repr,
-)
-def test_fit_recovers_the_parameters(model, tolerance):
-    fitted = type(model).fit(model.sample(SEEDS[:300], 1000))
-    for name, value in vars(model).items():
-        if isinstance(value, float):
-            assert getattr(fitted, name) == pytest.approx(value, rel=tolerance), name
-
-
-def test_fit_of_traces_of_several_lengths():
-    long = Gilbert(0.1, 0.4).sample(SEEDS[:1], 40000)[0]
-    whole = Gilbert.fit([long])
-    parts = Gilbert.fit([long[:7], long[7:9000], torch.from_numpy(long[9000:])])
-    assert parts.p == pytest.approx(whole.p, rel=0.01)
-    long = MODELS[3].sample(SEEDS[:1], 20000)[0]
-    kinds = [GilbertElliott.fit(t) for t in (long, [long[:4000], long[4000:]])]
-    assert kinds[1].loss_rate == pytest.approx(kinds[0].loss_rate, rel=0.01)
-    for flat in (np.zeros(9, bool), np.ones(9, bool)):
-        with pytest.raises(ValueError, match="packets that are lost and packets that are not"):
-            Gilbert.fit(flat)
-    with pytest.raises(ValueError, match="no packets in the traces"):
-        ThreeState.fit([])
-
-
 def test_statistics_of_a_trace():
     lost = np.array([1, 0, 1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1], bool)
     found = statistics([lost, np.array([1, 0], bool), np.array([1], bool)])
@@ -149,6 +122,8 @@ def test_statistics_of_a_trace():
     assert isinstance(none, Bursts)
     assert (none.rate, none.longest) == (0, 0)
     assert np.isnan(none.mean)
+    with pytest.raises(ValueError, match="no packets in the traces"):
+        statistics([])
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from timm_peer import shaken
 from torch.nn import functional as F
 
 from audiomask import weights
@@ -22,11 +23,7 @@ GRID = (8, 4)
 
 def tiny(**changes) -> AJepa:
     torch.manual_seed(0)
-    model = AJepa(**TINY | changes)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.05 * torch.randn_like(p)
-    return model.eval()
+    return shaken(AJepa(**TINY | changes), by=0.05)
 
 
 def drawn(rows: int = 3, step: int = 0, seed: int = 0):

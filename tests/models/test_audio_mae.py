@@ -6,6 +6,7 @@ import argparse
 import pytest
 import torch
 from patch_mask import Plain
+from timm_peer import shaken
 from torch import nn
 
 from audiomask import checkpoints, weights
@@ -26,18 +27,10 @@ def count(model: nn.Module, *prefixes: str) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if name.startswith(prefixes or ("",)))
 
 
-def random_mask(seeds: torch.Tensor, grid: tuple[int, int], ratio: float = 0.75) -> torch.Tensor:
-    return Plain(ratio).sample(seeds, grid)
-
-
 def tiny(decoder: str = "window", **changes) -> AudioMae:
     torch.manual_seed(0)
     kind, _, mixes = decoder.partition(" ")
-    model = AudioMae(decoder=kind, mixes=bool(mixes), **TINY | changes)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.05 * torch.randn_like(p)
-    return model.eval()
+    return shaken(AudioMae(decoder=kind, mixes=bool(mixes), **TINY | changes), by=0.05)
 
 
 def test_published_sizes():
@@ -61,7 +54,7 @@ def test_the_other_sizes(size):
 
 
 def test_a_mask_is_split_into_indices():
-    mask = random_mask(torch.arange(5), (4, 3), 0.5)
+    mask = Plain(0.5).sample(torch.arange(5), (4, 3))
     visible, hidden = tokens(mask)
     assert visible.shape == hidden.shape == (5, 6)
     flat = mask.flatten(1)
@@ -69,7 +62,7 @@ def test_a_mask_is_split_into_indices():
     assert flat.gather(1, hidden).all()
     assert (visible.diff() > 0).all()
     with pytest.raises(ValueError, match="hides 5 to 6 of 12"):
-        tokens(torch.cat([mask, random_mask(torch.arange(1), (4, 3), 5 / 12)]))
+        tokens(torch.cat([mask, Plain(5 / 12).sample(torch.arange(1), (4, 3))]))
     for full in (mask | True, mask & False):
         with pytest.raises(ValueError, match="neither all nor none"):
             tokens(full)
@@ -81,7 +74,7 @@ def test_a_mask_is_split_into_indices():
 def test_guesses_depend_on_what_is_visible_alone(decoder, frames):
     model = tiny(decoder)
     x = torch.randn(3, frames, 32)
-    mask = random_mask(torch.arange(3), model.grid_of(x))
+    mask = Plain().sample(torch.arange(3), model.grid_of(x))
     visible, hidden = tokens(mask)
     guess, target = model(x, visible, hidden)
     assert guess.shape == target.shape == (3, hidden.shape[1], 256)
@@ -102,7 +95,7 @@ def test_guesses_depend_on_what_is_visible_alone(decoder, frames):
 def test_targets_are_normalised_patches():
     model = tiny()
     x = 3 * torch.randn(2, 64, 32) + 5
-    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.arange(2), (4, 2)))
     _, target = model(x, visible, hidden)
     n = int(hidden[1, 2])
     time, freq = divmod(n, 2)
@@ -116,7 +109,7 @@ def test_targets_are_normalised_patches():
 def test_crossmae_guesses_any_part_alike(decoder):
     model = tiny(decoder)
     x = torch.randn(2, 64, 32)
-    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.arange(2), (4, 2)))
     whole, _ = model(x, visible, hidden)
     part, target = model(x, visible, hidden[:, 1:4])
     assert torch.allclose(part, whole[:, 1:4], atol=1e-5)
@@ -128,7 +121,7 @@ def test_the_window_decoder_is_its_parts_in_the_published_order():
     """Tokens put back in their places by hand, the cls token dropped."""
     model = tiny()
     x = torch.randn(1, 64, 32)
-    visible, hidden = tokens(random_mask(torch.tensor([3]), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.tensor([3]), (4, 2)))
     seen = model.decoder_embed(model.norm(model.encode(x, visible)))[0, 1:]
     places = [model.mask_token[0, 0]] * 8
     for index, token in zip(visible[0].tolist(), seen, strict=True):
@@ -145,7 +138,7 @@ def test_each_cross_block_reads_a_mix_of_its_own():
     """Layer by layer, and the mixes by loops."""
     model = tiny("cross mixes")
     x = torch.randn(1, 64, 32)
-    visible, hidden = tokens(random_mask(torch.tensor([3]), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.tensor([3]), (4, 2)))
     layers = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, y: layers.append(y))
@@ -176,7 +169,7 @@ def test_mixes_are_for_the_cross_decoder_and_counted():
 def test_pictures():
     model = tiny()
     x = 2 * torch.randn(2, 64, 32) + 1
-    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.arange(2), (4, 2)))
     _, target = model(x, visible, hidden)
     assert torch.allclose(model.restored(x, target, hidden), x, atol=1e-4)  # guessed right
     masked = model.hide(x, hidden, -9.0)
@@ -187,7 +180,7 @@ def test_pictures():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_parameter_learns(decoder):
     model = tiny(decoder).train()
-    visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
+    visible, hidden = tokens(Plain().sample(torch.arange(2), (4, 2)))
     guess, target = model(torch.randn(2, 64, 32), visible, hidden)
     (guess - target).square().mean().backward()
     for name, p in model.named_parameters():
@@ -200,7 +193,7 @@ def test_every_parameter_learns(decoder):
 def test_bfloat16_is_near():
     for decoder in DECODERS:
         model = tiny(decoder)
-        visible, hidden = tokens(random_mask(torch.arange(2), (4, 2)))
+        visible, hidden = tokens(Plain().sample(torch.arange(2), (4, 2)))
         x = torch.randn(2, 64, 32)
         guess, _ = model(x, visible, hidden)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -256,7 +249,7 @@ def test_a_released_file_is_imported(tmp_path, capsys, decoder):
     ours, config = weights.load(tmp_path / "exp")
     assert config["init_args"]["decoder"] == decoder
     x = torch.randn(1, 64, 128)
-    visible, hidden = tokens(random_mask(torch.tensor([1]), (4, 8)))
+    visible, hidden = tokens(Plain().sample(torch.tensor([1]), (4, 8)))
     assert torch.equal(ours(x, visible, hidden)[0], model(x, visible, hidden)[0])
     assert main([*command, "-o", str(tmp_path / "a.onnx")]) == 2
     assert "has no ONNX file; give --weights" in capsys.readouterr().err

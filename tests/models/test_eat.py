@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from timm_peer import shaken
 
 from audiomask import weights
 from audiomask.masks.patches.patterns import InverseBlock
@@ -20,11 +21,7 @@ GRID = (8, 4)
 
 def tiny(**changes) -> Eat:
     torch.manual_seed(0)
-    model = Eat(**TINY | changes)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += 0.05 * torch.randn_like(p)
-    return model.eval()
+    return shaken(Eat(**TINY | changes), by=0.05)
 
 
 def drawn(rows: int = 2, clones: int = 3):

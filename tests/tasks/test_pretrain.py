@@ -5,7 +5,7 @@ import pytest
 import soundfile as sf
 import torch
 from patch_mask import Plain
-from small_trainings import ROOT, checkpoint, train, train_and_kill
+from small_trainings import ROOT, checkpoint, killed_equals_whole, same_weights, train
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Clips, Crops, confidences
@@ -316,15 +316,8 @@ OPTIONS = {
 
 @pytest.mark.timeout(600)
 def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
-    out = tmp_path / "killed"
-    steps = train_and_kill(data, out, **OPTIONS) + 6
-    train(data, out, steps, **OPTIONS)
-    train(data, tmp_path / "whole", steps, **OPTIONS)
-    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(out)
-    assert whole["global_step"] == resumed["global_step"] == steps
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
-    assert (out / "model/model.safetensors").stat().st_size > 0
+    killed_equals_whole(data, tmp_path, **OPTIONS)
+    assert (tmp_path / "killed/model/model.safetensors").stat().st_size > 0
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(tmp_path / "whole/tensorboard"))
@@ -348,15 +341,12 @@ def test_guided_runs_resume_exactly(data, tmp_path, recipe):
     train(data, tmp_path / "parts", 3, **options)
     train(data, tmp_path / "parts", 6, **options)
     train(data, tmp_path / "whole", 6, **options)
-    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "parts")
-    assert whole["global_step"] == resumed["global_step"] == 6
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
-    averaged = {name: value for name, value in whole["state_dict"].items() if name.startswith("teacher.")}
+    state = same_weights(tmp_path / "whole", tmp_path / "parts", 6)
+    averaged = {name: value for name, value in state.items() if name.startswith("teacher.")}
     assert bool(averaged) == (recipe == "hpm")
     for name, value in averaged.items():
         if name.endswith("qkv.weight"):
-            assert not torch.equal(value, whole["state_dict"][name.replace("teacher.", "model.")]), name
+            assert not torch.equal(value, state[name.replace("teacher.", "model.")]), name
 
 
 def test_it_learns_what_can_be_guessed():

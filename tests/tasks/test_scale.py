@@ -8,7 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from small_trainings import ROOT, SIEVE, checkpoint, command, environment, train, train_and_kill
+from small_trainings import (
+    ROOT,
+    SIEVE,
+    checkpoint,
+    command,
+    environment,
+    killed_equals_whole,
+    train,
+    train_and_kill,
+)
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -181,14 +190,7 @@ def test_shards_know_no_weights(data, sharded):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_run_on_shards_killed_and_resumed_equals_one_that_was_not(data, sharded, tmp_path):
-    options = {"data__train": sharded, "data__workers": 2}
-    out = tmp_path / "killed"
-    steps = train_and_kill(data, out, **options) + 5
-    train(data, out, steps, **options)
-    train(data, tmp_path / "whole", steps, **options)
-    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(out)
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
+    killed_equals_whole(data, tmp_path, 5, data__train=sharded, data__workers=2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from datetime import timedelta
 import inline
 import pytest
 import torch
-from small_trainings import ROOT, SIEVE, checkpoint, command, train, train_and_kill
+from small_trainings import ROOT, SIEVE, checkpoint, command, killed_equals_whole, same_weights, train
 
 from audiomask import weights
 from audiomask.audio import AudioError
@@ -34,18 +34,10 @@ def test_schedule_warms_up_stays_and_falls():
 
 @pytest.mark.timeout(600)
 def test_a_run_killed_and_resumed_equals_one_that_was_not(data, tmp_path):
-    out = tmp_path / "killed"
     options = {"model__mask_input": 0.2, "model__mask_attention": 0.2}  # drawn anew in every step
-    steps = train_and_kill(data, out, **options) + 6
-    train(data, out, steps, **options)
-    train(data, tmp_path / "whole", steps, **options)
-
-    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(out)
-    assert whole["global_step"] == resumed["global_step"] == steps
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
+    killed_equals_whole(data, tmp_path, **options)
     for kind in ("model/config.json", "model/model.safetensors", "config.yaml", "run.json"):
-        assert (out / kind).stat().st_size > 0
+        assert (tmp_path / "killed" / kind).stat().st_size > 0
 
 
 def run_here(data, out, steps, *, recipe=SIEVE, **options):
@@ -64,10 +56,7 @@ def test_checkpoints_come_by_time_and_resume_inside_an_epoch(data, tmp_path, mon
     assert sorted(p.name for p in (tmp_path / "stopped/checkpoints").iterdir()) == ["last.ckpt"]
     run_here(data, tmp_path / "stopped", 9, **options)
     run_here(data, tmp_path / "whole", 9, **options)
-    whole, resumed = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "stopped")
-    assert whole["global_step"] == resumed["global_step"] == 9
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, resumed["state_dict"][name]), name
+    same_weights(tmp_path / "whole", tmp_path / "stopped", 9)
 
 
 def test_precision_follows_the_hardware_unless_it_is_given(data, tmp_path, monkeypatch):

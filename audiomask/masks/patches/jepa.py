@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from audiomask.masks.markov import like, uniform
-from audiomask.masks.patches.patterns import Grid, check, first, limits, placed, shapes
+from audiomask.masks.patches.patterns import Grid, Scheduled, check, first, limits, placed, shapes
 
 Range = tuple[float, float]
 
 
 def aware(done: float, start: float) -> float:
-    """Return min(1, sqrt(done (1 - start^2) + start^2)), from `start` to 1 for `done` 0 to 1."""
-    done = min(1.0, done)
+    """Return sqrt(done (1 - start^2) + start^2), from `start` to 1 for `done` 0 to 1."""
     return math.sqrt(done + (1 - done) * start**2)
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class Curriculum(Scheduled):
     """Draws blocks with a time-frequency-aware curriculum (A-JEPA, Fei et al. 2023).
 
     `sample` returns `[B, 1 + K, time, freq]` bool: `[:, 0]` is true where the context encoder sees nothing,
@@ -41,8 +39,6 @@ class Curriculum:
     high has no rows as thin as `aware_scale`: there they are one patch high.
     """
 
-    steps: int
-    step: int = 0
     start: float = 0.01
     scale: Range = (0.15, 0.2)
     aspect: Range = (0.75, 1.5)
@@ -51,8 +47,7 @@ class Curriculum:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.step < 0:
-            raise ValueError(f"step {self.step} of {self.steps}; want step from 0, steps from 1")
+        super().__post_init__()
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}; want 0 or more")
         if not 0 <= self.start <= 1:
@@ -60,14 +55,10 @@ class Curriculum:
         for scale in (self.scale, self.aware_scale, self.context):
             limits(scale, self.aspect)
 
-    def at(self, step: int) -> Self:
-        """Return the curriculum at another step."""
-        return replace(self, step=step)
-
     @property
     def aware(self) -> float:
         """Return the probability f(step) of time-frequency-aware blocks."""
-        return aware(self.step / self.steps, self.start)
+        return aware(self.done, self.start)
 
     def _sizes(self, grid: Grid) -> np.ndarray:
         """Return (time, freq) of the context and of the targets, `[1 + K, 2]` int64."""

@@ -5,18 +5,18 @@ The networks are models, `audiomask.models.hpm` and `audiomask.models.ada_mae`, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from audiomask.masks.patches.patterns import Grid, PatchMask, bits, first
+from audiomask.masks.patches.patterns import AnyRatio, Grid, Scheduled, first, shuffled
 from audiomask.masks.patches.scored import checked, drawn_first
 
 
 @dataclass(frozen=True)
-class Hardest(PatchMask):
+class Hardest(AnyRatio, Scheduled):
     """Hide the hardest patches to predict, more of them as training goes on (HPM).
 
     `scores [B, time, freq]` are any numbers, greater ones for harder patches (Wang et al. 2023). A fraction
@@ -28,43 +28,34 @@ class Hardest(PatchMask):
     visible.
     """
 
-    steps: int
-    step: int = 0
-    ratio: float = 0.8
     begin: float = 0.0
     end: float = 0.5
     scored: ClassVar[str] = "[B, time, freq], how hard each patch is to guess"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.step < 0:
-            raise ValueError(f"step {self.step} of {self.steps}; want step from 0, steps from 1")
+        Scheduled.__post_init__(self)
         if not (0 <= self.begin <= 1 and 0 <= self.end <= 1):
             raise ValueError(f"begin is {self.begin:g}, end {self.end:g}; want shares, from 0 to 1")
-
-    def at(self, step: int) -> Self:
-        """Return the mask at another step."""
-        return replace(self, step=step)
 
     @property
     def share(self) -> float:
         """Return a(step), the fraction of hard patches."""
-        return self.begin + (self.end - self.begin) * min(1.0, self.step / self.steps)
+        return self.begin + (self.end - self.begin) * self.done
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
         hardness = checked(scores, (len(seeds), *grid))
         hard = first(-hardness, int(self.share * self.count(grid) + 1e-9))
-        return torch.where(hard, -1, bits(seeds, grid[0] * grid[1]).view(-1, *grid))
+        return torch.where(hard, -1, shuffled(seeds, grid))
 
 
 @dataclass(frozen=True)
-class Likely(PatchMask):
+class Likely(AnyRatio):
     """Draw visible patches by probabilities, without replacement (AdaMAE, Bandara et al. 2023).
 
     `scores [B, time, freq]`, 0 or more, say how likely a patch is to be the next visible one.
     """
 
-    ratio: float = 0.8
     scored: ClassVar[str] = "[B, time, freq], how likely each patch is to stay visible"
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:

@@ -7,21 +7,23 @@ device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from audiomask.masks.markov import like
-from audiomask.masks.patches.patterns import FINE, Grid, PatchMask, bits
+from audiomask.masks.patches.patterns import FINE, AnyRatio, Grid, bits
 
 COLOURS = ("red", "blue", "green", "purple")
 
 
 @dataclass(frozen=True)
-class ColourNoise(PatchMask):
+class ColourNoise(AnyRatio):
     """Draw masks from coloured noise (ColorMAE, Hinojosa et al. 2024).
 
     White noise W is filtered by Gaussian blurs G of the two widths `sigmas`, narrow n and wide w, in patches:
@@ -36,7 +38,6 @@ class ColourNoise(PatchMask):
     these are `size` x `size`, joined at their edges. A grid that is longer than `size` repeats itself.
     """
 
-    ratio: float = 0.8
     colour: str = "green"
     sigmas: tuple[float, float] = (0.7, 2.0)
     noise_seed: int = 0
@@ -56,7 +57,7 @@ class ColourNoise(PatchMask):
 
 
 @dataclass(frozen=True)
-class BlueNoise(PatchMask):
+class BlueNoise(AnyRatio):
     """Keep visible patches far apart by optimised blue noise (SNMM, Bhowmik et al. 2025).
 
     Structured-noise masked modelling minimises `clustering` within a window of `reach` patches in four
@@ -66,7 +67,6 @@ class BlueNoise(PatchMask):
     out at any ratio and in any window. There are `tiles` such tori, for variety.
     """
 
-    ratio: float = 0.8
     reach: int = 3
     weights: tuple[float, float, float, float] = (1.0, 1.0, 0.7, 0.7)
     noise_seed: int = 0
@@ -101,20 +101,18 @@ def clustering(
     with v = 1 for visible patches, and directions along time, freq and the two diagonals. Outside is empty.
     """
     v = visible.float()
-    total = torch.zeros(v.shape[:-2], device=v.device)
-    time, freq = v.shape[-2:]
-    for (dt, df), weight in zip(DIRECTIONS, weights, strict=True):
-        for n in range(1, reach + 1):
-            t, f = n * dt, n * abs(df)
-            a, b = v[..., : max(time - t, 0), :], v[..., t:, :]
-            if df < 0:
-                a, b = b, a
-            pairs = (a[..., : max(freq - f, 0)] * b[..., f:]).sum((-2, -1))
-            total += 2 * weight / n * pairs
-    return total / v.sum((-2, -1)).clamp_min(1)
+    steps, pull = _pulls(reach, weights)
+    kernel = v.new_zeros(2 * reach + 1, 2 * reach + 1)
+    kernel[tuple(reach + steps.T)] = torch.from_numpy(pull).to(kernel)
+    crowd = F.conv2d(v.reshape(-1, 1, *v.shape[-2:]), kernel[None, None], padding=reach).view_as(v)
+    return (v * crowd).sum((-2, -1)) / v.sum((-2, -1)).clamp_min(1)
 
 
-DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))
+def _pulls(reach: int, weights: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps `[P, 2]` from a patch to those that crowd it, and their weights `[P]`."""
+    ways = [(1, 0), (0, 1), (1, 1), (1, -1)]
+    steps = [(s * n * dt, s * n * df) for dt, df in ways for n in range(1, reach + 1) for s in (1, -1)]
+    return np.array(steps), np.repeat([w / n for w in weights for n in range(1, reach + 1)], 2)
 
 
 def window(bank: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
@@ -148,10 +146,7 @@ def _spread(
     """Return `[tiles, size, size]` int64 by void and cluster; the last placed are hidden first."""
     random = np.random.default_rng(seed)
     points = size * size
-    steps = np.array(
-        [(s * n * dt, s * n * df) for dt, df in DIRECTIONS for n in range(1, reach + 1) for s in (1, -1)]
-    )
-    pull = np.repeat([w / n for w in weights for n in range(1, reach + 1)], 2)
+    steps, pull = _pulls(reach, weights)
     every = np.arange(tiles)
     # Many energies are equal; noise far below the least of pulls decides between them.
     energy = random.uniform(0, 1e-3, (tiles, points))

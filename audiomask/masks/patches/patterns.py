@@ -5,23 +5,23 @@
 A mask is bool, true where a patch is hidden. Every kind is a frozen dataclass of its settings with this one
 way to draw. `grid` is (time, freq) in patches; flattened, the patches are in the order of Audio-MAE's tokens
 (time-major). A row depends on its own seed and scores only, whatever batch it stands in: numbers are hashes
-of seed and position (`audiomask.masks.markov.uniform`), drawn for the whole batch at once on the device of
-the seeds. Masks computed in integers, all but the kinds that weigh scores, are equal on every device.
+of seed and position (`masks.markov.uniform`), drawn for the whole batch on the device of the seeds. Masks
+computed in integers, all but the kinds that weigh scores, are equal on every device.
 
-Counts are met exactly, so that the visible tokens of a batch stack: a kind does not say which patches are
-hidden but in which **order** they would be, and the first round(ratio * time * freq) of that order are. The
-order says how the last column, block or segment is trimmed.
+Counts are met exactly, so that the visible tokens of a batch stack: a kind says in which **order** patches
+would be hidden, and the first round(ratio * time * freq) of that order are. The order says how the last
+column, block or segment is trimmed.
 
-The kinds here need not know the sound. `patches_noise` has filtered noise, `patches_scored` kinds that take
-scores, `patches_learned` those whose scores a network gives, `patches_jepa` the blocks of A-JEPA,
-`patches_staged` masks that change as training goes on, `patches_saved` files and pictures.
+The kinds here need not know the sound. Beside this module, `noise` has filtered noise, `scored` kinds that
+take scores, `learned` those whose scores a network gives, `jepa` the blocks of A-JEPA, `staged` masks that
+change as training goes on, and `saved` files and pictures.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ FINE = 24  # bits of a random number, the low ones of a key
 def bits(seeds: Tensor, count: int, stream: int = 0) -> Tensor:
     """Return random integers `[B, count]` int64 of 24 bits."""
     return (uniform(seeds, count, stream) * 2**FINE).long()
+
+
+def shuffled(seeds: Tensor, grid: Grid) -> Tensor:
+    """Return random keys `[B, time, freq]` of 24 bits."""
+    return bits(seeds, grid[0] * grid[1]).view(-1, *grid)
 
 
 def ranks(keys: Tensor) -> Tensor:
@@ -110,21 +115,47 @@ class PatchMask:
 
 
 @dataclass(frozen=True)
-class Random(PatchMask):
-    """Hide any set of so many patches, all equally likely (Audio-MAE; Huang et al. 2022)."""
+class AnyRatio(PatchMask):
+    """A kind that hides any fraction `ratio` of the patches."""
 
     ratio: float = 0.8
-    sliced = True
-
-    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        return bits(seeds, grid[0] * grid[1]).view(-1, *grid)
 
 
 @dataclass(frozen=True)
-class Time(PatchMask):
+class Scheduled:
+    """A mask that changes over `steps` steps of the training; this is the one of `step`."""
+
+    steps: int
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.step < 0:
+            raise ValueError(f"step {self.step} of {self.steps}; want step from 0, steps from 1")
+
+    def at(self, step: int) -> Self:
+        """Return the mask at another step."""
+        return replace(self, step=step)
+
+    @property
+    def done(self) -> float:
+        """Return the fraction of the steps that are done."""
+        return min(1.0, self.step / self.steps)
+
+
+@dataclass(frozen=True)
+class Random(AnyRatio):
+    """Hide any set of so many patches, all equally likely (Audio-MAE; Huang et al. 2022)."""
+
+    sliced = True
+
+    def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
+        return shuffled(seeds, grid)
+
+
+@dataclass(frozen=True)
+class Time(AnyRatio):
     """Hide whole columns, all frequencies of a time; in the last one random patches."""
 
-    ratio: float = 0.8
     sliced = True
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -132,10 +163,9 @@ class Time(PatchMask):
 
 
 @dataclass(frozen=True)
-class Frequency(PatchMask):
+class Frequency(AnyRatio):
     """Hide whole rows, all times of a frequency; in the last one random patches."""
 
-    ratio: float = 0.8
     sliced = True
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -175,7 +205,7 @@ class TimeFrequency(PatchMask):
 
 
 @dataclass(frozen=True)
-class Block(PatchMask):
+class Block(AnyRatio):
     """Hide rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
 
     Areas are uniform in `scale`, as fractions of the grid, and heights over widths log-uniform in `aspect`
@@ -185,7 +215,6 @@ class Block(PatchMask):
     these are the target blocks of I-JEPA.
     """
 
-    ratio: float = 0.8
     scale: tuple[float, float] = (0.03, 0.15)
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
     blocks: int = 32
@@ -200,7 +229,7 @@ class Block(PatchMask):
 
 
 @dataclass(frozen=True)
-class InverseBlock(PatchMask):
+class InverseBlock(AnyRatio):
     """Leave squares visible (data2vec 2.0, Baevski et al. 2023; EAT, Chen et al. 2024).
 
     (1 - ratio + adjust) N / `size`^2 centres, rounded down, fall anywhere in a grid of N patches; squares are
@@ -208,7 +237,6 @@ class InverseBlock(PatchMask):
     or others shown, at random until the count is met.
     """
 
-    ratio: float = 0.8
     size: int = 5
     adjust: float = 0.07
 
@@ -267,17 +295,15 @@ class Disjoint:
 
 def within(coarse: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
     """Return keys `[B, time, freq]` by the integers `coarse`, broadcast, random among equals."""
-    return (coarse << FINE) + bits(seeds, grid[0] * grid[1]).view(-1, *grid)
+    return (coarse << FINE) + shuffled(seeds, grid)
 
 
-def shapes(
-    grid: Grid, scale: tuple[float, float], aspect: tuple[float, float], steps: int = 32
-) -> np.ndarray:
+def shapes(grid: Grid, scale: tuple[float, float], aspect: tuple[float, float]) -> np.ndarray:
     """Return equally likely block sizes (time, freq), a lattice of areas and aspects.
 
-    They are `[steps^2, 2]` int64. numpy makes the table, so blocks are the same on every device.
+    They are `[32 * 32, 2]` int64. numpy makes the table, so blocks are the same on every device.
     """
-    middle = (np.arange(steps) + 0.5) / steps
+    middle = (np.arange(32) + 0.5) / 32
     area = (scale[0] + (scale[1] - scale[0]) * middle)[:, None] * (grid[0] * grid[1])
     ratio = aspect[0] * (aspect[1] / aspect[0]) ** middle
     freq = np.sqrt(area * ratio).round().clip(1, grid[1])
@@ -285,9 +311,9 @@ def shapes(
     return np.stack([time, freq], -1).reshape(-1, 2).astype(np.int64)
 
 
-def placed(sizes: Tensor, seeds: Tensor, grid: Grid, stream: int = 2) -> Tensor:
+def placed(sizes: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
     """Return blocks of `sizes [B, K, 2]` anywhere they fit, as bool `[B, K, time, freq]`."""
-    where = bits(seeds, 2 * sizes.shape[1], stream).view(len(seeds), -1, 2)
+    where = bits(seeds, 2 * sizes.shape[1], 2).view(len(seeds), -1, 2)
     return inside(where * (like(np.array(grid), seeds) - sizes + 1) >> FINE, sizes, grid)
 
 
@@ -300,17 +326,17 @@ def one_by_one(sizes: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
     number = torch.arange(count, dtype=torch.int16, device=seeds.device)[:, None, None]
     covered = placed(sizes, seeds, grid)
     earliest = torch.where(covered, number, torch.full_like(number, count)).amin(1).long()
-    fine = bits(seeds, grid[0] * grid[1]).view(-1, *grid)
-    return (earliest << FINE) + torch.where(earliest < count, 0, fine)
+    return (earliest << FINE) + torch.where(earliest < count, 0, shuffled(seeds, grid))
 
 
 def inside(start: Tensor, size: Tensor, grid: Grid) -> Tensor:
     """Return bool `[B, K, time, freq]` of the blocks that begin at `start [B, K, (time, freq)]`."""
-    along = []
-    for axis in (0, 1):
-        position = torch.arange(grid[axis], device=start.device) - start[..., axis, None]
-        along.append((position >= 0) & (position < size[..., axis, None]))
-    return along[0][..., :, None] & along[1][..., None, :]
+    places = (torch.arange(n, device=start.device) for n in grid)
+    time, freq = (
+        (place >= begin) & (place < begin + length)
+        for place, begin, length in zip(places, start.split(1, -1), size.split(1, -1), strict=True)
+    )
+    return time[..., :, None] & freq[..., None, :]
 
 
 def check(seeds: Tensor, grid: Grid) -> None:

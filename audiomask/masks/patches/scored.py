@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiomask.masks.markov import uniform
-from audiomask.masks.patches.patterns import FINE, Grid, PatchMask, first, ranks, within
+from audiomask.masks.patches.patterns import FINE, AnyRatio, Grid, first, ranks, within
 
 
 @dataclass(frozen=True)
-class Dispersion(PatchMask):
+class Dispersion(AnyRatio):
     """Hide patches more often where more happens (DWM, Niizumi et al. 2026).
 
     `scores [B, time, freq]`, 0 or more, are the `dispersion` of each patch. Hidden patches are drawn one
@@ -29,7 +29,6 @@ class Dispersion(PatchMask):
     takes the greatest of log w - log(-log u), u uniform (Gumbel's trick).
     """
 
-    ratio: float = 0.8
     hint: float = 0.1
     scored: ClassVar[str] = "[B, time, freq], the dispersion of each patch"
 
@@ -53,7 +52,7 @@ class Dispersion(PatchMask):
 
 
 @dataclass(frozen=True)
-class Speech(PatchMask):
+class Speech(AnyRatio):
     """Hide columns with speech more often than silent ones (speech-level masking).
 
     The method is that of arXiv 2210.13805. `scores [B, time]` from 0 to 1 are the fraction or probability of
@@ -61,7 +60,6 @@ class Speech(PatchMask):
     as one without. Columns are hidden whole; in the last one random patches are.
     """
 
-    ratio: float = 0.8
     odds: float = 4.0
     scored: ClassVar[str] = "[B, time], the probability of speech in each column"
 
@@ -80,14 +78,13 @@ class Speech(PatchMask):
 
 
 @dataclass(frozen=True)
-class Segments(PatchMask):
+class Segments(AnyRatio):
     """Hide whole segments of time, like phonemes (phoneme-level masking, arXiv 2210.13805).
 
     `scores [B, time]`, whole numbers, say which segment each column is in (`segments`). Segments are hidden
     in random order; the last one is cut at its end, within a column at random.
     """
 
-    ratio: float = 0.8
     scored: ClassVar[str] = "[B, time], the number of the segment of each column"
 
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
@@ -102,7 +99,7 @@ class Segments(PatchMask):
 
 
 @dataclass(frozen=True)
-class Confidence(PatchMask):
+class Confidence(AnyRatio):
     """Hide spans that begin where a recogniser is sure (Ask2Mask, Baskar et al. 2022).
 
     `scores [B, time]` are the confidence of each column, for example the greatest posterior of a recogniser.
@@ -111,7 +108,6 @@ class Confidence(PatchMask):
     at its end. `utterance_weights` has the other half of the method.
     """
 
-    ratio: float = 0.8
     top: float = 0.4
     span: int = 3
     scored: ClassVar[str] = "[B, time], the confidence of each column"
@@ -226,19 +222,15 @@ def ranks_of_values(x: Tensor) -> Tensor:
 
 
 def checked(
-    scores: Tensor | None, shape: tuple[int, ...], least: float | None = None, most: float | None = None
+    scores: Tensor | None, shape: tuple[int, ...], least: float = -math.inf, most: float = math.inf
 ) -> Tensor:
     """Return `scores` as float32; ValueError unless of that shape and from `least` to `most`."""
     assert scores is not None  # PatchMask has checked it
     if tuple(scores.shape) != shape:
         raise ValueError(f"scores of shape {tuple(scores.shape)}; want {shape}, a number for each place")
     x = scores.float()
-    bad = ~x.isfinite()
-    for limit, beyond in ((least, x.lt), (most, x.gt)):
-        if limit is not None:
-            bad = bad | beyond(limit)
+    bad = ~(x.isfinite() & (x >= least) & (x <= most))
     if bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())
-        low, high = "-inf" if least is None else f"{least:g}", "inf" if most is None else f"{most:g}"
-        raise ValueError(f"scores{list(where)} is {x[where]:g}; want numbers from {low} to {high}")
+        raise ValueError(f"scores{list(where)} is {x[where]:g}; want numbers from {least:g} to {most:g}")
     return x

@@ -1,24 +1,23 @@
 """Draw masks of A-JEPA's curriculum for autoencoders: one kind of mask turns into another.
 
-In `patches_jepa.Curriculum`, the blocks of the paper, context and targets vary in size. Here the two kinds of
+In `jepa.Curriculum`, the blocks of the paper, context and targets vary in size. Here the two kinds of
 blocks hide an exact fraction of the patches, so an autoencoder sees as many as under any other mask.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from audiomask.masks.markov import uniform
 from audiomask.masks.patches.jepa import aware
-from audiomask.masks.patches.patterns import Block, Grid, PatchMask, limits, one_by_one
+from audiomask.masks.patches.patterns import AnyRatio, Block, Grid, PatchMask, Scheduled, limits, one_by_one
 
 
 @dataclass(frozen=True)
-class Strips(PatchMask):
+class Strips(AnyRatio):
     """Hide strips over all frequencies or all times, one after the other until there are enough.
 
     These are the time-frequency-aware targets of A-JEPA (Fei et al. 2023). Areas are uniform in `scale`, as
@@ -26,7 +25,6 @@ class Strips(PatchMask):
     patches of its earliest columns. If `strips` of them do not suffice, the rest is random.
     """
 
-    ratio: float = 0.8
     scale: tuple[float, float] = (0.05, 0.075)
     strips: int = 64
 
@@ -49,7 +47,7 @@ BLOCKS, STRIPS = Block(0.8, (0.15, 0.2), (0.75, 1.5)), Strips(0.8)
 
 
 @dataclass(frozen=True)
-class Staged(PatchMask):
+class Staged(PatchMask, Scheduled):
     """Draw `late` masks instead of `early` ones ever more often, with A-JEPA's probability.
 
         f(s) = min(1, sqrt(s (1 - c0^2) / S + c0^2))        s = `step`, S = `steps`, c0 = `start`
@@ -57,19 +55,15 @@ class Staged(PatchMask):
     By default, as there, blocks of the size of I-JEPA's targets turn into strips of time or of frequency.
     """
 
-    steps: int
-    step: int = 0
     start: float = 0.01
     early: PatchMask = BLOCKS
     late: PatchMask = STRIPS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or self.step < 0 or not 0 <= self.start <= 1:
-            raise ValueError(
-                f"step {self.step} of {self.steps}, start {self.start:g}; want step from 0, steps from 1 and "
-                "a probability"
-            )
+        Scheduled.__post_init__(self)
+        if not 0 <= self.start <= 1:
+            raise ValueError(f"start is {self.start:g}; want a probability, .01 for example")
         if self.early.ratio != self.late.ratio:
             raise ValueError(
                 f"early hides {self.early.ratio:g} of the patches, late {self.late.ratio:g}; make them equal"
@@ -81,10 +75,6 @@ class Staged(PatchMask):
     def ratio(self) -> float:  # type: ignore[override]
         return self.early.ratio
 
-    def at(self, step: int) -> Self:
-        """Return the mask at another step."""
-        return replace(self, step=step)
-
     def order(self, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Tensor:
-        late = uniform(seeds, 1, 3)[:, :, None] < aware(self.step / self.steps, self.start)
+        late = uniform(seeds, 1, 3)[:, :, None] < aware(self.done, self.start)
         return torch.where(late, self.late.order(seeds, grid), self.early.order(seeds, grid))
