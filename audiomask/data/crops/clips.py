@@ -8,43 +8,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.labels import targets
-from audiomask.data.crops.packed import Corpus
+from audiomask.data.crops.packed import Corpus, Rows
 from audiomask.data.kaldi.directory import DataDir, read_mono
 
 
-class Crops(Dataset[dict[str, Tensor]]):
-    """Cuts row `n` at random from a corpus, seeded with `(seed, n)` as in `data.loading`.
-
-    An item is `audio [L]` float32, `seed` int64 (of the mask) and, with `beside`, its `confidence [L]`.
+class Crops(Rows):
+    """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`.
 
     Args:
         corpus, length: Corpus, packed or in shards; samples of a crop, for which shorter recordings repeat.
         augment: Roll the crop by any number of samples and scale it by .5 + Beta(10, 10), as Audio-MAE.
+        seed: Seed of all rows.
         beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
     """
 
     def __init__(
         self, corpus: Corpus, length: int, augment: bool = True, seed: int = 0, beside: Corpus | None = None
     ):
-        self.corpus, self.length, self.augment, self.seed = corpus, length, augment, seed
-        self.beside = beside
+        super().__init__(length, seed, corpus, beside)
+        self.corpus, self.augment, self.beside = corpus, augment, beside
 
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        self.corpus.seek(row)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         same = copy.deepcopy(rng)
         x, by, gain = self.corpus.crop(rng, self.length), 0, np.float32(1)
         if self.augment:
             by, gain = int(rng.integers(self.length)), np.float32(0.5 + rng.beta(10, 10))
-        item = {"audio": torch.from_numpy(np.roll(x, by) * gain)}
+        item = {"audio": np.roll(x, by) * gain}
         if self.beside is not None:
-            item["confidence"] = torch.from_numpy(np.roll(self.beside.crop(same, self.length), by))
-        return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
+            item["confidence"] = np.roll(self.beside.crop(same, self.length), by)
+        return item
 
 
 def confidences(data: DataDir, key: str, length: int) -> np.ndarray:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
-from audiomask.data.crops.packed import PackedAudio, cut
+from audiomask.data.crops.packed import PackedAudio, Rows, cut, drawn
 from audiomask.data.kaldi.directory import read_mono, resampled
 
 
@@ -51,31 +50,27 @@ class Pairs(Utterances):
         return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": key}
 
 
-class PairCrops(Dataset[dict[str, torch.Tensor]]):
-    """Cuts row `n` at random from packed pairs, seeded with `(seed, n)` as in `data.loading`.
+class PairCrops(Rows):
+    """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, the noisy recording minus the clean one.
 
-    An item is `speech [L]`, `noise [1, L]` float32, `seed` int64 (for the augmentation). The noise is the
-    noisy recording minus the clean one, so that noises can be dealt out anew within a batch
-    (`data.augment.Augment`).
+    Noises can thus be dealt out anew within a batch (`simulate.augment.Augment`).
 
     Args:
         pairs: Packed corpus whose entries are the clean recording followed by the noisy one.
         length: Samples of a crop. A shorter pair stands at a random place among zeros.
+        seed: Seed of all rows.
     """
 
     def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
-        self.pairs, self.length, self.seed = pairs, length, seed
+        super().__init__(length, seed, pairs)
+        self.pairs = pairs
 
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        i = self.pairs.draw(rng)
-        n = self.pairs.lengths[i] // 2
-        start = self.pairs.offsets[i]
-        pair = self.pairs.samples[start : start + 2 * n].reshape(2, n)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        i = drawn(self.pairs.cdf, rng)
+        n = int(self.pairs.lengths[i]) // 2
 
         def read(at: int, count: int) -> np.ndarray:
-            return pair[:, at : at + count].astype(np.float32) / 32768
+            return np.stack([self.pairs.read(i, start + at, count) for start in (0, n)])
 
-        clean, noisy = torch.from_numpy(cut(read, int(n), rng, self.length, "pad"))
-        seed = torch.tensor(int(rng.integers(2**62)))
-        return {"speech": clean, "noise": (noisy - clean)[None], "seed": seed}
+        clean, noisy = cut(read, n, rng, self.length, "pad")
+        return {"speech": clean, "noise": (noisy - clean)[None]}

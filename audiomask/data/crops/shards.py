@@ -26,7 +26,7 @@ import soundfile as sf
 
 from audiomask.audio import AudioError, replacing
 from audiomask.data.crops.labels import count, labels_of, rarity
-from audiomask.data.crops.packed import cut, within_full_scale
+from audiomask.data.crops.packed import Corpus, within_full_scale
 from audiomask.data.kaldi.directory import DataDir, DataError, read_mono
 
 INDEX = "shards.json"
@@ -102,13 +102,12 @@ def label_counts(folder: str | Path) -> dict[str, int]:
     return counts
 
 
-class ShardedAudio:
-    """A sharded corpus that gives random crops; `seek` says for which row of the training.
+class ShardedAudio(Corpus):
+    """A sharded corpus, whose open shard alone is drawn from; `seek` opens that of a row.
 
     A stream of rows is drawn by one loading process of one rank. With `world` ranks of `workers` each, every
     stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop comes
-    from any place of the open shard, every second alike. With a shard open, `keys` and `labels` are those of
-    its utterances.
+    from any place of the open shard, every second alike.
 
     Args:
         folder, sample_rate: Folder written by `write`, and the rate of its shards in Hz.
@@ -153,10 +152,7 @@ class ShardedAudio:
             amount = amount / amount.sum() * sum(s["utterances"] for s in self.shards)
         self.rows = amount.round().astype(int).clip(1)
         self.name = ""
-        self._flac: list[bytes] = []
-        self.keys: list[str] = []
-        self.labels: list[list[str]] = []
-        self._lengths = self._cdf = np.zeros(0)
+        self._flac: tuple[bytes, ...] = ()
 
     def shard_of(self, row: int) -> str:
         """Return the name of the shard that `row` is drawn from (see `data.modules.Batches`)."""
@@ -173,11 +169,10 @@ class ShardedAudio:
         """Open the shard of `row`; AudioError if it is missing, cut short or damaged."""
         if (name := self.shard_of(row)) != self.name:
             flac, facts = zip(*self._read(name), strict=True)
-            self.name, self._flac = name, list(flac)
-            self.keys = [f["key"] for f in facts]
+            self.name, self._flac = name, flac
             self.labels = [f.get("labels", []) for f in facts]
-            self._lengths = np.array([f["samples"] for f in facts])
-            self._cdf = np.cumsum(self._lengths / self._lengths.sum())
+            self.lengths = np.array([f["samples"] for f in facts])
+            self.cdf = np.cumsum(self.lengths / self.lengths.sum())
 
     def _read(self, name: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
         from webdataset.tariterators import tarfile_samples
@@ -200,17 +195,7 @@ class ShardedAudio:
         if count != wanted:
             raise AudioError(f"{path}: ends after {count} of {wanted} utterances; {REMEDY}")
 
-    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return a crop of the open shard, see `PackedAudio.crop`."""
-        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._flac) - 1)
-        return self.crop_of(i, rng, length, fill)
-
-    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return a crop of the open shard's `i`-th recording, see `PackedAudio.crop_of`."""
-
-        def read(at: int, count: int) -> np.ndarray:
-            with sf.SoundFile(io.BytesIO(self._flac[i])) as file:
-                file.seek(at)
-                return file.read(count, dtype="float32")
-
-        return cut(read, int(self._lengths[i]), rng, length, fill)
+    def read(self, i: int, at: int, count: int) -> np.ndarray:
+        with sf.SoundFile(io.BytesIO(self._flac[i])) as file:
+            file.seek(at)
+            return file.read(count, dtype="float32")
