@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from audiomask.audio import AudioError
 from audiomask.data.crops.labels import targets
 from audiomask.data.crops.packed import Corpus, Rows
-from audiomask.data.kaldi.directory import DataDir, read_mono
+from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 
 
 class Crops(Rows):
@@ -62,7 +62,7 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 
 
 class Utterances(Dataset[dict[str, Any]]):
-    """A base of data sets with an item for each utterance of a data directory.
+    """A base of data sets with an item for each utterance of a data directory: its `signals` and `key`.
 
     AudioError with the reason `why` if it lacks the table `needed`.
     """
@@ -73,29 +73,38 @@ class Utterances(Dataset[dict[str, Any]]):
             raise AudioError(f"{path}: no {needed} beside wav.scp{why}")
         self.utterances = list(self.data.utterances())
 
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
+        """Return the signals of an utterance by name."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        u = self.utterances[i]
+        return {name: torch.from_numpy(x) for name, x in self.signals(u).items()} | {"key": u.key}
+
 
 class Clips(Utterances):
-    """Reads the utterances of a data directory from their beginning, for validation.
+    """Reads `audio [T]` from the beginning of each utterance, for validation.
 
-    An item is `audio [T]`, of `length` samples at most (0: whole), `seed` (the row's number), `key` and, if
-    asked for, `confidence [T]`.
+    It has `length` samples at most (0: all). An item has `seed`, its number, and `confidence [T]` if asked
+    for.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):
         super().__init__(path, sample_rate)
         self.length, self.confidence = length, confidence
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        u = self.utterances[i]
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
         x = read_mono(self.data, u, self.sample_rate)
-        end = self.length or len(x)
-        item = {"audio": torch.from_numpy(x[:end]), "seed": torch.tensor(i), "key": u.key}
+        found = {"audio": x}
         if self.confidence:
-            item["confidence"] = torch.from_numpy(confidences(self.data, u.key, len(x))[:end])
-        return item
+            found["confidence"] = confidences(self.data, u.key, len(x))
+        return {name: x[: self.length or None] for name, x in found.items()}
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return super().__getitem__(i) | {"seed": torch.tensor(i)}
 
 
 class LabelledClips(Clips):
@@ -105,6 +114,5 @@ class LabelledClips(Clips):
         super().__init__(path, sample_rate, length)
         self.target = targets(self.data, classes)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        item = super().__getitem__(i)
-        return {**item, "target": torch.from_numpy(self.target[item["key"]])}
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
+        return super().signals(u) | {"target": self.target[u.key]}

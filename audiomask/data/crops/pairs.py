@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
 from audiomask.data.crops.packed import PackedAudio, Rows, cut, drawn
-from audiomask.data.kaldi.directory import read_mono, resampled
+from audiomask.data.kaldi.directory import Utterance, read_mono, resampled
 
 
 class Pairs(Utterances):
-    """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
-
-    An item is `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
+    """Reads pairs of a data directory, `noisy [T]` or `[M, T]` of wav.scp, `clean [T]` of clean.scp.
 
     Args:
+        path, sample_rate: Data directory, and the rate in Hz to read at.
         array: Read several microphones in the noisy recordings, the reference alone in the clean ones; else
             mix all to mono.
     """
@@ -28,26 +25,19 @@ class Pairs(Utterances):
         super().__init__(path, sample_rate, "clean.scp", "; `audiomask data mix` makes such a directory")
         self.array = array
 
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return noisy and clean samples `[T]` or, of an array, `[M, T]` and `[T]`."""
-        u = self.utterances[i]
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
         if not self.array:
             noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
-            if len(noisy) == len(clean):
-                return noisy, clean
-            lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
-            raise AudioError(f"{u.key}: {lengths}; pair them anew")
+            if len(noisy) != len(clean):
+                lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
+                raise AudioError(f"{u.key}: {lengths}; pair them anew")
+            return {"noisy": noisy, "clean": clean}
         loaded = (self.data.load(u, table) for table in ("wav", "clean"))
         noisy, clean = (resampled(x, rate, self.sample_rate) for x, rate in loaded)
-        if clean.shape[0] == 1 and noisy.shape[1] == clean.shape[1]:
-            return noisy, clean[0]
-        shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
-        raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        noisy, clean = self.read(i)
-        key = self.utterances[i].key
-        return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": key}
+        if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
+            shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
+            raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
+        return {"noisy": noisy, "clean": clean[0]}
 
 
 class PairCrops(Rows):

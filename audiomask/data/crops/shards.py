@@ -30,6 +30,7 @@ from audiomask.data.crops.packed import Corpus, within_full_scale
 from audiomask.data.kaldi.directory import DataDir, DataError, read_mono
 
 INDEX = "shards.json"
+Share = Literal["samples", "utterances", "weight"]
 REMEDY = "copy it again, or write the shards anew with `audiomask data shard`"
 
 
@@ -91,6 +92,11 @@ def write(
     return len(shards), failed
 
 
+def sharded(path: str | Path) -> bool:
+    """Return whether `path` is a folder of shards."""
+    return (Path(path) / INDEX).exists()
+
+
 def label_counts(folder: str | Path) -> dict[str, int]:
     """Return how many utterances have each label; DataError if the shards hold no labels."""
     counts = json.loads((Path(folder) / INDEX).read_text()).get("labels")
@@ -127,7 +133,7 @@ class ShardedAudio(Corpus):
         world: int = 1,
         workers: int = 1,
         seed: int = 0,
-        share: Literal["samples", "utterances", "weight"] = "samples",
+        share: Share = "samples",
     ):
         self.folder = Path(folder)
         index = json.loads((self.folder / INDEX).read_text())
