@@ -247,7 +247,7 @@ class LossySpeech(NoisySpeech):
 
 
 class PairedSpeech(Rows):
-    """Provides pairs of noisy and clean recordings, for `data.augment.Augment` and validation.
+    """Provides pairs of noisy and clean recordings, for `simulate.augment.Augment` and validation.
 
     Args:
         train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).

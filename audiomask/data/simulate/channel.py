@@ -1,6 +1,6 @@
 """Add wind to the signal of a microphone, and pass signals through codecs.
 
-Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `data.simulate`, which draws them.
+Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `degrade`, which draws them.
 The codecs are those that libsndfile writes and reads back without a shift in time. They run row by row on the
 CPU.
 """
@@ -43,12 +43,7 @@ def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> T
 
 
 def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:
-    """Return `x [T]` after a codec, as long as before; `effort` runs from best (0) to worst (1).
-
-    ValueError for a codec that `CODECS` lacks.
-    """
-    if codec not in CODECS:
-        raise ValueError(f"no codec {codec!r}; there are: {', '.join(CODECS)}")
+    """Return `x [T]` after one of `CODECS`, as long as before; `effort` goes from best (0) to worst (1)."""
     container, subtype, levels = CODECS[codec]
     options = {} if levels is None else {"compression_level": levels[0] + effort * (levels[1] - levels[0])}
     file = io.BytesIO()
