@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from audiomask.data.simulate.packet_loss import Traced
 from audiomask.masks.packets import TRACE_MS
 
 
+@dataclass(eq=False)
 class Batches(Sampler[list[int]]):
     """Numbers the rows of one process' batches, starting where the training stands.
 
@@ -41,11 +43,11 @@ class Batches(Sampler[list[int]]):
     one further in a run resumed from a checkpoint written at the end of an epoch.
     """
 
-    def __init__(
-        self, steps: int, batch_size: int, position: Callable[[], int], rank: int = 0, world: int = 1
-    ):
-        self.steps, self.batch_size, self.position = steps, batch_size, position
-        self.rank, self.world = rank, world
+    steps: int
+    batch_size: int
+    position: Callable[[], int]
+    rank: int = 0
+    world: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         start = self.position()

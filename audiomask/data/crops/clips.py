@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from audiomask.data.crops.packed import Corpus, Rows
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 
 
+@dataclass(eq=False)
 class Crops(Rows):
     """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`.
 
@@ -26,11 +28,11 @@ class Crops(Rows):
         beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
     """
 
-    def __init__(
-        self, corpus: Corpus, length: int, augment: bool = True, seed: int = 0, beside: Corpus | None = None
-    ):
-        super().__init__(length, seed, corpus, beside)
-        self.corpus, self.augment, self.beside = corpus, augment, beside
+    corpus: Corpus
+    length: int
+    augment: bool = True
+    seed: int = 0
+    beside: Corpus | None = None
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         same = copy.deepcopy(rng)

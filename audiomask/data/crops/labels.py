@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -60,6 +61,7 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(labels, one_hot(list(labels.values()), classes), strict=True))
 
 
+@dataclass(eq=False)
 class LabelledCrops(Rows):
     """Cuts random crops and their labels: `audio [L]`, `target [K]` float32.
 
@@ -72,17 +74,14 @@ class LabelledCrops(Rows):
         seed: Seed of all rows.
     """
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        counts: dict[str, int],
-        length: int,
-        balanced: bool = False,
-        mixup: float = 0.0,
-        seed: int = 0,
-    ):
-        super().__init__(length, seed, corpus)
-        self.corpus, self.counts, self.balanced, self.mixup = corpus, counts, balanced, mixup
+    corpus: Corpus
+    counts: dict[str, int]
+    length: int
+    balanced: bool = False
+    mixup: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self._labels: list[list[str]] | None = None
         self._target = self._cdf = np.zeros(0)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -172,24 +173,25 @@ class Rows(Dataset[dict[str, Tensor]]):
     """A base of training rows, each drawn with a generator seeded with `(seed, its number)`.
 
     An item has what `draw` returns, and `seed` int64 for what is drawn later, on the training device.
+    Subclasses are dataclasses; a corpus among their fields is prepared for every row.
     """
 
-    def __init__(self, length: int, seed: int, *corpora: Corpus | None):
-        self.length, self.seed = length, seed
-        self.corpora = [corpus for corpus in corpora if corpus is not None]
+    seed: int
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Return the signals of a row, for which the corpora are prepared."""
+        """Return the signals of a row."""
         raise NotImplementedError
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        for corpus in self.corpora:
-            corpus.seek(row)
+        for corpus in vars(self).values():
+            if isinstance(corpus, Corpus):
+                corpus.seek(row)
         rng = np.random.default_rng([self.seed, row])
         item = {name: torch.from_numpy(x) for name, x in self.draw(rng).items()}
         return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
 
 
+@dataclass(eq=False)
 class SpeechAndNoise(Rows):
     """Cuts raw crops for a simulation: `speech [L]`, and several noises for it, `noise [K, L]`.
 
@@ -199,25 +201,18 @@ class SpeechAndNoise(Rows):
         noises: Noise slots a row.
         babble, music_share, synthetic: Chance that a slot holds several talkers, music, or Gaussian noise
             (which the simulation then colours) instead of a recording.
-        seed: Seed that, with a row's number, determines the row.
+        seed: Seed of all rows.
     """
 
-    def __init__(
-        self,
-        speech: Corpus,
-        noise: Corpus,
-        length: int,
-        music: Corpus | None = None,
-        noises: int = 3,
-        babble: float = 0.1,
-        music_share: float = 0.06,
-        synthetic: float = 0.08,
-        seed: int = 0,
-    ):
-        super().__init__(length, seed, speech, noise, music)
-        self.speech, self.noise, self.music = speech, noise, music
-        self.noises, self.babble, self.synthetic = noises, babble, synthetic
-        self.music_share = music_share if music is not None else 0.0
+    speech: Corpus
+    noise: Corpus
+    length: int
+    music: Corpus | None = None
+    noises: int = 3
+    babble: float = 0.1
+    music_share: float = 0.06
+    synthetic: float = 0.08
+    seed: int = 0
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         u = rng.random()

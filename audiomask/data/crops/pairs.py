@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class Pairs(Utterances):
         return {"noisy": noisy, "clean": clean[0]}
 
 
+@dataclass(eq=False)
 class PairCrops(Rows):
     """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, the noisy recording minus the clean one.
 
@@ -51,9 +53,9 @@ class PairCrops(Rows):
         seed: Seed of all rows.
     """
 
-    def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
-        super().__init__(length, seed, pairs)
-        self.pairs = pairs
+    pairs: PackedAudio
+    length: int
+    seed: int = 0
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         i = drawn(self.pairs.cdf, rng)

@@ -53,9 +53,8 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     utterances = list(data.utterances())
     labels = labels_of(data) if "utt2label" in data.tables else {}
-    written: dict[str, list[list[str]]] = {}  # labels by shard
+    written: dict[str, list[tuple[int, list[str]]]] = {}  # samples and labels by shard
     order = np.random.default_rng(seed).permutation(len(utterances))
-    shards: dict[str, dict[str, Any]] = {}
     failed: list[AudioError] = []
     pattern = str(out).replace("%", "%%") + "/shard-%06d.tar"
     with ShardWriter(pattern, maxcount=2**40, maxsize=shard_bytes, verbose=0, mtime=0) as sink:
@@ -74,22 +73,20 @@ def write(
             # libsndfile silently decodes a FLAC frame with a wrong checksum to silence
             facts |= {"crc": zlib.crc32(sound)} | ({"labels": labels[u.key]} if labels else {})
             sink.write({"__key__": f"{number:08d}", "flac": sound, "json": json.dumps(facts).encode()})
-            name = Path(sink.fname).name
-            shard = shards.setdefault(name, {"utterances": 0, "samples": 0})
-            shard["utterances"] += 1
-            shard["samples"] += len(x)
-            written.setdefault(name, []).append(labels.get(u.key, []))
-    if not shards:
+            written.setdefault(Path(sink.fname).name, []).append((len(x), labels.get(u.key, [])))
+    if not written:
         raise AudioError(f"{data.path}: no audio to write to shards; `audiomask data validate` says why")
     index: dict[str, Any] = {"sample_rate": sample_rate, "seed": seed}
     if labels:
-        counts = index["labels"] = count(names for parts in written.values() for names in parts)
-        for name, parts in written.items():
-            shards[name]["weight"] = sum(rarity(names, counts) for names in parts)
-    index["shards"] = [{"name": n, **s} for n, s in shards.items()]
+        index["labels"] = count(names for parts in written.values() for _, names in parts)
+    index["shards"] = []
+    for name, parts in written.items():
+        shard = {"name": name, "utterances": len(parts), "samples": sum(samples for samples, _ in parts)}
+        weight = {"weight": sum(rarity(names, index["labels"]) for _, names in parts)} if labels else {}
+        index["shards"].append(shard | weight)
     with replacing(out / INDEX) as part:
         part.write_text(json.dumps(index, indent=1) + "\n")
-    return len(shards), failed
+    return len(written), failed
 
 
 def sharded(path: str | Path) -> bool:
