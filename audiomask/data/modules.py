@@ -1,8 +1,7 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
-`NoisySpeech` mixes speech and noise, `LossySpeech` is validated with loss traces, `NoisyArray` with the pairs
-of an array. `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` those with
-labels.
+`NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a corpus,
+`Sounds` and `LabelledSounds` take any recordings.
 """
 
 from __future__ import annotations
@@ -33,14 +32,12 @@ from audiomask.masks.packets import TRACE_MS
 
 @dataclass(eq=False)
 class Batches(Sampler[list[int]]):
-    """Numbers the rows of one process' batches, starting where the training stands.
+    """Numbers the rows of one process' batches, from where the training stands to the end of the epoch.
 
-    An iteration ends with the epoch, and the rows of a run are counted through. Batch `i` of `world`
-    processes is the next `world * batch_size` rows, and each process takes its `batch_size` in the order of
-    `rank`: two processes with B rows each train on the rows of one process with 2 B.
-
-    Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
-    one further in a run resumed from a checkpoint written at the end of an epoch.
+    The rows of a run are counted through. Batch `i` of `world` processes is the next `world * batch_size`
+    rows, each process taking its own in the order of `rank`: two processes with B rows each train on the rows
+    of one process with 2 B. `position` counts the batches trained on; Lightning's count of epochs is one
+    further in a run resumed from a checkpoint written at the end of an epoch.
     """
 
     steps: int
@@ -62,11 +59,10 @@ class Batches(Sampler[list[int]]):
 def packed(
     data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
 ) -> Path:
-    """Return the prefix of the packed corpus of `data` (see `crops.packed`); make it if missing.
+    """Return the prefix of the packed corpus of `data`; make it if missing, with `read` of each utterance.
 
     The prefix contains a hash of its sources: the place of `data`, its `tables` (comma-separated stems), and
-    size and time of every file that they name, so that a recording that was replaced is packed anew. `read`
-    gives the samples of an utterance.
+    size and time of every file that they name, so that a recording that was replaced is packed anew.
     """
     scps = [f"{stem}.scp" for stem in tables.split(",")]
     entries = {entry for name in scps for entry in data.tables.get(name, {}).values()}
@@ -92,11 +88,9 @@ class Rows(pl.LightningDataModule):
 
     Args:
         train, valid: Data directories; `train` may be a folder of shards (see `crops.shards`).
-        cache: Folder for the packed corpora (see `crops.packed`); made once, reused while the recordings and
-            their tables are unchanged.
+        cache: Folder for the packed corpora, reused while the recordings and their tables are unchanged.
         sample_rate: Rate in Hz; in a recipe that of the network, which fills it in.
-        batch_size, steps: Rows of a batch in each process, batches of an epoch (validation and checkpoints
-            come at its end).
+        batch_size, steps: Rows of a batch in each process, batches of an epoch (validation ends it).
         segment: Samples of a training row.
         seed: Seed that, with a row's number, determines the row.
         workers: Processes that cut crops; 0 does it in the training process.
@@ -188,10 +182,9 @@ class NoisySpeech(Rows):
         train, noise, music: Data directories, or folders of shards, of clean speech, of noise, whose kind is
             each recording's speaker (utt2spk), and, optionally, of music.
         valid: Data directory of fixed pairs.
-        crop: Samples of the raw material of a row; 0: half as much again as `segment`, or more if the
-            simulation needs it.
-        speech_weights, noise_weights, music_share, babble, synthetic, noises: See
-            `PackedAudio` and `SpeechAndNoise`.
+        crop: Samples of the raw material of a row; 0: 1.5 `segment`, or more if the simulation needs it.
+        speech_weights, noise_weights: See `PackedAudio`.
+        music_share, babble, synthetic, noises: See `SpeechAndNoise`.
         rest: See `Rows`.
     """
 
@@ -316,8 +309,7 @@ class LabelledSounds(Rows):
 
     Args:
         train: Data directory with utt2label, or a folder of shards made of one.
-        valid, test: Data directories for validation, and to judge the weights that were kept after the
-            training.
+        valid, test: Data directories for validation, and to judge the weights kept after the training.
         balanced, mixup: See `LabelledCrops`.
         rest: See `Rows`.
     """

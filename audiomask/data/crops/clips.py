@@ -90,8 +90,7 @@ class Utterances(Dataset[dict[str, Any]]):
 class Clips(Utterances):
     """Reads `audio [T]` from the beginning of each utterance, for validation.
 
-    It has `length` samples at most (0: all). An item has `seed`, its number, and `confidence [T]` if asked
-    for.
+    It has `length` samples at most (0: all). An item has its number, `seed`, and `confidence [T]` if asked.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):

@@ -4,9 +4,8 @@ A corpus is decoded once, to one flat int16 file with an index (`pack`), and rea
 afterwards (`PackedAudio`). A random crop then costs a page fault instead of a codec start, and any number of
 processes share the pages. The modules of `simulate` mix them, with rooms and levels, on the training device.
 
-Everything drawn for row number `n` of a run comes from a generator seeded with `(seed, n)`. A resumed run
-therefore sees the same data in the same order as one that never stopped, and the rows are the same however
-they are divided into batches and processes.
+A row depends on the seed and its number alone (`Rows`): a resumed run sees the same data in the same order as
+one that never stopped, however the rows are divided into batches and processes.
 """
 
 from __future__ import annotations
@@ -64,10 +63,9 @@ def within_full_scale(x: np.ndarray) -> np.ndarray:
 def cut(
     read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
 ) -> np.ndarray:
-    """Return samples `[length]` or `[C, length]` from a random place of a recording.
+    """Return a crop of a recording (see `Corpus.crop`), of which `read(at, count)` gives some samples.
 
-    `read(at, count)` gives some of its `n` samples. Shorter recordings are treated as by `Corpus.crop`; only
-    `fill="pad"` takes several channels.
+    With `fill="pad"`, these may be of several channels, `[C, count]`.
     """
     if n >= length:
         return read(int(rng.integers(n - length + 1)), length)

@@ -3,12 +3,12 @@
     shards/shard-000000.tar   00000000.flac  00000000.json  00000001.flac ...   (WebDataset's layout)
            shards.json        sample rate, and each shard's utterances and samples
 
-`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels of a
-directory with utt2label travel in the json of their utterance; shards.json then has how many utterances have
-each label, and of each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the
-place of `PackedAudio`, with one shard at a time in memory, as FLAC, read from end to end: random crops of it
-serve as many rows of the training as it has audio for, then the next shard of the pass comes. The shard of a
-row is computed from the row's number, so nothing has to be saved to resume.
+`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels
+(utt2label) travel in the json of their utterance; shards.json then counts the utterances of each label, and
+has for each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the place of
+`PackedAudio`, with one shard at a time in memory, as FLAC: random crops of it serve as many rows as it has
+audio for, then the next shard of the pass comes. The shard of a row is computed from the row's number, so
+nothing has to be saved to resume.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class ShardedAudio(Corpus):
     """A sharded corpus, whose open shard alone is drawn from; `seek` opens that of a row.
 
     A stream of rows is drawn by one loading process of one rank. With `world` ranks of `workers` each, every
-    stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop comes
-    from any place of the open shard, every second alike.
+    stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. All seconds of
+    the open shard are drawn alike.
 
     Args:
         folder, sample_rate: Folder written by `write`, and the rate of its shards in Hz.

@@ -2,8 +2,7 @@
 
 Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`. `Degrade` draws the
 parameters and calls them in the order in which the world does it: the talker's speed and voice colour, the
-room, the noises at their levels, the microphone's level, band and overload. All randomness of a row comes
-from a generator of its own (`RowDraws`), so a seed replays a row in any batch.
+room, the noises at their levels, the microphone's level, band and overload.
 """
 
 from __future__ import annotations
@@ -28,14 +27,15 @@ GRAIN = 320  # samples that speeds are rounded to, so that transforms stay quick
 
 
 class RowDraws:
-    """Random numbers that each row of a batch draws from a generator with its own seed.
+    """Random numbers that each row of a batch draws from a generator of its own.
 
-    A row then depends neither on the rows beside it nor on how many processes share the batch.
+    A seed thus replays a row in any batch.
 
     Args:
         seeds: Seeds `[B]` int64.
-        count: Numbers a row that `uniform` will hand out; they are drawn at once, since many small draws
-            would keep a GPU waiting. Taking more is a RuntimeError.
+        count: Numbers a row for `uniform`, drawn at once to spare a GPU many small draws. Taking more is a
+            RuntimeError.
+        device: Device of the numbers.
     """
 
     def __init__(self, seeds: Tensor, count: int, device: torch.device | str = "cpu"):

@@ -222,11 +222,10 @@ class ArrayScenes(Simulation):
         return self._rooms
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noisy `[B, M, segment]` and clean `[B, segment]` signals of raw rows.
+        """Return noisy `[B, M, segment]` and clean `[B, segment]` signals of rows of `crop` samples or more.
 
-        These are `speech [B, L]`, `noise [B, K, L]`, L >= segment times the greatest speed + 320, and
-        `seeds [B]`. All draws follow from the first seed and the size of the batch: unlike with
-        `degrade.Degrade`, two processes do not draw the scenes of one process with twice the batch.
+        All draws follow from the first seed and the size of the batch: unlike with `degrade.Degrade`, two
+        processes do not draw the scenes of one process with twice the batch.
         """
         b, k, _ = noise.shape
         _ = self.rooms  # raises first where the bank does not fit

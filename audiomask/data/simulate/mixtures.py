@@ -1,8 +1,7 @@
 """Write fixed mixtures of speech and noise, for validation sets and tiny corpora.
 
-Training mixes on the fly and on the training device (`degrade.py`). A validation set must instead stay the
-same for months, so it is drawn once, here, with nothing but numpy, and written to disk: a seed and two data
-directories give the same mixtures on every machine.
+Training mixes as it runs (`degrade.py`). A validation set must instead stay the same for months, so it is
+drawn once, with nothing but numpy: a seed and two data directories give the same mixtures on every machine.
 """
 
 from __future__ import annotations
@@ -66,9 +65,8 @@ def mix_at_snr(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (clean, noisy): speech `[T]` at `level_dbfs`, and with noise `snr_db` below it.
 
-    Both are float32. SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would
-    exceed .99, both are scaled by one factor, which leaves the SNR as drawn. DataError for a silent
-    signal.
+    Levels are of all T samples, pauses included. If one would exceed .99, both signals are scaled by one
+    factor, which leaves the SNR as drawn. DataError for a silent signal.
     """
     levels = rms_dbfs(speech), rms_dbfs(noise)
     if not np.isfinite(levels).all():
