@@ -21,7 +21,7 @@ class Example:
     Attributes:
         given: Signals `[B, C, T]` (controls `[B]`) by input of the network; one that it lacks is ignored.
         wanted: Signals `[B, C, T]` by output. A single one is that of the first output, whatever its name.
-        level: RMS `[B, 1, 1]` that rows are divided by when compared, so that loud and quiet ones count alike.
+        level: RMS `[B, 1, 1]` that rows are divided by when compared, so that loud and quiet count alike.
         where: Float `[B, T]`, 1 where something is to be estimated; None: everywhere.
     """
 

@@ -1,7 +1,7 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
-`NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a corpus,
-`Sounds` and `LabelledSounds` take any recordings.
+`NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a
+corpus, `Sounds` and `LabelledSounds` take any recordings.
 """
 
 from __future__ import annotations
