@@ -141,14 +141,15 @@ class PackedAudio(Corpus):
             )
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
         self.keys, groups, *places = zip(*json.loads(index.read_text())["entries"], strict=True)
-        self.offsets, self.lengths = map(np.array, places)
+        groups, self.offsets, self.lengths = map(np.array, (groups, *places))
         self.labels = [labels[key] for key in self.keys] if labels else []
         p = self.lengths.astype(np.float64)
         if weights is not None:
             p = np.zeros(len(groups))
             rest = np.ones(len(groups), bool)
             for pattern, weight in weights.items():
-                hit = rest & np.array([_matches(group, pattern) for group in groups])
+                begins = np.char.startswith(groups, pattern.removesuffix("*"))
+                hit = rest & (begins if pattern.endswith("*") else groups == pattern)
                 if not hit.any():
                     raise AudioError(f"{prefix}: no group matches the weight for {pattern!r}")
                 p[hit] = weight * self.lengths[hit] / self.lengths[hit].sum()
@@ -161,10 +162,6 @@ class PackedAudio(Corpus):
     def read(self, i: int, at: int, count: int) -> np.ndarray:
         start = self.offsets[i] + at
         return self.samples[start : start + count].astype(np.float32) / 32768
-
-
-def _matches(group: str, pattern: str) -> bool:
-    return group.startswith(pattern[:-1]) if pattern.endswith("*") else group == pattern
 
 
 class Rows(Dataset[dict[str, Tensor]]):
