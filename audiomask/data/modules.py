@@ -32,12 +32,12 @@ from audiomask.masks.packets import TRACE_MS
 
 @dataclass(eq=False)
 class Batches(Sampler[list[int]]):
-    """Numbers the rows of one process' batches, from where the training stands to the end of the epoch.
+    """Numbers the rows of one process' batches, from where the training stands.
 
-    The rows of a run are counted through. Batch `i` of `world` processes is the next `world * batch_size`
-    rows, each process taking its own in the order of `rank`: two processes with B rows each train on the rows
-    of one process with 2 B. `position` counts the batches trained on; Lightning's count of epochs is one
-    further in a run resumed from a checkpoint written at the end of an epoch.
+    An iteration ends with the epoch, and the rows of a run are counted through. Batch `i` of `world`
+    processes is the next `world * batch_size` rows, and each process takes its `batch_size` in the order of
+    `rank`: two processes with B rows each train on the rows of one process with 2 B. `position` counts the
+    batches trained on; Lightning's epochs are one further in a run resumed from the end of an epoch.
     """
 
     steps: int
@@ -59,7 +59,7 @@ class Batches(Sampler[list[int]]):
 def packed(
     data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
 ) -> Path:
-    """Return the prefix of the packed corpus of `data`; make it if missing, with `read` of each utterance.
+    """Return the prefix of the packed corpus of `data`; make it, by `read`, if it is missing.
 
     The prefix contains a hash of its sources: the place of `data`, its `tables` (comma-separated stems), and
     size and time of every file that they name, so that a recording that was replaced is packed anew.
@@ -140,9 +140,9 @@ class Rows(pl.LightningDataModule):
     def corpus(
         self, path: str, length: int, share: Share = "samples", weights: dict[str, float] | None = None
     ) -> Corpus:
-        """Return the crops of a data directory or of a folder of shards, with labels unless of "samples".
+        """Return the crops of a data directory or of a folder of shards, which have no weights.
 
-        AudioError for weights of groups in shards.
+        With a `share` of their labels (see `ShardedAudio`), those of a data directory are read too.
         """
         if not sharded(path):
             labels = None if share == "samples" else labels_of(DataDir.read(path))
@@ -242,7 +242,7 @@ class LossySpeech(NoisySpeech):
 
 
 class PairedSpeech(Rows):
-    """Provides pairs of noisy and clean recordings, for `simulate.augment.Augment` and validation.
+    """Provides pairs of noisy and clean recordings, for `augment.Augment` and validation.
 
     Args:
         train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).

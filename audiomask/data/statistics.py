@@ -30,7 +30,7 @@ def log_mel(
     utterances: Iterable[Utterance] | None = None,
     allow_pipes: bool = False,
 ) -> tuple[Moments, list[AudioError]]:
-    """Return the moments of what `frontend` computes before it pads or normalises, and the failures.
+    """Return the moments of what `frontend` computes before it normalises, and the failures.
 
     Utterances are cut into stretches of `piece` samples, as long as the clips of the training, since the
     front end removes the mean of each. `utterances` are some of those of `data`; None: all. AudioError if

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.labels import targets
-from audiomask.data.crops.packed import Corpus, Rows
+from audiomask.data.crops.packed import Corpus, DrawnRows
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 
 
 @dataclass(eq=False)
-class Crops(Rows):
+class Crops(DrawnRows):
     """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`.
 
     Args:
@@ -64,7 +64,7 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 
 
 class Utterances(Dataset[dict[str, Any]]):
-    """A base of data sets with an item for each utterance of a data directory: its `signals` and `key`.
+    """A base of data sets with `signals` and `key` of each utterance of a data directory.
 
     AudioError with the reason `why` if it lacks the table `needed`.
     """

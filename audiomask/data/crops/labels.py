@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.data.crops.packed import Corpus, Rows, drawn
+from audiomask.data.crops.packed import Corpus, DrawnRows, drawn
 from audiomask.data.kaldi.directory import DataDir, DataError
 
 
@@ -62,7 +62,7 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
 
 
 @dataclass(eq=False)
-class LabelledCrops(Rows):
+class LabelledCrops(DrawnRows):
     """Cuts random crops and their labels: `audio [L]`, `target [K]` float32.
 
     Args:

@@ -4,8 +4,8 @@ A corpus is decoded once, to one flat int16 file with an index (`pack`), and rea
 afterwards (`PackedAudio`). A random crop then costs a page fault instead of a codec start, and any number of
 processes share the pages. The modules of `simulate` mix them, with rooms and levels, on the training device.
 
-A row depends on the seed and its number alone (`Rows`): a resumed run sees the same data in the same order as
-one that never stopped, however the rows are divided into batches and processes.
+A row depends on the seed and its number alone (`DrawnRows`): a resumed run sees the same data in the same
+order as one that never stopped, however the rows are divided into batches and processes.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def within_full_scale(x: np.ndarray) -> np.ndarray:
 def cut(
     read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
 ) -> np.ndarray:
-    """Return a crop of a recording (see `Corpus.crop`), of which `read(at, count)` gives some samples.
+    """Return a crop of a recording of `n` samples, see `Corpus.crop`.
 
-    With `fill="pad"`, these may be of several channels, `[C, count]`.
+    `read(at, count)` gives some of them; with `fill="pad"`, of several channels too, `[C, count]`.
     """
     if n >= length:
         return read(int(rng.integers(n - length + 1)), length)
@@ -140,8 +140,8 @@ class PackedAudio(Corpus):
                 f"{index}: no such packed corpus; make it with `audiomask train`'s --data.cache or pack()"
             )
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
-        self.keys, groups, *places = zip(*json.loads(index.read_text())["entries"], strict=True)
-        groups, self.offsets, self.lengths = map(np.array, (groups, *places))
+        self.keys, *columns = zip(*json.loads(index.read_text())["entries"], strict=True)
+        groups, self.offsets, self.lengths = map(np.array, columns)
         self.labels = [labels[key] for key in self.keys] if labels else []
         p = self.lengths.astype(np.float64)
         if weights is not None:
@@ -164,7 +164,7 @@ class PackedAudio(Corpus):
         return self.samples[start : start + count].astype(np.float32) / 32768
 
 
-class Rows(Dataset[dict[str, Tensor]]):
+class DrawnRows(Dataset[dict[str, Tensor]]):
     """A base of training rows, each drawn with a generator seeded with `(seed, its number)`.
 
     An item has what `draw` returns, and `seed` int64 for what is drawn later, on the training device.
@@ -187,7 +187,7 @@ class Rows(Dataset[dict[str, Tensor]]):
 
 
 @dataclass(eq=False)
-class SpeechAndNoise(Rows):
+class SpeechAndNoise(DrawnRows):
     """Cuts raw crops for a simulation: `speech [L]`, and several noises for it, `noise [K, L]`.
 
     Args:

@@ -9,12 +9,12 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
-from audiomask.data.crops.packed import PackedAudio, Rows, cut, drawn
+from audiomask.data.crops.packed import DrawnRows, PackedAudio, cut, drawn
 from audiomask.data.kaldi.directory import Utterance, read_mono, resampled
 
 
 class Pairs(Utterances):
-    """Reads pairs of a data directory, `noisy [T]` or `[M, T]` of wav.scp, `clean [T]` of clean.scp.
+    """Reads pairs: `noisy [T]` or `[M, T]` of wav.scp, `clean [T]` of clean.scp.
 
     Args:
         path, sample_rate: Data directory, and the rate in Hz to read at.
@@ -42,8 +42,8 @@ class Pairs(Utterances):
 
 
 @dataclass(eq=False)
-class PairCrops(Rows):
-    """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, the noisy recording minus the clean one.
+class PairCrops(DrawnRows):
+    """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, which is noisy minus clean.
 
     Noises can thus be dealt out anew within a batch (`simulate.augment.Augment`).
 

@@ -43,7 +43,7 @@ def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> T
 
 
 def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:
-    """Return `x [T]` after one of `CODECS`, as long as before; `effort` goes from best (0) to worst (1)."""
+    """Return `x [T]` after one of `CODECS`, as long; `effort` goes from best (0) to worst (1)."""
     container, subtype, levels = CODECS[codec]
     options = {} if levels is None else {"compression_level": levels[0] + effort * (levels[1] - levels[0])}
     file = io.BytesIO()

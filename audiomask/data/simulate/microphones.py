@@ -222,7 +222,7 @@ class ArrayScenes(Simulation):
         return self._rooms
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noisy `[B, M, segment]` and clean `[B, segment]` signals of rows of `crop` samples or more.
+        """Return noisy `[B, M, segment]` and clean `[B, segment]` of rows of `crop` or more.
 
         All draws follow from the first seed and the size of the batch: unlike with `degrade.Degrade`, two
         processes do not draw the scenes of one process with twice the batch.
