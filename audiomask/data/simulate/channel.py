@@ -27,6 +27,11 @@ CODECS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 
 
+def unit(x: Tensor) -> Tensor:
+    """Return `x [..., T]` at an RMS of 1; silence stays silent."""
+    return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+
+
 def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> Tensor:
     """Return wind in gusts, RMS 1: noise that falls by 12 dB an octave above `corner_hz [B]`.
 
@@ -39,7 +44,7 @@ def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> T
     shape = 1 / (1 + (f / corner_hz[:, None]) ** 2) * (f >= 15)
     x = torch.fft.irfft(torch.fft.rfft(white) * shape, n)
     x = x * 10 ** (F.interpolate(gusts[:, None], n, mode="linear", align_corners=True)[:, 0] / 20)
-    return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+    return unit(x)
 
 
 def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:

@@ -310,8 +310,7 @@ class Degrade(Simulation):
         noise = varispeed(noise[used], factors(self.noise_speed, k)[used], n)
         colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, k, 6)[used], n_fft, sr)
         gain = 10 ** (uniform(-self.interfering_gain_db, self.interfering_gain_db, k, 1)[used] / 20)
-        level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
-        parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
+        parts = torch.fft.rfft(channel.unit(noise), n_fft) * (colour * gain)
         summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
         noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
         # Add slow swings of level: passing cars, doors, a head that turns.
@@ -321,8 +320,7 @@ class Degrade(Simulation):
         if self.wind_p:
             gale = channel.wind(draws.rows(torch.randn, n), uniform(-25, 0, gusts), uniform(40, 250), sr)
             gale = gale * 10 ** (uniform(*self.wind_db) / 20)[:, None]
-            level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
-            noise = torch.where(chance(self.wind_p)[:, None], noise / level + gale, noise)
+            noise = torch.where(chance(self.wind_p)[:, None], channel.unit(noise) + gale, noise)
 
         snr = uniform(*self.snr_db)
         u = uniform(0, 1)

@@ -21,6 +21,7 @@ from audiomask.audio import AudioError, replacing
 from audiomask.data.example import Simulation
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.simulate import degrade
+from audiomask.data.simulate.channel import unit
 from audiomask.data.simulate.mixtures import MixSettings, Mixture, mixtures, write_pairs
 
 SOUND = 343.0  # m/s, in air at 20 degrees C
@@ -268,10 +269,9 @@ class ArrayScenes(Simulation):
 
         share = torch.tensor([0.5, 0.3, 0.2, *[0.1] * max(0, k - 3)][:k], device=device)
         used = torch.arange(k, device=device) <= torch.multinomial(share, b, True, generator=g)[:, None]
-        level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=degrade.EPS)
         colour = degrade.equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, b * k, 6), n_fft, sr)
         colour = colour.unflatten(0, (b, k)) * (gain(self.interfering_gain_db, b, k) * used)[..., None]
-        parts = torch.fft.rfft(noise[:, :k] / level[:, :k], n_fft) * colour  # [B, K, F]
+        parts = torch.fft.rfft(unit(noise[:, :k]), n_fft) * colour  # [B, K, F]
         paths = torch.fft.rfft(h[:, 1 : 1 + k], n_fft)  # [B, K, M, F]
         everywhere = torch.rand(b, generator=g, device=device) < self.diffuse
         rows = int(everywhere.sum())
