@@ -8,10 +8,18 @@ import soundfile as sf
 import soxr
 
 from audiomask import audio
+from audiomask.data.corpora.folder import read as from_folder
+from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.kaldi.directory import DataDir
 from audiomask.masks.packets import Gilbert, per_sample, write_trace
 
 MINI = Path(__file__).parents[1] / "egs/mini/denoise/corpus"
 RATE = 16000
+
+
+def mini(part: str) -> tuple[DataDir, DataDir]:
+    """Speech and noise of "train" or "valid"."""
+    return from_librispeech(MINI / "speech" / part), from_folder(MINI / "noise" / part)
 
 
 @lru_cache(maxsize=64)

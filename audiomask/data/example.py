@@ -1,7 +1,7 @@
 """Make examples: signals that a network is given, and signals that are wanted of it.
 
 A `Simulation` turns raw rows (recordings as the loader cuts them) into an `Example` on the training device,
-with the names of the network's ports. Its choice in a recipe says what is trained: denoising or concealment.
+named as the network's ports. Its choice in a recipe says what is trained: denoising or concealment.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ class Example:
     """A batch to learn from.
 
     Attributes:
-        given: Signals `[B, C, T]` (controls `[B]`) by the name of an input of the network. A network without
-            an input of that name ignores them.
-        wanted: Signals `[B, C, T]` by the name of an output. A single one is that of the first output,
-            whatever its name.
-        level: RMS `[B, 1, 1]` by which a row is divided before it is compared, so that loud and quiet rows
-            count alike.
+        given: Signals `[B, C, T]` (controls `[B]`) by input of the network; one that it lacks is ignored.
+        wanted: Signals `[B, C, T]` by output. A single one is that of the first output, whatever its name.
+        level: RMS `[B, 1, 1]` that rows are divided by when compared, so that loud and quiet count alike.
         where: Float `[B, T]`, 1 where something is to be estimated; None: everywhere.
     """
 

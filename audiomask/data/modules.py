@@ -1,8 +1,7 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
-`NoisySpeech` mixes speech and noise, `LossySpeech` is validated with loss traces, `NoisyArray` with the pairs
-of an array. `PairedSpeech` takes the pairs of a corpus, `Sounds` any recordings, `LabelledSounds` those with
-labels.
+`NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a
+corpus, `Sounds` and `LabelledSounds` take any recordings.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,30 +22,29 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Clips, Crops, LabelledClips, confidences
 from audiomask.data.crops.labels import LabelledCrops, count, labels_of
-from audiomask.data.crops.packed import PackedAudio, SpeechAndNoise, pack
+from audiomask.data.crops.packed import Corpus, PackedAudio, SpeechAndNoise, pack
 from audiomask.data.crops.pairs import PairCrops, Pairs
-from audiomask.data.crops.shards import INDEX, ShardedAudio, label_counts
+from audiomask.data.crops.shards import ShardedAudio, Share, label_counts, sharded
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 from audiomask.data.simulate.packet_loss import Traced
 from audiomask.masks.packets import TRACE_MS
 
 
+@dataclass(eq=False)
 class Batches(Sampler[list[int]]):
-    """Numbers the rows of one process' batches, starting where the training stands.
+    """Numbers the rows of one process' batches, from where the training stands.
 
     An iteration ends with the epoch, and the rows of a run are counted through. Batch `i` of `world`
     processes is the next `world * batch_size` rows, and each process takes its `batch_size` in the order of
-    `rank`: two processes with B rows each train on the rows of one process with 2 B.
-
-    Batches follow `position`, the count of batches trained on, and not Lightning's count of epochs, which is
-    one further in a run resumed from a checkpoint written at the end of an epoch.
+    `rank`: two processes with B rows each train on the rows of one process with 2 B. `position` counts the
+    batches trained on; Lightning's epochs are one further in a run resumed from the end of an epoch.
     """
 
-    def __init__(
-        self, steps: int, batch_size: int, position: Callable[[], int], rank: int = 0, world: int = 1
-    ):
-        self.steps, self.batch_size, self.position = steps, batch_size, position
-        self.rank, self.world = rank, world
+    steps: int
+    batch_size: int
+    position: Callable[[], int]
+    rank: int = 0
+    world: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
         start = self.position()
@@ -60,11 +59,10 @@ class Batches(Sampler[list[int]]):
 def packed(
     data: DataDir, cache: Path, sample_rate: int, read: Callable[[Utterance], np.ndarray], tables: str = "wav"
 ) -> Path:
-    """Return the prefix of the packed corpus of `data` (see `data.loading`); make it if missing.
+    """Return the prefix of the packed corpus of `data`; make it, by `read`, if it is missing.
 
     The prefix contains a hash of its sources: the place of `data`, its `tables` (comma-separated stems), and
-    size and time of every file that they name, so that a recording that was replaced is packed anew. `read`
-    gives the samples of an utterance.
+    size and time of every file that they name, so that a recording that was replaced is packed anew.
     """
     scps = [f"{stem}.scp" for stem in tables.split(",")]
     entries = {entry for name in scps for entry in data.tables.get(name, {}).values()}
@@ -89,12 +87,10 @@ class Rows(pl.LightningDataModule):
     """A base of data modules, with numbered rows for training and fixed clips for validation.
 
     Args:
-        train, valid: Data directories; `train` may be a folder of shards (see `data.shards`).
-        cache: Folder for the packed corpora (see `data.loading`); made once, reused while the recordings and
-            their tables are unchanged.
+        train, valid: Data directories; `train` may be a folder of shards (see `crops.shards`).
+        cache: Folder for the packed corpora, reused while the recordings and their tables are unchanged.
         sample_rate: Rate in Hz; in a recipe that of the network, which fills it in.
-        batch_size, steps: Rows of a batch in each process, batches of an epoch (validation and checkpoints
-            come at its end).
+        batch_size, steps: Rows of a batch in each process, batches of an epoch (validation ends it).
         segment: Samples of a training row.
         seed: Seed that, with a row's number, determines the row.
         workers: Processes that cut crops; 0 does it in the training process.
@@ -124,8 +120,8 @@ class Rows(pl.LightningDataModule):
         raise NotImplementedError
 
     def clips(self, path: str) -> Dataset[Any]:
-        """Return the clips of a data directory to validate with."""
-        raise NotImplementedError
+        """Return what a data directory holds to validate with: pairs, where a module says no other."""
+        return Pairs(path, self.sample_rate)
 
     def sources(self) -> list[str]:
         """Return the data directories or folders of shards that training reads."""
@@ -141,17 +137,27 @@ class Rows(pl.LightningDataModule):
         data = DataDir.read(path)
         return packed(data, self.cache, self.sample_rate, lambda u: read_mono(data, u, self.sample_rate))
 
-    def _shards(self, path: str, length: int, **options: Any) -> ShardedAudio | None:
-        """Return the corpus in shards that `path` is, or None."""
-        if not (Path(path) / INDEX).exists():
-            return None
+    def corpus(
+        self, path: str, length: int, share: Share = "samples", weights: dict[str, float] | None = None
+    ) -> Corpus:
+        """Return the crops of a data directory or of a folder of shards, which have no weights.
+
+        With a `share` of their labels (see `ShardedAudio`), those of a data directory are read too.
+        """
+        if not sharded(path):
+            labels = None if share == "samples" else labels_of(DataDir.read(path))
+            return PackedAudio(self._pack(path), weights, labels)
+        if weights:
+            raise AudioError(
+                f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them"
+            )
         assert self.trainer is not None
         world, rows = self.trainer.world_size, self.batch_size
-        return ShardedAudio(path, self.sample_rate, length, rows, world, self.workers, self.seed, **options)
+        return ShardedAudio(path, self.sample_rate, length, rows, world, self.workers, self.seed, share)
 
     def prepare_data(self) -> None:
         for path in self.sources():
-            if not (Path(path) / INDEX).exists():
+            if not sharded(path):
                 self._pack(path)
 
     def train_dataloader(self) -> DataLoader:
@@ -176,9 +182,9 @@ class NoisySpeech(Rows):
         train, noise, music: Data directories, or folders of shards, of clean speech, of noise, whose kind is
             each recording's speaker (utt2spk), and, optionally, of music.
         valid: Data directory of fixed pairs.
-        crop: Samples of the raw material of a row; 0: half as much again as `segment`, or more if the
-            simulation needs it.
-        speech_weights, noise_weights, music_share, babble, synthetic, noises: See `data.loading`.
+        crop: Samples of the raw material of a row; 0: 1.5 `segment`, or more if the simulation needs it.
+        speech_weights, noise_weights: See `PackedAudio`.
+        music_share, babble, synthetic, noises: See `SpeechAndNoise`.
         rest: See `Rows`.
     """
 
@@ -200,8 +206,7 @@ class NoisySpeech(Rows):
         super().__init__(train, valid, **rest)
         self.noise_dir, self.music_dir, self.crop = noise, music, crop
         self.speech_weights, self.noise_weights = speech_weights, noise_weights
-        self.mixture: dict[str, Any] = {"music_share": music_share, "babble": babble}
-        self.mixture |= {"synthetic": synthetic, "noises": noises}
+        self.music_share, self.babble, self.synthetic, self.noises = music_share, babble, synthetic, noises
 
     def sources(self) -> list[str]:
         return [path for path in (self.train_dir, self.noise_dir, self.music_dir) if path]
@@ -210,29 +215,12 @@ class NoisySpeech(Rows):
     def raw(self) -> int:
         return self.crop or max(math.ceil(self.segment * 1.5), super().raw)
 
-    def _corpus(self, path: str, weights: dict[str, float] | None = None) -> PackedAudio | ShardedAudio:
-        """Return the source of crops in `path`; AudioError for weights of groups in shards."""
-        sharded = self._shards(path, self.raw)
-        if sharded is None:
-            return PackedAudio(self._pack(path), weights)
-        if weights:
-            raise AudioError(
-                f"{path}: shards are drawn evenly, without weights; name a data directory, or drop them"
-            )
-        return sharded
-
     def rows(self) -> Dataset[Any]:
-        return SpeechAndNoise(
-            self._corpus(self.train_dir, self.speech_weights),
-            self._corpus(self.noise_dir, self.noise_weights),
-            self.raw,
-            music=self._corpus(self.music_dir) if self.music_dir else None,
-            seed=self.seed,
-            **self.mixture,
-        )
-
-    def clips(self, path: str) -> Dataset[Any]:
-        return Pairs(path, self.sample_rate)
+        speech = self.corpus(self.train_dir, self.raw, weights=self.speech_weights)
+        noise = self.corpus(self.noise_dir, self.raw, weights=self.noise_weights)
+        music = self.corpus(self.music_dir, self.raw) if self.music_dir else None
+        chances = (self.babble, self.music_share, self.synthetic)
+        return SpeechAndNoise(speech, noise, self.raw, music, self.noises, *chances, self.seed)
 
 
 class NoisyArray(NoisySpeech):
@@ -254,7 +242,7 @@ class LossySpeech(NoisySpeech):
 
 
 class PairedSpeech(Rows):
-    """Provides pairs of noisy and clean recordings, for `data.augment.Augment` and validation.
+    """Provides pairs of noisy and clean recordings, for `augment.Augment` and validation.
 
     Args:
         train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
@@ -263,20 +251,16 @@ class PairedSpeech(Rows):
 
     def _pack(self, path: str) -> Path:
         pairs = Pairs(path, self.sample_rate)  # raises if there is no clean.scp
-        numbers = {u.key: i for i, u in enumerate(pairs.utterances)}
 
         def read(u: Utterance) -> np.ndarray:
             """Return clean, then noisy, in one entry: packing scales both alike where one would clip."""
-            noisy, clean = pairs.read(numbers[u.key])
-            return np.concatenate([clean, noisy])
+            pair = pairs.signals(u)
+            return np.concatenate([pair["clean"], pair["noisy"]])
 
         return packed(pairs.data, self.cache, self.sample_rate, read, "wav,clean")
 
     def rows(self) -> Dataset[Any]:
         return PairCrops(PackedAudio(self._pack(self.train_dir)), self.raw, self.seed)
-
-    def clips(self, path: str) -> Dataset[Any]:
-        return Pairs(path, self.sample_rate)
 
 
 class Sounds(Rows):
@@ -305,15 +289,15 @@ class Sounds(Rows):
         return packed(data, cache, self.sample_rate, lambda u: confidences(data, u.key, lengths[u.key]))
 
     def prepare_data(self) -> None:
-        if self.confidence and (Path(self.train_dir) / INDEX).exists():
+        if self.confidence and sharded(self.train_dir):
             raise AudioError(f"{self.train_dir}: shards have no confidences; give a data directory")
         super().prepare_data()
         if self.confidence:
             self._pack_confidence()
 
     def rows(self) -> Dataset[Any]:
-        corpus = self._shards(self.train_dir, self.segment) or PackedAudio(self._pack(self.train_dir))
         beside = PackedAudio(self._pack_confidence()) if self.confidence else None
+        corpus = self.corpus(self.train_dir, self.segment)
         return Crops(corpus, self.segment, self.augment, self.seed, beside)
 
     def clips(self, path: str) -> Dataset[Any]:
@@ -325,8 +309,7 @@ class LabelledSounds(Rows):
 
     Args:
         train: Data directory with utt2label, or a folder of shards made of one.
-        valid, test: Data directories for validation, and to judge the weights that were kept after the
-            training.
+        valid, test: Data directories for validation, and to judge the weights kept after the training.
         balanced, mixup: See `LabelledCrops`.
         rest: See `Rows`.
     """
@@ -345,7 +328,7 @@ class LabelledSounds(Rows):
 
     def counts(self) -> dict[str, int]:
         """Return how many recordings have each class."""
-        if (Path(self.train_dir) / INDEX).exists():
+        if sharded(self.train_dir):
             return label_counts(self.train_dir)
         return count(labels_of(DataDir.read(self.train_dir)).values())
 
@@ -357,10 +340,7 @@ class LabelledSounds(Rows):
         super().prepare_data()
 
     def rows(self) -> Dataset[Any]:
-        share = "weight" if self.balanced else "utterances"
-        corpus = self._shards(self.train_dir, self.segment, share=share) or PackedAudio(
-            self._pack(self.train_dir), labels=labels_of(DataDir.read(self.train_dir))
-        )
+        corpus = self.corpus(self.train_dir, self.segment, "weight" if self.balanced else "utterances")
         return LabelledCrops(corpus, self.counts(), self.segment, self.balanced, self.mixup, self.seed)
 
     def clips(self, path: str) -> Dataset[Any]:

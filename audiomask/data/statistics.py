@@ -30,11 +30,11 @@ def log_mel(
     utterances: Iterable[Utterance] | None = None,
     allow_pipes: bool = False,
 ) -> tuple[Moments, list[AudioError]]:
-    """Return the moments of the values that `frontend` computes, and the failures.
+    """Return the moments of what `frontend` computes before it normalises, and the failures.
 
-    They are those before it pads or normalises. Utterances are cut into stretches of `piece` samples, as long
-    as the clips of the training, since the front end removes the mean of each; a remainder counts if it has a
-    frame. `utterances` are some of those of `data`; None: all. AudioError if none could be read.
+    Utterances are cut into stretches of `piece` samples, as long as the clips of the training, since the
+    front end removes the mean of each. `utterances` are some of those of `data`; None: all. AudioError if
+    none could be read.
     """
     total, squares, frames, failed = 0.0, 0.0, 0, []
     for u in data.utterances() if utterances is None else utterances:

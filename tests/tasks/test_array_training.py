@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpus_trees import MINI, mini
 
 from audiomask import audio, metrics
 from audiomask.audio import AudioError
-from audiomask.data.corpora.folder import read as from_folder
-from audiomask.data.corpora.librispeech import read as from_librispeech
 from audiomask.data.crops.pairs import Pairs
 from audiomask.data.example import Example
 from audiomask.data.simulate.microphones import LEAD, SOUND, ArrayScenes, Rooms, write_scenes
@@ -19,7 +18,6 @@ from audiomask.models.ca_dense_unet import CADenseUNet
 from audiomask.tasks.signals import Signals
 
 ROOT = Path(__file__).parents[2]
-CORPUS = ROOT / "egs/mini/denoise/corpus"
 RATE = 16000
 TINY = {"widths": [4], "layers": 1, "attention": 2, "window": 4, "size": 128, "hop": 64}
 
@@ -46,12 +44,8 @@ def task(**scenes) -> Signals:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     """A data directory of two scenes."""
-    speech, noise = (
-        from_librispeech(CORPUS / "speech/valid"),
-        from_folder(CORPUS / "noise/valid"),
-    )
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(ArrayScenes(free_field(2, 1), RATE, 4000, reference=1, clean=0.0), speech, noise, folder, 2)
+    write_scenes(ArrayScenes(free_field(2, 1), RATE, 4000, reference=1, clean=0.0), *mini("valid"), folder, 2)
     return folder
 
 
@@ -87,7 +81,7 @@ def test_disagreements_are_refused(scenes, tmp_path):
 
 def crops(part: str, count: int, length: int, rng: np.random.Generator) -> torch.Tensor:
     """Crops of four talkers of the mini corpus, `[count, length]`."""
-    signals = [audio.read(path)[0][0] for path in sorted((CORPUS / "speech" / part).iterdir())[:4]]
+    signals = [audio.read(path)[0][0] for path in sorted((MINI / "speech" / part).iterdir())[:4]]
     starts = [(x, int(rng.integers(len(x) - length))) for x in (signals[i % 4] for i in range(count))]
     return torch.from_numpy(np.stack([x[at : at + length] for x, at in starts]))
 
@@ -137,8 +131,8 @@ def test_the_recipe_trains(scenes, tmp_path):
     from audiomask.tasks.training import fit
 
     free_field(4, 0).save(tmp_path / "rooms.safetensors")
-    from_librispeech(CORPUS / "speech/train").write(tmp_path / "speech")
-    from_folder(CORPUS / "noise/train").write(tmp_path / "noise")
+    for kind, data in zip(("speech", "noise"), mini("train"), strict=True):
+        data.write(tmp_path / kind)
     options = {
         "data.train": tmp_path / "speech", "data.noise": tmp_path / "noise", "data.valid": scenes,
         "data.cache": tmp_path / "cache", "data.steps": 2, "data.batch_size": 2, "data.segment": 4000,

@@ -13,8 +13,6 @@ from audiomask.data.kaldi.collector import Collector, audio_files, csv_rows
 from audiomask.data.kaldi.directory import DataDir, DataError, Table, read_text
 
 SHOWN = 3  # missing clips of AudioSet that a message names
-
-
 OPTIONS = {"clips": ("DIR", "where they are (default: below source)", Path)}
 
 

@@ -29,17 +29,16 @@ def read(folder: str | Path, skipped: list[str] | None = None) -> dict[str, Data
         found = Collector(part, skipped, seen)
         for path in audio_files(part):
             inside = path.relative_to(part)
-            stem = as_key(str(inside.with_suffix("")))
+            key = who = as_key(str(inside.with_suffix("")))
             if name == "impulse_responses":
                 if "noise" in path.name:
                     continue  # OpenSLR 28 keeps recordings of the rooms' own noise among their responses
-                found.add(stem, as_key(str(inside.parent)), path)
+                who = as_key(str(inside.parent))
             elif name == "clean":
                 reader = re.search(r"reader_\d+", path.stem)
-                who = reader.group() if reader else as_key(inside.parts[0] if len(inside.parts) > 1 else stem)
-                found.add(f"{who}-{stem}", who, path)
-            else:
-                found.add(stem, stem, path)
+                who = reader.group() if reader else as_key(inside.parts[0] if len(inside.parts) > 1 else key)
+                key = f"{who}-{key}"
+            found.add(key, who, path)
         out["rooms" if name == "impulse_responses" else name] = found.finish()
     for part in sorted(root.glob("test_set/synthetic/*/noisy")):
         out[f"test_{part.parent.name}"] = _pairs(part, skipped)

@@ -75,9 +75,8 @@ def write(data: DataDir, folder: str | Path) -> list[Path]:
     for key in data.recordings:
         entry = data.tables["wav.scp"][key]
         if entry.endswith("|"):
-            raise DataError(
-                f"{data.path}: {key} is a pipe; its rate and length are unknown, write it to a file first"
-            )
+            unknown = "its rate and length are unknown, write it to a file first"
+            raise DataError(f"{data.path}: {key} is a pipe; {unknown}")
         try:
             info = audio.info(data.resolve(entry))
         except AudioError as error:
@@ -96,10 +95,8 @@ def write(data: DataDir, folder: str | Path) -> list[Path]:
         if utterance.key in data.tables.get("text", {}):
             item["text"] = data.tables["text"][utterance.key]
         supervisions.append(item)
-    paths = []
-    for name, items in (("recordings", recordings), ("supervisions", supervisions)):
-        path = folder / f"{name}.jsonl.gz"
+    paths = [folder / "recordings.jsonl.gz", folder / "supervisions.jsonl.gz"]
+    for path, items in zip(paths, (recordings, supervisions), strict=True):
         with replacing(path) as part, gzip.open(part, "wt", encoding="utf-8") as out:
             out.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-        paths.append(path)
     return paths

@@ -6,12 +6,10 @@ import re
 from pathlib import Path
 
 from audiomask.data.kaldi.collector import Collector, as_key, audio_files
-from audiomask.data.kaldi.directory import DataDir, invert, read_text
+from audiomask.data.kaldi.directory import DataDir, read_text
 
 COMMANDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 NOISE = "_background_noise_"
-
-
 OPTIONS = {
     "classes": ("words|12", "each word (default), or ten of them, _unknown_ and _silence_", str),
     "test": ("DIR", "with --classes 12: the test archive", Path),
@@ -86,7 +84,6 @@ def _cut_silence(data: DataDir, silence: list[str], keys: dict[str, list[str]]) 
             tables["segments"][key] = f"{recording} {second:.4f} {second + 1:.4f}"
             tables["utt2spk"][key], tables["utt2label"][key] = recording, "_silence_"
             keys["valid" if recording == silence[-1] else "train"].append(key)
-    tables["spk2utt"] = invert(tables["utt2spk"])
 
 
 def _test_archive(folder: Path, skipped: list[str] | None) -> DataDir:

@@ -3,48 +3,46 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.labels import targets
-from audiomask.data.crops.packed import Corpus
-from audiomask.data.kaldi.directory import DataDir, read_mono
+from audiomask.data.crops.packed import Corpus, DrawnRows
+from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 
 
-class Crops(Dataset[dict[str, Tensor]]):
-    """Cuts row `n` at random from a corpus, seeded with `(seed, n)` as in `data.loading`.
-
-    An item is `audio [L]` float32, `seed` int64 (of the mask) and, with `beside`, its `confidence [L]`.
+@dataclass(eq=False)
+class Crops(DrawnRows):
+    """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`.
 
     Args:
         corpus, length: Corpus, packed or in shards; samples of a crop, for which shorter recordings repeat.
         augment: Roll the crop by any number of samples and scale it by .5 + Beta(10, 10), as Audio-MAE.
+        seed: Seed of all rows.
         beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
     """
 
-    def __init__(
-        self, corpus: Corpus, length: int, augment: bool = True, seed: int = 0, beside: Corpus | None = None
-    ):
-        self.corpus, self.length, self.augment, self.seed = corpus, length, augment, seed
-        self.beside = beside
+    corpus: Corpus
+    length: int
+    augment: bool = True
+    seed: int = 0
+    beside: Corpus | None = None
 
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        self.corpus.seek(row)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         same = copy.deepcopy(rng)
         x, by, gain = self.corpus.crop(rng, self.length), 0, np.float32(1)
         if self.augment:
             by, gain = int(rng.integers(self.length)), np.float32(0.5 + rng.beta(10, 10))
-        item = {"audio": torch.from_numpy(np.roll(x, by) * gain)}
+        item = {"audio": np.roll(x, by) * gain}
         if self.beside is not None:
-            item["confidence"] = torch.from_numpy(np.roll(self.beside.crop(same, self.length), by))
-        return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
+            item["confidence"] = np.roll(self.beside.crop(same, self.length), by)
+        return item
 
 
 def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
@@ -66,7 +64,7 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 
 
 class Utterances(Dataset[dict[str, Any]]):
-    """A base of data sets with an item for each utterance of a data directory.
+    """A base of data sets with `signals` and `key` of each utterance of a data directory.
 
     AudioError with the reason `why` if it lacks the table `needed`.
     """
@@ -77,29 +75,37 @@ class Utterances(Dataset[dict[str, Any]]):
             raise AudioError(f"{path}: no {needed} beside wav.scp{why}")
         self.utterances = list(self.data.utterances())
 
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
+        """Return the signals of an utterance by name."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return len(self.utterances)
 
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        u = self.utterances[i]
+        return {name: torch.from_numpy(x) for name, x in self.signals(u).items()} | {"key": u.key}
+
 
 class Clips(Utterances):
-    """Reads the utterances of a data directory from their beginning, for validation.
+    """Reads `audio [T]` from the beginning of each utterance, for validation.
 
-    An item is `audio [T]`, of `length` samples at most (0: whole), `seed` (the row's number), `key` and, if
-    asked for, `confidence [T]`.
+    It has `length` samples at most (0: all). An item has its number, `seed`, and `confidence [T]` if asked.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, length: int = 0, confidence: bool = False):
         super().__init__(path, sample_rate)
         self.length, self.confidence = length, confidence
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        u = self.utterances[i]
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
         x = read_mono(self.data, u, self.sample_rate)
-        end = self.length or len(x)
-        item = {"audio": torch.from_numpy(x[:end]), "seed": torch.tensor(i), "key": u.key}
+        found = {"audio": x}
         if self.confidence:
-            item["confidence"] = torch.from_numpy(confidences(self.data, u.key, len(x))[:end])
-        return item
+            found["confidence"] = confidences(self.data, u.key, len(x))
+        return {name: x[: self.length or None] for name, x in found.items()}
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return super().__getitem__(i) | {"seed": torch.tensor(i)}
 
 
 class LabelledClips(Clips):
@@ -109,6 +115,5 @@ class LabelledClips(Clips):
         super().__init__(path, sample_rate, length)
         self.target = targets(self.data, classes)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        item = super().__getitem__(i)
-        return {**item, "target": torch.from_numpy(self.target[item["key"]])}
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
+        return super().signals(u) | {"target": self.target[u.key]}

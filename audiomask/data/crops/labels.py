@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
-from audiomask.data.crops.packed import Corpus
+from audiomask.data.crops.packed import Corpus, DrawnRows, drawn
 from audiomask.data.kaldi.directory import DataDir, DataError
 
 
@@ -64,47 +61,32 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
     return dict(zip(labels, one_hot(list(labels.values()), classes), strict=True))
 
 
-class LabelledCorpus(Corpus, Protocol):
-    """A source of labelled crops: `PackedAudio` with labels, or `ShardedAudio`."""
-
-    labels: list[list[str]]  # of each recording that can be drawn now; another list when others can
-
-    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """See `PackedAudio.crop_of`."""
-
-
-class LabelledCrops(Dataset[dict[str, Tensor]]):
-    """Cuts row `n`, a random crop and its labels, seeded with `(seed, n)` as in `data.loading`.
-
-    An item is `audio [L]`, `target [K]` float32, `seed` int64.
+@dataclass(eq=False)
+class LabelledCrops(DrawnRows):
+    """Cuts random crops and their labels: `audio [L]`, `target [K]` float32.
 
     Args:
-        corpus: Packed corpus, or shards, of which one at a time is drawn from.
+        corpus: Packed corpus with labels, or shards, of which one at a time is drawn from.
         counts: Number of recordings of the corpus for each class, in order.
         length: Samples of a crop; a shorter clip is repeated.
         balanced: Draw recordings in proportion to the sum of 1 / count of their labels; else all alike.
         mixup: Chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
+        seed: Seed of all rows.
     """
 
-    def __init__(
-        self,
-        corpus: LabelledCorpus,
-        counts: dict[str, int],
-        length: int,
-        balanced: bool = False,
-        mixup: float = 0.0,
-        seed: int = 0,
-    ):
-        self.corpus, self.counts, self.length, self.seed = corpus, counts, length, seed
-        self.balanced, self.mixup = balanced, mixup
+    corpus: Corpus
+    counts: dict[str, int]
+    length: int
+    balanced: bool = False
+    mixup: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         self._labels: list[list[str]] | None = None
         self._target = self._cdf = np.zeros(0)
 
-    def _seek(self, row: int) -> None:
-        self.corpus.seek(row)
-        labels = self.corpus.labels
-        if labels is self._labels:
-            return
+    def _follow(self, labels: list[list[str]]) -> None:
+        """Prepare to draw by these labels."""
         try:
             self._target = one_hot(labels, self.counts)
         except KeyError as error:
@@ -115,14 +97,13 @@ class LabelledCrops(Dataset[dict[str, Tensor]]):
         weight = [rarity(names, self.counts) if self.balanced else 1.0 for names in labels]
         self._cdf, self._labels = np.cumsum(weight) / sum(weight), labels
 
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        self._seek(row)
-        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._cdf) - 1)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        if self.corpus.labels is not self._labels:
+            self._follow(self.corpus.labels)
+        i = drawn(self._cdf, rng)
         x, target = self.corpus.crop_of(i, rng, self.length), self._target[i]
         if rng.random() < self.mixup:
             j, share = int(rng.integers(len(self._cdf))), np.float32(rng.beta(10, 10))
             x = share * x + (1 - share) * self.corpus.crop_of(j, rng, self.length)
             target = share * target + (1 - share) * self._target[j]
-        seed = torch.tensor(int(rng.integers(2**62)))
-        return {"audio": torch.from_numpy(x), "target": torch.from_numpy(target.copy()), "seed": seed}
+        return {"audio": x, "target": target.copy()}

@@ -2,22 +2,23 @@
 
 A corpus is decoded once, to one flat int16 file with an index (`pack`), and read through a memory map
 afterwards (`PackedAudio`). A random crop then costs a page fault instead of a codec start, and any number of
-processes share the pages. `simulate.py` processes them (mixing, rooms, levels) on the training device.
+processes share the pages. The modules of `simulate` mix them, with rooms and levels, on the training device.
 
-Everything drawn for row number `n` of a run comes from a generator seeded with `(seed, n)`. A resumed run
-therefore sees the same data in the same order as one that never stopped, and the rows are the same however
-they are divided into batches and processes.
+A row depends on the seed and its number alone (`DrawnRows`): a resumed run sees the same data in the same
+order as one that never stopped, however the rows are divided into batches and processes.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError, replacing
@@ -53,16 +54,6 @@ def pack(
     return offset
 
 
-class Corpus(Protocol):
-    """A source of crops: `PackedAudio` or `shards.ShardedAudio`."""
-
-    def seek(self, row: int) -> None:
-        """Prepare for the crops of this row of the run."""
-
-    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """See `PackedAudio.crop`."""
-
-
 def within_full_scale(x: np.ndarray) -> np.ndarray:
     """Return `x [T]`, turned down until 16 bits hold its peak: training draws levels anew."""
     x = np.nan_to_num(x)
@@ -72,10 +63,9 @@ def within_full_scale(x: np.ndarray) -> np.ndarray:
 def cut(
     read: Callable[[int, int], np.ndarray], n: int, rng: np.random.Generator, length: int, fill: str
 ) -> np.ndarray:
-    """Return samples `[length]` or `[C, length]` from a random place of a recording.
+    """Return a crop of a recording of `n` samples, see `Corpus.crop`.
 
-    `read(at, count)` gives some of its `n` samples. Shorter recordings are treated as by `PackedAudio.crop`;
-    only `fill="pad"` takes several channels.
+    `read(at, count)` gives some of them; with `fill="pad"`, of several channels too, `[C, count]`.
     """
     if n >= length:
         return read(int(rng.integers(n - length + 1)), length)
@@ -88,8 +78,45 @@ def cut(
     return out
 
 
-class PackedAudio:
-    """A packed corpus that gives random crops.
+def drawn(cdf: np.ndarray, rng: np.random.Generator) -> int:
+    """Return the number of a recording, drawn by the cumulative shares `cdf [N]`."""
+    return min(int(np.searchsorted(cdf, rng.random(), side="right")), len(cdf) - 1)
+
+
+class Corpus:
+    """A base of corpora that give random crops: `PackedAudio` and `shards.ShardedAudio`.
+
+    Attributes:
+        lengths, cdf: Samples `[N]` of each recording that can be drawn now, and their cumulative shares.
+        labels: Labels of each; another list when other recordings can be drawn.
+    """
+
+    lengths: np.ndarray
+    cdf: np.ndarray
+    labels: list[list[str]]
+
+    def seek(self, row: int) -> None:
+        """Prepare for the crops of this row of the run."""
+
+    def read(self, i: int, at: int, count: int) -> np.ndarray:
+        """Return `count` samples float32 of the `i`-th recording, from sample `at` on."""
+        raise NotImplementedError
+
+    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """Return samples `[length]` float32 from a random place.
+
+        A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random among
+        zeros (`"pad"`, right for speech, which then also teaches silence).
+        """
+        return self.crop_of(drawn(self.cdf, rng), rng, length, fill)
+
+    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
+        """Return a `crop` of the `i`-th recording."""
+        return cut(partial(self.read, i), int(self.lengths[i]), rng, length, fill)
+
+
+class PackedAudio(Corpus):
+    """A packed corpus, of which any recording can be drawn for any row.
 
     Args:
         prefix: Path without suffix of the `.i16` and `.json` files.
@@ -97,8 +124,6 @@ class PackedAudio:
             its weight among them. Groups without a weight are drawn in proportion to their length from what
             is left when the weights sum to less than 1, and not at all otherwise. None draws every second of
             audio alike.
-        exclude: Groups (or `prefix*`) left out: held-out speakers and noises.
-        only: Groups (or `prefix*`) that alone are kept.
         labels: Labels of every recording, for those who draw by them.
     """
 
@@ -106,8 +131,6 @@ class PackedAudio:
         self,
         prefix: str | Path,
         weights: Mapping[str, float] | None = None,
-        exclude: Iterable[str] = (),
-        only: Iterable[str] | None = None,
         labels: Mapping[str, list[str]] | None = None,
     ):
         prefix = Path(prefix)
@@ -116,26 +139,17 @@ class PackedAudio:
             raise AudioError(
                 f"{index}: no such packed corpus; make it with `audiomask train`'s --data.cache or pack()"
             )
-        meta = json.loads(index.read_text())
-        self.sample_rate: int = meta["sample_rate"]
         self.samples = np.memmap(prefix.with_suffix(".i16"), "<i2", "r")
-        keep = [e for e in meta["entries"] if not _matches(e[1], *exclude)]
-        keep = [e for e in keep if only is None or _matches(e[1], *only)]
-        if not keep:
-            raise AudioError(
-                f"{prefix}: nothing is left of {len(meta['entries'])} entries after `only` and `exclude`"
-            )
-        self.keys = [e[0] for e in keep]
+        self.keys, *columns = zip(*json.loads(index.read_text())["entries"], strict=True)
+        groups, self.offsets, self.lengths = map(np.array, columns)
         self.labels = [labels[key] for key in self.keys] if labels else []
-        self.groups = np.array([e[1] for e in keep])
-        self.offsets = np.array([e[2] for e in keep])
-        self.lengths = np.array([e[3] for e in keep])
         p = self.lengths.astype(np.float64)
         if weights is not None:
-            p = np.zeros(len(keep))
-            rest = np.ones(len(keep), bool)
+            p = np.zeros(len(groups))
+            rest = np.ones(len(groups), bool)
             for pattern, weight in weights.items():
-                hit = rest & np.array([_matches(g, pattern) for g in self.groups])
+                begins = np.char.startswith(groups, pattern.removesuffix("*"))
+                hit = rest & (begins if pattern.endswith("*") else groups == pattern)
                 if not hit.any():
                     raise AudioError(f"{prefix}: no group matches the weight for {pattern!r}")
                 p[hit] = weight * self.lengths[hit] / self.lengths[hit].sum()
@@ -143,42 +157,38 @@ class PackedAudio:
             left = 1 - sum(weights.values())
             if left > 1e-6 and rest.any():
                 p[rest] = left * self.lengths[rest] / self.lengths[rest].sum()
-        self.p = p / p.sum()
-        self._cdf = np.cumsum(self.p)
+        self.cdf = np.cumsum(p / p.sum())
 
-    def seek(self, row: int) -> None:
-        """Do nothing, since every row is drawn from the whole corpus."""
-
-    def draw(self, rng: np.random.Generator) -> int:
-        """Return the number of a recording, drawn by the weights and the lengths."""
-        return min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self.p) - 1)
-
-    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return samples `[length]` float32 from a random place.
-
-        A shorter recording is repeated from a random phase (`fill="loop"`, for noise) or set at random among
-        zeros (`"pad"`, right for speech, which then also teaches silence).
-        """
-        return self.crop_of(self.draw(rng), rng, length, fill)
-
-    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return a `crop` of the `i`-th recording."""
-        start, n = self.offsets[i], self.lengths[i]
-
-        def read(at: int, count: int) -> np.ndarray:
-            return self.samples[start + at : start + at + count].astype(np.float32) / 32768
-
-        return cut(read, int(n), rng, length, fill)
+    def read(self, i: int, at: int, count: int) -> np.ndarray:
+        start = self.offsets[i] + at
+        return self.samples[start : start + count].astype(np.float32) / 32768
 
 
-def _matches(group: str, *patterns: str) -> bool:
-    return any(group.startswith(p[:-1]) if p.endswith("*") else group == p for p in patterns)
+class DrawnRows(Dataset[dict[str, Tensor]]):
+    """A base of training rows, each drawn with a generator seeded with `(seed, its number)`.
+
+    An item has what `draw` returns, and `seed` int64 for what is drawn later, on the training device.
+    Subclasses are dataclasses; a corpus among their fields is prepared for every row.
+    """
+
+    seed: int
+
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return the signals of a row."""
+        raise NotImplementedError
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        for corpus in vars(self).values():
+            if isinstance(corpus, Corpus):
+                corpus.seek(row)
+        rng = np.random.default_rng([self.seed, row])
+        item = {name: torch.from_numpy(x) for name, x in self.draw(rng).items()}
+        return item | {"seed": torch.tensor(int(rng.integers(2**62)))}
 
 
-class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
-    """Cuts row `n` of raw crops for `simulate.Degrade`: speech, and several noises for it.
-
-    An item is `speech [L]`, `noise [K, L]` float32, `seed` int64 (for the simulation).
+@dataclass(eq=False)
+class SpeechAndNoise(DrawnRows):
+    """Cuts raw crops for a simulation: `speech [L]`, and several noises for it, `noise [K, L]`.
 
     Args:
         speech, noise, music: Corpora, packed or in shards; `music` is optional.
@@ -186,25 +196,18 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
         noises: Noise slots a row.
         babble, music_share, synthetic: Chance that a slot holds several talkers, music, or Gaussian noise
             (which the simulation then colours) instead of a recording.
-        seed: Seed that, with a row's number, determines the row.
+        seed: Seed of all rows.
     """
 
-    def __init__(
-        self,
-        speech: Corpus,
-        noise: Corpus,
-        length: int,
-        music: Corpus | None = None,
-        noises: int = 3,
-        babble: float = 0.1,
-        music_share: float = 0.06,
-        synthetic: float = 0.08,
-        seed: int = 0,
-    ):
-        self.speech, self.noise, self.music = speech, noise, music
-        self.length, self.noises = length, noises
-        self.babble, self.synthetic, self.seed = babble, synthetic, seed
-        self.music_share = music_share if music is not None else 0.0
+    speech: Corpus
+    noise: Corpus
+    length: int
+    music: Corpus | None = None
+    noises: int = 3
+    babble: float = 0.1
+    music_share: float = 0.06
+    synthetic: float = 0.08
+    seed: int = 0
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         u = rng.random()
@@ -219,11 +222,7 @@ class SpeechAndNoise(Dataset[dict[str, torch.Tensor]]):
             return self.music.crop(rng, self.length)
         return self.noise.crop(rng, self.length)
 
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        for corpus in filter(None, (self.speech, self.noise, self.music)):
-            corpus.seek(row)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         speech = self.speech.crop(rng, self.length, "pad")
         noise = np.stack([self._noise(rng) for _ in range(self.noises)], dtype=np.float32)
-        seed = torch.tensor(int(rng.integers(2**62)))
-        return {"speech": torch.from_numpy(speech), "noise": torch.from_numpy(noise), "seed": seed}
+        return {"speech": speech, "noise": noise}

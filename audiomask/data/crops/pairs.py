@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
-from audiomask.data.crops.packed import PackedAudio, cut
-from audiomask.data.kaldi.directory import read_mono, resampled
+from audiomask.data.crops.packed import DrawnRows, PackedAudio, cut, drawn
+from audiomask.data.kaldi.directory import Utterance, read_mono, resampled
 
 
 class Pairs(Utterances):
-    """Reads the pairs of a data directory: `wav.scp` noisy, `clean.scp` clean.
-
-    An item is `noisy [T]` or `[M, T]`, `clean [T]`, `key`.
+    """Reads pairs: `noisy [T]` or `[M, T]` of wav.scp, `clean [T]` of clean.scp.
 
     Args:
+        path, sample_rate: Data directory, and the rate in Hz to read at.
         array: Read several microphones in the noisy recordings, the reference alone in the clean ones; else
             mix all to mono.
     """
@@ -29,53 +26,43 @@ class Pairs(Utterances):
         super().__init__(path, sample_rate, "clean.scp", "; `audiomask data mix` makes such a directory")
         self.array = array
 
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return noisy and clean samples `[T]` or, of an array, `[M, T]` and `[T]`."""
-        u = self.utterances[i]
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
         if not self.array:
             noisy, clean = (read_mono(self.data, u, self.sample_rate, table) for table in ("wav", "clean"))
-            if len(noisy) == len(clean):
-                return noisy, clean
-            lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
-            raise AudioError(f"{u.key}: {lengths}; pair them anew")
+            if len(noisy) != len(clean):
+                lengths = f"noisy has {len(noisy)} samples and clean {len(clean)}"
+                raise AudioError(f"{u.key}: {lengths}; pair them anew")
+            return {"noisy": noisy, "clean": clean}
         loaded = (self.data.load(u, table) for table in ("wav", "clean"))
         noisy, clean = (resampled(x, rate, self.sample_rate) for x, rate in loaded)
-        if clean.shape[0] == 1 and noisy.shape[1] == clean.shape[1]:
-            return noisy, clean[0]
-        shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
-        raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
-
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        noisy, clean = self.read(i)
-        key = self.utterances[i].key
-        return {"noisy": torch.from_numpy(noisy), "clean": torch.from_numpy(clean), "key": key}
+        if clean.shape[0] != 1 or noisy.shape[1] != clean.shape[1]:
+            shapes = f"noisy has shape {noisy.shape} and clean {clean.shape}"
+            raise AudioError(f"{u.key}: {shapes}; pair it anew, with one clean channel of the same length")
+        return {"noisy": noisy, "clean": clean[0]}
 
 
-class PairCrops(Dataset[dict[str, torch.Tensor]]):
-    """Cuts row `n` at random from packed pairs, seeded with `(seed, n)` as in `data.loading`.
+@dataclass(eq=False)
+class PairCrops(DrawnRows):
+    """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, which is noisy minus clean.
 
-    An item is `speech [L]`, `noise [1, L]` float32, `seed` int64 (for the augmentation). The noise is the
-    noisy recording minus the clean one, so that noises can be dealt out anew within a batch
-    (`data.augment.Augment`).
+    Noises can thus be dealt out anew within a batch (`simulate.augment.Augment`).
 
     Args:
         pairs: Packed corpus whose entries are the clean recording followed by the noisy one.
         length: Samples of a crop. A shorter pair stands at a random place among zeros.
+        seed: Seed of all rows.
     """
 
-    def __init__(self, pairs: PackedAudio, length: int, seed: int = 0):
-        self.pairs, self.length, self.seed = pairs, length, seed
+    pairs: PackedAudio
+    length: int
+    seed: int = 0
 
-    def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng([self.seed, row])
-        i = self.pairs.draw(rng)
-        n = self.pairs.lengths[i] // 2
-        start = self.pairs.offsets[i]
-        pair = self.pairs.samples[start : start + 2 * n].reshape(2, n)
+    def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        i = drawn(self.pairs.cdf, rng)
+        n = int(self.pairs.lengths[i]) // 2
 
         def read(at: int, count: int) -> np.ndarray:
-            return pair[:, at : at + count].astype(np.float32) / 32768
+            return np.stack([self.pairs.read(i, start + at, count) for start in (0, n)])
 
-        clean, noisy = torch.from_numpy(cut(read, int(n), rng, self.length, "pad"))
-        seed = torch.tensor(int(rng.integers(2**62)))
-        return {"speech": clean, "noise": (noisy - clean)[None], "seed": seed}
+        clean, noisy = cut(read, n, rng, self.length, "pad")
+        return {"speech": clean, "noise": (noisy - clean)[None]}

@@ -3,12 +3,12 @@
     shards/shard-000000.tar   00000000.flac  00000000.json  00000001.flac ...   (WebDataset's layout)
            shards.json        sample rate, and each shard's utterances and samples
 
-`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels of a
-directory with utt2label travel in the json of their utterance; shards.json then has how many utterances have
-each label, and of each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the
-place of `PackedAudio`, with one shard at a time in memory, as FLAC, read from end to end: random crops of it
-serve as many rows of the training as it has audio for, then the next shard of the pass comes. The shard of a
-row is computed from the row's number, so nothing has to be saved to resume.
+`write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels
+(utt2label) travel in the json of their utterance; shards.json then counts the utterances of each label, and
+has for each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the place of
+`PackedAudio`, with one shard at a time in memory, as FLAC: random crops of it serve as many rows as it has
+audio for, then the next shard of the pass comes. The shard of a row is computed from the row's number, so
+nothing has to be saved to resume.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ import soundfile as sf
 
 from audiomask.audio import AudioError, replacing
 from audiomask.data.crops.labels import count, labels_of, rarity
-from audiomask.data.crops.packed import cut, within_full_scale
+from audiomask.data.crops.packed import Corpus, within_full_scale
 from audiomask.data.kaldi.directory import DataDir, DataError, read_mono
 
 INDEX = "shards.json"
+Share = Literal["samples", "utterances", "weight"]
 REMEDY = "copy it again, or write the shards anew with `audiomask data shard`"
 
 
@@ -52,9 +53,8 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     utterances = list(data.utterances())
     labels = labels_of(data) if "utt2label" in data.tables else {}
-    written: dict[str, list[list[str]]] = {}  # labels by shard
+    written: dict[str, list[tuple[int, list[str]]]] = {}  # samples and labels by shard
     order = np.random.default_rng(seed).permutation(len(utterances))
-    shards: dict[str, dict[str, Any]] = {}
     failed: list[AudioError] = []
     pattern = str(out).replace("%", "%%") + "/shard-%06d.tar"
     with ShardWriter(pattern, maxcount=2**40, maxsize=shard_bytes, verbose=0, mtime=0) as sink:
@@ -73,22 +73,25 @@ def write(
             # libsndfile silently decodes a FLAC frame with a wrong checksum to silence
             facts |= {"crc": zlib.crc32(sound)} | ({"labels": labels[u.key]} if labels else {})
             sink.write({"__key__": f"{number:08d}", "flac": sound, "json": json.dumps(facts).encode()})
-            name = Path(sink.fname).name
-            shard = shards.setdefault(name, {"utterances": 0, "samples": 0})
-            shard["utterances"] += 1
-            shard["samples"] += len(x)
-            written.setdefault(name, []).append(labels.get(u.key, []))
-    if not shards:
+            written.setdefault(Path(sink.fname).name, []).append((len(x), labels.get(u.key, [])))
+    if not written:
         raise AudioError(f"{data.path}: no audio to write to shards; `audiomask data validate` says why")
     index: dict[str, Any] = {"sample_rate": sample_rate, "seed": seed}
     if labels:
-        counts = index["labels"] = count(names for parts in written.values() for names in parts)
-        for name, parts in written.items():
-            shards[name]["weight"] = sum(rarity(names, counts) for names in parts)
-    index["shards"] = [{"name": n, **s} for n, s in shards.items()]
+        index["labels"] = count(names for parts in written.values() for _, names in parts)
+    index["shards"] = []
+    for name, parts in written.items():
+        shard = {"name": name, "utterances": len(parts), "samples": sum(samples for samples, _ in parts)}
+        weight = {"weight": sum(rarity(names, index["labels"]) for _, names in parts)} if labels else {}
+        index["shards"].append(shard | weight)
     with replacing(out / INDEX) as part:
         part.write_text(json.dumps(index, indent=1) + "\n")
-    return len(shards), failed
+    return len(written), failed
+
+
+def sharded(path: str | Path) -> bool:
+    """Return whether `path` is a folder of shards."""
+    return (Path(path) / INDEX).exists()
 
 
 def label_counts(folder: str | Path) -> dict[str, int]:
@@ -102,13 +105,12 @@ def label_counts(folder: str | Path) -> dict[str, int]:
     return counts
 
 
-class ShardedAudio:
-    """A sharded corpus that gives random crops; `seek` says for which row of the training.
+class ShardedAudio(Corpus):
+    """A sharded corpus, whose open shard alone is drawn from; `seek` opens that of a row.
 
     A stream of rows is drawn by one loading process of one rank. With `world` ranks of `workers` each, every
-    stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. A crop comes
-    from any place of the open shard, every second alike. With a shard open, `keys` and `labels` are those of
-    its utterances.
+    stream has its own shards, `shards[stream::streams]`, in an order drawn anew for each pass. All seconds of
+    the open shard are drawn alike.
 
     Args:
         folder, sample_rate: Folder written by `write`, and the rate of its shards in Hz.
@@ -128,7 +130,7 @@ class ShardedAudio:
         world: int = 1,
         workers: int = 1,
         seed: int = 0,
-        share: Literal["samples", "utterances", "weight"] = "samples",
+        share: Share = "samples",
     ):
         self.folder = Path(folder)
         index = json.loads((self.folder / INDEX).read_text())
@@ -153,10 +155,7 @@ class ShardedAudio:
             amount = amount / amount.sum() * sum(s["utterances"] for s in self.shards)
         self.rows = amount.round().astype(int).clip(1)
         self.name = ""
-        self._flac: list[bytes] = []
-        self.keys: list[str] = []
-        self.labels: list[list[str]] = []
-        self._lengths = self._cdf = np.zeros(0)
+        self._flac: tuple[bytes, ...] = ()
 
     def shard_of(self, row: int) -> str:
         """Return the name of the shard that `row` is drawn from (see `data.modules.Batches`)."""
@@ -173,11 +172,10 @@ class ShardedAudio:
         """Open the shard of `row`; AudioError if it is missing, cut short or damaged."""
         if (name := self.shard_of(row)) != self.name:
             flac, facts = zip(*self._read(name), strict=True)
-            self.name, self._flac = name, list(flac)
-            self.keys = [f["key"] for f in facts]
+            self.name, self._flac = name, flac
             self.labels = [f.get("labels", []) for f in facts]
-            self._lengths = np.array([f["samples"] for f in facts])
-            self._cdf = np.cumsum(self._lengths / self._lengths.sum())
+            self.lengths = np.array([f["samples"] for f in facts])
+            self.cdf = np.cumsum(self.lengths / self.lengths.sum())
 
     def _read(self, name: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
         from webdataset.tariterators import tarfile_samples
@@ -200,17 +198,7 @@ class ShardedAudio:
         if count != wanted:
             raise AudioError(f"{path}: ends after {count} of {wanted} utterances; {REMEDY}")
 
-    def crop(self, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return a crop of the open shard, see `PackedAudio.crop`."""
-        i = min(int(np.searchsorted(self._cdf, rng.random(), side="right")), len(self._flac) - 1)
-        return self.crop_of(i, rng, length, fill)
-
-    def crop_of(self, i: int, rng: np.random.Generator, length: int, fill: str = "loop") -> np.ndarray:
-        """Return a crop of the open shard's `i`-th recording, see `PackedAudio.crop_of`."""
-
-        def read(at: int, count: int) -> np.ndarray:
-            with sf.SoundFile(io.BytesIO(self._flac[i])) as file:
-                file.seek(at)
-                return file.read(count, dtype="float32")
-
-        return cut(read, int(self._lengths[i]), rng, length, fill)
+    def read(self, i: int, at: int, count: int) -> np.ndarray:
+        with sf.SoundFile(io.BytesIO(self._flac[i])) as file:
+            file.seek(at)
+            return file.read(count, dtype="float32")

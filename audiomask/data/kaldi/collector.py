@@ -11,6 +11,7 @@ import filecmp
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from audiomask import audio
@@ -18,6 +19,7 @@ from audiomask.audio import AudioError
 from audiomask.data.kaldi.directory import DataDir, DataError, invert, read_text
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".sph"}
+SHOWN = 20  # faults in a message; a wrong folder may have thousands
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -36,6 +38,7 @@ def as_key(text: str) -> str:
     return re.sub(r"[\s/\\]+", "_", text)
 
 
+@dataclass
 class Collector:
     """A data directory in the making: entries as they are found, with the faults of each file.
 
@@ -44,15 +47,11 @@ class Collector:
     collectors, makes a recording that lies in two places a fault of the second.
     """
 
-    SHOWN = 20  # faults in a message; a wrong folder may have thousands
+    folder: Path
+    skipped: list[str] | None = None
+    seen: dict[tuple[str, int], list[Path]] | None = None
 
-    def __init__(
-        self,
-        folder: Path,
-        skipped: list[str] | None = None,
-        seen: dict[tuple[str, int], list[Path]] | None = None,
-    ):
-        self.folder, self.skipped, self.seen = folder, skipped, seen
+    def __post_init__(self) -> None:
         self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
         self.faults: list[str] = []
 
@@ -104,9 +103,9 @@ class Collector:
 
     def finish(self, **more: dict[str, str]) -> DataDir:
         """Return the directory with the tables `more`; DataError for faults, and if nothing is left."""
-        shown = [f"  {fault}" for fault in self.faults[: self.SHOWN]]
-        if len(self.faults) > self.SHOWN:
-            shown.append(f"  and {len(self.faults) - self.SHOWN} more")
+        shown = [f"  {fault}" for fault in self.faults[:SHOWN]]
+        if len(self.faults) > SHOWN:
+            shown.append(f"  and {len(self.faults) - SHOWN} more")
         if self.faults and self.skipped is None:
             raise DataError(
                 f"{self.folder}: {len(self.faults)} of its files cannot be used:\n"

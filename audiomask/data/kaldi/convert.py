@@ -1,8 +1,7 @@
 """Write the audio of a data directory anew, mono and at one rate.
 
-Published tables of a corpus are often of another rate than its files: VoiceBank+DEMAND comes at 48 kHz, and
-nearly every figure for it is of 16 kHz. Training resamples as it reads; a test set is converted once, so that
-reference, noisy and enhanced signals have one format.
+Training resamples as it reads; a test set is converted once, so that reference, noisy and enhanced signals
+have the rate of the published figures (16 kHz for VoiceBank+DEMAND, which comes at 48 kHz).
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ from audiomask.masks.packets import TRACE_MS, Trace, packets, read_trace
 DURATION_TOLERANCE_S = 0.05  # reco2dur is often rounded to hundredths, and codecs pad a frame
 
 
-NAMED_IN = {"recording": "wav.scp", "utterance": "segments or wav.scp", "speaker": "utt2spk"}
-
-
 class _Scan:
     """The tables of a directory, the line that each key stands on, and the problems found."""
 
@@ -37,6 +34,8 @@ class _Scan:
         self.line_of: dict[str, dict[str, int]] = {}
         self.problems: list[Problem] = []
         self.bad: list[tuple[str, str]] = []  # table and key of each problem of an entry
+        self.stretches: dict[str, tuple[str, float, float | None]] = {}
+        self.seconds: dict[str, float] = {}  # by reco2dur
         for name in DataDir.table_names(path):
             rows, found = scan_table(path / name)
             self.problems += found
@@ -54,22 +53,23 @@ class _Scan:
     def check_numbers(self) -> None:
         for key, value in self.tables.get("segments", {}).items():
             try:
-                recording = _segment(key, value)[0]
+                self.stretches[key] = _segment(key, value)
             except ValueError as error:
                 self.found("segments", key, str(error))
                 continue
-            if recording not in self.tables["wav.scp"]:
+            if (recording := self.stretches[key][0]) not in self.tables["wav.scp"]:
                 self.found("segments", key, f"{recording} is not in wav.scp")
         for key, value in self.tables.get("reco2dur", {}).items():
-            if _number(value) is None:
+            if (seconds := _number(value)) is None:
                 self.found("reco2dur", key, f"{key}: {value!r} is not a duration in seconds")
+            else:
+                self.seconds[key] = seconds
 
     def check_audio(self, allow_pipes: bool) -> None:
         seen: dict[str, tuple[int, float]] = {}
         # wav.scp first: the others are compared with it
-        for name in sorted(self.tables, key=lambda n: n != "wav.scp"):
-            if not name.endswith(".scp"):
-                continue
+        scps = [name for name in self.tables if name.endswith(".scp")]
+        for name in sorted(scps, key=lambda n: n != "wav.scp"):
             for key, entry in self.tables[name].items():
                 try:
                     with source_file(self.data, entry, allow_pipes) as path:
@@ -84,15 +84,11 @@ class _Scan:
                     if info.rate != rate or abs(info.seconds - seconds) * rate > 1:
                         here = f"{info.seconds:.4f} s at {info.rate} Hz"
                         self.found(name, key, f"{key}: {here}, in wav.scp {seconds:.4f} s at {rate} Hz")
-        for key, value in self.tables.get("reco2dur", {}).items():
-            said = _number(value)
-            if said is not None and key in seen and abs(said - seen[key][1]) > DURATION_TOLERANCE_S:
+        for key, said in self.seconds.items():
+            if key in seen and abs(said - seen[key][1]) > DURATION_TOLERANCE_S:
+                value = self.tables["reco2dur"][key]
                 self.found("reco2dur", key, f"{key}: says {value} s, the file has {seen[key][1]:.2f} s")
-        for key, value in self.tables.get("segments", {}).items():
-            try:
-                recording, start, end = _segment(key, value)
-            except ValueError:
-                continue  # reported by check_numbers
+        for key, (recording, start, end) in self.stretches.items():
             if recording in seen and (end or start) > seen[recording][1] + DURATION_TOLERANCE_S:
                 ends = f"ends at {end or start} s, its recording at {seen[recording][1]:.2f} s"
                 self.found("segments", key, f"{key}: {ends}")
@@ -127,24 +123,22 @@ def validate(path: str | Path, check_audio: bool = True, allow_pipes: bool = Fal
     tables, problems = scan.tables, scan.problems
     if not tables["wav.scp"]:
         problems.append(Problem("wav.scp", 0, "lists nothing"))
-    keys = {
-        "recording": set(tables["wav.scp"]),
-        "utterance": set(scan.data.utterance_keys),
-        "speaker": set(tables.get("utt2spk", {}).values()),
+    named = {
+        "recording": ("wav.scp", set(tables["wav.scp"])),
+        "utterance": ("segments or wav.scp", set(scan.data.utterance_keys)),
+        "speaker": ("utt2spk", set(tables.get("utt2spk", {}).values())),
     }
     for name, table in tables.items():
-        kind = keyed_by(name)
-        if kind is None or kind == "pool":
-            continue
+        kind = str(keyed_by(name))
         if kind == "speaker" and "utt2spk" not in tables:
             problems.append(Problem(name, 0, "there is no utt2spk that it could belong to"))
-            continue
-        for key in sorted(set(table) - keys[kind]):
-            scan.found(name, key, f"{key} is not in {NAMED_IN[kind]}")
-        absent = sorted(keys[kind] - set(table))
-        if absent:
-            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-            problems.append(Problem(name, 0, f"{absent[0]}{more} of {NAMED_IN[kind]} is missing"))
+        elif kind in named:
+            place, keys = named[kind]
+            for key in sorted(set(table) - keys):
+                scan.found(name, key, f"{key} is not in {place}")
+            if absent := sorted(keys - set(table)):
+                more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+                problems.append(Problem(name, 0, f"{absent[0]}{more} of {place} is missing"))
     if "spk2utt" in tables and "utt2spk" in tables:
         right = invert(tables["utt2spk"])
         for speaker, names in tables["spk2utt"].items():
@@ -194,7 +188,7 @@ def fix(path: str | Path, check_audio: bool = True, allow_pipes: bool = False) -
     out = scan.data.subset(utterances)
     if "reco2dur" in out.tables:
         said = out.tables["reco2dur"]
-        numbers = {key: seconds for key, text in said.items() if (seconds := _number(text))}
+        numbers = {key: scan.seconds[key] for key in said if key in scan.seconds}
         true = out.durations(allow_pipes) if check_audio else numbers
         if not check_audio and set(true) != set(out.recordings):
             raise DataError(

@@ -106,8 +106,8 @@ class Augment(Simulation):
                 noise = noise[order]
         x = torch.stack([speech, noise], 1)  # [B, 2, L]
         if self.band_mask:
-            low = (draws.uniform(0, self.bands)).floor()
-            high = (low + (draws.uniform(0, self.band_mask * self.bands)).floor()).clamp(max=self.bands)
+            low = draws.uniform(0, self.bands).floor()
+            high = (low + draws.uniform(0, self.band_mask * self.bands).floor()).clamp(max=self.bands)
             low, high = (mel_hz(edge / self.bands, self.sample_rate) for edge in (low, high))
             x = band_stop(x, low, high, self.sample_rate)
         if self.shift:

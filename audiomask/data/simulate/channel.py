@@ -1,6 +1,6 @@
 """Add wind to the signal of a microphone, and pass signals through codecs.
 
-Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `data.simulate`, which draws them.
+Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `degrade`, which draws them.
 The codecs are those that libsndfile writes and reads back without a shift in time. They run row by row on the
 CPU.
 """
@@ -27,6 +27,11 @@ CODECS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 
 
+def unit(x: Tensor) -> Tensor:
+    """Return `x [..., T]` at an RMS of 1; silence stays silent."""
+    return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+
+
 def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> Tensor:
     """Return wind in gusts, RMS 1: noise that falls by 12 dB an octave above `corner_hz [B]`.
 
@@ -39,16 +44,11 @@ def wind(white: Tensor, gusts: Tensor, corner_hz: Tensor, sample_rate: int) -> T
     shape = 1 / (1 + (f / corner_hz[:, None]) ** 2) * (f >= 15)
     x = torch.fft.irfft(torch.fft.rfft(white) * shape, n)
     x = x * 10 ** (F.interpolate(gusts[:, None], n, mode="linear", align_corners=True)[:, 0] / 20)
-    return x / x.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+    return unit(x)
 
 
 def coded(x: np.ndarray, sample_rate: int, codec: str, effort: float) -> np.ndarray:
-    """Return `x [T]` after a codec, as long as before; `effort` runs from best (0) to worst (1).
-
-    ValueError for a codec that `CODECS` lacks.
-    """
-    if codec not in CODECS:
-        raise ValueError(f"no codec {codec!r}; there are: {', '.join(CODECS)}")
+    """Return `x [T]` after one of `CODECS`, as long; `effort` goes from best (0) to worst (1)."""
     container, subtype, levels = CODECS[codec]
     options = {} if levels is None else {"compression_level": levels[0] + effort * (levels[1] - levels[0])}
     file = io.BytesIO()

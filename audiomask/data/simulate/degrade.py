@@ -2,8 +2,7 @@
 
 Functions take and give waveforms `[B, T]` float32 and per-row parameters `[B]`. `Degrade` draws the
 parameters and calls them in the order in which the world does it: the talker's speed and voice colour, the
-room, the noises at their levels, the microphone's level, band and overload. All randomness of a row comes
-from a generator of its own (`RowDraws`), so a seed replays a row in any batch.
+room, the noises at their levels, the microphone's level, band and overload.
 """
 
 from __future__ import annotations
@@ -24,17 +23,19 @@ from audiomask.data.simulate import channel
 from audiomask.masks import packets
 
 EPS = 1e-8
+GRAIN = 320  # samples that speeds are rounded to, so that transforms stay quick
 
 
 class RowDraws:
-    """Random numbers that each row of a batch draws from a generator with its own seed.
+    """Random numbers that each row of a batch draws from a generator of its own.
 
-    A row then depends neither on the rows beside it nor on how many processes share the batch.
+    A seed thus replays a row in any batch.
 
     Args:
         seeds: Seeds `[B]` int64.
-        count: Numbers a row that `uniform` will hand out; they are drawn at once, since many small draws
-            would keep a GPU waiting. Taking more is a RuntimeError.
+        count: Numbers a row for `uniform`, drawn at once to spare a GPU many small draws. Taking more is a
+            RuntimeError.
+        device: Device of the numbers.
     """
 
     def __init__(self, seeds: Tensor, count: int, device: torch.device | str = "cpu"):
@@ -58,31 +59,28 @@ class RowDraws:
         return self.uniform(0, 1, *shape) < p
 
 
-def active_level(x: Tensor, sample_rate: int, floor_db: float = 35.0) -> Tensor:
+def active_level(x: Tensor, sample_rate: int) -> Tensor:
     """Return the RMS `[B]` over the active part of `x [B, T]`.
 
-    Active are the 20 ms frames within `floor_db` of the loudest one. A plain mean over a crop that is half
-    silence understates speech by 3 dB, and the SNR with it.
+    Active are the 20 ms frames within 35 dB of the loudest one. A plain mean over a crop that is half silence
+    understates speech by 3 dB, and the SNR with it.
     """
     frame = max(1, sample_rate // 50)
     n = x.shape[-1] // frame * frame
     power = x[..., :n].reshape(*x.shape[:-1], -1, frame).square().mean(-1)
-    active = power >= power.amax(-1, keepdim=True) * 10 ** (-floor_db / 10)
+    active = power >= power.amax(-1, keepdim=True) * 10**-3.5
     return ((power * active).sum(-1) / active.sum(-1).clamp(min=1)).sqrt()
 
 
-def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tensor:
+def varispeed(x: Tensor, factor: Tensor, length: int) -> Tensor:
     """Play `x [B, L]` `factor [B]` times as fast (pitch follows), giving `[B, length]`.
 
-    The first `length * factor` samples, rounded to a multiple of `grain` so that transforms stay quick, are
-    resampled to `length` by cutting or extending their spectrum. That is exact for a periodic signal; at the
-    two ends of a crop it rings for a few samples, which training does not mind.
-
-    Raises:
-        AudioError: `x` holds fewer samples.
+    The first `length * factor` samples, rounded to a multiple of `GRAIN`, are resampled to `length` by
+    cutting or extending their spectrum. That is exact for a periodic signal; at the two ends of a crop it
+    rings for a few samples, which training does not mind. AudioError if `x` holds fewer samples.
     """
     out = x.new_zeros(len(x), length)
-    for i, n in enumerate(_played(factor, length, x.shape[1], grain)):
+    for i, n in enumerate(_played(factor, length, x.shape[1])):
         if n == length:
             out[i] = x[i, :length]
         else:
@@ -91,9 +89,9 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
     return out
 
 
-def _played(factor: Tensor, length: int, crop: int, grain: int = 320) -> list[int]:
+def _played(factor: Tensor, length: int, crop: int) -> list[int]:
     """Return how many samples `length` take at speed `factor [B]`; AudioError beyond `crop`."""
-    counts = [n * grain for n in (factor * length / grain).round().long().tolist()]
+    counts = [n * GRAIN for n in (factor * length / GRAIN).round().long().tolist()]
     if max(counts, default=0) > crop:
         raise AudioError(
             f"a speed of {max(factor.tolist()):.3g} needs {max(counts)} samples for a segment of {length}, "
@@ -108,13 +106,13 @@ def check_speeds(simulation: Any, crop: int) -> None:
     _played(torch.tensor([fastest]), simulation.segment, crop)
 
 
-def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int, lowest_hz: float = 60.0) -> Tensor:
+def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int) -> Tensor:
     """Return zero-phase gains `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P frequencies.
 
-    The points are log-spaced from `lowest_hz` to the Nyquist frequency; between them the gain in dB is linear
-    in log frequency.
+    The points are log-spaced from 60 Hz to the Nyquist frequency; between them the gain in dB is linear in
+    log frequency.
     """
-    points = gains_db.shape[1]
+    points, lowest_hz = gains_db.shape[1], 60.0
     f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=gains_db.device).clamp(min=lowest_hz)
     at = torch.log(f / lowest_hz) / math.log(sample_rate / 2 / lowest_hz) * (points - 1)
     low = at.floor().long().clamp(0, points - 2)
@@ -130,11 +128,7 @@ def low_pass(cutoff_hz: Tensor, n_fft: int, sample_rate: int, width_hz: float = 
 
 
 def statistical_rooms(
-    rt60_s: Tensor,
-    direct_to_reverberant_db: Tensor,
-    length: int,
-    sample_rate: int,
-    draws: RowDraws,
+    rt60_s: Tensor, direct_to_reverberant_db: Tensor, length: int, sample_rate: int, draws: RowDraws
 ) -> Tensor:
     """Return statistical room responses `[B, length]`, the direct sound of gain 1 at sample 0.
 
@@ -170,9 +164,13 @@ def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) 
     return torch.where(level > EPS, scale, 1.0).nan_to_num(0.0)
 
 
-def mix(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
-    """Return `noise [B, T]` scaled by its `noise_gain`."""
-    return noise * noise_gain(speech, noise, snr_db, sample_rate)[:, None]
+def level_gain(heard: Tensor, all_of_it: Tensor, level_dbfs: Tensor, sample_rate: int) -> Tensor:
+    """Return the factor `[B]` that puts `heard [B, T]` at `level_dbfs [B]`, its `active_level`.
+
+    It is less where a sample of `all_of_it [B, ...]` would exceed .99.
+    """
+    scale = 10 ** (level_dbfs / 20) / active_level(heard, sample_rate).clamp(min=1e-5)
+    return torch.minimum(scale, 0.99 / all_of_it.abs().flatten(1).amax(1).clamp(min=EPS))
 
 
 def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
@@ -269,7 +267,7 @@ class Degrade(Simulation):
 
     @property
     def crop(self) -> int:
-        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
+        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + GRAIN
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
         """Return noisy and clean `[B, segment]` of `speech [B, L]`, `noise [B, K, L]`, L >= `crop`."""
@@ -312,8 +310,7 @@ class Degrade(Simulation):
         noise = varispeed(noise[used], factors(self.noise_speed, k)[used], n)
         colour = equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, k, 6)[used], n_fft, sr)
         gain = 10 ** (uniform(-self.interfering_gain_db, self.interfering_gain_db, k, 1)[used] / 20)
-        level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
-        parts = torch.fft.rfft(noise / level, n_fft) * (colour * gain)
+        parts = torch.fft.rfft(channel.unit(noise), n_fft) * (colour * gain)
         summed = torch.zeros(b, parts.shape[1], dtype=parts.dtype, device=device).index_add_(0, row, parts)
         noise = torch.fft.irfft(summed * band_gain, n_fft)[:, :n]
         # Add slow swings of level: passing cars, doors, a head that turns.
@@ -323,18 +320,15 @@ class Degrade(Simulation):
         if self.wind_p:
             gale = channel.wind(draws.rows(torch.randn, n), uniform(-25, 0, gusts), uniform(40, 250), sr)
             gale = gale * 10 ** (uniform(*self.wind_db) / 20)[:, None]
-            level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=EPS)
-            noise = torch.where(chance(self.wind_p)[:, None], noise / level + gale, noise)
+            noise = torch.where(chance(self.wind_p)[:, None], channel.unit(noise) + gale, noise)
 
         snr = uniform(*self.snr_db)
         u = uniform(0, 1)
         snr = torch.where(u < self.high_snr, uniform(self.snr_db[1], 40), snr)
         snr = torch.where(u > 1 - self.clean, math.inf, snr)
-        noisy = wet + mix(wet, noise, snr, sr)
+        noisy = wet + noise * noise_gain(wet, noise, snr, sr)[:, None]
 
-        target_level = 10 ** (uniform(*self.level_dbfs) / 20)
-        scale = target_level / active_level(noisy, sr).clamp(min=1e-5)
-        scale = torch.minimum(scale, 0.99 / noisy.abs().amax(-1).clamp(min=EPS))[:, None]
+        scale = level_gain(noisy, noisy, uniform(*self.level_dbfs), sr)[:, None]
         noisy, clean = noisy * scale, clean * scale
         limit = noisy.abs().amax(-1) * uniform(0.3, 0.9)
         limit = torch.where(chance(self.clip_p), limit, math.inf)[:, None]

@@ -21,9 +21,11 @@ from audiomask.audio import AudioError, replacing
 from audiomask.data.example import Simulation
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.simulate import degrade
+from audiomask.data.simulate.channel import unit
 from audiomask.data.simulate.mixtures import MixSettings, Mixture, mixtures, write_pairs
 
 SOUND = 343.0  # m/s, in air at 20 degrees C
+SIZES_M = ((3.0, 8.0), (3.0, 6.0), (2.4, 3.5))  # length, width and height of a room
 LEAD = 16  # samples of a response before its first direct sound: half of the interpolated pulse
 
 
@@ -68,7 +70,6 @@ def simulate_rooms(
     noises: int = 3,
     sample_rate: int = 16000,
     seconds: float = 0.4,
-    size_m: tuple[tuple[float, float], ...] = ((3.0, 8.0), (3.0, 6.0), (2.4, 3.5)),
     rt60_s: tuple[float, float] = (0.15, 0.5),
     distance_m: tuple[float, float] = (0.5, 3.0),
     seed: int = 0,
@@ -89,7 +90,7 @@ def simulate_rooms(
     for i in range(count):
         rng = np.random.default_rng([seed, i])
         while True:
-            size = np.array([rng.uniform(*range_) for range_ in size_m])
+            size = np.array([rng.uniform(*range_) for range_ in SIZES_M])
             try:  # Sabine's formula has no answer for large rooms that are too dry
                 absorption, order = pra.inverse_sabine(rng.uniform(*rt60_s), size)
                 break
@@ -204,7 +205,7 @@ class ArrayScenes(Simulation):
 
     @property
     def crop(self) -> int:
-        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + 320
+        return math.ceil(self.segment * max(self.speed[1], self.noise_speed[1])) + degrade.GRAIN
 
     @property
     def rooms(self) -> Rooms:
@@ -222,11 +223,10 @@ class ArrayScenes(Simulation):
         return self._rooms
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noisy `[B, M, segment]` and clean `[B, segment]` signals of raw rows.
+        """Return noisy `[B, M, segment]` and clean `[B, segment]` of rows of `crop` or more.
 
-        These are `speech [B, L]`, `noise [B, K, L]`, L >= segment times the greatest speed + 320, and
-        `seeds [B]`. All draws follow from the first seed and the size of the batch: unlike with
-        `degrade.Degrade`, two processes do not draw the scenes of one process with twice the batch.
+        All draws follow from the first seed and the size of the batch: unlike with `degrade.Degrade`, two
+        processes do not draw the scenes of one process with twice the batch.
         """
         b, k, _ = noise.shape
         _ = self.rooms  # raises first where the bank does not fit
@@ -269,10 +269,9 @@ class ArrayScenes(Simulation):
 
         share = torch.tensor([0.5, 0.3, 0.2, *[0.1] * max(0, k - 3)][:k], device=device)
         used = torch.arange(k, device=device) <= torch.multinomial(share, b, True, generator=g)[:, None]
-        level = noise.square().mean(-1, keepdim=True).sqrt().clamp(min=degrade.EPS)
         colour = degrade.equaliser(uniform(-self.noise_eq_db, self.noise_eq_db, b * k, 6), n_fft, sr)
         colour = colour.unflatten(0, (b, k)) * (gain(self.interfering_gain_db, b, k) * used)[..., None]
-        parts = torch.fft.rfft(noise[:, :k] / level[:, :k], n_fft) * colour  # [B, K, F]
+        parts = torch.fft.rfft(unit(noise[:, :k]), n_fft) * colour  # [B, K, F]
         paths = torch.fft.rfft(h[:, 1 : 1 + k], n_fft)  # [B, K, M, F]
         everywhere = torch.rand(b, generator=g, device=device) < self.diffuse
         rows = int(everywhere.sum())
@@ -289,9 +288,7 @@ class ArrayScenes(Simulation):
         microphone = gain(self.microphone_gain_db, b, wet.shape[1], 1)
         microphone = microphone / microphone[:, self.reference, None]  # the target is at its level
         noisy = (wet + around * scale[:, None, None] + own) * microphone
-        wanted = 10 ** (uniform(*self.level_dbfs, b) / 20)
-        scale = wanted / degrade.active_level(noisy[:, self.reference], sr).clamp(min=1e-5)
-        scale = torch.minimum(scale, 0.99 / noisy.abs().amax((1, 2)).clamp(min=degrade.EPS))
+        scale = degrade.level_gain(noisy[:, self.reference], noisy, uniform(*self.level_dbfs, b), sr)
         return noisy * scale[:, None, None], clean * scale[:, None], rooms.delays[pick]
 
 
@@ -301,7 +298,7 @@ def write_scenes(
     """Write `count` fixed scenes and the data directory `out`, which is returned.
 
     Files are out/noisy/*.wav (a channel per microphone) and out/clean/*.wav, tables those of
-    `data.mix.write_mixtures`, which draws the mixtures; utt2delay has the delays of `Rooms`.
+    `mixtures.write_mixtures`, which draws the mixtures; utt2delay has the delays of `Rooms`.
     """
 
     def render(i: int, mixture: Mixture) -> tuple[Mixture, np.ndarray, np.ndarray, dict[str, str]]:

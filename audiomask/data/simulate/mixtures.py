@@ -1,8 +1,7 @@
 """Write fixed mixtures of speech and noise, for validation sets and tiny corpora.
 
-Training mixes on the fly and on the training device (`degrade.py`). A validation set must instead stay the
-same for months, so it is drawn once, here, with nothing but numpy, and written to disk: a seed and two data
-directories give the same mixtures on every machine.
+Training mixes as it runs (`degrade.py`). A validation set must instead stay the same for months, so it is
+drawn once, with nothing but numpy: a seed and two data directories give the same mixtures on every machine.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from audiomask import audio
 from audiomask.data.kaldi.directory import DataDir, DataError, Utterance, read_mono
 
 SILENCE_DBFS = -60.0  # a crop quieter than this holds neither speech nor noise worth mixing
+TRIES = 20  # crops and recordings drawn before silence is an error
 CACHED_FILES = 64  # decoded files kept: noise files are long, and drawn again and again
 
 
@@ -29,7 +29,6 @@ class MixSettings:
     seconds: tuple[float, float] = (3.0, 6.0)
     snr_db: tuple[float, float] = (0.0, 15.0)
     level_dbfs: tuple[float, float] = (-30.0, -20.0)  # RMS of the speech in the mixture
-    peak: float = 0.99  # a mixture that would exceed this is turned down as a whole, with its clean reference
 
     def __post_init__(self) -> None:
         for name in ("seconds", "snr_db", "level_dbfs"):
@@ -62,13 +61,12 @@ def rms_dbfs(x: np.ndarray) -> float:
 
 
 def mix_at_snr(
-    speech: np.ndarray, noise: np.ndarray, snr_db: float, level_dbfs: float, peak: float = 0.99
+    speech: np.ndarray, noise: np.ndarray, snr_db: float, level_dbfs: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (clean, noisy): speech `[T]` at `level_dbfs`, and with noise `snr_db` below it.
 
-    Both are float32. SNR = 10 log10(sum s^2 / sum n^2) over all T samples, pauses included. If the sum would
-    exceed `peak`, both are scaled by one factor, which leaves the SNR as drawn. DataError for a silent
-    signal.
+    Levels are of all T samples, pauses included. If one would exceed .99, both signals are scaled by one
+    factor, which leaves the SNR as drawn. DataError for a silent signal.
     """
     levels = rms_dbfs(speech), rms_dbfs(noise)
     if not np.isfinite(levels).all():
@@ -76,15 +74,15 @@ def mix_at_snr(
     clean = speech * np.float32(10 ** ((level_dbfs - levels[0]) / 20))
     noisy = clean + noise * np.float32(10 ** ((level_dbfs - snr_db - levels[1]) / 20))
     highest = max(float(np.abs(noisy).max()), float(np.abs(clean).max()))
-    gain = np.float32(min(1.0, peak / highest))
+    gain = np.float32(min(1.0, 0.99 / highest))
     return clean * gain, noisy * gain
 
 
-def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator, tries: int = 20) -> np.ndarray | None:
+def _draw_crop(x: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray | None:
     """Return a random crop louder than SILENCE_DBFS, or None; a shorter signal is repeated."""
     if len(x) < length:
         x = np.resize(x, length)
-    for _ in range(tries):
+    for _ in range(TRIES):
         start = int(rng.integers(0, len(x) - length + 1))
         crop = x[start : start + length]
         if rms_dbfs(crop) > SILENCE_DBFS:
@@ -130,7 +128,7 @@ def mixtures(
         crop = _draw_crop(said, length, rng)
         if crop is None:
             raise DataError(f"{speech.path}: {talker.key} is silent; remove it with `audiomask data subset`")
-        for _ in range(20):
+        for _ in range(TRIES):
             pool = by_kind[kinds[int(rng.integers(len(kinds)))]]
             at = pool[int(rng.integers(len(pool)))]
             chosen, noise_crop = noises[at], _draw_crop(read_noise(at), length, rng)
@@ -138,10 +136,10 @@ def mixtures(
                 break
         else:
             raise DataError(
-                f"{noise.path}: 20 draws in a row were silent, the last {chosen.key}; check the noises"
+                f"{noise.path}: {TRIES} draws in a row were silent, the last {chosen.key}; check the noises"
             )
         snr, level = float(rng.uniform(*settings.snr_db)), float(rng.uniform(*settings.level_dbfs))
-        clean, noisy = mix_at_snr(crop, noise_crop, snr, level, settings.peak)
+        clean, noisy = mix_at_snr(crop, noise_crop, snr, level)
         key = f"{talker.speaker or talker.key}-mix{number:04d}"
         yield Mixture(key, talker, chosen, snr, clean, noisy)
 

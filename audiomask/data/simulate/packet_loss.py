@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
 from audiomask.data.example import Example, Simulation, rms
-from audiomask.data.kaldi.directory import read_mono
+from audiomask.data.kaldi.directory import Utterance, read_mono
 from audiomask.masks.packets import TRACE_MS, LossModel, Trace, packets, per_sample, read_trace
 
 
@@ -64,23 +64,20 @@ class PacketLoss(Simulation):
 
 
 class Traced(Utterances):
-    """Reads the recordings of a data directory and their traces.
+    """Reads `clean [T]`, and `lost [T]` bool, where it is lost, of a data directory.
 
-    `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`. An item is `clean [T]`,
-    `lost [T]` bool, `key`.
+    `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):
         super().__init__(path, sample_rate, "utt2trace", ", to name a loss trace for each recording")
         self.packet_ms = packet_ms
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        u = self.utterances[i]
-        x = torch.from_numpy(read_mono(self.data, u, self.sample_rate))
+    def signals(self, u: Utterance) -> dict[str, np.ndarray]:
+        x = read_mono(self.data, u, self.sample_rate)
         count, size = packets(len(x), self.sample_rate, self.packet_ms)
         file = self.data.tables["utt2trace"].get(u.key)
         if file is None:
             raise AudioError(f"{u.key}: utt2trace names no loss trace for it")
         trace = Trace(read_trace(self.data.resolve(file)), file)
-        lost = trace.sample(torch.zeros(1, dtype=torch.int64), count)
-        return {"clean": x, "lost": per_sample(lost, len(x), size)[0], "key": u.key}
+        return {"clean": x, "lost": per_sample(trace.sample(np.zeros(1, int), count), len(x), size)[0]}

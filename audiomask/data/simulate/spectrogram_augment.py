@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from audiomask.data.simulate.degrade import RowDraws
+
 
 def draws(seeds: Tensor, count: int, purpose: int) -> Tensor:
     """Return `[B, count]` uniform in [0, 1) from `seeds [B]` int64, new for each `purpose`."""
-    key = 0x9E3779B9 * (purpose + 1)
-    generators = [torch.Generator().manual_seed(seed ^ key) for seed in seeds.tolist()]
-    return torch.stack([torch.rand(count, generator=g) for g in generators]).to(seeds.device)
+    return RowDraws(seeds ^ 0x9E3779B9 * (purpose + 1), count).uniform(0, 1, count).to(seeds.device)
 
 
 def spec_augment(x: Tensor, seeds: Tensor, frames: int, bands: int, value: float = 0.0) -> Tensor:

@@ -12,46 +12,31 @@ from audiomask.data.corpora.plc import read as from_plc
 from audiomask.data.corpora.vctk import read as from_vctk
 from audiomask.data.corpora.voicebank import read as from_voicebank
 from audiomask.data.kaldi.directory import DataError
-from audiomask.data.kaldi.health import validate
 
 
-def sound(parts, tmp_path):
-    for name, data in parts.items():
-        data.write(tmp_path / "out" / name)
-        assert validate(tmp_path / "out" / name) == []
-    return parts
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return lambda kind: getattr(corpus_trees, kind)(tmp_path / kind)
-
-
-def test_voicebank(tree, tmp_path):
-    parts = sound(from_voicebank(tree("voicebank")), tmp_path)
+def test_voicebank(tree, sound):
+    parts = sound(from_voicebank(tree("voicebank")))
     assert set(parts) == {"trainset_28spk", "testset"}
     assert parts["trainset_28spk"].speakers == ["p226", "p227", "p228", "p287"]
     assert parts["testset"].tables["clean.scp"]["p232_001"].endswith("clean_testset_wav/p232_001.wav")
 
 
-def test_dns(tree, tmp_path):
-    parts = sound(from_dns(tree("dns")), tmp_path)
+def test_dns(tree, sound):
+    folder = tree("dns")
+    parts = sound(from_dns(folder))
     assert set(parts) == {"clean", "noise", "rooms", "test_no_reverb"}
     assert parts["clean"].speakers == [f"reader_0670{i}" for i in range(4)]
     assert len(parts["noise"].speakers) == 4
     assert len(parts["rooms"].recordings) == 2  # and not the recording of a room's noise
     test = parts["test_no_reverb"].tables
-    assert list(test["wav.scp"]) == ["fileid_7", "fileid_12"] or set(test["wav.scp"]) == {
-        "fileid_7",
-        "fileid_12",
-    }
+    assert set(test["wav.scp"]) == {"fileid_7", "fileid_12"}
     assert test["clean.scp"]["fileid_12"].endswith("clean/clean_fileid_12.wav")
-    assert from_dns(tmp_path / "dns/datasets").keys() == parts.keys()
+    assert from_dns(folder / "datasets").keys() == parts.keys()
 
 
-def test_chime3(tree, tmp_path):
+def test_chime3(tree, sound):
     folder = tree("chime3")
-    parts = sound(from_chime3(folder), tmp_path)
+    parts = sound(from_chime3(folder))
     assert set(parts) == {"tr05_simu", "tr05_org", "dt05_bth", "et05_simu", "et05_real", "noise"}
     real, simulated = parts["et05_real"].tables, parts["et05_simu"].tables
     assert real["wav.scp"]["F05_440C0201_CAF_REAL"].endswith("et05_caf_real/F05_440C0201_CAF.CH5.wav")
@@ -60,9 +45,8 @@ def test_chime3(tree, tmp_path):
     assert "clean.scp" not in simulated
     assert "ch0.scp" not in real
     assert parts["noise"].speakers == ["BUS", "CAF"]
-    with_references = sound(
-        from_chime3(folder, channel=3, references=folder / "data/audio/16kHz/isolated_ext"), tmp_path
-    )
+    references = folder / "data/audio/16kHz/isolated_ext"
+    with_references = sound(from_chime3(folder, channel=3, references=references))
     clean = with_references["et05_simu"].tables["clean.scp"]["F05_440C0201_CAF_SIMU"]
     assert clean.endswith("isolated_ext/et05_caf_simu/F05_440C0201_CAF.CH3.Clean.wav")
     assert "clean.scp" not in with_references["et05_real"].tables
@@ -70,9 +54,9 @@ def test_chime3(tree, tmp_path):
         from_chime3(folder, channel=7)
 
 
-def test_plc(tree, tmp_path):
+def test_plc(tree, sound):
     folder = tree("plc")
-    parts = sound(from_plc(folder), tmp_path)
+    parts = sound(from_plc(folder))
     assert set(parts) == {"train", "blind"}
     train, blind = parts["train"].tables, parts["blind"].tables
     assert train["wav.scp"]["3"].endswith("train/clean_signals/3.wav")
@@ -82,7 +66,7 @@ def test_plc(tree, tmp_path):
     assert blind["wav.scp"]["5"].endswith("blind/lossy_signals/5.wav")
     assert "clean.scp" not in blind
     references = folder / "blind_set_reference"
-    blind = sound(from_plc(folder, references=references), tmp_path)["blind"].tables
+    blind = sound(from_plc(folder, references=references))["blind"].tables
     assert blind["clean.scp"]["5"] == blind["wav.scp"]["5"] == str(references / "5.wav")
     train = folder / "test_train/train"
     for name in ("2.wav", "2_is_lost.txt"):
@@ -117,9 +101,9 @@ def test_a_bad_trace_is_named_and_can_be_left_out(tree, text, message):
     assert set(data.tables["utt2trace"]) == {"2", "3", "4"} == set(data.recordings)
 
 
-def test_vctk(tree, tmp_path):
+def test_vctk(tree, sound):
     folder = tree("vctk")
-    data = sound({"": from_vctk(folder)}, tmp_path)[""]
+    data = sound({"": from_vctk(folder)})[""]
     assert data.speakers == ["p225", "p226", "p232", "p257", "p287", "s5"]
     assert len(data.recordings) == 12
     assert data.tables["wav.scp"]["s5_002"].endswith("s5/s5_002_mic1.flac")
@@ -130,55 +114,6 @@ def test_vctk(tree, tmp_path):
     shutil.move(old / "p225_003.flac", old / "other.flac")
     with pytest.raises(DataError, match=r"other\.flac: not a name of VCTK"):
         from_vctk(folder)
-
-
-FAULTS = [
-    ("plc", "test_train/train/clean_signals/2.wav", "missing", "what was sent"),
-    ("plc", "test_train/train/lossy_signals/2.wav", "missing", "nothing of its name"),
-    ("plc", "test_train/train/lossy_signals/2.wav", "truncated", "truncated"),
-    ("plc", "test_train/train/lossy_signals/2_is_lost.txt", "missing", "cannot be read as a trace"),
-    ("vctk", "wav48_silence_trimmed/p225/p225_001_mic1.flac", "not audio", "not audio"),
-    ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "missing", "its clean partner"),
-    ("voicebank", "noisy_trainset_28spk_wav/p227_002.wav", "missing", "its noisy partner is missing"),
-    ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "truncated", "copy or unpack it again"),
-    ("voicebank", "noisy_testset_wav/p232_001.wav", "empty", "is empty"),
-    ("dns", "datasets/noise/noise_Freesound_2.wav", "not audio", "not audio"),
-    ("dns", "datasets/noise/noise_Freesound_2.wav", "truncated", "its header promises"),
-    ("dns", "datasets/test_set/synthetic/no_reverb/clean/clean_fileid_7.wav", "missing", "unpack the corpus"),
-    (
-        "chime3",
-        "data/audio/16kHz/isolated/tr05_bus_simu/011_011C0201_BUS.CH5.wav",
-        "missing",
-        "other channels",
-    ),
-    ("chime3", "data/audio/16kHz/isolated/et05_caf_real/F05_440C0201_CAF.CH2.wav", "missing", "ch2 partner"),
-    ("chime3", "data/audio/16kHz/backgrounds/BGD_150203_010_CAF.CH6.wav", "truncated", "truncated"),
-]
-READERS = {
-    "voicebank": from_voicebank,
-    "dns": from_dns,
-    "chime3": from_chime3,
-    "plc": from_plc,
-    "vctk": lambda folder, **how: {"": from_vctk(folder, **how)},
-}
-
-
-@pytest.mark.parametrize(("kind", "file", "how", "message"), FAULTS, ids=lambda x: x if " " not in x else "")
-def test_a_bad_file_is_named_and_can_be_left_out(tree, kind, file, how, message):
-    folder = tree(kind)
-    whole = sum(len(data.recordings) for data in READERS[kind](folder).values())
-    bad = corpus_trees.spoil(folder / file, how)
-    with pytest.raises(DataError) as error:
-        READERS[kind](folder)
-    assert bad.name in str(error.value)
-    assert message in str(error.value)
-    assert "--bad-files skip" in str(error.value)
-    if kind != "chime3":  # whose sets of one utterance would be empty
-        skipped = []
-        left = READERS[kind](folder, skipped=skipped)
-        assert len(skipped) == 1
-        assert bad.name in skipped[0]
-        assert sum(len(data.recordings) for data in left.values()) == whole - 1
 
 
 def test_all_faults_come_at_once(tree):
@@ -232,12 +167,6 @@ def test_hidden_files_of_archives_are_passed_over(tree):
     folder = tree("voicebank")
     (folder / "noisy_testset_wav/._p232_001.wav").write_bytes(b"\0" * 100)
     assert len(from_voicebank(folder)["testset"].recordings) == 2
-
-
-@pytest.mark.parametrize("kind", READERS)
-def test_another_folder_is_refused(kind, tmp_path):
-    with pytest.raises(DataError, match=str(tmp_path)):
-        READERS[kind](tmp_path)
 
 
 def test_a_flac_cut_short_is_found(tmp_path):

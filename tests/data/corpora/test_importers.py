@@ -5,32 +5,22 @@ import json
 
 import numpy as np
 import pytest
+from corpus_trees import put
 
-from audiomask import audio
 from audiomask.data.corpora.folder import read as from_folder
 from audiomask.data.corpora.lhotse import read as from_lhotse
 from audiomask.data.corpora.lhotse import write as to_lhotse
 from audiomask.data.corpora.librispeech import read as from_librispeech
 from audiomask.data.kaldi.directory import DataDir, DataError
-from audiomask.data.kaldi.health import validate
+
+NOISE = np.random.default_rng(0).standard_normal(16000) * 0.1
 
 
-def sound(path, seconds=0.5, rate=16000):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    audio.write(path, np.random.default_rng(0).standard_normal(round(seconds * rate)) * 0.1, rate)
-
-
-def sound_directory(data, tmp_path):
-    data.write(tmp_path / "out")
-    assert validate(tmp_path / "out") == []
-    return DataDir.read(tmp_path / "out")
-
-
-def test_folder_by_folder_file_and_pattern(tmp_path):
+def test_folder_by_folder_file_and_pattern(tmp_path, sound):
     for name in ("rain/a b.wav", "rain/c.flac", "wind/a b.wav", "top.wav"):
-        sound(tmp_path / "in" / name)
+        put(tmp_path / "in" / name, NOISE)
     (tmp_path / "in" / "notes.txt").write_text("no audio")
-    data = sound_directory(from_folder(tmp_path / "in"), tmp_path)
+    data = sound({"": from_folder(tmp_path / "in")})[""]
     assert data.tables["utt2spk"] == {
         "in-top": "in",
         "rain_a_b": "rain",
@@ -50,31 +40,31 @@ def test_folder_by_folder_file_and_pattern(tmp_path):
 
 
 def test_two_files_with_one_key_are_refused(tmp_path):
-    sound(tmp_path / "in" / "x" / "a.wav")
-    sound(tmp_path / "in" / "x" / "a.flac")
+    put(tmp_path / "in" / "x" / "a.wav", NOISE)
+    put(tmp_path / "in" / "x" / "a.flac", NOISE)
     with pytest.raises(DataError, match="same key x_a"):
         from_folder(tmp_path / "in")
 
 
-def test_librispeech_with_transcripts(tmp_path):
+def test_librispeech_with_transcripts(tmp_path, sound):
     for name in ("19/198/19-198-0000.flac", "19/198/19-198-0001.flac", "26/495/26-495-0000.flac"):
-        sound(tmp_path / "in" / name)
+        put(tmp_path / "in" / name, NOISE)
     (tmp_path / "in/19/198/19-198.trans.txt").write_text("19-198-0000 HELLO WORLD\n19-198-0001 AGAIN\n")
     with pytest.raises(DataError, match="1 utterances have no transcript"):
         from_librispeech(tmp_path / "in")
     (tmp_path / "in/26/495/26-495.trans.txt").write_text("26-495-0000 THE END\n")
-    data = sound_directory(from_librispeech(tmp_path / "in"), tmp_path)
+    data = sound({"": from_librispeech(tmp_path / "in")})[""]
     assert data.tables["spk2utt"] == {"19": "19-198-0000 19-198-0001", "26": "26-495-0000"}
     assert data.tables["text"]["19-198-0000"] == "HELLO WORLD"
-    sound(tmp_path / "in" / "other.wav")
+    put(tmp_path / "in" / "other.wav", NOISE)
     with pytest.raises(DataError, match="not a LibriSpeech name"):
         from_librispeech(tmp_path / "in")
 
 
 @pytest.mark.parametrize("segmented", [False, True])
 def test_lhotse_there_and_back(tmp_path, segmented):
-    sound(tmp_path / "r1.wav", 1.0)
-    sound(tmp_path / "r2.wav", 0.5)
+    put(tmp_path / "r1.wav", NOISE)
+    put(tmp_path / "r2.wav", NOISE[:8000])
     tables = {
         "wav.scp": {r: str(tmp_path / f"{r}.wav") for r in ("r1", "r2")},
         "reco2dur": {"r1": "1.0000", "r2": "0.5000"},

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import shutil
 import tarfile
 
 import numpy as np
@@ -114,8 +115,7 @@ def test_crops_are_spread_over_the_audio_of_the_open_shard(folder):
 
 
 def damaged(folder, tmp_path, change) -> ShardedAudio:
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     corpus = ShardedAudio(tmp_path, RATE, 500, batch_size=4)
     path = tmp_path / corpus.shard_of(0)
     content = change(bytearray(path.read_bytes()))

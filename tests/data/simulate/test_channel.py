@@ -52,11 +52,6 @@ def test_more_effort_to_save_bits_costs_quality(codec):
     assert error[1] > error[0]
 
 
-def test_an_unknown_codec_is_named():
-    with pytest.raises(ValueError, match=r"'amr'; there are: opus, .*gsm"):
-        coded(speech_like(), RATE, "amr", 0.0)
-
-
 def test_libsndfile_has_all_of_them():
     for container, subtype, _ in CODECS.values():
         assert subtype in soundfile.available_subtypes(container)
@@ -102,5 +97,5 @@ def test_degrade_adds_wind_to_the_noise():
 
 
 def test_an_unknown_codec_is_refused_at_once():
-    with pytest.raises(ValueError, match="'amr'"):
+    with pytest.raises(ValueError, match=r"'amr'; there are: opus, .*gsm"):
         Degrade(RATE, 16000, codec_p=0.1, codecs=("amr",))

@@ -1,16 +1,14 @@
 """Rooms are what physics says, and scenes put into them what they were asked to."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from corpus_trees import mini
 
 from audiomask import audio
 from audiomask.audio import AudioError
-from audiomask.data.corpora.folder import read as from_folder
-from audiomask.data.corpora.librispeech import read as from_librispeech
 from audiomask.data.simulate.degrade import active_level
 from audiomask.data.simulate.microphones import (
     LEAD,
@@ -23,7 +21,6 @@ from audiomask.data.simulate.microphones import (
 )
 
 RATE = 16000
-CORPUS = Path(__file__).parents[3] / "egs/mini/denoise/corpus"
 PLAIN = {"clean": 0.0, "diffuse": 0.0, "microphone_gain_db": 0.0, "self_noise_db": (200.0, 200.0)}
 PLAIN |= {"speed_p": 0.0, "eq_db": 0.0, "noise_eq_db": 0.0}
 
@@ -150,11 +147,9 @@ def test_a_seed_replays_a_batch_and_silence_stays_finite():
 
 
 def test_fixed_scenes_are_a_data_directory(tmp_path):
-    speech = from_librispeech(CORPUS / "speech/valid")
-    noise = from_folder(CORPUS / "noise/valid")
     scenes = ArrayScenes(anechoic(), RATE, RATE, reference=2, clean=0.0)
-    data = write_scenes(scenes, speech, noise, tmp_path / "a", 2, seed=3)
-    write_scenes(scenes, speech, noise, tmp_path / "b", 2, seed=3)
+    data = write_scenes(scenes, *mini("valid"), tmp_path / "a", 2, seed=3)
+    write_scenes(scenes, *mini("valid"), tmp_path / "b", 2, seed=3)
     first, second = data.utterances()
     for u in (first, second):
         noisy, clean = (data.load(u, table)[0] for table in ("wav", "clean"))

@@ -1,0 +1,66 @@
+"""Every fault of a corpus is named with its file, which can be left out."""
+
+import corpus_trees
+import pytest
+
+from audiomask.data.corpora import audioset, chime3, dns, esc10, esc50, plc, speechcommands, vctk, voicebank
+from audiomask.data.kaldi.directory import DataError
+
+READERS = {
+    module.__name__.rpartition(".")[2]: module.read
+    for module in (audioset, chime3, dns, esc10, esc50, plc, speechcommands, voicebank)
+}
+READERS["vctk"] = lambda folder, **how: {"": vctk.read(folder, **how)}
+FAULTS = [
+    ("plc", "test_train/train/clean_signals/2.wav", "missing", "what was sent"),
+    ("plc", "test_train/train/lossy_signals/2.wav", "missing", "nothing of its name"),
+    ("plc", "test_train/train/lossy_signals/2.wav", "truncated", "truncated"),
+    ("plc", "test_train/train/lossy_signals/2_is_lost.txt", "missing", "cannot be read as a trace"),
+    ("vctk", "wav48_silence_trimmed/p225/p225_001_mic1.flac", "not audio", "not audio"),
+    ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "missing", "its clean partner"),
+    ("voicebank", "noisy_trainset_28spk_wav/p227_002.wav", "missing", "its noisy partner is missing"),
+    ("voicebank", "clean_trainset_28spk_wav/p227_002.wav", "truncated", "copy or unpack it again"),
+    ("voicebank", "noisy_testset_wav/p232_001.wav", "empty", "is empty"),
+    ("dns", "datasets/noise/noise_Freesound_2.wav", "not audio", "not audio"),
+    ("dns", "datasets/noise/noise_Freesound_2.wav", "truncated", "its header promises"),
+    ("dns", "datasets/test_set/synthetic/no_reverb/clean/clean_fileid_7.wav", "missing", "unpack the corpus"),
+    (
+        "chime3",
+        "data/audio/16kHz/isolated/tr05_bus_simu/011_011C0201_BUS.CH5.wav",
+        "missing",
+        "other channels",
+    ),
+    ("chime3", "data/audio/16kHz/isolated/et05_caf_real/F05_440C0201_CAF.CH2.wav", "missing", "ch2 partner"),
+    ("chime3", "data/audio/16kHz/backgrounds/BGD_150203_010_CAF.CH6.wav", "truncated", "truncated"),
+    ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "missing", "is listed in esc50.csv and missing"),
+    ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "truncated", "truncated"),
+    ("esc10", "002 - Rain/4-4001-A.wav", "empty", "is empty"),
+    ("esc10", "002 - Rain/4-4001-A.wav", "not audio", "not audio"),
+    ("speechcommands", "go/cb2929ce_nohash_0.wav", "missing", "is in validation_list.txt and missing"),
+    ("speechcommands", "go/0a7c2a8d_nohash_0.wav", "truncated", "truncated"),
+    ("audioset", "clips/eval/YbcdefghijK.wav", "truncated", "truncated"),
+]
+
+
+@pytest.mark.parametrize(("kind", "file", "how", "message"), FAULTS, ids=lambda x: x if " " not in x else "")
+def test_a_bad_file_is_named_and_can_be_left_out(tree, kind, file, how, message):
+    folder, before, skipped = tree(kind), [], []
+    whole = sum(len(data.recordings) for data in READERS[kind](folder, skipped=before).values())
+    bad = corpus_trees.spoil(folder / file, how)
+    with pytest.raises(DataError) as error:
+        READERS[kind](folder)
+    assert "--bad-files skip" in str(error.value)
+    if kind == "chime3":  # whose sets of one utterance would be empty
+        skipped = [str(error.value)]
+    else:
+        left = READERS[kind](folder, skipped=skipped)
+        assert sum(len(data.recordings) for data in left.values()) == whole - 1
+    (fault,) = set(skipped) - set(before)
+    assert bad.name in fault
+    assert message in fault
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_another_folder_is_refused(kind, tmp_path):
+    with pytest.raises(DataError, match=str(tmp_path)):
+        READERS[kind](tmp_path)
