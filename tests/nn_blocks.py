@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from audiomask.frontend.resample import Resample
-from audiomask.frontend.stft import Analysis, Synthesis, log_power, low_delay_windows
+from audiomask.frontend.stft import Analysis, Synthesis, magnitude
 from audiomask.nn.attention import CausalAttention
 from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
 from audiomask.nn.norm import FrameNorm, RunningNorm
@@ -25,14 +25,13 @@ def late(block: Streaming, channels: int = 4) -> Streaming:
     return Sequential(Conv1d(channels, channels, 3, lookahead=2), block)
 
 
-class LogPower(nn.Module):
+class Magnitude(nn.Module):
     def forward(self, x):
-        return log_power(x, 1e-2)
+        return magnitude(x, 1e-2)
 
 
-def _stft(size: int, hop: int, low_delay: bool = False) -> Streaming:
-    analysis, prototype = low_delay_windows(size, hop) if low_delay else ("sqrt_hann", None)
-    return Sequential(Analysis(size, hop, analysis), Synthesis(size, hop, analysis, prototype))
+def _stft(size: int, hop: int) -> Streaming:
+    return Sequential(Analysis(size, hop), Synthesis(size, hop))
 
 
 BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
@@ -74,9 +73,9 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
     "delay-gate": (lambda: Sequential(Delay(3, 4), Conv1d(4, 4, 1), Gate()), (4,)),
     "stft": (lambda: _stft(64, 32), (1,)),
     "stft-odd-hop": (lambda: _stft(40, 16), (1,)),
-    "stft-low-delay": (lambda: _stft(128, 16, True), (1,)),
+    "stft-short-hop": (lambda: _stft(128, 16), (1,)),
     "stft-late": (
-        lambda: Sequential(Delay(5, 1), Analysis(64, 32), LogPower(), Conv2d(1, 1, (2, 1), freqs=33)),
+        lambda: Sequential(Delay(5, 1), Analysis(64, 32), Magnitude(), Conv2d(1, 1, (2, 1), freqs=33)),
         (1,),
     ),
     "resample-down": (lambda: Resample(48000, 16000, zeros=6), (1,)),

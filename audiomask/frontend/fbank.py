@@ -1,9 +1,9 @@
 """Compute Kaldi-compatible log-mel filter-bank features in a streaming block.
 
-Frame n reads samples [n hop, n hop + length). This is Kaldi with snip-edges, the only one of its two layouts
-that can stream (the other mirrors the signal at its ends). Each frame goes through Kaldi's steps in their
-order: subtract the mean, pre-emphasise x[i] - 0.97 x[i-1] with x[-1] = x[0], window, power spectrum of the
-next power of two, triangles straight over mel, floor, logarithm.
+Frame n reads samples [n hop, n hop + length): Kaldi with snip-edges, as its other layout, which mirrors the
+signal at its ends, cannot stream. Each frame goes through Kaldi's steps in their order: subtract the mean,
+pre-emphasise x[i] - 0.97 x[i-1] with x[-1] = x[0], window, power spectrum of the next power of two,
+triangles straight over mel, floor, logarithm.
 
     hop 160, length 400     |  hop 0  |  hop 1  |  hop 2  |  hop 3  |
     frame 0                  .........................
@@ -13,30 +13,37 @@ next power of two, triangles straight over mel, floor, logarithm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from audiomask.frontend.bands import triangular
+from audiomask.frontend.bands import kaldi
 from audiomask.frontend.stft import RealDft
 from audiomask.streaming import State, Streaming
+
+WINDOWS: dict[str, Callable[[int], np.ndarray]] = {  # symmetric, as in Kaldi
+    "povey": lambda length: np.hanning(length) ** 0.85,  # wider than Hann's, and zero at its ends too
+    "hann": np.hanning,
+    "hamming": np.hamming,
+    "rect": np.ones,
+}
 
 
 class Fbank(Streaming):
     """Turns samples `[B, C, T]` into natural log mel energies `[B, C, T / hop, bands]`.
 
-    Full scale is 1.0. `forward` gives ceil(T / hop) frames. The last ones reach beyond the signal, into
-    zeros, where Kaldi stops; `complete(T)` says how many are Kaldi's.
+    Full scale is 1.0. `forward` gives ceil(T / hop) frames, of which the first `complete(T)` are Kaldi's; the
+    others reach beyond the signal, into zeros.
 
     Args:
         sample_rate: Rate in Hz.
         bands: Number of mel bands, 23 in Kaldi, 80 in most later systems.
         length_ms, hop_ms: Length of a frame and hop between frames.
         low, high: Band limits in Hz; `high` counts down from half the sample rate if it is 0 or less.
-        window: povey, hann, hamming or rect, symmetric as in Kaldi.
+        window: povey, hann, hamming or rect.
         preemphasis: Coefficient; 0 for none.
         remove_dc: Subtract the mean of each frame.
         scale, channels: Factor on the samples (Kaldi reads 16-bit integers, hence 32768); signals C.
@@ -69,9 +76,11 @@ class Fbank(Streaming):
         self.channels, self.preemphasis, self.remove_dc = channels, preemphasis, remove_dc
         self.fft = 1 << (self.length - 1).bit_length()
         top = sample_rate / 2 + high if high <= 0 else high
-        mel = triangular(sample_rate, self.fft, bands, "mel_htk", low, top, flanks="scale")
+        mel = kaldi(sample_rate, self.fft, bands, low, top)
         mel[-1] = 0  # Kaldi leaves out the bin at half the sample rate
-        taper = torch.from_numpy(scale * _window(window, self.length)).float()
+        if window not in WINDOWS:
+            raise ValueError(f"no window {window!r}; there are {', '.join(WINDOWS)}")
+        taper = torch.from_numpy(scale * WINDOWS[window](self.length)).float()
         self.register_buffer("taper", taper, persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel).float(), persistent=False)
         self.dft = RealDft(self.fft)
@@ -84,7 +93,7 @@ class Fbank(Streaming):
         self.delay = frames * self.hop - lag
 
     def complete(self, samples: int) -> int:
-        """Return how many frames lie wholly within a signal of `samples`: those that Kaldi computes."""
+        """Return how many frames lie wholly within a signal of so many samples."""
         return max(0, 1 + (samples - self.length) // self.hop)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
@@ -111,12 +120,3 @@ class Fbank(Streaming):
         # Kaldi's floor is the machine epsilon of float32
         y = (power @ self.mel).clamp_min(torch.finfo(torch.float32).eps).log()
         return y.reshape(batch, self.channels, -1, y.shape[-1]), {"past": past}
-
-
-def _window(name: str, length: int) -> np.ndarray:
-    shapes: dict[str, Any] = {"hann": np.hanning, "hamming": np.hamming, "rect": np.ones}
-    if name == "povey":  # a Hann window to the power .85: wider, and zero at its ends
-        return np.hanning(length) ** 0.85
-    if name not in shapes:
-        raise ValueError(f"no window {name!r}; there are povey, {', '.join(shapes)}")
-    return shapes[name](length)

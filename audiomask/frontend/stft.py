@@ -2,14 +2,13 @@
 
 Frame n of an analysis with window K and hop S reads samples [(n+1)S - K, (n+1)S). It ends with the newest
 sample, so analysis adds no delay, and with K = 2S it is frame n of
-`torch.stft(center=True, pad_mode="constant")`. Synthesis overlap-adds the last M samples of each inverse
-frame (M = K unless a shorter window is given) and lags M - S samples.
+`torch.stft(center=True, pad_mode="constant")`. Synthesis overlap-adds the inverse frames and lags K - S.
 
     x      |  hop 0  |  hop 1  |  hop 2  |
     frame 0|.........                          K = 2S: the first half is before the signal: zeros
     frame 1 \\.................
     frame 2           .................
-    out              |  hop 0  |  hop 1  |     complete one hop later: delay = M - S
+    out              |  hop 0  |  hop 1  |     complete one hop later: delay = K - S
 
 Spectra are float maps `[B, 2C, T, F]`: channel 2c holds the real part of signal c, 2c + 1 the imaginary part.
 """
@@ -43,35 +42,17 @@ def window(name: str, length: int) -> Tensor:
     return w.float()
 
 
-def low_delay_windows(length: int, hop: int) -> tuple[Tensor, Tensor]:
-    """Return an analysis window `[length]` with a short fall, and its synthesis window.
+def dual_window(analysis: Tensor, hop: int) -> Tensor:
+    """Return the synthesis window that makes overlap-add the identity.
 
-    They have the resolution of the long window at the latency of the short one (Mauler and Martin 2007, "A
-    low delay, variable resolution, perfect reconstruction spectral analysis-synthesis system"). The synthesis
-    window is `[2 * hop]`; their product is a Hann window of 2 * hop samples.
+    It is a[i] / sum_k a[i + kS]^2, which gives the least-squares inverse (Griffin and Lim 1984). ValueError
+    where the windows leave gaps.
     """
-    rise = window("sqrt_hann", 2 * (length - hop))[: length - hop]
-    short = window("sqrt_hann", 2 * hop)
-    analysis = torch.cat([rise, short[hop:]])
-    tail = analysis[length - 2 * hop :]
-    return analysis, torch.where(tail > 0, short**2 / tail.clamp_min(1e-12), 0.0)
-
-
-def dual_window(analysis: Tensor, hop: int, prototype: Tensor | None = None) -> Tensor:
-    """Return the synthesis window `[M]` that makes overlap-add the identity.
-
-    It is p[i] / sum_k p[i + kS] a[i + kS], where a is the last M samples of `analysis` and p the prototype
-    `[M]` (default: a, which gives the least-squares inverse of Griffin and Lim 1984). ValueError where the
-    windows leave gaps.
-    """
-    p = (analysis if prototype is None else prototype).double()
-    product = p * analysis[len(analysis) - len(p) :].double()
-    padded = nn.functional.pad(product, (0, -len(p) % hop)).view(-1, hop).sum(0)
-    if padded.min() < 1e-6 * padded.max():
-        raise ValueError(
-            f"windows of {len(analysis)} and {len(p)} samples at hop {hop} leave gaps: shorten the hop"
-        )
-    return (p / padded.repeat(math.ceil(len(p) / hop))[: len(p)]).float()
+    a, size = analysis.double(), len(analysis)
+    total = nn.functional.pad(a * a, (0, -size % hop)).view(-1, hop).sum(0)
+    if total.min() < 1e-6 * total.max():
+        raise ValueError(f"windows of {size} samples at hop {hop} leave gaps: shorten the hop")
+    return (a / total.repeat(math.ceil(size / hop))[:size]).float()
 
 
 # --- transform ----------------------------------------------------------------------------------------------
@@ -92,9 +73,9 @@ class RealDft(nn.Module):
 
         X[r + P s] = sum_q e^(-2 pi i q (r + P s) / size)  sum_p e^(-2 pi i p r / P)  x[Q p + q]
 
-    For one frame of 512 these are 49 thousand multiplications instead of 263 thousand, in few operators,
-    quick at every composite size, whereas ONNX Runtime's DFT operator is slow even at powers of two. The
-    inverse is the transpose.
+    For one frame of 512 these are 49 thousand multiplications instead of 263 thousand, in few operators, and
+    quick at every composite size; ONNX Runtime's DFT operator is slow even at powers of two. The inverse is
+    the transpose.
     """
 
     direct: Tensor
@@ -221,27 +202,20 @@ class Analysis(Streaming):
 class Synthesis(Streaming):
     """Turns spectra `[B, 2C, T, F]` into samples `[B, C, T * hop]`: the inverse of `Analysis`.
 
-    It inverts one of the same size, hop and window, after its delay. `prototype` is the shape of the
-    synthesis window `[M]`, M <= size, scaled for perfect reconstruction; default: the analysis window. A
-    shorter one has less delay, M - hop samples (`low_delay_windows`).
+    It inverts the one of the same arguments.
     """
 
     window: Tensor
 
     def __init__(
-        self,
-        size: int = 512,
-        hop: int = 256,
-        window: str | Tensor = "sqrt_hann",
-        prototype: Tensor | None = None,
-        channels: int = 1,
+        self, size: int = 512, hop: int = 256, window: str | Tensor = "sqrt_hann", channels: int = 1
     ) -> None:
         super().__init__()
-        w = dual_window(_window(window, size), hop, prototype)
-        self.size, self.stride, self.channels, self.length = size, hop, channels, len(w)
+        w = dual_window(_window(window, size), hop)
+        self.size, self.stride, self.channels = size, hop, channels
         self.rate = Fraction(hop)
-        self.delay = simplest(Fraction(self.length - hop, hop))
-        self.register_buffer("window", nn.functional.pad(w, (0, -len(w) % hop)), persistent=False)
+        self.delay = simplest(Fraction(size - hop, hop))
+        self.register_buffer("window", nn.functional.pad(w, (0, -size % hop)), persistent=False)
         self.dft = RealDft(size)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
@@ -255,9 +229,8 @@ class Synthesis(Streaming):
         if state is not None:
             x, state = self.gate(x, state)[0], {**state, **self.advance(x, state)}
         y = self.dft.inverse(x.reshape(batch * self.channels, 2, frames, bins))
-        y = y[:, :, self.size - self.length :]
-        if len(self.window) > self.length:
-            y = nn.functional.pad(y, (0, len(self.window) - self.length))
+        if len(self.window) > self.size:
+            y = nn.functional.pad(y, (0, len(self.window) - self.size))
         y = (y * self.window).reshape(batch, self.channels, frames, -1)
         first, *pieces = y.split(self.stride, 3)
         for i, piece in enumerate(pieces, 1):
@@ -282,17 +255,7 @@ def magnitude(spectrum: Tensor, floor: float = 1e-12) -> Tensor:
     return (power(spectrum) + floor).sqrt()
 
 
-def log_power(spectrum: Tensor, floor: float = 1e-10) -> Tensor:
-    """Return ln(|X|^2 + floor) `[B, C, T, F]` in nepers of power (10 / ln 10 = 4.34 dB each)."""
-    return (power(spectrum) + floor).log()
-
-
 def compress(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
     """Return spectra `[B, 2C, T, F]` X |X|^(exponent - 1): magnitudes compressed, phases kept."""
     gain = (power(spectrum) + floor) ** ((exponent - 1) / 2)
     return spectrum * (gain if spectrum.shape[1] == 2 else gain.repeat_interleave(2, 1))
-
-
-def expand(spectrum: Tensor, exponent: float = 0.3, floor: float = 1e-12) -> Tensor:
-    """Return the spectra whose magnitudes `compress` compressed."""
-    return compress(spectrum, 1 / exponent, floor)

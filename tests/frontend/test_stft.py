@@ -14,9 +14,6 @@ from audiomask.frontend.stft import (
     Synthesis,
     compress,
     dual_window,
-    expand,
-    log_power,
-    low_delay_windows,
     magnitude,
     power,
     window,
@@ -62,15 +59,6 @@ def test_rectangular_blocks_have_no_delay():
     x = torch.rand(1, 1, 200)
     torch.testing.assert_close(model(x), x, atol=1e-6, rtol=0)
     assert model.delay == 0
-
-
-def test_low_delay_windows():
-    analysis, synthesis = low_delay_windows(512, 64)
-    torch.testing.assert_close(analysis[-128:] * synthesis, window("hann", 128), atol=1e-6, rtol=0)
-    model = Sequential(Analysis(512, 64, analysis), Synthesis(512, 64, analysis, synthesis))
-    x = torch.rand(1, 1, 3000)
-    assert (model(x) - x).abs().max() < 2e-6
-    assert (model.hop, model.delay) == (64, 64)
 
 
 def test_channels_are_interleaved():
@@ -149,14 +137,12 @@ def test_spectra():
     z = torch.view_as_complex(x.unflatten(1, (2, 2)).movedim(2, -1).contiguous())
     torch.testing.assert_close(power(x), z.abs() ** 2)
     torch.testing.assert_close(magnitude(x), z.abs())
-    torch.testing.assert_close(log_power(x), 2 * z.abs().log(), atol=1e-4, rtol=1e-4)
     small = torch.view_as_complex(compress(x, 0.3).unflatten(1, (2, 2)).movedim(2, -1).contiguous())
     torch.testing.assert_close(small.abs(), z.abs() ** 0.3)
     torch.testing.assert_close(small.angle(), z.angle())
-    torch.testing.assert_close(expand(compress(x, 0.3), 0.3), x, atol=1e-5, rtol=1e-4)
 
 
 def test_gradients_at_silence_are_finite():
     x = torch.zeros(1, 2, 3, 4, requires_grad=True)
-    (magnitude(x).sum() + log_power(x).sum() + compress(x).sum()).backward()
+    (magnitude(x).sum() + compress(x).sum()).backward()
     assert x.grad.isfinite().all()
