@@ -1,7 +1,6 @@
 """Fine-tune a pretrained encoder to tag clips, or train a probe on it.
 
-`Classify` is the task and `data.modules.LabelledSounds` the data: data directories with `utt2label`, the
-labels of each utterance with commas between them.
+`Classify` is the task; the data are `data.modules.LabelledSounds`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from audiomask.tasks.task import Task
 def average_precision(scores: Tensor, targets: Tensor) -> Tensor:
     """Return the mean precision `[K']` at the ranks of the positives, for classes that have any.
 
-    `scores` and `targets` are `[N, K]`. Clips of equal score share one rank, the last.
+    `scores` and `targets` are `[N, K]`; clips of equal score share the last of their ranks.
     """
     found = []
     for column, truth in zip(scores.T, targets.T > 0.5, strict=True):
@@ -67,10 +66,10 @@ class Classify(Task):
         spec_frames, spec_bands: Widest stretches that SpecAugment hides.
         quantize: Fraction of the rows that are quantized at random, in 8 regions.
         mask_time, mask_freq: Fractions of the columns and rows of patches that are left out in training.
-        suppress: Fraction of the others, drawn for each row, that no token may attend to in training, though
-            they are there (A-JEPA's regularised masking: .1).
+        suppress: Fraction of the others, drawn for each row, that no token may attend to in training; .1 is
+            A-JEPA's regularised masking.
         shortest: Half of the batches keep only the beginning of the spectrograms, at least this fraction of
-            the columns, as a tagger that streams gets no more at first. 1: all are whole.
+            the columns: all that a streaming tagger gets at first. 1: all are whole.
         training: See `Task`; `start_from` gives the encoder. The class token and vectors are not decayed.
     """
 

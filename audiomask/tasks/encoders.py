@@ -21,8 +21,8 @@ from audiomask.nn.vit import ViT
 def load(folder: str | Path, corpus: str | None = None) -> tuple[Any, LogMel]:
     """Return the network in a weights folder and its front end, for clips of any length.
 
-    The constants are those of `corpus` or, without one, of the training. AudioError for weights that are of
-    no ViT, or name no front end.
+    The constants are those of `corpus`, by default of the training. AudioError for weights that are of no
+    ViT, or name no front end.
     """
     model: Any
     model, config = weights.load(folder)
@@ -35,7 +35,7 @@ def load(folder: str | Path, corpus: str | None = None) -> tuple[Any, LogMel]:
 def layers_of(model: ViT, x: Tensor, layers: Sequence[int] = ()) -> Tensor:
     """Return sums over patches of the tokens of `x [B, frames, bands]`, `[B, C]`.
 
-    They are of the last layer, normalised if the model does so, or of the blocks `layers`, from 1, joined.
+    They are of the last layer, normalised if the model does so, or of the blocks `layers` from 1, joined.
     """
     if not layers:
         tokens = model.encode(x)
@@ -59,11 +59,11 @@ def features(
     device: str = "cpu",
     progress: Any = None,
 ) -> Tensor:
-    """Return one vector for each utterance of `data`, `[N, C]` float32 on the CPU.
+    """Return the mean token of each utterance of `data`, `[N, C]` float32 on the CPU.
 
-    It is the mean of the tokens of all patches of the clip, in windows of the length that the model is made
-    for. Windows of one length are computed `batch` at a time; see `layers_of` for `layers`. `progress` is
-    called with 1 for each utterance. AudioError names the utterance that cannot be used.
+    Clips are cut into windows of the length that the model is made for, of which `batch` of one length are
+    computed together. `layers` as in `layers_of`; `progress` is called with 1 for each utterance. AudioError
+    names the utterance that cannot be used.
     """
     depth = len(model.blocks)
     if any(not 1 <= number <= depth for number in layers):
@@ -100,7 +100,7 @@ def features(
 
 
 def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
-    """Yield `known [N, C]` and others, less the column means of `known`, over its deviations."""
+    """Yield `known [N, C]` and others, less the means of `known`'s columns, over their deviations."""
     mean, deviation = known.mean(0), known.std(0, correction=0)
     for x in (known, *others):
         yield (x - mean) / deviation.clamp_min(1e-6 * (1 + mean.abs()))
@@ -109,7 +109,7 @@ def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
 def votes(known: Tensor, target: Tensor, asked: Tensor, k: int, temperature: float = 0.07) -> Tensor:
     """Return the scores `[M, K]` that the `k` nearest of `known [N, C]` give to `asked [M, C]`.
 
-    They are labels `target [N, K]` with weights exp(cosine / temperature), over the sum of the weights.
+    They are means of the labels `target [N, K]` with weights exp(cosine / temperature).
     """
     from sklearn.neighbors import KNeighborsRegressor
 

@@ -2,9 +2,8 @@
 
 Muon (Jordan et al. 2024; step size of Liu et al. 2025, arXiv 2502.16982) replaces the momentum of a matrix by
 the nearest matrix with orthonormal rows or columns, so that every direction moves at the same pace.
-`torch.optim.Muon` is the same rule for plain matrices; here the kernels of convolutions count as matrices
-`[out, in kernel]`, and weights that stack several maps (the gates of a GRU or LSTM, query, key and value) are
-taken apart first.
+`torch.optim.Muon` has the rule for plain matrices only. Here kernels of convolutions are matrices `[out, in
+kernel]`, and stacks of several maps (gates of a GRU or LSTM; query, key and value) are taken apart first.
 """
 
 from __future__ import annotations

@@ -59,8 +59,7 @@ class Predict(Task):
 
     Args:
         model: Network to train.
-        mask: `masks.patches.jepa.Curriculum`, or any other kind that takes no scores; one that changes with
-            the training (`at`) goes on with its steps.
+        mask: `masks.patches.jepa.Curriculum`, or any other kind that takes no scores.
         frontend: Makes the spectrograms.
         clones: Masks of a clip, each a view to predict from; the targets are computed once. The curriculum
             gives one view with several targets.
@@ -73,10 +72,10 @@ class Predict(Task):
             of .8, and the error of the prediction of each hidden patch, white being twice the mean.
         training: See `Task`.
 
-    Losses of two runs, or of two times in a run, have different targets: a lower one does not mean a better
-    network, so the last weights are kept. `train/target_std` shows whether the embeddings collapse: see
-    `nn.latent.spread`. Validation has the same masks each time, one view of a clip; with the curriculum,
-    clips alternate between random and time-frequency-aware blocks.
+    The targets change with the run, so a lower loss does not mean a better network, and the last weights are
+    kept. `train/target_std` shows whether the embeddings collapse (`nn.latent.spread`). Validation has the
+    same masks each time, one view of a clip; with the curriculum, clips alternate between random and
+    time-frequency-aware blocks.
     """
 
     monitor = None
@@ -123,7 +122,7 @@ class Predict(Task):
             mask = mask.at(self.global_step) if hasattr(mask, "at") else mask
             visible, hidden = self._places(x, seeds, mask, self.clones)
         found = self.model(x, visible, hidden)
-        self.log_dict({f"train/{name}": value for name, value in found.items()}, batch_size=len(x))
+        self.record("train", found, len(x))
         return found["loss"]
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
@@ -136,8 +135,7 @@ class Predict(Task):
             if index < self.shown:
                 self._show(str(index), x[:1], batch["seed"][:1])
         found.pop("target_std")  # means nothing for one clip
-        losses = {f"val/{name}": value for name, value in found.items()}
-        self.log_dict(losses, batch_size=len(x), sync_dist=True)
+        self.record("val", found, len(x))
 
     def _show(self, name: str, x: Tensor, seed: Tensor) -> None:
         """Log the spectrogram `x [1, frames, bands]` and how wrong the network is about its patches."""

@@ -1,7 +1,6 @@
 """Pretrain by masking: predict hidden patches of the log-mel spectrograms of any sound.
 
-`Pretrain` is the task and `data.modules.Sounds` the data: recordings of any kind, without labels, from Kaldi
-data directories or shards, of which crops are taken.
+`Pretrain` is the task; the data are `data.modules.Sounds`, crops of recordings without labels.
 """
 
 from __future__ import annotations
@@ -57,10 +56,6 @@ def some(hidden: Tensor, share: float, seeds: Tensor) -> Tensor:
     return hidden.gather(1, chosen.to(hidden.device))
 
 
-def _sampled(mask: Any, seeds: Tensor, grid: tuple[int, int], scores: Tensor | None) -> Tensor:
-    return mask.sample(seeds, grid) if scores is None else mask.sample(seeds, grid, scores)
-
-
 class Pretrain(Task):
     """Trains an autoencoder to predict hidden patches.
 
@@ -68,13 +63,13 @@ class Pretrain(Task):
         model: Network to train.
         mask: Kind that says which patches are hidden, see below.
         frontend: Makes the spectrograms.
-        share: Fraction of the hidden patches that is predicted in training, a random part of each row; less
-            than 1 is for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
+        share: Fraction of the hidden patches, random in each row, that is predicted in training; below 1 only
+            for the decoder "cross", which computes nothing else (CrossMAE: .25 to .75).
         shown: Validation clips that go to TensorBoard as spectrograms.
         momentum, momentum_steps: Factor of the moving average that scores patches, for models that have a
             `teacher` (HPM): from the first to the second in so many steps, in a straight line.
-        training: See `Task`. The papers give a base rate for batches of 256: lr = base * batch / 256, over
-            all processes; and `decay` 1.
+        training: See `Task`. The papers give a base rate, lr = base * batch / 256 with the batch of all
+            processes, and `decay` 1.
 
     The loss is the mean square over hidden patches of normalised values (see `AudioMae`). In validation every
     hidden patch is predicted, under masks that are the same each time.
@@ -133,14 +128,11 @@ class Pretrain(Task):
         """Return the mask of validation. AudioError if the one of training cannot be drawn."""
         mask: Any = self.mask.at(0) if hasattr(self.mask, "at") else self.mask
         grid = self.model.grid
-        scores = {
-            "picture": lambda: self._look(mask, torch.zeros(1, grid[0] * self.model.patch, self.model.bands)),
-            "model": lambda: torch.zeros(1, *grid),
-            "data": lambda: torch.zeros(1, grid[0]),
-            "": lambda: None,
-        }[self.source]()
+        scores = {"model": (torch.zeros(1, *grid),), "data": (torch.zeros(1, grid[0]),)}.get(self.source, ())
+        if self.source == "picture":
+            scores = (self._look(mask, torch.zeros(1, grid[0] * self.model.patch, self.model.bands)),)
         try:
-            self._flat(_sampled(mask, torch.zeros(1, dtype=torch.int64), grid, scores))
+            self._flat(mask.sample(torch.zeros(1, dtype=torch.int64), grid, *scores))
         except ValueError as error:
             raise AudioError(f"mask {type(mask).__name__}: {error}") from None
         changes = hasattr(mask, "at") or self.source == "model"
@@ -190,18 +182,19 @@ class Pretrain(Task):
         self, batch: dict[str, Tensor], x: Tensor, training: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return spectrograms `[B, frames, bands]`, one a mask, seeds, visible and hidden indices."""
-        mask, seeds = (self.mask if training else self.judge), batch["seed"]
+        mask: Any = self.mask if training else self.judge
         mask = mask.at(self.global_step) if hasattr(mask, "at") else mask
-        grid, source = self.model.grid_of(x), self.source if getattr(mask, "scored", "") else ""
-        scores = None
+        seeds = batch["seed"]
+        source = self.source if getattr(mask, "scored", "") else ""
+        scores = []
         if source == "picture":
-            scores = self._look(mask, self._levels(x, batch["audio"].shape[1]))
+            scores.append(self._look(mask, self._levels(x, batch["audio"].shape[1])))
         elif source == "model":
-            critic: Any = self.model if self.teacher is None else self.teacher
-            scores = critic.scores(x)
+            critic = self.model if self.teacher is None else self.teacher
+            scores.append(critic.scores(x))
         elif source == "data":
-            scores = self._columns(batch["confidence"], x)
-        flat = self._flat(_sampled(mask, seeds, grid, scores))
+            scores.append(self._columns(batch["confidence"], x))
+        flat = self._flat(mask.sample(seeds, self.model.grid_of(x), *scores))
         views = len(flat) // len(x)
         if views > 1:
             x = x.repeat_interleave(views, 0)
@@ -219,8 +212,7 @@ class Pretrain(Task):
         loss = errors.mean()
         self.log("train/loss", loss, batch_size=len(x))
         if said:
-            guide: Any = self.model
-            guidance = guide.guidance(errors.detach(), *said)
+            guidance = self.model.guidance(errors.detach(), *said)
             self.log("train/guidance", guidance, batch_size=len(x))
             loss = loss + guidance
         return loss
@@ -239,7 +231,7 @@ class Pretrain(Task):
             x, _, visible, hidden = self._hide(batch, x, training=False)
             guess, target, *_ = self.model(x, visible, hidden)
         loss = (guess - target).square().mean()
-        self.log_dict({"val/loss": loss, "val/select": -loss}, batch_size=len(x), sync_dist=True)
+        self.record("val", {"loss": loss, "select": -loss}, len(x))
         if index < self.shown:
             self._show(str(index), x[:1], guess[:1], hidden[:1])
 

@@ -37,25 +37,22 @@ class Signals(Task):
         objective: Compares its output with the wanted signals.
         simulation: Makes the examples: `data.simulate.Degrade` (noise), `data.arrays.ArrayScenes`,
             `data.augment.Augment` (pairs of a corpus), `data.packet_loss.PacketLoss`.
-        relative: Divide both by the example's level first, so that loud and quiet rows count alike; the
-            published systems do not.
+        relative: Divide both by the example's level first, so that loud and quiet rows count alike.
         measured: Scores (`metrics`) of the first `scored` validation clips, beside SI-SDR (a second each).
         scored: Number of those clips.
         shown: Validation clips that go to TensorBoard as audio and spectrograms.
-        mask_input, mask_attention: Masked training, for noises that the corpus lacks: fractions of the
-            time-frequency bins and of the attention that are hidden from the network at random while it
-            trains (after Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising"),
-            for models that have `hide`.
-        training: See `Task`.
+        mask_input, mask_attention: Fractions of the time-frequency bins and of the attention that are hidden
+            at random in training, for noises that the corpus lacks and models that have `hide` (after Chen et
+            al. 2023, "Masked Image Training for Generalizable Deep Image Denoising").
+        lr, betas, decay, training: See `Task`.
 
     The weights kept are those of the epoch with the highest PESQ + 4 ESTOI + .1 SI-SDR (dB), in which each
     term is worth about as much as the others' usual spread; with `scored` 0 those with the lowest loss.
 
-    With several processes (docs/scale.md), W of them with B rows each give the parameters of one with W B
-    rows, up to the rounding of float sums, if the loss is a mean over rows and nothing in the network looks
-    across them. Batch norms do: in training they normalise by the rows of their own process, unless
-    `--trainer.sync_batchnorm true`, which torch has for GPUs only. Only one of our losses is no mean over
-    rows: the spectral convergence of the multi-resolution STFT loss.
+    W processes (docs/scale.md) with B rows each give the parameters of one with W B rows, up to rounding, if
+    the loss is a mean over rows and nothing in the network looks across them. Batch norms do, unless
+    `--trainer.sync_batchnorm true`, which torch has for GPUs only; and the spectral convergence of the
+    multi-resolution STFT loss is no mean over rows.
     """
 
     floor = 0.01
@@ -142,20 +139,14 @@ class Signals(Task):
         with torch.no_grad():
             example = self.simulation.example(batch)
         scalar, parts, _ = self.compare(example)
-        self.log_dict(
-            {f"train/{name}": value for name, value in parts.items()}, batch_size=len(batch["seed"])
-        )
+        self.record("train", parts, len(batch["seed"]))
         return scalar
 
     def validation_step(self, batch: dict[str, Any], index: int) -> None:
         example = self.simulation.example(batch)
         with self.as_kept():
             _, parts, made = self.compare(example)
-        self.log_dict(
-            {f"val/{name}": value for name, value in parts.items()},
-            batch_size=len(example.level),
-            sync_dist=True,
-        )
+        self.record("val", parts, len(example.level))
         names = ["si_sdr", *self.measured] if index < self.scored else ["si_sdr"]
         for name, wanted in example.wanted.items():
             for ref, est in zip(wanted[0].cpu().numpy(), made[name][0].float().cpu().numpy(), strict=True):

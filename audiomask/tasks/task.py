@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -22,9 +22,8 @@ def warmup_stable_decay(step: int, warmup: int, total: int, decay: float, floor:
     """Return the factor of the learning rate at a step.
 
     It rises linearly over the warm-up, is 1, then falls to `floor` as half a cosine over the last `decay`
-    fraction of the run. With decay = 1 it is the usual warm-up and cosine. A run whose constant part goes on
-    can be continued later and decayed again, which a cosine over the whole run does not allow (Hu et al.
-    2024, MiniCPM).
+    fraction of the run; at 1 that is the usual warm-up and cosine. Below 1 a run can be continued from its
+    constant part and decayed again (Hu et al. 2024, MiniCPM).
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -99,6 +98,11 @@ class Task(pl.LightningModule):
         """Run the network as exported, float32 and uncompiled (it would compile for every length)."""
         with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             yield
+
+    def record(self, part: str, values: Mapping[str, Any], rows: int) -> None:
+        """Log values of a batch of so many rows as `part/name`; "val" is averaged over processes."""
+        named = {f"{part}/{name}": value for name, value in values.items()}
+        self.log_dict(named, batch_size=rows, sync_dist=part == "val")
 
     def picture(self, name: str, x: Tensor, low: Tensor, high: Tensor) -> None:
         """Show `x [frames, bands]` in TensorBoard, black at `low`, white at `high`, low bands below."""

@@ -33,14 +33,9 @@ CHECKPOINT = timedelta(minutes=5)  # between two within an epoch: what a run tha
 
 
 class KeepBest(Callback):
-    """Writes the model when `monitor` is at its best.
+    """Writes the model as validated (averaged, where weights are) when `monitor` is at its maximum.
 
-    It is the model as validated, so averaged where weights are averaged. Its config has what the task adds by
-    `arguments()`.
-
-    Args:
-        monitor: value of the validation, whose maximum is the best; None: every validation writes the model,
-            so that the last weights are kept.
+    Without a monitor every validation writes it. Its config has what the task adds by `arguments()`.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], monitor: str | None = "val/select"):
@@ -95,18 +90,18 @@ class _Cli(LightningCLI):
 def precision(accelerator: str = "auto") -> str:
     """Return the precision that trains fastest on this hardware, for recipes that name none.
 
-    bfloat16 where a GPU multiplies in it. A CPU gets float32: our layers are written for it
-    (`nn.recurrent.trains_here`), and without bfloat16 instructions it would emulate them.
+    It is bfloat16 where a GPU multiplies in it. A CPU gets float32, for which our layers are written
+    (`nn.recurrent.trains_here`); many would emulate bfloat16.
     """
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def keep_memory() -> None:
-    """Have the C library keep the memory that a step frees for the next one, where it is glibc.
+    """Have glibc keep the memory that a step frees for the next one, in one arena for all threads.
 
     By default it gives large blocks back to the system, and a tenth of a training step on a CPU goes into
-    getting them again, page by page. One arena serves all threads.
+    getting them again, page by page.
     """
     if platform.libc_ver()[0] == "glibc":
         options = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
@@ -135,8 +130,7 @@ def _versions() -> dict[str, str]:
 def parse(config: str | Path, options: Sequence[str] = ()) -> LightningCLI:
     """Return the objects that the recipe `config` with dotted overrides `options` describes.
 
-    AudioError for what the classes refuse; an unknown key ends the program with exit code 2, as argparse
-    does.
+    AudioError for what the classes refuse; argparse ends the program for an unknown key, with exit code 2.
     """
     try:
         return _Cli(
@@ -232,9 +226,9 @@ def _test(cli: LightningCLI, out: Path) -> None:
 def _divide(cli: LightningCLI) -> None:
     """Divide weights, gradients and the optimizer's state among the processes (FSDP2).
 
-    The network is one unit, whole while it computes: our blocks are stepped rather than called, so hooks on
-    them would not run. AudioError for averaged weights, which Lightning does not divide, and for a mesh that
-    gives some processes the rows of others (Lightning's default divides by machines only).
+    The network is one unit: its blocks are stepped rather than called, so hooks on them would not run.
+    AudioError for averaged weights, which Lightning does not divide, and for a mesh that gives some processes
+    the rows of others (Lightning's default divides by machines only).
     """
     if any(isinstance(callback, WeightAveraging) for callback in cli.trainer.callbacks):  # type: ignore[attr-defined]
         raise AudioError(
