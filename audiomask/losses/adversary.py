@@ -9,10 +9,8 @@ discriminators of a step, D_kl their layers, x real and y estimated sound:
     features     mean_kl |D_kl(x) - D_kl(y)|_1 / |D_kl(x)|_1
 
 each a mean over places. `where` weighs the places by whether something was estimated there at all: in
-concealment most of y is x.
-
-Discriminators live beside the network, not in it: no trainer, optimizer or average of the network's weights
-touches them. Over several processes their gradients are averaged here.
+concealment most of y is x. Discriminators live beside the network: no trainer, optimizer or average of the
+network's weights touches them. Over several processes their gradients are averaged here.
 """
 
 from __future__ import annotations
@@ -125,8 +123,7 @@ class Adversary:
             loss = torch.stack(losses).mean()
             self.optimizer.zero_grad()
             loss.backward()
-            found = [p.grad for p in self.networks.parameters() if p.grad is not None]
-            processes.average(found)
+            processes.average(p.grad for p in self.networks.parameters() if p.grad is not None)
             nn.utils.clip_grad_norm_(self.networks.parameters(), self.clip)
             self.optimizer.step()
             parts["discriminator"] = loss.detach()

@@ -34,9 +34,8 @@ class Balancer:
         per_batch_item: Average the norms of the gradients of the rows, as in the paper; false takes the norm
             of the gradient of the whole batch.
 
-    The losses are means over the rows of a process, so a gradient at a row is too large by the number of
-    processes; the norms are those of the mean over the rows of all. The average over processes of the
-    gradients of the parameters is then what one process with all rows gets.
+    The losses are means over the rows of a process; the norms are those of means over the rows of all. So the
+    gradients of the parameters, averaged over processes, are what one process with all rows gets.
     """
 
     def __init__(self, total_norm: float | str = 1.0, decay: float = 0.999, per_batch_item: bool = True):

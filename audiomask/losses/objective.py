@@ -4,9 +4,9 @@
     scalar, parts = objective({"enhanced": estimate}, {"enhanced": clean})
     scalar.backward()
 
-The gradient of the scalar is what the network is to follow. With a balancer or an adversary that is a
-gradient g computed at the outputs y, and the scalar is <y, g>: clipping, accumulation, mixed precision and
-several processes work as with any other loss. `parts` hold the values to look at.
+The network is to follow the gradient of the scalar. With a balancer or an adversary, which give a gradient g
+at the outputs y, the scalar is <y, g>: clipping, accumulation, mixed precision and several processes work as
+with any other loss. `parts` hold the values to look at.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ from audiomask.losses.balancer import Balancer
 from audiomask.losses.waveform import SignalLoss, signals
 
 
+def _weights(
+    losses: Mapping[str, Any], others: Sequence[str], weights: Mapping[str, float] | None
+) -> dict[str, float]:
+    """Return the weights of `losses` and `others` by name, 1 for those that have none in `weights`."""
+    names, weights = [*losses, *others], weights or {}
+    unknown = sorted(set(weights) - set(names))
+    if unknown or not losses:
+        raise ValueError(f"weights for {unknown} but the losses are {sorted(names)}")
+    return {name: float(weights.get(name, 1.0)) for name in names}
+
+
 class WeightedSum(nn.Module):
     """Sums `weights[k] * losses[k](est, ref)` over k, for a balancer to take as one loss.
 
@@ -35,13 +46,8 @@ class WeightedSum(nn.Module):
         self, losses: dict[str, SignalLoss], weights: Mapping[str, float] | None = None, skip: int = 0
     ) -> None:
         super().__init__()
-        weights = dict(weights or {})
-        unknown = sorted(set(weights) - set(losses))
-        if unknown or not losses:
-            raise ValueError(f"weights for {unknown} but the losses are {sorted(losses)}")
-        self.losses = nn.ModuleDict(losses)
-        self.weights = {name: float(weights.get(name, 1.0)) for name in losses}
-        self.skip = skip
+        self.weights = _weights(losses, (), weights)
+        self.losses, self.skip = nn.ModuleDict(losses), skip
 
     def forward(self, est: Tensor, ref: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of `est`, `ref` `[B, T]` or `[B, 1, T]`, and its unweighted parts."""
@@ -59,8 +65,8 @@ class Objective(nn.Module):
     """Compares a network's outputs with the wanted signals, in all terms of a training.
 
     Args:
-        losses: Named losses of (estimate, wanted) signals, or sums of some. Each output, and each channel of
-            one, is a row; the value is the mean over outputs.
+        losses: Named losses of (estimate, wanted) signals, or sums of some. Each channel of an output is a
+            row; the value is the mean over outputs.
         weights: For the names of `losses`, for `adversarial` and `features` where there is an adversary, and
             for outside terms. A name without a weight counts 1. With a balancer they are fractions.
         skip: Leading samples outside all losses.
@@ -94,15 +100,12 @@ class Objective(nn.Module):
         outside: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        names = [*losses, *(("adversarial", "features") if adversary else ()), *outside]
-        weights = dict(weights or {})
-        unknown = sorted(set(weights) - set(names))
-        if unknown or not losses:
-            raise ValueError(f"weights for {unknown} but the losses are {sorted(names)}")
+        others = [*(("adversarial", "features") if adversary else ()), *outside]
+        self.weights = _weights(losses, others, weights)
+        names = [*losses, *others]
         if len({*names, "loss"}) <= len(names):
             raise ValueError(f"losses {sorted(names)}: each needs a name of its own, other than loss")
         self.losses = nn.ModuleDict(losses)
-        self.weights = {name: float(weights.get(name, 1.0)) for name in names}
         self.skip, self.balancer, self.adversary = skip, balancer, adversary
         self.outside = tuple(outside)
 
@@ -129,14 +132,11 @@ class Objective(nn.Module):
         if set(outside) != set(self.outside):
             raise ValueError(f"terms {sorted(outside)} are given and {sorted(self.outside)} were named")
         indirect = torch.is_grad_enabled() and self.training and (self.balancer or self.adversary)
-        y = torch.cat([x.flatten(1) for x in outputs.values()], 1) if len(outputs) > 1 else None
-        y = next(iter(outputs.values())).flatten(1) if y is None else y  # without a copy
+        flat = [x.flatten(1) for x in outputs.values()]
+        y = torch.cat(flat, 1) if len(flat) > 1 else flat[0]  # one without a copy
         leaf = y.detach().requires_grad_() if indirect else y
-        sizes = [x[0].numel() for x in outputs.values()]
-        rows = {
-            name: part.view(x.shape)
-            for (name, x), part in zip(outputs.items(), leaf.split(sizes, 1), strict=True)
-        }
+        pieces = leaf.split([x.shape[1] for x in flat], 1)
+        rows = {name: part.view(x.shape) for (name, x), part in zip(outputs.items(), pieces, strict=True)}
         values, parts = self._compare(rows, wanted)
         beside = self._sum(outside)
         total = self._sum(values) + beside

@@ -1,10 +1,9 @@
 """Train on PESQ, by the disturbance between loudness patterns that ITU-T P.862 measures.
 
-The perceptual model is that of P.862 with the flat input filter of its wideband mode (P.862.2), at 16 kHz;
-its constants are the standard's. The loss is differentiable and leaves out what has no gradient or no use in
-training: time alignment (a network's estimate is aligned), the search for bad intervals, the weight of late
-passages in long files, and the rounding to 16 bits. The level is taken from an ideal band of 325 to 3250 Hz
-instead of the standard's tabulated filter. Signals as in `waveform.py`.
+The perceptual model and its constants are those of P.862 at 16 kHz, with the flat input filter of its wideband
+mode (P.862.2). What has no gradient or no use in training is left out: time alignment, the search for bad
+intervals, the weight of late passages in long files, and the rounding to 16 bits. The level is taken from an
+ideal band of 325 to 3250 Hz instead of the standard's tabulated filter. Signals as in `waveform.py`.
 """
 
 from __future__ import annotations
@@ -94,9 +93,8 @@ def pesq_disturbance(est: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
     """Return the symmetric and the asymmetric disturbance `[B]` between `est` and `ref`.
 
     Signals have 16 kHz and at least 512 samples. P.862 predicts a raw score of 4.5 - .1 symmetric - .0309
-    asymmetric from them. The symmetric one counts all errors, the asymmetric one additions but no omissions;
-    in a frame they go up to 45, and there the gradient ends. Both are 0 where the reference is silent:
-    nothing can be judged there.
+    asymmetric from them. The symmetric one counts all errors, the asymmetric one additions only. A frame adds
+    45 at most, and there the gradient ends. Both are 0 where the reference is silent.
     """
     est, ref = signals(est, ref)
     if est.shape[1] < FRAME:

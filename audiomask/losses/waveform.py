@@ -1,8 +1,7 @@
 """Compare waveforms: L1, signal-to-noise ratio and its scale-invariant form.
 
 All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
-float32 whatever autocast says, and return one scalar: the mean over the batch. Each is a module that
-holds its settings, so that a YAML can name it.
+float32 whatever autocast says, and return the mean over the batch.
 """
 
 from __future__ import annotations
@@ -71,10 +70,7 @@ class L1Loss(SignalLoss):
 
 
 class SNRLoss(SignalLoss):
-    """Computes the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`.
-
-    Items beyond `max_db` dB no longer pull (None: no limit).
-    """
+    """Computes the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`, that saturates at `max_db`."""
 
     def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
         super().__init__(skip)
@@ -87,9 +83,8 @@ class SNRLoss(SignalLoss):
 class SISDRLoss(SignalLoss):
     """Computes the negative scale-invariant SDR in dB (Le Roux et al. 2019, eq. 5).
 
-    The paper is "SDR - half-baked or well done?". The target is `a s`, the estimate projected on the
-    reference, `a = <e, s> / |s|^2`. `zero_mean` removes the means of both signals first, as most published
-    tables do. `max_db` is as in `SNRLoss`.
+    The target is `a s`, the estimate projected on the reference, `a = <e, s> / |s|^2`. `zero_mean` removes
+    the means of both signals first, as most published tables do. `max_db` is as in `SNRLoss`.
     """
 
     def __init__(self, max_db: float | None = None, zero_mean: bool = True, skip: int = 0) -> None:
