@@ -1,7 +1,7 @@
-"""Build mel bands `[F, bands]`, which turn a power spectrum into band powers, `power @ bands`.
+"""Build mel bands `[F, bands]`, which turn power spectra into band powers: `power @ bands`.
 
-There are two: Slaney's, which librosa has, and Kaldi's, which are HTK's. Both are triangles whose centres
-are equidistant in mel. They are made in float64, without torch.
+They are triangles in float64 whose centres are equidistant in mel: Slaney's mel, as in librosa, or HTK's, as
+in Kaldi.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _slaney_hz(mel: Array) -> Array:
 
 
 def _htk(hz: float | Array) -> Array:
-    """Return 1127 ln(1 + f / 700), to four digits the 2595 log10(1 + f / 700) of O'Shaughnessy 1987."""
+    # to four digits the 2595 log10(1 + f / 700) of O'Shaughnessy 1987
     return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
 
 
@@ -33,7 +33,7 @@ def _check(sample_rate: float, n_fft: int, bands: int, low: float, high: float) 
 
 
 def _triangles(corners: Array, at: Array) -> Array:
-    """Return triangles of peak 1 at the places `at`; number b spans corners b, b + 1 (centre), b + 2."""
+    """Return triangles of peak 1 at places `at`; number b spans corners b to b + 2."""
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     up = (at[:, None] - left) / (centre - left)
     down = (right - at[:, None]) / (right - centre)
@@ -57,6 +57,6 @@ def mel(sample_rate: float, n_fft: int, bands: int) -> Array:
 
 
 def kaldi(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:
-    """Return Kaldi's triangles `[n_fft // 2 + 1, bands]` from `low` to `high` Hz, straight over mel."""
+    """Return Kaldi's triangles `[n_fft // 2 + 1, bands]` of peak 1: straight over mel."""
     _check(sample_rate, n_fft, bands, low, high)
     return _triangles(np.linspace(_htk(low), _htk(high), bands + 2), _htk(_bins(sample_rate, n_fft)))

@@ -1,9 +1,8 @@
 """Compute Audio-MAE's input: a clip as a normalised log-mel spectrogram of a fixed length.
 
-It is Kaldi's fbank as Audio-MAE computes it (Huang et al. 2022): 16 kHz mono at full scale 1.0, the mean of
-the whole clip removed, Hann windows of 25 ms every 10 ms, 128 mel bands, no dither. Frames past the end are
-zeros, and so a little above the middle after normalisation: (x - mean) / (2 std), with constants of the
-corpus.
+It is Kaldi's fbank as Audio-MAE computes it (Huang et al. 2022): 16 kHz mono, the mean of the whole clip
+removed, Hann windows of 25 ms every 10 ms, 128 mel bands, no dither; then (x - mean) / (2 std), with
+constants of the corpus. Frames past the end are zeros before that.
 """
 
 from __future__ import annotations
@@ -23,9 +22,7 @@ CORPORA = {
 
 
 class LogMel(nn.Module):
-    """Turns samples `[B, T]` at full scale 1.0 into `[B, frames, bands]`, always in float32.
-
-    It takes whole clips, since it removes the mean of each, and so does not stream.
+    """Turns whole clips `[B, T]` at full scale 1.0 into `[B, frames, bands]`, always in float32.
 
     Args:
         corpus: Name of the corpus whose constants normalise (see `CORPORA`).

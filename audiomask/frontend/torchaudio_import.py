@@ -1,10 +1,9 @@
 """Import torchaudio from here only: it may need a stand-in for its compiled extension.
 
-Write `from audiomask.frontend.torchaudio_import import torchaudio`. The compiled extension of torchaudio 2.11
-does not load beside a CPU-only torch (OSError: a CUDA library is missing) or a torch of another CUDA
-(RuntimeError), and takes the whole package down with it, though the part that we use (Kaldi features, mel,
-datasets, baseline models) is pure Python. On such a failure torchaudio is imported again with a stand-in for
-`torchaudio._extension` that says the extension is absent, which the package supports.
+The extension of torchaudio 2.11 does not load beside a CPU-only torch (OSError: a CUDA library is missing) or
+a torch of another CUDA (RuntimeError), and the import of the package fails with it, though the part that we
+use is pure Python. It is then imported again with a stand-in for `torchaudio._extension` that says the
+extension is absent, which the package supports.
 """
 
 from __future__ import annotations

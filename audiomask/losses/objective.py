@@ -25,7 +25,7 @@ from audiomask.losses.waveform import SignalLoss, signals
 def _weights(
     losses: Mapping[str, Any], others: Sequence[str], weights: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """Return the weights of `losses` and `others` by name, 1 for those that have none in `weights`."""
+    """Return the weights of `losses` and `others` by name, 1 where `weights` has none."""
     names, weights = [*losses, *others], weights or {}
     unknown = sorted(set(weights) - set(names))
     if unknown or not losses:

@@ -1,9 +1,9 @@
 """Train on PESQ, by the disturbance between loudness patterns that ITU-T P.862 measures.
 
-The perceptual model and its constants are those of P.862 at 16 kHz, with the flat input filter of its wideband
-mode (P.862.2). What has no gradient or no use in training is left out: time alignment, the search for bad
-intervals, the weight of late passages in long files, and the rounding to 16 bits. The level is taken from an
-ideal band of 325 to 3250 Hz instead of the standard's tabulated filter. Signals as in `waveform.py`.
+Model and constants are those of P.862 at 16 kHz, with the flat input filter of its wideband mode (P.862.2).
+What has no gradient or no use in training is left out: time alignment, the search for bad intervals, the
+weight of late passages in long files, and the rounding to 16 bits. The level is taken from an ideal band of
+325 to 3250 Hz instead of the standard's tabulated filter. Signals as in `waveform.py`.
 """
 
 from __future__ import annotations

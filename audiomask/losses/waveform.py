@@ -70,7 +70,10 @@ class L1Loss(SignalLoss):
 
 
 class SNRLoss(SignalLoss):
-    """Computes the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`, that saturates at `max_db`."""
+    """Computes the negative SNR in dB, `-10 log10(|s|^2 / |s - e|^2)`.
+
+    Items beyond `max_db` dB no longer pull (None: no limit).
+    """
 
     def __init__(self, max_db: float | None = None, skip: int = 0) -> None:
         super().__init__(skip)

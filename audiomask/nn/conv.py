@@ -3,8 +3,7 @@
 With kernel K, dilation D, stride S and extent E = (K - 1) D + 1, output n of a convolution reads the frames
 [nS - P, nS - P + E - 1], where P = E - 1 - lookahead is the padding at the start of the signal. Looking ahead
 S - 1 frames costs nothing, as a step reads S at a time; that is the default (the "causal" padding E - S of
-EnCodec). Parameters bear the names and shapes of `nn.Conv1d` and the like, so their state dicts load
-unchanged.
+EnCodec). State dicts are those of `nn.Conv1d` and the like.
 """
 
 from __future__ import annotations
@@ -125,12 +124,11 @@ class Conv2d(_Conv):
         x, state = self._window(x, state)
         low, high = self.padding
         if low != high:
-            x = F.pad(x, (low, high))
-        pad = (0, low if low == high else 0)
+            x, low = F.pad(x, (low, high)), 0
         kernel = self._kernel()
         if self.tied:
             kernel = kernel.repeat(self.groups, 1, 1, 1)
-        return F.conv2d(x, kernel, self.bias, self.stride, pad, self.dilation, self.groups), state
+        return F.conv2d(x, kernel, self.bias, self.stride, (0, low), self.dilation, self.groups), state
 
     def _kernel(self) -> Tensor:
         return self.weight
@@ -139,9 +137,9 @@ class Conv2d(_Conv):
 class ComplexConv2d(Conv2d):
     """A complex convolution that maps `[B, 2 in, T, F]` to `[B, 2 out, T / stride, F']`.
 
-    Real and imaginary parts are interleaved as in `frontend.stft`, also in the kernels `weight [out, 2 in,
-    kernel]` and `bias [2 out]`. Other arguments are those of `Conv2d`. One real convolution computes it
-    (Trabelsi et al. 2018, eq. 5):
+    Real and imaginary parts are interleaved as in `frontend.stft`, also in `weight [out, 2 in, kernel]` and
+    `bias [2 out]`. `options` are those of `Conv2d`. One real convolution computes it (Trabelsi et al. 2018,
+    eq. 5):
 
         [ y_re ]   [ w_re  -w_im ] [ x_re ]
         [ y_im ] = [ w_im   w_re ] [ x_im ]
@@ -169,8 +167,8 @@ class ConvTranspose1d(Streaming):
     """A transposed convolution that maps `[B, in, T]` to `[B, out, T * stride]`.
 
     Frame n adds its kernel at [nS - trim, nS - trim + K). `trim` samples are cut from the start of the output
-    of `nn.ConvTranspose1d` (its `padding`), and as many samples is the delay. The part that later frames add
-    to is carried over without the bias, which is added once.
+    of `nn.ConvTranspose1d` (its `padding`); they are the delay. The part that later frames add to is carried
+    over without the bias.
     """
 
     def __init__(
@@ -184,14 +182,14 @@ class ConvTranspose1d(Streaming):
         trim: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= trim <= max(0, kernel_size - stride):
-            most = max(0, kernel_size - stride)
-            raise ValueError(f"trim of {trim} samples: kernel {kernel_size}, stride {stride} allow {most}")
+        self.overlap, self.gap = max(0, kernel_size - stride), max(0, stride - kernel_size)
+        if not 0 <= trim <= self.overlap:
+            raise ValueError(
+                f"trim of {trim} samples: kernel {kernel_size}, stride {stride} allow {self.overlap}"
+            )
         twin = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, groups=groups, bias=bias)
         self.weight, self.bias = twin.weight, twin.bias
         self.out_channels, self.stride, self.groups = out_channels, stride, groups
-        self.overlap = max(0, kernel_size - stride)
-        self.gap = max(0, stride - kernel_size)
         self.rate = Fraction(stride)
         self.delay = simplest(Fraction(trim, stride))
 

@@ -5,18 +5,18 @@ the lag of the greatest normalised cross-correlation of the last received sample
 
     T = argmax_l  sum_k x[s - k] x[s - k - l] / sqrt(sum_k x[s - k]^2 sum_k x[s - k - l]^2) - bias (l - l_min)
 
-over lags of 5 to 15 ms, as in ITU-T G.711 Appendix I, which names them. A voice of more than 200 Hz is
-repeated by two periods or more, and sound without period by pieces long enough not to buzz. `bias` decides
-for the shorter lag where two fit alike. The first 10 ms repeat one period, the next 10 the last two, and all
-that is lost after that the last three, so that a long loss is no steady tone (also from there).
+over lags of 5 to 15 ms (ITU-T G.711 Appendix I). A voice of more than 200 Hz is repeated by two periods or
+more, and sound without period by pieces long enough not to buzz. `bias` decides for the shorter lag where two
+fit alike. The first 10 ms repeat one period, the next 10 the last two, and what is lost after that the last
+three, so that a long loss is no steady tone (also from there).
 
     x      ... . . . . . |  lost                    |
     filled ... a b c d e | b' c d e  b' c d e  b' c |     T = 4
                                                           b' and what follows carry the step that the jump
                                                           from e to b would have, fading over a quarter of T
 
-Later periods too are measured on the filled signal: after a short island between two losses there is not
-enough else. That makes it a recursion over hops, in an exported graph a Scan.
+Periods are measured on the filled signal, as an island between two losses may be too short. That makes it a
+recursion over hops, in an exported graph a Scan.
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ class Extension(Streaming):
         ms = sample_rate // 1000
         self.least, self.most, self.template = 5 * ms, 15 * ms, 10 * ms
         self.past = 3 * self.most + 3 * ms
-        coarse = torch.arange(self.least, self.most + 1, self.factor) // self.factor
+        lags = torch.arange(self.least, self.most + 1, self.factor) // self.factor
         width = self.template // self.factor
-        first = self.past // self.factor - width
-        self.register_buffer("lags", coarse, persistent=False)
-        lagged = first - coarse[:, None] + torch.arange(width)
+        lagged = self.past // self.factor - width - lags[:, None] + torch.arange(width)
+        self.register_buffer("lags", lags, persistent=False)
         self.register_buffer("lagged", lagged, persistent=False)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:

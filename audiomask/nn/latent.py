@@ -1,8 +1,8 @@
 """Train networks to predict their own embeddings of hidden patches (A-JEPA and EAT do).
 
 One encoder sees a part of the patches and is trained. A second one, whose weights are the exponential moving
-average of the first one's, sees them all, and its embeddings of the hidden patches are predicted. It gets no
-gradients, and its weights are a part of the state dict like all others.
+average of the first one's, sees them all, and its embeddings of the hidden patches are predicted. Its weights
+are in the state dict too.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def error(guesses: Sequence[Tensor], targets: Tensor, hidden: Sequence[Tensor]) 
 
 
 def spread(x: Tensor) -> Tensor:
-    """Return the standard deviation of embeddings `x [B, N, C]` over the clips of a batch.
+    """Return the mean standard deviation of embeddings `x [B, N, C]` over clips.
 
-    It is the mean over places and channels. Near 0 all clips look alike: the encoder has collapsed.
+    Near 0 all clips look alike: the encoder has collapsed.
     """
     return x.var(0, correction=0).sqrt().mean()
 

@@ -3,7 +3,7 @@
     class Denoiser(Masked):
         def __init__(self):
             super().__init__()
-            self.net = MyNet()      # a streaming block: [B, 2, T, F] -> [B, 2, T, F]
+            self.net = MyNet()  # a streaming block: [B, 2, T, F] -> [B, 2, T, F]
             self.between(Analysis(512, 256), self.net, Synthesis(512, 256))
 
 The network may look ahead. Its mask then lags, and the spectrum waits for it:

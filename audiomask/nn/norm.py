@@ -1,8 +1,7 @@
 """Normalise streams: within a frame, or by a running level.
 
 Where a published model normalises by the statistics of the whole clip, these are the causal substitutes.
-Batch norms need nothing here: `nn.BatchNorm1d` and `nn.BatchNorm2d` act frame by frame in evaluation, and
-export folds them into the layer before.
+`nn.BatchNorm1d` and `nn.BatchNorm2d` stream as they are, and export folds them into the layer before.
 """
 
 from __future__ import annotations
@@ -51,9 +50,8 @@ def _running_power(power: Tensor, ones: Tensor, past: Tensor, keep: float) -> tu
 class RunningNorm(Streaming):
     """A norm that takes the level of the last `frames` frames or so, forgotten exponentially.
 
-    With a = exp(-1 / frames), level_n = sum_{i <= n} a^(n - i) |x_i|^2 / sum_{i <= n} a^(n - i): the division
-    makes the first frames count fully, so that nothing is muted or blown up while the average fills. The
-    level is one for all channels and frequencies.
+    With a = exp(-1 / frames) and |x_i|^2 the mean over channels and frequencies, level_n = sum_{i <= n}
+    a^(n - i) |x_i|^2 / sum_{i <= n} a^(n - i): the division makes the first frames count fully.
     """
 
     def __init__(self, frames: float, eps: float = 1e-8) -> None:
@@ -79,7 +77,7 @@ class RunningNorm(Streaming):
 class RunningLevel(Streaming):
     """A block that puts out the RMS of the last `frames` frames of `hop` samples or so.
 
-    It forgets exponentially as `RunningNorm` does: `[B, 1, T]` -> `[B, 1, T]`, constant over a frame.
+    It maps `[B, 1, T]` to `[B, 1, T]`, constant over a frame, and forgets as `RunningNorm` does.
     """
 
     def __init__(self, hop: int, frames: float) -> None:

@@ -21,9 +21,8 @@ def waveform_unet(
 
     Encoder i: conv to `widths[i]`, ReLU, 1x1 conv to twice as many channels, GLU. Decoder: 1x1 conv, GLU,
     transposed conv, ReLU except in the last. Each decoder gets the sum of what its encoder put out and what
-    comes from below. `inner` maps `widths[-1]` channels to as many. The lists are in the order in which
-    they run, as in the authors' code; register those, and `compose` the network, which is not registered, for
-    their parameter names.
+    comes from below. `inner` maps `widths[-1]` channels to as many. Register the lists, in the order in which
+    they run, for the authors' parameter names, and `compose` the network.
     """
     encoder, decoder = nn.ModuleList(), nn.ModuleList()
     for i, (above, width) in enumerate(zip([1, *widths], widths, strict=False)):
@@ -86,8 +85,8 @@ def scale_weights(network: nn.Module, reference: float = 0.1) -> None:
 class Levelled(StreamingModel):
     """A network on the waveform that gets the signal over its level, which is put back.
 
-    The authors of both models take the standard deviation of the file. Here it is the level of the last
-    `memory` seconds or so, which is known while sound is running, unless the control `level` gives another.
+    It is the level of the last `memory` seconds or so, unless the control `level` gives another, such as the
+    standard deviation of the file, which the authors of both models take.
     """
 
     task = "enhance"

@@ -149,14 +149,15 @@ class PatchEmbed(nn.Module):
 
 
 class ViT(nn.Module):
-    """An encoder that turns spectrograms into tokens, which subclasses use.
+    """An encoder that turns spectrograms into tokens.
 
     Args:
-        frames: of the spectrogram that `pos_embed` is made for; clips may be shorter, or longer where the
-            positions are the fixed ones. bands: of every spectrogram. patch: frames, and bands, of a patch.
+        frames: Length that `pos_embed` is made for; clips may be shorter, or longer where the positions are
+            the fixed ones.
+        bands, patch: Bands of a spectrogram; frames, and bands, of a patch.
         width, depth, heads: S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16.
-        drop_path: rate of dropped paths in the last block, rising linearly from 0 in the first.
-        post_norm: blocks that normalise after they add, and a norm before the first (`norm_pre`), as EAT has.
+        drop_path: Rate of dropped paths in the last block, rising linearly from 0 in the first.
+        post_norm: Use `PostBlock`s, and a norm before the first (`norm_pre`), as EAT does.
     """
 
     pos_embed: Tensor
@@ -247,9 +248,9 @@ class ViT(nn.Module):
     def encode(self, x: Tensor, visible: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """Return the tokens `[B, 1 + V, C]` of the patches `visible [B, V]`, all if None, cls first.
 
-        They come from the last block; hidden patches are not computed. `visible [B, R, V]`: R views of each
-        clip, the batch is B R rows then. `keys [B, V]`: true for the patches that any block may attend to;
-        the cls token always may be attended to.
+        They come from the last block; hidden patches are not computed. With R views of each clip, `visible
+        [B, R, V]`, the rows are B R. `keys [B, V]`: true for the patches that tokens may attend to, besides
+        cls.
         """
         tokens = self.embed(x, visible)
         mask = None if keys is None else F.pad(keys, (1, 0), value=True)[:, None, None]

@@ -100,7 +100,7 @@ def features(
 
 
 def standardised(known: Tensor, *others: Tensor) -> Iterator[Tensor]:
-    """Yield `known [N, C]` and others, less the means of `known`'s columns, over their deviations."""
+    """Yield `known [N, C]` and others, less the column means of `known`, over its deviations."""
     mean, deviation = known.mean(0), known.std(0, correction=0)
     for x in (known, *others):
         yield (x - mean) / deviation.clamp_min(1e-6 * (1 + mean.abs()))

@@ -33,9 +33,9 @@ CHECKPOINT = timedelta(minutes=5)  # between two within an epoch: what a run tha
 
 
 class KeepBest(Callback):
-    """Writes the model as validated (averaged, where weights are) when `monitor` is at its maximum.
+    """Writes the model when `monitor` is at its maximum, or without one at every validation.
 
-    Without a monitor every validation writes it. Its config has what the task adds by `arguments()`.
+    It is the model as validated, so averaged where weights are. The task adds to its config by `arguments()`.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any], monitor: str | None = "val/select"):
@@ -98,10 +98,10 @@ def precision(accelerator: str = "auto") -> str:
 
 
 def keep_memory() -> None:
-    """Have glibc keep the memory that a step frees for the next one, in one arena for all threads.
+    """Have glibc keep the memory that a step frees for the next one.
 
     By default it gives large blocks back to the system, and a tenth of a training step on a CPU goes into
-    getting them again, page by page.
+    getting them again, page by page. One arena serves all threads.
     """
     if platform.libc_ver()[0] == "glibc":
         options = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
