@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import ipaddress
 import mimetypes
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +30,7 @@ from audiomask import __version__
 from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError
 from audiomask.runtime.catalogue import family, resolve, shipped
 from audiomask.runtime.net.batching import Worker
-from audiomask.runtime.net.hub import Hub, Settings
+from audiomask.runtime.net.counters import Counters
 from audiomask.runtime.net.requests import Refusal
 from audiomask.runtime.net.sockets import Socket
 from audiomask.runtime.session import Session, sounds
@@ -102,12 +104,9 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
         families += [sorted(group, key=lambda a: a.sample_rate) for group in others.values()]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        if artifact.path.stem in stems:
-            raise ArtifactError(
-                f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "
-                "rename one"
-            )
-        stems[artifact.path.stem] = artifact
+        stem = artifact.path.stem
+        if (other := stems.setdefault(stem, artifact)) is not artifact:
+            raise ArtifactError(f"{artifact.path}: {other.path} is served as {stem} too; rename one")
     return families
 
 
@@ -117,12 +116,27 @@ def _try(artifact: Artifact) -> None:
         Session(artifact, output=name)
 
 
-class Service(Hub):
+@dataclass(frozen=True)
+class Settings:
+    """The settings that all sockets of a server share."""
+
+    token: str | None = None
+    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
+    loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
+    max_sockets: int = 64
+    max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
+    idle_s: float = 60.0
+    threads: int = 1
+    page: Path | None = None  # the folder of the web page
+
+
+class Service:
     """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
 
     `report` gets the exceptions that nobody expected.
 
-    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
+    Attributes: `models` maps what a hello may name (file, model, family) to the family or the one member;
+    `sockets` are those at present; `draining`: no new ones are taken.
     """
 
     def __init__(
@@ -132,10 +146,19 @@ class Service(Hub):
         report: Callable[[BaseException], None] = traceback.print_exception,
         refused: Mapping[str, str] | None = None,
     ):
-        super().__init__(families, settings, report)
+        self.settings, self.report, self.counters = settings, report, Counters()
         self.refused = dict(refused or {})
+        self.families = families
+        self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.models: dict[str, list[Artifact]] = {}
+        for group in families:
+            self.models.setdefault(family(group[0]), group)
+        for artifact in self.artifacts.values():
+            self.models.setdefault(artifact.path.stem, [artifact])
+            self.models.setdefault(artifact.name, [artifact])
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.sockets: set[Socket] = set()
+        self.workers: list[Worker] = []
         self.draining = False
         for suffix, type_ in TYPES.items():
             mimetypes.add_type(type_, suffix)
@@ -184,24 +207,28 @@ class Service(Hub):
         A socket is cut off after DRAIN_S, or when `hurry` returns true.
         """
         self.draining = True
-        end = asyncio.get_running_loop().time() + DRAIN_S
+        clock = asyncio.get_running_loop().time
+        end = clock() + DRAIN_S
         leaving = [asyncio.create_task(socket.depart(1001)) for socket in self.sockets]
-        while self.sockets and asyncio.get_running_loop().time() < end and not hurry():
+        while self.sockets and clock() < end and not hurry():
             await asyncio.sleep(0.02)
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
-        late = list(self.sockets)
-        for socket in late:
+        for socket in self.sockets:
             socket.abort()
-        return len(late)
+        return len(self.sockets)
 
     # Who may ask
 
+    def fits(self, token: str | None) -> bool:
+        """Return whether a client may come in; this takes as long for every token of one length."""
+        wanted = self.settings.token
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
+
     def _stranger(self, headers: Headers) -> str:
         """Return why a request comes from where it may not: "host", "origin", or "" if it may."""
-        settings, host = self.settings, headers.get("host", "")
-        origin = headers.get("origin")
+        settings, host, origin = self.settings, headers.get("host", ""), headers.get("origin")
         given = [urlsplit(allowed).netloc for allowed in settings.origins]
         try:
             here = is_loopback(urlsplit(f"//{host}").hostname or "")
@@ -221,33 +248,30 @@ class Service(Hub):
 
     async def _websocket(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
-        token, wrong = self._bearer(headers), None
-        if stranger := self._stranger(headers):
-            wrong = 403, stranger
+        token, status = self._bearer(headers), 0
+        if reason := self._stranger(headers):
+            status = 403
         elif token is not None and not self.fits(token):
-            wrong = 401, "token"
+            status, reason = 401, "token"
         elif scope["path"] != "/ws":
-            wrong = 404, "path"
-        if wrong:
-            status, reason = wrong
+            status, reason = 404, "path"
+        if status:
             self.counters.add("refused_total", label=reason)
             await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.accept"})
-            abort = scope["state"]["abort"]
-            socket = Socket(self, receive, send, abort, authorized=token is not None)
-            if self.draining or len(self.sockets) >= self.settings.max_sockets:
-                code, close = ("draining", 1001) if self.draining else ("full", 1013)
-                words = "no more sockets now; try again later"
-                await socket.run(Refusal(code, close, words, "refused_total"))
-                return
-            self.counters.add("sockets_total")
-            self.sockets.add(socket)
-            try:
-                await socket.run()
-            finally:
-                self.sockets.discard(socket)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        socket = Socket(self, receive, send, scope["state"]["abort"], authorized=token is not None)
+        if self.draining or len(self.sockets) >= self.settings.max_sockets:
+            code, close = ("draining", 1001) if self.draining else ("full", 1013)
+            await socket.run(Refusal(code, close, "no more sockets now; try again later", "refused_total"))
+            return
+        self.counters.add("sockets_total")
+        self.sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self.sockets.discard(socket)
 
     # Pages
 
@@ -279,9 +303,9 @@ class Service(Hub):
         for socket in self.sockets:
             socket.account()
         gauges = {
-            "sockets": ("websockets open now", float(len(self.sockets))),
-            "max_sockets": ("websockets that may be open at once", float(self.settings.max_sockets)),
-            "draining": ("1 while the server is stopping", float(self.draining)),
+            "sockets": ("websockets open now", len(self.sockets)),
+            "max_sockets": ("websockets that may be open at once", self.settings.max_sockets),
+            "draining": ("1 while the server is stopping", self.draining),
         }
         return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -290,7 +314,7 @@ class Service(Hub):
             {
                 "name": stem,
                 "family": family(artifact),
-                "default": artifact in self.default,
+                "default": artifact in self.families[0],
                 "url": f"/models/{stem}.onnx",
                 "bytes": len(artifact.data),
                 "sha256": self.hashes[stem],
