@@ -12,6 +12,7 @@ channels. A model whose first stream is codes takes the `.npz` that an encoder's
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
@@ -76,12 +77,9 @@ class Enhance(Work):
         rate = self.family[-1].sample_rate
         for source in sources:
             if source.path != "-" and not source.command:
-                try:
-                    with self.open(source) as reader:
-                        rate = reader.info.rate
+                with suppress(AudioError), self.open(source) as reader:  # else its report will say so
+                    rate = reader.info.rate
                     break
-                except AudioError:  # its report will say so
-                    continue
         model = choose(self.family, rate)
         if isinstance(model, Artifact):
             self._player(model)
@@ -111,13 +109,12 @@ class Enhance(Work):
                 losses.copy = lambda x: lossy.write({LOSSY: x})
                 sinks.append(lossy)
             for output in outputs_of(model, options.output):
+                name, ports = output.name, output.ports
                 if output.suffix:
-                    kind = SINKS[output.suffix]
-                    sinks.append(kind(job.files[output.name], output.ports, facts, options.overwrite))
+                    sinks.append(SINKS[output.suffix](job.files[name], ports, facts, options.overwrite))
                 else:
-                    (port,) = output.ports
-                    rows, rate = player.rows[port.name], player.rates[port.name]
-                    sinks.append(self._sound(job, port, rows, rate, info, rate_out=options.rate))
+                    rows, rate = player.rows[name], player.rates[name]
+                    sinks.append(self._sound(job, ports[0], rows, rate, info, rate_out=options.rate))
             outputs = sinks[LOSSY in job.files :]
             for frames in self._frames(reader, model, player, losses):
                 tick(reader.position / info.rate, info.seconds)

@@ -20,14 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import (
-    MAX_RATE,
-    MIN_RATE,
-    AudioError,
-    AudioInfo,
-    Writer,
-    check_writable,
-)
+from audiomask.audio import MAX_RATE, MIN_RATE, AudioError, AudioInfo, Writer, check_writable
 from audiomask.audio.atomic import hidden
 from audiomask.audio.reader import check_readable
 from audiomask.ports import Port
@@ -102,10 +95,7 @@ class Sound(Writer):
 
 
 class Frames:
-    """A sink that keeps its ports' frames until the end, since they are few beside samples.
-
-    `facts` is what the file says beside the frames, see `FACTS`.
-    """
+    """A sink that keeps its ports' frames until the end, and writes `facts` beside them, see `FACTS`."""
 
     notes: list[str] = []
 
@@ -193,8 +183,8 @@ class Codes(AbstractContextManager):
                     raise ValueError(f"it holds more than {MAX_BYTES >> 20} MiB")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-            rate, frames = (int(arrays.pop(key)) for key in ("sample_rate", "frames"))
-            for key in ("model", "hash", "clock"):
+            rate, frames = int(arrays["sample_rate"]), int(arrays["frames"])
+            for key in FACTS:
                 arrays.pop(key, None)
             if len(arrays) == 1 and streams[0].name not in arrays:
                 arrays = {streams[0].name: arrays.popitem()[1]}
