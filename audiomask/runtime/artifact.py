@@ -173,10 +173,9 @@ class Artifact:
         return next((port for port in self.streams[1:] if port.type == "lost"), None)
 
     def session(self, threads: int = 1):
-        """Return the graph as a session of ONNX Runtime, checked against the metadata.
+        """Return the graph as a session of ONNX Runtime, which all streams of this process share.
 
-        All streams of this process share it. Raises `ArtifactError` if the runtime refuses it or a port does
-        not match.
+        Raises `ArtifactError` if the runtime refuses it or a port does not match the metadata.
         """
         with self._lock:
             if threads not in self._sessions:

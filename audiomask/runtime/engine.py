@@ -136,10 +136,7 @@ class Engine:
         self.turn(controls)
 
     def control(self, name: str, value: Any) -> np.ndarray:
-        """Return the array of a control for `value`, which is one for all streams or one for each.
-
-        Raises `ArtifactError` for a control that the model lacks or a value out of its range.
-        """
+        """Return a control's array for a value, or for one per stream; may raise `ArtifactError`."""
         ports, where = self.artifact.controls, self.artifact.name
         if name not in ports:
             raise ArtifactError(f"{where}: has no control {name!r}; it has: {' '.join(ports) or 'none'}")

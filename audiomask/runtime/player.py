@@ -148,8 +148,7 @@ class Player:
     def set(self, controls: Mapping[str, Any]) -> None:
         """Change controls from the next hop on. Any thread may do so.
 
-        Raises `ArtifactError` for a control that the model lacks or a value out of its range; then nothing is
-        changed.
+        Raises `ArtifactError` for a wrong name or a value out of range; then nothing is changed.
         """
         made = {name: self.engine.control(name, value) for name, value in controls.items()}
         target = {**self._target, **made}
@@ -461,11 +460,10 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
     """Return what each player gives for its block, many of them in one call of the graph.
 
     A request is `(player, block)` or `(player, block, lost)`; the block None ends the signal as `flush` does.
-    A small model spends about half of its time on the fixed cost of a call, however many rows it has;
-    stacked, the players share that cost (tools/bench/sessions.py). Players stack that were made of the same
-    `Artifact` object with the same `threads` and outputs; any others may be in the list and run in calls of
-    their own. Rates, channels, controls and lengths of blocks may differ; players that have the same number
-    of hops to do at a time go together.
+    Players stack that were made of the same `Artifact` object with the same `threads` and outputs, and have
+    the same number of hops to do at a time; any others run in calls of their own. Rates, channels, controls
+    and lengths of blocks may differ. Stacked, players share the fixed cost of a call, which is about half of
+    the time of a small model (tools/bench/sessions.py).
 
     A result is within 1e-5 of the peak of what `feed` gives, or the exception that it raises: ValueError for
     a block of a wrong shape, `ArtifactError` for a graph that fails, after which that player has to be reset;
@@ -478,21 +476,21 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
 
 def drive(works: Sequence[Work]) -> list[Any]:
     """Run all works to their ends, with their steps stacked; an exception is a result."""
-    results: dict[int, Any] = {}
+    results: list[Any] = [None] * len(works)
     waiting = dict(enumerate(works))
     while waiting:
         steps: list[Step] = []
         for n, work in list(waiting.items()):
             try:
                 steps += next(work)
+                continue
             except StopIteration as end:
                 results[n] = end.value
             except Exception as error:  # one player fails; the others go on
                 results[n] = error
-            if n in results:
-                del waiting[n]
+            del waiting[n]
         run_steps(steps)
-    return [results[n] for n in range(len(works))]
+    return results
 
 
 def alone(work: Work) -> Any:

@@ -42,10 +42,7 @@ class Output:
 
 
 def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
-    """Return the files that a model makes of a recording, or the one of the output `wanted`.
-
-    Raises `ArtifactError` for an output that it lacks.
-    """
+    """Return a model's files, or the one of output `wanted`; may raise `ArtifactError`."""
     ports = [port for port in model.outputs if wanted in (None, port.name)]
     if not ports:
         has = " ".join(port.name for port in model.outputs)
@@ -62,10 +59,7 @@ def needed(streams: Sequence[Port]) -> list[Port]:
 
 
 class Sound(Writer):
-    """A sink of sound at `rate_out` Hz, or else its own, for a port with frames at `rate`.
-
-    Its `options` are those of `Writer`.
-    """
+    """A sink of sound of a port at `rate`, converted to `rate_out`; `options` are of `Writer`."""
 
     def __init__(
         self, path: Path, port: Port, rows: int, rate: Fraction, rate_out: int | None, **options: Any
@@ -95,7 +89,7 @@ class Sound(Writer):
 
 
 class Frames:
-    """A sink that keeps its ports' frames until the end, and writes `facts` beside them, see `FACTS`."""
+    """A sink that keeps its ports' frames until the end and writes them beside `FACTS`."""
 
     notes: list[str] = []
 

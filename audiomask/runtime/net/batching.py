@@ -62,7 +62,7 @@ class Stream:
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
-        self.ending: asyncio.Future | None = None  # done when the signal has been flushed
+        self.ending: asyncio.Event | None = None  # set when the signal has been flushed
         self.moved = asyncio.Event()  # set after every batch with this stream
 
     @property
@@ -140,9 +140,9 @@ class Worker:
     async def flush(self, stream: Stream) -> None:
         """End the signal: the rest is delivered, and a new one may begin."""
         if not stream.ending:
-            stream.ending = self._loop.create_future()
+            stream.ending = asyncio.Event()
             self.wake(stream)
-        await asyncio.wait([stream.ending])
+        await stream.ending.wait()
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run a function that touches a session where sessions run, between two batches."""
@@ -244,8 +244,7 @@ class Worker:
     @staticmethod
     def _ended(stream: Stream) -> None:
         assert stream.ending
-        if not stream.ending.done():  # else the waiting task was cancelled
-            stream.ending.set_result(None)
+        stream.ending.set()
         stream.ending = None
 
     def _finish(self, turn: Turn, outputs: list, took: float) -> None:

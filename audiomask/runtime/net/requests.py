@@ -47,7 +47,7 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
 
 
 def rest(entry: dict[str, Any], **fields: tuple) -> dict[str, Any]:
-    """Take the last fields, each (kinds, default), out of a command; raise `Refusal` if more are left."""
+    """Take the last fields, each (kinds, default), out of a command; raise `Refusal` for more."""
     found = {name: field(entry, name, *spec) for name, spec in fields.items()}
     if entry:
         raise BadValue(f"unknown: {' '.join(entry)[:100]}")

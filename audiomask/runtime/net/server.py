@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import ipaddress
 import mimetypes
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,9 +28,8 @@ from audiomask import __version__
 from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError
 from audiomask.runtime.catalogue import family, resolve, shipped
 from audiomask.runtime.net.batching import Worker
-from audiomask.runtime.net.counters import Counters
 from audiomask.runtime.net.requests import Refusal
-from audiomask.runtime.net.sockets import Socket
+from audiomask.runtime.net.sockets import Hub, Settings, Socket
 from audiomask.runtime.session import Session, sounds
 
 PAGE = Path(__file__).resolve().parents[1] / "web"
@@ -108,27 +105,12 @@ def _try(artifact: Artifact) -> None:
         Session(artifact, output=name)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings that all sockets of a server share."""
-
-    token: str | None = None
-    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
-    loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
-    max_sockets: int = 64
-    max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
-    idle_s: float = 60.0
-    threads: int = 1
-    page: Path | None = None  # the folder of the web page
-
-
-class Service:
+class Service(Hub):
     """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
 
     `report` gets the exceptions that nobody expected.
 
-    Attributes: `models` maps what a hello may name (file, model, family) to the family or the one member;
-    `sockets` are those at present; `draining`: no new ones are taken.
+    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
     """
 
     def __init__(
@@ -138,19 +120,10 @@ class Service:
         report: Callable[[BaseException], None] = traceback.print_exception,
         refused: Mapping[str, str] | None = None,
     ):
-        self.settings, self.report, self.counters = settings, report, Counters()
+        super().__init__(families, settings, report)
         self.refused = dict(refused or {})
-        self.families = families
-        self.artifacts = {a.path.stem: a for group in families for a in group}
-        self.models: dict[str, list[Artifact]] = {}
-        for group in families:
-            self.models.setdefault(family(group[0]), group)
-        for artifact in self.artifacts.values():
-            self.models.setdefault(artifact.path.stem, [artifact])
-            self.models.setdefault(artifact.name, [artifact])
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.sockets: set[Socket] = set()
-        self.workers: list[Worker] = []
         self.draining = False
         for suffix, type_ in TYPES.items():
             mimetypes.add_type(type_, suffix)
@@ -212,11 +185,6 @@ class Service:
         return len(self.sockets)
 
     # Who may ask
-
-    def fits(self, token: str | None) -> bool:
-        """Return whether a client may come in; this takes as long for every token of one length."""
-        wanted = self.settings.token
-        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
     def _stranger(self, headers: Headers) -> str:
         """Return why a request comes from where it may not: "host", "origin", or "" if it may."""

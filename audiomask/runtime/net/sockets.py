@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 from collections import deque
-from collections.abc import Awaitable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
-from audiomask.runtime.artifact import ArtifactError
-from audiomask.runtime.catalogue import choose
-from audiomask.runtime.net.batching import Stream
+from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.catalogue import choose, family
+from audiomask.runtime.net.batching import Stream, Worker
+from audiomask.runtime.net.counters import Counters
 from audiomask.runtime.net.requests import BadValue, Refusal, field, message, rest
 from audiomask.runtime.packets.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session, sounds
-
-if TYPE_CHECKING:
-    from audiomask.runtime.net.server import Service
 
 VERSION = 1
 MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
@@ -35,15 +36,56 @@ SLOW_S = 10.0  # time that a client may take nothing while something waits for i
 CLOSE_S = 5.0  # time in which a client answers a close
 MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
 CONTROL = ("minimum", "maximum", "default", "unit", "doc")  # facts on a control in the answer to the hello
+CLOCK = ("channels", "outputs", "rate_out", "hop", "delay", "latency")  # facts on the session in it
 SET: dict[str, tuple] = {"controls": (dict, {}), "dry": ((int, float), None), "bypass": (bool, None)}
 FOUND = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}  # errors that uvicorn finds, by its close
 BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
 
 
+@dataclass(frozen=True)
+class Settings:
+    """The settings that all sockets of a server share."""
+
+    token: str | None = None
+    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
+    loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
+    max_sockets: int = 64
+    max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
+    idle_s: float = 60.0
+    threads: int = 1
+    page: Path | None = None  # the folder of the web page
+
+
+class Hub:
+    """The part of a server that its sockets share; `report` gets unexpected exceptions.
+
+    `models` maps what a hello may name (file, model, family) to the family or the one member.
+    """
+
+    def __init__(
+        self, families: list[list[Artifact]], settings: Settings, report: Callable[[BaseException], None]
+    ):
+        self.families, self.settings, self.report = families, settings, report
+        self.counters = Counters()
+        self.workers: list[Worker] = []
+        self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.models: dict[str, list[Artifact]] = {}
+        for group in families:
+            self.models.setdefault(family(group[0]), group)
+        for artifact in self.artifacts.values():
+            self.models.setdefault(artifact.path.stem, [artifact])
+            self.models.setdefault(artifact.name, [artifact])
+
+    def fits(self, token: str | None) -> bool:
+        """Return whether a client may come in; this takes as long for every token of one length."""
+        wanted = self.settings.token
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
+
+
 class Socket:
     """A websocket and its session; `abort` ends the connection without waiting for the client."""
 
-    def __init__(self, hub: Service, receive, send, abort, authorized: bool):
+    def __init__(self, hub: Hub, receive, send, abort, authorized: bool):
         self.hub, self.abort, self.authorized = hub, abort, authorized
         self._receive, self._send = receive, send
         self.stream: Stream | None = None
@@ -190,19 +232,15 @@ class Socket:
             words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
             raise BadValue(words + " ".join(heard))
 
-        def open_session() -> Session:
-            session = Session(artifact, sample_rate=rate, channels=channels, output=output)
-            session.set(**wanted)
-            return session
-
-        # It runs in a thread of its own, since the filters of odd rates take a while.
-        session = await self._checked(asyncio.to_thread(open_session))
+        # It is made in a thread of its own, since the filters of odd rates take a while.
+        given = {"sample_rate": rate, "channels": channels, "output": output, **wanted}
+        session = await self._checked(asyncio.to_thread(Session, artifact, **given))
         worker, pcm = min(self.hub.workers, key=lambda w: w.load), Pcm(form, session.channels)
         self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
         worker.load += 1
         if packets is not None:
             self.intake = Intake(packets, self.stream, INBOX)
-        self.heard = self._loop.time()
+        self.heard, controls = self._loop.time(), artifact.controls
         ready = {
             "type": "ready",
             "version": VERSION,
@@ -210,8 +248,8 @@ class Socket:
             "rate": rate,
             "format": form,
             "output": session.ports[0].name,
-            "controls": {name: _given(port, CONTROL) for name, port in artifact.controls.items()},
-            **_given(session, ("channels", "outputs", "rate_out", "hop", "delay", "latency")),
+            "controls": {n: {key: getattr(port, key) for key in CONTROL} for n, port in controls.items()},
+            **{key: getattr(session, key) for key in CLOCK},
         }
         if self.intake:
             ready["packets"] = self.intake.facts
@@ -360,10 +398,6 @@ class Socket:
             if since:
                 self.hub.counters.histograms["block_seconds"].observe(self._loop.time() - since)
         self._sending = False
-
-
-def _given(source: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
 
 
 class _Gone(Exception):

@@ -35,7 +35,7 @@ from typing import Any
 
 NUMBER = struct.Struct("<I")  # before the samples of a packet in a websocket's message
 RECORD = struct.Struct("<IH")  # before them in a pipe: number, bytes of samples
-BITS = 32  # width of a number
+NUMBERS = 2**32  # after the last one comes 0
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
@@ -83,11 +83,10 @@ class JitterBuffer:
         depth: places that a packet may be behind a later one, from 0.
         period: seconds of a packet, for the bounds above.
         realtime: use a clock; `put` and `take` then want `now` in seconds of one monotonic clock.
-        bits: width of a number; ValueError for a number that does not fit.
     """
 
-    def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False, bits: int = BITS):
-        self.depth, self.period, self.bits, self.realtime = depth, period, bits, realtime
+    def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False):
+        self.depth, self.period, self.realtime = depth, period, realtime
         self.counts = Counts()
         self.reset()
 
@@ -104,18 +103,17 @@ class JitterBuffer:
         self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
-        """Take a packet that has arrived."""
-        if not 0 <= number < 1 << self.bits:
-            raise ValueError(f"packet number {number} is outside 0 to {(1 << self.bits) - 1}")
+        """Take a packet that has arrived; ValueError for a number of more than 32 bits."""
+        if not 0 <= number < NUMBERS:
+            raise ValueError(f"packet number {number} is outside 0 to {NUMBERS - 1}")
         self.counts.received += 1
         if self._last is None:
             self._last = number, 0
-        half = 1 << self.bits - 1
-        ahead = (number - self._last[0] + half) % (2 * half) - half
+        ahead = (number - self._last[0] + NUMBERS // 2) % NUMBERS - NUMBERS // 2
         place = self._last[1] + ahead
         if abs(ahead) > max(self.depth, LEAP_S / self.period):
             if number != self._stray:
-                self._stray = (number + 1) % (1 << self.bits)
+                self._stray = (number + 1) % NUMBERS
                 self.counts.stray += 1
                 return
             place = self._anew(number)

@@ -158,10 +158,7 @@ def listed(
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of a "probabilities" or "embedding" output for the mean of all channels.
-
-    Raises `ArtifactError` for a model without one.
-    """
+    """Return a player of one type of output for the mean of channels; may raise `ArtifactError`."""
     name = output_port(artifact, type).name
     return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 
