@@ -137,8 +137,7 @@ class Port:
 
     def document(self) -> dict[str, Any]:
         """Return the entry of an artifact's document that `parse` reads."""
-        entry: dict[str, Any] = {"name": self.name, "kind": self.kind, "type": self.type}
-        entry["channels"] = self.channels
+        entry: dict[str, Any] = {key: getattr(self, key) for key in ("name", "kind", "type", "channels")}
         if self.is_stream:
             entry["rate"] = str(self.rate)
             if self.channels > 1:

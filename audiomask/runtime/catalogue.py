@@ -92,8 +92,5 @@ _Model = TypeVar("_Model", bound=_Rated)
 
 
 def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
-    """Return the cheapest model of a family that keeps the whole band of a signal at `rate` Hz.
-
-    It is the one of the lowest sample rate that is not below `rate`, else the one of the highest.
-    """
+    """Return the model of the lowest sample rate that is not below `rate`, else of the highest."""
     return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

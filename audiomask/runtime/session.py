@@ -251,10 +251,7 @@ class Session(Player):
 
 
 def sounds(artifact: Artifact, output: str | None = None) -> list[str]:
-    """Return the names of the outputs of sound, or the one that is asked for.
-
-    Raises `ArtifactError` for a model that does not turn sound into sound, and for an output that it lacks.
-    """
+    """Return the outputs of sound, or the one asked for; raise `ArtifactError` if unplayable."""
     names = [port.name for port in artifact.outputs if port.type == "pcm"]
     others = [p for p in artifact.streams[1:] if p.type not in ("lost", "noise")]
     if artifact.streams[0].type != "pcm" or not names or others:

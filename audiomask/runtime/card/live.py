@@ -187,10 +187,8 @@ class Live:
             return
         y[:] = 0
         if self._playing:  # it ran dry, or is to start anew
-            if self._again:
-                self.counts.recovered += 1
-            else:
-                self.counts.underflows += 1
+            self.counts.recovered += self._again
+            self.counts.underflows += not self._again
             got = self._out.read(y)
             self.counts.silent += n - got
             fade = min(got, len(self._fade))
@@ -258,9 +256,7 @@ class Live:
         share = (self.clock() - start) * self.rate / self.block
         self._speed = share if not self._speed else 0.95 * self._speed + 0.05 * share
         y = self._steady(y)
-        self._meet(1, y)
-        if self.record_out:
-            self.record_out.write(y)
+        self._heard(1, y)
         full = y.shape[1] - self._out.write(y)  # the loudspeaker has not called for seconds
         self._removed += full
         self.counts.lost_out += full
@@ -268,14 +264,14 @@ class Live:
 
     def _take(self, x: np.ndarray) -> None:
         self._in.read(x)
-        self._meet(0, x)
-        if self.record_in:
-            self.record_in.write(x)
+        self._heard(0, x)
 
-    def _meet(self, side: int, x: np.ndarray) -> None:
+    def _heard(self, side: int, x: np.ndarray) -> None:
         peak = float(np.abs(x).max())
         if peak < np.inf:  # false for NaN too
             self._peaks[side] = max(self._peaks[side], peak)
+        if recorder := (self.record_in, self.record_out)[side]:
+            recorder.write(x)
 
     def _cut(self, late: int) -> None:
         """Drop `late` samples of the input, across a crossfade."""
@@ -344,11 +340,9 @@ class Live:
         """Raise `DeviceError` if one of the devices is lost, or whatever ended `work`."""
         if self._failure is not None:
             raise self._failure
-        gone, now = self._gone, self.clock()
-        for device, last in zip(self._devices, (self._captured_at, self._played_at), strict=False):
-            if now - last > GONE_S and not gone:
-                gone = device.name
-        if gone:
+        now, ends = self.clock(), (self._captured_at, self._played_at)
+        still = (d.name for d, last in zip(self._devices, ends, strict=False) if now - last > GONE_S)
+        if gone := self._gone or next(still, None):
             raise DeviceError(
                 f"{gone}: the sound device is gone or stands still; plug it in again, or choose another "
                 "(audiomask live --list-devices); --reconnect waits for it"

@@ -52,10 +52,7 @@ class Recorder:
                     self.error = error
 
     def close(self) -> list[str]:
-        """Finish and name the file and return notes for the user; raise `AudioError` if that fails.
-
-        Where there was no sound there is no file.
-        """
+        """Name the file, if any sound came, and return notes for the user; may raise `AudioError`."""
         self._queue.put(None)
         self._thread.join()
         if not self._writer.frames:
@@ -67,7 +64,6 @@ class Recorder:
         if self.error is not None:
             notes.append(f"warning: {self.error}; what was recorded before is kept")
         if self.lost:
-            notes.append(
-                f"warning: {self._writer.name}: {self.lost} samples are missing, the disk was too slow"
-            )
+            name = self._writer.name
+            notes.append(f"warning: {name}: {self.lost} samples are missing, the disk was too slow")
         return notes

@@ -98,7 +98,7 @@ def run(
     import ray.data
 
     jobs = list(jobs)
-    rows: list[dict[str, Any]] = []
+    missing: set[int] = set()
     for index, job in enumerate(jobs):
         try:
             for path in job.files.values():
@@ -106,10 +106,10 @@ def run(
         except AudioError as error:
             yield Report(job, error=error)
         else:
-            rows.append({"index": index})
-    if not rows:
+            missing.add(index)
+    if not missing:
         return
-    missing = {row["index"] for row in rows}
+    rows = [{"index": index} for index in sorted(missing)]
     try:
         with _connected(address):
             cpus = int(ray.cluster_resources().get("CPU", 0))

@@ -20,14 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import (
-    MAX_RATE,
-    MIN_RATE,
-    AudioError,
-    AudioInfo,
-    Writer,
-    check_writable,
-)
+from audiomask.audio import MAX_RATE, MIN_RATE, AudioError, AudioInfo, Writer, check_writable
 from audiomask.audio.atomic import hidden
 from audiomask.audio.reader import check_readable
 from audiomask.ports import Port
@@ -49,10 +42,7 @@ class Output:
 
 
 def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
-    """Return the files that a model makes of a recording, or the one of the output `wanted`.
-
-    Raises `ArtifactError` for an output that it lacks.
-    """
+    """Return a model's files, or the one of output `wanted`; may raise `ArtifactError`."""
     ports = [port for port in model.outputs if wanted in (None, port.name)]
     if not ports:
         has = " ".join(port.name for port in model.outputs)
@@ -69,10 +59,7 @@ def needed(streams: Sequence[Port]) -> list[Port]:
 
 
 class Sound(Writer):
-    """A sink of sound at `rate_out` Hz, or else its own, for a port with frames at `rate`.
-
-    Its `options` are those of `Writer`.
-    """
+    """A sink of sound of a port at `rate`, converted to `rate_out`; `options` are of `Writer`."""
 
     def __init__(
         self, path: Path, port: Port, rows: int, rate: Fraction, rate_out: int | None, **options: Any
@@ -102,10 +89,7 @@ class Sound(Writer):
 
 
 class Frames:
-    """A sink that keeps its ports' frames until the end, since they are few beside samples.
-
-    `facts` is what the file says beside the frames, see `FACTS`.
-    """
+    """A sink that keeps its ports' frames until the end and writes them beside `FACTS`."""
 
     notes: list[str] = []
 
@@ -193,8 +177,8 @@ class Codes(AbstractContextManager):
                     raise ValueError(f"it holds more than {MAX_BYTES >> 20} MiB")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-            rate, frames = (int(arrays.pop(key)) for key in ("sample_rate", "frames"))
-            for key in ("model", "hash", "clock"):
+            rate, frames = int(arrays["sample_rate"]), int(arrays["frames"])
+            for key in FACTS:
                 arrays.pop(key, None)
             if len(arrays) == 1 and streams[0].name not in arrays:
                 arrays = {streams[0].name: arrays.popitem()[1]}

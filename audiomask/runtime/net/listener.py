@@ -62,13 +62,12 @@ class Wire(WebSocketsSansIOProtocol):
 
     def _unseen(self) -> bool:
         """Count a frame, and return whether the connection may go on."""
-        if not self.transport.is_closing():
-            now = self.loop.time()
-            self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
-            if self._beat > now + 1:
-                service: Service = self.config.app  # type: ignore[assignment]
-                service.counters.add("errors_total", label="flood")
-                self.transport.abort()
+        now = self.loop.time()
+        self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+        if self._beat > now + 1 and not self.transport.is_closing():
+            service: Service = self.config.app  # type: ignore[assignment]
+            service.counters.add("errors_total", label="flood")
+            self.transport.abort()
         return not self.transport.is_closing()
 
     def handle_ping(self) -> None:
@@ -175,17 +174,17 @@ def run(server: Server, listening: socket.socket) -> None:
 
     The signal is raised again once all clients have been let go.
     """
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        if server.config.is_ssl:  # its default is a minute, in which nothing counts the connection
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
+        await server.serve(sockets=[listening])
+
     try:
-        asyncio.run(_serve(server, listening))
+        asyncio.run(serve())
     except SystemExit:  # uvicorn's way, with a code of its own
         raise AudioError("serve: the server did not start; the lines above say why") from None
-
-
-async def _serve(server: Server, listening: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    if server.config.is_ssl:  # its default is a minute, in which nothing counts the connection
-        loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
-    await server.serve(sockets=[listening])
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

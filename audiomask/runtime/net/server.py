@@ -28,9 +28,8 @@ from audiomask import __version__
 from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError
 from audiomask.runtime.catalogue import family, resolve, shipped
 from audiomask.runtime.net.batching import Worker
-from audiomask.runtime.net.hub import Hub, Settings
 from audiomask.runtime.net.requests import Refusal
-from audiomask.runtime.net.sockets import Socket
+from audiomask.runtime.net.sockets import Hub, Settings, Socket
 from audiomask.runtime.session import Session, sounds
 
 PAGE = Path(__file__).resolve().parents[1] / "web"
@@ -44,18 +43,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'self'",
-            "script-src 'self' 'wasm-unsafe-eval'",
-            "worker-src 'self' blob:",
-            "media-src 'self' blob:",
-            "img-src 'self' blob: data:",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+        "media-src 'self' blob:; img-src 'self' blob: data:; "
+        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
 # The machine's own table lacks some of these types or has them wrong.
@@ -102,12 +93,9 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
         families += [sorted(group, key=lambda a: a.sample_rate) for group in others.values()]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        if artifact.path.stem in stems:
-            raise ArtifactError(
-                f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "
-                "rename one"
-            )
-        stems[artifact.path.stem] = artifact
+        stem = artifact.path.stem
+        if (other := stems.setdefault(stem, artifact)) is not artifact:
+            raise ArtifactError(f"{artifact.path}: {other.path} is served as {stem} too; rename one")
     return families
 
 
@@ -184,24 +172,23 @@ class Service(Hub):
         A socket is cut off after DRAIN_S, or when `hurry` returns true.
         """
         self.draining = True
-        end = asyncio.get_running_loop().time() + DRAIN_S
+        clock = asyncio.get_running_loop().time
+        end = clock() + DRAIN_S
         leaving = [asyncio.create_task(socket.depart(1001)) for socket in self.sockets]
-        while self.sockets and asyncio.get_running_loop().time() < end and not hurry():
+        while self.sockets and clock() < end and not hurry():
             await asyncio.sleep(0.02)
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
-        late = list(self.sockets)
-        for socket in late:
+        for socket in self.sockets:
             socket.abort()
-        return len(late)
+        return len(self.sockets)
 
     # Who may ask
 
     def _stranger(self, headers: Headers) -> str:
         """Return why a request comes from where it may not: "host", "origin", or "" if it may."""
-        settings, host = self.settings, headers.get("host", "")
-        origin = headers.get("origin")
+        settings, host, origin = self.settings, headers.get("host", ""), headers.get("origin")
         given = [urlsplit(allowed).netloc for allowed in settings.origins]
         try:
             here = is_loopback(urlsplit(f"//{host}").hostname or "")
@@ -221,33 +208,30 @@ class Service(Hub):
 
     async def _websocket(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
-        token, wrong = self._bearer(headers), None
-        if stranger := self._stranger(headers):
-            wrong = 403, stranger
+        token, status = self._bearer(headers), 0
+        if reason := self._stranger(headers):
+            status = 403
         elif token is not None and not self.fits(token):
-            wrong = 401, "token"
+            status, reason = 401, "token"
         elif scope["path"] != "/ws":
-            wrong = 404, "path"
-        if wrong:
-            status, reason = wrong
+            status, reason = 404, "path"
+        if status:
             self.counters.add("refused_total", label=reason)
             await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.accept"})
-            abort = scope["state"]["abort"]
-            socket = Socket(self, receive, send, abort, authorized=token is not None)
-            if self.draining or len(self.sockets) >= self.settings.max_sockets:
-                code, close = ("draining", 1001) if self.draining else ("full", 1013)
-                words = "no more sockets now; try again later"
-                await socket.run(Refusal(code, close, words, "refused_total"))
-                return
-            self.counters.add("sockets_total")
-            self.sockets.add(socket)
-            try:
-                await socket.run()
-            finally:
-                self.sockets.discard(socket)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        socket = Socket(self, receive, send, scope["state"]["abort"], authorized=token is not None)
+        if self.draining or len(self.sockets) >= self.settings.max_sockets:
+            code, close = ("draining", 1001) if self.draining else ("full", 1013)
+            await socket.run(Refusal(code, close, "no more sockets now; try again later", "refused_total"))
+            return
+        self.counters.add("sockets_total")
+        self.sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self.sockets.discard(socket)
 
     # Pages
 
@@ -279,9 +263,9 @@ class Service(Hub):
         for socket in self.sockets:
             socket.account()
         gauges = {
-            "sockets": ("websockets open now", float(len(self.sockets))),
-            "max_sockets": ("websockets that may be open at once", float(self.settings.max_sockets)),
-            "draining": ("1 while the server is stopping", float(self.draining)),
+            "sockets": ("websockets open now", len(self.sockets)),
+            "max_sockets": ("websockets that may be open at once", self.settings.max_sockets),
+            "draining": ("1 while the server is stopping", self.draining),
         }
         return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -290,7 +274,7 @@ class Service(Hub):
             {
                 "name": stem,
                 "family": family(artifact),
-                "default": artifact in self.default,
+                "default": artifact in self.families[0],
                 "url": f"/models/{stem}.onnx",
                 "bytes": len(artifact.data),
                 "sha256": self.hashes[stem],

@@ -149,20 +149,16 @@ def listed(
     if every is None:
         first = list(islice(rows, 1))
         rows = iter([pooled(chain(first, rows), largest)] if first else ())
-    nth, left = max(1, round((every or 0) / hop)), None
+    nth, at = max(1, round((every or 0) / hop)), 0
     for at, row in enumerate(rows, 1):
-        left = row if at % nth else None
-        if not left:
+        if at % nth == 0:
             yield top(row, labels, count, threshold)
-    if left:
-        yield top(left, labels, count, threshold)
+    if at % nth:
+        yield top(row, labels, count, threshold)
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of a "probabilities" or "embedding" output for the mean of all channels.
-
-    Raises `ArtifactError` for a model without one.
-    """
+    """Return a player of one type of output for the mean of channels; may raise `ArtifactError`."""
     name = output_port(artifact, type).name
     return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 
