@@ -206,28 +206,25 @@ class Program:
         first = inputs.get(self.inputs[0].name)
         batch = 0 if first is None else len(first)
         values: list[Tensor] = []
-        shape: tuple[int, ...]
         for port in self.inputs:
             given = inputs.get(port.name)
             if port.is_stream:
-                shape = (batch, port.channels, whole(self.hops * self.meta["hop"] * port.rate))
+                shape = [batch, port.channels, whole(self.hops * self.meta["hop"] * port.rate)]
             else:
-                shape = (batch,) if port.channels == 1 else (batch, port.channels)
+                shape = [batch] if port.channels == 1 else [batch, port.channels]
                 if given is None and port.default is not None:
                     given = torch.full(shape, float(port.default), device=self.device)
-            if given is None or tuple(given.shape) != shape or not batch:
-                found = "missing" if given is None else list(given.shape)
-                raise ProgramError(f"{self.path}: {port.name} is {found}, a step takes {list(shape)}")
+            if given is None or list(given.shape) != shape or not batch:
+                have = "missing" if given is None else list(given.shape)
+                raise ProgramError(f"{self.path}: {port.name} is {have}, a step takes {shape}")
             values.append(given.to(self.device))
         for spec in self.states:
             if tuple(state[spec.name].shape) != (batch, *spec.shape):
                 raise ProgramError(f"{self.path}: {spec.name} is not the state of {batch} streams")
-            values.append(state[spec.name])
-        found = self.module(*values)
-        names = [port.name for port in self.outputs]
-        outputs = dict(zip(names, found[: len(names)], strict=True))
-        rest = found[len(names) :]
-        return outputs, {spec.name: value for spec, value in zip(self.states, rest, strict=True)}
+            values.append(state[spec.name].to(self.device))
+        names = [port.name for port in self.outputs] + [spec.name for spec in self.states]
+        found = dict(zip(names, self.module(*values), strict=True))
+        return found, {spec.name: found.pop(spec.name) for spec in self.states}
 
 
 # --- proof --------------------------------------------------------------------------------------------------
@@ -240,25 +237,14 @@ def compare(model: StreamingModel, program: Program, seed: int = 0) -> float:
     `model` runs whole, on the CPU, and `program` step by step, over several numbers of streams and steps.
     Integers are judged as by `audiomask.export`. On a GPU, products are taken in full float32 here.
     """
-    generator = torch.Generator().manual_seed(seed)
-
-    def runs(inputs: Mapping[str, Tensor], hops: int) -> Iterator[dict[str, Tensor]]:
-        steps = hops // program.hops
-        at, pieces = program.initial_state(len(inputs[model.inputs[0].name])), []
-        for n in range(steps):
-            part = {
-                port.name: inputs[port.name].chunk(steps, 2)[n] if port.is_stream else inputs[port.name]
-                for port in model.inputs
-            }
-            out, at = program.step(part, at)
-            pieces.append(out)
-        found = {name: torch.cat([piece[name] for piece in pieces], 2) for name in pieces[0]} | at
-        yield {name: value.cpu() for name, value in found.items()}
-
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     sizes = [(batch, steps * program.hops) for batch, steps in ((1, 1), (2, 3), (5, 4), (3, 9))]
+    generator = torch.Generator().manual_seed(seed)
     try:
-        return max(differences(model, sizes, runs, generator).values())
+        found = differences(
+            model, program.step, sizes, lambda hops: [[program.hops] * (hops // program.hops)], generator
+        )
+        return max(found.values())
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

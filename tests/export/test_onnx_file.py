@@ -16,7 +16,7 @@ from audiomask.cli import main
 from audiomask.export import document, graph, onnx_file, proof
 from audiomask.export.packing import ExportError
 from audiomask.nn.conv import Conv1d
-from audiomask.runtime.artifact import Artifact, open_graph
+from audiomask.runtime.artifact import Artifact
 from audiomask.streaming import Delay, Port, StreamingModel
 
 
@@ -88,7 +88,7 @@ def test_graph_is_small_and_clean(written):
 def test_floors_survive(model, written):
     """Silence: without the floor under the logarithm everything after it would be infinite."""
     silence = {"audio": torch.zeros(1, 1, 96), "strength": torch.ones(1)}
-    found = proof.run_pieces(open_graph(written[0]), model, silence, [1, 2])
+    found = proof.run_pieces(proof.step_of(written[0]), model, silence, [1, 2])
     assert all(value.isfinite().all() for value in found.values())
 
 
