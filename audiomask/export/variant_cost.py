@@ -88,6 +88,10 @@ def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str,
     }
 
 
+def _greatest(difference: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(difference).max() / max(np.abs(reference).max(), 1e-20))
+
+
 def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dict[str, Any]:
     """Return the metadata: error, PESQ, speed and size of `variant` beside `original`.
 
@@ -95,28 +99,27 @@ def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dic
     `calls`, the difference of the variant from itself between one hop and 64 hops a call. `pesq`: means over
     the mixtures that PESQ can judge in both, wide band; None where there are none.
     """
-    worst = peak = power = noise = 0.0
-    marks = []
-    for pair in given:
-        theirs, ours = play(original, pair.noisy), play(variant, pair.noisy)
-        difference = ours - theirs
-        worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(np.abs(theirs).max()))
-        power += float(np.square(theirs, dtype=np.float64).sum())
-        noise += float(np.square(difference, dtype=np.float64).sum())
-        rate = original.sample_rate
-        marks.append([score(pair.clean, y, rate, ("pesq_wb",))["pesq_wb"] for y in (theirs, ours)])
-    first = given[0].noisy
-    by_hops, by_calls = play(variant, first, 1), play(variant, first)
-    calls = float(np.abs(by_hops - by_calls).max() / max(float(np.abs(by_calls).max()), 1e-20))
-    snr = 10 * math.log10(power / noise) if power and noise else (math.inf if power else math.nan)
-    table = np.array(marks)
-    judged = table[np.isfinite(table).all(1)]
+    played = [[play(artifact, pair.noisy) for pair in given] for artifact in (original, variant)]
+    theirs, ours = (np.concatenate(parts, dtype=np.float64) for parts in played)
+    difference = ours - theirs
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = float(10 * np.log10(np.square(theirs).sum() / np.square(difference).sum()))
+    by_hops, by_calls = play(variant, given[0].noisy, 1), played[1][0]
+    marks = [
+        [score(pair.clean, y, original.sample_rate, ("pesq_wb",))["pesq_wb"] for y in both]
+        for pair, *both in zip(given, *played, strict=True)
+    ]
+    judged = np.array([row for row in marks if np.isfinite(row).all()])
     before, after = judged.mean(0) if len(judged) else (math.nan, math.nan)
     pesq = {"original": before, "variant": after, "drop": before - after, "pairs": len(judged)}
     return {
-        "error": {"peak": worst / max(peak, 1e-20), "snr_db": snr, "calls": calls},
+        "error": {
+            "peak": _greatest(difference, theirs),
+            "snr_db": snr,
+            "calls": _greatest(by_hops - by_calls, by_calls),
+        },
         "pesq": pesq if len(judged) else None,
-        "speed": speed(original, variant, first),
+        "speed": speed(original, variant, given[0].noisy),
         "bytes": {"original": len(original.data), "variant": len(variant.data)},
     }
 
