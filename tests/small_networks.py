@@ -26,10 +26,8 @@ class Small(StreamingModel):
     """
 
     name, task, sample_rate, hop, delay = "small", "enhance", 16000, 32, 32
-    inputs = (
-        Port("audio"),
-        Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="how much"),
-    )
+    strength = Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="how much")
+    inputs = (Port("audio"), strength)
     outputs = (Port("enhanced"), Port("level", type="float", rate=Fraction(1, 32)))
 
     def __init__(self, units: int = 6) -> None:
@@ -56,14 +54,8 @@ class Small(StreamingModel):
         enhanced, synthesis = self.synthesis.step(late * (1 - k + k * mask), state["synthesis"])
         now = torch.cat([state["level"][:, None], mask.mean((1, 3))[:, None]], 2)
         level = now[:, :, 1:] + now[:, :, :-1]  # of this frame and the one before
-        after = {
-            "analysis": analysis,
-            "net": net,
-            "wait": wait,
-            "synthesis": synthesis,
-            "level": now[:, :, -1],
-        }
-        return (enhanced, level), after
+        after = {"analysis": analysis, "net": net, "wait": wait, "synthesis": synthesis}
+        return (enhanced, level), after | {"level": now[:, :, -1]}
 
 
 def small() -> Small:

@@ -114,6 +114,8 @@ class Writer(AbstractContextManager["Writer"]):
             # libsndfile cuts the bits below the last one off, half a step too low on average; this rounds.
             full = 2.0 ** (bits - 1)
             x = np.clip(np.rint(x * full), -full, full - 1).astype(np.int32) << (32 - bits)
+        elif file.subtype in ("ULAW", "ALAW"):  # beyond full scale, libsndfile reads beyond its table
+            x = np.clip(x, -1, 1)
         try:
             file.write(np.ascontiguousarray(x.T))
         except (sf.LibsndfileError, AssertionError, RuntimeError, OSError) as error:
