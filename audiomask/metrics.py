@@ -202,13 +202,10 @@ def _plcmos(x: Array) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measurement that fills `columns`.
-
-    It takes reference, degraded and rate, or, without a reference, samples at 16 kHz within full scale.
-    """
+    """A measurement that fills `columns`, and may compare with a reference."""
 
     columns: tuple[str, ...]
-    compute: Callable[..., float | tuple[float, ...]]
+    compute: Callable[..., float | tuple[float, ...]]  # of reference, degraded, rate; or of samples at 16 kHz
     reference: bool = True
 
 

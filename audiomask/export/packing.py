@@ -61,9 +61,8 @@ class Packed(nn.Module):
             dtype: iter(pack.split(sizes, 1))
             for pack, (dtype, sizes) in zip(inputs[len(ports) :], self.sizes.items(), strict=True)
         }
-        tensors = []
-        for _, tensor in flatten_state(self.like):
-            tensors.append(next(pieces[tensor.dtype]).reshape(-1, *tensor.shape[1:]))
+        like = [tensor for _, tensor in flatten_state(self.like)]
+        tensors = [next(pieces[tensor.dtype]).reshape(-1, *tensor.shape[1:]) for tensor in like]
         state = unflatten_state(self.like, tensors) if tensors else None
         y, state = self.model.run(given, state)
         return (*y.values(), *pack_state(state).values())

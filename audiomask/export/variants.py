@@ -385,10 +385,9 @@ def export_variant(
         raise VariantError(f"{path}: not written: {error}") from None
     onnx.checker.check_model(model, full_check=True)
     document = {key: value for key, value in original.meta.items() if key not in ("equality", "scores")}
-    digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
-    document["hash"] = digest.hexdigest()
+    digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
     entry = {"kind": kind, "of": original.meta.get("hash"), "original_scores": original.meta.get("scores")}
-    document["variant"] = entry
+    document |= {"hash": digest, "variant": entry}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         _write(model, document, temporary)
