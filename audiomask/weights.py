@@ -105,14 +105,15 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     cls = class_of(config["class_path"]) if "class_path" in config else nn.Module
     parts: Mapping[str, str] = {} if issubclass(cls, Streaming) else getattr(cls, "parts", {})
-    given = config.get("init_args") or {}
-    fronted = {FRONTEND: config[FRONTEND], **given} if FRONTEND in config else given
     found = {}
     for name, path in parts.items():
-        wants = FRONTEND in inspect.signature(class_of(path).__init__).parameters
-        if wants and FRONTEND not in fronted:
-            raise _no_frontend(config)
-        found[name] = {"class_path": path, "init_args": dict(fronted if wants else given)}
+        arguments = dict(config.get("init_args") or {})
+        if FRONTEND in inspect.signature(class_of(path).__init__).parameters:
+            if FRONTEND in config:
+                arguments.setdefault(FRONTEND, config[FRONTEND])
+            if FRONTEND not in arguments:
+                raise _no_frontend(config)
+        found[name] = {"class_path": path, "init_args": arguments}
     return found or {"": dict(config)}
 
 

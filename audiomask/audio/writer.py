@@ -68,9 +68,9 @@ class Writer(AbstractContextManager["Writer"]):
         self.gain = 1.0
         self._file: sf.SoundFile | None = None
         self._temporary: list[Path] = []
-        spooled = self.clip == "rescale"  # the gain is known at the end only
-        try:
-            self._file, self._part = self._create(*(("RF64", "FLOAT") if spooled else (self.format, subtype)))
+        try:  # a gain is known at the end only
+            kind = ("RF64", "FLOAT") if self.clip == "rescale" else (self.format, subtype)
+            self._file, self._part = self._create(*kind)
         except BaseException:
             self.abort()
             raise

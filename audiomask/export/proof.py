@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,31 +21,32 @@ from audiomask.streaming import StreamingModel
 TOLERANCE = 1e-5  # relative to the peak, in float32; frameworks choose other kernels for other lengths
 
 Named: TypeAlias = Mapping[str, Tensor]
-Step: TypeAlias = Callable[
-    [Named, Named], tuple[Named, Named]
-]  # inputs, packed states -> outputs, next states
 
 
-def step_of(graph: bytes | str | Path) -> Step:
-    """Return a graph as a function that runs one step of it."""
-    session = open_graph(graph)
-    names = [value.name for value in session.get_outputs()]
+class Graph:
+    """An ONNX graph that runs as a `torch_program.Program` does, from the initial state of `model`."""
 
-    def step(inputs: Named, state: Named) -> tuple[Named, Named]:
+    def __init__(self, graph: bytes | str | Path, model: StreamingModel) -> None:
+        self.session, self.model = open_graph(graph), model
+        self.names = [value.name for value in self.session.get_outputs()]
+
+    def initial_state(self, batch: int) -> dict[str, Tensor]:
+        return pack_state(self.model.initial_state(batch))
+
+    def step(self, inputs: Named, state: Named) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Run some hops; return outputs by name and the next state."""
         feed = {name: value.contiguous().numpy() for name, value in {**inputs, **state}.items()}
-        found = dict(zip(names, map(torch.from_numpy, session.run(None, feed)), strict=True))
+        found = dict(zip(self.names, map(torch.from_numpy, self.session.run(None, feed)), strict=True))
         after = {name: found.pop(f"next_{name}") for name in state}
         return found, after
 
-    return step
 
+def run_pieces(program: Any, model: StreamingModel, inputs: Named, hops: Iterable[int]) -> dict[str, Tensor]:
+    """Return outputs and last states, by name, of a `Graph` or `Program` that runs in pieces.
 
-def run_pieces(step: Step, model: StreamingModel, inputs: Named, hops: Iterable[int]) -> dict[str, Tensor]:
-    """Return outputs and last states, by name, of a `step` that runs over `inputs` in pieces.
-
-    The inputs are whole hops; `hops` has the number of hops of each piece.
+    The `inputs` are whole hops; `hops` has the number of hops of each piece.
     """
-    state: Named = pack_state(model.initial_state(len(inputs[model.inputs[0].name])))
+    state = program.initial_state(len(inputs[model.inputs[0].name]))
     pieces, at = [], 0
     for n in hops:
         now = dict(inputs)
@@ -53,10 +54,10 @@ def run_pieces(step: Step, model: StreamingModel, inputs: Named, hops: Iterable[
             if port.is_stream:
                 burst = port.per_hop(model.hop)
                 now[port.name] = inputs[port.name][:, :, at * burst : (at + n) * burst]
-        outputs, state = step(now, state)
+        outputs, state = program.step(now, state)
         pieces.append(outputs)
         at += n
-    return {name: torch.cat([piece[name] for piece in pieces], 2) for name in pieces[0]} | dict(state)
+    return {name: torch.cat([piece[name] for piece in pieces], 2) for name in pieces[0]} | state
 
 
 @torch.no_grad()
@@ -73,17 +74,17 @@ def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> 
         edges = [0, *sorted(inner.tolist()), hops]
         return [hops], [b - a for a, b in itertools.pairwise(edges)], [1] * hops
 
-    return differences(model, step_of(graph), ((1, 1), (1, 2), (2, 7), (3, 40)), cuts, generator)
+    return differences(model, Graph(graph, model), ((1, 1), (1, 2), (2, 7), (3, 40)), cuts, generator)
 
 
 def differences(
     model: StreamingModel,
-    step: Step,
+    program: Any,
     sizes: Iterable[tuple[int, int]],
     cuts: Callable[[int], Iterable[Sequence[int]]],
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Return the greatest difference of `step` from torch, by output and packed state.
+    """Return the greatest difference of a `Graph` or `Program` from torch, by output and packed state.
 
     `sizes` are batch and hops of the inputs, and `cuts(hops)` the ways to divide them into pieces. Raises
     ExportError for outputs of another shape.
@@ -94,7 +95,7 @@ def differences(
         expected, state = model.run(inputs, model.initial_state(batch))
         expected |= pack_state(state)
         for pieces in cuts(hops):
-            ours = run_pieces(step, model, inputs, pieces)
+            ours = run_pieces(program, model, inputs, pieces)
             for name, theirs in expected.items():
                 if ours[name].shape != theirs.shape:
                     raise ExportError(
@@ -105,6 +106,15 @@ def differences(
         name: max(e for e, _ in of) / max(1e-20, *(peak for _, peak in of)) for name, of in found.items()
     }
     return {name: error if math.isfinite(error) else math.inf for name, error in worst.items()}
+
+
+def accepted(error: float, path: Path, words: str) -> float:
+    """Return a document's `equality`; raise ExportError where the error exceeds TOLERANCE."""
+    if error > TOLERANCE:
+        raise ExportError(
+            f"{path}: not written: {words} by {error:.1e} of the peak, the limit is {TOLERANCE:g}"
+        )
+    return float(f"{error:.2g}")
 
 
 def apart(

@@ -88,7 +88,7 @@ def test_graph_is_small_and_clean(written):
 def test_floors_survive(model, written):
     """Silence: without the floor under the logarithm everything after it would be infinite."""
     silence = {"audio": torch.zeros(1, 1, 96), "strength": torch.ones(1)}
-    found = proof.run_pieces(proof.step_of(written[0]), model, silence, [1, 2])
+    found = proof.run_pieces(proof.Graph(written[0], model), model, silence, [1, 2])
     assert all(value.isfinite().all() for value in found.values())
 
 
