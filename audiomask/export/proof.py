@@ -24,7 +24,7 @@ Named: TypeAlias = Mapping[str, Tensor]
 
 
 class Graph:
-    """An ONNX graph that runs as a `torch_program.Program` does, from the initial state of `model`."""
+    """An ONNX graph of `model` that runs as a `torch_program.Program` does."""
 
     def __init__(self, graph: bytes | str | Path, model: StreamingModel) -> None:
         self.session, self.model = open_graph(graph), model
@@ -84,7 +84,7 @@ def differences(
     cuts: Callable[[int], Iterable[Sequence[int]]],
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Return the greatest difference of a `Graph` or `Program` from torch, by output and packed state.
+    """Return the greatest difference of a `Graph` or `Program` from torch, by output and state.
 
     `sizes` are batch and hops of the inputs, and `cuts(hops)` the ways to divide them into pieces. Raises
     ExportError for outputs of another shape.

@@ -369,6 +369,9 @@ def test_a_program_equals_the_model(model, written):
     assert torch_program.compare(model, loaded, seed=5) <= 1e-5
     other = Small().eval()
     assert torch_program.compare(other, loaded) > 1e-2
+    start = loaded.initial_state  # what the document says is proved too
+    loaded.initial_state = lambda batch: {name: x + 1 for name, x in start(batch).items()}
+    assert torch_program.compare(model, loaded) > 1e-2
     assert list(path.parent.iterdir()) == [path]
 
 
