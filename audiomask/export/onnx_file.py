@@ -19,8 +19,7 @@ from typing import Any
 from audiomask.audio import replacing
 from audiomask.export.document import describe
 from audiomask.export.graph import build, to_bytes
-from audiomask.export.packing import ExportError
-from audiomask.export.proof import TOLERANCE, compare
+from audiomask.export.proof import accepted, compare
 from audiomask.runtime.artifact import KEY
 from audiomask.streaming import StreamingModel
 
@@ -29,19 +28,14 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
     """Write `model` to `path` and return its document; `more` is as in `describe`.
 
     The document's `equality` is the greatest difference from torch that was seen. Raises ExportError, with
-    nothing written, where the graph is invalid or differs from torch by more than TOLERANCE.
+    nothing written, where the graph is invalid or differs from torch by more than `proof.TOLERANCE`.
     """
     path = Path(path)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     document = describe(model, config, **more)
     graph = build(model)
     name, error = max(compare(model, to_bytes(graph)).items(), key=lambda item: item[1])
-    if error > TOLERANCE:
-        raise ExportError(
-            f"{path}: not written: ONNX Runtime differs from torch in {name} by {error:.1e} of the peak, "
-            f"the limit is {TOLERANCE:g}"
-        )
-    document["equality"] = float(f"{error:.2g}")
+    document["equality"] = accepted(error, path, f"ONNX Runtime differs from torch in {name}")
     graph.metadata_props[KEY] = json.dumps(document, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:
