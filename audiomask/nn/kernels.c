@@ -8,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { V = 8, ROWS = 8 };
+enum { V = 8, ROWS = 8, STEPS = 8 };
 typedef float vec __attribute__((vector_size(4 * V)));
 typedef int32_t ivec __attribute__((vector_size(4 * V)));
 #define INLINE static inline __attribute__((always_inline))
@@ -24,12 +24,6 @@ INLINE vec halves(vec v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1
 INLINE vec pairs(vec v) { return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5); }
 INLINE vec neighbours(vec v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
 INLINE float total(vec v) { v += halves(v); v += pairs(v); return (v + neighbours(v))[0]; }
-INLINE float greatest(vec v) {
-    v = larger(v, halves(v));
-    v = larger(v, pairs(v));
-    return larger(v, neighbours(v))[0];
-}
-
 /* e^x = 2^n e^r, n whole and |r| <= log(2) / 2; the polynomial is that of Cephes' expf, right to 1e-7. */
 INLINE vec exponential(vec x) {
     x = larger(x, all(-87.0f));
@@ -80,30 +74,58 @@ static void product(int rows, int k, int columns, const float *a, int row, int c
         for (int j = 0; j < columns; j += V) tile(1, 1, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
 }
 
-/* r, z = sigmoid(g + R h + c)   n = tanh(g + r u), u = R h + c   h' = n + z (h - n)
- * gates [frames, rows, 3 units] holds g, with c of r and z in it, and becomes r, z, n; right [units, 3 units] is R'. */
-void gru_forward(int threads, int frames, int rows, int units, const float *right, const float *c, const float *start,
-                 float *gates, float *u, float *y) {
+/* The rows of set or group number `part` of all: a thread adds up the gradients of weights over rows of its own, always
+ * the same ones, so that a training can be repeated. */
+INLINE int share(int all, int part, int parts) { return (int64_t)all * part / parts; }
+
+/* sum [columns] += the rows of a [rows, columns]. */
+INLINE void add_rows(int rows, int columns, const float *a, float *sum) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j += V) store(sum + j, load(sum + j) + load(a + i * columns + j));
+}
+
+/* c [rows, columns] = a [rows, k] b [k, columns] + bias, or + 0. */
+INLINE void affine(int rows, int k, int columns, const float *a, const float *b, const float *bias, float *c) {
+    for (int i = 0; i < rows; i++)
+        if (bias) memcpy(c + i * columns, bias, sizeof(float) * columns);
+        else memset(c + i * columns, 0, sizeof(float) * columns);
+    product(rows, k, columns, a, k, 1, b, columns, c, columns);
+}
+
+/* to [steps, n, columns] = a few rows of from [steps, rows, columns]. */
+INLINE void gather(int steps, int n, int64_t rows, int columns, const float *from, float *to) {
+    for (int s = 0; s < steps; s++) memcpy(to + s * n * columns, from + s * rows * columns, sizeof(float) * n * columns);
+}
+
+/* r, z = sigmoid(W x + R h + b)   n = tanh(W x + b + r u), u = R h + c   h' = n + z (h - n)
+ * gates [frames, rows, 3 units] becomes r, z, n; left [inputs, 3 units] is W', right [units, 3 units] is R', c [units]. */
+void gru_forward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *left, const float *b,
+                 const float *right, const float *c, const float *start, float *gates, float *u, float *y) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int first = 0; first < rows; first += ROWS) {
         int n = rows - first < ROWS ? rows - first : ROWS, h = units;
-        float recurrent[ROWS * 3 * h];
+        float some[STEPS * ROWS * inputs], ahead[STEPS * ROWS * 3 * h], recurrent[ROWS * 3 * h];
         const float *before = start + first * h;
         for (int t = 0; t < frames; t++) {
-            float *g = gates + ((int64_t)t * rows + first) * 3 * h;
-            float *u_t = u + ((int64_t)t * rows + first) * h, *y_t = y + ((int64_t)t * rows + first) * h;
-            memset(recurrent, 0, sizeof recurrent);
-            product(n, h, 3 * h, before, h, 1, right, 3 * h, recurrent, 3 * h);
+            int64_t at = (int64_t)t * rows + first;
+            int step = t % STEPS, steps = frames - t < STEPS ? frames - t : STEPS;
+            if (step == 0) { /* what does not wait for the state, for several steps at once */
+                gather(steps, n, rows, inputs, x + at * inputs, some);
+                affine(steps * n, inputs, 3 * h, some, left, b, ahead);
+            }
+            float *y_t = y + at * h;
+            affine(n, h, 3 * h, before, right, 0, recurrent);
             for (int i = 0; i < n; i++)
                 for (int j = 0; j < h; j += V) {
-                    float *gate = g + i * 3 * h + j, *back = recurrent + i * 3 * h + j;
-                    vec r = sigmoid(load(gate) + load(back)), z = sigmoid(load(gate + h) + load(back + h));
-                    vec v = load(back + 2 * h) + load(c + 2 * h + j);
-                    vec s = 2.0f * sigmoid(2.0f * (load(gate + 2 * h) + r * v)) - 1.0f;
+                    float *gate = gates + (at + i) * 3 * h + j, *back = recurrent + i * 3 * h + j;
+                    const float *front = ahead + (step * n + i) * 3 * h + j;
+                    vec r = sigmoid(load(front) + load(back)), z = sigmoid(load(front + h) + load(back + h));
+                    vec v = load(back + 2 * h) + load(c + j);
+                    vec s = 2.0f * sigmoid(2.0f * (load(front + 2 * h) + r * v)) - 1.0f;
                     store(gate, r);
                     store(gate + h, z);
                     store(gate + 2 * h, s);
-                    store(u_t + i * h + j, v);
+                    store(u + (at + i) * h + j, v);
                     store(y_t + i * h + j, s + z * (load(before + i * h + j) - s));
                 }
             before = y_t;
@@ -111,108 +133,178 @@ void gru_forward(int threads, int frames, int rows, int units, const float *righ
     }
 }
 
-/* The gradient: d [frames, rows, 3 units] of R h + c, dn [frames, rows, units] of g of n (that of g of r and z is d's),
- * dh [rows, units] of the last state, which becomes that of the first; r [3 units, units] is R. */
-void gru_backward(int threads, int frames, int rows, int units, const float *r, const float *start, const float *gates,
-                  const float *u, const float *y, const float *dy, float *dh, float *d, float *dn) {
+/* The gradient. That of R h + c of n, of r, of z and of W x of n lie beside each other, so those of R h + c and of
+ * W x + b are columns 0 to 3 units and units to 4 units. r [3 units, units] is R in that order; w [3 units, inputs] is W.
+ * dh [rows, units], of the last state, becomes that of the first; dr, dw and db [threads, ...] begin as 0. */
+void gru_backward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *w, const float *r,
+                  const float *start, const float *gates, const float *u, const float *y, const float *dy, float *dh,
+                  float *dx, float *dw, float *dr, float *db) {
+    int h = units, groups = (rows + ROWS - 1) / ROWS;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int first = 0; first < rows; first += ROWS) {
-        int n = rows - first < ROWS ? rows - first : ROWS, h = units;
-        float *state = dh + first * h;
-        for (int t = frames - 1; t >= 0; t--) {
-            int64_t at = (int64_t)t * rows + first;
-            const float *before = t ? y + (at - rows) * h : start + first * h;
-            for (int i = 0; i < n; i++)
-                for (int j = 0; j < h; j += V) {
-                    int64_t k = (at + i) * h + j;
-                    const float *gate = gates + (at + i) * 3 * h + j;
-                    float *out = d + (at + i) * 3 * h + j;
-                    vec reset = load(gate), z = load(gate + h), s = load(gate + 2 * h);
-                    vec whole = load(state + i * h + j) + load(dy + k);
-                    vec of_n = whole * (1.0f - z) * (1.0f - s * s);
-                    store(dn + k, of_n);
-                    store(out, of_n * load(u + k) * reset * (1.0f - reset));
-                    store(out + h, whole * (load(before + i * h + j) - s) * z * (1.0f - z));
-                    store(out + 2 * h, of_n * reset);
-                    store(state + i * h + j, whole * z);
-                }
-            product(n, 3 * h, h, d + at * 3 * h, 3 * h, 1, r, h, state, h);
+    for (int part = 0; part < threads; part++)
+        for (int group = share(groups, part, threads); group < share(groups, part + 1, threads); group++) {
+            int first = group * ROWS, n = rows - first < ROWS ? rows - first : ROWS;
+            float d[STEPS * ROWS * 4 * h], some[STEPS * ROWS * inputs], states[STEPS * ROWS * h];
+            float *state = dh + first * h;
+            for (int t = frames - 1; t >= 0; t--) {
+                int64_t at = (int64_t)t * rows + first;
+                int step = t % STEPS, steps = frames - (t - step) < STEPS ? frames - (t - step) : STEPS;
+                float *before = states + step * n * h, *d_t = d + step * n * 4 * h;
+                memcpy(before, t ? y + (at - rows) * h : start + first * h, sizeof(float) * n * h);
+                for (int i = 0; i < n; i++)
+                    for (int j = 0; j < h; j += V) {
+                        int64_t k = (at + i) * h + j;
+                        const float *gate = gates + (at + i) * 3 * h + j;
+                        float *out = d_t + i * 4 * h + j;
+                        vec reset = load(gate), z = load(gate + h), s = load(gate + 2 * h);
+                        vec whole = load(state + i * h + j) + load(dy + k);
+                        vec of_n = whole * (1.0f - z) * (1.0f - s * s);
+                        store(out, of_n * reset);
+                        store(out + h, of_n * load(u + k) * reset * (1.0f - reset));
+                        store(out + 2 * h, whole * (load(before + i * h + j) - s) * z * (1.0f - z));
+                        store(out + 3 * h, of_n);
+                        store(state + i * h + j, whole * z);
+                    }
+                product(n, 3 * h, h, d_t, 4 * h, 1, r, h, state, h);
+                if (step) continue;
+                gather(steps, n, rows, inputs, x + at * inputs, some);
+                product(3 * h, steps * n, inputs, d + h, 1, 4 * h, some, inputs, dw + part * 3 * h * inputs, inputs);
+                product(3 * h, steps * n, h, d, 1, 4 * h, states, h, dr + part * 3 * h * h, h);
+                add_rows(steps * n, 4 * h, d, db + part * 4 * h);
+                memset(some, 0, sizeof some);
+                product(steps * n, 3 * h, inputs, d + h, 4 * h, 1, w, inputs, some, inputs);
+                for (int s = 0; s < steps; s++)
+                    memcpy(dx + (at + (int64_t)s * rows) * inputs, some + s * n * inputs, sizeof(float) * n * inputs);
+            }
         }
-    }
 }
 
-/* weights [places, places] = softmax(scale q k'), without the places that `hide` names for others. */
+/* turned [columns, rows] = scale a', a [rows, columns] with `stride`. */
+INLINE void turn(int rows, int columns, float scale, const float *a, int stride, float *turned) {
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++) turned[j * rows + i] = scale * a[i * stride + j];
+}
+
+/* weights' [places, places] of softmax(scale q k'), without the places that `hide` names for others: a query is a
+ * column, so that sums over keys are sums of vectors. */
 static void attention(int places, int size, int stride, float scale, const float *q, const float *k, const uint8_t *hide,
                       float *turned, float *weights) {
-    for (int j = 0; j < places; j++)
-        for (int m = 0; m < size; m++) turned[m * places + j] = scale * k[j * stride + m];
+    turn(places, size, scale, q, stride, turned);
     memset(weights, 0, sizeof(float) * places * places);
-    product(places, size, places, q, stride, 1, turned, places, weights, places);
-    for (int i = 0; i < places; i++) {
-        float *row = weights + i * places;
-        if (hide)
+    product(places, size, places, k, stride, 1, turned, places, weights, places);
+    if (hide)
+        for (int i = 0; i < places; i++)
             for (int j = 0; j < places; j++)
-                if (hide[i * places + j]) row[j] = -3e38f;
-        vec most = load(row), sum = {0};
-        for (int j = V; j < places; j += V) most = larger(most, load(row + j));
-        float top = greatest(most);
-        for (int j = 0; j < places; j += V) {
-            vec e = exponential(load(row + j) - top);
-            if (hide) e = select(load(row + j) > all(-1e38f), e, all(0.0f));
+                if (hide[i * places + j]) weights[j * places + i] = -3e38f;
+    for (int i = 0; i < places; i += V) {
+        vec most = load(weights + i), sum = {0};
+        for (int j = 1; j < places; j++) most = larger(most, load(weights + j * places + i));
+        for (int j = 0; j < places; j++) {
+            vec score = load(weights + j * places + i), e = exponential(score - most);
+            if (hide) e = select(score > all(-1e38f), e, all(0.0f));
             sum += e;
-            store(row + j, e);
+            store(weights + j * places + i, e);
         }
-        float share = 1.0f / total(sum);
-        for (int j = 0; j < places; j += V) store(row + j, load(row + j) * share);
+        for (int j = 0; j < places; j++) store(weights + j * places + i, load(weights + j * places + i) / sum);
     }
 }
 
-/* y [sets, places, channels] of qkv [sets, places, 3 channels]; hide [sets, places, places], or null. */
-void attention_forward(int threads, int sets, int places, int channels, int heads, float scale, const float *qkv,
-                       const uint8_t *hide, float *y) {
-    int size = channels / heads, stride = 3 * channels;
-    memset(y, 0, sizeof(float) * sets * places * channels);
+/* y = (softmax(scale q k') v by heads) out, q k v = x w + b, over x [sets, places, channels]; w [channels, 3 channels];
+ * hide [sets, places, places], or null. */
+void attention_forward(int threads, int sets, int places, int channels, int heads, float scale, const float *x,
+                       const float *w, const float *b, const float *out, const uint8_t *hide, float *y) {
+    int c = channels, size = c / heads;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int n = 0; n < sets; n++) {
-        float weights[places * places], turned[places * size];
-        const uint8_t *hidden = hide ? hide + (int64_t)n * places * places : 0;
+        float qkv[places * 3 * c], heard[places * c], weights[places * places], turned[places * size];
+        affine(places, c, 3 * c, x + (int64_t)n * places * c, w, b, qkv);
+        memset(heard, 0, sizeof heard);
         for (int head = 0; head < heads; head++) {
-            const float *q = qkv + (int64_t)n * places * stride + head * size, *k = q + channels, *v = k + channels;
-            attention(places, size, stride, scale, q, k, hidden, turned, weights);
-            product(places, places, size, weights, places, 1, v, stride,
-                    y + (int64_t)n * places * channels + head * size, channels);
+            const float *q = qkv + head * size;
+            attention(places, size, 3 * c, scale, q, q + c, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
+            product(places, places, size, weights, 1, places, q + 2 * c, 3 * c, heard + head * size, c);
         }
+        affine(places, c, c, heard, out, 0, y + (int64_t)n * places * c);
     }
 }
 
-/* d [sets, places, 3 channels] from dy; the weights are computed again, which costs less than to keep them. */
-void attention_backward(int threads, int sets, int places, int channels, int heads, float scale, const float *qkv,
-                        const uint8_t *hide, const float *dy, float *d) {
-    int size = channels / heads, stride = 3 * channels;
-    memset(d, 0, sizeof(float) * sets * places * stride);
+/* The gradient, from dy: everything between is computed again, which costs less than to keep it. Here w_back
+ * [3 channels, channels] and out_back are w' and out', whose gradients dw, dout and that of b begin as 0, [threads, ...]. */
+void attention_backward(int threads, int sets, int places, int channels, int heads, float scale, const float *x,
+                        const float *w, const float *b, const float *w_back, const float *out_back, const uint8_t *hide,
+                        const float *dy, float *dx, float *dw, float *db, float *dout) {
+    int c = channels, size = c / heads, stride = 3 * c;
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int n = 0; n < sets; n++) {
-        float weights[places * places], slopes[places * places], turned[places * size];
-        const uint8_t *hidden = hide ? hide + (int64_t)n * places * places : 0;
-        for (int head = 0; head < heads; head++) {
-            const float *q = qkv + (int64_t)n * places * stride + head * size, *k = q + channels, *v = k + channels;
-            const float *g = dy + (int64_t)n * places * channels + head * size;
-            float *dq = d + (q - qkv), *dk = dq + channels, *dv = dk + channels;
-            attention(places, size, stride, scale, q, k, hidden, turned, weights);
-            product(places, places, size, weights, 1, places, g, channels, dv, stride);
-            for (int j = 0; j < places; j++)
-                for (int m = 0; m < size; m++) turned[m * places + j] = v[j * stride + m];
-            memset(slopes, 0, sizeof slopes);
-            product(places, size, places, g, channels, 1, turned, places, slopes, places);
-            for (int i = 0; i < places; i++) {
-                float *w = weights + i * places, *s = slopes + i * places;
-                vec sum = {0};
-                for (int j = 0; j < places; j += V) sum += load(w + j) * load(s + j);
-                float mean = total(sum);
-                for (int j = 0; j < places; j += V) store(s + j, scale * load(w + j) * (load(s + j) - mean));
+    for (int part = 0; part < threads; part++)
+        for (int n = share(sets, part, threads); n < share(sets, part + 1, threads); n++) {
+            float qkv[places * stride], d[places * stride], heard[places * c], of_heard[places * c];
+            float weights[places * places], slopes[places * places], turned[places * size];
+            const float *rows = x + (int64_t)n * places * c, *g = dy + (int64_t)n * places * c;
+            affine(places, c, stride, rows, w, b, qkv);
+            affine(places, c, c, g, out_back, 0, of_heard);
+            memset(d, 0, sizeof d);
+            memset(heard, 0, sizeof heard);
+            for (int head = 0; head < heads; head++) {
+                const float *q = qkv + head * size, *k = q + c, *v = k + c, *of_y = of_heard + head * size;
+                float *dq = d + head * size, *dk = dq + c, *dv = dk + c;
+                attention(places, size, stride, scale, q, k, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
+                product(places, places, size, weights, 1, places, v, stride, heard + head * size, c);
+                product(places, places, size, weights, places, 1, of_y, c, dv, stride);
+                turn(places, size, 1.0f, of_y, c, turned);
+                memset(slopes, 0, sizeof slopes);
+                product(places, size, places, v, stride, 1, turned, places, slopes, places);
+                for (int i = 0; i < places; i += V) {
+                    vec mean = {0};
+                    for (int j = i; j < places * places; j += places) mean += load(weights + j) * load(slopes + j);
+                    for (int j = i; j < places * places; j += places)
+                        store(slopes + j, scale * load(weights + j) * (load(slopes + j) - mean));
+                }
+                product(places, places, size, slopes, 1, places, k, stride, dq, stride);
+                product(places, places, size, slopes, places, 1, q, stride, dk, stride);
             }
-            product(places, places, size, slopes, places, 1, k, stride, dq, stride);
-            product(places, places, size, slopes, 1, places, q, stride, dk, stride);
+            affine(places, stride, c, d, w_back, 0, dx + (int64_t)n * places * c);
+            product(stride, places, c, d, 1, stride, rows, c, dw + part * stride * c, c);
+            product(c, places, c, g, 1, c, heard, c, dout + part * c * c, c);
+            add_rows(places, stride, d, db + part * stride);
+        }
+}
+
+/* padded [channels, places + V] = x [channels, places] with zeros beside it, `edge` of them before. */
+INLINE void pad(int channels, int places, int edge, const float *x, float *padded) {
+    memset(padded, 0, sizeof(float) * channels * (places + V));
+    for (int c = 0; c < channels; c++) memcpy(padded + c * (places + V) + edge, x + c * places, sizeof(float) * places);
+}
+
+/* y [sets, out, places] = w [out, in, taps] over x [sets, in, places], zeros beyond its ends, + b; taps odd, at most V. */
+void conv_forward(int threads, int sets, int in, int out, int places, int taps, const float *x, const float *w,
+                  const float *b, float *y) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int n = 0; n < sets; n++) {
+        float padded[in * (places + V)], *to = y + (int64_t)n * out * places;
+        pad(in, places, taps / 2, x + (int64_t)n * in * places, padded);
+        for (int j = 0; j < out * places; j += V) store(to + j, all(b ? b[j / places] : 0.0f));
+        for (int tap = 0; tap < taps; tap++)
+            product(out, in, places, w + tap, in * taps, taps, padded + tap, places + V, to, places);
+    }
+}
+
+/* The gradient; dw [threads, taps, out, in] begins as 0. */
+void conv_backward(int threads, int sets, int in, int out, int places, int taps, const float *x, const float *w,
+                   const float *dy, float *dx, float *dw) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        float padded[out * (places + V)], turned[(places + taps) * in];
+        memset(turned, 0, sizeof turned);
+        for (int n = share(sets, part, threads); n < share(sets, part + 1, threads); n++) {
+            const float *g = dy + (int64_t)n * out * places;
+            float *to = dx + (int64_t)n * in * places;
+            pad(out, places, taps / 2, g, padded);
+            turn(in, places, 1.0f, x + (int64_t)n * in * places, places, turned + taps / 2 * in);
+            memset(to, 0, sizeof(float) * in * places);
+            for (int tap = 0; tap < taps; tap++) {
+                product(in, out, places, w + tap, taps, in * taps, padded + taps - 1 - tap, places + V, to, places);
+                product(out, places, in, g, places, 1, turned + tap * in, in, dw + (part * taps + tap) * out * in, in);
+            }
         }
     }
 }

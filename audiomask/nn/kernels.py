@@ -51,6 +51,11 @@ def call(function: Any, *values: Tensor | float | int | None) -> None:
     function(*words)
 
 
+def parts(*shape: int) -> Tensor:
+    """Return zeros `[threads, *shape]`, to which each thread of a kernel adds its part of a sum."""
+    return torch.zeros(torch.get_num_threads(), *shape)
+
+
 @cache
 def _load() -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CC", "cc"))

@@ -134,11 +134,14 @@ class _TrainedGRU(torch.autograd.Function):
         bias = b + c
         bias[2 * size :] = b[2 * size :]
         if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            gates = torch.addmm(bias, x.flatten(0, 1), w.T).view(frames, rows, 3 * size)
-            kernels.call(
-                compiled.gru_forward, frames, rows, size, r.T.contiguous(), c.contiguous(), start, gates, u, y
-            )
+            spare = -x.shape[2] % 8
+            x, w = (functional.pad(x, (0, spare)), functional.pad(w, (0, spare))) if spare else (x, w)
+            x, gates = x.contiguous(), x.new_empty(frames, rows, 3 * size)
+            turned = (w.T.contiguous(), bias, r.T.contiguous(), c[2 * size :].contiguous())
+            sizes = (frames, rows, x.shape[2], size)
+            kernels.call(compiled.gru_forward, *sizes, x, *turned, start, gates, u, y)
             ctx.save_for_backward(x, start, w, r, gates, u, y)
+            ctx.spare = spare
             return y, y[-1].clone()
         bias[2 * size :] *= 2
         w_2 = torch.cat([w[: 2 * size], 2 * w[2 * size :]])
@@ -160,14 +163,20 @@ class _TrainedGRU(torch.autograd.Function):
     def backward(ctx, dy, dh):
         x, start, w, r, gates, u, y = ctx.saved_tensors
         size = start.shape[1]
-        before = torch.cat([start[None], y[:-1]])
-        d, dn = torch.empty_like(gates), torch.empty_like(u)  # of R h + c for r, z, n; of W x + b for n
         dh = dh.clone(memory_format=torch.contiguous_format)
         if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            states = (r.contiguous(), start, gates, u, y, dy.contiguous(), dh, d, dn)
-            kernels.call(compiled.gru_backward, len(y), len(dh), size, *states)
-        else:
-            dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
+            (frames, rows, inputs), dx = x.shape, torch.empty_like(x)
+            dw, dr, db = (kernels.parts(*shape) for shape in ((3 * size, inputs), (3 * size, size), (4 * size,)))
+            r = r.roll(size, 0)  # n, r, z
+            given = (x, w.contiguous(), r, start, gates, u, y, dy.contiguous())
+            kernels.call(compiled.gru_backward, frames, rows, inputs, size, *given, dh, dx, dw, dr, db)
+            dw, dr, db = dw.sum(0), dr.sum(0), db.sum(0)
+            dr, dc = dr.roll(-size, 0), db[: 3 * size].roll(-size)
+            inputs -= ctx.spare
+            return dx[:, :, :inputs], dh, dw[:, :inputs], dr, db[size:], dc
+        before = torch.cat([start[None], y[:-1]])
+        d, dn = torch.empty_like(gates), torch.empty_like(u)  # of R h + c for r, z, n; of W x + b for n
+        dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
         d, dn, x_rows = d.flatten(0, 1), dn.flatten(0, 1), x.flatten(0, 1)
         rz, dc = d[:, : 2 * size], d.sum(0)
         dx = (rz @ w[: 2 * size]).addmm_(dn, w[2 * size :]).view_as(x) if ctx.needs_input_grad[0] else None
