@@ -23,6 +23,11 @@ INLINE vec larger(vec a, vec b) { return select(a > b, a, b); }
 INLINE vec halves(vec v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3); }
 INLINE vec pairs(vec v) { return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5); }
 INLINE vec neighbours(vec v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6); }
+/* Real and imaginary parts, apart and beside each other. */
+INLINE vec evens(vec a, vec b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+INLINE vec odds(vec a, vec b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+INLINE vec low(vec a, vec b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+INLINE vec high(vec a, vec b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 INLINE float total(vec v) { v += halves(v); v += pairs(v); return (v + neighbours(v))[0]; }
 /* e^x = 2^n e^r, n whole and |r| <= log(2) / 2; the polynomial is that of Cephes' expf, right to 1e-7. */
 INLINE vec exponential(vec x) {
@@ -38,6 +43,22 @@ INLINE vec exponential(vec x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     return p * (vec)((__builtin_convertvector(n, ivec) << 23) + 0x3f800000);
+}
+
+/* ln x = n ln 2 + ln m, m in sqrt(.5) to sqrt(2), of normal x > 0; the polynomial is that of Cephes' logf. */
+INLINE vec logarithm(vec x) {
+    ivec bits = (ivec)x - 0x3f3504f3; /* the exponent counts from sqrt(.5) */
+    vec n = __builtin_convertvector(bits >> 23, vec), m = (vec)((bits & 0x7fffff) + 0x3f3504f3) - 1.0f, square = m * m;
+    vec p = all(7.0376836292e-2f);
+    p = p * m - 1.1514610310e-1f;
+    p = p * m + 1.1676998740e-1f;
+    p = p * m - 1.2420140846e-1f;
+    p = p * m + 1.4249322787e-1f;
+    p = p * m - 1.6668057665e-1f;
+    p = p * m + 2.0000714765e-1f;
+    p = p * m - 2.4999993993e-1f;
+    p = p * m + 3.3333331174e-1f;
+    return p * m * square - n * 2.12194440e-4f - 0.5f * square + m + n * 0.693359375f;
 }
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
@@ -374,5 +395,39 @@ void norm_backward(int threads, int sets, int channels, int places, const float 
                 store(dx + at + j, scale * (g - level - v * tilt));
             }
         }
+    }
+}
+
+/* The distance of compressed spectra est, ref [frames, bins, 2], see losses/spectral.py: values [frames] sums that of each
+ * frame, and slope [frames, bins, 2] is its gradient at est, halved where irfft counts a bin twice. */
+void compressed_distance(int threads, int frames, int bins, float exponent, float floor, float magnitude, float complex,
+                         float under, const float *est, const float *ref, float *values, float *slope) {
+    float half = 0.5f * exponent;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < frames; t++) {
+        int64_t at = (int64_t)t * bins * 2;
+        vec sum = {0};
+        for (int k = 0; k < bins; k += V) {
+            int64_t here = at + 2 * k, size = sizeof(float) * 2 * (bins - k < V ? bins - k : V);
+            float e[2 * V] = {0}, s[2 * V] = {0}, d[2 * V];
+            memcpy(e, est + here, size);
+            memcpy(s, ref + here, size);
+            vec re = evens(load(e), load(e + V)), im = odds(load(e), load(e + V));
+            vec wanted_re = evens(load(s), load(s + V)), wanted_im = odds(load(s), load(s + V));
+            vec power = re * re + im * im + floor, level = logarithm(power);
+            vec wanted_level = logarithm(wanted_re * wanted_re + wanted_im * wanted_im + floor);
+            vec loud = exponential(half * level), wanted_loud = exponential(half * wanted_level);
+            vec gain = exponential((half - 0.5f) * level), wanted_gain = exponential((half - 0.5f) * wanted_level);
+            vec missing = wanted_loud - loud, weight = select(missing > all(0.0f), all(magnitude * under), all(magnitude));
+            vec apart_re = wanted_re * wanted_gain - re * gain, apart_im = wanted_im * wanted_gain - im * gain;
+            sum += weight * missing * missing + complex * (apart_re * apart_re + apart_im * apart_im);
+            vec along = exponent * weight * missing * loud + (exponent - 1.0f) * complex * gain * (apart_re * re + apart_im * im);
+            vec of_re = complex * gain * apart_re + along / power * re, of_im = complex * gain * apart_im + along / power * im;
+            store(d, -low(of_re, of_im));
+            store(d + V, -high(of_re, of_im));
+            memcpy(slope + here, d, size);
+        }
+        values[t] = total(sum);
+        for (int i = 0; i < 2; i++) slope[at + i] *= 2.0f, slope[at + 2 * bins - 2 + i] *= 2.0f;
     }
 }
