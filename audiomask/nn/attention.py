@@ -30,22 +30,26 @@ class _TrainedAttention(torch.autograd.Function):
         assert compiled
         turned = (w.T.contiguous(), b, out.T.contiguous())
         kernels.call(compiled.attention_forward, *ctx.sizes, x, *turned, hide, y)
-        return y
+        ctx.set_materialize_grads(False)
+        return y, x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy, around):
         x, w, b, out, hide = ctx.saved_tensors
         compiled, dx = kernels.library(), torch.empty_like(x)
+        around = None if around is None else around.contiguous()
         dw, db, dout = kernels.parts(*w.shape), kernels.parts(*b.shape), kernels.parts(*out.shape)
         assert compiled
-        given = (x, w.T.contiguous(), b, w, out, hide, dy.contiguous())
+        given = (x, w.T.contiguous(), b, w, out, hide, dy.contiguous(), around)
         kernels.call(compiled.attention_backward, *ctx.sizes, *given, dx, dw, db, dout)
         return dx, dw.sum(0), db.sum(0), dout.sum(0), None, None
 
 
-def attend_all(x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, hidden: float = 0.0) -> Tensor:
-    """Return what L places make of each other, `[N, L, C]` -> `[N, L, C]`, between two projections.
+def attend_all(
+    x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, hidden: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return what L places of `x [N, L, C]` make of each other, between two projections, and x.
 
     `qkv` makes 3 C channels, and `out`, without a bias, takes C of all heads. `hidden`, for training: chance
     that a place is not seen by the others of its row (never by itself), as in Chen et al. 2023, "Masked Image
@@ -56,7 +60,7 @@ def attend_all(x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, hidden: fl
     """
     if torch.onnx.is_in_onnx_export():
         parts = qkv(x).chunk(3, 2)
-        return out(torch.onnx.ops.attention(*parts, q_num_heads=heads, kv_num_heads=heads)[0])
+        return out(torch.onnx.ops.attention(*parts, q_num_heads=heads, kv_num_heads=heads)[0]), x
     _, places, c = x.shape
     hide = None
     if hidden:
@@ -69,7 +73,7 @@ def attend_all(x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, hidden: fl
     if hide is not None:
         scores = scores.masked_fill(hide, -torch.inf)
     weights = torch.softmax(scores, -1)
-    return out((v @ weights.mT).reshape(-1, c, places).mT)
+    return out((v @ weights.mT).reshape(-1, c, places).mT), x
 
 
 class CausalAttention(Streaming):

@@ -54,8 +54,8 @@ class Block(nn.Module):
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)], skip)
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
         hidden = self.hidden if self.training else 0.0
-        y = attend_all(x.reshape(-1, self.bands, c), self.qkv, self.out, self.heads, hidden)
-        return x + self.out_norm(y.reshape(-1, c)), end.reshape(h.shape)
+        y, x = attend_all(x.reshape(-1, self.bands, c), self.qkv, self.out, self.heads, hidden)
+        return x.reshape(-1, c) + self.out_norm(y.reshape(-1, c)), end.reshape(h.shape)
 
 
 class _TrainedNorm(torch.autograd.Function):
@@ -88,7 +88,10 @@ class _TrainedNorm(torch.autograd.Function):
 
 
 class _TrainedConv(torch.autograd.Function):
-    """`nn.Conv1d` of stride 1 with zeros beyond the ends, by the compiled kernel."""
+    """`nn.Conv1d` of stride 1 with zeros beyond the ends, by the compiled kernel; it hands on x as well.
+
+    The gradient of what goes around the convolution is then added to in place.
+    """
 
     @staticmethod
     def forward(ctx, x, w, b):
@@ -98,24 +101,25 @@ class _TrainedConv(torch.autograd.Function):
         ctx.sizes = (sets, inputs, outputs, places, taps)
         kernels.call(compiled.conv_forward, *ctx.sizes, x, w, b, y)
         ctx.save_for_backward(x, w)
-        return y
+        ctx.set_materialize_grads(False)
+        return y, x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
-        (x, w), dy = ctx.saved_tensors, dy.contiguous()
-        (outputs, inputs, taps), dx, compiled = w.shape, torch.empty_like(x), kernels.library()
+    def backward(ctx, dy, around):
+        (x, w), dy, around = ctx.saved_tensors, dy.contiguous(), None if around is None else around.contiguous()
+        (outputs, inputs, taps), compiled, dx = w.shape, kernels.library(), torch.empty_like(x)
         dw = kernels.parts(taps, outputs, inputs)
         assert compiled
-        kernels.call(compiled.conv_backward, *ctx.sizes, x, w, dy, dx, dw)
+        kernels.call(compiled.conv_backward, *ctx.sizes, x, w, dy, around, dx, dw)
         return dx, dw.sum(0).permute(1, 2, 0), dy.sum((0, 2)) if ctx.needs_input_grad[2] else None
 
 
-def convolve(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """Return `conv(x)` of `x [N, C, F]`, which keeps F, by the compiled kernel where it trains on a CPU."""
+def convolve(conv: nn.Conv1d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `conv(x)`, which keeps F, and x `[N, C, F]`, by the compiled kernel where it trains on a CPU."""
     if trains_here(x) and x.dtype == torch.float32 and kernels.library(conv.in_channels, x.shape[2]):
         return _TrainedConv.apply(x, conv.weight, conv.bias)
-    return conv(x)
+    return conv(x), x
 
 
 def norm_relu(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -138,7 +142,7 @@ class Residual(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_relu(self.norm, convolve(self.conv, x), x)
+        return norm_relu(self.norm, *convolve(self.conv, x))
 
 
 class BandNet(Streaming):
@@ -254,7 +258,7 @@ class BandNet(Streaming):
         x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + encoded  # [T B, C, bins / 4]
         for layer in self.decoder:
             x = layer(x)
-        coded = convolve(self.decode, x)
+        coded, _ = convolve(self.decode, x)
         masks = coded.shape[1] // (2 * STRIDE)
         z = coded.reshape(frames, -1, masks, 2, STRIDE, self.bins // STRIDE)
         z = z.permute(1, 2, 3, 0, 5, 4).reshape(-1, masks, 2, frames, self.bins)

@@ -113,6 +113,12 @@ INLINE void affine(int rows, int k, int columns, const float *a, const float *b,
     product(rows, k, columns, a, k, 1, b, columns, c, columns);
 }
 
+/* A sum from index `at` on begins with a copy of `first`, or with 0 if that is null. */
+INLINE void begin(int count, const float *first, int64_t at, float *sum) {
+    if (first) memcpy(sum + at, first + at, sizeof(float) * count);
+    else memset(sum + at, 0, sizeof(float) * count);
+}
+
 /* to [steps, n, columns] = a few rows of from [steps, rows, columns]. */
 INLINE void gather(int steps, int n, int64_t rows, int columns, const float *from, float *to) {
     for (int s = 0; s < steps; s++) memcpy(to + s * n * columns, from + s * rows * columns, sizeof(float) * n * columns);
@@ -249,11 +255,12 @@ void attention_forward(int threads, int sets, int places, int channels, int head
     }
 }
 
-/* The gradient, from dy: everything between is computed again, which costs less than to keep it. Here w_back
+/* The gradient, from dy: all between is computed again, which costs less than to keep it. What goes around, d of x too,
+ * is added, unless null. Here w_back
  * [3 channels, channels] and out_back are w' and out', whose gradients dw, dout and that of b begin as 0, [threads, ...]. */
 void attention_backward(int threads, int sets, int places, int channels, int heads, float scale, const float *x,
                         const float *w, const float *b, const float *w_back, const float *out_back, const uint8_t *hide,
-                        const float *dy, float *dx, float *dw, float *db, float *dout) {
+                        const float *dy, const float *around, float *dx, float *dw, float *db, float *dout) {
     int c = channels, size = c / heads, stride = 3 * c;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++)
@@ -283,7 +290,8 @@ void attention_backward(int threads, int sets, int places, int channels, int hea
                 product(places, places, size, slopes, 1, places, k, stride, dq, stride);
                 product(places, places, size, slopes, places, 1, q, stride, dk, stride);
             }
-            affine(places, stride, c, d, w_back, 0, dx + (int64_t)n * places * c);
+            begin(places * c, around, (int64_t)n * places * c, dx);
+            product(places, stride, c, d, stride, 1, w_back, c, dx + (int64_t)n * places * c, c);
             product(stride, places, c, d, 1, stride, rows, c, dw + part * stride * c, c);
             product(c, places, c, g, 1, c, heard, c, dout + part * c * c, c);
             add_rows(places, stride, d, db + part * stride);
@@ -309,9 +317,9 @@ void conv_forward(int threads, int sets, int in, int out, int places, int taps, 
     }
 }
 
-/* The gradient; dw [threads, taps, out, in] begins as 0. */
+/* The gradient, to which what goes around is added, unless null; dw [threads, taps, out, in] begins as 0. */
 void conv_backward(int threads, int sets, int in, int out, int places, int taps, const float *x, const float *w,
-                   const float *dy, float *dx, float *dw) {
+                   const float *dy, const float *around, float *dx, float *dw) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++) {
         float padded[out * (places + V)], turned[(places + taps) * in];
@@ -321,7 +329,7 @@ void conv_backward(int threads, int sets, int in, int out, int places, int taps,
             float *to = dx + (int64_t)n * in * places;
             pad(out, places, taps / 2, g, padded);
             turn(in, places, 1.0f, x + (int64_t)n * in * places, places, turned + taps / 2 * in);
-            memset(to, 0, sizeof(float) * in * places);
+            begin(in * places, around, (int64_t)n * in * places, dx);
             for (int tap = 0; tap < taps; tap++) {
                 product(in, out, places, w + tap, taps, in * taps, padded + taps - 1 - tap, places + V, to, places);
                 product(out, places, in, g, places, 1, turned + tap * in, in, dw + (part * taps + tap) * out * in, in);
@@ -334,68 +342,81 @@ void conv_backward(int threads, int sets, int in, int out, int places, int taps,
  * own statistics; of them, mean and 1 / deviation go into stats [2, channels]. */
 void norm_forward(int threads, int sets, int channels, int places, float eps, const float *x, const float *w,
                   const float *b, const float *skip, float *stats, float *y) {
-    double count = (double)sets * places;
+    double count = (double)sets * places, sums[threads][channels][2];
+    memset(sums, 0, sizeof sums);
 #pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++)
+        for (int n = share(sets, part, threads); n < share(sets, part + 1, threads); n++)
+            for (int c = 0; c < channels; c++) {
+                const float *row = x + ((int64_t)n * channels + c) * places;
+                float near = x[(int64_t)c * places];
+                vec one = {0}, two = {0}; /* squares of what is far from 0 would cancel */
+                for (int j = 0; j < places; j += V) {
+                    vec v = load(row + j) - near;
+                    one += v;
+                    two += v * v;
+                }
+                sums[part][c][0] += total(one);
+                sums[part][c][1] += total(two);
+            }
     for (int c = 0; c < channels; c++) {
         double sum = 0.0, square = 0.0;
-        float near = x[(int64_t)c * places]; /* squares of what is far from 0 would cancel */
-        for (int n = 0; n < sets; n++) {
-            const float *row = x + ((int64_t)n * channels + c) * places;
-            vec one = {0}, two = {0};
-            for (int j = 0; j < places; j += V) {
-                vec v = load(row + j) - near;
-                one += v;
-                two += v * v;
-            }
-            sum += total(one);
-            square += total(two);
-        }
+        for (int part = 0; part < threads; part++) sum += sums[part][c][0], square += sums[part][c][1];
         double mean = sum / count, variance = square / count - mean * mean;
-        stats[c] = near + mean;
+        stats[c] = x[(int64_t)c * places] + mean;
         stats[channels + c] = 1.0 / __builtin_sqrt((variance > 0 ? variance : 0) + eps);
-        float scale = w[c] * stats[channels + c], shift = b[c] - stats[c] * scale;
-        for (int n = 0; n < sets; n++) {
+    }
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int n = 0; n < sets; n++)
+        for (int c = 0; c < channels; c++) {
             int64_t at = ((int64_t)n * channels + c) * places;
+            float scale = w[c] * stats[channels + c], shift = b[c] - stats[c] * scale;
             for (int j = 0; j < places; j += V) {
                 vec v = larger(load(x + at + j) * scale + shift, all(0.0f));
                 store(y + at + j, skip ? v + load(skip + at + j) : v);
             }
         }
-    }
 }
 
 /* dx, and d of w and b in slopes [2, channels]. */
 void norm_backward(int threads, int sets, int channels, int places, const float *x, const float *w, const float *b,
                    const float *stats, const float *dy, float *dx, float *slopes) {
-    float count = (float)sets * places;
+    double count = (double)sets * places, sums[threads][channels][2];
+    memset(sums, 0, sizeof sums);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int c = 0; c < channels; c++) {
-        float mean = stats[c], inverse = stats[channels + c];
-        double of_w = 0.0, of_b = 0.0;
-        for (int n = 0; n < sets; n++) {
-            int64_t at = ((int64_t)n * channels + c) * places;
-            vec one = {0}, two = {0};
-            for (int j = 0; j < places; j += V) {
-                vec v = (load(x + at + j) - mean) * inverse;
-                vec g = select(v * w[c] + b[c] > all(0.0f), load(dy + at + j), all(0.0f));
-                one += g;
-                two += g * v;
+    for (int part = 0; part < threads; part++)
+        for (int n = share(sets, part, threads); n < share(sets, part + 1, threads); n++)
+            for (int c = 0; c < channels; c++) {
+                int64_t at = ((int64_t)n * channels + c) * places;
+                float mean = stats[c], inverse = stats[channels + c];
+                vec one = {0}, two = {0};
+                for (int j = 0; j < places; j += V) {
+                    vec v = (load(x + at + j) - mean) * inverse;
+                    vec g = select(v * w[c] + b[c] > all(0.0f), load(dy + at + j), all(0.0f));
+                    one += g;
+                    two += g * v;
+                }
+                sums[part][c][0] += total(two);
+                sums[part][c][1] += total(one);
             }
-            of_b += total(one);
-            of_w += total(two);
+    for (int i = 0; i < 2; i++)
+        for (int c = 0; c < channels; c++) {
+            double sum = 0.0;
+            for (int part = 0; part < threads; part++) sum += sums[part][c][i];
+            slopes[i * channels + c] = sum;
         }
-        slopes[c] = of_w;
-        slopes[channels + c] = of_b;
-        float scale = w[c] * inverse, level = of_b / count, tilt = of_w / count;
-        for (int n = 0; n < sets; n++) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int n = 0; n < sets; n++)
+        for (int c = 0; c < channels; c++) {
             int64_t at = ((int64_t)n * channels + c) * places;
+            float mean = stats[c], inverse = stats[channels + c], scale = w[c] * inverse;
+            float tilt = slopes[c] / count, level = slopes[channels + c] / count;
             for (int j = 0; j < places; j += V) {
                 vec v = (load(x + at + j) - mean) * inverse;
                 vec g = select(v * w[c] + b[c] > all(0.0f), load(dy + at + j), all(0.0f));
                 store(dx + at + j, scale * (g - level - v * tilt));
             }
         }
-    }
 }
 
 /* The distance of compressed spectra est, ref [frames, bins, 2], see losses/spectral.py: values [frames] sums that of each
