@@ -81,13 +81,12 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
     Raises:
         AudioError: `x` holds fewer samples.
     """
-    out = x.new_zeros(len(x), length)
-    for i, n in enumerate(_played(factor, length, x.shape[1], grain)):
-        if n == length:
-            out[i] = x[i, :length]
-        else:
-            spectrum = torch.fft.rfft(x[i, :n])[: length // 2 + 1]
-            out[i] = torch.fft.irfft(spectrum, length) * (length / n)
+    counts, bins = _played(factor, length, x.shape[1], grain), length // 2 + 1
+    spectra = [torch.fft.rfft(row[:n], norm="forward")[:bins] for row, n in zip(x, counts, strict=True) if n != length]
+    out = x[:, :length].clone()
+    if spectra:
+        spectra = torch.stack([nn.functional.pad(s, (0, bins - len(s))) for s in spectra])
+        out[[n != length for n in counts]] = torch.fft.irfft(spectra, length, norm="forward")
     return out
 
 

@@ -17,7 +17,13 @@ INLINE vec load(const float *p) { vec v; memcpy(&v, p, sizeof v); return v; }
 INLINE void store(float *p, vec v) { memcpy(p, &v, sizeof v); }
 INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec select(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+#ifdef __AVX__
+INLINE vec larger(vec a, vec b) { return __builtin_ia32_maxps256(a, b); }
+INLINE vec smaller(vec a, vec b) { return __builtin_ia32_minps256(a, b); }
+#else
 INLINE vec larger(vec a, vec b) { return select(a > b, a, b); }
+INLINE vec smaller(vec a, vec b) { return select(a < b, a, b); }
+#endif
 
 /* In three steps rather than a chain of eight. */
 INLINE vec halves(vec v) { return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3); }
@@ -31,8 +37,7 @@ INLINE vec high(vec a, vec b) { return __builtin_shufflevector(a, b, 4, 12, 5, 1
 INLINE float total(vec v) { v += halves(v); v += pairs(v); return (v + neighbours(v))[0]; }
 /* e^x = 2^n e^r, n whole and |r| <= log(2) / 2; the polynomial is that of Cephes' expf, right to 1e-7. */
 INLINE vec exponential(vec x) {
-    x = larger(x, all(-87.0f));
-    x = select(x < all(88.0f), x, all(88.0f));
+    x = smaller(larger(x, all(-87.0f)), all(88.0f));
     vec n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: adding it rounds */
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = all(1.9875691500e-4f);
@@ -63,12 +68,12 @@ INLINE vec logarithm(vec x) {
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
-/* A tile of c [rows, width V] += a b over k; element (i, j) of a is a[i * row + j * column]. */
-INLINE void tile(int rows, int width, int k, const float *a, int row, int column, const float *b, int ldb, float *c,
+/* A tile of c [rows, width V] = a b over k, or += with `add`; element (i, j) of a is a[i * row + j * column]. */
+INLINE void tile(int rows, int width, int add, int k, const float *a, int row, int column, const float *b, int ldb, float *c,
                  int ldc) {
     vec sum[ROWS][2];
     for (int i = 0; i < rows; i++)
-        for (int j = 0; j < width; j++) sum[i][j] = load(c + i * ldc + j * V);
+        for (int j = 0; j < width; j++) sum[i][j] = add ? load(c + i * ldc + j * V) : all(0.0f);
     for (int m = 0; m < k; m++) {
         vec right[2];
         for (int j = 0; j < width; j++) right[j] = load(b + m * ldb + j * V);
@@ -81,18 +86,18 @@ INLINE void tile(int rows, int width, int k, const float *a, int row, int column
         for (int j = 0; j < width; j++) store(c + i * ldc + j * V, sum[i][j]);
 }
 
-/* c [rows, columns] += a [rows, k] b [k, columns], see `tile`. */
-static void product(int rows, int k, int columns, const float *a, int row, int column, const float *b, int ldb, float *c,
+/* c [rows, columns] = a [rows, k] b [k, columns], or += with `add`, see `tile`. */
+static void product(int add, int rows, int k, int columns, const float *a, int row, int column, const float *b, int ldb, float *c,
                     int ldc) {
     int i = 0;
     for (; i + ROWS <= rows; i += ROWS) {
         int j = 0;
         for (; j + 2 * V <= columns; j += 2 * V)
-            tile(ROWS, 2, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
-        if (j < columns) tile(ROWS, 1, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+            tile(ROWS, 2, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+        if (j < columns) tile(ROWS, 1, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
     }
     for (; i < rows; i++)
-        for (int j = 0; j < columns; j += V) tile(1, 1, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+        for (int j = 0; j < columns; j += V) tile(1, 1, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
 }
 
 /* The rows of set or group number `part` of all: a thread adds up the gradients of weights over rows of its own, always
@@ -107,16 +112,8 @@ INLINE void add_rows(int rows, int columns, const float *a, float *sum) {
 
 /* c [rows, columns] = a [rows, k] b [k, columns] + bias, or + 0. */
 INLINE void affine(int rows, int k, int columns, const float *a, const float *b, const float *bias, float *c) {
-    for (int i = 0; i < rows; i++)
-        if (bias) memcpy(c + i * columns, bias, sizeof(float) * columns);
-        else memset(c + i * columns, 0, sizeof(float) * columns);
-    product(rows, k, columns, a, k, 1, b, columns, c, columns);
-}
-
-/* A sum from index `at` on begins with a copy of `first`, or with 0 if that is null. */
-INLINE void begin(int count, const float *first, int64_t at, float *sum) {
-    if (first) memcpy(sum + at, first + at, sizeof(float) * count);
-    else memset(sum + at, 0, sizeof(float) * count);
+    for (int i = 0; bias && i < rows; i++) memcpy(c + i * columns, bias, sizeof(float) * columns);
+    product(bias != 0, rows, k, columns, a, k, 1, b, columns, c, columns);
 }
 
 /* to [steps, n, columns] = a few rows of from [steps, rows, columns]. */
@@ -192,14 +189,13 @@ void gru_backward(int threads, int frames, int rows, int inputs, int units, cons
                         store(out + 3 * h, of_n);
                         store(state + i * h + j, whole * z);
                     }
-                product(n, 3 * h, h, d_t, 4 * h, 1, r, h, state, h);
+                product(1, n, 3 * h, h, d_t, 4 * h, 1, r, h, state, h);
                 if (step) continue;
                 gather(steps, n, rows, inputs, x + at * inputs, some);
-                product(3 * h, steps * n, inputs, d + h, 1, 4 * h, some, inputs, dw + part * 3 * h * inputs, inputs);
-                product(3 * h, steps * n, h, d, 1, 4 * h, states, h, dr + part * 3 * h * h, h);
+                product(1, 3 * h, steps * n, inputs, d + h, 1, 4 * h, some, inputs, dw + part * 3 * h * inputs, inputs);
+                product(1, 3 * h, steps * n, h, d, 1, 4 * h, states, h, dr + part * 3 * h * h, h);
                 add_rows(steps * n, 4 * h, d, db + part * 4 * h);
-                memset(some, 0, sizeof some);
-                product(steps * n, 3 * h, inputs, d + h, 4 * h, 1, w, inputs, some, inputs);
+                product(0, steps * n, 3 * h, inputs, d + h, 4 * h, 1, w, inputs, some, inputs);
                 for (int s = 0; s < steps; s++)
                     memcpy(dx + (at + (int64_t)s * rows) * inputs, some + s * n * inputs, sizeof(float) * n * inputs);
             }
@@ -217,8 +213,7 @@ INLINE void turn(int rows, int columns, float scale, const float *a, int stride,
 static void attention(int places, int size, int stride, float scale, const float *q, const float *k, const uint8_t *hide,
                       float *turned, float *weights) {
     turn(places, size, scale, q, stride, turned);
-    memset(weights, 0, sizeof(float) * places * places);
-    product(places, size, places, k, stride, 1, turned, places, weights, places);
+    product(0, places, size, places, k, stride, 1, turned, places, weights, places);
     if (hide)
         for (int i = 0; i < places; i++)
             for (int j = 0; j < places; j++)
@@ -232,7 +227,8 @@ static void attention(int places, int size, int stride, float scale, const float
             sum += e;
             store(weights + j * places + i, e);
         }
-        for (int j = 0; j < places; j++) store(weights + j * places + i, load(weights + j * places + i) / sum);
+        sum = 1.0f / sum;
+        for (int j = 0; j < places; j++) store(weights + j * places + i, load(weights + j * places + i) * sum);
     }
 }
 
@@ -245,11 +241,10 @@ void attention_forward(int threads, int sets, int places, int channels, int head
     for (int n = 0; n < sets; n++) {
         float qkv[places * 3 * c], heard[places * c], weights[places * places], turned[places * size];
         affine(places, c, 3 * c, x + (int64_t)n * places * c, w, b, qkv);
-        memset(heard, 0, sizeof heard);
         for (int head = 0; head < heads; head++) {
             const float *q = qkv + head * size;
             attention(places, size, 3 * c, scale, q, q + c, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
-            product(places, places, size, weights, 1, places, q + 2 * c, 3 * c, heard + head * size, c);
+            product(0, places, places, size, weights, 1, places, q + 2 * c, 3 * c, heard + head * size, c);
         }
         affine(places, c, c, heard, out, 0, y + (int64_t)n * places * c);
     }
@@ -270,30 +265,27 @@ void attention_backward(int threads, int sets, int places, int channels, int hea
             const float *rows = x + (int64_t)n * places * c, *g = dy + (int64_t)n * places * c;
             affine(places, c, stride, rows, w, b, qkv);
             affine(places, c, c, g, out_back, 0, of_heard);
-            memset(d, 0, sizeof d);
-            memset(heard, 0, sizeof heard);
             for (int head = 0; head < heads; head++) {
                 const float *q = qkv + head * size, *k = q + c, *v = k + c, *of_y = of_heard + head * size;
                 float *dq = d + head * size, *dk = dq + c, *dv = dk + c;
                 attention(places, size, stride, scale, q, k, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
-                product(places, places, size, weights, 1, places, v, stride, heard + head * size, c);
-                product(places, places, size, weights, places, 1, of_y, c, dv, stride);
+                product(0, places, places, size, weights, 1, places, v, stride, heard + head * size, c);
+                product(0, places, places, size, weights, places, 1, of_y, c, dv, stride);
                 turn(places, size, 1.0f, of_y, c, turned);
-                memset(slopes, 0, sizeof slopes);
-                product(places, size, places, v, stride, 1, turned, places, slopes, places);
+                product(0, places, size, places, v, stride, 1, turned, places, slopes, places);
                 for (int i = 0; i < places; i += V) {
                     vec mean = {0};
                     for (int j = i; j < places * places; j += places) mean += load(weights + j) * load(slopes + j);
                     for (int j = i; j < places * places; j += places)
                         store(slopes + j, scale * load(weights + j) * (load(slopes + j) - mean));
                 }
-                product(places, places, size, slopes, 1, places, k, stride, dq, stride);
-                product(places, places, size, slopes, places, 1, q, stride, dk, stride);
+                product(0, places, places, size, slopes, 1, places, k, stride, dq, stride);
+                product(0, places, places, size, slopes, places, 1, q, stride, dk, stride);
             }
-            begin(places * c, around, (int64_t)n * places * c, dx);
-            product(places, stride, c, d, stride, 1, w_back, c, dx + (int64_t)n * places * c, c);
-            product(stride, places, c, d, 1, stride, rows, c, dw + part * stride * c, c);
-            product(c, places, c, g, 1, c, heard, c, dout + part * c * c, c);
+            if (around) memcpy(dx + (int64_t)n * places * c, around + (int64_t)n * places * c, sizeof(float) * places * c);
+            product(around != 0, places, stride, c, d, stride, 1, w_back, c, dx + (int64_t)n * places * c, c);
+            product(1, stride, places, c, d, 1, stride, rows, c, dw + part * stride * c, c);
+            product(1, c, places, c, g, 1, c, heard, c, dout + part * c * c, c);
             add_rows(places, stride, d, db + part * stride);
         }
 }
@@ -311,9 +303,9 @@ void conv_forward(int threads, int sets, int in, int out, int places, int taps, 
     for (int n = 0; n < sets; n++) {
         float padded[in * (places + V)], *to = y + (int64_t)n * out * places;
         pad(in, places, taps / 2, x + (int64_t)n * in * places, padded);
-        for (int j = 0; j < out * places; j += V) store(to + j, all(b ? b[j / places] : 0.0f));
+        for (int j = 0; b && j < out * places; j += V) store(to + j, all(b[j / places]));
         for (int tap = 0; tap < taps; tap++)
-            product(out, in, places, w + tap, in * taps, taps, padded + tap, places + V, to, places);
+            product(tap || b, out, in, places, w + tap, in * taps, taps, padded + tap, places + V, to, places);
     }
 }
 
@@ -329,10 +321,10 @@ void conv_backward(int threads, int sets, int in, int out, int places, int taps,
             float *to = dx + (int64_t)n * in * places;
             pad(out, places, taps / 2, g, padded);
             turn(in, places, 1.0f, x + (int64_t)n * in * places, places, turned + taps / 2 * in);
-            begin(in * places, around, (int64_t)n * in * places, dx);
+            if (around) memcpy(to, around + (int64_t)n * in * places, sizeof(float) * in * places);
             for (int tap = 0; tap < taps; tap++) {
-                product(in, out, places, w + tap, taps, in * taps, padded + taps - 1 - tap, places + V, to, places);
-                product(out, places, in, g, places, 1, turned + tap * in, in, dw + (part * taps + tap) * out * in, in);
+                product(tap || around, in, out, places, w + tap, taps, in * taps, padded + taps - 1 - tap, places + V, to, places);
+                product(1, out, places, in, g, places, 1, turned + tap * in, in, dw + (part * taps + tap) * out * in, in);
             }
         }
     }
