@@ -81,12 +81,14 @@ def varispeed(x: Tensor, factor: Tensor, length: int, grain: int = 320) -> Tenso
     Raises:
         AudioError: `x` holds fewer samples.
     """
-    counts, bins = _played(factor, length, x.shape[1], grain), length // 2 + 1
-    spectra = [torch.fft.rfft(row[:n], norm="forward")[:bins] for row, n in zip(x, counts, strict=True) if n != length]
-    out = x[:, :length].clone()
-    if spectra:
-        spectra = torch.stack([nn.functional.pad(s, (0, bins - len(s))) for s in spectra])
-        out[[n != length for n in counts]] = torch.fft.irfft(spectra, length, norm="forward")
+    out, counts = x[:, :length].clone(), _played(factor, length, x.shape[1], grain)
+    changed = [i for i, n in enumerate(counts) if n != length]
+    spectra = torch.zeros(len(changed), length // 2 + 1, dtype=x.dtype.to_complex(), device=x.device)
+    for spectrum, i in zip(spectra, changed, strict=True):
+        found = torch.fft.rfft(x[i, : counts[i]], norm="forward")[: len(spectrum)]
+        spectrum[: len(found)] = found
+    if changed:
+        out[changed] = torch.fft.irfft(spectra, length, norm="forward")
     return out
 
 

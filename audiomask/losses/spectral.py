@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from audiomask.losses.waveform import SignalLoss
 from audiomask.nn import kernels
-from audiomask.nn.recurrent import trains_here
+from audiomask.nn.recurrent import compiled
 
 # (FFT size, hop, window length) in samples: Parallel WaveGAN (Yamamoto et al. 2020), taken over by the Demucs
 # denoiser and CleanUNet for 16 kHz speech.
@@ -121,12 +121,11 @@ class _TrainedDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx, est, both, fft, hop, *settings):
         """Return the distance of the two halves of `both [2 B, T]`, of which the first is `est`."""
-        window, compiled = _hann(fft, est.device), kernels.library()
+        window = _hann(fft, est.device)
         est, ref = torch.view_as_real(_spectrum(both, fft, hop, fft)).chunk(2)
         batch, frames, bins, _ = est.shape
         slope, values = torch.empty_like(est), est.new_empty(batch * frames)
-        assert compiled
-        kernels.call(compiled.compressed_distance, len(values), bins, *settings, est, ref, values, slope)
+        kernels.call("compressed_distance", len(values), bins, *settings, est, ref, values, slope)
         pieces = torch.fft.irfft(torch.view_as_complex(slope), fft, norm="forward") * window
         pieces = pieces.unflatten(2, (-1, hop)).unbind(2)  # of the adjoint, to overlap
         dx = est.new_zeros(batch, frames + len(pieces) - 1, hop)
@@ -175,11 +174,12 @@ class CompressedSpectralLoss(SignalLoss):
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         total, exponent = est.new_zeros(()), (self.exponent - 1) / 2
-        if trains_here(est) and kernels.library() and est.requires_grad and not ref.requires_grad:
+        if compiled(est) and est.requires_grad and not ref.requires_grad:
             both = torch.cat([est.detach(), ref])
             settings = (self.exponent, self.floor, self.magnitude, self.complex_, self.under)
-            terms = [_TrainedDistance.apply(est, both, n, n // self.overlap, *settings) for n in self.fft_sizes]
-            return sum(terms, total) / len(terms)
+            for fft in self.fft_sizes:
+                total = total + _TrainedDistance.apply(est, both, fft, fft // self.overlap, *settings)
+            return total / len(self.fft_sizes)
         for fft in self.fft_sizes:
             sizes, spectra = [], []
             for x in (est, ref):

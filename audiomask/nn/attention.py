@@ -14,22 +14,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from audiomask.nn import kernels
-from audiomask.nn.recurrent import trains_here
+from audiomask.nn.recurrent import compiled
 from audiomask.streaming import State, Streaming
 
 
 class _TrainedAttention(torch.autograd.Function):
-    """`Attention` for training on a CPU: what lies between x and y never leaves a thread's cache."""
+    """A kernel of `attend_all` for training on a CPU: what is between x and y stays in a core's cache.
+
+    It hands on x as well, so that the gradient of what goes around it is added where its own is made.
+    """
 
     @staticmethod
     def forward(ctx, x, w, b, out, heads, hide):
-        (sets, places, c), x, y = x.shape, x.contiguous(), torch.empty_like(x)
         ctx.save_for_backward(x, w, b, out, hide)
-        ctx.sizes = (sets, places, c, heads, (c // heads) ** -0.5)
-        compiled = kernels.library()
-        assert compiled
-        turned = (w.T.contiguous(), b, out.T.contiguous())
-        kernels.call(compiled.attention_forward, *ctx.sizes, x, *turned, hide, y)
+        ctx.sizes, y = (*x.shape, heads, (x.shape[2] // heads) ** -0.5), x.new_empty(x.shape)
+        kernels.call("attention_forward", *ctx.sizes, x, w.T, b, out.T, hide, y)
         ctx.set_materialize_grads(False)
         return y, x.view_as(x)
 
@@ -37,13 +36,9 @@ class _TrainedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy, around):
         x, w, b, out, hide = ctx.saved_tensors
-        compiled, dx = kernels.library(), torch.empty_like(x)
-        around = None if around is None else around.contiguous()
-        dw, db, dout = kernels.parts(*w.shape), kernels.parts(*b.shape), kernels.parts(*out.shape)
-        assert compiled
-        given = (x, w.T.contiguous(), b, w, out, hide, dy.contiguous(), around)
-        kernels.call(compiled.attention_backward, *ctx.sizes, *given, dx, dw, db, dout)
-        return dx, dw.sum(0), db.sum(0), dout.sum(0), None, None
+        dx, made = x.new_empty(x.shape), kernels.parts(w.shape, b.shape, out.shape)
+        kernels.call("attention_backward", *ctx.sizes, x, w.T, b, w, out, hide, dy, around, dx, *made)
+        return dx, *(part.sum(0) for part in made), None, None
 
 
 def attend_all(
@@ -66,7 +61,7 @@ def attend_all(
     if hidden:
         gone = torch.rand(len(x), 1, 1, places, device=x.device) < hidden
         hide = gone & ~torch.eye(places, dtype=torch.bool, device=x.device)
-    if trains_here(x) and x.dtype == torch.float32 and places <= 256 and kernels.library(places, c // heads):
+    if places <= 256 and compiled(x, places, c // heads):
         return _TrainedAttention.apply(x, qkv.weight, qkv.bias, out.weight, heads, hide)
     q, k, v = qkv(x).mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
     scores = (q * (c // heads) ** -0.5).mT @ k  # [N, heads, L, L]

@@ -133,15 +133,14 @@ class _TrainedGRU(torch.autograd.Function):
         u, y = x.new_empty(frames, rows, size), x.new_empty(frames, rows, size)
         bias = b + c
         bias[2 * size :] = b[2 * size :]
-        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            spare = -x.shape[2] % 8
-            x, w = (functional.pad(x, (0, spare)), functional.pad(w, (0, spare))) if spare else (x, w)
-            x, gates = x.contiguous(), x.new_empty(frames, rows, 3 * size)
-            turned = (w.T.contiguous(), bias, r.T.contiguous(), c[2 * size :].contiguous())
-            sizes = (frames, rows, x.shape[2], size)
-            kernels.call(compiled.gru_forward, *sizes, x, *turned, start, gates, u, y)
+        ctx.compiled = x.dtype == torch.float32 and kernels.take(size)
+        if ctx.compiled:
+            if spare := -x.shape[2] % 8:
+                x, w = functional.pad(x, (0, spare)), functional.pad(w, (0, spare))
+            gates, sizes = x.new_empty(frames, rows, 3 * size), (frames, rows, x.shape[2], size)
+            kernels.call("gru_forward", *sizes, x, w.T, bias, r.T, c[2 * size :], start, gates, u, y)
             ctx.save_for_backward(x, start, w, r, gates, u, y)
-            ctx.spare = spare
+            ctx.inputs = x.shape[2] - spare
             return y, y[-1].clone()
         bias[2 * size :] *= 2
         w_2 = torch.cat([w[: 2 * size], 2 * w[2 * size :]])
@@ -164,16 +163,13 @@ class _TrainedGRU(torch.autograd.Function):
         x, start, w, r, gates, u, y = ctx.saved_tensors
         size = start.shape[1]
         dh = dh.clone(memory_format=torch.contiguous_format)
-        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            (frames, rows, inputs), dx = x.shape, torch.empty_like(x)
-            dw, dr, db = (kernels.parts(*shape) for shape in ((3 * size, inputs), (3 * size, size), (4 * size,)))
-            r = r.roll(size, 0)  # n, r, z
-            given = (x, w.contiguous(), r, start, gates, u, y, dy.contiguous())
-            kernels.call(compiled.gru_backward, frames, rows, inputs, size, *given, dh, dx, dw, dr, db)
-            dw, dr, db = dw.sum(0), dr.sum(0), db.sum(0)
+        if ctx.compiled:
+            dx, made = x.new_empty(x.shape), kernels.parts(w.shape, r.shape, (4 * size,))
+            given = (x, w, r.roll(size, 0), start, gates, u, y, dy)  # R of n, r, z
+            kernels.call("gru_backward", *x.shape, size, *given, dh, dx, *made)
+            dw, dr, db = (part.sum(0) for part in made)
             dr, dc = dr.roll(-size, 0), db[: 3 * size].roll(-size)
-            inputs -= ctx.spare
-            return dx[:, :, :inputs], dh, dw[:, :inputs], dr, db[size:], dc
+            return dx[:, :, : ctx.inputs], dh, dw[:, : ctx.inputs], dr, db[size:], dc
         before = torch.cat([start[None], y[:-1]])
         d, dn = torch.empty_like(gates), torch.empty_like(u)  # of R h + c for r, z, n; of W x + b for n
         dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
@@ -223,6 +219,11 @@ def trains_here(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def compiled(x: Tensor, *sizes: int) -> bool:
+    """Return whether `x` trains here by the compiled kernels, with columns of these `sizes`."""
+    return x.dtype == torch.float32 and kernels.take(*sizes) and trains_here(x)
 
 
 class PlainGRU(nn.GRU):
