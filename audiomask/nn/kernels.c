@@ -1,9 +1,10 @@
-/* Layers for training on a CPU, each in one parallel region: a GRU through time, self-attention of a few places, and a
- * batch norm with what follows it.
+/* Layers for training on a CPU: a GRU through time, self-attention of a few places, a convolution over places, a batch
+ * norm with what follows it; and the distance of compressed spectra.
  *
  * Rows of a GRU and sets of places know nothing of each other, so a thread takes some of them from end to end and keeps
  * what it works on in its cache, where operators of a tensor library go through memory once each. All matrices are
  * row-major float32; numbers of columns (units, places, channels of a head) are multiples of 8. kernels.py compiles this.
+ * Gradients of weights, [threads, ...], begin as 0, and each thread adds those of its rows to a part of its own.
  */
 #include <stdint.h>
 #include <string.h>
@@ -69,8 +70,8 @@ INLINE vec logarithm(vec x) {
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* A tile of c [rows, width V] = a b over k, or += with `add`; element (i, j) of a is a[i * row + j * column]. */
-INLINE void tile(int rows, int width, int add, int k, const float *a, int row, int column, const float *b, int ldb, float *c,
-                 int ldc) {
+INLINE void tile(int rows, int width, int add, int k, const float *a, int row, int column, const float *b, int ldb,
+                 float *c, int ldc) {
     vec sum[ROWS][2];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < width; j++) sum[i][j] = add ? load(c + i * ldc + j * V) : all(0.0f);
@@ -87,8 +88,8 @@ INLINE void tile(int rows, int width, int add, int k, const float *a, int row, i
 }
 
 /* c [rows, columns] = a [rows, k] b [k, columns], or += with `add`, see `tile`. */
-static void product(int add, int rows, int k, int columns, const float *a, int row, int column, const float *b, int ldb, float *c,
-                    int ldc) {
+static void product(int add, int rows, int k, int columns, const float *a, int row, int column, const float *b, int ldb,
+                    float *c, int ldc) {
     int i = 0;
     for (; i + ROWS <= rows; i += ROWS) {
         int j = 0;
@@ -97,11 +98,11 @@ static void product(int add, int rows, int k, int columns, const float *a, int r
         if (j < columns) tile(ROWS, 1, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
     }
     for (; i < rows; i++)
-        for (int j = 0; j < columns; j += V) tile(1, 1, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
+        for (int j = 0; j < columns; j += V)
+            tile(1, 1, add, k, a + i * row, row, column, b + j, ldb, c + i * ldc + j, ldc);
 }
 
-/* The rows of set or group number `part` of all: a thread adds up the gradients of weights over rows of its own, always
- * the same ones, so that a training can be repeated. */
+/* Where part number `part` of all rows begins: always the same, so that a training can be repeated. */
 INLINE int share(int all, int part, int parts) { return (int64_t)all * part / parts; }
 
 /* sum [columns] += the rows of a [rows, columns]. */
@@ -110,7 +111,7 @@ INLINE void add_rows(int rows, int columns, const float *a, float *sum) {
         for (int j = 0; j < columns; j += V) store(sum + j, load(sum + j) + load(a + i * columns + j));
 }
 
-/* c [rows, columns] = a [rows, k] b [k, columns] + bias, or + 0. */
+/* c [rows, columns] = a [rows, k] b [k, columns] + bias, unless that is null. */
 INLINE void affine(int rows, int k, int columns, const float *a, const float *b, const float *bias, float *c) {
     for (int i = 0; bias && i < rows; i++) memcpy(c + i * columns, bias, sizeof(float) * columns);
     product(bias != 0, rows, k, columns, a, k, 1, b, columns, c, columns);
@@ -122,9 +123,10 @@ INLINE void gather(int steps, int n, int64_t rows, int columns, const float *fro
 }
 
 /* r, z = sigmoid(W x + R h + b)   n = tanh(W x + b + r u), u = R h + c   h' = n + z (h - n)
- * gates [frames, rows, 3 units] becomes r, z, n; left [inputs, 3 units] is W', right [units, 3 units] is R', c [units]. */
-void gru_forward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *left, const float *b,
-                 const float *right, const float *c, const float *start, float *gates, float *u, float *y) {
+ * gates [frames, rows, 3 units] becomes r, z, n; left [inputs, 3 units] is W', right [units, 3 units] R', c [units]. */
+void gru_forward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *left,
+                 const float *b, const float *right, const float *c, const float *start, float *gates, float *u,
+                 float *y) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int first = 0; first < rows; first += ROWS) {
         int n = rows - first < ROWS ? rows - first : ROWS, h = units;
@@ -157,12 +159,12 @@ void gru_forward(int threads, int frames, int rows, int inputs, int units, const
     }
 }
 
-/* The gradient. That of R h + c of n, of r, of z and of W x of n lie beside each other, so those of R h + c and of
- * W x + b are columns 0 to 3 units and units to 4 units. r [3 units, units] is R in that order; w [3 units, inputs] is W.
- * dh [rows, units], of the last state, becomes that of the first; dr, dw and db [threads, ...] begin as 0. */
-void gru_backward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *w, const float *r,
-                  const float *start, const float *gates, const float *u, const float *y, const float *dy, float *dh,
-                  float *dx, float *dw, float *dr, float *db) {
+/* The gradient. Those of R h + c of n, of r, of z and of W x + b of n lie beside each other in d, so that d of R h + c
+ * is its columns 0 to 3 units and d of W x + b those from units on. r [3 units, units] is R in that order, w is W.
+ * dh [rows, units], of the last state, becomes that of the first. */
+void gru_backward(int threads, int frames, int rows, int inputs, int units, const float *x, const float *w,
+                  const float *r, const float *start, const float *gates, const float *u, const float *y, const float *dy,
+                  float *dh, float *dx, float *dw, float *dr, float *db) {
     int h = units, groups = (rows + ROWS - 1) / ROWS;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int part = 0; part < threads; part++)
@@ -210,8 +212,8 @@ INLINE void turn(int rows, int columns, float scale, const float *a, int stride,
 
 /* weights' [places, places] of softmax(scale q k'), without the places that `hide` names for others: a query is a
  * column, so that sums over keys are sums of vectors. */
-static void attention(int places, int size, int stride, float scale, const float *q, const float *k, const uint8_t *hide,
-                      float *turned, float *weights) {
+static void attention(int places, int size, int stride, float scale, const float *q, const float *k,
+                      const uint8_t *hide, float *turned, float *weights) {
     turn(places, size, scale, q, stride, turned);
     product(0, places, size, places, k, stride, 1, turned, places, weights, places);
     if (hide)
@@ -240,19 +242,19 @@ void attention_forward(int threads, int sets, int places, int channels, int head
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int n = 0; n < sets; n++) {
         float qkv[places * 3 * c], heard[places * c], weights[places * places], turned[places * size];
+        const uint8_t *hidden = hide ? hide + (int64_t)n * places * places : 0;
         affine(places, c, 3 * c, x + (int64_t)n * places * c, w, b, qkv);
         for (int head = 0; head < heads; head++) {
             const float *q = qkv + head * size;
-            attention(places, size, 3 * c, scale, q, q + c, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
+            attention(places, size, 3 * c, scale, q, q + c, hidden, turned, weights);
             product(0, places, places, size, weights, 1, places, q + 2 * c, 3 * c, heard + head * size, c);
         }
         affine(places, c, c, heard, out, 0, y + (int64_t)n * places * c);
     }
 }
 
-/* The gradient, from dy: all between is computed again, which costs less than to keep it. What goes around, d of x too,
- * is added, unless null. Here w_back
- * [3 channels, channels] and out_back are w' and out', whose gradients dw, dout and that of b begin as 0, [threads, ...]. */
+/* The gradient, from dy: all between is computed again, which costs less than to keep it. What goes around, unless null,
+ * is added to dx. Here w_back [3 channels, channels] and out_back are w' and out', whose gradients dw and dout are. */
 void attention_backward(int threads, int sets, int places, int channels, int heads, float scale, const float *x,
                         const float *w, const float *b, const float *w_back, const float *out_back, const uint8_t *hide,
                         const float *dy, const float *around, float *dx, float *dw, float *db, float *dout) {
@@ -262,13 +264,15 @@ void attention_backward(int threads, int sets, int places, int channels, int hea
         for (int n = share(sets, part, threads); n < share(sets, part + 1, threads); n++) {
             float qkv[places * stride], d[places * stride], heard[places * c], of_heard[places * c];
             float weights[places * places], slopes[places * places], turned[places * size];
-            const float *rows = x + (int64_t)n * places * c, *g = dy + (int64_t)n * places * c;
+            int64_t at = (int64_t)n * places * c;
+            const float *rows = x + at, *g = dy + at;
+            const uint8_t *hidden = hide ? hide + (int64_t)n * places * places : 0;
             affine(places, c, stride, rows, w, b, qkv);
             affine(places, c, c, g, out_back, 0, of_heard);
             for (int head = 0; head < heads; head++) {
                 const float *q = qkv + head * size, *k = q + c, *v = k + c, *of_y = of_heard + head * size;
                 float *dq = d + head * size, *dk = dq + c, *dv = dk + c;
-                attention(places, size, stride, scale, q, k, hide ? hide + (int64_t)n * places * places : 0, turned, weights);
+                attention(places, size, stride, scale, q, k, hidden, turned, weights);
                 product(0, places, places, size, weights, 1, places, v, stride, heard + head * size, c);
                 product(0, places, places, size, weights, places, 1, of_y, c, dv, stride);
                 turn(places, size, 1.0f, of_y, c, turned);
@@ -282,8 +286,8 @@ void attention_backward(int threads, int sets, int places, int channels, int hea
                 product(0, places, places, size, slopes, 1, places, k, stride, dq, stride);
                 product(0, places, places, size, slopes, places, 1, q, stride, dk, stride);
             }
-            if (around) memcpy(dx + (int64_t)n * places * c, around + (int64_t)n * places * c, sizeof(float) * places * c);
-            product(around != 0, places, stride, c, d, stride, 1, w_back, c, dx + (int64_t)n * places * c, c);
+            if (around) memcpy(dx + at, around + at, sizeof(float) * places * c);
+            product(around != 0, places, stride, c, d, stride, 1, w_back, c, dx + at, c);
             product(1, stride, places, c, d, 1, stride, rows, c, dw + part * stride * c, c);
             product(1, c, places, c, g, 1, c, heard, c, dout + part * c * c, c);
             add_rows(places, stride, d, db + part * stride);
@@ -296,7 +300,8 @@ INLINE void pad(int channels, int places, int edge, const float *x, float *padde
     for (int c = 0; c < channels; c++) memcpy(padded + c * (places + V) + edge, x + c * places, sizeof(float) * places);
 }
 
-/* y [sets, out, places] = w [out, in, taps] over x [sets, in, places], zeros beyond its ends, + b; taps odd, at most V. */
+/* y [sets, out, places] = w [out, in, taps] over x [sets, in, places], with zeros beyond its ends, + b, unless null;
+ * taps are odd and at most V. */
 void conv_forward(int threads, int sets, int in, int out, int places, int taps, const float *x, const float *w,
                   const float *b, float *y) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -309,7 +314,7 @@ void conv_forward(int threads, int sets, int in, int out, int places, int taps, 
     }
 }
 
-/* The gradient, to which what goes around is added, unless null; dw [threads, taps, out, in] begins as 0. */
+/* The gradient; what goes around, unless null, is added to dx. dw [threads, taps, out, in]. */
 void conv_backward(int threads, int sets, int in, int out, int places, int taps, const float *x, const float *w,
                    const float *dy, const float *around, float *dx, float *dw) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -323,8 +328,10 @@ void conv_backward(int threads, int sets, int in, int out, int places, int taps,
             turn(in, places, 1.0f, x + (int64_t)n * in * places, places, turned + taps / 2 * in);
             if (around) memcpy(to, around + (int64_t)n * in * places, sizeof(float) * in * places);
             for (int tap = 0; tap < taps; tap++) {
-                product(tap || around, in, out, places, w + tap, taps, in * taps, padded + taps - 1 - tap, places + V, to, places);
-                product(1, out, places, in, g, places, 1, turned + tap * in, in, dw + (part * taps + tap) * out * in, in);
+                const float *from = padded + taps - 1 - tap;
+                float *of_tap = dw + (part * taps + tap) * out * in;
+                product(tap || around, in, out, places, w + tap, taps, in * taps, from, places + V, to, places);
+                product(1, out, places, in, g, places, 1, turned + tap * in, in, of_tap, in);
             }
         }
     }
@@ -411,8 +418,8 @@ void norm_backward(int threads, int sets, int channels, int places, const float 
         }
 }
 
-/* The distance of compressed spectra est, ref [frames, bins, 2], see losses/spectral.py: values [frames] sums that of each
- * frame, and slope [frames, bins, 2] is its gradient at est, halved where irfft counts a bin twice. */
+/* The distance of compressed spectra est, ref [frames, bins, 2], see losses/spectral.py: values [frames] sums that of
+ * each frame, and slope [frames, bins, 2] is its gradient at est, halved where irfft counts a bin twice. */
 void compressed_distance(int threads, int frames, int bins, float exponent, float floor, float magnitude, float complex,
                          float under, const float *est, const float *ref, float *values, float *slope) {
     float half = 0.5f * exponent;
@@ -431,13 +438,14 @@ void compressed_distance(int threads, int frames, int bins, float exponent, floa
             vec wanted_level = logarithm(wanted_re * wanted_re + wanted_im * wanted_im + floor);
             vec loud = exponential(half * level), wanted_loud = exponential(half * wanted_level);
             vec gain = exponential((half - 0.5f) * level), wanted_gain = exponential((half - 0.5f) * wanted_level);
-            vec missing = wanted_loud - loud, weight = select(missing > all(0.0f), all(magnitude * under), all(magnitude));
+            vec missing = wanted_loud - loud, weight = magnitude * select(missing > all(0.0f), all(under), all(1.0f));
             vec apart_re = wanted_re * wanted_gain - re * gain, apart_im = wanted_im * wanted_gain - im * gain;
             sum += weight * missing * missing + complex * (apart_re * apart_re + apart_im * apart_im);
-            vec along = exponent * weight * missing * loud + (exponent - 1.0f) * complex * gain * (apart_re * re + apart_im * im);
-            vec of_re = complex * gain * apart_re + along / power * re, of_im = complex * gain * apart_im + along / power * im;
-            store(d, -low(of_re, of_im));
-            store(d + V, -high(of_re, of_im));
+            vec across = complex * gain, inner = apart_re * re + apart_im * im; /* half the gradient, down */
+            vec along = (exponent * weight * missing * loud + (exponent - 1.0f) * across * inner) / power;
+            vec down_re = across * apart_re + along * re, down_im = across * apart_im + along * im;
+            store(d, -low(down_re, down_im));
+            store(d + V, -high(down_re, down_im));
             memcpy(slope + here, d, size);
         }
         values[t] = total(sum);

@@ -1,7 +1,7 @@
 """Compiles kernels.c for training; where there is no C compiler, torch does the work.
 
-`library()` is what `nn.recurrent` and `nn.attention` ask for. It is compiled once a machine, into the user's
-cache, by the first training.
+Layers and losses `take` them where they are wanted. They are compiled once a machine, into the user's cache,
+by the first training.
 """
 
 from __future__ import annotations
