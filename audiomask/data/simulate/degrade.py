@@ -79,13 +79,16 @@ def varispeed(x: Tensor, factor: Tensor, length: int) -> Tensor:
     cutting or extending their spectrum. That is exact for a periodic signal; at the two ends of a crop it
     rings for a few samples, which training does not mind. AudioError if `x` holds fewer samples.
     """
-    out = x.new_zeros(len(x), length)
-    for i, n in enumerate(_played(factor, length, x.shape[1])):
-        if n == length:
-            out[i] = x[i, :length]
-        else:
-            spectrum = torch.fft.rfft(x[i, :n])[: length // 2 + 1]
-            out[i] = torch.fft.irfft(spectrum, length) * (length / n)
+    out, counts = x.new_zeros(len(x), length), _played(factor, length, x.shape[1])
+    changed = [i for i, n in enumerate(counts) if n != length]
+    spectra = torch.zeros(len(changed), length // 2 + 1, dtype=x.dtype.to_complex(), device=x.device)
+    for spectrum, i in zip(spectra, changed, strict=True):
+        found = torch.fft.rfft(x[i, : counts[i]], norm="forward")[: len(spectrum)]
+        spectrum[: len(found)] = found
+    kept = [i for i, n in enumerate(counts) if n == length]
+    out[kept] = x[kept, :length]
+    if changed:
+        out[changed] = torch.fft.irfft(spectra, length, norm="forward")
     return out
 
 
