@@ -248,14 +248,10 @@ def score(
 ) -> Scores:
     """Return the scores of one signal, by the policy above.
 
-    Args:
-        reference: clean signal `[T]` or `[C, T]`, full scale 1.0; None where no metric needs it.
-        degraded: the signal that is judged, of the same shape.
-        sample_rate: of both, Hz.
-        metrics: names out of `METRICS`.
-
-    Returns a value per column; the reasons of NaN are in `.reasons`. Raises ValueError for unknown metrics
-    and shapes that are not signals, ImportError for a package that is not installed.
+    The `reference` and `degraded` are `[T]` or `[C, T]`, full scale 1.0, at `sample_rate` Hz; the former is
+    None where no metric needs it. Each of `metrics`, names out of `METRICS`, has a value per column; the
+    reasons of NaN are in `.reasons`. Raises ValueError for unknown metrics and shapes that are not signals,
+    ImportError for a package that is not installed.
     """
     wanted = columns(metrics)
     degraded = np.asarray(degraded)
@@ -320,16 +316,12 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """A table that holds the scores of many files, by key.
-
-    `errors` says why a file could not be read or paired, and its scores are NaN; `notes` says what had to be
-    mended in a file.
-    """
+    """A table that holds the scores of many files, by key."""
 
     columns: list[str]
     rows: dict[str, Scores] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)  # why a file has only NaN
+    notes: dict[str, list[str]] = field(default_factory=dict)  # what had to be mended in a file
 
     def fail(self, key: str, error: str) -> None:
         """Enter a file that has no scores."""

@@ -63,10 +63,7 @@ def _instance(config: Mapping[str, Any]) -> Any:
 
 
 def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> Any:
-    """Build a model of class `kind`, with fresh weights; WeightsError for a wrong config.
-
-    `kind` is `nn.Module` where the model need not stream.
-    """
+    """Build a model of class `kind`, with fresh weights; WeightsError for a wrong config."""
     if "class_path" not in config:
         raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
     model = _instance({key: value for key, value in config.items() if key != FRONTEND})

@@ -114,10 +114,7 @@ def simplify(model: ir.Model) -> None:
 
 
 def _distinct_outputs(body: ir.Graph) -> None:
-    """Give each output of a Scan's body a value of its own.
-
-    ONNX Runtime leaves the second of two outputs unset that are one value (a carry that is also an output).
-    """
+    """Give each output of a Scan its own value, since ONNX Runtime leaves a repeated one unset."""
     seen: set[ir.Value] = set()
     for i, value in enumerate(body.outputs):
         if value in seen:

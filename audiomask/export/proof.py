@@ -42,10 +42,7 @@ class Graph:
 
 
 def run_pieces(program: Any, model: StreamingModel, inputs: Named, hops: Iterable[int]) -> dict[str, Tensor]:
-    """Return outputs and last states, by name, of a `Graph` or `Program` that runs in pieces.
-
-    The `inputs` are whole hops; `hops` has the number of hops of each piece.
-    """
+    """Return outputs and last states of a `Graph` or `Program` that runs in pieces of `hops`."""
     state = program.initial_state(len(inputs[model.inputs[0].name]))
     pieces, at = [], 0
     for n in hops:

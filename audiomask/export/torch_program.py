@@ -7,9 +7,8 @@ the entry `program` that says how many hops a step has. The time is fixed becaus
 torch's recurrent operators, which are fastest on a GPU.
 
 `torch.export.load` unpickles what a file asks it to, evaluates its size expressions as Python, and resolves
-any name below `torch` as an operator. `load` therefore reads the archive first and refuses whatever `export`
-does not write: pickles, operators other than torch's own on tensors, expressions other than arithmetic of
-sizes.
+any name below `torch` as an operator. `load` therefore reads the archive first and refuses pickles, operators
+other than torch's own on tensors, and expressions other than arithmetic of sizes.
 """
 
 from __future__ import annotations
@@ -50,16 +49,12 @@ class ProgramError(AudioError):
     """An error for a `.pt2` file that must not be loaded, or a call that does not fit it."""
 
 
-# --- write --------------------------------------------------------------------------------------------------
-
-
 def export(
     model: StreamingModel, path: str | Path, config: Mapping[str, Any], hops: int = 1, **more: Any
 ) -> dict[str, Any]:
     """Write `model` to `path` for steps of `hops` hops; return its document.
 
-    `more` is as in `describe`. Raises ExportError, with nothing written, where the loaded file differs from
-    the model by more than `proof.TOLERANCE` of the peak.
+    `more` is as in `describe`. Raises ExportError, with nothing written, for a file that differs too much.
     """
     path = Path(path)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
@@ -91,9 +86,6 @@ def export(
     finally:
         temporary.unlink(missing_ok=True)
     return document
-
-
-# --- read ---------------------------------------------------------------------------------------------------
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
@@ -219,9 +211,6 @@ class Program:
         names = [port.name for port in self.outputs] + [spec.name for spec in self.states]
         found = dict(zip(names, self.module(*values), strict=True))
         return found, {spec.name: found.pop(spec.name) for spec in self.states}
-
-
-# --- proof --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -9,9 +9,8 @@ factor has one per row, found while running, so that no calibration limits the l
 
 A row is one frame of one stream, so the other streams of a batch and the length of a call have no influence
 on it, which scales per tensor (ONNX Runtime's own dynamic quantisation) do not grant. GRU and LSTM become the
-product of all frames with W and a Scan over time with R, convolutions over time a product with their windows.
-Only operators of plain ONNX are written. Small matrices stay: one product is faster than the ten operators
-that it would need.
+product of all frames with W and a Scan over time with R, convolutions over time a product with their windows,
+all in plain ONNX. Small matrices stay: one product is faster than the ten operators that it would need.
 
 `float16`: weights are stored in two bytes and become float32 when the file is opened.
 """
@@ -46,21 +45,15 @@ class VariantError(AudioError):
     """An error for a variant that cannot be made, or does not pay."""
 
 
-# --- graph --------------------------------------------------------------------------------------------------
-
-
 class Rewriter:
-    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
-
-    `done` counts the rewritten operators, `elements` their weights.
-    """
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.graph = model, model.graph
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
-        self.done: Counter[str] = Counter()
-        self.elements = 0
+        self.done: Counter[str] = Counter()  # rewritten operators
+        self.elements = 0  # of their weights
         self._shared: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
@@ -121,9 +114,6 @@ def graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from graphs(attribute.g.node)
-
-
-# --- int8 ---------------------------------------------------------------------------------------------------
 
 
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -357,9 +347,6 @@ def float16(model: onnx.ModelProto) -> dict[str, Any]:
 
 MAKERS = {"int8": int8, "float16": float16}
 KINDS = tuple(MAKERS)
-
-
-# --- file ---------------------------------------------------------------------------------------------------
 
 
 def export_variant(

@@ -1,8 +1,4 @@
-"""Load models, each an ONNX file whose metadata says all that is needed to run it.
-
-`Artifact.load` reads a file and validates or refuses it. `audiomask.export` writes the document under the
-metadata key `audiomask`, and the docs describe it.
-"""
+"""Load models: ONNX files whose metadata key `audiomask` says all that running them needs."""
 
 from __future__ import annotations
 
@@ -173,10 +169,7 @@ class Artifact:
         return next((port for port in self.streams[1:] if port.type == "lost"), None)
 
     def session(self, threads: int = 1):
-        """Return the graph as a session of ONNX Runtime, which all streams of this process share.
-
-        Raises `ArtifactError` if the runtime refuses it or a port does not match the metadata.
-        """
+        """Return the graph's session, shared by all streams; raise `ArtifactError` if it is unfit."""
         with self._lock:
             if threads not in self._sessions:
                 try:

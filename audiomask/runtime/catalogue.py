@@ -48,11 +48,8 @@ def _catalogue() -> dict[Path, dict[str, Any]]:
 def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
     """Return the artifacts that `name` means, by rising sample rate.
 
-    Args:
-        name: a file, a folder of one family, or a shipped model or family (`denoise_48k`, `denoise`).
-        task: the task whose default model is meant if `name` is None.
-
-    Raises `ArtifactError`, with the names that exist.
+    It is a file, a folder of one family, a shipped model or a shipped family (`denoise_48k`, `denoise`); None
+    means the default model of `task`. Raises `ArtifactError`, with the names that exist.
     """
     if name is None:
         metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}

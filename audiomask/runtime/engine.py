@@ -29,15 +29,10 @@ Streams = Mapping[str, np.ndarray]  # by port name, each `[batch, channels, fram
 class Engine:
     """The memory that `batch` independent streams through one graph need.
 
-    Args:
-        artifact: the model.
-        batch: the number of streams.
-        threads: the threads of a call.
-        outputs: names of the ports that are wanted; None for all.
-
-    `state` is a list of `[batch, ...]`, one for each dtype, and `controls` has the values of the control
-    ports, `[batch]` or `[batch, n]`; their arrays are changed in place only, since they are bound to the
-    graph. `frames` has the number of frames in a hop of each input stream.
+    A call uses `threads` threads and computes the ports named in `outputs`, all for None. `state` is a list
+    of `[batch, ...]`, one for each dtype, and `controls` has the values of the control ports, `[batch]` or
+    `[batch, n]`; their arrays are changed in place only, since they are bound to the graph. `frames` has the
+    number of frames in a hop of each input stream.
     """
 
     def __init__(

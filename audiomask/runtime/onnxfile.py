@@ -2,8 +2,7 @@
 
 ONNX is protobuf: fields of (number << 3 | wire type) followed by a varint (type 0), 8 bytes (1), a length and
 that many bytes (2) or 4 bytes (5). Field numbers are from onnx.proto (Apache-2.0). ONNX Runtime would follow
-a model's external data to any path and complain about foreign operators late, so both are looked for here
-first.
+external data to any path and complain about foreign operators late, so this module looks for both first.
 """
 
 from __future__ import annotations

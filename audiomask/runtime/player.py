@@ -5,12 +5,9 @@
         send(player.feed(block)["codes"])               # [n_q, frames] that are complete
     send(player.flush()["codes"])
 
-`Session` is the player that one listens to: sound in, sound out, with a dry path and changes that do not
-click.
-
 Around the graph lie, in order: cleaning of NaN, conversion to the model's rate, collection into hops, the
-graph, the cut of its delay, and conversion back. Many players share the calls of a graph through `feed_all`;
-`feed` is the same for one.
+graph, the cut of its delay, and conversion back. Many players share the calls of a graph through `feed_all`.
+`Session` is the player for listening, with a dry path and changes that do not click.
 """
 
 from __future__ import annotations
@@ -143,13 +140,8 @@ class Player:
         self.hop = ceil(artifact.hop * ratio)
         self.delay = self.latency - self.hop
 
-    # --- control ---
-
     def set(self, controls: Mapping[str, Any]) -> None:
-        """Change controls from the next hop on. Any thread may do so.
-
-        Raises `ArtifactError` for a wrong name or a value out of range; then nothing is changed.
-        """
+        """Change controls from the next hop on, in any thread; `ArtifactError` leaves all unchanged."""
         made = {name: self.engine.control(name, value) for name, value in controls.items()}
         target = {**self._target, **made}
         if _differ(target, self._target):
@@ -200,17 +192,14 @@ class Player:
         for converter, state in zip(self._converters, snapshot.rest["converters"], strict=True):
             converter.state = copy.deepcopy(state)
 
-    # --- sound ---
-
     def feed(self, block: Given = None, lost: Given = None, **streams: Given) -> Frames:
         """Take a block `[channels, n]` (`[n]` for one channel), any n; return the complete frames.
 
         `block` belongs to the first input. The others are given by name, `[rows, n]` or `[n]` for all rows; a
-        stream that is left out holds its neutral value for this time. In `lost`, anything but 0 means lost,
-        and the sound there is ignored: it becomes 0. A model of several microphones lacks a sample when any
-        of them does. At another rate than the model's, every sample that a lost one contributes to is lost,
-        see `polyphase.Spread`. A stream at another rate than the first may run ahead or behind by less than a
-        frame.
+        stream that is left out holds its neutral value for this time, and one at another rate than the first
+        may run ahead or behind by less than a frame. In `lost`, anything but 0 means lost, and the sound
+        there becomes 0. A model of several microphones lacks a sample when any of them does. At another rate
+        than the model's, every sample that a lost one contributes to is lost, see `polyphase.Spread`.
         """
         return alone(self.feeding(block, lost, **streams))
 
@@ -451,9 +440,6 @@ def output_port(artifact: Artifact, name: str) -> Port:
         f"{artifact.name}: is a model to {artifact.task}, whose output is "
         f"{' '.join(p.type for p in artifact.outputs)}, not {name}; choose another with -m"
     )
-
-
-# --- many players in one call -------------------------------------------------------------------------------
 
 
 def feed_all(requests: Sequence[tuple]) -> list[Any]:

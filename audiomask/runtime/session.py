@@ -5,9 +5,6 @@
         play(session.feed(block))       # what is ready
     play(session.flush())               # the rest: as many samples came out as went in, aligned
 
-A model that is informed of what a network lost takes it in `feed(block, lost)`; any other model gets zeros
-there. `Player` below it runs any model; a session adds what a listener needs.
-
 Nothing that is changed while sound is running clicks. The dry fraction and the bypass are ramps of the mix.
 The model's controls are constants of a call of the graph, so a change is a crossfade of two runs from the
 same state, one with the old values and one with the new, over `RAMP_S` rounded up to whole hops; from there
@@ -56,9 +53,8 @@ class Session(Player):
         dry: fraction 0..1 of the untouched signal in the output, with the same delay; where M channels become
             one, it is that of the reference channel.
         bypass: play only the untouched signal, with the same delay, while the model goes on processing.
-        trim: the first sample out belongs to the first one in, however late it comes, and `flush` completes
-            the length. False, for sound cards: each `feed` returns exactly as many samples as it got, `lag`
-            later.
+        trim: align the first sample out with the first one in; `flush` completes the length. False, for sound
+            cards, makes each `feed` return exactly as many samples as it got, `lag` later.
         block: promise that blocks are multiples of this, which may shorten the lag.
         output: name of the one output of sound that is heard; default all of them.
         The others are those of `Player`.
@@ -137,10 +133,7 @@ class Session(Player):
         dry: float | None = None,
         bypass: bool | None = None,
     ) -> None:
-        """Change the mix and the model's controls (`{"strength": 0.5}`); any thread may do so.
-
-        Raises `ArtifactError` for a value that does not fit; then nothing is changed.
-        """
+        """Change the mix and the controls, in any thread; `ArtifactError` leaves all unchanged."""
         dry = self.dry if dry is None else float(dry)
         bypass = self.bypass if bypass is None else bool(bypass)
         if not 0 <= dry <= 1:
@@ -155,7 +148,6 @@ class Session(Player):
         self._mix.target = 1.0 if bypass else dry
 
     def reset(self) -> None:
-        """Start a new signal; controls keep their values."""
         super().reset()
         self._fading = 0
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
@@ -181,8 +173,7 @@ class Session(Player):
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
 
         A block `[T]` that becomes one channel gives `[n]`, any other `[outputs, n]`; a model with several
-        outputs gives a dict of them by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry
-        sound too.
+        outputs gives a dict of them by port. What is `lost` (see `Player.feed`) is 0 in the dry sound too.
         """
         return alone(self.feeding(block, lost))
 

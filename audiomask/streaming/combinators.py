@@ -15,10 +15,7 @@ from audiomask.streaming.state import State
 
 
 class Delay(Streaming):
-    """A block that delays frames of `shape`, (channels(, frequencies)), by `frames`.
-
-    Frames before the signal stay there, so nothing needs gating.
-    """
+    """A block that delays frames of `shape`, (channels(, frequencies)); it needs no gate."""
 
     def __init__(self, frames: int, shape: Shape | int) -> None:
         super().__init__()
@@ -80,12 +77,10 @@ class Gate(Streaming):
 class Steps:
     """A helper that runs the named blocks of a block and collects the states after them.
 
-    In `step(self, x, state)` of a block with the children `conv` and `gru`:
+    In `step(self, x, state)` of a block with the children `conv` and `gru`, plain modules or blocks:
 
         step = Steps(self, state)
         return step("gru", step("conv", x).relu()), step.states
-
-    A plain module among them acts frame by frame and has no state.
     """
 
     def __init__(self, block: Streaming, state: State) -> None:
@@ -103,10 +98,7 @@ class Steps:
 
 
 class Sequential(Streaming):
-    """A block that chains blocks; plain modules among them act frame by frame, without memory.
-
-    `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
-    """
+    """A block that chains blocks and plain modules, which act on each frame alone."""
 
     def __init__(self, *blocks: nn.Module | Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -127,10 +119,9 @@ class Sequential(Streaming):
 
 
 class Parallel(Streaming):
-    """A block that aligns branches over one input with the slowest, and sums or joins them.
+    """A block that aligns branches over one input and sums their outputs or joins the channels.
 
-    Joining is over channels. `shapes`: the shape of one frame of each branch's output (one Shape for all, or
-    a list), needed only when the branches' delays differ.
+    `shapes` of a frame of each branch's output (or one for all) are needed where the delays differ.
     """
 
     def __init__(
@@ -181,10 +172,7 @@ class Parallel(Streaming):
 
 
 class Residual(Parallel):
-    """A block that returns x + branch(x), with x delayed by the branch's delay.
-
-    `shape`: of one frame of x, needed if that delay is not zero.
-    """
+    """A block that returns x + branch(x); a branch that lags needs the `shape` of a frame of x."""
 
     def __init__(self, *branch: nn.Module, shape: Shape | int | None = None) -> None:
         body = branch[0] if len(branch) == 1 else Sequential(*branch)

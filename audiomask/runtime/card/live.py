@@ -105,16 +105,9 @@ def least_buffer(block: int, chunk_in: int, chunk_out: int, *, even: bool = True
 class Live:
     """A live session that keeps its lag, `buffer + session.lag`.
 
-    Args:
-        session: made with `trim=False, block=block`.
-        block: samples per call of the session.
-        buffer: samples to keep in flight outside of it. If the devices' chunks need more, by `least_buffer`,
-            it is raised to that once they are seen.
-        record_in: records the input, if given.
-        record_out: records the output, if given.
-        clock: returns seconds; tests replace it.
-
-    Attributes: `counts`, and the `seconds` of sound captured so far.
+    The `session` is made with `trim=False, block=block`. Outside of it, `buffer` samples are in flight; if
+    the devices' chunks need more, by `least_buffer`, it is raised to that once they are seen. The recorders,
+    if given, get the input and the output; `clock` returns seconds.
     """
 
     def __init__(
@@ -359,7 +352,6 @@ class Live:
         return (self._earlier + self._in.written) / self.rate
 
     def stop(self) -> None:
-        """Stop the devices and let them go."""
         devices, self._devices = self._devices, []
         for device in devices:
             device.stop()

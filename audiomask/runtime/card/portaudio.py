@@ -92,10 +92,7 @@ def cards(sd: ModuleType) -> list[Card]:
 
 
 def find(sd: ModuleType, wanted: str | None, kind: str) -> Card:
-    """Return the device meant by `wanted`: a number, part of a name in any case, None: default.
-
-    `kind` is "input" or "output". Raises `DeviceError` where none or several fit.
-    """
+    """Return the device that `wanted` (None: default) means; `DeviceError` unless exactly one."""
     option = "-i" if kind == "input" else "-o"
     usable = [c for c in cards(sd) if (c.inputs if kind == "input" else c.outputs) > 0]
     words = f"{option} {wanted}: is no {kind} device here; there are"

@@ -20,8 +20,7 @@ class Recorder:
     Until then it is hidden, `.NAME.xxxxxxxx.part` in the same folder, and complete up to the last block on
     the disk: what a crash leaves can be read, as by `audiomask enhance`. A full disk ends the recording, not
     the sound, and what fitted is kept; so does the limit of 4 GiB of a WAV, which a .w64 does not have.
-    `block` is the samples per write, to bound what waits. Raises `AudioError` if the file cannot be begun, or
-    has another format.
+    `block` is the samples per write. Raises `AudioError` if the file cannot be begun, or has another format.
     """
 
     def __init__(

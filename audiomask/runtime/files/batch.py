@@ -59,13 +59,10 @@ class Cancelled(BaseException):
 
 
 class Work:
-    """The work that is done on each recording; a subclass defines `do`.
+    """The work that is done on each recording; a subclass defines `do`."""
 
-    `family` holds its models, `overwrite` allows its files to exist, and a job needs `threads` threads.
-    """
-
-    family: Sequence[Any] = ()
-    overwrite, threads = False, 1
+    family: Sequence[Any] = ()  # models
+    overwrite, threads = False, 1  # whether files may exist; threads that a job needs
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         """Do a job whose recording is open, or raise `AudioError` and leave none of its files."""

@@ -52,8 +52,7 @@ class Ledger:
 class Worker:
     """An actor that does the work of `load`, in the folder that relative paths start from.
 
-    A row is the index of one of `jobs`. It is returned when the report is in the `ledger`, which is the
-    handle of a `Ledger`.
+    A row is an index of `jobs`, returned when the report is in the `ledger`, the handle of a `Ledger`.
     """
 
     def __init__(self, load: Load, folder: str, jobs: list[Job], ledger: Any):
@@ -90,9 +89,8 @@ def run(
 
     The address "local" makes a cluster of this machine for this run. `load` makes the work anew on each
     machine, and `workers` files are done at once (default: all processors). No file may be its own output.
-
-    Raises `AudioError` for a cluster that cannot be reached or used. A bad file gives a report with `error`,
-    and so does one that takes its workers with it.
+    Raises `AudioError` for a cluster that cannot be reached or used. A file that takes its workers with it
+    gives a report with `error`, as a bad one does.
     """
     import ray
     import ray.data

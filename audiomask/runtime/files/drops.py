@@ -109,10 +109,7 @@ class Losses:
         return self._lost[place]
 
     def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield what is left of the blocks `[C, T]`, with flags `[T]`; the total length stays.
-
-        Raises `AudioError` for a trace that is too short.
-        """
+        """Yield blocks `[C, T]` after losses, with flags `[T]`; `AudioError` for too short a trace."""
         for block in blocks:
             flags = self._flags(block.shape[1])
             self._at += block.shape[1]
@@ -172,10 +169,7 @@ class Silence:
 
 
 class Classical:
-    """A method of `packets.classical`, by its name in `NAMES`, that replaces a model.
-
-    It takes any rate and any number of channels, and holds the whole recording in memory.
-    """
+    """A method of `packets.classical` in place of a model; it holds whole recordings in memory."""
 
     sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
     lost = None

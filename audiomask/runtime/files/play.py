@@ -154,7 +154,6 @@ class Enhance(Work):
         return Sound(path, port, rows, rate, rate_out, frames=frames, **how)
 
     def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
-        """Return the player for a recording, see `_player`."""
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
         if not isinstance(model, Artifact):
             return model.open(rate, channels)

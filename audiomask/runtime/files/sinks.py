@@ -1,10 +1,8 @@
 """Write a model's outputs to files: sound, frames of codes, lines of probabilities, text.
 
-    for output in outputs_of(artifact):          # four stems are four, a codec's codes are one
-        print(output.name, output.suffix)
-
-A sink is written block by block under a hidden name. `finish` does all that can fail, and `close` gives the
-file its name, so that all files of a job appear or none.
+`outputs_of` says which: four stems are four files, a codec's codes are one. A sink is written block by block
+under a hidden name. `finish` does all that can fail (`AudioError`), and `close` gives the file its name, so
+that all files of a job appear or none.
 """
 
 from __future__ import annotations
@@ -106,7 +104,6 @@ class Frames:
             parts.append(frames[name])
 
     def finish(self) -> None:
-        """Do all that can fail. Raises `AudioError`."""
         try:
             self._save({name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()})
         except OSError as error:
@@ -117,7 +114,6 @@ class Frames:
             np.savez_compressed(file, **frames, **self.facts)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Give the file its name."""
         self._part.replace(self.path)
 
     def abort(self) -> None:
@@ -125,10 +121,7 @@ class Frames:
 
 
 class Lines(Frames):
-    """A sink of JSON lines: where a frame begins and ends in seconds, and its values.
-
-    They are by label where the port has labels. Recordings of several channels have a line for each.
-    """
+    """A sink of JSON lines, one per frame and channel: its time in seconds, its values by label."""
 
     def _save(self, frames: Mapping[str, np.ndarray]) -> None:
         (port,) = self.ports
@@ -156,11 +149,9 @@ class Text(Frames):
 class Codes(AbstractContextManager):
     """A reader of frames that a model made, held in an `.npz`, used like an `audio.Reader`.
 
-    Blocks are of the first of the `streams`; the file may hold it under another name if it holds one array
-    only. `name` stands for the file in messages.
-
-    Attributes: `info` says the rate and length of the sound that they were made of, and as `channels` the
-    rows of the first stream. Raises `AudioError` for a file that holds something else.
+    Blocks are of the first of the `streams`, which the file may hold under another name if it holds one array
+    only. `info` says the rate and length of the sound that they were made of, and as `channels` the rows of
+    the first stream. Raises `AudioError`, which calls the file `name`, if it holds something else.
     """
 
     notes: list[str] = []

@@ -43,15 +43,12 @@ class Http(H11Protocol):
 
 
 class Wire(WebSocketsSansIOProtocol):
-    """A protocol that bounds what the application does not see: pings, pongs, parts of messages.
-
-    It also lets the application end a connection that does not end by itself.
-    """
+    """A protocol that bounds what the application does not see: pings, pongs, parts of messages."""
 
     _beat, _pong = 0.0, b""
 
     def handle_connect(self, event) -> None:
-        # The scope, made in super(), gets a copy of this; the application looks at it in a later step.
+        # The scope, made in super(), gets a copy of this, so that the application can end the connection.
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         super().handle_connect(event)
 
@@ -170,10 +167,7 @@ def server(
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, or raise `AudioError` if the server does not start.
-
-    The signal is raised again once all clients have been let go.
-    """
+    """Serve until a signal, and raise it again once all clients left; may raise `AudioError`."""
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()

@@ -1,7 +1,6 @@
 """Serve the web application of `audiomask serve`: sockets, models, page, health and metrics.
 
 It runs in one process: an event loop that moves bytes, and threads that compute (`batching.py`).
-`listener.py` starts it.
 """
 
 from __future__ import annotations
@@ -70,10 +69,9 @@ def is_loopback(host: str) -> bool:
 def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[Artifact]]:
     """Return the families that are served, the default first.
 
-    They are what `names` mean to `resolve`, or everything shipped that turns sound into sound. In that case
-    `refused` gets the models that no session can play, by file name, and why.
-
-    Raises `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
+    They are what `names` mean to `resolve`, or everything shipped that turns sound into sound; then `refused`
+    gets the models that no session can play, by file name, and why. Raises `ArtifactError` for a model that
+    is not there, cannot be played, or bears another's name.
     """
     families = [resolve(name) for name in names] or [resolve(None)]
     for artifact in (a for group in families for a in group):
@@ -106,12 +104,7 @@ def _try(artifact: Artifact) -> None:
 
 
 class Service(Hub):
-    """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
-
-    `report` gets the exceptions that nobody expected.
-
-    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
-    """
+    """An ASGI application that serves `families` and lists `refused` ones, see `offer`."""
 
     def __init__(
         self,
@@ -124,7 +117,7 @@ class Service(Hub):
         self.refused = dict(refused or {})
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.sockets: set[Socket] = set()
-        self.draining = False
+        self.draining = False  # no new sockets are taken
         for suffix, type_ in TYPES.items():
             mimetypes.add_type(type_, suffix)
         routes: list[Any] = [
@@ -167,10 +160,7 @@ class Service(Hub):
             socket.check(now, self.settings.idle_s)
 
     async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
-        """Give the sockets what they are owed and take no new ones; return how many were cut off.
-
-        A socket is cut off after DRAIN_S, or when `hurry` returns true.
-        """
+        """Finish all sockets in DRAIN_S or until `hurry()`; cut off the rest and return how many."""
         self.draining = True
         clock = asyncio.get_running_loop().time
         end = clock() + DRAIN_S
@@ -183,8 +173,6 @@ class Service(Hub):
         for socket in self.sockets:
             socket.abort()
         return len(self.sockets)
-
-    # Who may ask
 
     def _stranger(self, headers: Headers) -> str:
         """Return why a request comes from where it may not: "host", "origin", or "" if it may."""
@@ -203,8 +191,6 @@ class Service(Hub):
     def _bearer(headers: Headers) -> str | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
-
-    # Sockets
 
     async def _websocket(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
@@ -232,8 +218,6 @@ class Service(Hub):
             await socket.run()
         finally:
             self.sockets.discard(socket)
-
-    # Pages
 
     async def _request(self, scope, receive, send) -> None:
         async def secured(event) -> None:

@@ -57,10 +57,7 @@ class Settings:
 
 
 class Hub:
-    """The part of a server that its sockets share; `report` gets unexpected exceptions.
-
-    `models` maps what a hello may name (file, model, family) to the family or the one member.
-    """
+    """The part of a server that its sockets share; `report` gets unexpected exceptions."""
 
     def __init__(
         self, families: list[list[Artifact]], settings: Settings, report: Callable[[BaseException], None]
@@ -69,7 +66,7 @@ class Hub:
         self.counters = Counters()
         self.workers: list[Worker] = []
         self.artifacts = {a.path.stem: a for group in families for a in group}
-        self.models: dict[str, list[Artifact]] = {}
+        self.models: dict[str, list[Artifact]] = {}  # by what a hello may name: file, model, family
         for group in families:
             self.models.setdefault(family(group[0]), group)
         for artifact in self.artifacts.values():
@@ -181,8 +178,6 @@ class Socket:
         if self.intake:
             for kind, count in self.intake.news("server").items():
                 add("packets_total", count, kind)
-
-    # In
 
     async def _event(self) -> dict[str, Any]:
         """Return the next message, or raise `_Gone`."""
@@ -318,8 +313,6 @@ class Socket:
         if self.intake:
             report["packets"] = self.intake.news("client")
         self._put(json.dumps(report))
-
-    # Out
 
     def _deliver(self, output: bytes | Exception, since: float) -> None:
         """Take from the worker bytes of sound, or the exception that its computation raised."""

@@ -1,8 +1,7 @@
 """Conceal losses without a network: by silence, repetition, or repetition by pitch periods.
 
-Each function takes `x [T]`, `lost [T]` bool (true where a sample never came; what `x` holds there is not
-used) and `sample_rate` in Hz, and returns `[T]`. They are the floors of every table and need no model. They
-raise ValueError for arrays that do not fit.
+Each function takes `x [T]` in which `lost [T]` (bool) flags samples that never came and are not used, and
+`sample_rate` in Hz, and returns `[T]`. They raise ValueError for arrays that do not fit.
 """
 
 from __future__ import annotations

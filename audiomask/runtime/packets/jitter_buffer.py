@@ -9,8 +9,8 @@
         play(payload)
 
 A place is given up once a packet `depth` places further on has arrived, so order within `depth` does not
-matter. The arrivals themselves are the clock: the same packets give the same output at whatever speed they
-come. In real time, a clock runs too, and a place is given up when it is due, whether or not anything arrives:
+matter, and the same packets give the same output at whatever speed they come. In real time, a clock runs too,
+and a place is given up when it is due, whether or not anything arrives:
 
     due = start + place period + depth period
 
@@ -22,8 +22,7 @@ packet in time waits `depth` periods and never more.
 Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it (`LEAP_S`)
 counts as a stray; if the next number follows it, the sender has begun anew, at the next place. A sender that
 paused without using up numbers has been overtaken by the clock: if its packets come too late by `PAUSE_S` for
-longer than `RESUME_S` (a network that held them up hands them over at once), they go on at the next place
-too.
+longer than `RESUME_S` (a network that held them up sends them at once), they too go on at the next place.
 """
 
 from __future__ import annotations

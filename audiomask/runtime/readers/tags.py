@@ -87,8 +87,7 @@ def rows(
 def pooled(rows: Iterable[Row], largest: bool = False) -> Row:
     """Return a recording as one row: the mean or maximum over rows whose window was full.
 
-    Where no window was full it is the last row that no silence was added to; where all had silence, the
-    first. ValueError where there are no rows.
+    If there are none, it is the last row without added silence, else the first; ValueError for no rows.
     """
     kept: Any = None
     count, end = 0, 0.0
