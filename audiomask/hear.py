@@ -25,7 +25,7 @@ from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import resolve
-from audiomask.runtime.readers.tags import hops_of, listener, pooled
+from audiomask.runtime.outputs.tags import hops_of, listener, pooled
 
 BATCH = 8  # windows at a time
 
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
 class Played(nn.Module):
     """An artifact that puts out embeddings, on the CPU; its methods are those of `Encoder`.
 
-    A scene's is that of `audiomask embed` (`readers.tags.pooled`); a vector's time is the middle of its hop.
+    A scene's is that of `audiomask embed` (`outputs.tags.pooled`); a vector's time is the middle of its hop.
     """
 
     def __init__(self, artifact: Artifact) -> None:

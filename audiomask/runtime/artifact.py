@@ -17,7 +17,7 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port
-from audiomask.runtime.onnxfile import MalformedError, parse
+from audiomask.runtime.onnx_parser import MalformedError, parse
 
 FORMAT, READ = 2, (1, 2)  # formats written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from audiomask.runtime.artifact import KEY, Artifact, ArtifactError
-from audiomask.runtime.onnxfile import metadata
+from audiomask.runtime.onnx_parser import metadata
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)

@@ -21,29 +21,9 @@ from typing import Any
 import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.crossfade import RAMP_S, Ramp, crossfade
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.player import Frames, Player, Work, _differ, alone, find
-
-RAMP_S = 0.01  # length of a change: too short to wait for, too long to be heard as a click
-
-
-class Ramp:
-    """A value that moves to its `target` by `slope` a sample."""
-
-    def __init__(self, slope: float):
-        self.slope, self.now, self.target = slope, 0.0, 0.0
-
-    def take(self, count: int) -> Any:
-        """Return the next values `[count]`, or one number if they are equal, or None if that is 0."""
-        target = self.target  # another thread may change it
-        if self.now == target or not count:
-            return self.now or None
-        way = target - self.now
-        steps = np.minimum(self.slope * np.arange(1, count + 1), abs(way))
-        arrived = steps[-1] == abs(way)
-        values = (self.now + np.copysign(steps, way)).astype(np.float32)
-        self.now = target if arrived else float(self.now + np.copysign(steps[-1], way))
-        return values
 
 
 class Session(Player):
@@ -227,18 +207,9 @@ class Session(Player):
         self._stepped += 1
         y = self._result(*steps)
         if self._fading:
-            y = self._faded(steps[1].outputs or {}, y)
+            y = crossfade(steps[1].outputs or {}, y, self._fades - self._fading, self._fades)
+            self._fading -= 1
         return y
-
-    def _faded(self, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the hop of a crossfade from the old values of the controls to the new ones."""
-        done, self._fading = self._fades - self._fading, self._fading - 1
-        faded = {}
-        for name, y in new.items():
-            n = y.shape[2]
-            share = np.arange(done * n + 1, (done + 1) * n + 1, dtype=np.float32) / (self._fades * n)
-            faded[name] = old[name] + share * (y - old[name])
-        return faded
 
 
 def sounds(artifact: Artifact, output: str | None = None) -> list[str]:

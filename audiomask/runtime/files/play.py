@@ -31,7 +31,7 @@ from audiomask.runtime.player import BULK_HOPS, Player
 from audiomask.runtime.session import Session, sounds
 
 if TYPE_CHECKING:
-    from audiomask.runtime.files.drops import Classical, Loss, Losses
+    from audiomask.runtime.files.packet_loss import Classical, Loss, Losses
 
 SINKS = {".npz": Frames, ".jsonl": Lines, ".txt": Text}
 
