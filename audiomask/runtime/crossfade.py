@@ -1,4 +1,4 @@
-"""Change what is heard without a click: crossfade two outputs of a model, move the mix by ramps."""
+"""Change what is heard without a click: by a crossfade of two outputs, by ramps of the mix."""
 
 from __future__ import annotations
 
