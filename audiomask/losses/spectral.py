@@ -116,7 +116,7 @@ class MultiResolutionSTFTLoss(SignalLoss):
 
 
 class _TrainedDistance(torch.autograd.Function):
-    """The mean distance of compressed spectra by the compiled kernel, which makes the gradient with it."""
+    """The mean distance of compressed spectra by the kernel, which makes its gradient too."""
 
     @staticmethod
     def forward(ctx, est, both, fft, hop, *settings):

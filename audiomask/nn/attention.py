@@ -19,7 +19,7 @@ from audiomask.streaming import State, Streaming
 
 
 class _TrainedAttention(torch.autograd.Function):
-    """A kernel of `attend_all` for training on a CPU: what is between x and y stays in a core's cache.
+    """A kernel of `attend_all` for training on a CPU; what is between stays in a core's cache.
 
     It hands on x as well, so that the gradient of what goes around it is added where its own is made.
     """

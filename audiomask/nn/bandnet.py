@@ -82,7 +82,7 @@ class _TrainedNorm(torch.autograd.Function):
 
 
 class _TrainedConv(torch.autograd.Function):
-    """`nn.Conv1d` of stride 1 with zeros beyond the ends, by the compiled kernel; it hands on x as well.
+    """A kernel of `nn.Conv1d` of stride 1 with zeros beyond the ends; it hands on x as well.
 
     The gradient of what goes around the convolution is then added where its own is made.
     """
@@ -106,7 +106,7 @@ class _TrainedConv(torch.autograd.Function):
 
 
 def convolve(conv: nn.Conv1d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `conv(x)`, which keeps F, and x `[N, C, F]`, by the compiled kernel where it trains on a CPU."""
+    """Return `conv(x)`, which keeps F, and x `[N, C, F]`; a kernel does it in training on a CPU."""
     if compiled(x, conv.in_channels, x.shape[2]):
         return _TrainedConv.apply(x, conv.weight, conv.bias)
     return conv(x), x

@@ -56,7 +56,7 @@ def call(name: str, *values: Tensor | float | int | None) -> None:
 
 
 def parts(*shapes: Sequence[int]) -> list[Tensor]:
-    """Return zeros `[threads, *shape]` each, to which every thread of a kernel adds its part of a sum."""
+    """Return zeros `[threads, *shape]` each, to which each thread of a kernel adds its part."""
     return [torch.zeros(torch.get_num_threads(), *shape) for shape in shapes]
 
 
