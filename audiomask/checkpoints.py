@@ -72,6 +72,13 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     raise CheckpointError(f"{path}: no state dict in it; looked under {', '.join(HOLDERS)}")
 
 
+def _graph(path: Path) -> onnx.GraphProto:
+    try:
+        return onnx.load(path, load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read as ONNX: {error}") from error
+
+
 def read(paths: Sequence[str | Path]) -> Source:
     """Return a state dict (one file) or ONNX graphs (one or more); CheckpointError otherwise."""
     files = [Path(path) for path in paths]
@@ -79,13 +86,7 @@ def read(paths: Sequence[str | Path]) -> Source:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
     if all(path.suffix == ".onnx" for path in files):
-        graphs = []
-        for path in files:
-            try:
-                graphs.append(onnx.load(path, load_external_data=False).graph)
-            except (OSError, DecodeError) as error:
-                raise CheckpointError(f"{path}: cannot be read as ONNX: {error}") from error
-        return graphs
+        return [_graph(path) for path in files]
     if len(files) != 1:
         raise CheckpointError(f"{len(files)} files given; only ONNX graphs come in several")
     return _tensors(files[0])

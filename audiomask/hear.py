@@ -5,12 +5,9 @@
     times = get_timestamp_embeddings(audio, model)            # [n_sounds, n, D], [n_sounds, n] in ms
 
 `audio [n_sounds, n_samples]` has values from -1 to 1 at `model.sample_rate`, any number of samples. The
-embeddings are float32, without gradients, on the device of `audio`, and the same every time. The API is that
-of Turian et al. 2022.
-
-From weights (a network with `features`, such as Audio-MAE or a tagger, see `Encoder`) a vector covers 160 ms,
-the width of a patch. HEAR suggests 50 ms or less for its onset tasks; for its scene tasks it does not matter.
-From an artifact (`Played`) a vector comes every hop and covers the window up to there.
+embeddings are float32, without gradients, on the device of `audio`, and the same every time (Turian et al.
+2022). From weights (`Encoder`) a vector covers 160 ms, the width of a patch; HEAR suggests 50 ms or less for
+its onset tasks. From an artifact (`Played`) one comes every hop and covers the window up to there.
 """
 
 from __future__ import annotations
@@ -28,17 +25,16 @@ from audiomask.audio import AudioError
 from audiomask.frontend.logmel import LogMel
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import resolve
-from audiomask.runtime.readers.tags import hops_of, listener, pooled
+from audiomask.runtime.outputs.tags import hops_of, listener, pooled
 
 BATCH = 8  # windows at a time
 
 
 class Encoder(nn.Module):
-    """A network that makes embeddings of spectrograms, with its front end.
+    """A network with `features`, such as Audio-MAE or a tagger, and its front end.
 
     A clip longer than the network's spectrograms is processed in pieces of their length. The vector of a
-    column of patches is the mean of their tokens, its time the middle of the column; a scene's is the mean
-    over all columns.
+    column of patches is the mean of their tokens, its time the middle of the column; a scene's is their mean.
     """
 
     def __init__(self, network: Any, frontend: LogMel) -> None:
@@ -75,8 +71,7 @@ class Encoder(nn.Module):
 class Played(nn.Module):
     """An artifact that puts out embeddings, on the CPU; its methods are those of `Encoder`.
 
-    A scene's embedding is that of `audiomask embed` (`runtime.tagging.pooled`); the time of a vector is the
-    middle of its hop.
+    A scene's is that of `audiomask embed` (`outputs.tags.pooled`); a vector's time is the middle of its hop.
     """
 
     def __init__(self, artifact: Artifact) -> None:
@@ -102,10 +97,7 @@ class Played(nn.Module):
 
 
 def load_model(path: str | Path = "") -> Encoder | Played:
-    """Load a folder of weights, an artifact, or, without a path, the tagger that ships.
-
-    A training run's folder has weights; an artifact is given by file or name. Raises `AudioError`.
-    """
+    """Load a folder of weights, an artifact, or, without a path, the tagger that ships."""
     if path and Path(path).is_dir() and not list(Path(path).glob("*.onnx")):
         return Encoder(weights.load(path)[0], weights.load_frontend(path, frames=0)).eval()
     return Played(resolve(path or None, task="tag")[0]).eval()
@@ -123,9 +115,6 @@ def get_scene_embeddings(audio: Tensor, model: Encoder | Played) -> Tensor:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Encoder | Played) -> tuple[Tensor, Tensor]:
-    """Return vectors at regular times, and these times in ms `[n_sounds, n]`.
-
-    The vectors are `[n_sounds, n, timestamp_embedding_size]`.
-    """
+    """Return `[n_sounds, n, timestamp_embedding_size]`, and the times in ms `[n_sounds, n]`."""
     values, times = model.timestamps(_checked(audio))
     return values, times.float().expand(len(values), -1)

@@ -64,6 +64,10 @@ class Scores(dict[str, float]):
         super().__init__(*args, **kwargs)
         self.reasons: dict[str, str] = {}
 
+    def fail(self, columns: Iterable[str], why: str) -> None:
+        for column in columns:
+            self[column], self.reasons[column] = math.nan, why
+
 
 def _to_16k(x: Array, rate: int) -> Array:
     if rate == 16000:
@@ -73,7 +77,7 @@ def _to_16k(x: Array, rate: int) -> Array:
     return soxr.resample(x, rate, 16000)
 
 
-def _pesq(ref: Array, deg: Array, rate: int, mode: str) -> tuple[float, ...]:
+def _pesq(ref: Array, deg: Array, rate: int, mode: str) -> float:
     from pesq import PesqError, pesq
 
     if mode == "wb" and rate < 16000:
@@ -95,23 +99,22 @@ def _pesq(ref: Array, deg: Array, rate: int, mode: str) -> tuple[float, ...]:
         values.append(value)
     if not values:
         raise Unscorable("PESQ: no speech in the reference")
-    return (float(np.mean(values)),)
+    return float(np.mean(values))
 
 
-def _stoi(ref: Array, deg: Array, rate: int, extended: bool) -> tuple[float, ...]:
+def _stoi(ref: Array, deg: Array, rate: int, extended: bool) -> float:
     from pystoi import stoi
 
     if len(ref) < 0.4 * rate:  # 30 frames of 25.6 ms every 12.8 ms
         raise Unscorable(f"{len(ref) / rate:.2f} s is too short for STOI, which needs 0.4 s of speech")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)  # the package warns, and returns 1e-5
-        try:
-            return (float(stoi(ref, deg, rate, extended=extended)),)
-        except RuntimeWarning as warning:
-            raise Unscorable("less than 0.4 s of speech in the reference") from warning
+    try:
+        with warnings.catch_warnings(action="error", category=RuntimeWarning):  # it warns, and returns 1e-5
+            return float(stoi(ref, deg, rate, extended=extended))
+    except RuntimeWarning as warning:
+        raise Unscorable("less than 0.4 s of speech in the reference") from warning
 
 
-def _si_sdr(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
+def _si_sdr(ref: Array, deg: Array, rate: int) -> float:
     ref, deg = ref.astype(np.float64), deg.astype(np.float64)
     ref, deg = ref - ref.mean(), deg - deg.mean()
     power, common = np.dot(ref, ref), np.dot(deg, ref)
@@ -119,11 +122,10 @@ def _si_sdr(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
     wanted, unwanted = np.dot(target, target), np.square(deg - target).sum()
     if wanted == 0:
         raise Unscorable("the degraded signal holds nothing of the reference")
-    ratio = 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-SI_SDR_LIMIT_DB / 10)))
-    return (ratio,)
+    return 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-SI_SDR_LIMIT_DB / 10)))
 
 
-def _lsd(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
+def _lsd(ref: Array, deg: Array, rate: int) -> float:
     size, hop = 2048, 512
     if len(ref) < size:
         raise Unscorable(f"{len(ref)} samples are too short for LSD, which needs {size}")
@@ -133,8 +135,7 @@ def _lsd(ref: Array, deg: Array, rate: int) -> tuple[float, ...]:
         # floor: 16-bit rounding noise (step^2 / 12 times the window's energy) is about 6e-8 here
         return np.log10(np.square(np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1]))) + 1e-8)
 
-    distance = np.sqrt(np.square(log_power(ref) - log_power(deg)).mean(axis=1))
-    return (float(distance.mean()),)
+    return float(np.sqrt(np.square(log_power(ref) - log_power(deg)).mean(axis=1)).mean())
 
 
 @lru_cache(maxsize=8)
@@ -149,17 +150,16 @@ def _network(path: str) -> Any:
     return open_graph(Path(spec.submodule_search_locations[0]) / path)
 
 
-def _dnsmos_windows(deg: Array, rate: int) -> list[Array]:
-    x = np.clip(_to_16k(deg, rate), -1, 1).astype(np.float32)
+def _dnsmos_windows(x: Array) -> list[Array]:
     while len(x) < DNSMOS_WINDOW:
         x = np.concatenate([x, x])
     starts = range(0, (int(len(x) // 16000 - 9.01) + 1) * 16000, 16000)
     return [x[s : s + DNSMOS_WINDOW] for s in starts if s + DNSMOS_WINDOW <= len(x)]
 
 
-def _dnsmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
+def _dnsmos(x: Array) -> tuple[float, ...]:
     network = _network("dnsmos_models/sig_bak_ovr.onnx")
-    raw = np.concatenate([network.run(None, {"input_1": w[None]})[0] for w in _dnsmos_windows(deg, rate)])
+    raw = np.concatenate([network.run(None, {"input_1": w[None]})[0] for w in _dnsmos_windows(x)])
     # from the network's outputs to the listeners' scale (microsoft/DNS-Challenge, dnsmos_local.py)
     quadratics = (
         (-0.08397278, 1.22083953, 0.0052439),
@@ -169,20 +169,19 @@ def _dnsmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     return tuple(float(np.polyval(p, raw[:, i]).mean()) for i, p in enumerate(quadratics))
 
 
-def _dnsmos_p808(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
+def _dnsmos_p808(x: Array) -> float:
     import librosa
 
     network = _network("dnsmos_models/model_v8.onnx")
     values = []
-    for window in _dnsmos_windows(deg, rate):
+    for window in _dnsmos_windows(x):
         mel = librosa.feature.melspectrogram(y=window[:-160], sr=16000, n_fft=321, hop_length=160, n_mels=120)
         feature = (librosa.power_to_db(mel, ref=np.max) + 40) / 40
         values.append(network.run(None, {"input_1": feature.T[None].astype(np.float32)})[0][0, 0])
-    return (float(np.mean(values)),)
+    return float(np.mean(values))
 
 
-def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
-    x = np.clip(_to_16k(deg, rate), -1, 1).astype(np.float32)
+def _plcmos(x: Array) -> float:
     size, hop = 512, 256
     count = math.ceil((len(x) + hop) / hop)
     if count < PLCMOS_FRAMES:
@@ -198,7 +197,7 @@ def _plcmos(ref: Array | None, deg: Array, rate: int) -> tuple[float, ...]:
     raters = np.random.RandomState(23).normal(size=(PLCMOS_RATERS, 1, 64)).astype(np.float32)
     network = _network("plcmos_models/plcmos_v2.onnx")
     votes = [network.run(None, {"degraded_audio": feature, "rater_embed": r})[0] for r in raters]
-    return (float(np.mean(votes)),)
+    return float(np.mean(votes))
 
 
 @dataclass(frozen=True)
@@ -206,15 +205,15 @@ class Metric:
     """A measurement that fills `columns`, and may compare with a reference."""
 
     columns: tuple[str, ...]
-    compute: Callable[[Any, Array, int], tuple[float, ...]]
+    compute: Callable[..., float | tuple[float, ...]]  # of reference, degraded, rate; or of samples at 16 kHz
     reference: bool = True
 
 
 METRICS: dict[str, Metric] = {
-    "pesq_wb": Metric(("pesq_wb",), lambda r, d, sr: _pesq(r, d, sr, "wb")),
-    "pesq_nb": Metric(("pesq_nb",), lambda r, d, sr: _pesq(r, d, sr, "nb")),
-    "stoi": Metric(("stoi",), lambda r, d, sr: _stoi(r, d, sr, False)),
-    "estoi": Metric(("estoi",), lambda r, d, sr: _stoi(r, d, sr, True)),
+    "pesq_wb": Metric(("pesq_wb",), partial(_pesq, mode="wb")),
+    "pesq_nb": Metric(("pesq_nb",), partial(_pesq, mode="nb")),
+    "stoi": Metric(("stoi",), partial(_stoi, extended=False)),
+    "estoi": Metric(("estoi",), partial(_stoi, extended=True)),
     "si_sdr": Metric(("si_sdr",), _si_sdr),
     "lsd": Metric(("lsd",), _lsd),
     "dnsmos": Metric(("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"), _dnsmos, reference=False),
@@ -249,14 +248,10 @@ def score(
 ) -> Scores:
     """Return the scores of one signal, by the policy above.
 
-    Args:
-        reference: clean signal `[T]` or `[C, T]`, full scale 1.0; None where no metric needs it.
-        degraded: the signal that is judged, of the same shape.
-        sample_rate: of both, Hz.
-        metrics: names out of `METRICS`.
-
-    Returns a value per column; the reasons of NaN are in `.reasons`. Raises ValueError for unknown metrics
-    and shapes that are not signals, ImportError for a package that is not installed.
+    The `reference` and `degraded` are `[T]` or `[C, T]`, full scale 1.0, at `sample_rate` Hz; the former is
+    None where no metric needs it. Each of `metrics`, names out of `METRICS`, has a value per column; the
+    reasons of NaN are in `.reasons`. Raises ValueError for unknown metrics and shapes that are not signals,
+    ImportError for a package that is not installed.
     """
     wanted = columns(metrics)
     degraded = np.asarray(degraded)
@@ -269,7 +264,7 @@ def score(
         mean = Scores({c: float(np.mean([row[c] for row in rows])) for c in wanted})
         for i, row in enumerate(rows):
             where = f"channel {i}: " if len(rows) > 1 else ""
-            mean.reasons.update({c: where + why for c, why in row.reasons.items()})
+            mean.reasons |= {c: where + why for c, why in row.reasons.items()}
         return mean
     if degraded.ndim != 1 or (reference is not None and reference.ndim != 1):
         raise ValueError(f"signals of shape {degraded.shape}; score takes [T] or [C, T]")
@@ -282,15 +277,16 @@ def score(
     for name in metrics:
         metric = METRICS[name]
         why = (ref_fault if metric.reference else None) or fault
-        values: tuple[float, ...] = (math.nan,) * len(metric.columns)
-        if why is None:
-            try:
-                values = metric.compute(reference, degraded, sample_rate)
-            except Unscorable as reason:
-                why = str(reason)
-        scores.update(zip(metric.columns, values, strict=True))
-        if why is not None:
-            scores.reasons.update(dict.fromkeys(metric.columns, why))
+        try:
+            if why is not None:
+                raise Unscorable(why)
+            if metric.reference:
+                found = metric.compute(reference, degraded, sample_rate)
+            else:
+                found = metric.compute(np.clip(_to_16k(degraded, sample_rate), -1, 1).astype(np.float32))
+            scores.update(zip(metric.columns, np.atleast_1d(found).tolist(), strict=True))
+        except Unscorable as reason:
+            scores.fail(metric.columns, str(reason))
     return scores
 
 
@@ -320,21 +316,17 @@ def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> 
 
 @dataclass
 class Table:
-    """A table that holds the scores of many files, by key.
-
-    `errors` says why a file could not be read or paired, and its scores are NaN; `notes` says what had to be
-    mended in a file.
-    """
+    """A table that holds the scores of many files, by key."""
 
     columns: list[str]
     rows: dict[str, Scores] = field(default_factory=dict)
-    errors: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, list[str]] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)  # why a file has only NaN
+    notes: dict[str, list[str]] = field(default_factory=dict)  # what had to be mended in a file
 
     def fail(self, key: str, error: str) -> None:
         """Enter a file that has no scores."""
-        self.rows[key] = row = Scores(dict.fromkeys(self.columns, math.nan))
-        row.reasons = dict.fromkeys(self.columns, "the file could not be read or paired")
+        self.rows[key] = Scores()
+        self.rows[key].fail(self.columns, "the file could not be read or paired")
         self.errors[key] = error
 
     def summary(self) -> dict[str, Summary]:
@@ -374,9 +366,8 @@ def workers(jobs: int) -> Iterator[Callable[..., Iterable[Any]]]:
     try:
         yield pool.map
     except BrokenProcessPool:
-        raise AudioError(
-            "a process died while scoring, of a crash or for memory; try again with -j 1"
-        ) from None
+        why = "a process died while scoring, of a crash or for memory; try again with -j 1"
+        raise AudioError(why) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -392,11 +383,11 @@ def score_files(
     `mapper` does the work, here or elsewhere (`workers`); `on_file` gets each finished key, in order.
     """
     table = Table(columns(metrics))
-    for key, row, error, notes in mapper(partial(_score_pair, tuple(metrics)), list(pairs)):
-        if row is None:
-            table.fail(key, error)
+    for key, found, notes in mapper(partial(_score_pair, tuple(metrics)), list(pairs)):
+        if isinstance(found, str):
+            table.fail(key, found)
         else:
-            table.rows[key] = row
+            table.rows[key] = found
         if notes:
             table.notes[key] = notes
         if on_file is not None:
@@ -414,7 +405,8 @@ def _read(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
 
 def _score_pair(
     metrics: tuple[str, ...], pair: tuple[str, Source | Path | None, Source | Path]
-) -> tuple[str, Scores | None, str, list[str]]:
+) -> tuple[str, Scores | str, list[str]]:
+    """Return the key, the scores or why there are none, and notes on the files."""
     key, reference_file, degraded_file = pair
     notes: list[str] = []
     try:
@@ -427,6 +419,6 @@ def _score_pair(
                     f"{degraded_file}: {rate} Hz and {len(degraded)} channels, but {reference_file}, its "
                     f"reference, has {its_rate} Hz and {len(reference)}; bring them to one format"
                 )
-        return key, score(reference, degraded, rate, metrics), "", notes
+        return key, score(reference, degraded, rate, metrics), notes
     except AudioError as error:
-        return key, None, str(error), notes
+        return key, str(error), notes

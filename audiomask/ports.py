@@ -5,8 +5,7 @@
     Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0)
 
 A stream has `rate` frames per sample of the model's clock, which runs at its `sample_rate`; a control holds
-one value until it is set anew. A port's `type`, an entry of `TYPES`, says what it carries. Nothing here needs
-torch.
+one value until it is set anew. `type`, an entry of `TYPES`, says what is carried. No torch is needed here.
 """
 
 from __future__ import annotations
@@ -137,8 +136,7 @@ class Port:
 
     def document(self) -> dict[str, Any]:
         """Return the entry of an artifact's document that `parse` reads."""
-        entry: dict[str, Any] = {"name": self.name, "kind": self.kind, "type": self.type}
-        entry["channels"] = self.channels
+        entry: dict[str, Any] = {key: getattr(self, key) for key in ("name", "kind", "type", "channels")}
         if self.is_stream:
             entry["rate"] = str(self.rate)
             if self.channels > 1:

@@ -32,10 +32,9 @@ class WeightsError(AudioError):
 
 
 def _build(value: Any) -> Any:
-    if isinstance(value, Mapping) and "class_path" in value:
-        return _instance(value)
     if isinstance(value, Mapping):
-        return {key: _build(item) for key, item in value.items()}
+        nested = "class_path" in value
+        return _instance(value) if nested else {key: _build(item) for key, item in value.items()}
     return [_build(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -54,8 +53,7 @@ def class_of(path: Any) -> type[nn.Module]:
 
 def _instance(config: Mapping[str, Any]) -> Any:
     path = config["class_path"]
-    unknown = set(config) - {"class_path", "init_args"}
-    if unknown:
+    if unknown := set(config) - {"class_path", "init_args"}:
         raise WeightsError(f"{path}: unknown keys {sorted(unknown)} beside class_path and init_args")
     cls = class_of(path)
     try:
@@ -65,10 +63,7 @@ def _instance(config: Mapping[str, Any]) -> Any:
 
 
 def load_model(config: Mapping[str, Any], kind: type[nn.Module] = Streaming) -> Any:
-    """Build a model of class `kind`, with fresh weights; WeightsError for a wrong config.
-
-    `kind` is `nn.Module` where the model need not stream.
-    """
+    """Build a model of class `kind`, with fresh weights; WeightsError for a wrong config."""
     if "class_path" not in config:
         raise WeightsError(f"a model config needs class_path; this one has {sorted(config)}")
     model = _instance({key: value for key, value in config.items() if key != FRONTEND})
@@ -125,8 +120,11 @@ def load_frontend(folder: str | Path, **changes: Any) -> Any:
     front = config.get(FRONTEND) or (config.get("init_args") or {}).get(FRONTEND)
     if front is None:
         raise _no_frontend(config)
-    front = {**front, "init_args": {**(front.get("init_args") or {}), **changes}}
-    return load_model(front, nn.Module)
+    return load_model(_changed(front, changes), nn.Module)
+
+
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
 
 
 def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
@@ -162,23 +160,18 @@ def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{folder}: no {name}; give a folder that `audiomask train` or `weights.save` wrote"
             )
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        state = load_file(folder / WEIGHTS)
+        return json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: damaged: {error}") from error
-    return config, state
 
 
 def average(
     folders: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the config of the first folder and the weighted mean of all tensors.
+    """Return the first folder's config and the mean of all tensors, weighted by `shares`.
 
-    Args:
-        folders: of weights of one architecture.
-        shares: weight of each, of sum 1; None for equal ones.
-
-    Counts, which are whole numbers, are the first folder's. WeightsError for architectures that differ.
+    The shares have the sum 1; None stands for equal ones. Counts, which are whole numbers, are the first
+    folder's. Raises WeightsError for architectures that differ.
     """
     shares = shares or [1 / len(folders)] * len(folders)
     config, first = read(folders[0])
@@ -207,8 +200,8 @@ def grow(folder: str | Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
             f"{folder}: a {type(small).__name__} does not grow into a {type(large).__name__}; "
             "classes that grow have a method grow_from, and grow into themselves"
         )
-    new, old = large.state_dict(), small.state_dict()
-    for name, x in old.items():
+    new = large.state_dict()
+    for name, x in small.state_dict().items():
         if name not in new or any(m < n for m, n in zip(new[name].shape, x.shape, strict=True)):
             raise WeightsError(f"{name} would shrink: every size has to be at least that of {folder}")
     try:
@@ -221,8 +214,7 @@ def grow(folder: str | Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
 def _assemble(
     folder: str | Path, config: dict[str, Any], state: dict[str, Tensor], changes: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    if changes:
-        config = {**config, "init_args": {**(config.get("init_args") or {}), **changes}}
+    config = _changed(config, changes) if changes else config
     model = load_model(config, nn.Module)
     try:
         model.load_state_dict(state)

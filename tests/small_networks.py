@@ -8,7 +8,7 @@ from torch import nn
 from audiomask.frontend.stft import Analysis, Synthesis, power
 from audiomask.nn.conv import Conv1d
 from audiomask.nn.recurrent import GRU
-from audiomask.streaming import Delay, Port, Sequential, StreamingModel
+from audiomask.streaming import Delay, Port, Sequential, Steps, StreamingModel
 
 CONFIG = {"class_path": "small_networks.Small", "init_args": {"units": 6}}
 
@@ -26,10 +26,8 @@ class Small(StreamingModel):
     """
 
     name, task, sample_rate, hop, delay = "small", "enhance", 16000, 32, 32
-    inputs = (
-        Port("audio"),
-        Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="how much"),
-    )
+    strength = Port("strength", "control", default=1.0, minimum=0.0, maximum=1.0, doc="how much")
+    inputs = (Port("audio"), strength)
     outputs = (Port("enhanced"), Port("level", type="float", rate=Fraction(1, 32)))
 
     def __init__(self, units: int = 6) -> None:
@@ -42,28 +40,18 @@ class Small(StreamingModel):
         self.delay = 64
 
     def initial_state(self, batch, device=None, dtype=torch.float32):
-        blocks = ("analysis", "net", "wait", "synthesis")
-        return {name: getattr(self, name).initial_state(batch, device, dtype) for name in blocks} | {
-            "level": torch.full((batch, 1), 0.25, device=device, dtype=dtype)
-        }
+        level = torch.full((batch, 1), 0.25, device=device, dtype=dtype)
+        return super().initial_state(batch, device, dtype) | {"level": level}
 
     def step(self, x, state, strength=None, **controls):
+        step = Steps(self, state)
         k = self.control("strength", strength, x)[:, None, None, None]
-        spectrum, analysis = self.analysis.step(x, state["analysis"])
-        y, net = self.net.step(spectrum, state["net"])
-        mask = torch.sigmoid(y).transpose(1, 2)[:, None]
-        late, wait = self.wait.step(spectrum, state["wait"])
-        enhanced, synthesis = self.synthesis.step(late * (1 - k + k * mask), state["synthesis"])
+        spectrum = step("analysis", x)
+        mask = torch.sigmoid(step("net", spectrum)).transpose(1, 2)[:, None]
+        enhanced = step("synthesis", step("wait", spectrum) * (1 - k + k * mask))
         now = torch.cat([state["level"][:, None], mask.mean((1, 3))[:, None]], 2)
         level = now[:, :, 1:] + now[:, :, :-1]  # of this frame and the one before
-        after = {
-            "analysis": analysis,
-            "net": net,
-            "wait": wait,
-            "synthesis": synthesis,
-            "level": now[:, :, -1],
-        }
-        return (enhanced, level), after
+        return (enhanced, level), step.states | {"level": now[:, :, -1]}
 
 
 def small() -> Small:

@@ -98,9 +98,7 @@ class Planted(StreamingModel):
 
 def peeking(model, inputs, state):
     first = model.inputs[0]
-    ahead = torch.roll(
-        inputs[first.name], -first.per_hop(model.hop), 2
-    )  # one sample would hardly change a code
+    ahead = torch.roll(inputs[first.name], -first.per_hop(model.hop), 2)  # a sample hardly changes a code
     return model.run({**inputs, first.name: ahead}, state)
 
 
@@ -322,6 +320,13 @@ def torch_offline(name, x, part="", **inputs):
     return {port.name: value[0].numpy() for port, value in zip(model.outputs, values, strict=True)}
 
 
+def pipe(data, artifact, *options):
+    """Return the bytes that `audiomask stream` makes of samples or codes."""
+    words = ["-m", "audiomask", "stream", "-q", "--rate", "16000", "--format", "f32le"]
+    process = [sys.executable, *words, "-m", str(artifact), *options]
+    return subprocess.run(process, input=data, capture_output=True, check=True).stdout
+
+
 def near(ours, theirs):
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
@@ -364,52 +369,21 @@ def test_files_of_codes_and_probabilities(files, noise, tmp_path):
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_a_pipe_gives_the_samples_of_torch(name, files, noise, tmp_path):
+def test_a_pipe_gives_the_samples_of_torch(name, files, noise):
     channels = 2 if name == "stereo" else 1
     x, output = noise(channels, 4001), {"stems": "bass", "stereo": "voice"}.get(name)
-    words = [
-        "stream",
-        "-m",
-        files(name),
-        "--rate",
-        "16000",
-        "--format",
-        "f32le",
-        "--channels",
-        channels,
-        "-q",
-    ]
-    words += ["--output", output] if output else []
-    process = [sys.executable, "-m", "audiomask", *map(str, words)]
-    y = subprocess.run(process, input=x.T.tobytes(), capture_output=True, check=True).stdout
+    options = ["--channels", str(channels), *(["--output", output] if output else [])]
+    y = pipe(x.T.tobytes(), files(name), *options)
     want = torch_offline(name, x)
-    near(
-        np.frombuffer(y, "<f4").reshape(-1, channels).T, want[output] if output else next(iter(want.values()))
-    )
+    near(np.frombuffer(y, "<f4").reshape(-1, channels).T, want[output or next(iter(want))])
 
 
 def test_a_pipe_carries_codes(files, noise):
     x = noise(1, 320 * 20)
-    process = [
-        sys.executable,
-        "-m",
-        "audiomask",
-        "stream",
-        "--rate",
-        "16000",
-        "--format",
-        "f32le",
-        "-q",
-        "-m",
-    ]
-    codes = subprocess.run(
-        [*process, str(files("codec", "enc"))], input=x.tobytes(), capture_output=True, check=True
-    ).stdout
+    codes = pipe(x.tobytes(), files("codec", "enc"))
     want = torch_offline("codec", x, "enc")["codes"]
     assert np.array_equal(np.frombuffer(codes, "<i4").reshape(-1, 3).T, want)
-    sound = subprocess.run(
-        [*process, str(files("codec", "dec"))], input=codes, capture_output=True, check=True
-    ).stdout
+    sound = pipe(codes, files("codec", "dec"))
     near(np.frombuffer(sound, "<f4"), torch_offline("codec", want, "dec")["decoded"][0])
 
 
@@ -419,9 +393,8 @@ def test_the_server_gives_the_samples_of_torch(name, files, noise):
     x, output = noise(channels, 4001), {"stems": "vocals", "stereo": "backing"}.get(name)
     running = Running(files(name))
     try:
-        hello = {"rate": 16000, "format": "f32le", "channels": channels} | (
-            {"output": output} if output else {}
-        )
+        hello = {"rate": 16000, "format": "f32le", "channels": channels}
+        hello |= {"output": output} if output else {}
         with running.open(hello) as ws:
             assert ws.ready["rate_out"] == (48000 if name == "upsampler" else 16000), ws.ready
             data = x.T.astype("<f4").tobytes()
@@ -430,6 +403,6 @@ def test_the_server_gives_the_samples_of_torch(name, files, noise):
             ws.send('{"type": "flush"}')
             y, _ = sound_of(ws)
         want = torch_offline(name, x)
-        near(y.reshape(-1, channels).T, want[output] if output else next(iter(want.values())))
+        near(y.reshape(-1, channels).T, want[output or next(iter(want))])
     finally:
         running.stop()

@@ -24,10 +24,8 @@ def test_saved_models_come_back(tmp_path):
         assert config == CONFIG
         assert not again.training
         assert torch.equal(again.weight, model.weight)
-    assert sorted(p.name for p in (tmp_path / "run" / "model").iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
+    names = {p.name for p in (tmp_path / "run" / "model").iterdir()}
+    assert names == {"config.json", "model.safetensors"}
 
 
 class Wrapper(Sequential):

@@ -65,18 +65,16 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
     """
     path = Path(path)
     try:
-        status = path.stat()
+        mode = path.stat().st_mode
     except FileNotFoundError:
-        status = None
+        if not path.parent.is_dir():
+            raise AudioError(f"{path}: its folder does not exist; mkdir -p {path.parent}") from None
+        return
     except OSError as error:
         raise AudioError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
-    if status is not None:
-        if stat.S_ISDIR(status.st_mode):
-            raise AudioError(f"{path}: is a folder, and a file is wanted; name a file in it")
-        if not stat.S_ISREG(status.st_mode):  # a rename would replace the device itself
-            raise AudioError(f"{path}: is a device or a pipe; give '-' to write to standard output")
-        if not overwrite:
-            raise AudioError(f"{path}: exists already; give -f to overwrite it, or another name with -o")
-    folder = path.parent
-    if not folder.is_dir():
-        raise AudioError(f"{path}: its folder does not exist; mkdir -p {folder}")
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"{path}: is a folder, and a file is wanted; name a file in it")
+    if not stat.S_ISREG(mode):  # a rename would replace the device itself
+        raise AudioError(f"{path}: is a device or a pipe; give '-' to write to standard output")
+    if not overwrite:
+        raise AudioError(f"{path}: exists already; give -f to overwrite it, or another name with -o")

@@ -61,18 +61,17 @@ def choose_format(
     if like is not None and format == "WAV" and like.format in ("WAVEX", "RF64"):
         format = like.format  # the same container with room for more channels or bytes
     if subtype is not None:
-        subtype = subtype.upper()
-        if subtype not in sf.available_subtypes(format):
-            held = " ".join(sf.available_subtypes(format))
-            raise AudioError(f"{path}: {format} cannot hold subtype {subtype}; it can hold: {held}")
+        subtype, held = subtype.upper(), sf.available_subtypes(format)
+        if subtype not in held:
+            raise AudioError(f"{path}: {format} cannot hold subtype {subtype}; it can hold: {' '.join(held)}")
         return format, subtype
     if suffix in IMPLIED_SUBTYPE:
-        implied = IMPLIED_SUBTYPE[suffix]
         same = like is not None and like.format == "OGG" and suffix != ".opus"
-        return format, like.subtype if same and like is not None else implied
-    plain = like is not None and (like.format == format or like.subtype in (*BYTES, *FLOATS))
-    if like is not None and plain and sf.check_format(format, like.subtype):
-        return format, like.subtype
-    if like is not None and like.subtype in (*FLOATS, "PCM_32") and sf.check_format(format, "PCM_24"):
-        return format, "PCM_24"  # FLAC holds no floats; 24 bits are what float32's mantissa holds
+        return format, like.subtype if like and same else IMPLIED_SUBTYPE[suffix]
+    if like is not None:
+        plain = like.format == format or like.subtype in (*BYTES, *FLOATS)
+        if plain and sf.check_format(format, like.subtype):
+            return format, like.subtype
+        if like.subtype in (*FLOATS, "PCM_32") and sf.check_format(format, "PCM_24"):
+            return format, "PCM_24"  # FLAC holds no floats; 24 bits are what float32's mantissa holds
     return format, sf.default_subtype(format)

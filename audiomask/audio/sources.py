@@ -135,21 +135,17 @@ def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Itera
 
 def _walk(
     folder: Path, exclude: Path | None, suffixes: Collection[str], required: bool = True
-) -> Iterator[Source]:
-    count = 0
+) -> list[Source]:
+    found = []
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            f
-            for f in folders
-            if not f.startswith(".") and (exclude is None or (Path(root) / f).resolve() != exclude)
-        )
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                count += 1
-                path = Path(root) / name
-                yield Source(str(path), str(path.relative_to(folder)))
-    if required and not count:
+        seen = sorted(f for f in folders if f[0] != ".")
+        folders[:] = [f for f in seen if exclude is None or (Path(root) / f).resolve() != exclude]
+        for path in (Path(root) / name for name in sorted(files) if name[0] != "."):
+            if path.suffix.lower() in suffixes:
+                found.append(Source(str(path), str(path.relative_to(folder))))
+    if required and not found:
         raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(suffixes))}")
+    return found
 
 
 def read_scp(scp: Path) -> Iterator[Source]:
@@ -159,18 +155,18 @@ def read_scp(scp: Path) -> Iterator[Source]:
     then in the working folder (`data.kaldi` does the same).
     """
     try:
-        lines = scp.read_text(encoding="utf-8").splitlines()
+        text = scp.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise AudioError(f"{scp}: cannot be read ({error}); it must be UTF-8 text") from None
-    count = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    if not text.strip():
+        raise AudioError(f"{scp}: is empty; expected lines 'name path'")
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if not line:
             continue
-        count += 1
-        parts = line.split(maxsplit=1)
-        if len(parts) != 2:
-            raise AudioError(f"{scp}:{number}: {line.strip()!r} is not 'name path'; mend the line")
-        key, value = parts[0], parts[1].strip()
+        key, *rest = line.split(maxsplit=1)
+        if not rest:
+            raise AudioError(f"{scp}:{number}: {line!r} is not 'name path'; mend the line")
+        (value,) = rest
         safe = key.replace("/", "_").lstrip(".") or "_"  # a key must not lead out of the output folder
         if value.endswith("|"):
             yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
@@ -178,5 +174,3 @@ def read_scp(scp: Path) -> Iterator[Source]:
         if os.path.exists(scp.parent / value):  # noqa: PTH110
             value = str(scp.parent / value)
         yield Source(value, safe + (Path(value).suffix or ".wav"), key)
-    if not count:
-        raise AudioError(f"{scp}: is empty; expected lines 'name path'")

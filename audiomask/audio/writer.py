@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +68,9 @@ class Writer(AbstractContextManager["Writer"]):
         self.gain = 1.0
         self._file: sf.SoundFile | None = None
         self._temporary: list[Path] = []
-        try:
-            if self.clip == "rescale":
-                self._file, self._spool = self._create("RF64", "FLOAT")
-            else:
-                self._file, self._part = self._create(self.format, subtype)
+        try:  # a gain is known at the end only
+            kind = ("RF64", "FLOAT") if self.clip == "rescale" else (self.format, subtype)
+            self._file, self._part = self._create(*kind)
         except BaseException:
             self.abort()
             raise
@@ -101,30 +99,25 @@ class Writer(AbstractContextManager["Writer"]):
             return
         peak = float(np.abs(x).max())
         self.peak = max(self.peak, peak)
-        if self.clip == "rescale":
-            self._put(self._file, x, "FLOAT")
-            self.frames += x.shape[1]
-            return
         if self._limit is not None and self.frames + x.shape[1] > self._limit:
             raise AudioError(
                 f"{self.name}: more than 4 GiB, which {self.format} cannot hold; write .rf64 or .w64"
             )
-        if peak > 1:
+        if peak > 1 and self.clip != "rescale":
             self.clipped += int((np.abs(x) > 1).sum())
             x = np.clip(x, -1, 1) if self.clip == "clamp" else x
-        self._put(self._file, x, self.subtype)
+        self._put(self._file, x)
         self.frames += x.shape[1]  # counted once it is there, so that a file can be closed after a full disk
 
-    def _put(self, file: sf.SoundFile, x: np.ndarray, subtype: str) -> None:
-        # libsndfile cuts the bits below the last one off, half a step too low on average; this rounds.
-        if subtype == "PCM_16":
-            data = np.clip(np.rint(x * 32768.0), -32768, 32767).astype(np.int16)
-        elif subtype == "PCM_24":
-            data = np.clip(np.rint(x * 8388608.0), -8388608, 8388607).astype(np.int32) << 8
-        else:
-            data = x
+    def _put(self, file: sf.SoundFile, x: np.ndarray) -> None:
+        if bits := {"PCM_16": 16, "PCM_24": 24}.get(file.subtype):
+            # libsndfile cuts the bits below the last one off, half a step too low on average; this rounds.
+            full = 2.0 ** (bits - 1)
+            x = np.clip(np.rint(x * full), -full, full - 1).astype(np.int32) << (32 - bits)
+        elif file.subtype in ("ULAW", "ALAW"):  # beyond full scale, libsndfile reads beyond its table
+            x = np.clip(x, -1, 1)
         try:
-            file.write(np.ascontiguousarray(data.T))
+            file.write(np.ascontiguousarray(x.T))
         except (sf.LibsndfileError, AssertionError, RuntimeError, OSError) as error:
             raise self._full(str(error)) from None
 
@@ -174,20 +167,18 @@ class Writer(AbstractContextManager["Writer"]):
     def _rescale(self) -> None:
         # One 16-bit step below full scale, so that rounding does not clip again.
         self.gain = 1.0 if self.peak <= 1 else (1 - 2**-15) / self.peak
+        spooled = self._part
         output, self._part = self._create(self.format, self.subtype)
-        with output, sf.SoundFile(str(self._spool)) as spool:
+        with output, sf.SoundFile(str(spooled)) as spool:
             while (x := spool.read(65536, dtype="float32", always_2d=True)).shape[0]:
-                self._put(output, x.T * np.float32(self.gain), self.subtype)
+                self._put(output, x.T * np.float32(self.gain))
 
     def abort(self) -> None:
         """Forget the file: close and remove whatever was written."""
-        if self._file is not None:
-            try:
-                self._file.close()
-            except (sf.LibsndfileError, OSError):
-                pass  # a full disk again; the file goes away now
-            finally:
-                self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(sf.LibsndfileError, OSError):  # a full disk again; the file goes away now
+                file.close()
         self._remove()
 
     def _remove(self) -> None:
@@ -203,15 +194,13 @@ class Writer(AbstractContextManager["Writer"]):
     @property
     def notes(self) -> list[str]:
         """Return notes for the user on what happened to the level."""
-        if self.clip == "rescale" and self.gain < 1:
-            return [
-                f"{self.name}: peak {self.peak:.3f}, so turned down by {-20 * np.log10(self.gain):.2f} dB"
-            ]
+        if self.gain < 1:
+            down = -20 * np.log10(self.gain)
+            return [f"{self.name}: peak {self.peak:.3f}, so turned down by {down:.2f} dB"]
         if self.clipped and (self.clip == "clamp" or self.subtype not in FLOATS):  # floats lose nothing
-            remedy = (
-                "--clip rescale keeps its shape" if self.clip == "clamp" else "--clip clamp would cut them"
-            )
-            return [f"{self.name}: {self.clipped} samples beyond full scale (peak {self.peak:.3f}); {remedy}"]
+            better = "rescale keeps its shape" if self.clip == "clamp" else "clamp would cut them"
+            beyond = f"{self.clipped} samples beyond full scale (peak {self.peak:.3f})"
+            return [f"{self.name}: {beyond}; --clip {better}"]
         return []
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:

@@ -102,10 +102,7 @@ def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
 
 
 def one_output(artifact: Artifact, name: str | None, option: str = "--output") -> Port:
-    """Return the output that `option` names, or the only one of a model, or its only sound.
-
-    Raises `UsageError` where there are several, or none of the name.
-    """
+    """Return the output named, or the only one or only sound of a model; else `UsageError`."""
     ports = {port.name: port for port in artifact.outputs}
     if name is not None and name not in ports:
         raise UsageError(f"{option} {name}: {artifact.name} has {' '.join(ports)}")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(add: Adder) -> None:
-    """Add the options of every figure."""
     add("-o --out", "picture: .png, .pdf, .svg or .jpg", type=Path, required=True)
     add("-f --force", "overwrite the picture")
     add("--start S", "draw from here, in seconds", default=0.0)

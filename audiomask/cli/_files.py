@@ -158,8 +158,7 @@ def run_batch(
     """Do all jobs, here or with --ray; return the exit code and the finished jobs' reports.
 
     `failed` are inputs that no job was made of; `load` makes `work` anew, on another machine; `take` gets the
-    reports in the order of the jobs, and may raise `AudioError`. `silent` shows no progress, as standard
-    output is a terminal's or a pipe's.
+    reports in the order of the jobs, and may raise `AudioError`. `silent` shows no progress.
     """
     if args.ray:
         if any(job.source.path == "-" for job in jobs):
@@ -247,10 +246,7 @@ def run_sounds(
 
 
 def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> None:
-    """Write a Kaldi list of the files, so that the output folder is a data directory again.
-
-    It is `wav.scp` for one sound of each recording, else there is a `NAME.scp` for each output.
-    """
+    """Make the folder a data directory: wav.scp, or NAME.scp for each of several outputs."""
     for output in outputs:
         name = output.name if len(outputs) > 1 or output.suffix else "wav"
         lines = sorted(f"{job.source.key} {job.files[output.name]}\n" for job in jobs)

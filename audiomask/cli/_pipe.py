@@ -70,10 +70,7 @@ def chunks(fd: int, size: int, *, exact: bool):
 
 
 class Pipe(Pcm):
-    """A pipe of frames; a frame that is cut by a block's border waits for the rest of it.
-
-    Sound is in `format`, and other ports are in 32-bit integers or floats.
-    """
+    """A pipe of frames; a frame that is cut by a block's border waits for the rest of it."""
 
     _waiting = b""
 

@@ -2,8 +2,7 @@
 
 `audiomask plot reconstruction WEIGHTS FILE` draws these panels: the recording as the network would see it
 whole, what it is shown, its prediction of the rest, and its error at each patch. A network that predicts
-features instead of a spectrogram has no third panel: it only needs `errors(x, visible, hidden) -> [B, M]`,
-the error at each hidden patch.
+features instead of a spectrogram has no third panel; it only needs `errors(x, visible, hidden) -> [B, M]`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ SEVERAL = ("all", "disjoint", "curriculum")  # more than one mask
 
 
 def add_arguments(add: Adder) -> None:
-    """Add the options of what is drawn and how it is hidden."""
     add("weights WEIGHTS", "folder that audiomask train or import wrote")
     add("file FILE", "a recording")
     _patches.add_arguments(add)
@@ -32,7 +30,6 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw the figure."""
     _patches.check(args, True)
     if args.kind in SEVERAL:
         raise UsageError(f"--kind {args.kind}: reconstruction takes one kind, with one mask of a clip")

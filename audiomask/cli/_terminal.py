@@ -25,10 +25,7 @@ def screen(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def keys() -> Iterator[Callable[[float], str]]:
-    """Yield `key(seconds)`, which returns the key that was pressed, or "" after so long.
-
-    Without a terminal it only waits.
-    """
+    """Yield `key(seconds)`, which returns the key that was pressed, or "" after so long."""
     if sys.stdin is None or not sys.stdin.isatty():
         yield _sleep
         return

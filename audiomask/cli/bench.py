@@ -152,10 +152,7 @@ def many(
 
 
 def _blocks(session: Player, size: int, count: int, audio: str | None) -> Iterator[tuple[int, tuple]]:
-    """Yield a number, 0 for all of the warm-up, and what `feed` takes.
-
-    It is sound `[C, size]`, and flags `[size]` for a model that is informed of losses.
-    """
+    """Yield a number (warm-up: 0), sound `[C, size]` and, for an informed model, flags `[size]`."""
     samples = (count + WARM_UP) * size
     given: list[np.ndarray] = [_sound(session, samples, audio)]
     if session.artifact.lost:

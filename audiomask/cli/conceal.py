@@ -29,7 +29,7 @@ from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.files.batch import LOSSY, Job, Report
-from audiomask.runtime.files.drops import NAMES, Classical, Loss, entry, loss_models
+from audiomask.runtime.files.packet_loss import NAMES, Classical, Loss, entry, loss_models
 from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.packets.jitter_buffer import shape
 

@@ -157,7 +157,6 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the report and return 1 where something is broken."""
     findings = examine(deep=not args.quick)
     code = int(any(finding.state == BROKEN for finding in findings))
     if args.json:

@@ -29,8 +29,8 @@ from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.files.sinks import Output
+from audiomask.runtime.outputs.tags import Clock, listener, pooled, rows
 from audiomask.runtime.polyphase import Polyphase
-from audiomask.runtime.readers.tags import Clock, listener, pooled, rows
 
 Vectors: TypeAlias = tuple[np.ndarray, np.ndarray]  # embeddings [n, D], times in ms [n]
 

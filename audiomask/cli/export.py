@@ -83,7 +83,6 @@ def _usage(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; return 0 when the file was written and agrees with torch, or a variant pays."""
     card = _card(args.card)
     changes = parse_changes(args.arg)
     _usage(args)
@@ -118,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, model: Any, config: dict[str, Any], out: Path, card: dict) -> None:
-    """Write one model, as the options say."""
     from audiomask.export.onnx_file import export
     from audiomask.export.proof import check_file
 

@@ -31,7 +31,6 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import; return 0 when the file was written and agrees with torch."""
     changes = parse_changes(args.arg)
     if not args.out and not args.weights:
         raise UsageError("nothing to write: give -o FILE.onnx, --weights DIR, or both")

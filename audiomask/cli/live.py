@@ -270,7 +270,6 @@ class Panel:
         return key in ("q", "Q")
 
     def line(self, status: Status) -> str:
-        """Return one line of plain text."""
         live, ms = self.live, 1000 / self.live.rate
         counts = live.counts
         parts = [

@@ -35,9 +35,9 @@ from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.files.sinks import Output
+from audiomask.runtime.outputs.tags import Clock, Row, Tags, listed, listener, rows
 from audiomask.runtime.pcm import FORMATS
 from audiomask.runtime.player import Player
-from audiomask.runtime.readers.tags import Clock, Row, Tags, listed, listener, rows
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
 CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # beginnings of files, not bare samples

@@ -3,8 +3,7 @@
   audiomask train recipes/TASK/MODEL.yaml --data.train DIR ... --out EXP
 
 The recipe is a LightningCLI configuration: every argument of the task, the model, the losses, the data and
-the trainer can be overridden with a dotted option, and `--print_config` shows the whole. Afterwards --out
-holds:
+the trainer can be overridden with a dotted option, and `--print_config` shows all. Afterwards --out holds:
 
   config.yaml            the resolved configuration
   run.json               command line, versions, git commit, precision

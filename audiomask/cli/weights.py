@@ -31,7 +31,6 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the folder."""
     if args.out.exists() and any(args.out.iterdir()) and not args.force:
         raise UsageError(f"{args.out} holds something; -f overwrites it")
     return args.action(args)

@@ -16,19 +16,12 @@ from audiomask.audio import AudioError
 
 @dataclass(frozen=True)
 class Example:
-    """A batch to learn from.
+    """A batch to learn from."""
 
-    Attributes:
-        given: Signals `[B, C, T]` (controls `[B]`) by input of the network; one that it lacks is ignored.
-        wanted: Signals `[B, C, T]` by output. A single one is that of the first output, whatever its name.
-        level: RMS `[B, 1, 1]` that rows are divided by when compared, so that loud and quiet count alike.
-        where: Float `[B, T]`, 1 where something is to be estimated; None: everywhere.
-    """
-
-    given: Mapping[str, Tensor]
-    wanted: Mapping[str, Tensor]
-    level: Tensor
-    where: Tensor | None = None
+    given: Mapping[str, Tensor]  # signals `[B, C, T]`, controls `[B]` by input; unknown ones are ignored
+    wanted: Mapping[str, Tensor]  # signals `[B, C, T]` by output; a single one is that of the first output
+    level: Tensor  # RMS `[B, 1, 1]` that rows are divided by when compared, so loud and quiet count alike
+    where: Tensor | None = None  # float `[B, T]`, 1 where something is to be estimated; None: everywhere
 
 
 def rms(x: Tensor) -> Tensor:
@@ -39,11 +32,8 @@ def rms(x: Tensor) -> Tensor:
 class Simulation(nn.Module):
     """A base that makes examples of a noisy signal, of which the clean one is wanted.
 
-    `reference` is the microphone of M that the target belongs to.
-
-    Args:
-        sample_rate, segment: Rate in Hz, and samples of the rows given out. A recipe writes neither: the one
-            is the network's, the other is `data.segment`.
+    `reference` is the microphone of M that the target belongs to. Rows have `segment` samples at
+    `sample_rate` Hz; a recipe writes neither, as they are the network's rate and `data.segment`.
     """
 
     reference = 0
@@ -60,10 +50,7 @@ class Simulation(nn.Module):
         return self.segment
 
     def forward(self, speech: Tensor, noise: Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
-        """Return noisy `[B, T]` or `[B, M, T]` and clean `[B, T]` signals of raw rows.
-
-        The raw rows are `speech [B, L]`, `noise [B, K, L]` and `seeds [B]`.
-        """
+        """Mix `speech [B, L]`, `noise [B, K, L]` to noisy `[B, T]` or `[B, M, T]`, clean `[B, T]`."""
         raise NotImplementedError
 
     def example(self, batch: Mapping[str, Tensor]) -> Example:

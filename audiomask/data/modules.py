@@ -91,8 +91,7 @@ class Rows(pl.LightningDataModule):
         cache: Folder for the packed corpora, reused while the recordings and their tables are unchanged.
         sample_rate: Rate in Hz; in a recipe that of the network, which fills it in.
         batch_size, steps: Rows of a batch in each process, batches of an epoch (validation ends it).
-        segment: Samples of a training row.
-        seed: Seed that, with a row's number, determines the row.
+        segment, seed: Samples of a training row, and the seed that, with its number, determines it.
         workers: Processes that cut crops; 0 does it in the training process.
     """
 
@@ -140,10 +139,7 @@ class Rows(pl.LightningDataModule):
     def corpus(
         self, path: str, length: int, share: Share = "samples", weights: dict[str, float] | None = None
     ) -> Corpus:
-        """Return the crops of a data directory or of a folder of shards, which have no weights.
-
-        With a `share` of their labels (see `ShardedAudio`), those of a data directory are read too.
-        """
+        """Return the crops of a data directory, or of a folder of shards, which has no weights."""
         if not sharded(path):
             labels = None if share == "samples" else labels_of(DataDir.read(path))
             return PackedAudio(self._pack(path), weights, labels)
@@ -181,11 +177,10 @@ class NoisySpeech(Rows):
     Args:
         train, noise, music: Data directories, or folders of shards, of clean speech, of noise, whose kind is
             each recording's speaker (utt2spk), and, optionally, of music.
-        valid: Data directory of fixed pairs.
         crop: Samples of the raw material of a row; 0: 1.5 `segment`, or more if the simulation needs it.
         speech_weights, noise_weights: See `PackedAudio`.
         music_share, babble, synthetic, noises: See `SpeechAndNoise`.
-        rest: See `Rows`.
+        valid, rest: See `Rows`; `valid` holds pairs.
     """
 
     def __init__(
@@ -244,9 +239,7 @@ class LossySpeech(NoisySpeech):
 class PairedSpeech(Rows):
     """Provides pairs of noisy and clean recordings, for `augment.Augment` and validation.
 
-    Args:
-        train, valid: Data directories of pairs (`wav.scp` noisy, `clean.scp` clean, of the same length).
-        rest: See `Rows`.
+    The data directories list noisy recordings in wav.scp and clean ones of the same length in clean.scp.
     """
 
     def _pack(self, path: str) -> Path:
@@ -268,10 +261,8 @@ class Sounds(Rows):
 
     Args:
         segment: Samples of a crop: with 10 s, the front end's 1024 frames are 998 and silence.
-        augment: See `Crops`.
-        confidence: Give the numbers of `utt2confidence` too (see `confidences`), for the mask Confidence.
-            Shards have none.
-        rest: See `Rows`.
+        confidence: Give `confidences` too, for the mask Confidence; shards have none.
+        augment, rest: See `Crops` and `Rows`.
     """
 
     def __init__(self, train: str, valid: str, augment: bool = True, confidence: bool = False, **rest: Any):
@@ -279,7 +270,6 @@ class Sounds(Rows):
         self.augment, self.confidence = augment, confidence
 
     def _pack_confidence(self) -> Path:
-        """Return the packed confidences of the training directory."""
         data, corpus = DataDir.read(self.train_dir), PackedAudio(self._pack(self.train_dir))
         lengths = dict(zip(corpus.keys, corpus.lengths.tolist(), strict=True))
         for key in lengths:
@@ -310,8 +300,7 @@ class LabelledSounds(Rows):
     Args:
         train: Data directory with utt2label, or a folder of shards made of one.
         valid, test: Data directories for validation, and to judge the weights kept after the training.
-        balanced, mixup: See `LabelledCrops`.
-        rest: See `Rows`.
+        balanced, mixup, rest: See `LabelledCrops` and `Rows`.
     """
 
     def __init__(

@@ -32,9 +32,8 @@ def log_mel(
 ) -> tuple[Moments, list[AudioError]]:
     """Return the moments of what `frontend` computes before it normalises, and the failures.
 
-    Utterances are cut into stretches of `piece` samples, as long as the clips of the training, since the
-    front end removes the mean of each. `utterances` are some of those of `data`; None: all. AudioError if
-    none could be read.
+    Utterances are cut to `piece` samples, as long as clips in training, since the front end removes each
+    mean. `utterances` are some of those of `data`; None: all. AudioError if none could be read.
     """
     total, squares, frames, failed = 0.0, 0.0, 0, []
     for u in data.utterances() if utterances is None else utterances:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils import _pytree as pytree
 
 ATEN = torch.ops.aten
 RESHAPES = (ATEN.reshape.default, ATEN.flatten.using_ints, ATEN.reshape_as.default)
@@ -42,26 +41,20 @@ def _replace(
     program: ExportedProgram, node: fx.Node, rule: Callable[..., Any], table: Mapping[Any, Callable[..., Any]]
 ) -> None:
     """Put the operators that `rule` runs on the inputs of `node` in its place."""
-    flat, spec = pytree.tree_flatten((node.args, node.kwargs))
-    places = [i for i, value in enumerate(flat) if isinstance(value, fx.Node)]
-    values = [flat[i].meta["val"] for i in places]
+    sources = node.all_input_nodes
 
-    def body(*given: Any) -> Any:
-        all_values = list(flat)
-        for place, value in zip(places, given, strict=True):
-            all_values[place] = value
-        args, kwargs = pytree.tree_unflatten(all_values, spec)
+    def body(*values: Any) -> Any:
+        value_of = dict(zip(sources, values, strict=True))
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value_of.__getitem__)
         result = rule(*args, **kwargs)
         return tuple(result) if isinstance(result, tuple) else result  # a named one is no plain output
 
     every = (other.meta.get("val") for other in node.graph.nodes)
     with next(value.fake_mode for value in every if isinstance(value, Tensor)):  # type: ignore[attr-defined]
-        inner = make_fx(body, decomposition_table=table)(*values).graph
+        inner = make_fx(body, decomposition_table=table)(*(source.meta["val"] for source in sources)).graph
     with node.graph.inserting_before(node):
-        sources = (flat[i] for i in places)
-        result = node.graph.graph_copy(
-            inner, dict(zip(inner.find_nodes(op="placeholder"), sources, strict=True))
-        )
+        inputs = zip(inner.find_nodes(op="placeholder"), sources, strict=True)
+        result = node.graph.graph_copy(inner, dict(inputs))
     if isinstance(result, fx.Node):
         pairs = [(node, result)]
     else:  # of several outputs, each user takes one

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from audiomask import __version__
-from audiomask.export.packing import KINDS, packs_of
+from audiomask.export.packing import PACKS, packs_of
 from audiomask.runtime.artifact import FORMAT
 from audiomask.streaming import StreamingModel, whole
 from audiomask.weights import fingerprint
@@ -19,13 +19,12 @@ def describe(model: StreamingModel, config: Mapping[str, Any], **more: Any) -> d
     """Return the JSON document; `more`: version, description, licence, training, scores."""
     states = []
     for dtype, leaves in packs_of(model).items():
-        name, kind = KINDS[dtype]
         row = torch.cat([tensor.flatten() for _, tensor in leaves]).numpy()
         raw = row.astype(row.dtype.newbyteorder("<")).tobytes()
         states.append(
             {
-                "name": name,
-                "dtype": kind,
+                "name": PACKS[dtype],
+                "dtype": row.dtype.name,
                 "shape": [row.size],
                 "initial": {"base64": base64.b64encode(raw).decode()} if row.any() else None,
                 "layout": [[name, list(tensor.shape[1:])] for name, tensor in leaves],

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -29,31 +30,25 @@ def build(model: StreamingModel) -> ir.Model:
     inputs, outputs = port_names(model)
     batch, hops = torch.export.Dim("batch"), torch.export.Dim("hops")
     values = example(model, 2, 3, torch.Generator().manual_seed(0))
-    shapes: list[dict[int, Any]] = []
-    for port in model.inputs:
-        per_hop = port.per_hop(model.hop) if port.is_stream else 0
-        frames = {2: hops if per_hop == 1 else per_hop * hops} if per_hop else {}
-        shapes.append({0: batch, **frames})
     packs = pack_state(model.initial_state(2))
-    shapes += [{0: batch}] * len(packs)
-    log = logging.getLogger("torch.onnx")
-    level, log.level = log.level, logging.ERROR
-    try:
-        with warnings.catch_warnings(), short_translation():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                Packed(model),
-                (*values.values(), *packs.values()),
-                dynamo=True,
-                dynamic_shapes=(tuple(shapes),),
-                input_names=inputs,
-                output_names=outputs,
-                opset_version=OPSET,
-                optimize=False,  # `simplify` does that
-                verbose=False,
-            )
-    finally:
-        log.level = level
+    shapes: list[dict[int, Any]] = [{0: batch} for _ in (*values, *packs)]
+    for port, shape in zip(model.inputs, shapes, strict=False):
+        if port.is_stream:
+            per_hop = port.per_hop(model.hop)
+            shape[2] = hops if per_hop == 1 else per_hop * hops
+    quiet = mock.patch.object(logging.getLogger("torch.onnx"), "level", logging.ERROR)
+    with quiet, warnings.catch_warnings(action="ignore"), short_translation():
+        program = torch.onnx.export(
+            Packed(model),
+            (*values.values(), *packs.values()),
+            dynamo=True,
+            dynamic_shapes=(tuple(shapes),),
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            optimize=False,  # `simplify` does that
+            verbose=False,
+        )
     assert program is not None
     simplify(program.model)
     return program.model
@@ -119,10 +114,7 @@ def simplify(model: ir.Model) -> None:
 
 
 def _distinct_outputs(body: ir.Graph) -> None:
-    """Give each output of a Scan's body a value of its own.
-
-    ONNX Runtime leaves the second of two outputs unset that are one value (a carry that is also an output).
-    """
+    """Give each output of a Scan its own value, since ONNX Runtime leaves a repeated one unset."""
     seen: set[ir.Value] = set()
     for i, value in enumerate(body.outputs):
         if value in seen:
@@ -170,12 +162,9 @@ def _constant_reshapes(graph: ir.Graph) -> None:
             if target.const_value is None:
                 node.replace_input_with(0, source)
             continue
-        constant = ir.Value(
-            name=f"{y.name}_shape",
-            shape=ir.Shape([len(sizes)]),
-            type=ir.TensorType(ir.DataType.INT64),
-            const_value=ir.tensor(np.array(sizes, np.int64), name=f"{y.name}_shape"),
-        )
+        tensor = ir.tensor(np.array(sizes, np.int64), name=f"{y.name}_shape")
+        kind, shape = ir.TensorType(tensor.dtype), ir.Shape([len(sizes)])
+        constant = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
         graph.register_initializer(constant)
         node.replace_input_with(0, source)
         node.replace_input_with(1, constant)

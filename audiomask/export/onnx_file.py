@@ -3,9 +3,8 @@
 The graph's inputs are the model's stream ports `[B, C, T]` (any batch, any multiple of the hop), its controls
 `[B]` or `[B, n]`, then its state, packed by type into `state_f32` and `state_i64` `[B, n]`; its outputs are
 the output ports and `next_state_*`. The metadata key `audiomask` holds the document of `export/document.py`.
-
-Before a file is written, its graph runs whole and in random pieces against torch. The file is refused where
-the two differ by more than 1e-5 of the peak.
+Before a file is written, its graph runs whole and in random pieces against torch; it is refused where the two
+differ by more than 1e-5 of the peak.
 """
 
 from __future__ import annotations
@@ -19,29 +18,19 @@ from typing import Any
 from audiomask.audio import replacing
 from audiomask.export.document import describe
 from audiomask.export.graph import build, to_bytes
-from audiomask.export.packing import ExportError
-from audiomask.export.proof import TOLERANCE, compare
+from audiomask.export.proof import accepted, compare
 from audiomask.runtime.artifact import KEY
 from audiomask.streaming import StreamingModel
 
 
 def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Write `model` to `path` and return its document; `more` is as in `describe`.
-
-    The document's `equality` is the greatest difference from torch that was seen. Raises ExportError, with
-    nothing written, where the graph is invalid or differs from torch by more than TOLERANCE.
-    """
+    """Write `model` to `path` and return its document (`describe`), or raise ExportError."""
     path = Path(path)
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     document = describe(model, config, **more)
     graph = build(model)
     name, error = max(compare(model, to_bytes(graph)).items(), key=lambda item: item[1])
-    if error > TOLERANCE:
-        raise ExportError(
-            f"{path}: not written: ONNX Runtime differs from torch in {name} by {error:.1e} of the peak, "
-            f"the limit is {TOLERANCE:g}"
-        )
-    document["equality"] = float(f"{error:.2g}")
+    document["equality"] = accepted(error, path, f"ONNX Runtime differs from torch in {name}")
     graph.metadata_props[KEY] = json.dumps(document, default=str)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:

@@ -10,7 +10,7 @@ from audiomask.audio import AudioError
 from audiomask.ports import Port
 from audiomask.streaming import State, StreamingModel, flatten_state, unflatten_state
 
-KINDS = {torch.float32: ("state_f32", "float32"), torch.int64: ("state_i64", "int64")}
+PACKS = {torch.float32: "state_f32", torch.int64: "state_i64"}
 
 
 class ExportError(AudioError):
@@ -20,25 +20,20 @@ class ExportError(AudioError):
 def packs_of(model: StreamingModel) -> dict[torch.dtype, list[tuple[str, Tensor]]]:
     """Return the initial state of one row, by type, in the order in which it is packed."""
     leaves = flatten_state(model.initial_state(1))
-    other = [name for name, tensor in leaves if tensor.dtype not in KINDS]
+    other = [name for name, tensor in leaves if tensor.dtype not in PACKS]
     if other:
         raise ExportError(f"{model.name}: states {other} are neither float32 nor int64")
-    packs = {dtype: [leaf for leaf in leaves if leaf[1].dtype == dtype] for dtype in KINDS}
+    packs = {dtype: [leaf for leaf in leaves if leaf[1].dtype == dtype] for dtype in PACKS}
     return {dtype: leaves for dtype, leaves in packs.items() if leaves}
 
 
 def pack_state(state: State) -> dict[str, Tensor]:
     """Return a state as the graph's tensors: `{"state_f32": [B, n], "state_i64": [B, k]}`."""
-    leaves = [tensor for _, tensor in flatten_state(state)]
-    packs = {}
-    for dtype, (name, _) in KINDS.items():
-        parts = [
-            tensor.flatten(1) if tensor.ndim > 1 else tensor[:, None]
-            for tensor in leaves
-            if tensor.dtype == dtype
-        ]
-        if parts:
-            packs[name] = torch.cat(parts, 1)
+    leaves, packs = [tensor for _, tensor in flatten_state(state)], {}
+    for dtype, name in PACKS.items():
+        own = [tensor for tensor in leaves if tensor.dtype == dtype]
+        if own:
+            packs[name] = torch.cat([x.flatten(1) if x.ndim > 1 else x[:, None] for x in own], 1)
     return packs
 
 
@@ -61,16 +56,15 @@ class Packed(nn.Module):
             dtype: iter(pack.split(sizes, 1))
             for pack, (dtype, sizes) in zip(inputs[len(ports) :], self.sizes.items(), strict=True)
         }
-        tensors = []
-        for _, tensor in flatten_state(self.like):
-            tensors.append(next(pieces[tensor.dtype]).reshape(-1, *tensor.shape[1:]))
+        like = [tensor for _, tensor in flatten_state(self.like)]
+        tensors = [next(pieces[tensor.dtype]).reshape(-1, *tensor.shape[1:]) for tensor in like]
         state = unflatten_state(self.like, tensors) if tensors else None
         y, state = self.model.run(given, state)
         return (*y.values(), *pack_state(state).values())
 
 
 def port_names(model: StreamingModel) -> tuple[list[str], list[str]]:
-    packs = [KINDS[dtype][0] for dtype in packs_of(model)]
+    packs = [PACKS[dtype] for dtype in packs_of(model)]
     inputs = [port.name for port in model.inputs] + packs
     outputs = [port.name for port in model.outputs] + [f"next_{name}" for name in packs]
     if len({*inputs, *outputs}) != len(inputs) + len(outputs):  # one namespace in ONNX

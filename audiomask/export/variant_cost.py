@@ -8,6 +8,7 @@ informed of losses has a tenth of the packets of 20 ms lost, always the same one
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -59,7 +60,6 @@ def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.nda
 
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
     """Return median times in us of a one-hop step of each, and their ratio's median over rounds."""
-    engines = [Engine(original), Engine(variant)]
     audio, hop = original.streams[0], original.hop
     if len(noisy) < hop:
         raise ValueError(f"{len(noisy)} samples are less than the {hop} of a hop")
@@ -68,24 +68,21 @@ def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str,
         inputs.append({audio.name: np.resize(noisy[i : i + hop], (1, audio.channels, hop))})
         if lost is not None and original.lost:
             inputs[-1][original.lost.name] = lost[None, None, i : i + hop].astype(np.float32)
-    turn, rounds = 0, []
+    runs = [(Engine(artifact), itertools.cycle(inputs)) for artifact in (original, variant)]
+    rounds = []
     for number in range(ROUNDS + 1):
         times: list[list[float]] = [[], []]
         for k in (0, 1) if number % 2 else (1, 0):
-            for n in range(HOPS):
-                step = Step(engines[k], inputs[(turn + n) % len(inputs)])
+            engine, feeds = runs[k]
+            for given in itertools.islice(feeds, HOPS):
+                step = Step(engine, given)
                 start = time.perf_counter()
                 run([step])
                 times[k].append(time.perf_counter() - start)
-        turn += HOPS
         rounds.append([float(np.median(t)) for t in times])
     us = np.array(rounds[1:]) * 1e6  # the first round warms up
-    middle = np.median(us, 0)
-    return {
-        "ratio": float(np.median(us[:, 0] / us[:, 1])),
-        "original_us": float(middle[0]),
-        "variant_us": float(middle[1]),
-    }
+    ratio, (theirs, ours) = float(np.median(us[:, 0] / us[:, 1])), np.median(us, 0).tolist()
+    return {"ratio": ratio, "original_us": theirs, "variant_us": ours}
 
 
 def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dict[str, Any]:
@@ -95,28 +92,27 @@ def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dic
     `calls`, the difference of the variant from itself between one hop and 64 hops a call. `pesq`: means over
     the mixtures that PESQ can judge in both, wide band; None where there are none.
     """
-    worst = peak = power = noise = 0.0
-    marks = []
-    for pair in given:
-        theirs, ours = play(original, pair.noisy), play(variant, pair.noisy)
-        difference = ours - theirs
-        worst, peak = max(worst, float(np.abs(difference).max())), max(peak, float(np.abs(theirs).max()))
-        power += float(np.square(theirs, dtype=np.float64).sum())
-        noise += float(np.square(difference, dtype=np.float64).sum())
-        rate = original.sample_rate
-        marks.append([score(pair.clean, y, rate, ("pesq_wb",))["pesq_wb"] for y in (theirs, ours)])
-    first = given[0].noisy
-    by_hops, by_calls = play(variant, first, 1), play(variant, first)
-    calls = float(np.abs(by_hops - by_calls).max() / max(float(np.abs(by_calls).max()), 1e-20))
-    snr = 10 * math.log10(power / noise) if power and noise else (math.inf if power else math.nan)
-    table = np.array(marks)
-    judged = table[np.isfinite(table).all(1)]
+
+    def greatest(difference: np.ndarray, reference: np.ndarray) -> float:
+        return float(np.abs(difference).max() / max(np.abs(reference).max(), 1e-20))
+
+    played = [[play(artifact, pair.noisy) for pair in given] for artifact in (original, variant)]
+    theirs, ours = (np.concatenate(parts, dtype=np.float64) for parts in played)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = float(10 * np.log10(np.square(theirs).sum() / np.square(ours - theirs).sum()))
+    by_calls = played[1][0]
+    calls = greatest(play(variant, given[0].noisy, 1) - by_calls, by_calls)
+    marks = [
+        [score(pair.clean, y, original.sample_rate, ("pesq_wb",))["pesq_wb"] for y in both]
+        for pair, *both in zip(given, *played, strict=True)
+    ]
+    judged = np.array([row for row in marks if np.isfinite(row).all()])
     before, after = judged.mean(0) if len(judged) else (math.nan, math.nan)
     pesq = {"original": before, "variant": after, "drop": before - after, "pairs": len(judged)}
     return {
-        "error": {"peak": worst / max(peak, 1e-20), "snr_db": snr, "calls": calls},
+        "error": {"peak": greatest(ours - theirs, theirs), "snr_db": snr, "calls": calls},
         "pesq": pesq if len(judged) else None,
-        "speed": speed(original, variant, first),
+        "speed": speed(original, variant, given[0].noisy),
         "bytes": {"original": len(original.data), "variant": len(variant.data)},
     }
 

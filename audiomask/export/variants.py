@@ -9,9 +9,8 @@ factor has one per row, found while running, so that no calibration limits the l
 
 A row is one frame of one stream, so the other streams of a batch and the length of a call have no influence
 on it, which scales per tensor (ONNX Runtime's own dynamic quantisation) do not grant. GRU and LSTM become the
-product of all frames with W and a Scan over time with R, convolutions over time a product with their windows.
-Only operators of plain ONNX are written. Small matrices stay: one product is faster than the ten operators
-that it would need.
+product of all frames with W and a Scan over time with R, convolutions over time a product with their windows,
+all in plain ONNX. Small matrices stay: one product is faster than the ten operators that it would need.
 
 `float16`: weights are stored in two bytes and become float32 when the file is opened.
 """
@@ -23,6 +22,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +45,15 @@ class VariantError(AudioError):
     """An error for a variant that cannot be made, or does not pay."""
 
 
-# --- graph --------------------------------------------------------------------------------------------------
-
-
 class Rewriter:
-    """A writer that holds a graph's `nodes` so far, and its `weights` by name.
-
-    `done` counts the rewritten operators, `elements` their weights.
-    """
+    """A writer that holds a graph's `nodes` so far, and its `weights` by name."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.graph = model, model.graph
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
-        self.done: Counter[str] = Counter()
-        self.elements = 0
+        self.done: Counter[str] = Counter()  # rewritten operators
+        self.elements = 0  # of their weights
         self._shared: dict[tuple[Any, ...], str] = {}
         self._count = 0
 
@@ -90,12 +84,18 @@ class Rewriter:
         self.nodes[-1].output[0] = out
         return True
 
+    def integers(self, *values: int) -> str:
+        return self.constant(values, np.int64)
+
     def value(self, name: str) -> np.ndarray | None:
         """Return the constant of this name if it is float32, else None."""
         tensor = self.weights.get(name)
-        if tensor is None or tensor.data_type != TensorProto.FLOAT:
-            return None
-        return numpy_helper.to_array(tensor)
+        return numpy_helper.to_array(tensor) if tensor and tensor.data_type == TensorProto.FLOAT else None
+
+    def large(self, name: str, rank: int) -> np.ndarray | None:
+        """Return a constant if it is float32, of this rank and large enough to pay, else None."""
+        w = self.value(name)
+        return w if w is not None and w.ndim == rank and w.size >= SMALL else None
 
     def finish(self) -> onnx.ModelProto:
         """Return the model with the new nodes and the weights that they use."""
@@ -116,28 +116,25 @@ def graphs(nodes: Sequence[onnx.NodeProto]) -> Iterator[Sequence[onnx.NodeProto]
                 yield from graphs(attribute.g.node)
 
 
-# --- int8 ---------------------------------------------------------------------------------------------------
-
-
 def _integers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return w `[K, N]` as int8, and the scales `[N]` of its columns."""
     scale = np.maximum(np.abs(w).max(0), 1e-30) / WEIGHT
     return np.round(w / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def _product(to: Rewriter, x: str, w: np.ndarray, bias: str | None = None) -> str:
+def _product(to: Rewriter, x: str, w: np.ndarray, bias: str = "") -> str:
     """Write x `[..., K]` times w `[K, N]`, plus bias `[N]`."""
     to.elements += w.size
     rows = np.abs(w).max(1)
     apart = np.flatnonzero(rows > OUTLIER * max(float(np.median(rows)), 1e-30))
-    exact = None
+    exact = ""
     if 0 < len(apart) <= 8:  # such as the input of a gate, whose weights shut it
         kept = w[apart]
         w = w.copy()
         w[apart] = 0
         exact = to("MatMul", to("Gather", x, to.constant(apart, np.int64), axis=-1), to.constant(kept))
     whole, scale = _integers(w)
-    peak = to("ReduceMax", to("Abs", x), to.constant([-1], np.int64), keepdims=1)
+    peak = to("ReduceMax", to("Abs", x), to.integers(-1), keepdims=1)
     step = to("Max", to("Mul", peak, to.constant(1 / 127)), to.constant(1e-30))
     bits = to("QuantizeLinear", to("Div", x, step), to.constant(1.0), to.constant(MIDDLE, np.uint8))
     y = to("MatMulInteger", bits, to.constant(whole, np.int8), to.constant(MIDDLE, np.uint8))
@@ -152,15 +149,18 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
+def _inputs(node: onnx.NodeProto, count: int) -> list[str]:
+    """Return the names of so many inputs; "" for an optional one that is not given."""
+    return [*node.input, *[""] * count][:count]
+
+
 def _matmul(to: Rewriter, node: onnx.NodeProto) -> bool:
     """Write a MatMul, or a Gemm, by a constant matrix."""
-    a, w = _attributes(node), to.value(node.input[1])
-    if w is None or w.ndim != 2 or w.size < SMALL:
+    a, (x, matrix, bias) = _attributes(node), _inputs(node, 3)
+    w = to.large(matrix, 2)
+    if w is None or a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
         return False
-    if a.get("transA") or (a.get("alpha", 1), a.get("beta", 1)) != (1, 1):
-        return False
-    bias = node.input[2] if len(node.input) > 2 else None
-    _product(to, node.input[0], w.T if a.get("transB") else w, bias)
+    _product(to, x, w.T if a.get("transB") else w, bias)
     return to.named(node.output[0])
 
 
@@ -172,20 +172,18 @@ def _plain(a: dict[str, Any]) -> bool:
 
 def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
     """Write x `[B, C, T]`, w `[N, C, K]` as windows `[B, T', K C]` times `[K C, N]`."""
-    a, w = _attributes(node), to.value(node.input[1])
-    if w is None or w.ndim != 3 or w.size < SMALL or not _plain(a):
+    a, (x, kernels, bias) = _attributes(node), _inputs(node, 3)
+    w = to.large(kernels, 3)
+    if w is None or not _plain(a):
         return False
     kernel, stride, dilation = w.shape[2], a.get("strides", [1])[0], a.get("dilations", [1])[0]
-    x = node.input[0]
     if kernel > 1 or stride > 1:
         taps = []
         for k in range(kernel):
             end = (k - kernel + 1) * dilation or np.iinfo(np.int64).max
-            bounds = [to.constant([n], np.int64) for n in (k * dilation, end, 2, stride)]
-            taps.append(to("Slice", x, *bounds))
+            taps.append(to("Slice", x, *map(to.integers, (k * dilation, end, 2, stride))))
         x = to("Concat", *taps, axis=1) if len(taps) > 1 else taps[0]
     x = to("Transpose", x, perm=[0, 2, 1])
-    bias = node.input[2] if len(node.input) > 2 else None
     y = _product(to, x, w.transpose(2, 1, 0).reshape(-1, w.shape[0]), bias)
     to("Transpose", y, perm=[0, 2, 1])
     return to.named(node.output[0])
@@ -197,74 +195,69 @@ def _conv_transpose(to: Rewriter, node: onnx.NodeProto) -> bool:
     frame 0   | 0 | 1 |            part m of frame t lies in slot t + m; overlapping slots are added
     frame 1       | 0 | 1 |
     """
-    a, w = _attributes(node), to.value(node.input[1])
-    plain = _plain(a) and a.get("dilations", [1]) == [1] and "output_shape" not in a
-    if w is None or w.ndim != 3 or w.size < SMALL or not plain:
+    a, (x, kernels, bias) = _attributes(node), _inputs(node, 3)
+    w = to.large(kernels, 3)
+    if w is None or not _plain(a) or a.get("dilations", [1]) != [1] or "output_shape" in a:
         return False
     channels, kernel, stride = w.shape[1], w.shape[2], a.get("strides", [1])[0]
     parts = math.ceil(kernel / stride)
     w = np.pad(w, ((0, 0), (0, 0), (0, parts * stride - kernel)))
     # [C, M, N, S]: the parts of a frame one after the other
     w = w.reshape(-1, channels, parts, stride).transpose(0, 2, 1, 3).reshape(len(w), -1)
-    y = _product(to, to("Transpose", node.input[0], perm=[0, 2, 1]), w)
-    y = to("Reshape", y, to.constant([0, 0, parts * channels, stride], np.int64))
+    y = _product(to, to("Transpose", x, perm=[0, 2, 1]), w)
+    y = to("Reshape", y, to.integers(0, 0, parts * channels, stride))
     y = to("Transpose", y, perm=[0, 2, 1, 3])  # [B, M N, T, S]
-    names = [y]
     if parts > 1:
-        names = [to.name() for _ in range(parts)]
-        to("Split", y, out=names, axis=1, num_outputs=parts)
-        for m, part in enumerate(names):
-            pads = to.constant([0, 0, m, 0, 0, 0, parts - 1 - m, 0], np.int64)
-            names[m] = to("Pad", part, pads)
-    y = names[0]
-    for part in names[1:]:
-        y = to("Add", y, part)
-    y = to("Reshape", y, to.constant([0, 0, -1], np.int64))
+        slots = [to.name() for _ in range(parts)]
+        to("Split", y, out=slots, axis=1, num_outputs=parts)
+        slots = [
+            to("Pad", part, to.integers(0, 0, m, 0, 0, 0, parts - 1 - m, 0)) for m, part in enumerate(slots)
+        ]
+        y = reduce(lambda a, b: to("Add", a, b), slots)
+    y = to("Reshape", y, to.integers(0, 0, -1))
     if parts * stride > kernel:
-        y = to("Slice", y, *(to.constant([n], np.int64) for n in (0, kernel - parts * stride, 2)))
-    if len(node.input) > 2:
-        bias = to("Unsqueeze", node.input[2], to.constant([1], np.int64))
-        to("Add", y, bias)
+        y = to("Slice", y, *map(to.integers, (0, kernel - parts * stride, 2)))
+    if bias:
+        to("Add", y, to("Unsqueeze", bias, to.integers(1)))
     return to.named(node.output[0])
 
 
 def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
     """Write a GRU or LSTM: X `[T, B, C]`, W `[1, G H, C]`, R `[1, G H, H]`, B `[1, 2 G H]`."""
-    a = _attributes(node)
-    w, r = to.value(node.input[1]), to.value(node.input[2])
-    names = [*node.input, *[""] * 8]
-    gru = node.op_type == "GRU"
-    unusual = set(a) - {"hidden_size", "direction", "linear_before_reset", "layout"}
-    plain = a.get("direction", b"forward") == b"forward" and not a.get("layout") and not unusual
-    plain = plain and (not gru or a.get("linear_before_reset") == 1)
-    plain = plain and bool(names[5]) and not names[4] and (gru or (bool(names[6]) and not names[7]))
-    if w is None or r is None or not plain or r.size < SMALL:
+    a, (given, _, _, bias, lengths, *starts, peepholes) = _attributes(node), _inputs(node, 8)
+    w, r, gru = to.value(node.input[1]), to.large(node.input[2], 3), node.op_type == "GRU"
+    states = ["h"] if gru else ["h", "c"]
+    plain = (
+        a.get("direction", b"forward") == b"forward"
+        and not (a.get("layout") or set(a) - {"hidden_size", "direction", "linear_before_reset", "layout"})
+        and (a.get("linear_before_reset") == 1 or not gru)
+        and all(starts[: len(states)])
+        and not (lengths or peepholes)
+    )
+    if w is None or r is None or not plain:
         return False
     hidden = r.shape[2]
-    b = to.value(names[3]) if names[3] else np.zeros((1, 2 * r.shape[1]), np.float32)
+    b = to.value(bias) if bias else np.zeros((1, 2 * r.shape[1]), np.float32)
     if b is None:
         return False
     b_w, b_r = b[0, : r.shape[1]], b[0, r.shape[1] :]
     if not gru:
         b_w, b_r = b_w + b_r, np.zeros_like(b_r)
-    x = _product(to, node.input[0], np.ascontiguousarray(w[0].T), to.constant(b_w))
+    x = _product(to, given, np.ascontiguousarray(w[0].T), to.constant(b_w))
     to.elements += r.size
     whole, scale = _integers(np.ascontiguousarray(r[0].T))
     # |h| < 1, so its scale is known: h ~ round(127 h) / 127. QuantizeLinear clips what rounding puts beyond.
     step, zero = to.constant(1 / 127), to.constant(MIDDLE, np.uint8)
     r_w, r_scale = to.constant(whole, np.int8), to.constant(scale / 127)
     r_bias = to.constant(b_r) if b_r.any() else ""
-    body: list[onnx.NodeProto] = []
-    outer = to.nodes
-    to.nodes = body
-    states = ["h"] if gru else ["h", "c"]
+    outer, to.nodes = to.nodes, []
     inside = {name: to.name() for name in (*states, "x")}
     after = [to.name() for _ in states]
     y = to("MatMulInteger", to("QuantizeLinear", inside["h"], step, zero), r_w, zero)
     y = to("Mul", to("Cast", y, to=TensorProto.FLOAT), r_scale)
     y = to("Add", y, r_bias) if r_bias else y
     if gru:  # z, r, n; h' = n + z (h - n)
-        sizes = to.constant([2 * hidden, hidden], np.int64)
+        sizes = to.integers(2 * hidden, hidden)
         (xg, xn), (yg, yn) = ([to.name(), to.name()] for _ in range(2))
         to("Split", inside["x"], sizes, out=[xg, xn], axis=-1)
         to("Split", y, sizes, out=[yg, yn], axis=-1)
@@ -274,14 +267,13 @@ def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
         to("Add", n, to("Mul", z, to("Sub", inside["h"], n)), out=after[0])
     else:  # i, o, f, c; c' = f c + i g, h' = o tanh(c')
         gates, g = to.name(), to.name()
-        to("Split", to("Add", inside["x"], y), to.constant([3 * hidden, hidden], np.int64),
-           out=[gates, g], axis=-1)  # fmt: skip
+        to("Split", to("Add", inside["x"], y), to.integers(3 * hidden, hidden), out=[gates, g], axis=-1)
         i, o, f = (to.name() for _ in range(3))
         to("Split", to("Sigmoid", gates), out=[i, o, f], axis=-1, num_outputs=3)
         to("Add", to("Mul", f, inside["c"]), to("Mul", i, to("Tanh", g)), out=after[1])
         to("Mul", o, to("Tanh", after[1]), out=after[0])
     heard = to("Identity", after[0])
-    to.nodes = outer
+    body, to.nodes = to.nodes, outer
 
     def port(name: str, width: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", width])
@@ -290,15 +282,15 @@ def _recurrent(to: Rewriter, node: onnx.NodeProto) -> bool:
         body,
         "frame",
         [*(port(inside[s], hidden) for s in states), port(inside["x"], r.shape[1])],
-        [*(port(name, hidden) for name in (*after, heard))],
+        [port(name, hidden) for name in (*after, heard)],
     )
-    first = to.constant([0], np.int64)
-    starts = [to("Squeeze", names[5 + i], first) for i in range(len(states))]
+    first = to.integers(0)
+    starts = [to("Squeeze", start, first) for start in starts[: len(states)]]
     ends, y = [to.name() for _ in states], to.name()
     to("Scan", *starts, x, out=[*ends, y], body=graph, num_scan_inputs=1)
-    outputs = [*node.output, *[""] * 3]
+    outputs = [*node.output, "", "", ""]
     if outputs[0]:
-        to("Unsqueeze", y, to.constant([1], np.int64), out=outputs[0])
+        to("Unsqueeze", y, to.integers(1), out=outputs[0])
     for end, output in zip(ends, outputs[1:], strict=False):
         if output:
             to("Unsqueeze", end, first, out=output)
@@ -357,9 +349,6 @@ MAKERS = {"int8": int8, "float16": float16}
 KINDS = tuple(MAKERS)
 
 
-# --- file ---------------------------------------------------------------------------------------------------
-
-
 def export_variant(
     original: Artifact, path: str | Path, kind: str, corpus: Path | None = None, ungated: bool = False
 ) -> dict[str, Any]:
@@ -383,10 +372,9 @@ def export_variant(
         raise VariantError(f"{path}: not written: {error}") from None
     onnx.checker.check_model(model, full_check=True)
     document = {key: value for key, value in original.meta.items() if key not in ("equality", "scores")}
-    digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True))
-    document["hash"] = digest.hexdigest()
+    digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
     entry = {"kind": kind, "of": original.meta.get("hash"), "original_scores": original.meta.get("scores")}
-    document["variant"] = entry
+    document |= {"hash": digest, "variant": entry}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         _write(model, document, temporary)

@@ -13,8 +13,11 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from audiomask.losses.waveform import SignalLoss
+from audiomask.nn import kernels
+from audiomask.nn.recurrent import compiled
 
 # (FFT size, hop, window length) in samples: Parallel WaveGAN (Yamamoto et al. 2020), taken over by the Demucs
 # denoiser and CleanUNet for 16 kHz speech.
@@ -44,14 +47,19 @@ def _hann(length: int, device: torch.device) -> Tensor:
         return window / window.square().sum().sqrt()
 
 
-def _power_and_spectrum(x: Tensor, fft: int, hop: int, window: int) -> tuple[Tensor, Tensor]:
-    """Return `|X|^2` and complex `X`, `[B, T', F]`, of `x [B, T]`, with zeros beyond the ends.
+def _spectrum(x: Tensor, fft: int, hop: int, window: int) -> Tensor:
+    """Return the complex spectra `[B, T', F]` of `x [B, T]`, with zeros beyond the ends.
 
     Frames are centred. A window shorter than the FFT only interpolates the bins, so the frames are cut at the
     window's length and the transform pads them: less to multiply, half the time of torch.stft on a CPU.
     """
     frames = F.pad(x, (window // 2, window // 2)).unfold(-1, window, hop) * _hann(window, x.device)
-    spectrum = torch.fft.rfft(frames, fft)
+    return torch.fft.rfft(frames, fft)
+
+
+def _power_and_spectrum(x: Tensor, fft: int, hop: int, window: int) -> tuple[Tensor, Tensor]:
+    """Return `|X|^2` and complex `X`, `[B, T', F]`, see `_spectrum`."""
+    spectrum = _spectrum(x, fft, hop, window)
     # two strided reads: a reduction over a last axis of two is several times slower
     return spectrum.real.square() + spectrum.imag.square(), spectrum
 
@@ -107,6 +115,32 @@ class MultiResolutionSTFTLoss(SignalLoss):
         return total / len(self.resolutions)
 
 
+class _TrainedDistance(torch.autograd.Function):
+    """The mean distance of compressed spectra by the kernel, which makes its gradient too."""
+
+    @staticmethod
+    def forward(ctx, est, both, fft, hop, *settings):
+        """Return the distance of the two halves of `both [2 B, T]`, of which the first is `est`."""
+        window = _hann(fft, est.device)
+        est, ref = torch.view_as_real(_spectrum(both, fft, hop, fft)).chunk(2)
+        batch, frames, bins, _ = est.shape
+        slope, values = torch.empty_like(est), est.new_empty(batch * frames)
+        kernels.call("compressed_distance", len(values), bins, *settings, est, ref, values, slope)
+        pieces = torch.fft.irfft(torch.view_as_complex(slope), fft, norm="forward") * window
+        pieces = pieces.unflatten(2, (-1, hop)).unbind(2)  # of the adjoint, to overlap
+        dx = est.new_zeros(batch, frames + len(pieces) - 1, hop)
+        for i, piece in enumerate(pieces):
+            dx[:, i : i + frames] += piece
+        mean = 1 / (len(values) * bins)
+        ctx.slope = dx.flatten(1)[:, fft // 2 : fft // 2 + both.shape[1]] * mean
+        return values.sum() * mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d):
+        return ctx.slope * d, *(None,) * (7 + 1)
+
+
 class CompressedSpectralLoss(SignalLoss):
     """Computes the squared distance of power-law compressed spectra, the mean over FFT sizes.
 
@@ -140,6 +174,12 @@ class CompressedSpectralLoss(SignalLoss):
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         total, exponent = est.new_zeros(()), (self.exponent - 1) / 2
+        if compiled(est) and est.requires_grad and not ref.requires_grad:
+            both = torch.cat([est.detach(), ref])
+            settings = (self.exponent, self.floor, self.magnitude, self.complex_, self.under)
+            for fft in self.fft_sizes:
+                total = total + _TrainedDistance.apply(est, both, fft, fft // self.overlap, *settings)
+            return total / len(self.fft_sizes)
         for fft in self.fft_sizes:
             sizes, spectra = [], []
             for x in (est, ref):

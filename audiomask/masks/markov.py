@@ -37,10 +37,7 @@ def mixed(z: Array) -> Array:
 
 
 def uniform(seeds: Array, count: int, stream: int = 0) -> Array:
-    """Return random numbers `[B, count]` float32 in [0, 1) from `seeds [B]` int64.
-
-    A row has streams 0 to 3: hashes of seed and position, made all at once and equal on every device.
-    """
+    """Return `[B, count]` float32, random in [0, 1), from `seeds [B]` int64 and stream 0 to 3."""
     position = like(4 * np.arange(count, dtype=np.int64) + stream + 1, seeds)
     z = mixed(mixed(seeds[:, None]) + position * -0x61C8864680B583EB)
     bits = z >> 40 & 0xFFFFFF
@@ -67,14 +64,10 @@ def follow(successors: list[Array], start: Array) -> Array:
 
 
 class Chain:
-    """A Markov chain that loses packets with a probability that depends on its state.
+    """A Markov chain that loses packets with a probability that depends on its state."""
 
-    Row i of `transition [K, K]` holds the probabilities of the states after i. `loss [K]` is the fraction of
-    packets that each state loses. Subclasses give both, by named parameters.
-    """
-
-    transition: np.ndarray
-    loss: np.ndarray
+    transition: np.ndarray  # [K, K], in row i the probabilities of the states after i
+    loss: np.ndarray  # [K], the fraction of packets that each state loses
 
     def _set(self, transition: Any, loss: Any) -> None:
         object.__setattr__(self, "transition", np.array(transition))  # subclasses are frozen dataclasses

@@ -1,9 +1,8 @@
 """Draw masks over packets, which say what a network loses, from models and recorded traces.
 
-Flags are bool, true where a packet is lost: `[B, N]`, or `[N]` for one signal. Every function takes numpy
-arrays or torch tensors and returns the same kind, on the tensor's device, with equal flags for equal seeds;
-torch is not imported. Sampling depends on each row's seed alone, whatever batch the row stands in, and the
-first packets do not depend on how many follow.
+Flags are bool, true where a packet is lost: `[B, N]`, or `[N]` for one signal. Functions take and return
+numpy arrays or torch tensors, as in `masks.markov`. A row's losses depend on its seed alone, whatever batch
+it stands in, and its first packets do not depend on how many follow.
 
 The models are Markov chains that step once a packet, from their stationary state (`Chain`): `Uniform`,
 `Gilbert`, `GilbertElliott`, `ThreeState`. `Trace` and `Windows` play recorded losses.
@@ -55,18 +54,12 @@ class Uniform(Chain):
 
 @dataclass(frozen=True)
 class GilbertElliott(Chain):
-    """A model of two states which both lose packets (Elliott, Bell Syst. Tech. J. 42, 1963).
+    """A model of two states which both lose packets (Elliott, Bell Syst. Tech. J. 42, 1963)."""
 
-    Args:
-        p, q: Probability from good to bad, and from bad to good, at a packet.
-        good_loss, bad_loss: Fraction of packets lost in either state: 1 - k and 1 - h in the papers.
-            Gilbert's own model of 1960 has good_loss 0.
-    """
-
-    p: float
-    q: float
-    good_loss: float
-    bad_loss: float
+    p: float  # probability from good to bad at a packet
+    q: float  # probability from bad to good
+    good_loss: float  # fraction of packets lost when good: 1 - k in the papers, 0 in Gilbert's own of 1960
+    bad_loss: float  # and when bad: 1 - h in the papers
 
     def __post_init__(self) -> None:
         _check(p=self.p, q=self.q, good_loss=self.good_loss, bad_loss=self.bad_loss)
@@ -79,12 +72,11 @@ class GilbertElliott(Chain):
 class Gilbert(Chain):
     """A model of two states, good and bad; the bad one loses every packet ("simple Gilbert").
 
-    A packet turns good into bad with probability `p`, and bad into good with `q`. The model loses p / (p + q)
-    in the long run, in bursts with a mean of 1 / q packets.
+    It loses p / (p + q) in the long run, in bursts with a mean of 1 / q packets.
     """
 
-    p: float
-    q: float
+    p: float  # probability from good to bad at a packet
+    q: float  # probability from bad to good
 
     def __post_init__(self) -> None:
         self._set(GilbertElliott(self.p, self.q, 0.0, 1.0).transition, [0.0, 1.0])
@@ -103,19 +95,13 @@ class ThreeState(Chain):
 
     The chain is that of Salsano, Ludovici, Ordine and Giannuzzi ("Definition of a general and intuitive loss
     model for packet networks and its implementation in the Netem module", 2012) without its state 2,
-    reception within a burst. There and in netem an isolated loss is over after one packet (p41 = 1); here it
-    may go on.
-
-    Args:
-        short, long: Probability at a packet from good to a short burst (p14 in the paper), to a long one
-            (p13).
-        short_end, long_end: From there to good (p41 and p31): bursts of 1 / short_end and 1 / long_end.
+    reception within a burst. There an isolated loss is over after one packet (p41 = 1); here it may go on.
     """
 
-    short: float
-    long: float
-    short_end: float
-    long_end: float
+    short: float  # probability at a packet from good to a short burst (p14 in the paper)
+    long: float  # and to a long one (p13)
+    short_end: float  # probability from a short burst to good (p41): bursts of 1 / short_end
+    long_end: float  # and from a long one (p31)
 
     def __post_init__(self) -> None:
         _check(short=self.short, long=self.long, short_end=self.short_end, long_end=self.long_end)
@@ -196,10 +182,7 @@ def parse_loss(spec: str) -> LossModel:
 
 
 def read_trace(path: str | Path) -> np.ndarray:
-    """Return flags `[N]` read from a text file in the format of the PLC Challenge.
-
-    It has a line for each packet of 20 ms, 1 where it is lost, else 0. AudioError names file, line and value.
-    """
+    """Read flags `[N]` of a file with a line a packet, 1 where lost; AudioError names the line."""
     try:
         lines = Path(path).read_text(encoding="ascii").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -277,8 +260,7 @@ def statistics(traces: Array | Iterable[Array]) -> Bursts:
 def bursts(uniform: Array, rate: Array, length: Array) -> Array:
     """Turn random numbers `[B, N]` into `lost [B, N]` bool, by Gilbert's two states.
 
-    `rate [B]` is the fraction lost in the long run, below 1, and `length [B]` the packets of a mean burst,
-    from 1. The channel turns bad with p = rate / ((1 - rate) length) and good again with 1 / length.
+    `rate [B]`, below 1, is the fraction lost in the long run, `length [B]`, from 1, the mean burst's packets.
     """
     one = like(np.int8(1), uniform)
     worse, better = (rate / ((1 - rate) * length))[:, None], (1 / length)[:, None]
@@ -292,10 +274,7 @@ def packets(samples: int, sample_rate: int, packet_ms: float) -> tuple[int, int]
 
 
 def per_sample(lost: Array, samples: int, size: int) -> Array:
-    """Return flags `[..., samples]` from those of packets, `[..., ceil(samples / size)]`.
-
-    A packet has `size` samples. ValueError for too few packets.
-    """
+    """Repeat flags of packets of `size` samples to `[..., samples]`; ValueError for too few."""
     if lost.shape[-1] * size < samples:
         raise ValueError(f"{lost.shape[-1]} packets of {size} samples do not hold {samples} samples")
     return lost[..., like(np.arange(samples) // size, lost)]

@@ -14,19 +14,16 @@ The context encoder computes the patches of the context only, once for all block
 through the predictor together, each as a row of its own. `masks.patches.jepa` draws context and blocks.
 
 Size B has two encoders of 85,254,144 parameters and a predictor of 51,227,392; S 21,393,408 and 50,833,792;
-L 302,575,616 and 51,489,792. The network itself is the **target** encoder, which is kept for other tasks, and
-with which I-JEPA is evaluated; `models.vit_tagger.begin_from` takes it. The context encoder is under
-`context`.
+L 302,575,616 and 51,489,792. The network itself is the **target** encoder, which is kept for other tasks
+(`models.vit_tagger.begin_from`), as in I-JEPA's evaluation; the context encoder is under `context`.
 
-The authors published neither code nor weights. These are the differences, and our choices where we know of no
-figure of theirs:
+The authors published neither code nor weights. Differences, and our choices where we know none of theirs:
 
 - Targets are normalised over their channels, as in I-JEPA's code; without it both encoders could shrink the
   error by shrinking. The paper's loss is the mean L2 distance; we take the square, as I-JEPA's formula does,
   its mean over patches and channels.
 - The momentum of the average is I-JEPA's, which rises from .996 to 1 over the run (`tasks.predict`).
 - The predictor has 16 heads, as Audio-MAE's decoder of that width.
-- The choice of the encoder to keep is I-JEPA's; the context encoder is saved beside it.
 - Both encoders have a cls token, as Audio-MAE's has; it has no loss, and the predictor never sees it.
 - Weights begin as Audio-MAE's do; I-JEPA scales those at the end of each block down by its depth.
 - A clip may have any number of patches in time.
@@ -60,9 +57,7 @@ class Encoder(ViT):
 class AJepa(Latent, Encoder):
     """A target encoder, a context encoder and a predictor, which are pretrained together.
 
-    Args:
-        predictor_width, predictor_depth, predictor_heads: size of the predictor.
-        vit: both encoders', see `ViT`.
+    Arguments `predictor_*` are the predictor's size; `vit` is both encoders', see `ViT`.
     """
 
     predictor_pos_embed: Tensor

@@ -36,9 +36,7 @@ from audiomask.nn.vit import EPS, stack
 class AdaMae(AudioMae):
     """An encoder, a decoder and a sampler, which are pretrained together.
 
-    Args:
-        sampler_width, sampler_depth, sampler_heads: size of the sampler. weight: of its loss.
-        decoder, decoder_depth, mae: `AudioMae`'s.
+    `sampler_*` are the sampler's size, and `weight` its loss'; the other arguments are `AudioMae`'s.
     """
 
     def __init__(

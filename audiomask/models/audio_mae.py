@@ -60,11 +60,8 @@ def normalised(patches: Tensor) -> Tensor:
 class AudioMae(ViT):
     """An encoder and a decoder, which are pretrained together.
 
-    Args:
-        decoder: "window", "global" or "cross", see above. decoder_width, decoder_depth, decoder_heads: its
-            size. window: patches of a window in each direction; every other block shifts it by half in time.
-        mixes: decoder "cross" reads learned mixes of the encoder's layers, see above.
-        vit: the encoder's, see `ViT`.
+    `decoder`, "window", "global" or "cross", and `mixes` are as above. `window` is patches in each direction;
+    every other block shifts its windows by half of that in time. `vit` is the encoder's, see `ViT`.
     """
 
     decoder_pos_embed: Tensor
@@ -140,10 +137,7 @@ class AudioMae(ViT):
         return self.decoder_pred(self.decoder_norm(take(x, hidden)))
 
     def spread(self, y: Tensor, visible: Tensor, grid: Grid) -> Tensor:
-        """Return `[B, T F, C]`: tokens `y [B, 1 + V, C]` in their places, the mask token in others.
-
-        The cls token is left out.
-        """
+        """Return `[B, T F, C]`: `y [B, 1 + V, C]` less cls in its places, mask tokens elsewhere."""
         place = self.positions(grid, self.decoder_pos_embed).to(y.dtype).expand(len(y), -1, -1)
         index = visible[:, :, None].expand(-1, -1, y.shape[2])
         return self.mask_token.to(y.dtype).expand_as(place).scatter(1, index, y[:, 1:]) + place
@@ -167,10 +161,7 @@ class AudioMae(ViT):
         return (predicted.float() - target).square().mean(2)
 
     def restored(self, x: Tensor, predicted: Tensor, hidden: Tensor) -> Tensor:
-        """Return `x [B, frames, bands]` with predictions in place of the hidden patches.
-
-        They get the mean and deviation of the patches that they replace, which the loss does not measure.
-        """
+        """Return `x [B, frames, bands]` with hidden patches predicted, at their true mean and scale."""
         patches = self.patches(x)
         variance, mean = torch.var_mean(take(patches, hidden), -1, keepdim=True)
         values = predicted.to(x.dtype) * (variance + 1e-6).sqrt() + mean

@@ -109,13 +109,10 @@ class Compress(nn.Module):
 class CADenseUNet(Masked):
     """A denoiser that maps M microphones `[B, M, T]` to the speech at one, `[B, 1, T]`.
 
-    Args:
-        microphones: M. reference: the microphone whose speech is wanted, from 0.
-        widths: complex maps of the blocks, the first at all frequencies, each next at half as many.
-        layers: convolutions of a block. attention: d of its channel attention; window: frames it sees.
-        complex_: complex arithmetic; otherwise real and imaginary parts are plain maps.
-        exponent: of the magnitudes that the network sees. memory: seconds of the running level.
-        size, hop: of the transform, in samples. sample_rate: Hz. name: of the artifact.
+    Speech is wanted of the microphone `reference`, from 0. The blocks have `widths` complex maps (real and
+    imaginary parts are plain maps unless `complex_`), the first at all frequencies, each next at half as
+    many, and `layers` convolutions. Their attention has d = `attention` and sees `window` frames. The network
+    sees magnitudes raised to `exponent`, and a running level of `memory` seconds.
     """
 
     def __init__(

@@ -11,8 +11,7 @@ It has 46,071,937 parameters with five attention blocks, 39,771,265 with three, 
 
 - Attention reaches back over `window` frames of 16 ms, so that a stream runs in constant memory. Where the
   signal fits the window it is the authors', who attend to all that came before.
-- Level and the end of a file are treated as in `models.demucs`. A given `level` (the standard deviation of
-  the file) gives the authors' numbers.
+- Level and the end of a file are as in `models.demucs`, where a given `level` gives the authors' numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +33,9 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "CleanUNet", "MIT"
 class CleanUNet(Levelled):
     """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
-    The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
-
-    Args:
-        hidden: channels of the first layer, doubled in each up to `most`. depth: layers. kernel_size, stride:
-            of each. blocks, width, heads, feed_forward: of the attention. window: frames it sees with its
-            own. memory: seconds that the running level remembers. sample_rate: Hz. name: of the artifact.
+    The control `level` is the RMS of the signal, where it is known; 0 takes the running level, which
+    remembers `memory` seconds. `hidden` channels of the first layer double in each up to `most`. `blocks`,
+    `width`, `heads` and `feed_forward` are the attention's, which sees `window` frames, its own among them.
     """
 
     floors = (0.001, 0.001)
@@ -80,10 +76,7 @@ class CleanUNet(Levelled):
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `CleanUNet` from the authors' state dict.
-
-    It does not give the number of heads: theirs are always 8. KeyError for another network's.
-    """
+    """Return arguments and tensors of `CleanUNet` from the authors' (8 heads); else KeyError."""
     blocks = len([key for key in state if key.endswith("slf_attn.fc.weight")])
     parts = {"tsfm_conv1": "0", "tsfm_encoder.layer_norm": "1", "tsfm_conv2": f"{2 + 4 * blocks}"}
     new: dict[str, Tensor] = {}

@@ -40,11 +40,7 @@ TABLE = 97  # frames of the noise table; prime, so that it does not repeat with 
 
 
 class MendNet(BandNet):
-    """A network that makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`.
-
-    Args:
-        bands, net: `BandNet`'s.
-    """
+    """A network that makes two complex masks of features, `[B, 17, T, 160]` -> `[B, 4, T, 160]`."""
 
     def __init__(self, bands: int = 24, **net: int):
         super().__init__(17, BINS, 2, bands=bands, **net)
@@ -60,13 +56,10 @@ class MendNet(BandNet):
 class Darn(StreamingModel):
     """A concealer that maps samples `[B, 1, T]` to the same.
 
-    Its input `lost [B, 1, T]` is above .5 where a sample is lost, whose value is ignored; None if none is.
-
-    Args:
-        sample_rate: 16000, or 48000 (the same bins; the band above 8 kHz follows).
-        blind: there is no input `lost`; quarters of a hop (2.5 ms) without a sample above half a step of 16
-            bits count as lost. So does digital silence, which becomes comfort noise.
-        name: of the artifact. net: `MendNet`'s and `nn.bandnet.BandNet`'s.
+    Its input `lost [B, 1, T]` is above .5 where a sample is lost, whose value is ignored; None if none is. A
+    `blind` one has no such input: quarters of a hop (2.5 ms) without a sample above half a step of 16 bits
+    count as lost. So does digital silence, which becomes comfort noise. `sample_rate` is 16000, or 48000 (the
+    same bins; the band above 8 kHz follows); `net` is `nn.bandnet.BandNet`'s.
     """
 
     task = "conceal"
@@ -150,8 +143,7 @@ class Darn(StreamingModel):
 
         It holds the sound received after the last loss in hops t - 1, t, t + 1, and its periodic extension
         before. `hops [B, 2, T + 2, hop]` are received and lost samples, `t [B, T, 1]` periods. The result is
-        the spectrum `[B, 2, T, bins]`, the fraction of it that is known `[B, T]`, and the fractions of the
-        three hops that are lost `[B, 3, T]`.
+        its spectrum `[B, 2, T, bins]`, its known fraction `[B, T]` and the hops' lost fractions `[B, 3, T]`.
         """
         n = 3 * self.hop
         frames = torch.cat([hops[:, :, :-2], hops[:, :, 1:-1], hops[:, :, 2:]], 3)  # [B, 2, T, 3 hop]

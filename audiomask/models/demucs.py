@@ -12,8 +12,7 @@ over a file as the authors do. Differences:
 - The authors divide a file by its standard deviation, and a stream by a cumulative one. Here both are divided
   by the level of the last `memory` seconds or so, which is known while sound is running. A given `level` (the
   authors': the standard deviation of the file) is used instead, and gives their numbers.
-- The authors' streamer resamples with a look-ahead of 64 samples, and so is approximate. Here the filters
-  see all of their 112 taps.
+- The authors' streamer resamples approximately, looking 64 samples ahead; here filters see all 112 taps.
 - The end of a signal is where zeros begin, not where the last window fits: the last 341 samples can differ
   from the authors' file mode unless the file ends in as many zeros.
 - The non-causal network, whose LSTM reads both ways, runs in constant memory, 1.56 `segment` behind its
@@ -37,10 +36,7 @@ from audiomask.streaming import Sequential
 
 
 def half_band(zeros: int = 56) -> Tensor:
-    """Return the prototype `[4 zeros - 1]` of a change of rate by 2, a sinc under a Hann window.
-
-    It is 0 at every second place but the middle.
-    """
+    """Return the half-band filter `[4 zeros - 1]` of a rate change by 2, a Hann-windowed sinc."""
     n = torch.arange(1 - 2 * zeros, 2 * zeros, dtype=torch.float64)
     return 0.5 * torch.sinc(n / 2) * (0.5 + 0.5 * torch.cos(torch.pi * n / (2 * zeros)))
 
@@ -51,13 +47,10 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "Demucs", "CC-BY-NC-4.0 (the authors' weights: 
 class Demucs(Levelled):
     """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
-    The control `level` is the RMS of the signal, where it is known; 0 takes the running level.
-
-    Args:
-        hidden: channels of the first layer; doubled in each. depth: layers. kernel_size, stride: of each.
-        resample: rate inside over rate outside: 1, 2 or 4. causal: False for the network whose LSTM reads
-            both ways (published with hidden 64, stride 2, resample 2). segment: seconds of it between
-            windows. memory: seconds that the running level remembers. sample_rate: Hz. name: of the artifact.
+    The control `level` is the RMS of the signal, where it is known; 0 takes the running level, which
+    remembers `memory` seconds. `hidden` channels of the first layer double in each. `resample` is the rate
+    inside over the rate outside: 1, 2 or 4. The LSTM of a network that is not `causal` reads both ways
+    (published with hidden 64, stride 2, resample 2), with `segment` seconds between its windows.
     """
 
     def __init__(
@@ -94,10 +87,7 @@ class Demucs(Levelled):
             self._wrap(Windowed(self.whole, hop, hop // 16), memory)
 
     def whole(self, x: Tensor) -> Tensor:
-        """Run the network alone over a whole signal `[B, 1, T]`, as the authors' code does.
-
-        The signal is already divided by its level. This is not for streams.
-        """
+        """Run the network as its authors do over a whole `[B, 1, T]`, already divided by its level."""
         frames = x.shape[2]
         room = valid_length(frames, self.depth, self.kernel_size, self.stride, self.resample)
         x = F.pad(x, (0, room - frames))

@@ -37,10 +37,8 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "DTLN", "MIT"
 class DTLN(StreamingModel):
     """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
-    Args:
-        size: samples of a frame. hop: samples from one frame to the next. units: of each LSTM. layers: LSTMs
-            in each core. filters: of the learned transform. dropout: between the LSTMs of a core, in
-            training. sample_rate: Hz. name: of the artifact.
+    `size` and `hop` are samples; each of the two cores has `layers` LSTMs of `units`, with `dropout` between
+    them in training, and the learned transform has `filters`.
     """
 
     task = "enhance"
@@ -129,11 +127,7 @@ def _lstms(graph: onnx.GraphProto, units: int) -> list[dict[str, Tensor]]:
 
 
 def from_authors(graphs: Sequence[onnx.GraphProto]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `DTLN` from the two ONNX graphs of its authors.
-
-    These are `model_1.onnx`, which masks magnitudes, and `model_2.onnx`, in that order or the other.
-    ValueError where they are not that pair.
-    """
+    """Return arguments and tensors of `DTLN` from its two graphs, in any order; else ValueError."""
     if len(graphs) != 2 or not all(isinstance(graph, onnx.GraphProto) for graph in graphs):
         raise ValueError("DTLN comes as two ONNX graphs, model_1.onnx and model_2.onnx")
     first, second = sorted(graphs, key=lambda graph: any(node.op_type == "Conv" for node in graph.node))

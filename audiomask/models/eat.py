@@ -65,10 +65,9 @@ class ConvDecoder(nn.Module):
 class Eat(Latent):
     """A student, a target encoder and a decoder, which are pretrained together.
 
-    Args:
-        decoder_width, decoder_depth, kernel, groups: of the convolutions. L has depth 3, kernel 5.
-        noise: deviation of the noise in place of hidden patches. utterance: weight of the loss on the clip.
-        vit: both encoders', see `ViT`; blocks are post-norm.
+    The decoder's arguments are those of its convolutions (L has depth 3, kernel 5). `noise` is the deviation
+    of what stands for hidden patches, `utterance` the weight of the loss on the clip, and `vit` both
+    encoders', see `ViT`; blocks are post-norm.
     """
 
     def __init__(

@@ -16,8 +16,7 @@ training. The graph that they export takes it before, and gives other sound than
 
 Two details are as published, though one might not expect them. |Y| = |Re Y| + |Im Y|. Of the joiner's 48
 channels, 16 for each input, the first 24 make the real part and the rest the imaginary one, so the prediction
-reaches the imaginary part only. That makes the recursion over frames short here: all else is computed for
-many frames at once.
+reaches the imaginary part only. The recursion over frames is thus short: all else is computed at once.
 
 One difference: a file begins with silence, not with its mirror image (theirs: the default of `torch.stft`).
 """
@@ -110,10 +109,7 @@ class Predictor(nn.Module):
         return F.linear(x, self.to_bins.weight, self.to_bins.bias).abs()
 
     def forward(self, magnitude: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Predict the frame after each of many, `[T, B, F]`, and return the next state.
-
-        `h` and `c` are the state, `[B, units]` each.
-        """
+        """Predict the frame after each of `[T, B, F]`; return the next state `[B, units]` too."""
         x, (h, c) = self.lstm.layer(self._bands(magnitude), [h[None], c[None]])
         return self._bins(x), h[0], c[0]
 
@@ -165,16 +161,14 @@ class Joiner(nn.Module):
 class FRN(StreamingModel):
     """A concealer that fills gaps of zeros of any length in speech `[B, 1, T]` at 48 kHz.
 
-    Args:
-        size: samples of a frame; hop is half of it. units, hidden, blocks: C, width and number of the
-            encoder's blocks. memory: units of the predictor's LSTM. bands: its mel bands. filters: of the
-            joiner for each of its inputs. dropout: in the blocks, in training. sample_rate: Hz. name: of the
-            artifact. stage: "all", or "predictor" to train that part first, on its own.
+    `size` is samples of a frame, twice the hop. `units`, `hidden` and `blocks` are C, width and number of the
+    encoder's blocks, with `dropout` in training; `memory` and `bands` are units of the predictor's LSTM and
+    its mel bands; `filters` are the joiner's for each of its inputs.
 
-    The authors have the stage of the predictor and do not publish it. There the sound is whole, and the
-    output is that sound with magnitudes predicted from its own, frame by frame (teacher forcing: all frames
-    at once). The losses on sound then train the predictor, the rest stands still, and the weights are those
-    of the whole network, for `start_from` of the next stage.
+    With `stage` "predictor", which the authors have and do not publish, that part is trained first: the sound
+    is whole, and the output is that sound with magnitudes predicted from its own, frame by frame (teacher
+    forcing: all frames at once). The losses on sound train the predictor, the rest stands still, and the
+    weights are those of the whole network, for `start_from` of the next stage.
     """
 
     task = "conceal"

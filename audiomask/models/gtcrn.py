@@ -77,10 +77,7 @@ class GroupedBlock(Streaming):
 
 
 class DualPath(Streaming):
-    """A block that runs GRUs across frequency, both ways, then along time, on `[B, C, T, F]`.
-
-    Each of two groups of channels has its own GRUs.
-    """
+    """A block that runs GRUs of two groups across frequency, then time, on `[B, C, T, F]`."""
 
     def __init__(self, channels: int, freqs: int) -> None:
         super().__init__()
@@ -109,9 +106,7 @@ def _conv(conv: type[nn.Module], i: int, o: int, groups: int, act: nn.Module) ->
 class GTCRN(Masked):
     """A denoiser that maps speech `[B, 1, T]` at 16 kHz to the same.
 
-    Args:
-        channels: C. size: samples of a frame; hop is half of it. low: bins taken as they are; bands: above
-            them. sample_rate: Hz. name: of the artifact.
+    `channels` is C; `size` is twice the hop; `low` bins are taken as they are, with `bands` above them.
     """
 
     dilations = (1, 2, 5)

@@ -46,9 +46,7 @@ def ranking(predicted: Tensor, errors: Tensor) -> Tensor:
 class HPM(AudioMae):
     """An encoder, a decoder and a loss predictor, which are pretrained together.
 
-    Args:
-        predictor_depth: blocks of the loss predictor.
-        decoder, decoder_width, decoder_depth, decoder_heads, mae: `AudioMae`'s, without `mixes`.
+    The loss predictor has `predictor_depth` blocks; other arguments are `AudioMae`'s, without `mixes`.
     """
 
     def __init__(

@@ -41,10 +41,8 @@ AUTHORS_CLASS, AUTHORS_LICENCE = "NSNet2PLC", "MIT"
 class NSNet2PLC(StreamingModel):
     """A concealer that maps speech and flags of lost samples, `[B, 1, T]` each, to speech.
 
-    Args:
-        size: samples of a frame; hop is half of it. units: of the layers up to the output: linear, which is
-            also the first GRU's, second GRU, linear, linear. tail: also replace the frame in which sound
-            returns. sample_rate: Hz. name: of the artifact.
+    `size` is samples of a frame, twice the hop. `units` are of the layers up to the output: linear, which is
+    also the first GRU's, second GRU, linear, linear. `tail` also replaces the frame in which sound returns.
     """
 
     task = "conceal"

@@ -35,10 +35,8 @@ BINS = 256  # bins that the network sees
 class MaskNet(BandNet):
     """A network that makes a complex mask, `[B, 2, T, 256]` -> the same, frame by frame.
 
-    Args:
-        ahead: frames after the one that the mask is for; the mask lags by as many, and the first `ahead`
-            masks are of frames before the signal, which leave the recurrent units alone.
-        net: `BandNet`'s.
+    It sees `ahead` frames after the one that the mask is for. The mask lags by as many, and the first `ahead`
+    masks are of frames before the signal, which leave the recurrent units alone. `net` is `BandNet`'s.
     """
 
     hidden = 0.0  # fraction of the bins that the network does not see, in training
@@ -83,9 +81,7 @@ class Sieve(Masked):
     Both act on the mask: w = strength (1 - 10^(-atten_lim / 20)), M' = 1 - w + w M. The limit is strict while
     the real part of M is not negative; a mask that turns the phase around can go below it.
 
-    Args:
-        sample_rate: 16000, or 48000 (three times the bins; the band above 8 kHz follows). name: of the
-            artifact. net: `MaskNet`'s and `nn.bandnet.BandNet`'s.
+    `sample_rate` is 16000, or 48000 (thrice the bins; the band above 8 kHz follows); `net` is `MaskNet`'s.
     """
 
     inputs = (

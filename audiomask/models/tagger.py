@@ -32,13 +32,9 @@ from audiomask.streaming import Delay, Port, Sequential, State, StreamingModel
 class Tagger(ViTTagger, StreamingModel):
     """A tagger of samples `[B, 1, T]`, which puts out probabilities and embeddings.
 
-    These are `[B, classes, T / hop]` and `[B, width, T / hop]`, 0 before the first column is complete.
-
-    Args:
-        frontend: makes the spectrograms, as in training; its `frames` do not matter.
-        window: columns that it sees at a time, at most those of `frames`; 0: as many.
-        every: columns in a hop; 6 are .96 s.
-        net: `ViTTagger`'s.
+    These are `[B, classes, T / hop]` and `[B, width, T / hop]`, 0 before the first column is complete. A hop
+    has `every` columns; 6 are .96 s. `window` columns are seen at a time, at most those of `frames`; 0: as
+    many. `frontend` makes the spectrograms as in training, whatever its `frames`; `net` is `ViTTagger`'s.
     """
 
     task = "tag"

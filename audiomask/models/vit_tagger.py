@@ -26,11 +26,9 @@ AUTHORS_CLASS, AUTHORS_LICENCE, AUTHORS_FRONTEND = "ViTTagger", AUDIO_MAE_LICENC
 class ViTTagger(ViT):
     """A tagger that maps log-mel spectrograms `[B, frames, bands]` to logits `[B, classes]`.
 
-    Args:
-        classes: their number. labels: their names in order, kept with the weights; or none.
-        exclusive: a clip has one label, so probabilities are a softmax; else any number, a sigmoid each.
-        pool: "mean" classifies the mean of the patches' tokens, "cls" the cls token, as EAT does.
-        vit: `ViT`'s.
+    `labels`, the names of the classes in order, are kept with the weights. With `exclusive` a clip has one
+    label, so probabilities are a softmax; else any number, a sigmoid each. `pool` "mean" classifies the mean
+    of the patches' tokens, "cls" the cls token, as EAT does. `vit` is `ViT`'s.
     """
 
     parts = {"": "audiomask.models.tagger.Tagger"}

@@ -7,7 +7,6 @@ dicts load unchanged.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,87 +14,61 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from audiomask.nn import kernels
-from audiomask.nn.recurrent import trains_here
+from audiomask.nn.recurrent import compiled
 from audiomask.streaming import State, Streaming
 
 
-def _compiled(qkv: Tensor, heads: int) -> Any:
-    """The kernels, where they are there and take `qkv [N, L, 3 C]`."""
-    places, size = qkv.shape[1], qkv.shape[2] // (3 * heads)
-    return kernels.library(places, size) if qkv.dtype == torch.float32 and places <= 256 else None
-
-
 class _TrainedAttention(torch.autograd.Function):
-    """A kernel of `attend_all` for training on a CPU: softmax(s q' k) v' in few passes.
+    """A kernel of `attend_all` for training on a CPU; what is between stays in a core's cache.
 
-    q, k, v are `[N heads, C / heads, L]`: products with the long axis last are the quickest.
+    It hands on x as well, so that the gradient of what goes around it is added where its own is made.
     """
 
     @staticmethod
-    def forward(ctx, qkv, heads, hide):
-        rows, places, c = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
-        size, scale = c // heads, (c // heads) ** -0.5
-        if (compiled := _compiled(qkv, heads)) is not None:
-            qkv, y = qkv.contiguous(), qkv.new_empty(rows, places, c)
-            hide = None if hide is None else hide.contiguous()
-            ctx.save_for_backward(qkv, hide)
-            ctx.sizes = (rows, places, c, heads, scale)
-            kernels.call(compiled.attention_forward, *ctx.sizes, qkv, hide, y)
-            return y
-        split = qkv.view(rows, places, 3, c).permute(2, 0, 3, 1).contiguous()
-        q, k, v = split.view(3, rows * heads, size, places)
-        scores = torch.baddbmm(q.new_zeros(()), q.mT, k, beta=0, alpha=scale)
-        if hide is not None:
-            scores.view(rows, heads, places, places).masked_fill_(hide, -torch.inf)
-        weights = torch.softmax(scores, -1, out=scores)
-        ctx.save_for_backward(q, k, v, weights)
-        ctx.scale = scale
-        return torch.bmm(v, weights.mT).view(rows, c, places).mT.contiguous()
+    def forward(ctx, x, w, b, out, heads, hide):
+        ctx.save_for_backward(x, w, b, out, hide)
+        ctx.sizes, y = (*x.shape, heads, (x.shape[2] // heads) ** -0.5), x.new_empty(x.shape)
+        kernels.call("attention_forward", *ctx.sizes, x, w.T, b, out.T, hide, y)
+        ctx.set_materialize_grads(False)
+        return y, x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy):
-        if len(ctx.saved_tensors) == 2:
-            (qkv, hide), sizes = ctx.saved_tensors, ctx.sizes
-            backward, d = _compiled(qkv, sizes[3]).attention_backward, torch.empty_like(qkv)
-            kernels.call(backward, *sizes, qkv, hide, dy.contiguous(), d)
-            return d, None, None
-        q, k, v, weights = ctx.saved_tensors
-        rows, places, c = dy.shape
-        dy = dy.mT.contiguous().view_as(v)
-        d = torch.empty(3, *v.shape, dtype=v.dtype)
-        torch.bmm(dy, weights, out=d[2])
-        ds = torch.bmm(dy.mT, v)
-        torch.ops.aten._softmax_backward_data.out(ds, weights, -1, ds.dtype, grad_input=ds)
-        torch.baddbmm(d[0], k, ds.mT, beta=0, alpha=ctx.scale, out=d[0])
-        torch.baddbmm(d[1], q, ds, beta=0, alpha=ctx.scale, out=d[1])
-        return d.view(3, rows, c, places).permute(1, 3, 0, 2).reshape(rows, places, 3 * c), None, None
+    def backward(ctx, dy, around):
+        x, w, b, out, hide = ctx.saved_tensors
+        dx, made = x.new_empty(x.shape), kernels.parts(w.shape, b.shape, out.shape)
+        kernels.call("attention_backward", *ctx.sizes, x, w.T, b, w, out, hide, dy, around, dx, *made)
+        return dx, *(part.sum(0) for part in made), None, None
 
 
-def attend_all(qkv: Tensor, heads: int, hidden: float = 0.0) -> Tensor:
-    """Return what L places make of each other: projections `[N, L, 3 C]` -> `[N, L, C]`.
+def attend_all(
+    x: Tensor, qkv: nn.Linear, out: nn.Linear, heads: int, hidden: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return what L places of `x [N, L, C]` make of each other, between two projections, and x.
 
-    `hidden`, for training: chance that a place is not seen by the others of its row (never by itself), as in
-    Chen et al. 2023, "Masked Image Training for Generalizable Deep Image Denoising".
+    `qkv` makes 3 C channels, and `out`, without a bias, takes C of all heads. `hidden`, for training: chance
+    that a place is not seen by the others of its row (never by itself), as in Chen et al. 2023, "Masked Image
+    Training for Generalizable Deep Image Denoising".
 
     One `Attention` node (opset 23) in a graph. Otherwise heads are split off channels first, since moving
     rows of C / heads numbers about takes longer than the products.
     """
     if torch.onnx.is_in_onnx_export():
-        return torch.onnx.ops.attention(*qkv.chunk(3, 2), q_num_heads=heads, kv_num_heads=heads)[0]
-    c, places = qkv.shape[2] // 3, qkv.shape[1]
+        parts = qkv(x).chunk(3, 2)
+        return out(torch.onnx.ops.attention(*parts, q_num_heads=heads, kv_num_heads=heads)[0]), x
+    _, places, c = x.shape
     hide = None
     if hidden:
-        gone = torch.rand(len(qkv), 1, 1, places, device=qkv.device) < hidden
-        hide = gone & ~torch.eye(places, dtype=torch.bool, device=qkv.device)
-    if trains_here(qkv):
-        return _TrainedAttention.apply(qkv, heads, hide)
-    q, k, v = qkv.mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
+        gone = torch.rand(len(x), 1, 1, places, device=x.device) < hidden
+        hide = gone & ~torch.eye(places, dtype=torch.bool, device=x.device)
+    if places <= 256 and compiled(x, places, c // heads):
+        return _TrainedAttention.apply(x, qkv.weight, qkv.bias, out.weight, heads, hide)
+    q, k, v = qkv(x).mT.reshape(-1, 3 * heads, c // heads, places).split(heads, 1)
     scores = (q * (c // heads) ** -0.5).mT @ k  # [N, heads, L, L]
     if hide is not None:
         scores = scores.masked_fill(hide, -torch.inf)
     weights = torch.softmax(scores, -1)
-    return (v @ weights.mT).reshape(-1, c, places).mT
+    return out((v @ weights.mT).reshape(-1, c, places).mT), x
 
 
 class CausalAttention(Streaming):

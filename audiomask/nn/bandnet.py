@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from audiomask.masks import gains
 from audiomask.nn import kernels
 from audiomask.nn.attention import attend_all
-from audiomask.nn.recurrent import GRU, trains_here
+from audiomask.nn.recurrent import GRU, compiled
 from audiomask.streaming import Streaming
 
 STRIDE = 4  # bins of a band after the first convolution
@@ -54,8 +54,8 @@ class Block(nn.Module):
         y, (end,) = self.gru.layer(x.reshape(frames, -1, c), [h.reshape(1, -1, c)], skip)
         x = x + self.mix_norm(self.mix(y.reshape(-1, c)))
         hidden = self.hidden if self.training else 0.0
-        y = attend_all(self.qkv(x).reshape(-1, self.bands, 3 * c), self.heads, hidden)
-        return x + self.out_norm(self.out(y.reshape(-1, c))), end.reshape(h.shape)
+        y, x = attend_all(x.reshape(-1, self.bands, c), self.qkv, self.out, self.heads, hidden)
+        return x.reshape(-1, c) + self.out_norm(y.reshape(-1, c)), end.reshape(h.shape)
 
 
 class _TrainedNorm(torch.autograd.Function):
@@ -63,12 +63,8 @@ class _TrainedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, skip, w, b, norm):
-        (rows, channels, places), x = x.shape, x.contiguous()
-        compiled, stats, y = kernels.library(), x.new_empty(2, channels), torch.empty_like(x)
-        assert compiled
-        skip = None if skip is None else skip.contiguous()
-        kernels.call(compiled.norm_forward, rows, channels, places, norm.eps, x, w, b, skip, stats, y)
-        count = rows * places
+        stats, y, count = x.new_empty(2, x.shape[1]), x.new_empty(x.shape), x.numel() // x.shape[1]
+        kernels.call("norm_forward", *x.shape, norm.eps, x, w, b, skip, stats, y)
         variance = (stats[1].double() ** -2 - norm.eps).clamp(min=0) * (count / max(1, count - 1))
         norm.running_mean.lerp_(stats[0], norm.momentum)
         norm.running_var.lerp_(variance.float(), norm.momentum)
@@ -79,21 +75,49 @@ class _TrainedNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        (x, w, b, stats), dy = ctx.saved_tensors, dy.contiguous()
-        dx, slopes = torch.empty_like(x), torch.empty_like(stats)
-        compiled = kernels.library()
-        assert compiled
-        kernels.call(compiled.norm_backward, *x.shape, x, w, b, stats, dy, dx, slopes)
+        x, w, b, stats = ctx.saved_tensors
+        dx, slopes = x.new_empty(x.shape), torch.empty_like(stats)
+        kernels.call("norm_backward", *x.shape, x, w, b, stats, dy, dx, slopes)
         return dx, dy if ctx.needs_input_grad[1] else None, slopes[0], slopes[1], None
+
+
+class _TrainedConv(torch.autograd.Function):
+    """A kernel of `nn.Conv1d` of stride 1 with zeros beyond the ends; it hands on x as well.
+
+    The gradient of what goes around the convolution is then added where its own is made.
+    """
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        (sets, inputs, places), (outputs, _, taps) = x.shape, w.shape
+        ctx.sizes, y = (sets, inputs, outputs, places, taps), x.new_empty(sets, outputs, places)
+        kernels.call("conv_forward", *ctx.sizes, x, w, b, y)
+        ctx.save_for_backward(x, w)
+        ctx.set_materialize_grads(False)
+        return y, x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy, around):
+        (x, w), (_, inputs, outputs, _, taps) = ctx.saved_tensors, ctx.sizes
+        dx, (dw,) = x.new_empty(x.shape), kernels.parts((taps, outputs, inputs))
+        kernels.call("conv_backward", *ctx.sizes, x, w, dy, around, dx, dw)
+        return dx, dw.sum(0).permute(1, 2, 0), dy.sum((0, 2)) if ctx.needs_input_grad[2] else None
+
+
+def convolve(conv: nn.Conv1d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `conv(x)`, which keeps F, and x `[N, C, F]`; a kernel does it in training on a CPU."""
+    if compiled(x, conv.in_channels, x.shape[2]):
+        return _TrainedConv.apply(x, conv.weight, conv.bias)
+    return conv(x), x
 
 
 def norm_relu(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, skip: Tensor | None = None) -> Tensor:
     """Return `skip + relu(norm(x))`, `[N, C, ...]`, in fewer passes where it trains on a CPU."""
     alone = norm.training and not isinstance(norm, nn.SyncBatchNorm)
-    if alone and trains_here(x) and x.dtype == torch.float32:
+    if alone and compiled(x, x[0, 0].numel()):
         flat, rest = x.flatten(2), None if skip is None else skip.flatten(2)
-        if kernels.library(flat.shape[2]):
-            return _TrainedNorm.apply(flat, rest, norm.weight, norm.bias, norm).view_as(x)
+        return _TrainedNorm.apply(flat, rest, norm.weight, norm.bias, norm).view_as(x)
     y = F.relu(norm(x))
     return y if skip is None else skip + y
 
@@ -107,7 +131,7 @@ class Residual(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_relu(self.norm, self.conv(x), x)
+        return norm_relu(self.norm, *convolve(self.conv, x))
 
 
 class BandNet(Streaming):
@@ -223,7 +247,7 @@ class BandNet(Streaming):
         x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + encoded  # [T B, C, bins / 4]
         for layer in self.decoder:
             x = layer(x)
-        coded = self.decode(x)
+        coded, _ = convolve(self.decode, x)
         masks = coded.shape[1] // (2 * STRIDE)
         z = coded.reshape(frames, -1, masks, 2, STRIDE, self.bins // STRIDE)
         z = z.permute(1, 2, 3, 0, 5, 4).reshape(-1, masks, 2, frames, self.bins)

@@ -1,7 +1,7 @@
 """Compiles kernels.c for training; where there is no C compiler, torch does the work.
 
-`library()` is what `nn.recurrent` and `nn.attention` ask for. It is compiled once a machine, into the user's
-cache, by the first training.
+Layers and losses `take` them where they are wanted. They are compiled once a machine, into the user's cache,
+by the first training.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,31 @@ def want(yes: bool = True) -> bool:
     return yes and _load() is not None
 
 
-def library(*sizes: int) -> ctypes.CDLL | None:
-    """Return the kernels where they are wanted, can be had, and take columns of these `sizes`."""
-    return _load() if _wanted and all(size % 8 == 0 for size in sizes) else None
+def take(*sizes: int) -> bool:
+    """Return whether kernels are wanted, can be had, and take columns of these `sizes`."""
+    return _wanted and all(size % 8 == 0 for size in sizes) and _load() is not None
 
 
-def call(function: Any, *values: Tensor | float | int | None) -> None:
-    """Call a kernel on torch's number of threads; tensors are contiguous float32 or bool."""
+def call(name: str, *values: Tensor | float | int | None) -> None:
+    """Call a kernel on torch's number of threads; tensors are float32 or bool.
+
+    Those that it fills are contiguous; of others it may get a copy.
+    """
     words: list[object] = [ctypes.c_int(torch.get_num_threads())]
-    for value in values:
+    kinds: dict[type, Any] = {float: ctypes.c_float, int: ctypes.c_int}
+    held = [value.contiguous() if isinstance(value, Tensor) else value for value in values]
+    for value in held:
         if isinstance(value, Tensor):
-            assert value.is_contiguous()
             assert value.dtype in (torch.float32, torch.bool)
             words.append(ctypes.c_void_p(value.data_ptr()))
         else:
-            kinds: dict[type, Any] = {float: ctypes.c_float, int: ctypes.c_int}
             words.append(kinds.get(type(value), ctypes.c_void_p)(value))
-    function(*words)
+    getattr(_load(), name)(*words)
+
+
+def parts(*shapes: Sequence[int]) -> list[Tensor]:
+    """Return zeros `[threads, *shape]` each, to which each thread of a kernel adds its part."""
+    return [torch.zeros(torch.get_num_threads(), *shape) for shape in shapes]
 
 
 @cache

@@ -133,12 +133,14 @@ class _TrainedGRU(torch.autograd.Function):
         u, y = x.new_empty(frames, rows, size), x.new_empty(frames, rows, size)
         bias = b + c
         bias[2 * size :] = b[2 * size :]
-        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            gates = torch.addmm(bias, x.flatten(0, 1), w.T).view(frames, rows, 3 * size)
-            kernels.call(
-                compiled.gru_forward, frames, rows, size, r.T.contiguous(), c.contiguous(), start, gates, u, y
-            )
+        ctx.compiled = x.dtype == torch.float32 and kernels.take(size)
+        if ctx.compiled:
+            if spare := -x.shape[2] % 8:
+                x, w = functional.pad(x, (0, spare)), functional.pad(w, (0, spare))
+            gates, sizes = x.new_empty(frames, rows, 3 * size), (frames, rows, x.shape[2], size)
+            kernels.call("gru_forward", *sizes, x, w.T, bias, r.T, c[2 * size :], start, gates, u, y)
             ctx.save_for_backward(x, start, w, r, gates, u, y)
+            ctx.inputs = x.shape[2] - spare
             return y, y[-1].clone()
         bias[2 * size :] *= 2
         w_2 = torch.cat([w[: 2 * size], 2 * w[2 * size :]])
@@ -160,14 +162,17 @@ class _TrainedGRU(torch.autograd.Function):
     def backward(ctx, dy, dh):
         x, start, w, r, gates, u, y = ctx.saved_tensors
         size = start.shape[1]
+        dh = dh.clone(memory_format=torch.contiguous_format)
+        if ctx.compiled:
+            dx, made = x.new_empty(x.shape), kernels.parts(w.shape, r.shape, (4 * size,))
+            given = (x, w, r.roll(size, 0), start, gates, u, y, dy)  # R of n, r, z
+            kernels.call("gru_backward", *x.shape, size, *given, dh, dx, *made)
+            dw, dr, db = (part.sum(0) for part in made)
+            dr, dc = dr.roll(-size, 0), db[: 3 * size].roll(-size)
+            return dx[:, :, : ctx.inputs], dh, dw[:, : ctx.inputs], dr, db[size:], dc
         before = torch.cat([start[None], y[:-1]])
         d, dn = torch.empty_like(gates), torch.empty_like(u)  # of R h + c for r, z, n; of W x + b for n
-        dh = dh.clone(memory_format=torch.contiguous_format)
-        if (compiled := kernels.library(size)) and x.dtype == torch.float32:
-            states = (r.contiguous(), start, gates, u, y, dy.contiguous(), dh, d, dn)
-            kernels.call(compiled.gru_backward, len(y), len(dh), size, *states)
-        else:
-            dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
+        dh = _TrainedGRU.through_time(r, gates, u, before, dy, dh, d, dn)
         d, dn, x_rows = d.flatten(0, 1), dn.flatten(0, 1), x.flatten(0, 1)
         rz, dc = d[:, : 2 * size], d.sum(0)
         dx = (rz @ w[: 2 * size]).addmm_(dn, w[2 * size :]).view_as(x) if ctx.needs_input_grad[0] else None
@@ -214,6 +219,11 @@ def trains_here(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+def compiled(x: Tensor, *sizes: int) -> bool:
+    """Return whether `x` trains here by the compiled kernels, with columns of these `sizes`."""
+    return x.dtype == torch.float32 and kernels.take(*sizes) and trains_here(x)
 
 
 class PlainGRU(nn.GRU):

@@ -1,8 +1,4 @@
-"""Load models, each an ONNX file whose metadata says all that is needed to run it.
-
-`Artifact.load` reads a file and validates or refuses it. `audiomask.export` writes the document under the
-metadata key `audiomask`, and the docs describe it.
-"""
+"""Load models: ONNX files whose metadata key `audiomask` says all that running them needs."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port
-from audiomask.runtime.onnxfile import MalformedError, parse
+from audiomask.runtime.onnx_parser import MalformedError, parse
 
 FORMAT, READ = 2, (1, 2)  # formats written, and read; 1 says constant for control and mask for lost
 KEY = "audiomask"
@@ -39,12 +35,12 @@ class ArtifactError(AudioError):
 
 @dataclass(frozen=True)
 class StateSpec:
-    """A packed state tensor of one dtype; `initial` is one row, or None for zeros."""
+    """A packed state tensor of one dtype; `initial` is one row, or 0."""
 
     name: str
     dtype: np.dtype
     shape: tuple[int, ...]
-    initial: np.ndarray | None
+    initial: np.ndarray | int
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> StateSpec:
@@ -57,21 +53,18 @@ class StateSpec:
             raise ValueError(f"state {name}: shape {list(shape)} is beyond {MAX_STATE} elements")
         initial = entry.get("initial")
         if initial is None:
-            return cls(name, dtype, shape, None)
+            return cls(name, dtype, shape, 0)
         if isinstance(initial, dict):
-            flat = np.frombuffer(base64.b64decode(initial["base64"], validate=True), dtype.newbyteorder("<"))
-        else:
-            flat = np.asarray(initial, dtype=dtype)
+            raw = base64.b64decode(initial["base64"], validate=True)
+            initial = np.frombuffer(raw, dtype.newbyteorder("<"))
+        flat = np.asarray(initial, dtype)
         if flat.size != math.prod(shape):
             raise ValueError(f"state {name}: {flat.size} initial values for {math.prod(shape)} elements")
-        return cls(name, dtype, shape, flat.astype(dtype).reshape(shape))
+        return cls(name, dtype, shape, flat.reshape(shape))
 
     def rows(self, batch: int) -> np.ndarray:
         """Return the state of `batch` streams at their start, `[batch, *shape]`."""
-        out = np.zeros((batch, *self.shape), self.dtype)
-        if self.initial is not None:
-            out[:] = self.initial
-        return out
+        return np.full((batch, *self.shape), self.initial, self.dtype)
 
 
 @dataclass
@@ -100,75 +93,62 @@ class Artifact:
     def load(cls, path: str | Path) -> Artifact:
         """Read and validate a file, or raise `ArtifactError`, which says what is wrong with it."""
         path = Path(path)
+
+        def wrong(words: str) -> ArtifactError:
+            return ArtifactError(f"{path}: {words}")
+
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise ArtifactError(f"{path}: is larger than an ONNX file can be; it is something else")
+                raise wrong("is larger than an ONNX file can be; it is something else")
             data = path.read_bytes()
-        except OSError as error:
-            raise ArtifactError(
-                f"{path}: cannot be read ({error.strerror}); check the name and its rights"
-            ) from None
-        try:
             contents = parse(data)
+        except OSError as error:
+            raise wrong(f"cannot be read ({error.strerror}); check the name and its rights") from None
         except MalformedError as error:
-            raise ArtifactError(f"{path}: is no ONNX model ({error}); copy or export it again") from None
+            raise wrong(f"is no ONNX model ({error}); copy or export it again") from None
         if KEY not in contents.metadata:
-            raise ArtifactError(
-                f"{path}: has no '{KEY}' metadata, so nobody can run it; write it with: audiomask export"
+            raise wrong(f"has no '{KEY}' metadata, so nobody can run it; write it with: audiomask export")
+        if outside := contents.external:
+            raise wrong(
+                f"keeps {len(outside)} tensors ({outside[0]}, ...) elsewhere; an artifact is one file: "
+                "export it again"
             )
-        if contents.external:
-            raise ArtifactError(
-                f"{path}: keeps {len(contents.external)} tensors ({contents.external[0]}, ...) elsewhere; "
-                "an artifact is one file: export it again"
-            )
-        foreign = sorted(f"{d}::{t}" for d, t in contents.operators if d not in ("", "ai.onnx"))
-        if foreign:
-            raise ArtifactError(
-                f"{path}: needs the custom operators {' '.join(foreign)}; export it with plain ONNX"
-            )
-        return cls._build(path, contents.metadata[KEY], data, contents.nodes)
-
-    @classmethod
-    def _build(cls, path: Path, document: str, data: bytes, operators: int) -> Artifact:
+        if foreign := sorted(f"{d}::{t}" for d, t in contents.operators if d not in ("", "ai.onnx")):
+            raise wrong(f"needs the custom operators {' '.join(foreign)}; export it with plain ONNX")
         try:
-            meta = json.loads(document)
+            meta = json.loads(contents.metadata[KEY])
         except ValueError as error:
-            raise ArtifactError(f"{path}: its metadata is no JSON ({error}); export it again") from None
+            raise wrong(f"its metadata is no JSON ({error}); export it again") from None
         if not isinstance(meta, dict):
-            raise ArtifactError(
-                f"{path}: its metadata is a {type(meta).__name__}, not an object; export it again"
-            )
+            raise wrong(f"its metadata is a {type(meta).__name__}, not an object; export it again")
         if meta.get("format", 1) not in READ:
-            raise ArtifactError(
-                f"{path}: has artifact format {meta['format']}, and this audiomask reads up to {FORMAT}; "
+            raise wrong(
+                f"has artifact format {meta['format']}, and this audiomask reads up to {FORMAT}; "
                 "export the model again, or install the audiomask that wrote it"
             )
-        missing = [key for key in REQUIRED if key not in meta]
-        if missing:
-            raise ArtifactError(f"{path}: its metadata lacks {', '.join(missing)}; export it again")
+        if missing := [key for key in REQUIRED if key not in meta]:
+            raise wrong(f"its metadata lacks {', '.join(missing)}; export it again")
         try:
             for key, least in _CLOCK.items():
                 if not isinstance(meta[key], int) or not least <= meta[key] < 2**31:
                     raise ValueError(f"{key} is {meta[key]!r}, not an integer from {least}")
-            if meta["latency"] != meta["delay"] + meta["hop"]:
-                raise ValueError(
-                    f"latency {meta['latency']} is not delay {meta['delay']} + hop {meta['hop']}"
-                )
-            inputs = tuple(Port.parse(entry) for entry in meta["inputs"])
-            outputs = tuple(Port.parse(entry) for entry in meta["outputs"])
-            states = tuple(StateSpec.parse(entry) for entry in meta["states"])
+            latency, delay, hop = (meta[key] for key in ("latency", "delay", "hop"))
+            if latency != delay + hop:
+                raise ValueError(f"latency {latency} is not delay {delay} + hop {hop}")
+            inputs, outputs = (tuple(map(Port.parse, meta[side])) for side in ("inputs", "outputs"))
+            states = tuple(map(StateSpec.parse, meta["states"]))
             if sum(math.prod(s.shape) for s in states) > MAX_STATE:
                 raise ValueError(f"the states are beyond {MAX_STATE} elements")
             if not inputs or not inputs[0].is_stream:
                 raise ValueError("the first input is not a stream")
             for port in (*inputs, *outputs):
                 if port.is_stream:
-                    port.per_hop(meta["hop"])
-            return cls(path, meta, data, inputs, outputs, states, operators)
+                    port.per_hop(hop)
+            return cls(path, meta, data, inputs, outputs, states, contents.nodes)
         except KeyError as error:
-            raise ArtifactError(f"{path}: an entry of its metadata lacks {error}; export it again") from None
+            raise wrong(f"an entry of its metadata lacks {error}; export it again") from None
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise ArtifactError(f"{path}: its metadata is inconsistent: {error}; export it again") from None
+            raise wrong(f"its metadata is inconsistent: {error}; export it again") from None
 
     @property
     def state_bytes(self) -> int:
@@ -189,24 +169,17 @@ class Artifact:
         return next((port for port in self.streams[1:] if port.type == "lost"), None)
 
     def session(self, threads: int = 1):
-        """Return the graph as a session of ONNX Runtime, checked against the metadata.
-
-        All streams of this process share it. Raises `ArtifactError` if the runtime refuses it or a port does
-        not match.
-        """
+        """Return the graph's session, shared by all streams; raise `ArtifactError` if it is unfit."""
         with self._lock:
             if threads not in self._sessions:
-                self._sessions[threads] = self._start(threads)
+                try:
+                    session = open_graph(self.data, threads)
+                except Exception as error:  # ONNX Runtime raises a dozen classes without a common base
+                    raise failure(self.path, "ONNX Runtime refuses it", error) from error
+                self._match("inputs", session.get_inputs(), self.inputs, "")
+                self._match("outputs", session.get_outputs(), self.outputs, "next_")
+                self._sessions[threads] = session
             return self._sessions[threads]
-
-    def _start(self, threads: int):
-        try:
-            session = open_graph(self.data, threads)
-        except Exception as error:  # ONNX Runtime raises a dozen classes without a common base of their own
-            raise failure(self.path, "ONNX Runtime refuses it", error) from error
-        self._match("inputs", session.get_inputs(), self.inputs, "")
-        self._match("outputs", session.get_outputs(), self.outputs, "next_")
-        return session
 
     def _match(self, side: str, nodes: Iterable[Any], ports: Iterable[Port], prefix: str) -> None:
         found = {node.name: node for node in nodes}
@@ -269,14 +242,14 @@ def _undisturbed() -> Iterator[None]:
         return
     heard: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None is a handler that is not Python's, and cannot be put back.
+    handlers = {number: handler for number, handler in handlers.items() if handler is not None}
     try:
-        for number, handler in handlers.items():
-            if handler is not None:  # else it is not Python's, and cannot be put back
-                signal.signal(number, lambda number, frame: heard.append(number))
+        for number in handlers:
+            signal.signal(number, lambda number, frame: heard.append(number))
         yield
     finally:
         for number, handler in handlers.items():
-            if handler is not None:
-                signal.signal(number, handler)
+            signal.signal(number, handler)
         for one in heard:
             signal.raise_signal(one)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from audiomask.runtime.artifact import KEY, Artifact, ArtifactError
-from audiomask.runtime.onnxfile import metadata
+from audiomask.runtime.onnx_parser import metadata
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
 _RATE_SUFFIX = re.compile(r"[-_.]?(\d+)k(?:hz)?$", re.IGNORECASE)
@@ -48,11 +48,8 @@ def _catalogue() -> dict[Path, dict[str, Any]]:
 def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Artifact]:
     """Return the artifacts that `name` means, by rising sample rate.
 
-    Args:
-        name: a file, a folder of one family, or a shipped model or family (`denoise_48k`, `denoise`).
-        task: the task whose default model is meant if `name` is None.
-
-    Raises `ArtifactError`, with the names that exist.
+    It is a file, a folder of one family, a shipped model or a shipped family (`denoise_48k`, `denoise`); None
+    means the default model of `task`. Raises `ArtifactError`, with the names that exist.
     """
     if name is None:
         metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == task}
@@ -92,8 +89,5 @@ _Model = TypeVar("_Model", bound=_Rated)
 
 
 def choose(artifacts: Sequence[_Model], rate: int) -> _Model:
-    """Return the cheapest model of a family that keeps the whole band of a signal at `rate` Hz.
-
-    It is the one of the lowest sample rate that is not below `rate`, else the one of the highest.
-    """
+    """Return the model of the lowest sample rate that is not below `rate`, else of the highest."""
     return next((a for a in artifacts if a.sample_rate >= rate), artifacts[-1])

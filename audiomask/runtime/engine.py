@@ -29,15 +29,10 @@ Streams = Mapping[str, np.ndarray]  # by port name, each `[batch, channels, fram
 class Engine:
     """The memory that `batch` independent streams through one graph need.
 
-    Args:
-        artifact: the model.
-        batch: the number of streams.
-        threads: the threads of a call.
-        outputs: names of the ports that are wanted; None for all.
-
-    `state` is a list of `[batch, ...]`, one for each dtype, and `controls` has the values of the control
-    ports, `[batch]` or `[batch, n]`; their arrays are changed in place only, since they are bound to the
-    graph. `frames` has the number of frames in a hop of each input stream.
+    A call uses `threads` threads and computes the ports named in `outputs`, all for None. `state` is a list
+    of `[batch, ...]`, one for each dtype, and `controls` has the values of the control ports, `[batch]` or
+    `[batch, n]`; their arrays are changed in place only, since they are bound to the graph. `frames` has the
+    number of frames in a hop of each input stream.
     """
 
     def __init__(
@@ -122,7 +117,7 @@ class Engine:
     def reset(self, rows: Any = slice(None)) -> None:
         """Reset `rows` of the batch to the start of a signal."""
         for value, spec in zip(self.state, self.artifact.states, strict=True):
-            value[rows] = 0 if spec.initial is None else spec.initial
+            value[rows] = spec.initial
 
     def save(self) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """Return a copy of the memory that `load` takes."""
@@ -136,33 +131,25 @@ class Engine:
         self.turn(controls)
 
     def control(self, name: str, value: Any) -> np.ndarray:
-        """Return the array of a control for `value`, which is one for all streams or one for each.
-
-        Raises `ArtifactError` for a control that the model lacks or a value out of its range.
-        """
-        ports = self.artifact.controls
+        """Return a control's array for a value, or for one per stream; may raise `ArtifactError`."""
+        ports, where = self.artifact.controls, self.artifact.name
         if name not in ports:
-            known = " ".join(ports) or "none"
-            raise ArtifactError(f"{self.artifact.name}: has no control {name!r}; it has: {known}")
+            raise ArtifactError(f"{where}: has no control {name!r}; it has: {' '.join(ports) or 'none'}")
         port, array = ports[name], np.asarray(value)
         low, high = port.minimum, port.maximum
         if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-            raise ArtifactError(f"{self.artifact.name}: {name} = {value!r} is not a number")
+            raise ArtifactError(f"{where}: {name} = {value!r} is not a number")
         if (low is not None and (array < low).any()) or (high is not None and (array > high).any()):
-            raise ArtifactError(
-                f"{self.artifact.name}: {name} = {value} is outside {low} to {high} {port.unit}".rstrip()
-            )
+            raise ArtifactError(f"{where}: {name} = {value} is outside {low} to {high} {port.unit}".rstrip())
         made = np.empty_like(self.controls[name])
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 made[:] = array
         except ValueError:
-            raise ArtifactError(
-                f"{self.artifact.name}: {name} has shape {array.shape}, not {made.shape}"
-            ) from None
+            raise ArtifactError(f"{where}: {name} has shape {array.shape}, not {made.shape}") from None
         if not np.isfinite(made).all() or (made.dtype.kind == "i" and (made != array).any()):
             kind = "whole number" if made.dtype.kind == "i" else "float32"
-            raise ArtifactError(f"{self.artifact.name}: {name} = {value} does not fit a {kind}")
+            raise ArtifactError(f"{where}: {name} = {value} does not fit a {kind}")
         return made
 
 
@@ -210,14 +197,13 @@ def _call(steps: Sequence[Step]) -> None:
     first, hops = steps[0].engine, steps[0].hops
     alone = len(steps) == 1 and hops == 1
     try:
-        if len(steps) > 1:
-            feeds = [step.engine.feeds(step.inputs, hops) for step in steps]
-            rows = {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
-            values = first.graph.run(first.names, rows)
-        elif alone:
+        if alone:
             values = first.alone(steps[0].inputs)
         else:
-            values = first.graph.run(first.names, first.feeds(steps[0].inputs, hops))
+            rows, *others = (step.engine.feeds(step.inputs, hops) for step in steps)
+            if others:
+                rows = {name: np.concatenate([rows[name], *(o[name] for o in others)]) for name in rows}
+            values = first.graph.run(first.names, rows)
     except Exception as error:  # see Artifact.session
         if len(steps) > 1:
             for step in steps:

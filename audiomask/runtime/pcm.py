@@ -10,15 +10,12 @@ FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype
 
 
 class Pcm:
-    """A converter between bytes in a `format` of FORMATS and samples of so many `channels`.
-
-    `frame`: bytes of one sample of every channel; `clipped`: samples clamped at full scale (s16le only).
-    """
+    """A converter between bytes in a `format` of FORMATS and samples of so many `channels`."""
 
     def __init__(self, format: str, channels: int):
         self.dtype, self.channels = FORMATS[format], channels
-        self.frame = self.dtype.itemsize * channels
-        self.clipped = 0
+        self.frame = self.dtype.itemsize * channels  # bytes of one sample of every channel
+        self.clipped = 0  # samples clamped at full scale (s16le only)
 
     def decode(self, data: bytes | bytearray) -> np.ndarray:
         """Return whole frames as `[channels, T]` float32."""

@@ -5,12 +5,9 @@
         send(player.feed(block)["codes"])               # [n_q, frames] that are complete
     send(player.flush()["codes"])
 
-`Session` is the player that one listens to: sound in, sound out, with a dry path and changes that do not
-click.
-
 Around the graph lie, in order: cleaning of NaN, conversion to the model's rate, collection into hops, the
-graph, the cut of its delay, and conversion back. Many players share the calls of a graph through `feed_all`;
-`feed` is the same for one.
+graph, the cut of its delay, and conversion back. Many players share the calls of a graph through `feed_all`.
+`Session` is the player for listening, with a dry path and changes that do not click.
 """
 
 from __future__ import annotations
@@ -39,6 +36,7 @@ BULK_HOPS, BULK_ROWS, BULK_SILENT = 64, 256, 8
 GARBAGE = 2.0**32
 
 Frames = dict[str, np.ndarray]  # by port name, each `[rows, frames]`
+Given = np.ndarray | None  # frames of a stream, or nothing
 Work = Generator[list[Step], None, Any]  # steps that wait to be run, then a result
 
 
@@ -102,7 +100,8 @@ class Player:
         names = outputs or [port.name for port in artifact.outputs]
         self.ports = tuple(output_port(artifact, name) for name in names)
         self.engine = Engine(artifact, batch, threads, [port.name for port in self.ports])
-        self.rows = {p.name: batch * p.channels for p in (*artifact.streams, *self.ports)}
+        ports = (*artifact.streams, *self.ports)
+        self.rows = {p.name: batch * p.channels for p in ports}
         self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
         # Flags that come with the samples of a sound; at another clock they are a stream like any other.
         self._lost = artifact.lost
@@ -110,7 +109,7 @@ class Player:
         self._flagged = self._sound and (
             self._lost is None or (self._lost.rate, self._lost.channels) == (self.first.rate, 1)
         )
-        self._none = {p.name: np.zeros((self.rows[p.name], 0), p.dtype) for p in artifact.streams}
+        self._none = {p.name: np.zeros((self.rows[p.name], 0), p.dtype) for p in ports}
         self._convert()
         self.cleaned = self.faults = 0
         self._busy = self._changed = False
@@ -124,7 +123,7 @@ class Player:
         self._in: dict[str, Polyphase] = {}
         self._out: dict[str, Polyphase] = {}
         self.rates = {p.name: p.rate * artifact.sample_rate for p in (*artifact.streams, *self.ports)}
-        self._ratio = Fraction(rate, artifact.sample_rate)
+        ratio = Fraction(rate, artifact.sample_rate)
         if rate != artifact.sample_rate:
             if self.first.type == "pcm" and self.first.rate == 1:
                 up = Polyphase(rate, artifact.sample_rate, self.rows[self.first.name])
@@ -137,18 +136,12 @@ class Player:
             self.rates |= dict.fromkeys((*self._in, *self._out), Fraction(rate))
         before = self._in[self.first.name].half if self._in else 0
         after = max((down.half for down in self._out.values()), default=0)
-        self.latency = ceil(before + (artifact.latency + after) * self._ratio)
-        self.hop = ceil(artifact.hop * self._ratio)
+        self.latency = ceil(before + (artifact.latency + after) * ratio)
+        self.hop = ceil(artifact.hop * ratio)
         self.delay = self.latency - self.hop
 
-    # --- control ---
-
     def set(self, controls: Mapping[str, Any]) -> None:
-        """Change controls from the next hop on. Any thread may do so.
-
-        Raises `ArtifactError` for a control that the model lacks or a value out of its range; then nothing is
-        changed.
-        """
+        """Change controls from the next hop on, in any thread; `ArtifactError` leaves all unchanged."""
         made = {name: self.engine.control(name, value) for name, value in controls.items()}
         target = {**self._target, **made}
         if _differ(target, self._target):
@@ -159,7 +152,7 @@ class Player:
         self.engine.reset()
         for converter in self._converters:
             converter.reset()
-        self._held = dict(self._none)  # frames that wait for the rest of their hop
+        self._held = {name: self._none[name] for name in self.engine.frames}  # wait for the rest of their hop
         # Frames before the start.
         self._skip = {p.name: int(self.artifact.delay * p.rate) for p in self.ports}
         self._given = dict.fromkeys(self._held, 0)  # frames of each stream so far, as they came
@@ -199,19 +192,14 @@ class Player:
         for converter, state in zip(self._converters, snapshot.rest["converters"], strict=True):
             converter.state = copy.deepcopy(state)
 
-    # --- sound ---
-
-    def feed(
-        self, block: np.ndarray | None = None, lost: np.ndarray | None = None, **streams: np.ndarray | None
-    ) -> Frames:
+    def feed(self, block: Given = None, lost: Given = None, **streams: Given) -> Frames:
         """Take a block `[channels, n]` (`[n]` for one channel), any n; return the complete frames.
 
         `block` belongs to the first input. The others are given by name, `[rows, n]` or `[n]` for all rows; a
-        stream that is left out holds its neutral value for this time. In `lost`, anything but 0 means lost,
-        and the sound there is ignored: it becomes 0. A model of several microphones lacks a sample when any
-        of them does. At another rate than the model's, every sample that a lost one contributes to is lost,
-        see `polyphase.Spread`. A stream at another rate than the first may run ahead or behind by less than a
-        frame.
+        stream that is left out holds its neutral value for this time, and one at another rate than the first
+        may run ahead or behind by less than a frame. In `lost`, anything but 0 means lost, and the sound
+        there becomes 0. A model of several microphones lacks a sample when any of them does. At another rate
+        than the model's, every sample that a lost one contributes to is lost, see `polyphase.Spread`.
         """
         return alone(self.feeding(block, lost, **streams))
 
@@ -219,15 +207,13 @@ class Player:
         """Return the rest of the signal, ceil(T rate) frames in all, then reset."""
         return alone(self.flushing())
 
-    def feeding(
-        self, block: np.ndarray | None = None, lost: np.ndarray | None = None, **streams: np.ndarray | None
-    ) -> Work:
+    def feeding(self, block: Given = None, lost: Given = None, **streams: Given) -> Work:
         """Do `feed` as work whose steps somebody else runs, see `drive`."""
         if lost is not None:
             streams[self._lost_name] = lost
         x, lost = self._checked(block, streams)
         if x.shape[1] == 0:
-            y = {port.name: self._empty(port) for port in self.ports}
+            y = {port.name: self._none[port.name] for port in self.ports}
         else:
             self._begin()
             try:
@@ -260,16 +246,8 @@ class Player:
             raise RuntimeError("this session is being fed already; it belongs to one thread at a time")
         self._busy = True
 
-    def _empty(self, port: Port) -> np.ndarray:
-        return np.zeros((self.rows[port.name], 0), port.dtype)
-
-    def _checked(
-        self, block: np.ndarray | None, streams: dict[str, np.ndarray | None]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the cleaned block `[channels, n]` of the first stream, and its flags of loss.
-
-        The flags are taken out of `streams`.
-        """
+    def _checked(self, block: Given, streams: dict[str, Given]) -> tuple[np.ndarray, Given]:
+        """Return the cleaned block `[channels, n]`, and its flags of loss, taken out of `streams`."""
         if block is None:
             block = streams.pop(self.first.name, None)
             if block is None:
@@ -303,12 +281,7 @@ class Player:
             x = np.where(good, x, np.float32(0))
         return (x.mean(axis=0, keepdims=True) if self.mix and len(x) > 1 else x), lost
 
-    def _push(
-        self,
-        x: np.ndarray,
-        lost: np.ndarray | None = None,
-        streams: Mapping[str, np.ndarray | None] | None = None,
-    ) -> Work:
+    def _push(self, x: np.ndarray, lost: Given = None, streams: Mapping[str, Given] | None = None) -> Work:
         """Take a checked block and give the aligned frames that it completes, by port."""
         given = {self.first.name: x}
         if len(self._held) > 1:  # all of it is checked before anything is taken
@@ -326,7 +299,7 @@ class Player:
             self._done[name] += frames.shape[1]
         return y
 
-    def _others(self, n: int, lost: np.ndarray | None, streams: Mapping[str, np.ndarray | None]) -> Frames:
+    def _others(self, n: int, lost: Given, streams: Mapping[str, Given]) -> Frames:
         """Return what the other streams bring beside `n` frames of the first."""
         batch, parts = self.engine.batch, {}
         for port in self.artifact.streams[1:]:
@@ -372,11 +345,11 @@ class Player:
                 self._in, self.rates = kept
         else:
             parts = yield from self._rest(due)
-        parts = [{port.name: self._empty(port) for port in self.ports}, *parts]
-        have = {
-            name: n - self._done[name] + sum(part[name].shape[1] for part in parts) for name, n in due.items()
-        }
-        return {name: np.concatenate([p[name] for p in parts], 1)[:, : max(0, n)] for name, n in have.items()}
+        left = {}
+        for name, n in due.items():
+            y = np.concatenate([self._none[name], *(part[name] for part in parts)], axis=1)
+            left[name] = y[:, : max(0, n - self._done[name] + y.shape[1])]
+        return left
 
     def _rest(self, due: dict[str, int]) -> Work:
         """Push neutral frames until each output has had as many frames as are due."""
@@ -413,7 +386,7 @@ class Player:
         """Join what several calls gave of an output, without its frames before the signal."""
         name = port.name
         if not runs:
-            return self._empty(port)
+            return self._none[name]
         y = runs[0][name] if len(runs) == 1 else np.concatenate([run[name] for run in runs], axis=2)
         y = y.reshape(self.rows[name], -1)
         if skip := self._skip[name]:
@@ -469,18 +442,14 @@ def output_port(artifact: Artifact, name: str) -> Port:
     )
 
 
-# --- many players in one call -------------------------------------------------------------------------------
-
-
 def feed_all(requests: Sequence[tuple]) -> list[Any]:
     """Return what each player gives for its block, many of them in one call of the graph.
 
     A request is `(player, block)` or `(player, block, lost)`; the block None ends the signal as `flush` does.
-    A small model spends about half of its time on the fixed cost of a call, however many rows it has;
-    stacked, the players share that cost (tools/bench/sessions.py). Players stack that were made of the same
-    `Artifact` object with the same `threads` and outputs; any others may be in the list and run in calls of
-    their own. Rates, channels, controls and lengths of blocks may differ; players that have the same number
-    of hops to do at a time go together.
+    Players stack that were made of the same `Artifact` object with the same `threads` and outputs, and have
+    the same number of hops to do at a time; any others run in calls of their own. Rates, channels, controls
+    and lengths of blocks may differ. Stacked, players share the fixed cost of a call, which is about half of
+    the time of a small model (tools/bench/sessions.py).
 
     A result is within 1e-5 of the peak of what `feed` gives, or the exception that it raises: ValueError for
     a block of a wrong shape, `ArtifactError` for a graph that fails, after which that player has to be reset;
@@ -493,21 +462,21 @@ def feed_all(requests: Sequence[tuple]) -> list[Any]:
 
 def drive(works: Sequence[Work]) -> list[Any]:
     """Run all works to their ends, with their steps stacked; an exception is a result."""
-    results: dict[int, Any] = {}
+    results: list[Any] = [None] * len(works)
     waiting = dict(enumerate(works))
     while waiting:
         steps: list[Step] = []
         for n, work in list(waiting.items()):
             try:
                 steps += next(work)
+                continue
             except StopIteration as end:
                 results[n] = end.value
             except Exception as error:  # one player fails; the others go on
                 results[n] = error
-            if n in results:
-                del waiting[n]
+            del waiting[n]
         run_steps(steps)
-    return [results[n] for n in range(len(works))]
+    return results
 
 
 def alone(work: Work) -> Any:

@@ -131,9 +131,8 @@ class Polyphase:
 class Spread(Polyphase):
     """A converter of flags: an output is flagged where its window holds a flagged input.
 
-    So no output that a flagged sample contributes to counts as good. The window is the whole support of the
-    filter, 2 ms on each side at the lower rate of 16 kHz: within it a zero in place of a sample rings. `like`
-    is the converter of the sound, and there are `rows` of flags.
+    The window is the whole support of the filter, 2 ms on each side at the lower rate of 16 kHz, within which
+    a zero in place of a sample rings. `like` is the converter of the sound, and there are `rows` of flags.
     """
 
     def __init__(self, like: Polyphase, rows: int):

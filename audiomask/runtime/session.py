@@ -5,9 +5,6 @@
         play(session.feed(block))       # what is ready
     play(session.flush())               # the rest: as many samples came out as went in, aligned
 
-A model that is informed of what a network lost takes it in `feed(block, lost)`; any other model gets zeros
-there. `Player` below it runs any model; a session adds what a listener needs.
-
 Nothing that is changed while sound is running clicks. The dry fraction and the bypass are ramps of the mix.
 The model's controls are constants of a call of the graph, so a change is a crossfade of two runs from the
 same state, one with the old values and one with the new, over `RAMP_S` rounded up to whole hops; from there
@@ -24,29 +21,9 @@ from typing import Any
 import numpy as np
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.crossfade import RAMP_S, Ramp, crossfade
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.player import Frames, Player, Work, _differ, alone, find
-
-RAMP_S = 0.01  # length of a change: too short to wait for, too long to be heard as a click
-
-
-class Ramp:
-    """A value that moves to its `target` by `slope` a sample."""
-
-    def __init__(self, slope: float):
-        self.slope, self.now, self.target = slope, 0.0, 0.0
-
-    def take(self, count: int) -> Any:
-        """Return the next values `[count]`, or one number if they are equal, or None if that is 0."""
-        target = self.target  # another thread may change it
-        if self.now == target or not count:
-            return self.now or None
-        way = target - self.now
-        steps = np.minimum(self.slope * np.arange(1, count + 1), abs(way))
-        arrived = steps[-1] == abs(way)
-        values = (self.now + np.copysign(steps, way)).astype(np.float32)
-        self.now = target if arrived else float(self.now + np.copysign(steps[-1], way))
-        return values
 
 
 class Session(Player):
@@ -56,9 +33,8 @@ class Session(Player):
         dry: fraction 0..1 of the untouched signal in the output, with the same delay; where M channels become
             one, it is that of the reference channel.
         bypass: play only the untouched signal, with the same delay, while the model goes on processing.
-        trim: the first sample out belongs to the first one in, however late it comes, and `flush` completes
-            the length. False, for sound cards: each `feed` returns exactly as many samples as it got, `lag`
-            later.
+        trim: align the first sample out with the first one in; `flush` completes the length. False, for sound
+            cards, makes each `feed` return exactly as many samples as it got, `lag` later.
         block: promise that blocks are multiples of this, which may shorten the lag.
         output: name of the one output of sound that is heard; default all of them.
         The others are those of `Player`.
@@ -137,10 +113,7 @@ class Session(Player):
         dry: float | None = None,
         bypass: bool | None = None,
     ) -> None:
-        """Change the mix and the model's controls (`{"strength": 0.5}`); any thread may do so.
-
-        Raises `ArtifactError` for a value that does not fit; then nothing is changed.
-        """
+        """Change the mix and the controls, in any thread; `ArtifactError` leaves all unchanged."""
         dry = self.dry if dry is None else float(dry)
         bypass = self.bypass if bypass is None else bool(bypass)
         if not 0 <= dry <= 1:
@@ -155,7 +128,6 @@ class Session(Player):
         self._mix.target = 1.0 if bypass else dry
 
     def reset(self) -> None:
-        """Start a new signal; controls keep their values."""
         super().reset()
         self._fading = 0
         self._late = np.zeros((self.outputs, 0), np.float32)  # dry signal whose wet part is not out yet
@@ -181,8 +153,7 @@ class Session(Player):
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
 
         A block `[T]` that becomes one channel gives `[n]`, any other `[outputs, n]`; a model with several
-        outputs gives a dict of them by port. `lost`: see `Player.feed`; the lost samples are 0 in the dry
-        sound too.
+        outputs gives a dict of them by port. What is `lost` (see `Player.feed`) is 0 in the dry sound too.
         """
         return alone(self.feeding(block, lost))
 
@@ -236,25 +207,13 @@ class Session(Player):
         self._stepped += 1
         y = self._result(*steps)
         if self._fading:
-            y = self._faded(steps[1].outputs or {}, y)
+            y = crossfade(steps[1].outputs or {}, y, self._fades - self._fading, self._fades)
+            self._fading -= 1
         return y
-
-    def _faded(self, old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the hop of a crossfade from the old values of the controls to the new ones."""
-        done, self._fading = self._fades - self._fading, self._fading - 1
-        faded = {}
-        for name, y in new.items():
-            n = y.shape[2]
-            share = np.arange(done * n + 1, (done + 1) * n + 1, dtype=np.float32) / (self._fades * n)
-            faded[name] = old[name] + share * (y - old[name])
-        return faded
 
 
 def sounds(artifact: Artifact, output: str | None = None) -> list[str]:
-    """Return the names of the outputs of sound, or the one that is asked for.
-
-    Raises `ArtifactError` for a model that does not turn sound into sound, and for an output that it lacks.
-    """
+    """Return the outputs of sound, or the one asked for; raise `ArtifactError` if unplayable."""
     names = [port.name for port in artifact.outputs if port.type == "pcm"]
     others = [p for p in artifact.streams[1:] if p.type not in ("lost", "noise")]
     if artifact.streams[0].type != "pcm" or not names or others:

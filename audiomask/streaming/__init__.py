@@ -1,7 +1,4 @@
-"""Build blocks that run frame by frame: explicit state, composed delays, and combinators.
-
-Model files import from here; `contract` says what a block promises.
-"""
+"""Build blocks that run frame by frame; `contract` says what a block promises."""
 
 from audiomask.ports import Port
 from audiomask.streaming.combinators import Context, Delay, Gate, Parallel, Residual, Sequential, Steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
@@ -9,15 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from audiomask.streaming.contract import Shape, Streaming, _lcm, simplest, whole
+from audiomask.streaming.contract import Shape, Streaming, simplest
 from audiomask.streaming.state import State
 
 
 class Delay(Streaming):
-    """A block that delays frames of `shape`, (channels(, frequencies)), by `frames`.
-
-    Frames before the signal stay there, so nothing needs gating.
-    """
+    """A block that delays frames of `shape`, (channels(, frequencies)); it needs no gate."""
 
     def __init__(self, frames: int, shape: Shape | int) -> None:
         super().__init__()
@@ -79,12 +77,10 @@ class Gate(Streaming):
 class Steps:
     """A helper that runs the named blocks of a block and collects the states after them.
 
-    In `step(self, x, state)` of a block with the children `conv` and `gru`:
+    In `step(self, x, state)` of a block with the children `conv` and `gru`, plain modules or blocks:
 
         step = Steps(self, state)
         return step("gru", step("conv", x).relu()), step.states
-
-    A plain module among them acts frame by frame and has no state.
     """
 
     def __init__(self, block: Streaming, state: State) -> None:
@@ -102,19 +98,14 @@ class Steps:
 
 
 class Sequential(Streaming):
-    """A block that chains blocks; plain modules among them act frame by frame, without memory.
-
-    `blocks` are modules, or one dict of named modules. Lags compose as lag' = (lag + delay) * rate.
-    """
+    """A block that chains blocks and plain modules, which act on each frame alone."""
 
     def __init__(self, *blocks: nn.Module | Mapping[str, nn.Module]) -> None:
         super().__init__()
-        if len(blocks) == 1 and isinstance(blocks[0], Mapping):
-            named = dict(blocks[0])
-        else:
-            named = {str(i): block for i, block in enumerate(blocks)}  # type: ignore[misc]
+        single = blocks[0] if len(blocks) == 1 else None
+        named: Mapping[Any, Any] = single if isinstance(single, Mapping) else dict(enumerate(blocks))
         for name, block in named.items():
-            self.add_module(name, block)
+            self.add_module(str(name), block)
         self.compose(*named.values())
 
     def __getitem__(self, index: int) -> nn.Module:
@@ -128,10 +119,9 @@ class Sequential(Streaming):
 
 
 class Parallel(Streaming):
-    """A block that aligns branches over one input with the slowest, and sums or joins them.
+    """A block that aligns branches over one input and sums their outputs or joins the channels.
 
-    Joining is over channels. `shapes`: the shape of one frame of each branch's output (one Shape for all, or
-    a list), needed only when the branches' delays differ.
+    `shapes` of a frame of each branch's output (or one for all) are needed where the delays differ.
     """
 
     def __init__(
@@ -142,27 +132,24 @@ class Parallel(Streaming):
     ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
-        self.delays = nn.ModuleList()
         self.merge = merge
         self.shapes = shapes if isinstance(shapes, list) else [shapes] * len(branches)
         self.align(0)
 
     def align(self, lag: int) -> None:
         self.lag = lag
-        hop, rates, lags = Fraction(1), set(), []
+        hops, rates, lags = [1], set(), []
         for branch in self.branches:
+            rate, lag_out = Fraction(1), lag
             if isinstance(branch, Streaming):
                 branch.align(lag)
-                hop = _lcm(hop, Fraction(branch.hop))
-                rates.add(branch.rate)
-                lags.append(branch.lag_out)
-            else:
-                rates.add(Fraction(1))
-                lags.append(lag)
+                hops.append(branch.hop)
+                rate, lag_out = branch.rate, branch.lag_out
+            rates.add(rate)
+            lags.append(lag_out)
         if len(rates) != 1:
             raise ValueError(f"parallel branches of different rates {sorted(rates)}: resample them to one")
-        self.rate = rates.pop()
-        self.hop = whole(hop, "hop")
+        self.rate, self.hop = rates.pop(), math.lcm(*hops)
         self.delay = simplest(max(lags) / self.rate - lag)
         self.delays = nn.ModuleList()
         for own, shape in zip(lags, self.shapes, strict=True):
@@ -177,18 +164,15 @@ class Parallel(Streaming):
             self.delays.append(wait)
 
     def step(self, x, state, **controls):
-        step, parts = Steps(self, state), []
-        for i in range(len(self.branches)):
-            parts.append(step(f"delays.{i}", step(f"branches.{i}", x, **controls)))
+        step = Steps(self, state)
+        count = len(self.branches)
+        parts = [step(f"delays.{i}", step(f"branches.{i}", x, **controls)) for i in range(count)]
         y = torch.cat(parts, 1) if self.merge == "cat" else sum(parts[1:], parts[0])
         return y, step.states or None
 
 
 class Residual(Parallel):
-    """A block that returns x + branch(x), with x delayed by the branch's delay.
-
-    `shape`: of one frame of x, needed if that delay is not zero.
-    """
+    """A block that returns x + branch(x); a branch that lags needs the `shape` of a frame of x."""
 
     def __init__(self, *branch: nn.Module, shape: Shape | int | None = None) -> None:
         body = branch[0] if len(branch) == 1 else Sequential(*branch)

@@ -44,8 +44,7 @@ class StreamingModel(Streaming):
             raise ValueError(
                 f"{self.name}: no control {name!r}; its inputs are {[p.name for p in self.inputs]}"
             )
-        if value is None:
-            value = port.default
+        value = port.default if value is None else value
         if value is None:
             raise ValueError(f"{self.name}: the control {name!r} has no default and must be given")
         if isinstance(value, Tensor) and value.ndim > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -21,18 +21,15 @@ def tree_map(function: Callable[[Tensor], Tensor], state: State) -> State:
     return tuple(tree_map(function, value) for value in state)
 
 
-def _leaves(state: State, path: str) -> Iterator[tuple[str, Tensor]]:
+def flatten_state(state: State, path: str = "") -> list[tuple[str, Tensor]]:
+    """Return all tensors of a state with dotted names below `path`, ordered by name."""
+    if state is None:
+        return []
     if isinstance(state, Tensor):
-        yield path, state
-    elif state is not None:
-        items = sorted(state.items()) if isinstance(state, Mapping) else enumerate(state)
-        for key, value in items:
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-
-
-def flatten_state(state: State) -> list[tuple[str, Tensor]]:
-    """Return all tensors of a state with dotted names, ordered by name."""
-    return list(_leaves(state, ""))
+        return [(path, state)]
+    items = sorted(state.items()) if isinstance(state, Mapping) else enumerate(state)
+    parts = (flatten_state(value, f"{path}.{key}" if path else str(key)) for key, value in items)
+    return [leaf for part in parts for leaf in part]
 
 
 def unflatten_state(like: State, tensors: Sequence[Tensor]) -> State:

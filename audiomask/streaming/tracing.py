@@ -11,10 +11,7 @@ from torch._higher_order_ops.scan import scan
 
 
 def to_onnx() -> bool:
-    """Return whether an ONNX graph is being made, for blocks that are written otherwise there.
-
-    `torch.export` for torch itself keeps torch's operators.
-    """
+    """Return whether an ONNX graph, not a program of torch, is being made."""
     return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 

@@ -83,9 +83,7 @@ def test_nan_is_cleaned_and_reported(tmp_path, noise):
 def test_truncated_wav_gives_what_is_there_and_says_so(tmp_path, noise):
     path = wav(tmp_path / "a.wav", noise(1, 1000))
     path.write_bytes(path.read_bytes()[:1044])
-    with pytest.warns(
-        AudioWarning, match="truncated: its header promises 2000 bytes of samples, 1000 are there"
-    ):
+    with pytest.warns(AudioWarning, match="truncated: its header promises 2000 bytes .*, 1000 are there"):
         y, _ = read(path)
     assert y.shape == (1, 500)
 
@@ -94,9 +92,8 @@ def test_truncated_flac_is_an_error_that_tells_how_to_save_the_rest(tmp_path, no
     path = tmp_path / "a.flac"
     sf.write(path, noise(1, 200_000)[0], 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(
-        AudioError, match=r"a\.flac: damaged after 4\.10 s .* ffmpeg -i .*a\.flac out\.wav saves"
-    ):
+    words = r"a\.flac: damaged after 4\.10 s .* ffmpeg -i .*a\.flac out\.wav saves"
+    with pytest.raises(AudioError, match=words):
         read(path)
 
 
@@ -132,26 +129,25 @@ def test_no_audio(tmp_path, content, words):
 
 
 def test_bad_places(tmp_path):
-    with pytest.raises(AudioError, match="no such file"):
-        read(tmp_path / "none.wav")
-    with pytest.raises(AudioError, match="is a folder"):
-        read(tmp_path)
-    with pytest.raises(AudioError, match="device or a pipe"):
-        read("/dev/zero")
-    with pytest.raises(AudioError, match="cannot be opened"):
-        read("x" * 5000)
+    for path, words in (
+        (tmp_path / "none.wav", "no such file"),
+        (tmp_path, "is a folder"),
+        ("/dev/zero", "device or a pipe"),
+        ("x" * 5000, "cannot be opened"),
+    ):
+        with pytest.raises(AudioError, match=words):
+            read(path)
 
 
 def test_absurd_headers(tmp_path):
-    sf.write(tmp_path / "zero.wav", np.zeros((0, 1)), 16000)
-    with pytest.raises(AudioError, match="holds no samples"):
-        read(tmp_path / "zero.wav")
-    sf.write(tmp_path / "slow.wav", np.zeros(10), 12)
-    with pytest.raises(AudioError, match="sample rate 12 Hz is outside 4000 to 768000"):
-        read(tmp_path / "slow.wav")
-    sf.write(tmp_path / "wide.wav", np.zeros((10, 200)), 16000)
-    with pytest.raises(AudioError, match="200 channels are more than 128"):
-        read(tmp_path / "wide.wav")
+    for shape, rate, words in (
+        ((0, 1), 16000, "holds no samples"),
+        (10, 12, "sample rate 12 Hz is outside 4000 to 768000"),
+        ((10, 200), 16000, "200 channels are more than 128"),
+    ):
+        sf.write(tmp_path / "a.wav", np.zeros(shape), rate)
+        with pytest.raises(AudioError, match=words):
+            read(tmp_path / "a.wav")
 
 
 def test_no_permission(tmp_path, noise):
@@ -209,6 +205,15 @@ def test_clip_policies(tmp_path, noise):
     assert np.array_equal(read(tmp_path / "none.wav")[0], x)
     assert np.array_equal(read(tmp_path / "quiet.wav")[0], x / 2)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW"])
+def test_logarithmic_formats_hold_nothing_beyond_full_scale(tmp_path, noise, subtype):
+    x = 30 * noise(1, 1000)
+    for clip in ("none", "clamp"):
+        with pytest.warns(AudioWarning, match="beyond full scale"):
+            write(tmp_path / f"{clip}.wav", x, 16000, subtype=subtype, clip=clip)
+    assert (tmp_path / "none.wav").read_bytes() == (tmp_path / "clamp.wav").read_bytes()
 
 
 def test_refuses_to_overwrite(tmp_path, noise):
@@ -302,8 +307,9 @@ def test_more_than_4_gib(tmp_path, noise, monkeypatch):
     assert info(tmp_path / "a.wav").frames == 100
     assert Writer(tmp_path / "b.wav", 16000, 1, frames=100).format == "WAV"
     monkeypatch.setattr("audiomask.audio.writer.MAX_RIFF_BYTES", 1000)
-    with pytest.raises(AudioError, match="more than 4 GiB"), Writer(tmp_path / "b.wav", 16000, 1) as writer:
-        writer.write(noise(1, 501))
+    for clip in ("clamp", "rescale"):
+        with pytest.raises(AudioError, match="4 GiB"), Writer(tmp_path / "b.wav", 16000, 1, clip=clip) as w:
+            w.write(noise(1, 501))
 
 
 def test_formats(tmp_path):

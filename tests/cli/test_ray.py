@@ -20,7 +20,7 @@ from audiomask.audio.sources import Source
 from audiomask.cli.conceal import work as concealing
 from audiomask.cli.enhance import work as enhancing
 from audiomask.runtime.files.batch import Job
-from audiomask.runtime.files.drops import Loss, loss_models
+from audiomask.runtime.files.packet_loss import Loss, loss_models
 from audiomask.runtime.files.play import Options
 
 

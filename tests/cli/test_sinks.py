@@ -203,6 +203,13 @@ def test_what_is_no_file_of_codes_is_told(here, cli, models):
     assert (done.code, "not audio that libsndfile can read" in done.err) == (1, True)
 
 
+def test_more_than_memory_is_not_unpacked(here, cli, models, monkeypatch):
+    np.savez_compressed("good.npz", codes=np.zeros((2, 3000), int), sample_rate=16000, frames=480000)
+    monkeypatch.setattr("audiomask.runtime.files.sinks.MAX_BYTES", 2**14)
+    done = cli("enhance", "good.npz", "-m", models["decoder"], "-o", "out")
+    assert "good.npz: is no .npz of codes (it holds more than" in done.err
+
+
 def test_probabilities_and_bits(here, cli, models):
     x = wav("a.wav", 2)
     assert cli("enhance", "a.wav", "-m", models["detector"], "-o", "out/").code == 0

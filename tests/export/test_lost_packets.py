@@ -48,13 +48,8 @@ def test_examples_lose_bursts():
 def test_a_model_with_a_mask_becomes_a_file(tmp_path):
     """Export, check, play; and a file that ignores what it is told is found out."""
     document = export(Repeat(), tmp_path / "repeat.onnx", {})
-    assert document["inputs"][1] == {
-        "name": "lost",
-        "kind": "stream",
-        "type": "lost",
-        "channels": 1,
-        "rate": "1",
-    }
+    lost = {"name": "lost", "kind": "stream", "type": "lost", "channels": 1, "rate": "1"}
+    assert document["inputs"][1] == lost
     artifact = Artifact.load(tmp_path / "repeat.onnx")
     assert (artifact.task, artifact.lost.name) == ("conceal", "lost")
     assert check_file(Repeat(), artifact.path, 0.5) == 0

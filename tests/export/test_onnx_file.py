@@ -16,8 +16,8 @@ from audiomask.cli import main
 from audiomask.export import document, graph, onnx_file, proof
 from audiomask.export.packing import ExportError
 from audiomask.nn.conv import Conv1d
-from audiomask.runtime.artifact import Artifact, open_graph
-from audiomask.streaming import Delay, Port, StreamingModel
+from audiomask.runtime.artifact import Artifact
+from audiomask.streaming import Delay, Port
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_graph_is_small_and_clean(written):
 def test_floors_survive(model, written):
     """Silence: without the floor under the logarithm everything after it would be infinite."""
     silence = {"audio": torch.zeros(1, 1, 96), "strength": torch.ones(1)}
-    found = proof.run_pieces(open_graph(written[0]), model, silence, [1, 2])
+    found = proof.run_pieces(proof.Graph(written[0], model), model, silence, [1, 2])
     assert all(value.isfinite().all() for value in found.values())
 
 
@@ -104,32 +104,17 @@ def test_hash_is_of_config_and_weights(model):
     assert weights.fingerprint(other, CONFIG) != first
 
 
-class Pair(StreamingModel):
-    """Two microphones to one channel, by a convolution."""
-
-    name, inputs = "pair", (Port("audio", channels=2, reference=1),)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = Conv1d(2, 1, 5)
-
-    def initial_state(self, batch, device=None, dtype=torch.float32):
-        return self.conv.initial_state(batch, device, dtype)
-
-    def step(self, x, state, **controls):
-        return self.conv.step(x, state)
-
-
 def test_several_channels_to_one(tmp_path):
     """The file says which is the reference, and the runtime plays what torch computes."""
     torch.manual_seed(0)
-    model, path = Pair().eval(), tmp_path / "pair.onnx"
-    document = onnx_file.export(model, path, {"class_path": "test_onnx_file.Pair"})
+    inputs = (Port("audio", channels=2, reference=1),)
+    model, path = Simple(Conv1d(2, 1, 5), inputs=inputs).eval(), tmp_path / "pair.onnx"
+    document = onnx_file.export(model, path, {})
     assert (document["inputs"][0]["channels"], document["inputs"][0]["reference"]) == (2, 1)
     assert Artifact.load(path).inputs[0].reference == 1
     assert proof.check_file(model, path, 0.2) < 1e-5
     with torch.no_grad():
-        model.conv.weight[0, 1] += 0.1
+        model.block.weight[0, 1] += 0.1
     with pytest.raises(ExportError, match="the runtime differs"):
         proof.check_file(model, path, 0.2)
 

@@ -65,6 +65,13 @@ def test_the_adversarial_gradient_leads_to_better_scores(loss):
     assert after["adversarial"] < before["adversarial"]
 
 
+def test_its_own_gradient_is_clipped():
+    a = adversary(clip=1e-3)
+    a(*rows(0))
+    norms = torch.stack([p.grad.norm() for p in a.networks.parameters() if p.grad is not None])
+    assert float(norms.norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
 @pytest.mark.parametrize("loss", ["least_squares", "hinge"])
 def test_values_by_hand(loss):
     """Scores of 2 for real sound and .25 for estimates, layers of 4 and 3."""

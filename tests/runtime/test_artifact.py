@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
-from audiomask.runtime.onnxfile import MalformedError, parse
+from audiomask.runtime.onnx_parser import MalformedError, parse
 
 
 def test_load(toy16):

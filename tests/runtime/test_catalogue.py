@@ -6,7 +6,7 @@ from audiomask.runtime import artifact as module
 from audiomask.runtime import catalogue
 from audiomask.runtime.artifact import ArtifactError
 from audiomask.runtime.catalogue import choose, family, resolve
-from audiomask.runtime.onnxfile import parse
+from audiomask.runtime.onnx_parser import parse
 
 
 def test_resolve(toy, tmp_path, toys, monkeypatch):

@@ -9,7 +9,8 @@ from options import keywords
 from audiomask.runtime import engine
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import resolve
-from audiomask.runtime.session import Ramp, Session
+from audiomask.runtime.crossfade import Ramp
+from audiomask.runtime.session import Session
 
 RAMP_MS = 10
 

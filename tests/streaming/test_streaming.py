@@ -231,11 +231,7 @@ class Two(StreamingModel):
     """A stream of half the rate beside the audio, a constant, two outputs of two rates."""
 
     name, hop = "two", 4
-    inputs = (
-        Port("audio"),
-        Port("codes", rate=Fraction(1, 2)),
-        Port("gain", "control", default=2.0),
-    )
+    inputs = (Port("audio"), Port("codes", rate=Fraction(1, 2)), Port("gain", "control", default=2.0))
     outputs = (Port("mixed"), Port("frames", rate=Fraction(1, 4)))
 
     def step(self, x, state, codes=None, gain=None):

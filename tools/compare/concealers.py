@@ -44,7 +44,7 @@ from audiomask.audio import AudioError, read
 from audiomask.audio.sources import Source
 from audiomask.masks import packets
 from audiomask.runtime.catalogue import choose, resolve
-from audiomask.runtime.files.drops import NAMES, Silence, loss_models
+from audiomask.runtime.files.packet_loss import NAMES, Silence, loss_models
 from audiomask.runtime.packets.classical import METHODS
 from audiomask.runtime.session import Session
 

@@ -50,8 +50,7 @@ def read(
 
     `speaker` (the kind, for noise) is "folder", the folder of the file; "file", each file its own; or a
     regular expression, searched in the path below `folder`, whose first group it is. Keys are SPEAKER-PATH,
-    so that the order by utterance is the order by speaker, which Kaldi's tools need. `label` makes utt2label
-    in the same ways. `skipped`: see `Collector`.
+    so that they are sorted by speaker, which Kaldi's tools need. `label` makes utt2label in the same ways.
     """
     folder = Path(folder)
     speaker_of, label_of = _naming("speaker", speaker), _naming("label", label) if label else None

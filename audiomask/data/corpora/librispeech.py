@@ -9,10 +9,7 @@ from audiomask.data.kaldi.directory import DataDir, DataError
 
 
 def read(folder: str | Path, skipped: list[str] | None = None) -> DataDir:
-    """Return LibriSpeech as a data directory; `skipped`: see `Collector`.
-
-    The layout is READER/CHAPTER/READER-CHAPTER-NUMBER.flac with .trans.txt beside, or flat folders.
-    """
+    """Read READER/CHAPTER/READER-CHAPTER-NUMBER.flac with .trans.txt beside, or flat folders."""
     folder = Path(folder)
     found, text = Collector(folder, skipped), {}
     for path in audio_files(folder):

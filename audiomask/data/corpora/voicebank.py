@@ -11,9 +11,8 @@ from audiomask.data.kaldi.directory import DataDir, DataError
 def read(folder: str | Path, skipped: list[str] | None = None) -> dict[str, DataDir]:
     """Return the directories of VoiceBank+DEMAND (Edinburgh DataShare 10283/2791).
 
-    There is one for each X of trainset_28spk, trainset_56spk and testset, from clean_X_wav and noisy_X_wav,
-    with the noisy recordings in wav.scp and the clean ones in clean.scp. No utterance may be in two: a test
-    set must not be trained on.
+    There is one for each X of trainset_28spk, trainset_56spk and testset: wav.scp lists noisy_X_wav,
+    clean.scp clean_X_wav. No utterance may be in two: a test set must not be trained on.
     """
     folder = Path(folder)
     out: dict[str, DataDir] = {}

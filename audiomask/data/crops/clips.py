@@ -19,20 +19,13 @@ from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 
 @dataclass(eq=False)
 class Crops(DrawnRows):
-    """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`.
-
-    Args:
-        corpus, length: Corpus, packed or in shards; samples of a crop, for which shorter recordings repeat.
-        augment: Roll the crop by any number of samples and scale it by .5 + Beta(10, 10), as Audio-MAE.
-        seed: Seed of all rows.
-        beside: Numbers for the samples of `corpus`, packed alike and cropped at the same places.
-    """
+    """Cuts random crops: `audio [L]` float32 and, with `beside`, its `confidence [L]`."""
 
     corpus: Corpus
-    length: int
-    augment: bool = True
+    length: int  # samples of a crop, for which shorter recordings repeat
+    augment: bool = True  # roll by any number of samples, scale by .5 + Beta(10, 10), as Audio-MAE
     seed: int = 0
-    beside: Corpus | None = None
+    beside: Corpus | None = None  # numbers for the samples of `corpus`, packed alike and cropped alike
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         same = copy.deepcopy(rng)
@@ -46,10 +39,7 @@ class Crops(DrawnRows):
 
 
 def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
-    """Return `[length]` float32: the numbers, 0 to 1, of an utterance in `utt2confidence`.
-
-    Each number covers an equal part of the samples. AudioError if there are none.
-    """
+    """Spread an utterance's utt2confidence over `[length]`; AudioError unless from 0 to 1."""
     line = data.tables.get("utt2confidence", {}).get(key, "")
     try:
         numbers = np.array(line.split(), np.float32)
@@ -64,10 +54,7 @@ def confidences(data: DataDir, key: str, length: int) -> np.ndarray:
 
 
 class Utterances(Dataset[dict[str, Any]]):
-    """A base of data sets with `signals` and `key` of each utterance of a data directory.
-
-    AudioError with the reason `why` if it lacks the table `needed`.
-    """
+    """A base of data sets of utterances; AudioError for a directory without the table `needed`."""
 
     def __init__(self, path: str | Path, sample_rate: int, needed: str = "wav.scp", why: str = ""):
         self.data, self.sample_rate = DataDir.read(path), sample_rate

@@ -63,22 +63,13 @@ def targets(data: DataDir, classes: list[str]) -> dict[str, np.ndarray]:
 
 @dataclass(eq=False)
 class LabelledCrops(DrawnRows):
-    """Cuts random crops and their labels: `audio [L]`, `target [K]` float32.
+    """Cuts random crops and their labels: `audio [L]`, `target [K]` float32."""
 
-    Args:
-        corpus: Packed corpus with labels, or shards, of which one at a time is drawn from.
-        counts: Number of recordings of the corpus for each class, in order.
-        length: Samples of a crop; a shorter clip is repeated.
-        balanced: Draw recordings in proportion to the sum of 1 / count of their labels; else all alike.
-        mixup: Chance that any other clip is mixed in: l x + (1 - l) x', labels likewise, l of Beta(10, 10).
-        seed: Seed of all rows.
-    """
-
-    corpus: Corpus
-    counts: dict[str, int]
-    length: int
-    balanced: bool = False
-    mixup: float = 0.0
+    corpus: Corpus  # with labels; of shards one at a time is drawn from
+    counts: dict[str, int]  # recordings of the corpus for each class, in order
+    length: int  # samples of a crop; a shorter clip is repeated
+    balanced: bool = False  # draw recordings by the sum of 1 / count of their labels; else all alike
+    mixup: float = 0.0  # chance of l x + (1 - l) x' with any other clip, labels likewise, l of Beta(10, 10)
     seed: int = 0
 
     def __post_init__(self) -> None:

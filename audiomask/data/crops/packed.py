@@ -30,8 +30,7 @@ def pack(
     """Write `prefix.i16` and `.json` from (key, group, read); return the number of samples.
 
     Crops are balanced over `group`, a speaker or a kind of noise. `read()` gives mono float samples `[T]` in
-    [-1, 1] at `sample_rate` (Hz). The index is written last, so an interrupted pack is not mistaken for a
-    finished one.
+    [-1, 1] at `sample_rate` (Hz). The index is written last: an interrupted pack never looks finished.
     """
     prefix = Path(prefix)
     prefix.parent.mkdir(parents=True, exist_ok=True)
@@ -84,16 +83,11 @@ def drawn(cdf: np.ndarray, rng: np.random.Generator) -> int:
 
 
 class Corpus:
-    """A base of corpora that give random crops: `PackedAudio` and `shards.ShardedAudio`.
+    """A base of corpora that give random crops: `PackedAudio` and `shards.ShardedAudio`."""
 
-    Attributes:
-        lengths, cdf: Samples `[N]` of each recording that can be drawn now, and their cumulative shares.
-        labels: Labels of each; another list when other recordings can be drawn.
-    """
-
-    lengths: np.ndarray
-    cdf: np.ndarray
-    labels: list[list[str]]
+    lengths: np.ndarray  # samples `[N]` of each recording that can be drawn now
+    cdf: np.ndarray  # their cumulative shares `[N]`
+    labels: list[list[str]]  # of each; another list when other recordings can be drawn
 
     def seek(self, row: int) -> None:
         """Prepare for the crops of this row of the run."""
@@ -118,13 +112,10 @@ class Corpus:
 class PackedAudio(Corpus):
     """A packed corpus, of which any recording can be drawn for any row.
 
-    Args:
-        prefix: Path without suffix of the `.i16` and `.json` files.
-        weights: Sampling weight by group; a key ending in `*` covers all groups that begin so, and divides
-            its weight among them. Groups without a weight are drawn in proportion to their length from what
-            is left when the weights sum to less than 1, and not at all otherwise. None draws every second of
-            audio alike.
-        labels: Labels of every recording, for those who draw by them.
+    The files are `prefix` with .i16 and .json. `weights` are sampling weights by group; a key ending in `*`
+    covers all groups that begin so, and divides its weight among them. Groups without a weight are drawn in
+    proportion to their length from what is left when the weights sum to less than 1, and not at all
+    otherwise. None draws every second of audio alike. `labels` are each recording's.
     """
 
     def __init__(
@@ -188,25 +179,16 @@ class DrawnRows(Dataset[dict[str, Tensor]]):
 
 @dataclass(eq=False)
 class SpeechAndNoise(DrawnRows):
-    """Cuts raw crops for a simulation: `speech [L]`, and several noises for it, `noise [K, L]`.
-
-    Args:
-        speech, noise, music: Corpora, packed or in shards; `music` is optional.
-        length: Samples of a crop (longer than the training segment, since speed changes eat some).
-        noises: Noise slots a row.
-        babble, music_share, synthetic: Chance that a slot holds several talkers, music, or Gaussian noise
-            (which the simulation then colours) instead of a recording.
-        seed: Seed of all rows.
-    """
+    """Cuts raw crops for a simulation: `speech [L]`, and several noises for it, `noise [K, L]`."""
 
     speech: Corpus
     noise: Corpus
-    length: int
+    length: int  # longer than the training segment, since speed changes eat some
     music: Corpus | None = None
-    noises: int = 3
-    babble: float = 0.1
-    music_share: float = 0.06
-    synthetic: float = 0.08
+    noises: int = 3  # noise slots a row
+    babble: float = 0.1  # chance that a slot holds several talkers instead of a recording of noise
+    music_share: float = 0.06  # or music
+    synthetic: float = 0.08  # or Gaussian noise, which the simulation then colours
     seed: int = 0
 
     def _noise(self, rng: np.random.Generator) -> np.ndarray:

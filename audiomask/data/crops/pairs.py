@@ -16,10 +16,8 @@ from audiomask.data.kaldi.directory import Utterance, read_mono, resampled
 class Pairs(Utterances):
     """Reads pairs: `noisy [T]` or `[M, T]` of wav.scp, `clean [T]` of clean.scp.
 
-    Args:
-        path, sample_rate: Data directory, and the rate in Hz to read at.
-        array: Read several microphones in the noisy recordings, the reference alone in the clean ones; else
-            mix all to mono.
+    Both are at `sample_rate` Hz, mixed to mono; with `array` the noisy recordings keep all their microphones,
+    and the clean ones are of the reference alone.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, array: bool = False):
@@ -46,15 +44,10 @@ class PairCrops(DrawnRows):
     """Cuts packed pairs: `speech [L]`, and `noise [1, L]`, which is noisy minus clean.
 
     Noises can thus be dealt out anew within a batch (`simulate.augment.Augment`).
-
-    Args:
-        pairs: Packed corpus whose entries are the clean recording followed by the noisy one.
-        length: Samples of a crop. A shorter pair stands at a random place among zeros.
-        seed: Seed of all rows.
     """
 
-    pairs: PackedAudio
-    length: int
+    pairs: PackedAudio  # each entry is the clean recording followed by the noisy one
+    length: int  # samples of a crop; a shorter pair stands at a random place among zeros
     seed: int = 0
 
     def draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -4,11 +4,10 @@
            shards.json        sample rate, and each shard's utterances and samples
 
 `write` shuffles the utterances over all shards, so that any one shard is a sample of the corpus. Labels
-(utt2label) travel in the json of their utterance; shards.json then counts the utterances of each label, and
-has for each shard the sum of its utterances' weights (`labels.rarity`). `ShardedAudio` takes the place of
-`PackedAudio`, with one shard at a time in memory, as FLAC: random crops of it serve as many rows as it has
-audio for, then the next shard of the pass comes. The shard of a row is computed from the row's number, so
-nothing has to be saved to resume.
+(utt2label) travel in the json of their utterance; shards.json then counts the utterances of each label and
+sums each shard's weights (`labels.rarity`). `ShardedAudio` takes the place of `PackedAudio`, with one shard
+at a time in memory, as FLAC: it serves as many rows as it has audio for, then the next shard of the pass
+comes. A row's number says which shard is its own, so nothing has to be saved to resume.
 """
 
 from __future__ import annotations
@@ -117,8 +116,7 @@ class ShardedAudio(Corpus):
         length: Samples of the crop of a row: a shard serves its samples / `length` rows.
         batch_size, world, workers, seed: Numbers of the training; the rows of a run depend on all of them.
         share: Quantity to which a shard's rows are proportional: its "samples", its "utterances" (a row
-            each), or the "weight" of its labels, for those who draw utterances by `labels.rarity` and want
-            all classes alike over a pass.
+            each), or the "weight" of its labels, by which `labels.rarity` draws all classes alike.
     """
 
     def __init__(

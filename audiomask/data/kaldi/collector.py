@@ -1,7 +1,6 @@
 """Collect the recordings of a corpus into a data directory, with the faults of each file.
 
-Entries are the paths as found below the named folder; give an absolute folder to get a directory that works
-from anywhere.
+Entries are paths as found: an absolute folder makes a directory that works from anywhere.
 """
 
 from __future__ import annotations
@@ -42,28 +41,22 @@ def as_key(text: str) -> str:
 class Collector:
     """A data directory in the making: entries as they are found, with the faults of each file.
 
-    `finish` raises one DataError that lists all faults, so that a corpus is mended in one go. With a list
-    `skipped`, bad entries are left out instead and their faults appended to it. `seen`, shared by several
-    collectors, makes a recording that lies in two places a fault of the second.
+    `finish` raises one DataError that lists all faults, so that a corpus is mended in one go.
     """
 
     folder: Path
-    skipped: list[str] | None = None
-    seen: dict[tuple[str, int], list[Path]] | None = None
+    skipped: list[str] | None = None  # if a list, bad entries are left out and their faults appended to it
+    seen: dict[tuple[str, int], list[Path]] | None = None  # if shared, recordings in two places are faults
 
     def __post_init__(self) -> None:
         self.tables: dict[str, dict[str, str]] = {"wav.scp": {}, "utt2spk": {}, "reco2dur": {}}
         self.faults: list[str] = []
 
     def fault(self, message: str) -> None:
-        """Add a fault."""
         self.faults.append(message)
 
     def add(self, key: str, speaker: str, wav: Path, label: str | None = None, **partners: Path) -> bool:
-        """Add a recording and `partners` of its rate and length; return False for a fault.
-
-        `clean=` goes to clean.scp, and `label` to utt2label.
-        """
+        """Add a recording and `partners` of its rate and length; return False for a fault."""
         if key in self.tables["wav.scp"]:
             self.fault(f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one")
             return False

@@ -93,10 +93,7 @@ def read_text(path: Path, remedy: str) -> str:
 
 
 def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
-    """Return the lines of a table as (line, key, value), and the problems of its text.
-
-    Raises DataError if it is not UTF-8.
-    """
+    """Return (line, key, value) of a table's lines, and its problems; DataError if not UTF-8."""
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -155,13 +152,10 @@ def invert(utt2spk: Mapping[str, str]) -> Table:
 
 @dataclass
 class DataDir:
-    """A data directory with all its tables: `tables["wav.scp"][recording] = entry`.
-
-    `path` is where relative entries may lie.
-    """
+    """A data directory with all its tables: `tables["wav.scp"][recording] = entry`."""
 
     tables: dict[str, Table]
-    path: Path = field(default_factory=Path)
+    path: Path = field(default_factory=Path)  # where relative entries may lie
 
     @classmethod
     def read(cls, path: str | Path) -> DataDir:
@@ -184,10 +178,7 @@ class DataDir:
         return sorted(f.name for f in path.iterdir() if f.is_file() and keyed_by(f.name) is not None)
 
     def write(self, path: str | Path) -> None:
-        """Write every table, sorted, each under a temporary name first; spk2utt follows utt2spk.
-
-        Relative entries that were found in the old directory are rewritten, so that they still point there.
-        """
+        """Write every table, sorted, each under a temporary name first; spk2utt follows utt2spk."""
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         tables = dict(self.tables)
@@ -222,10 +213,7 @@ class DataDir:
         return sorted(set(self.tables.get("utt2spk", {}).values()))
 
     def utterances(self) -> Iterator[Utterance]:
-        """Yield every utterance in order.
-
-        Raises DataError for a segment of an unknown recording or a table with a hole.
-        """
+        """Yield every utterance; DataError for a segment of no recording or a table with a hole."""
         scps = {n: t for n, t in self.tables.items() if keyed_by(n) == "recording" and n.endswith(".scp")}
         for key in self.utterance_keys:
             recording, start, end = key, 0.0, None
@@ -251,10 +239,7 @@ class DataDir:
     def load(
         self, utterance: Utterance, table: str = "wav", allow_pipes: bool = False
     ) -> tuple[np.ndarray, int]:
-        """Return samples `[C, T]` float32 of the utterance and the sample rate in Hz.
-
-        Raises DataError naming the entry.
-        """
+        """Return samples `[C, T]` float32 and the rate in Hz; DataError names the entry."""
         with source_file(self, utterance.sources[table], allow_pipes) as path:
             if not utterance.start and utterance.end is None:
                 return audio.read(path)
@@ -264,10 +249,7 @@ class DataDir:
             return audio.read(path, start, frames)
 
     def subset(self, keys: Iterable[str]) -> DataDir:
-        """Return only these utterances, with the recordings and speakers they need.
-
-        Raises DataError for an unknown key.
-        """
+        """Return these utterances with their recordings and speakers; DataError for unknown keys."""
         utterances = set(keys)
         unknown = utterances - set(self.utterance_keys)
         if unknown:
@@ -309,10 +291,7 @@ def read_mono(
 
 @contextmanager
 def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterator[Path]:
-    """Yield the file behind an .scp entry.
-
-    A pipe is a shell command; it is run only if `allow_pipes`, and its output is spooled.
-    """
+    """Yield an .scp entry's file; a pipe, a shell command, is run only if `allow_pipes`."""
     if not entry.endswith("|"):
         path = data.resolve(entry)
         if not path.is_file():

@@ -46,7 +46,6 @@ class _Scan:
         self.data = DataDir(self.tables, path)
 
     def found(self, name: str, key: str, message: str) -> None:
-        """Add a problem of an entry."""
         self.problems.append(Problem(name, self.line_of[name][key], message))
         self.bad.append((name, key))
 

@@ -1,8 +1,7 @@
 """Augment pairs of a corpus by Remix, BandMask, Shift and RevEcho of the Demucs denoiser.
 
-The source is Defossez, Synnaeve and Adi 2020, "Real Time Speech Enhancement in the Waveform Domain". All act
-on clean speech and on the noise that a recording adds to it, before the two are summed, in batches on the
-training device.
+They (Defossez, Synnaeve and Adi 2020, "Real Time Speech Enhancement in the Waveform Domain") act on clean
+speech and on the noise of a recording, before the two are summed, in batches on the training device.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ def echoes(
     """Return impulse responses `[B, length]` of decaying echoes, without the direct sound.
 
     Echo n = 0, 1, ... comes about (n + 1) `first_s` after the sound, each step longer or shorter by a factor
-    `1 + jitter [B, R, N]`, with gain `gain 10^(-3 n first_s / rt60_s)`, until that has fallen by 60 dB. There
-    are R such series.
+    `1 + jitter [B, R, N]`, with gain `gain 10^(-3 n first_s / rt60_s)`, until it is 60 dB down, in R series.
     """
     n = torch.arange(jitter.shape[2], device=gain.device)
     late = (first_s[:, None, None] * (1 + jitter)).cumsum(2) * sample_rate

@@ -1,8 +1,7 @@
 """Add wind to the signal of a microphone, and pass signals through codecs.
 
-Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `degrade`, which draws them.
-The codecs are those that libsndfile writes and reads back without a shift in time. They run row by row on the
-CPU.
+Waveforms are batched `[B, T]` float32 with parameters `[B]` per row, as in `degrade`, which draws them. The
+codecs are those that libsndfile writes and reads back without a shift, row by row on the CPU.
 """
 
 from __future__ import annotations

@@ -29,13 +29,8 @@ GRAIN = 320  # samples that speeds are rounded to, so that transforms stay quick
 class RowDraws:
     """Random numbers that each row of a batch draws from a generator of its own.
 
-    A seed thus replays a row in any batch.
-
-    Args:
-        seeds: Seeds `[B]` int64.
-        count: Numbers a row for `uniform`, drawn at once to spare a GPU many small draws. Taking more is a
-            RuntimeError.
-        device: Device of the numbers.
+    A seed of `seeds [B]` int64 thus replays its row in any batch. `count` numbers a row are drawn at once for
+    `uniform`, to spare a GPU many small draws; taking more is a RuntimeError.
     """
 
     def __init__(self, seeds: Tensor, count: int, device: torch.device | str = "cpu"):
@@ -62,8 +57,7 @@ class RowDraws:
 def active_level(x: Tensor, sample_rate: int) -> Tensor:
     """Return the RMS `[B]` over the active part of `x [B, T]`.
 
-    Active are the 20 ms frames within 35 dB of the loudest one. A plain mean over a crop that is half silence
-    understates speech by 3 dB, and the SNR with it.
+    These are the 20 ms frames within 35 dB of the loudest: a mean over pauses would understate speech.
     """
     frame = max(1, sample_rate // 50)
     n = x.shape[-1] // frame * frame
@@ -79,13 +73,16 @@ def varispeed(x: Tensor, factor: Tensor, length: int) -> Tensor:
     cutting or extending their spectrum. That is exact for a periodic signal; at the two ends of a crop it
     rings for a few samples, which training does not mind. AudioError if `x` holds fewer samples.
     """
-    out = x.new_zeros(len(x), length)
-    for i, n in enumerate(_played(factor, length, x.shape[1])):
-        if n == length:
-            out[i] = x[i, :length]
-        else:
-            spectrum = torch.fft.rfft(x[i, :n])[: length // 2 + 1]
-            out[i] = torch.fft.irfft(spectrum, length) * (length / n)
+    out, counts = x.new_zeros(len(x), length), _played(factor, length, x.shape[1])
+    changed = [i for i, n in enumerate(counts) if n != length]
+    spectra = torch.zeros(len(changed), length // 2 + 1, dtype=x.dtype.to_complex(), device=x.device)
+    for spectrum, i in zip(spectra, changed, strict=True):
+        found = torch.fft.rfft(x[i, : counts[i]], norm="forward")[: len(spectrum)]
+        spectrum[: len(found)] = found
+    kept = [i for i, n in enumerate(counts) if n == length]
+    out[kept] = x[kept, :length]
+    if changed:
+        out[changed] = torch.fft.irfft(spectra, length, norm="forward")
     return out
 
 
@@ -109,8 +106,7 @@ def check_speeds(simulation: Any, crop: int) -> None:
 def equaliser(gains_db: Tensor, n_fft: int, sample_rate: int) -> Tensor:
     """Return zero-phase gains `[B, n_fft // 2 + 1]` through `gains_db [B, P]` at P frequencies.
 
-    The points are log-spaced from 60 Hz to the Nyquist frequency; between them the gain in dB is linear in
-    log frequency.
+    They are log-spaced from 60 Hz to Nyquist; between them the gain in dB is linear in log frequency.
     """
     points, lowest_hz = gains_db.shape[1], 60.0
     f = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=gains_db.device).clamp(min=lowest_hz)
@@ -156,8 +152,7 @@ def early_part(h: Tensor, sample_rate: int, early_s: float = 0.05) -> Tensor:
 def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) -> Tensor:
     """Return the factor `[B]` that puts `noise [B, T]` `snr_db [B]` below `speech [B, T]`.
 
-    It is 0 for an infinite SNR, 1 where nobody speaks. Levels are the `active_level` of the speech and the
-    plain RMS of the noise.
+    It is 0 for an infinite SNR, 1 where nobody speaks. Levels are `active_level` and, for noise, RMS.
     """
     level = active_level(speech, sample_rate)
     scale = level * 10 ** (-snr_db / 20) / noise.square().mean(-1).sqrt().clamp(min=EPS)
@@ -165,10 +160,7 @@ def noise_gain(speech: Tensor, noise: Tensor, snr_db: Tensor, sample_rate: int) 
 
 
 def level_gain(heard: Tensor, all_of_it: Tensor, level_dbfs: Tensor, sample_rate: int) -> Tensor:
-    """Return the factor `[B]` that puts `heard [B, T]` at `level_dbfs [B]`, its `active_level`.
-
-    It is less where a sample of `all_of_it [B, ...]` would exceed .99.
-    """
+    """Return the factor `[B]` that puts `heard` at `level_dbfs`, with `all_of_it` at most .99."""
     scale = 10 ** (level_dbfs / 20) / active_level(heard, sample_rate).clamp(min=1e-5)
     return torch.minimum(scale, 0.99 / all_of_it.abs().flatten(1).amax(1).clamp(min=EPS))
 

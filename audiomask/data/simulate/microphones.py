@@ -31,17 +31,12 @@ LEAD = 16  # samples of a response before its first direct sound: half of the in
 
 @dataclass(frozen=True)
 class Rooms:
-    """A bank of N rooms, in each S sources, the first a talker, and an array of M microphones.
-
-    `responses [N, S, M, L]` have a direct sound of about 1 and start `LEAD` samples before the earliest.
-    `delays [N, M]` are samples from the start of the talker's responses to its direct sound.
-    `microphones [M, 3]` are metres from the array's centre, before it was turned.
-    """
+    """A bank of N rooms, in each S sources, the first a talker, and an array of M microphones."""
 
     sample_rate: int
-    microphones: Tensor
-    responses: Tensor
-    delays: Tensor
+    microphones: Tensor  # [M, 3], metres from the array's centre, before it was turned
+    responses: Tensor  # [N, S, M, L], direct sound about 1, from `LEAD` samples before the earliest on
+    delays: Tensor  # [N, M], samples from the start of the talker's responses to its direct sound
 
     def save(self, path: str | Path) -> None:
         """Write the bank, its responses as 16-bit floats: an error of -66 dB at half the size."""

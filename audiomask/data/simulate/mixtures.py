@@ -41,15 +41,12 @@ class MixSettings:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A mixture with its sources: clean and noisy `[T]` float32, and the SNR that was drawn.
-
-    The noise is noisy - clean; `snr_db` is over the whole crop.
-    """
+    """A mixture `noisy [T]` float32 of `clean [T]` and a noise, which is noisy - clean."""
 
     key: str
     speech: Utterance
     noise: Utterance
-    snr_db: float
+    snr_db: float  # over the whole crop
     clean: np.ndarray
     noisy: np.ndarray
 
@@ -169,10 +166,7 @@ def write_pairs(
     sample_rate: int,
     pairs: Iterable[tuple[Mixture, np.ndarray, np.ndarray, dict[str, str]]],
 ) -> DataDir:
-    """Write pairs of signals and their tables; return the data directory `out`.
-
-    A pair is a mixture, its signals noisy `[T]` or `[M, T]` and clean `[T]`, and entries of more tables.
-    """
+    """Write (mixture, noisy `[T]` or `[M, T]`, clean `[T]`, more entries) and the directory."""
     out = Path(out)
     tables: dict[str, dict[str, str]] = {"wav.scp": {}, "clean.scp": {}}
     for name in ("noisy", "clean"):

@@ -20,12 +20,9 @@ class PacketLoss(Simulation):
     """Loses packets of the noisy signal that another simulation makes, which is wanted back.
 
     A network with an input `lost` is informed of the lost samples; one without, a blind one, is given only
-    zeros there. Rows are divided by the level of the signal sent, since next to nothing may be left.
-
-    Args:
-        sent: Simulation of the signal sent: speech, with the noise that a caller has about him.
-        losses: Models of packet loss (`masks.packets`); each row draws one of them.
-        packet_ms: Lengths of a packet; each row draws one.
+    zeros there. Rows are divided by the level of the signal sent, since next to nothing may be left. `sent`
+    makes that signal, speech with the noise that a caller has about him; each row draws one of `losses` (see
+    `masks.packets`), and one of the lengths `packet_ms` of a packet.
     """
 
     def __init__(
@@ -64,10 +61,7 @@ class PacketLoss(Simulation):
 
 
 class Traced(Utterances):
-    """Reads `clean [T]`, and `lost [T]` bool, where it is lost, of a data directory.
-
-    `utt2trace` names a file with a line of 0 or 1 for each packet of `packet_ms`.
-    """
+    """Reads `clean [T]` and `lost [T]` bool; a trace in utt2trace has a line for `packet_ms`."""
 
     def __init__(self, path: str | Path, sample_rate: int, packet_ms: float = TRACE_MS):
         super().__init__(path, sample_rate, "utt2trace", ", to name a loss trace for each recording")

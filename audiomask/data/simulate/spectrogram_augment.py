@@ -1,7 +1,6 @@
 """Augment log-mel spectrograms `[B, frames, bands]`: SpecAugment, random quantization.
 
-They stay on their device. SpecAugment is of Park et al. 2019. The draws for a row are a function of its seed
-alone (`draws`).
+They stay on their device; a row's draws follow from its seed alone. SpecAugment is of Park et al. 2019.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Draw masks from a network's scores of patches: hard patches mining, and AdaMAE's sampling.
-
-The networks are models, `audiomask.models.hpm` and `audiomask.models.ada_mae`, which give the scores.
-"""
+"""Draw masks from a network's scores of patches: hard patches mining, and AdaMAE's sampling."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ class Hardest(AnyRatio, Scheduled):
         a(s) = begin + (end - begin) min(1, s / S)          s = `step`, S = `steps`
 
     of the hidden patches, rounded down, are those of the greatest scores, and the others are random. The
-    paper's fraction goes from 0 to .5: if all hidden patches were hard, nothing that tells of them would stay
-    visible.
+    paper's fraction goes from 0 to .5: if all were hard ones, nothing that tells of them would be visible.
     """
 
     begin: float = 0.0
@@ -51,10 +47,7 @@ class Hardest(AnyRatio, Scheduled):
 
 @dataclass(frozen=True)
 class Likely(AnyRatio):
-    """Draw visible patches by probabilities, without replacement (AdaMAE, Bandara et al. 2023).
-
-    `scores [B, time, freq]`, 0 or more, say how likely a patch is to be the next visible one.
-    """
+    """Draw visible patches by probabilities, without replacement (AdaMAE, Bandara et al. 2023)."""
 
     scored: ClassVar[str] = "[B, time, freq], how likely each patch is to stay visible"
 

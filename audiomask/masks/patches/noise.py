@@ -1,8 +1,7 @@
 """Draw masks from filtered noise: the patches where it is strongest stay visible.
 
-Both kinds cut a window out of noise that was made once, on a torus, at a random place for each row, and
-mirror it. numpy makes the noise from `noise_seed`; it is kept as integers, so masks are equal on every
-device.
+Both kinds cut a window at a random place for each row out of noise that was made once, on a torus, and mirror
+it. numpy makes it from `noise_seed`; it is kept as integers, so masks are equal on every device.
 """
 
 from __future__ import annotations

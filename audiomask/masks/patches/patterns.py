@@ -2,19 +2,17 @@
 
     mask = Random(ratio=0.8).sample(seeds, grid=(64, 8))     # seeds [B] int64 -> [B, 64, 8] bool
 
-A mask is bool, true where a patch is hidden. Every kind is a frozen dataclass of its settings with this one
-way to draw. `grid` is (time, freq) in patches; flattened, the patches are in the order of Audio-MAE's tokens
-(time-major). A row depends on its own seed and scores only, whatever batch it stands in: numbers are hashes
-of seed and position (`masks.markov.uniform`), drawn for the whole batch on the device of the seeds. Masks
-computed in integers, all but the kinds that weigh scores, are equal on every device.
+A mask is true where a patch is hidden. Every kind is a frozen dataclass of its settings with this one way to
+draw. `grid` is (time, freq) in patches, in the time-major order of Audio-MAE's tokens when flattened. A row
+depends on its own seed and scores only: numbers are hashes of seed and position (`masks.markov.uniform`),
+drawn on the device of the seeds. Kinds that do not weigh scores are equal on every device.
 
-Counts are met exactly, so that the visible tokens of a batch stack: a kind says in which **order** patches
-would be hidden, and the first round(ratio * time * freq) of that order are. The order says how the last
-column, block or segment is trimmed.
+A kind says in which **order** patches would be hidden, down to how the last column, block or segment is
+trimmed. The first round(ratio * time * freq) are, exactly, so that the visible tokens of a batch stack.
 
-The kinds here need not know the sound. Beside this module, `noise` has filtered noise, `scored` kinds that
-take scores, `learned` those whose scores a network gives, `jepa` the blocks of A-JEPA, `staged` masks that
-change as training goes on, and `saved` files and pictures.
+Beside this module, `noise` has filtered noise, `scored` kinds that take scores of the sound, `learned` those
+whose scores a network gives, `jepa` the blocks of A-JEPA, `staged` masks that change as training goes on, and
+`saved` files and pictures.
 """
 
 from __future__ import annotations
@@ -209,10 +207,9 @@ class Block(AnyRatio):
     """Hide rectangles, one after the other until there are enough (BEiT, Bao et al. 2022).
 
     Areas are uniform in `scale`, as fractions of the grid, and heights over widths log-uniform in `aspect`
-    (freq over time, in patches). A block that is too high for the grid gets longer. The last one is cut to
-    size and keeps the patches of its earliest columns. If `blocks` of them do not suffice, the rest is
-    random. BEiT makes no block larger than what is still needed. With scale .15 to .2 and aspect .75 to 1.5
-    these are the target blocks of I-JEPA.
+    (freq over time, in patches). Blocks too high for the grid get longer. The last is cut to its earliest
+    columns. If `blocks` of them do not suffice, the rest is random. BEiT makes no block larger than what is
+    still needed. With scale .15 to .2 and aspect .75 to 1.5 these are the target blocks of I-JEPA.
     """
 
     scale: tuple[float, float] = (0.03, 0.15)
@@ -299,10 +296,7 @@ def within(coarse: Tensor, seeds: Tensor, grid: Grid) -> Tensor:
 
 
 def shapes(grid: Grid, scale: tuple[float, float], aspect: tuple[float, float]) -> np.ndarray:
-    """Return equally likely block sizes (time, freq), a lattice of areas and aspects.
-
-    They are `[32 * 32, 2]` int64. numpy makes the table, so blocks are the same on every device.
-    """
+    """Return equally likely block sizes (time, freq), `[1024, 2]` int64, alike on all devices."""
     middle = (np.arange(32) + 0.5) / 32
     area = (scale[0] + (scale[1] - scale[0]) * middle)[:, None] * (grid[0] * grid[1])
     ratio = aspect[0] * (aspect[1] / aspect[0]) ** middle

@@ -55,7 +55,6 @@ class Drawn:
 
     @classmethod
     def of(cls, sampler: Sampler, seeds: Tensor, grid: Grid, scores: Tensor | None = None) -> Self:
-        """Draw `sampler.sample(seeds, grid, scores)`."""
         return cls(sampler.sample(seeds, grid, scores), sampler, seeds, grid, scores)
 
     def save(self, path: str | Path) -> None:
@@ -70,10 +69,7 @@ class Drawn:
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Drawn:
-    """Read a file and draw its mask again.
-
-    AudioError for an invalid file, and for one whose mask does not come out as it was saved.
-    """
+    """Read a file and draw its mask again; AudioError if it is invalid or comes out otherwise."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

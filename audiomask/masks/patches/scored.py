@@ -23,10 +23,8 @@ from audiomask.masks.patches.patterns import FINE, AnyRatio, Grid, first, ranks,
 class Dispersion(AnyRatio):
     """Hide patches more often where more happens (DWM, Niizumi et al. 2026).
 
-    `scores [B, time, freq]`, 0 or more, are the `dispersion` of each patch. Hidden patches are drawn one
-    after the other, without replacement, with probabilities in proportion to it; then a fraction `hint` of
-    them is shown again, at random, and as many of the others are hidden instead. Drawing without replacement
-    takes the greatest of log w - log(-log u), u uniform (Gumbel's trick).
+    Hidden patches are drawn without replacement, with probabilities in proportion to their `dispersion`; then
+    a fraction `hint` of them is shown again, at random, and as many of the others are hidden instead.
     """
 
     hint: float = 0.1
@@ -81,8 +79,7 @@ class Speech(AnyRatio):
 class Segments(AnyRatio):
     """Hide whole segments of time, like phonemes (phoneme-level masking, arXiv 2210.13805).
 
-    `scores [B, time]`, whole numbers, say which segment each column is in (`segments`). Segments are hidden
-    in random order; the last one is cut at its end, within a column at random.
+    They are hidden in random order; the last one is cut at its end, within a column at random.
     """
 
     scored: ClassVar[str] = "[B, time], the number of the segment of each column"
@@ -138,10 +135,7 @@ def utterance_weights(confidence: Tensor) -> Tensor:
 
 
 def cut(spectrogram: Tensor, size: tuple[int, int] = (16, 16)) -> Tensor:
-    """Cut `spectrogram [B, frames, bands]` into patches `[B, time, freq, size[0] * size[1]]`.
-
-    ValueError unless frames and bands are multiples of the patch.
-    """
+    """Cut `[B, frames, bands]` to patches `[B, time, freq, values]`; ValueError for a remainder."""
     _, frames, bands = spectrogram.shape
     if frames % size[0] or bands % size[1] or not frames:
         raise ValueError(

@@ -50,9 +50,8 @@ BLOCKS, STRIPS = Block(0.8, (0.15, 0.2), (0.75, 1.5)), Strips(0.8)
 class Staged(PatchMask, Scheduled):
     """Draw `late` masks instead of `early` ones ever more often, with A-JEPA's probability.
 
-        f(s) = min(1, sqrt(s (1 - c0^2) / S + c0^2))        s = `step`, S = `steps`, c0 = `start`
-
-    By default, as there, blocks of the size of I-JEPA's targets turn into strips of time or of frequency.
+    The probability is `jepa.aware`. By default, as there, blocks of the size of I-JEPA's targets turn into
+    strips of time or of frequency.
     """
 
     start: float = 0.01

@@ -105,16 +105,9 @@ def least_buffer(block: int, chunk_in: int, chunk_out: int, *, even: bool = True
 class Live:
     """A live session that keeps its lag, `buffer + session.lag`.
 
-    Args:
-        session: made with `trim=False, block=block`.
-        block: samples per call of the session.
-        buffer: samples to keep in flight outside of it. If the devices' chunks need more, by `least_buffer`,
-            it is raised to that once they are seen.
-        record_in: records the input, if given.
-        record_out: records the output, if given.
-        clock: returns seconds; tests replace it.
-
-    Attributes: `counts`, and the `seconds` of sound captured so far.
+    The `session` is made with `trim=False, block=block`. Outside of it, `buffer` samples are in flight; if
+    the devices' chunks need more, by `least_buffer`, it is raised to that once they are seen. The recorders,
+    if given, get the input and the output; `clock` returns seconds.
     """
 
     def __init__(
@@ -187,10 +180,8 @@ class Live:
             return
         y[:] = 0
         if self._playing:  # it ran dry, or is to start anew
-            if self._again:
-                self.counts.recovered += 1
-            else:
-                self.counts.underflows += 1
+            self.counts.recovered += self._again
+            self.counts.underflows += not self._again
             got = self._out.read(y)
             self.counts.silent += n - got
             fade = min(got, len(self._fade))
@@ -258,9 +249,7 @@ class Live:
         share = (self.clock() - start) * self.rate / self.block
         self._speed = share if not self._speed else 0.95 * self._speed + 0.05 * share
         y = self._steady(y)
-        self._meet(1, y)
-        if self.record_out:
-            self.record_out.write(y)
+        self._heard(1, y)
         full = y.shape[1] - self._out.write(y)  # the loudspeaker has not called for seconds
         self._removed += full
         self.counts.lost_out += full
@@ -268,14 +257,14 @@ class Live:
 
     def _take(self, x: np.ndarray) -> None:
         self._in.read(x)
-        self._meet(0, x)
-        if self.record_in:
-            self.record_in.write(x)
+        self._heard(0, x)
 
-    def _meet(self, side: int, x: np.ndarray) -> None:
+    def _heard(self, side: int, x: np.ndarray) -> None:
         peak = float(np.abs(x).max())
         if peak < np.inf:  # false for NaN too
             self._peaks[side] = max(self._peaks[side], peak)
+        if recorder := (self.record_in, self.record_out)[side]:
+            recorder.write(x)
 
     def _cut(self, late: int) -> None:
         """Drop `late` samples of the input, across a crossfade."""
@@ -344,11 +333,9 @@ class Live:
         """Raise `DeviceError` if one of the devices is lost, or whatever ended `work`."""
         if self._failure is not None:
             raise self._failure
-        gone, now = self._gone, self.clock()
-        for device, last in zip(self._devices, (self._captured_at, self._played_at), strict=False):
-            if now - last > GONE_S and not gone:
-                gone = device.name
-        if gone:
+        now, ends = self.clock(), (self._captured_at, self._played_at)
+        still = (d.name for d, last in zip(self._devices, ends, strict=False) if now - last > GONE_S)
+        if gone := self._gone or next(still, None):
             raise DeviceError(
                 f"{gone}: the sound device is gone or stands still; plug it in again, or choose another "
                 "(audiomask live --list-devices); --reconnect waits for it"
@@ -365,7 +352,6 @@ class Live:
         return (self._earlier + self._in.written) / self.rate
 
     def stop(self) -> None:
-        """Stop the devices and let them go."""
         devices, self._devices = self._devices, []
         for device in devices:
             device.stop()

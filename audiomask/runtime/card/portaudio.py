@@ -71,7 +71,6 @@ def cards(sd: ModuleType) -> list[Card]:
         apis, devices = [api["name"] for api in sd.query_hostapis()], sd.query_devices()
     except sd.PortAudioError as error:
         raise _silent(error) from None
-    usual = list(sd.default.device)
     found = [
         Card(
             index,
@@ -80,7 +79,7 @@ def cards(sd: ModuleType) -> list[Card]:
             d["max_input_channels"],
             d["max_output_channels"],
             round(d["default_samplerate"]),
-            ", ".join(w for w, i in zip(("in", "out"), usual, strict=True) if i == index),
+            ", ".join(w for w, i in zip(("in", "out"), sd.default.device, strict=True) if i == index),
         )
         for index, d in enumerate(devices)
     ]
@@ -93,32 +92,22 @@ def cards(sd: ModuleType) -> list[Card]:
 
 
 def find(sd: ModuleType, wanted: str | None, kind: str) -> Card:
-    """Return the device meant by `wanted`: a number, part of a name in any case, None: default.
-
-    `kind` is "input" or "output". Raises `DeviceError` where none or several fit.
-    """
+    """Return the device that `wanted` (None: default) means; `DeviceError` unless exactly one."""
     option = "-i" if kind == "input" else "-o"
-    every = cards(sd)
-    usable = [c for c in every if (c.inputs if kind == "input" else c.outputs) > 0]
+    usable = [c for c in cards(sd) if (c.inputs if kind == "input" else c.outputs) > 0]
+    words = f"{option} {wanted}: is no {kind} device here; there are"
     if wanted is None:
-        chosen = [c for c in usable if kind.removesuffix("put") in c.default.split(", ")]
-        if not chosen:
-            raise DeviceError(
-                f"live: the system names no {kind} device; name one with {option}: {_names(usable)}"
-            )
-        return chosen[0]
-    if wanted.isdecimal():
+        chosen = [c for c in usable if kind.removesuffix("put") in c.default.split(", ")][:1]
+        words = f"live: the system names no {kind} device; name one with {option}"
+    elif wanted.isdecimal():
         chosen = [c for c in usable if c.index == int(wanted)]
     else:
         chosen = [c for c in usable if wanted.lower() in f"{c.name}, {c.api}".lower()]
-        exact = [c for c in chosen if c.name.lower() == wanted.lower()]
-        chosen = exact or chosen
+        chosen = [c for c in chosen if c.name.lower() == wanted.lower()] or chosen
     if len(chosen) > 1:
-        raise DeviceError(
-            f"{option} {wanted}: fits several devices; give the number of one: {_names(chosen)}"
-        )
-    if not chosen:
-        raise DeviceError(f"{option} {wanted}: is no {kind} device here; there are: {_names(usable)}")
+        words = f"{option} {wanted}: fits several devices; give the number of one"
+    if len(chosen) != 1:
+        raise DeviceError(f"{words}: {_names(chosen or usable)}")
     return chosen[0]
 
 
@@ -138,10 +127,7 @@ def _names(cards: list[Card]) -> str:
 
 
 class SoundCard:
-    """A `Device`: one direction of a card, `block` samples per call of PortAudio.
-
-    Its `start` raises `DeviceError` with what PortAudio says and what to try.
-    """
+    """A `Device`: one direction of a card, which takes or gives `block` samples at a time."""
 
     def __init__(self, sd: ModuleType, card: Card, kind: str, rate: int, channels: int, block: int):
         self._sd, self._card, self._kind = sd, card, kind

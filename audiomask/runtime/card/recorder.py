@@ -20,8 +20,7 @@ class Recorder:
     Until then it is hidden, `.NAME.xxxxxxxx.part` in the same folder, and complete up to the last block on
     the disk: what a crash leaves can be read, as by `audiomask enhance`. A full disk ends the recording, not
     the sound, and what fitted is kept; so does the limit of 4 GiB of a WAV, which a .w64 does not have.
-    `block` is the samples per write, to bound what waits. Raises `AudioError` if the file cannot be begun, or
-    has another format.
+    `block` is the samples per write. Raises `AudioError` if the file cannot be begun, or has another format.
     """
 
     def __init__(
@@ -52,10 +51,7 @@ class Recorder:
                     self.error = error
 
     def close(self) -> list[str]:
-        """Finish and name the file and return notes for the user; raise `AudioError` if that fails.
-
-        Where there was no sound there is no file.
-        """
+        """Name the file, if any sound came, and return notes for the user; may raise `AudioError`."""
         self._queue.put(None)
         self._thread.join()
         if not self._writer.frames:
@@ -67,7 +63,6 @@ class Recorder:
         if self.error is not None:
             notes.append(f"warning: {self.error}; what was recorded before is kept")
         if self.lost:
-            notes.append(
-                f"warning: {self._writer.name}: {self.lost} samples are missing, the disk was too slow"
-            )
+            name = self._writer.name
+            notes.append(f"warning: {name}: {self.lost} samples are missing, the disk was too slow")
         return notes

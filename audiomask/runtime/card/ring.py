@@ -1,8 +1,4 @@
-"""Pass sound between two threads, and join what does not follow on.
-
-`Ring` hands samples from a sound card's callback to the thread that works on them, and back: nothing is
-allocated, nobody waits. `splice` takes samples out of a signal, or repeats some, where it is least heard.
-"""
+"""Pass sound between two threads without waiting, and splice what does not follow on."""
 
 from __future__ import annotations
 
@@ -56,8 +52,7 @@ class Ring:
 def mismatch(y: np.ndarray, shift: int, fade: int) -> np.ndarray:
     """Return both sides' mean square difference in a crossfade, `[T - |shift| - fade + 1]`.
 
-    There is one for every place where a `splice` of `y [C, T]` by `shift` can lie. It is small where the
-    sound is quiet, and where it repeats itself.
+    It has a value for each place of a `splice` of `y [C, T]` by `shift`, small in quiet or repeating sound.
     """
     n = abs(shift)
     square = ((y[:, n:] - y[:, : y.shape[1] - n]) ** 2).mean(axis=0, dtype=np.float64)

@@ -29,10 +29,7 @@ Tick = Callable[[float, float], None]  # takes the seconds done and those by the
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A recording and the files, by name, that are made of it.
-
-    The files appear in the order of the dict, so the job is done once the last one exists.
-    """
+    """A recording and its files by name, which appear in this order: the last one ends the job."""
 
     source: Source
     files: dict[str, Path] = field(default_factory=dict)
@@ -62,13 +59,10 @@ class Cancelled(BaseException):
 
 
 class Work:
-    """The work that is done on each recording; a subclass defines `do`.
+    """The work that is done on each recording; a subclass defines `do`."""
 
-    `family` holds its models, `overwrite` allows its files to exist, and a job needs `threads` threads.
-    """
-
-    family: Sequence[Any] = ()
-    overwrite, threads = False, 1
+    family: Sequence[Any] = ()  # models
+    overwrite, threads = False, 1  # whether files may exist; threads that a job needs
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         """Do a job whose recording is open, or raise `AudioError` and leave none of its files."""
@@ -105,10 +99,8 @@ class Work:
             for path in paths:
                 path.unlink(missing_ok=True)
             return None
+        note = f"{paths[-1]}: its worker was lost right after writing it, and any warning about it with it"
         with self.open(job.source) as reader:
-            note = (
-                f"{paths[-1]}: its worker was lost right after writing it, and any warning about it with it"
-            )
             return Report(job, self.model_of(reader), reader.info.seconds, notes=[note])
 
 
@@ -151,23 +143,18 @@ def run(
     if workers == 1:
         yield from map(one, jobs)
         return
-    from concurrent.futures import (  # start-up is faster without
-        FIRST_COMPLETED,
-        Future,
-        ThreadPoolExecutor,
-        wait,
-    )
+    from concurrent import futures  # start-up is faster without
 
     queue = iter(jobs)
-    running: set[Future[Report]] = set()
-    with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="batch") as pool:
+    running: set[futures.Future[Report]] = set()
+    with futures.ThreadPoolExecutor(max_workers=workers, thread_name_prefix="batch") as pool:
         try:
             while True:
                 # No more jobs than workers are in flight: a million files wait here and not in the pool.
                 running |= {pool.submit(one, job) for job in islice(queue, workers - len(running))}
                 if not running:
                     return
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                ended, running = futures.wait(running, return_when=futures.FIRST_COMPLETED)
                 for future in ended:
                     yield future.result()
         finally:

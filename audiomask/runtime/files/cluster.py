@@ -52,8 +52,7 @@ class Ledger:
 class Worker:
     """An actor that does the work of `load`, in the folder that relative paths start from.
 
-    A row is the index of one of `jobs`. It is returned when the report is in the `ledger`, which is the
-    handle of a `Ledger`.
+    A row is an index of `jobs`, returned when the report is in the `ledger`, the handle of a `Ledger`.
     """
 
     def __init__(self, load: Load, folder: str, jobs: list[Job], ledger: Any):
@@ -90,15 +89,14 @@ def run(
 
     The address "local" makes a cluster of this machine for this run. `load` makes the work anew on each
     machine, and `workers` files are done at once (default: all processors). No file may be its own output.
-
-    Raises `AudioError` for a cluster that cannot be reached or used. A bad file gives a report with `error`,
-    and so does one that takes its workers with it.
+    Raises `AudioError` for a cluster that cannot be reached or used. A file that takes its workers with it
+    gives a report with `error`, as a bad one does.
     """
     import ray
     import ray.data
 
     jobs = list(jobs)
-    rows: list[dict[str, Any]] = []
+    missing: set[int] = set()
     for index, job in enumerate(jobs):
         try:
             for path in job.files.values():
@@ -106,10 +104,10 @@ def run(
         except AudioError as error:
             yield Report(job, error=error)
         else:
-            rows.append({"index": index})
-    if not rows:
+            missing.add(index)
+    if not missing:
         return
-    missing = {row["index"] for row in rows}
+    rows = [{"index": index} for index in sorted(missing)]
     try:
         with _connected(address):
             cpus = int(ray.cluster_resources().get("CPU", 0))

@@ -12,10 +12,10 @@ channels. A model whose first stream is codes takes the `.npz` that an encoder's
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from audiomask.runtime.player import BULK_HOPS, Player
 from audiomask.runtime.session import Session, sounds
 
 if TYPE_CHECKING:
-    from audiomask.runtime.files.drops import Classical, Loss, Losses
+    from audiomask.runtime.files.packet_loss import Classical, Loss, Losses
 
 SINKS = {".npz": Frames, ".jsonl": Lines, ".txt": Text}
 
@@ -69,19 +69,13 @@ class Enhance(Work):
                 )
 
     def check(self, sources: Sequence[Source]) -> None:
-        """Raise `AudioError` for controls that no file could be done with.
-
-        This loads the model that is needed first, and no other member of the family.
-        """
+        """Load the model that is needed first; raise `AudioError` for controls that it refuses."""
         rate = self.family[-1].sample_rate
         for source in sources:
             if source.path != "-" and not source.command:
-                try:
-                    with self.open(source) as reader:
-                        rate = reader.info.rate
+                with suppress(AudioError), self.open(source) as reader:  # else its report will say so
+                    rate = reader.info.rate
                     break
-                except AudioError:  # its report will say so
-                    continue
         model = choose(self.family, rate)
         if isinstance(model, Artifact):
             self._player(model)
@@ -104,20 +98,19 @@ class Enhance(Work):
             "hash": getattr(model, "meta", {}).get("hash", ""), "clock": model.sample_rate,
         }  # fmt: skip
         sinks: list[Sound | Frames] = []
-        named: list[Path] = []
-        try:
+        with ExitStack() as undo:  # all files of a job appear or none
+            undo.callback(lambda: [sink.abort() for sink in sinks])
             if losses and LOSSY in job.files:  # it goes first, to be there before the output is
                 lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, info, rate_out=info.rate)
                 losses.copy = lambda x: lossy.write({LOSSY: x})
                 sinks.append(lossy)
             for output in outputs_of(model, options.output):
+                name, ports = output.name, output.ports
                 if output.suffix:
-                    kind = SINKS[output.suffix]
-                    sinks.append(kind(job.files[output.name], output.ports, facts, options.overwrite))
+                    sinks.append(SINKS[output.suffix](job.files[name], ports, facts, options.overwrite))
                 else:
-                    (port,) = output.ports
-                    rows, rate = player.rows[port.name], player.rates[port.name]
-                    sinks.append(self._sound(job, port, rows, rate, info, rate_out=options.rate))
+                    rows, rate = player.rows[name], player.rates[name]
+                    sinks.append(self._sound(job, ports[0], rows, rate, info, rate_out=options.rate))
             outputs = sinks[LOSSY in job.files :]
             for frames in self._frames(reader, model, player, losses):
                 tick(reader.position / info.rate, info.seconds)
@@ -128,13 +121,8 @@ class Enhance(Work):
                 sink.finish()
             for sink in sinks:
                 sink.close()
-                named.append(sink.path)
-        except BaseException:
-            for sink in sinks:
-                sink.abort()
-            for path in named:  # all files of a job appear or none
-                path.unlink(missing_ok=True)
-            raise
+                undo.callback(sink.path.unlink, missing_ok=True)
+            undo.pop_all()
         report = reported(job, reader, model.name, player.faults, "were muted")
         report.bursts = losses.bursts() if losses else None
         report.notes += [text for sink in sinks for text in sink.notes]
@@ -166,7 +154,6 @@ class Enhance(Work):
         return Sound(path, port, rows, rate, rate_out, frames=frames, **how)
 
     def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
-        """Return the player for a recording, see `_player`."""
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
         if not isinstance(model, Artifact):
             return model.open(rate, channels)

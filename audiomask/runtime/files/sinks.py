@@ -1,10 +1,8 @@
 """Write a model's outputs to files: sound, frames of codes, lines of probabilities, text.
 
-    for output in outputs_of(artifact):          # four stems are four, a codec's codes are one
-        print(output.name, output.suffix)
-
-A sink is written block by block under a hidden name. `finish` does all that can fail, and `close` gives the
-file its name, so that all files of a job appear or none.
+`outputs_of` says which: four stems are four files, a codec's codes are one. A sink is written block by block
+under a hidden name. `finish` does all that can fail (`AudioError`), and `close` gives the file its name, so
+that all files of a job appear or none.
 """
 
 from __future__ import annotations
@@ -20,14 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import (
-    MAX_RATE,
-    MIN_RATE,
-    AudioError,
-    AudioInfo,
-    Writer,
-    check_writable,
-)
+from audiomask.audio import MAX_RATE, MIN_RATE, AudioError, AudioInfo, Writer, check_writable
 from audiomask.audio.atomic import hidden
 from audiomask.audio.reader import check_readable
 from audiomask.ports import Port
@@ -49,10 +40,7 @@ class Output:
 
 
 def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
-    """Return the files that a model makes of a recording, or the one of the output `wanted`.
-
-    Raises `ArtifactError` for an output that it lacks.
-    """
+    """Return a model's files, or the one of output `wanted`; may raise `ArtifactError`."""
     ports = [port for port in model.outputs if wanted in (None, port.name)]
     if not ports:
         has = " ".join(port.name for port in model.outputs)
@@ -69,10 +57,7 @@ def needed(streams: Sequence[Port]) -> list[Port]:
 
 
 class Sound(Writer):
-    """A sink of sound at `rate_out` Hz, or else its own, for a port with frames at `rate`.
-
-    Its `options` are those of `Writer`.
-    """
+    """A sink of sound of a port at `rate`, converted to `rate_out`; `options` are of `Writer`."""
 
     def __init__(
         self, path: Path, port: Port, rows: int, rate: Fraction, rate_out: int | None, **options: Any
@@ -102,10 +87,7 @@ class Sound(Writer):
 
 
 class Frames:
-    """A sink that keeps its ports' frames until the end, since they are few beside samples.
-
-    `facts` is what the file says beside the frames, see `FACTS`.
-    """
+    """A sink that keeps its ports' frames until the end and writes them beside `FACTS`."""
 
     notes: list[str] = []
 
@@ -122,7 +104,6 @@ class Frames:
             parts.append(frames[name])
 
     def finish(self) -> None:
-        """Do all that can fail. Raises `AudioError`."""
         try:
             self._save({name: np.concatenate(parts, axis=1) for name, parts in self._parts.items()})
         except OSError as error:
@@ -133,7 +114,6 @@ class Frames:
             np.savez_compressed(file, **frames, **self.facts)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Give the file its name."""
         self._part.replace(self.path)
 
     def abort(self) -> None:
@@ -141,10 +121,7 @@ class Frames:
 
 
 class Lines(Frames):
-    """A sink of JSON lines: where a frame begins and ends in seconds, and its values.
-
-    They are by label where the port has labels. Recordings of several channels have a line for each.
-    """
+    """A sink of JSON lines, one per frame and channel: its time in seconds, its values by label."""
 
     def _save(self, frames: Mapping[str, np.ndarray]) -> None:
         (port,) = self.ports
@@ -172,11 +149,9 @@ class Text(Frames):
 class Codes(AbstractContextManager):
     """A reader of frames that a model made, held in an `.npz`, used like an `audio.Reader`.
 
-    Blocks are of the first of the `streams`; the file may hold it under another name if it holds one array
-    only. `name` stands for the file in messages.
-
-    Attributes: `info` says the rate and length of the sound that they were made of, and as `channels` the
-    rows of the first stream. Raises `AudioError` for a file that holds something else.
+    Blocks are of the first of the `streams`, which the file may hold under another name if it holds one array
+    only. `info` says the rate and length of the sound that they were made of, and as `channels` the rows of
+    the first stream. Raises `AudioError`, which calls the file `name`, if it holds something else.
     """
 
     notes: list[str] = []
@@ -193,8 +168,8 @@ class Codes(AbstractContextManager):
                     raise ValueError(f"it holds more than {MAX_BYTES >> 20} MiB")
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
-            rate, frames = (int(arrays.pop(key)) for key in ("sample_rate", "frames"))
-            for key in ("model", "hash", "clock"):
+            rate, frames = int(arrays["sample_rate"]), int(arrays["frames"])
+            for key in FACTS:
                 arrays.pop(key, None)
             if len(arrays) == 1 and streams[0].name not in arrays:
                 arrays = {streams[0].name: arrays.popitem()[1]}

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
@@ -61,7 +62,7 @@ class Stream:
         self.since = self.due = self.paid = 0.0
         self.flying = self.choked = self.throttled = False
         self.samples_in = self.samples_out = 0
-        self.ending: asyncio.Future | None = None  # done when the signal has been flushed
+        self.ending: asyncio.Event | None = None  # set when the signal has been flushed
         self.moved = asyncio.Event()  # set after every batch with this stream
 
     @property
@@ -77,6 +78,13 @@ class Stream:
     def pay(self, frames: int, now: float) -> None:
         self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate
 
+    def request(self, data: bytearray | None) -> tuple:
+        """Return what `feed_all` takes for this sound, or for the end."""
+        if data is None:
+            return self.session, None
+        lost = None if self.taken is None else np.frombuffer(self.taken, bool)
+        return self.session, self.pcm.decode(data), lost
+
     def take(self, frames: int, now: float) -> bytearray:
         self.due = max(self.due, now) + frames / self.session.sample_rate
         self.pay(frames, now)
@@ -90,15 +98,7 @@ class Stream:
 
 
 Turn = list[tuple[Stream, bytearray | None, float]]  # sound and its time of arrival, or the end (None)
-Job = tuple[Callable[[], Any], asyncio.Future]
-
-
-def _block(stream: Stream, data: bytearray | None) -> tuple:
-    """Return a member of the list of `feed_all`."""
-    if data is None:
-        return stream.session, None
-    lost = None if stream.taken is None else np.frombuffer(stream.taken, bool)
-    return stream.session, stream.pcm.decode(data), lost
+Job = tuple[Callable[[], Any], Future]
 
 
 class Worker:
@@ -140,16 +140,16 @@ class Worker:
     async def flush(self, stream: Stream) -> None:
         """End the signal: the rest is delivered, and a new one may begin."""
         if not stream.ending:
-            stream.ending = self._loop.create_future()
+            stream.ending = asyncio.Event()
             self.wake(stream)
-        await asyncio.wait([stream.ending])
+        await stream.ending.wait()
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run a function that touches a session where sessions run, between two batches."""
-        future = self._loop.create_future()
+        future: Future = Future()
         self._jobs.append((function, future))
         self._plan()
-        return await future
+        return await asyncio.wrap_future(future)
 
     def stop(self) -> None:
         """End the thread after what it has."""
@@ -203,11 +203,11 @@ class Worker:
                 turn.append((stream, stream.take(min(whole, TURN_HOPS * stream.session.hop), now), since))
         room = EXTRA_S / self._cost
         for stream in sorted(ahead, key=lambda s: s.due):
-            hops = min(TURN_HOPS, int(room / stream.session.engine.batch))
-            if hops < 1 and turn:
+            batch = stream.session.engine.batch
+            if room < batch and turn:
                 break
-            hops = max(1, hops)
-            room -= hops * stream.session.engine.batch
+            hops = min(TURN_HOPS, max(1, int(room / batch)))
+            room -= hops * batch
             turn.append((stream, stream.take(min(stream.whole, hops * stream.session.hop), now), 0.0))
         if wait and not turn:
             if self._timer:
@@ -224,33 +224,31 @@ class Worker:
         start = time.perf_counter()
         outputs: list[bytes | Exception]
         try:
-            blocks = [_block(stream, data) for stream, data, _ in turn]
+            made = feed_all([stream.request(data) for stream, data, _ in turn])
             outputs = [
                 y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
-                for (stream, _, _), y in zip(turn, feed_all(blocks), strict=True)
+                for (stream, _, _), y in zip(turn, made, strict=True)
             ]
         except Exception as error:  # nothing may end this thread, which all streams need
             outputs = [error] * len(turn)
         took = time.perf_counter() - start
-        results: list[tuple[asyncio.Future, Any, Exception | None]] = []
         for function, future in jobs:
-            try:
-                results.append((future, function(), None))
-            except Exception as error:
-                results.append((future, None, error))
+            if future.set_running_or_notify_cancel():  # else its socket has gone
+                try:
+                    future.set_result(function())
+                except Exception as error:
+                    future.set_exception(error)
         with contextlib.suppress(RuntimeError):  # a loop that was stopped in a hurry
-            self._loop.call_soon_threadsafe(self._finish, turn, outputs, took, results)
+            self._loop.call_soon_threadsafe(self._finish, turn, outputs, took)
 
     @staticmethod
     def _ended(stream: Stream) -> None:
         assert stream.ending
-        if not stream.ending.done():  # else the waiting task was cancelled
-            stream.ending.set_result(None)
+        stream.ending.set()
         stream.ending = None
 
-    def _finish(self, turn: Turn, outputs: list, took: float, results: list) -> None:
+    def _finish(self, turn: Turn, outputs: list, took: float) -> None:
         self._busy = False
-        add = self.counters.add
         work = 0.0
         for (stream, data, since), output in zip(turn, outputs, strict=True):
             session = stream.session
@@ -259,19 +257,13 @@ class Worker:
             stream.deliver(output, since)
             stream.flying = False
             if data is not None:
-                add("audio_seconds_total", frames / session.sample_rate, "in")
+                self.counters.add("audio_seconds_total", frames / session.sample_rate, "in")
             if stream.ending and (data is None or stream not in self._ready):  # forgotten meanwhile
                 self._ended(stream)
             stream.moved.set()
         if turn:
-            self.counters.histograms["turn_seconds"].observe(took)
             rows = sum(stream.session.engine.batch for stream, _, _ in turn)
             self.counters.histograms["stacked_rows"].observe(rows)
+            self.counters.histograms["turn_seconds"].observe(took)
             self._cost += 0.1 * (took / max(work, 1) - self._cost)
-        for future, value, error in results:
-            if not future.done():  # else its socket has gone
-                if error is None:
-                    future.set_result(value)
-                else:
-                    future.set_exception(error)
         self._plan()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 
 # Name: (help, label). Those that end in _total only rise.
 COUNTERS = {
@@ -55,7 +56,7 @@ class Counters:
         values = self.values[name]
         values[label] = values.get(label, 0) + amount
 
-    def text(self, gauges: dict[str, tuple[str, float]]) -> str:
+    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
         """Return the exposition format 0.0.4; `gauges` maps a name to (help, value)."""
         lines: list[str] = []
 

@@ -43,15 +43,12 @@ class Http(H11Protocol):
 
 
 class Wire(WebSocketsSansIOProtocol):
-    """A protocol that bounds what the application does not see: pings, pongs, parts of messages.
-
-    It also lets the application end a connection that does not end by itself.
-    """
+    """A protocol that bounds what the application does not see: pings, pongs, parts of messages."""
 
     _beat, _pong = 0.0, b""
 
     def handle_connect(self, event) -> None:
-        # The scope, made in super(), gets a copy of this; the application looks at it in a later step.
+        # The scope, made in super(), gets a copy of this, so that the application can end the connection.
         self.app_state = {**self.app_state, "abort": self.transport.abort}
         super().handle_connect(event)
 
@@ -62,13 +59,12 @@ class Wire(WebSocketsSansIOProtocol):
 
     def _unseen(self) -> bool:
         """Count a frame, and return whether the connection may go on."""
-        if not self.transport.is_closing():
-            now = self.loop.time()
-            self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
-            if self._beat > now + 1:
-                service: Service = self.config.app  # type: ignore[assignment]
-                service.counters.add("errors_total", label="flood")
-                self.transport.abort()
+        now = self.loop.time()
+        self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
+        if self._beat > now + 1 and not self.transport.is_closing():
+            service: Service = self.config.app  # type: ignore[assignment]
+            service.counters.add("errors_total", label="flood")
+            self.transport.abort()
         return not self.transport.is_closing()
 
     def handle_ping(self) -> None:
@@ -171,21 +167,18 @@ def server(
 
 
 def run(server: Server, listening: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, or raise `AudioError` if the server does not start.
+    """Serve until a signal, and raise it again once all clients left; may raise `AudioError`."""
 
-    The signal is raised again once all clients have been let go.
-    """
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        if server.config.is_ssl:  # its default is a minute, in which nothing counts the connection
+            loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
+        await server.serve(sockets=[listening])
+
     try:
-        asyncio.run(_serve(server, listening))
+        asyncio.run(serve())
     except SystemExit:  # uvicorn's way, with a code of its own
         raise AudioError("serve: the server did not start; the lines above say why") from None
-
-
-async def _serve(server: Server, listening: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    if server.config.is_ssl:  # its default is a minute, in which nothing counts the connection
-        loop.create_server = partial(loop.create_server, ssl_handshake_timeout=HELLO_S)  # type: ignore
-    await server.serve(sockets=[listening])
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

@@ -23,8 +23,8 @@ class BadValue(Refusal):
         super().__init__("bad_value", 1007, words)
 
 
-def message(text: str) -> dict[str, Any]:
-    """Return a command as an object, or raise `Refusal`."""
+def message(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the type of a command and its other fields, or raise `Refusal`."""
     if len(text) > MAX_TEXT:
         raise Refusal("too_big", 1009, f"a text message has {len(text)} characters; {MAX_TEXT} are taken")
     try:
@@ -33,7 +33,7 @@ def message(text: str) -> dict[str, Any]:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("type"), str):
         raise Refusal("bad_message", 1007, 'a text message is no JSON object with a "type"')
-    return found
+    return found.pop("type"), found
 
 
 def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
@@ -46,16 +46,9 @@ def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], defa
     return value
 
 
-def values(entry: dict[str, Any]) -> dict[str, Any]:
-    """Take the arguments of `Session.set` out of a command, or raise `Refusal` for a wrong type."""
-    found: dict[str, Any] = {"controls": field(entry, "controls", dict, {})}
-    for name, kinds in (("dry", (int, float)), ("bypass", bool)):
-        if (value := field(entry, name, kinds, None)) is not None:
-            found[name] = value
-    return found
-
-
-def done(entry: dict[str, Any]) -> None:
-    """Raise `Refusal` if anything is left in a command after all fields have been taken out."""
+def rest(entry: dict[str, Any], **fields: tuple) -> dict[str, Any]:
+    """Take the last fields, each (kinds, default), out of a command; raise `Refusal` for more."""
+    found = {name: field(entry, name, *spec) for name, spec in fields.items()}
     if entry:
-        raise BadValue(f"unknown: {' '.join(map(str, entry))[:100]}")
+        raise BadValue(f"unknown: {' '.join(entry)[:100]}")
+    return found

@@ -1,7 +1,6 @@
 """Serve the web application of `audiomask serve`: sockets, models, page, health and metrics.
 
 It runs in one process: an event loop that moves bytes, and threads that compute (`batching.py`).
-`listener.py` starts it.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ from audiomask import __version__
 from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError
 from audiomask.runtime.catalogue import family, resolve, shipped
 from audiomask.runtime.net.batching import Worker
-from audiomask.runtime.net.hub import Hub, Settings
 from audiomask.runtime.net.requests import Refusal
-from audiomask.runtime.net.sockets import Socket
+from audiomask.runtime.net.sockets import Hub, Settings, Socket
 from audiomask.runtime.session import Session, sounds
 
 PAGE = Path(__file__).resolve().parents[1] / "web"
@@ -44,18 +42,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'self'",
-            "script-src 'self' 'wasm-unsafe-eval'",
-            "worker-src 'self' blob:",
-            "media-src 'self' blob:",
-            "img-src 'self' blob: data:",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        )
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
+        "media-src 'self' blob:; img-src 'self' blob: data:; "
+        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
 # The machine's own table lacks some of these types or has them wrong.
@@ -79,10 +69,9 @@ def is_loopback(host: str) -> bool:
 def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[Artifact]]:
     """Return the families that are served, the default first.
 
-    They are what `names` mean to `resolve`, or everything shipped that turns sound into sound. In that case
-    `refused` gets the models that no session can play, by file name, and why.
-
-    Raises `ArtifactError` for a model that is not there, cannot be played, or bears another's name.
+    They are what `names` mean to `resolve`, or everything shipped that turns sound into sound; then `refused`
+    gets the models that no session can play, by file name, and why. Raises `ArtifactError` for a model that
+    is not there, cannot be played, or bears another's name.
     """
     families = [resolve(name) for name in names] or [resolve(None)]
     for artifact in (a for group in families for a in group):
@@ -102,12 +91,9 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
         families += [sorted(group, key=lambda a: a.sample_rate) for group in others.values()]
     stems: dict[str, Artifact] = {}
     for artifact in (a for group in families for a in group):
-        if artifact.path.stem in stems:
-            raise ArtifactError(
-                f"{artifact.path}: {stems[artifact.path.stem].path} is served as {artifact.path.stem} too; "
-                "rename one"
-            )
-        stems[artifact.path.stem] = artifact
+        stem = artifact.path.stem
+        if (other := stems.setdefault(stem, artifact)) is not artifact:
+            raise ArtifactError(f"{artifact.path}: {other.path} is served as {stem} too; rename one")
     return families
 
 
@@ -118,12 +104,7 @@ def _try(artifact: Artifact) -> None:
 
 
 class Service(Hub):
-    """An ASGI application that serves `families` and lists `refused` ones, see `offer`.
-
-    `report` gets the exceptions that nobody expected.
-
-    Attributes, beside those of `Hub`: `sockets` are those at present; `draining`: no new ones are taken.
-    """
+    """An ASGI application that serves `families` and lists `refused` ones, see `offer`."""
 
     def __init__(
         self,
@@ -136,7 +117,7 @@ class Service(Hub):
         self.refused = dict(refused or {})
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.sockets: set[Socket] = set()
-        self.draining = False
+        self.draining = False  # no new sockets are taken
         for suffix, type_ in TYPES.items():
             mimetypes.add_type(type_, suffix)
         routes: list[Any] = [
@@ -179,29 +160,23 @@ class Service(Hub):
             socket.check(now, self.settings.idle_s)
 
     async def drain(self, hurry: Callable[[], bool] = lambda: False) -> int:
-        """Give the sockets what they are owed and take no new ones; return how many were cut off.
-
-        A socket is cut off after DRAIN_S, or when `hurry` returns true.
-        """
+        """Finish all sockets in DRAIN_S or until `hurry()`; cut off the rest and return how many."""
         self.draining = True
-        end = asyncio.get_running_loop().time() + DRAIN_S
+        clock = asyncio.get_running_loop().time
+        end = clock() + DRAIN_S
         leaving = [asyncio.create_task(socket.depart(1001)) for socket in self.sockets]
-        while self.sockets and asyncio.get_running_loop().time() < end and not hurry():
+        while self.sockets and clock() < end and not hurry():
             await asyncio.sleep(0.02)
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
-        late = list(self.sockets)
-        for socket in late:
+        for socket in self.sockets:
             socket.abort()
-        return len(late)
-
-    # Who may ask
+        return len(self.sockets)
 
     def _stranger(self, headers: Headers) -> str:
         """Return why a request comes from where it may not: "host", "origin", or "" if it may."""
-        settings, host = self.settings, headers.get("host", "")
-        origin = headers.get("origin")
+        settings, host, origin = self.settings, headers.get("host", ""), headers.get("origin")
         given = [urlsplit(allowed).netloc for allowed in settings.origins]
         try:
             here = is_loopback(urlsplit(f"//{host}").hostname or "")
@@ -217,39 +192,32 @@ class Service(Hub):
         scheme, _, token = headers.get("authorization", "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else None
 
-    # Sockets
-
     async def _websocket(self, scope, receive, send) -> None:
         headers = Headers(scope=scope)
-        token, wrong = self._bearer(headers), None
-        if stranger := self._stranger(headers):
-            wrong = 403, stranger
+        token, status = self._bearer(headers), 0
+        if reason := self._stranger(headers):
+            status = 403
         elif token is not None and not self.fits(token):
-            wrong = 401, "token"
+            status, reason = 401, "token"
         elif scope["path"] != "/ws":
-            wrong = 404, "path"
-        if wrong:
-            status, reason = wrong
+            status, reason = 404, "path"
+        if status:
             self.counters.add("refused_total", label=reason)
             await PlainTextResponse(f"refused: {reason}\n", status)(scope, receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.accept"})
-            abort = scope["state"]["abort"]
-            socket = Socket(self, receive, send, abort, authorized=token is not None)
-            if self.draining or len(self.sockets) >= self.settings.max_sockets:
-                code, close = ("draining", 1001) if self.draining else ("full", 1013)
-                words = "no more sockets now; try again later"
-                await socket.run(Refusal(code, close, words, "refused_total"))
-                return
-            self.counters.add("sockets_total")
-            self.sockets.add(socket)
-            try:
-                await socket.run()
-            finally:
-                self.sockets.discard(socket)
-
-    # Pages
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        socket = Socket(self, receive, send, scope["state"]["abort"], authorized=token is not None)
+        if self.draining or len(self.sockets) >= self.settings.max_sockets:
+            code, close = ("draining", 1001) if self.draining else ("full", 1013)
+            await socket.run(Refusal(code, close, "no more sockets now; try again later", "refused_total"))
+            return
+        self.counters.add("sockets_total")
+        self.sockets.add(socket)
+        try:
+            await socket.run()
+        finally:
+            self.sockets.discard(socket)
 
     async def _request(self, scope, receive, send) -> None:
         async def secured(event) -> None:
@@ -279,9 +247,9 @@ class Service(Hub):
         for socket in self.sockets:
             socket.account()
         gauges = {
-            "sockets": ("websockets open now", float(len(self.sockets))),
-            "max_sockets": ("websockets that may be open at once", float(self.settings.max_sockets)),
-            "draining": ("1 while the server is stopping", float(self.draining)),
+            "sockets": ("websockets open now", len(self.sockets)),
+            "max_sockets": ("websockets that may be open at once", self.settings.max_sockets),
+            "draining": ("1 while the server is stopping", self.draining),
         }
         return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -290,7 +258,7 @@ class Service(Hub):
             {
                 "name": stem,
                 "family": family(artifact),
-                "default": artifact in self.default,
+                "default": artifact in self.families[0],
                 "url": f"/models/{stem}.onnx",
                 "bytes": len(artifact.data),
                 "sha256": self.hashes[stem],

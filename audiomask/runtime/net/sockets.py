@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import json
 from collections import deque
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
-from audiomask.runtime.artifact import ArtifactError
-from audiomask.runtime.catalogue import choose
-from audiomask.runtime.net.batching import Stream
-from audiomask.runtime.net.hub import Hub
-from audiomask.runtime.net.requests import BadValue, Refusal, done, field, message, values
+from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.catalogue import choose, family
+from audiomask.runtime.net.batching import Stream, Worker
+from audiomask.runtime.net.counters import Counters
+from audiomask.runtime.net.requests import BadValue, Refusal, field, message, rest
 from audiomask.runtime.packets.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session, sounds
@@ -33,7 +36,47 @@ SLOW_S = 10.0  # time that a client may take nothing while something waits for i
 CLOSE_S = 5.0  # time in which a client answers a close
 MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each costs time, however short it is
 CONTROL = ("minimum", "maximum", "default", "unit", "doc")  # facts on a control in the answer to the hello
+CLOCK = ("channels", "outputs", "rate_out", "hop", "delay", "latency")  # facts on the session in it
+SET: dict[str, tuple] = {"controls": (dict, {}), "dry": ((int, float), None), "bypass": (bool, None)}
+FOUND = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}  # errors that uvicorn finds, by its close
 BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that all sockets of a server share."""
+
+    token: str | None = None
+    origins: tuple[str, ...] = ()  # origins of web pages that may open sockets, besides the server's own
+    loopback: bool = True  # only this machine is served: a request under another name is a trick with DNS
+    max_sockets: int = 64
+    max_rate: float = 20.0  # seconds of sound per second that a socket may send for long
+    idle_s: float = 60.0
+    threads: int = 1
+    page: Path | None = None  # the folder of the web page
+
+
+class Hub:
+    """The part of a server that its sockets share; `report` gets unexpected exceptions."""
+
+    def __init__(
+        self, families: list[list[Artifact]], settings: Settings, report: Callable[[BaseException], None]
+    ):
+        self.families, self.settings, self.report = families, settings, report
+        self.counters = Counters()
+        self.workers: list[Worker] = []
+        self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.models: dict[str, list[Artifact]] = {}  # by what a hello may name: file, model, family
+        for group in families:
+            self.models.setdefault(family(group[0]), group)
+        for artifact in self.artifacts.values():
+            self.models.setdefault(artifact.path.stem, [artifact])
+            self.models.setdefault(artifact.name, [artifact])
+
+    def fits(self, token: str | None) -> bool:
+        """Return whether a client may come in; this takes as long for every token of one length."""
+        wanted = self.settings.token
+        return wanted is None or hmac.compare_digest((token or "").encode(errors="replace"), wanted.encode())
 
 
 class Socket:
@@ -73,8 +116,7 @@ class Socket:
             while (await self._receive())["type"] != "websocket.disconnect":
                 pass  # the client sent this before it heard of the close
         except _Gone as gone:
-            if gone.code in (1002, 1007, 1009) and not self._closed:  # uvicorn found it and closed
-                code = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}[gone.code]
+            if (code := FOUND.get(gone.args[0])) and not self._closed:
                 self.hub.counters.add("errors_total", label=code)
         finally:
             writer.cancel()
@@ -92,7 +134,8 @@ class Socket:
             return
         self.hub.counters.add(refusal.counter, label=refusal.code)
         self._put(json.dumps({"type": "error", "code": refusal.code, "message": str(refusal)}))
-        self._end(refusal.close)
+        self._put(refusal.close)
+        self._gone()
 
     def _break(self, error: Exception) -> None:
         self.hub.report(error)
@@ -109,7 +152,8 @@ class Socket:
                 await stream.worker.flush(stream)
             elif stream.samples_in or stream.whole or self.intake:
                 await self._flush()
-        self._end(code)
+        self._put(code)
+        self._gone()
 
     def check(self, now: float, idle_s: float) -> None:
         """End a socket that is idle or takes nothing; called once a second."""
@@ -124,30 +168,33 @@ class Socket:
 
     def account(self) -> None:
         """Add what the session counts to the server's counters."""
+        add = self.hub.counters.add
         if self.stream:
             session = self.stream.session
             cleaned, faults = self._reported
-            self.hub.counters.add("cleaned_samples_total", session.cleaned - cleaned)
-            self.hub.counters.add("faults_total", session.faults - faults)
             self._reported = session.cleaned, session.faults
+            add("cleaned_samples_total", session.cleaned - cleaned)
+            add("faults_total", session.faults - faults)
         if self.intake:
             for kind, count in self.intake.news("server").items():
-                self.hub.counters.add("packets_total", count, kind)
+                add("packets_total", count, kind)
 
-    # In
+    async def _event(self) -> dict[str, Any]:
+        """Return the next message, or raise `_Gone`."""
+        if (event := await self._receive())["type"] == "websocket.disconnect":
+            raise _Gone(event.get("code", 1005))
+        return event
 
     async def _start(self) -> None:
         """Take the hello, make a session, and answer."""
         try:
-            first = await asyncio.wait_for(self._receive(), HELLO_S)
+            first = await asyncio.wait_for(self._event(), HELLO_S)
         except TimeoutError:
             raise Refusal("hello_timeout", 1008, f"no hello came in {HELLO_S:g} s") from None
-        if first["type"] == "websocket.disconnect":
-            raise _Gone(first.get("code", 1005))
         if first.get("text") is None:
             raise Refusal("unexpected", 1003, "the first message has to be a text, the hello")
-        hello = message(first["text"])
-        if hello.pop("type") != "hello":
+        kind, hello = message(first["text"])
+        if kind != "hello":
             raise Refusal("unexpected", 1003, "the first message has to be the hello")
         token = field(hello, "token", str, "")
         if not self.authorized and not self.hub.fits(token):
@@ -159,8 +206,7 @@ class Socket:
         output = field(hello, "output", str, None)
         version = field(hello, "version", int, VERSION)
         packets = field(hello, "packets", dict, None)
-        wanted = values(hello)
-        done(hello)
+        wanted = rest(hello, **SET)
         if version != VERSION:
             raise BadValue(f"version {version} is not spoken here; {VERSION} is")
         if not MIN_RATE <= rate <= MAX_RATE:
@@ -170,8 +216,8 @@ class Socket:
         if model is not None and model not in self.hub.models:
             names = " ".join(self.hub.models)
             raise BadValue(f"model {model[:50]!r} is not offered; there are: {names}")
-        family = self.hub.models[model] if model else self.hub.preferred(packets is not None)
-        artifact = choose(family, rate)
+        informed = [group for group in self.hub.families if packets is not None and group[0].lost]
+        artifact = choose(self.hub.models[model] if model else (informed or self.hub.families)[0], rate)
         if artifact.lost and packets is None:
             raise BadValue(f"{artifact.name} conceals losses that it is told of; say packets in the hello")
         width = artifact.streams[0].channels
@@ -181,19 +227,15 @@ class Socket:
             words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
             raise BadValue(words + " ".join(heard))
 
-        def open_session() -> Session:
-            session = Session(artifact, sample_rate=rate, channels=channels, output=output)
-            session.set(**wanted)
-            return session
-
-        # It runs in a thread of its own, since the filters of odd rates take a while.
-        session = await self._checked(asyncio.to_thread(open_session))
+        # It is made in a thread of its own, since the filters of odd rates take a while.
+        given = {"sample_rate": rate, "channels": channels, "output": output, **wanted}
+        session = await self._checked(asyncio.to_thread(Session, artifact, **given))
         worker, pcm = min(self.hub.workers, key=lambda w: w.load), Pcm(form, session.channels)
         self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
         worker.load += 1
         if packets is not None:
             self.intake = Intake(packets, self.stream, INBOX)
-        self.heard = self._loop.time()
+        self.heard, controls = self._loop.time(), artifact.controls
         ready = {
             "type": "ready",
             "version": VERSION,
@@ -201,20 +243,18 @@ class Socket:
             "rate": rate,
             "format": form,
             "output": session.ports[0].name,
-            "controls": {name: _given(port, CONTROL) for name, port in artifact.controls.items()},
-            **_given(session, ("channels", "outputs", "rate_out", "hop", "delay", "latency")),
+            "controls": {n: {key: getattr(port, key) for key in CONTROL} for n, port in controls.items()},
+            **{key: getattr(session, key) for key in CLOCK},
         }
         if self.intake:
             ready["packets"] = self.intake.facts
         self._put(json.dumps(ready))
 
     async def _read(self) -> None:
-        event = await self._receive()
+        event = await self._event()
         data = event.get("bytes")
         assert self.stream
         stream, worker = self.stream, self.stream.worker
-        if event["type"] == "websocket.disconnect":
-            raise _Gone(event.get("code", 1005))
         self.heard = now = self._loop.time()
         self._beat = max(self._beat, now) + 1 / MAX_MESSAGES
         if self._beat > now + 1:
@@ -231,12 +271,10 @@ class Socket:
             while len(stream.inbox) > INBOX and not self._closing:
                 await stream.move()
             return
-        command = message(event["text"])
-        kind = command.pop("type")
+        kind, command = message(event["text"])
         if kind not in ("set", "flush", "close"):
             raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
-        wanted = values(command) if kind == "set" else {}
-        done(command)
+        wanted = rest(command, **(SET if kind == "set" else {}))
         if kind == "close":
             await self.depart(1000)
         elif kind == "flush":
@@ -276,8 +314,6 @@ class Socket:
             report["packets"] = self.intake.news("client")
         self._put(json.dumps(report))
 
-    # Out
-
     def _deliver(self, output: bytes | Exception, since: float) -> None:
         """Take from the worker bytes of sound, or the exception that its computation raised."""
         stream = self.stream
@@ -302,10 +338,6 @@ class Socket:
         if not self._closed:
             self._outbox.append((item, 0.0))
             self._filled.set()
-
-    def _end(self, code: int) -> None:
-        self._put(code)
-        self._gone()
 
     def _gone(self) -> None:
         """Take and compute nothing more; what waits in the outbox still goes out."""
@@ -357,18 +389,9 @@ class Socket:
                 stream.choked = False
                 stream.worker.wake(stream)
             if since:
-                waited = self._loop.time() - since
-                self.hub.counters.histograms["block_seconds"].observe(waited)
+                self.hub.counters.histograms["block_seconds"].observe(self._loop.time() - since)
         self._sending = False
 
 
-def _given(source: object, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in names}
-
-
 class _Gone(Exception):
-    """The connection has ended, with this code."""
-
-    def __init__(self, code: int):
-        super().__init__(code)
-        self.code = code
+    """The connection has ended, with the code that is the argument."""

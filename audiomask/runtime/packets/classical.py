@@ -1,8 +1,7 @@
 """Conceal losses without a network: by silence, repetition, or repetition by pitch periods.
 
-Each function takes `x [T]`, `lost [T]` bool (true where a sample never came; what `x` holds there is not
-used) and `sample_rate` in Hz, and returns `[T]`. They are the floors of every table and need no model. They
-raise ValueError for arrays that do not fit.
+Each function takes `x [T]` in which `lost [T]` (bool) flags samples that never came and are not used, and
+`sample_rate` in Hz, and returns `[T]`. They raise ValueError for arrays that do not fit.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def repeat(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float =
     """Fill each gap with the last `packet_ms` before it, over and over, at their full level."""
     out = _received(x, lost, sample_rate)
     size = max(1, round(packet_ms * sample_rate / 1000))
-    for start, end in _gaps(lost):
+    for start, end in gaps(lost):
         out[start:end] = np.resize(_before(out, start, size), end - start)
     return out
 
@@ -38,7 +37,7 @@ def repeat(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float =
 def repeat_faded(x: np.ndarray, lost: np.ndarray, sample_rate: int, packet_ms: float = 20.0) -> np.ndarray:
     """Fill gaps like `repeat`, but fade from 20 ms on to silence after 100 ms, as LPCNet does."""
     out = repeat(x, lost, sample_rate, packet_ms)
-    for start, end in _gaps(lost):
+    for start, end in gaps(lost):
         age = np.arange(end - start) / sample_rate
         out[start:end] *= ((SILENT_S - age) / (SILENT_S - REPEATED_S)).clip(0, 1)
     return out
@@ -66,7 +65,7 @@ def repeat_pitch(x: np.ndarray, lost: np.ndarray, sample_rate: int) -> np.ndarra
     """
     out = _received(x, lost, sample_rate)
     frame, longest = round(FRAME_S * sample_rate), round(LONGEST_S * sample_rate)
-    for (start, end), (limit, _) in pairwise([*_gaps(lost), (len(out), len(out))]):
+    for (start, end), (limit, _) in pairwise([*gaps(lost), (len(out), len(out))]):
         history = _before(out, start, 3 * longest + longest // 4).astype(np.float64)
         period = pitch_period(history, sample_rate)
         quarter = period // 4
@@ -142,7 +141,7 @@ def _repetition(history: np.ndarray, period: int, quarter: int, frame: int, coun
     return out[:count]
 
 
-def _gaps(lost: np.ndarray) -> Iterator[tuple[int, int]]:
+def gaps(lost: np.ndarray) -> Iterator[tuple[int, int]]:
     """Return (first, last + 1) of every stretch that is lost."""
     edges = np.flatnonzero(np.diff(lost, prepend=False, append=False)).tolist()
     return zip(edges[::2], edges[1::2], strict=True)

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from audiomask.runtime.net.batching import Stream
-from audiomask.runtime.net.requests import BadValue, Refusal, done, field
+from audiomask.runtime.net.requests import BadValue, Refusal, rest
 from audiomask.runtime.packets.jitter_buffer import NUMBER, Counts, JitterBuffer, shape
-from audiomask.runtime.session import Session
+
+# Of the hello's packets: types, and values where none is given.
+FIELDS = {"ms": ((int, float), 20), "jitter_ms": ((int, float), 60), "realtime": (bool, True)}
 
 
 class Intake:
@@ -20,11 +22,8 @@ class Intake:
     """
 
     def __init__(self, wanted: dict[str, Any], stream: Stream, room: int):
-        session: Session = stream.session
-        ms = field(wanted, "ms", (int, float), 20)
-        jitter_ms = field(wanted, "jitter_ms", (int, float), 60)
-        realtime = field(wanted, "realtime", bool, True)
-        done(wanted)
+        session = stream.session
+        ms, jitter_ms, realtime = rest(wanted, **FIELDS).values()
         try:
             self.size, depth = shape(ms, jitter_ms, session.sample_rate)
         except ValueError as error:

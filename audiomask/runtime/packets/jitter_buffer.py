@@ -9,8 +9,8 @@
         play(payload)
 
 A place is given up once a packet `depth` places further on has arrived, so order within `depth` does not
-matter. The arrivals themselves are the clock: the same packets give the same output at whatever speed they
-come. With a `Clock` time passes too, and a place is given up when it is due, whether or not anything arrives:
+matter, and the same packets give the same output at whatever speed they come. In real time, a clock runs too,
+and a place is given up when it is due, whether or not anything arrives:
 
     due = start + place period + depth period
 
@@ -22,8 +22,7 @@ packet in time waits `depth` periods and never more.
 Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it (`LEAP_S`)
 counts as a stray; if the next number follows it, the sender has begun anew, at the next place. A sender that
 paused without using up numbers has been overtaken by the clock: if its packets come too late by `PAUSE_S` for
-longer than `RESUME_S` (a network that held them up hands them over at once), they go on at the next place
-too.
+longer than `RESUME_S` (a network that held them up sends them at once), they too go on at the next place.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from typing import Any
 
 NUMBER = struct.Struct("<I")  # before the samples of a packet in a websocket's message
 RECORD = struct.Struct("<IH")  # before them in a pipe: number, bytes of samples
-BITS = 32  # width of a number
+NUMBERS = 2**32  # after the last one comes 0
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
@@ -76,22 +75,6 @@ class Counts:
         )
 
 
-class Clock:
-    """A clock that says when a place is due in real time; a packet lasts `period` seconds."""
-
-    def __init__(self, period: float):
-        self.period = period
-        self.start: float | None = None
-
-    def meet(self, place: int, now: float, budget: float) -> None:
-        """Take note of a packet that has arrived and may be late by `budget` seconds."""
-        off = now - place * self.period
-        if self.start is None or off < self.start:
-            self.start = off
-        late = off - self.start
-        self.start += late - budget if late > budget else min(late, DRIFT * self.period)
-
-
 class JitterBuffer:
     """A buffer that returns payloads (any object but None) in the order of their numbers.
 
@@ -99,12 +82,10 @@ class JitterBuffer:
         depth: places that a packet may be behind a later one, from 0.
         period: seconds of a packet, for the bounds above.
         realtime: use a clock; `put` and `take` then want `now` in seconds of one monotonic clock.
-        bits: width of a number; ValueError for a number that does not fit.
     """
 
-    def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False, bits: int = BITS):
-        self.depth, self.period, self.bits = depth, period, bits
-        self.realtime = realtime
+    def __init__(self, depth: int, period: float = 0.02, *, realtime: bool = False):
+        self.depth, self.period, self.realtime = depth, period, realtime
         self.counts = Counts()
         self.reset()
 
@@ -117,34 +98,33 @@ class JitterBuffer:
         self._begun = False
         self._last: tuple[int, int] | None = None  # the highest (number, place)
         self._stray: int | None = None  # the number that would follow a stray
-        self._clock = Clock(self.period) if self.realtime else None
+        self._start: float | None = None  # the sender's, by our clock
         self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
-        """Take a packet that has arrived."""
-        if not 0 <= number < 1 << self.bits:
-            raise ValueError(f"packet number {number} is outside 0 to {(1 << self.bits) - 1}")
+        """Take a packet that has arrived; ValueError for a number of more than 32 bits."""
+        if not 0 <= number < NUMBERS:
+            raise ValueError(f"packet number {number} is outside 0 to {NUMBERS - 1}")
         self.counts.received += 1
         if self._last is None:
             self._last = number, 0
-        half = 1 << self.bits - 1
-        ahead = (number - self._last[0] + half) % (1 << self.bits) - half
+        ahead = (number - self._last[0] + NUMBERS // 2) % NUMBERS - NUMBERS // 2
         place = self._last[1] + ahead
         if abs(ahead) > max(self.depth, LEAP_S / self.period):
             if number != self._stray:
-                self._stray = (number + 1) % (1 << self.bits)
+                self._stray = (number + 1) % NUMBERS
                 self.counts.stray += 1
                 return
             place = self._anew(number)
         self._stray = None
-        if self._clock:
+        if self.realtime:
             if place <= self._last[1] or (self._next - place) * self.period <= PAUSE_S:
                 self._behind = None
             elif self._behind is None:
                 self._behind = now
             elif now - self._behind > RESUME_S:
                 place, self._behind = self._anew(number), None
-            self._clock.meet(place, now, self.depth * self.period)
+            self._meet(place, now)
         if not self._begun:  # the first to arrive need not be the first
             self._next = min(self._next, place)
         if place in self._waiting or place in self._had:
@@ -162,10 +142,16 @@ class JitterBuffer:
         """Play out what waits, give `number` the place after it, and return that place."""
         assert self._last
         self._give(self._last[1] + 1)
-        self._last = number, self._next
-        if self._clock:
-            self._clock.start = None
+        self._last, self._start = (number, self._next), None
         return self._next
+
+    def _meet(self, place: int, now: float) -> None:
+        """Correct the sender's start by a packet that has arrived."""
+        off, budget = now - place * self.period, self.depth * self.period
+        if self._start is None or off < self._start:
+            self._start = off
+        late = off - self._start
+        self._start += late - budget if late > budget else min(late, DRIFT * self.period)
 
     def _give(self, stop: int) -> None:
         """Give up all places below `stop`."""
@@ -191,9 +177,9 @@ class JitterBuffer:
 
     def due(self) -> float:
         """Return the latest time at which the next place is given up, infinity where none is set."""
-        if not self._clock or self._clock.start is None:
+        if self._start is None:
             return float("inf")
-        return self._clock.start + (self._next + self.depth) * self.period
+        return self._start + (self._next + self.depth) * self.period
 
     def flush(self) -> list[Any]:
         """End the signal: return all that waits, up to the highest number, then reset."""

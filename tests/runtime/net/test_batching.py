@@ -154,7 +154,7 @@ def test_nobody_waits_for_the_end_of_a_stream_that_left_during_a_turn(toy16):
         await asyncio.sleep(0)
         worker.forget(one)
         assert not waiting.done()
-        worker._finish(turn, [b""], 0.001, [])
+        worker._finish(turn, [b""], 0.001)
         await asyncio.wait_for(waiting, 5)
 
     asyncio.run(inside())

@@ -40,14 +40,14 @@ def test_a_tenth_reordered_and_a_twentieth_doubled_is_what_the_tests_do():
     assert 0.04 < buffer.counts.reordered / 10000 < 0.1
 
 
-@given(depth=st.integers(0, 6), seed=st.integers(0, 10**6), start=st.sampled_from([0, 7, 2**16 - 100]))
+@given(depth=st.integers(0, 6), seed=st.integers(0, 10**6), start=st.sampled_from([0, 7, 2**32 - 100]))
 @settings(max_examples=60, deadline=None)
 def test_losses_are_in_their_places_and_numbers_wrap(depth, seed, start):
     numbers, gone = disturbed(300, max(depth, 1), seed, dropped=0.3, moved=0.1 if depth else 0)
     first, last = numbers[0] if not depth else min(numbers), max(numbers)
-    buffer = JitterBuffer(depth, bits=16)
-    wrapped = [(n + start) % 2**16 for n in numbers]
-    want = [None if n in gone else (n + start) % 2**16 for n in range(first, last + 1)]
+    buffer = JitterBuffer(depth)
+    wrapped = [(n + start) % 2**32 for n in numbers]
+    want = [None if n in gone else (n + start) % 2**32 for n in range(first, last + 1)]
     assert through(buffer, wrapped) == want
     assert buffer.counts.lost == sum(n is None for n in want)
     assert buffer.counts.played == len(want)

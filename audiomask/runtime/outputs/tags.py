@@ -87,8 +87,7 @@ def rows(
 def pooled(rows: Iterable[Row], largest: bool = False) -> Row:
     """Return a recording as one row: the mean or maximum over rows whose window was full.
 
-    Where no window was full it is the last row that no silence was added to; where all had silence, the
-    first. ValueError where there are no rows.
+    If there are none, it is the last row without added silence, else the first; ValueError for no rows.
     """
     kept: Any = None
     count, end = 0, 0.0
@@ -149,20 +148,16 @@ def listed(
     if every is None:
         first = list(islice(rows, 1))
         rows = iter([pooled(chain(first, rows), largest)] if first else ())
-    nth, left = max(1, round((every or 0) / hop)), None
+    nth, at = max(1, round((every or 0) / hop)), 0
     for at, row in enumerate(rows, 1):
-        left = row if at % nth else None
-        if not left:
+        if at % nth == 0:
             yield top(row, labels, count, threshold)
-    if left:
-        yield top(left, labels, count, threshold)
+    if at % nth:
+        yield top(row, labels, count, threshold)
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of a "probabilities" or "embedding" output for the mean of all channels.
-
-    Raises `ArtifactError` for a model without one.
-    """
+    """Return a player of one type of output for the mean of channels; may raise `ArtifactError`."""
     name = output_port(artifact, type).name
     return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 

@@ -1,4 +1,4 @@
-"""audiomask.runtime.files.drops: which samples of a recording are lost, whatever the blocks."""
+"""audiomask.runtime.files.packet_loss: which samples of a recording are lost, whatever the blocks."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from audiomask.audio import AudioError, AudioInfo
 from audiomask.audio.sources import Source
 from audiomask.masks.packets import write_trace
-from audiomask.runtime.files.drops import Classical, Loss, Losses, Silence, loss_models
+from audiomask.runtime.files.packet_loss import Classical, Loss, Losses, Silence, loss_models
 
 
 def cut(x, sizes):

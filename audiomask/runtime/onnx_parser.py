@@ -2,8 +2,7 @@
 
 ONNX is protobuf: fields of (number << 3 | wire type) followed by a varint (type 0), 8 bytes (1), a length and
 that many bytes (2) or 4 bytes (5). Field numbers are from onnx.proto (Apache-2.0). ONNX Runtime would follow
-a model's external data to any path and complain about foreign operators late, so both are looked for here
-first.
+external data to any path and complain about foreign operators late, so this module looks for both first.
 """
 
 from __future__ import annotations
@@ -29,16 +28,12 @@ class Contents:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > 63:
-            raise MalformedError("a number is cut off")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for n, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << 7 * n
         if byte < 0x80:
-            return value, at
-        shift += 7
+            return value, at + n + 1
+    raise MalformedError("a number is cut off")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
@@ -63,16 +58,14 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         at += length
 
 
-def _text(value: int | memoryview) -> str:
+def _message(value: int | memoryview, what: str = "a message") -> memoryview:
     if isinstance(value, int):
-        raise MalformedError("a number where text belongs")
-    return bytes(value).decode("utf-8", errors="replace")
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise MalformedError("a number where a message belongs")
+        raise MalformedError(f"a number where {what} belongs")
     return value
+
+
+def _text(value: int | memoryview) -> str:
+    return bytes(_message(value, "text")).decode("utf-8", errors="replace")
 
 
 def _property(value: int | memoryview) -> dict[str, str]:

@@ -8,8 +8,8 @@ import toy_tagger
 from toy_tagger import HOP, LABELS, loud
 
 from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.outputs.tags import Clock, Row, listed, listener, pooled, segmented
 from audiomask.runtime.player import Player, feed_all
-from audiomask.runtime.readers.tags import Clock, Row, listed, listener, pooled, segmented
 from audiomask.runtime.session import Session, player_of
 
 

@@ -28,7 +28,7 @@ from audiomask.audio import MAX_RATE, AudioError, AudioInfo
 from audiomask.audio.sources import Source, read_scp
 from audiomask.masks.packets import Bursts, LossModel, Trace, packets, parse_loss, read_trace, statistics
 from audiomask.ports import Port
-from audiomask.runtime.packets.classical import METHODS
+from audiomask.runtime.packets.classical import METHODS, gaps
 
 PACKETS = 2**16  # packets sampled at once: 20 minutes of 20 ms
 NAMES = {"g711": "repeat_pitch", **{name: name for name in METHODS}}  # names that `classical` takes
@@ -109,10 +109,7 @@ class Losses:
         return self._lost[place]
 
     def heard(self, blocks: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield what is left of the blocks `[C, T]`, with flags `[T]`; the total length stays.
-
-        Raises `AudioError` for a trace that is too short.
-        """
+        """Yield blocks `[C, T]` after losses, with flags `[T]`; `AudioError` for too short a trace."""
         for block in blocks:
             flags = self._flags(block.shape[1])
             self._at += block.shape[1]
@@ -149,9 +146,8 @@ class Silence:
         """Take `x [C, T]`, and return sound `[C, n]` and its flags `[n]`."""
         x = x if self._held is None else np.concatenate((self._held, x), axis=1)
         lost = np.zeros(x.shape[1], bool)
-        edges = np.flatnonzero(np.diff(~x.any(axis=0), prepend=False, append=False)).tolist()
         stop = x.shape[1]
-        for start, end in zip(edges[::2], edges[1::2], strict=True):
+        for start, end in gaps(np.logical_not(x.any(axis=0))):
             goes_on = self._open and start == 0
             if goes_on or end - start >= self.least:
                 lost[start:end] = True
@@ -173,10 +169,7 @@ class Silence:
 
 
 class Classical:
-    """A method of `packets.classical`, by its name in `NAMES`, that replaces a model.
-
-    It takes any rate and any number of channels, and holds the whole recording in memory.
-    """
+    """A method of `packets.classical` in place of a model; it holds whole recordings in memory."""
 
     sample_rate, hop = MAX_RATE, MAX_RATE // 64  # nothing is lost of any rate; blocks of a second
     lost = None
