@@ -120,12 +120,12 @@ def test_full_sizes(size):
     """Ten seconds at .96 s: names and shapes are the network's, and nothing else is kept."""
     with torch.device("meta"):
         net = ViTTagger(527, **SIZES[size])
-    tagger = Tagger(527, LogMel(), **SIZES[size])
+        tagger = Tagger(527, LogMel(), **SIZES[size])
     assert {k: v.shape for k, v in tagger.state_dict().items()} == {
         k: v.shape for k, v in net.state_dict().items()
     }
     assert tagger.hop == 15360
-    assert tagger.initial_state(1)["ring"].shape == (1, 58, 8 * SIZES[size]["width"])
+    assert tagger.initial_state(1, "meta")["ring"].shape == (1, 58, 8 * SIZES[size]["width"])
 
 
 def test_from_a_folder_of_weights(tmp_path):
