@@ -1,6 +1,7 @@
 """Small valid artifacts without torch, for the tests of the runtime and the command line."""
 
 import functools
+import gc
 import json
 import os
 import signal
@@ -22,11 +23,27 @@ os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 
 
 def pytest_collection_finish(session):
-    """Let exports share the exporter's table of operators, which each would make anew in half a second."""
+    """Let exports share the exporter's table of operators, which each would make anew in half a second.
+
+    What is imported by now stays, so no later collection of garbage looks through it.
+    """
+    gc.collect()
+    gc.freeze()
     if "audiomask.export" in sys.modules:
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
         ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _graphs(tmp_path_factory):
+    """The folder of `built_once`: of the run, and not of a worker, whose own is called popen-gw0 or so."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if base.name.startswith("popen-") else base) / "graphs"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHS_OF_TESTS", str(folder))
+        yield
 
 
 def document(name="toy", rate=16000, hop=256, delay=256, **changes):

@@ -199,8 +199,9 @@ def _run(code, x):
 def test_levels_beyond_full_scale_are_judged_as_a_file_would_play(noisy):
     loud = noisy * (2.0 / np.abs(noisy).max())
     names = ["dnsmos", "plcmos"]
-    assert score(None, loud, RATE, names) == score(None, np.clip(loud, -1, 1), RATE, names)
-    assert score(None, loud, RATE, names) != score(None, noisy, RATE, names)
+    judged = score(None, loud, RATE, names)
+    assert judged == score(None, np.clip(loud, -1, 1), RATE, names)
+    assert judged != score(None, noisy, RATE, names)
 
 
 def test_other_rates_are_resampled_and_narrow_ones_refused(clean, noisy):
