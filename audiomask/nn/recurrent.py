@@ -345,7 +345,7 @@ class _Recurrent(Streaming):
         shut = None
         if skip is not None:
             x = torch.cat([x, skip], 2)
-            shut = torch.tensor(self.shut, device=x.device)
+            shut = torch.cat([x.new_full((1,), gate) for gate in self.shut])
         if to_onnx():
             y, end = _onnx_layer(self, i, x, start, shut)
             return y.squeeze(1), end
