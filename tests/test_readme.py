@@ -29,10 +29,10 @@ def commands(verb: str, page: str = "") -> list[str]:
     return [line for line in lines if line.startswith(f"audiomask {verb} ")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+@pytest.fixture
+def folder(tmp_path) -> Path:
     """What the commands find: noisy.wav, reference.wav, recordings/."""
-    where = tmp_path_factory.mktemp("readme")
+    where = tmp_path
     for source, name in (("mixture_noisy", "noisy"), ("mixture_clean", "reference")):
         x, rate = sf.read(DEMO / f"{source}.flac", frames=40000)
         sf.write(where / f"{name}.wav", x, rate)
