@@ -165,13 +165,18 @@ def test_workers_killed_in_the_middle_lose_and_duplicate_nothing(here, toy16, re
         command("wav.scp", "out", "--ray", "local"), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 300
-    while not (found := writers(here / "out")) and process.poll() is None and time.monotonic() < deadline:
+    victim = None
+    while victim is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert found, "no worker was caught writing"
-    victim, part = next(iter(found.items()))
+        for writer, part in writers(here / "out").items():
+            os.kill(writer, signal.SIGSTOP)
+            if part.exists():  # it dies in the middle of its file
+                victim = writer
+                break
+            os.kill(writer, signal.SIGCONT)  # it had just finished
+    assert victim is not None, "no worker was caught writing"
     assert victim != process.pid
     os.kill(victim, signal.SIGKILL)
-    assert part.exists(), "it was to die in the middle of its file"
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1, err
     assert "6 files, 180.0 s" in err
