@@ -115,6 +115,11 @@ def get_scene_embeddings(audio: Tensor, model: Encoder | Played) -> Tensor:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: Encoder | Played) -> tuple[Tensor, Tensor]:
-    """Return `[n_sounds, n, timestamp_embedding_size]`, and the times in ms `[n_sounds, n]`."""
+    """Return `[n_sounds, n, timestamp_embedding_size]`, and the times in ms `[n_sounds, n]`.
+
+    A vector whose middle lies past the end, since its window is less than half full, is left out.
+    """
     values, times = model.timestamps(_checked(audio))
-    return values, times.float().expand(len(values), -1)
+    end = audio.shape[1] * 1000 / model.sample_rate
+    kept = max(1, int((times <= end).sum()))
+    return values[:, :kept], times[:kept].clamp(max=end).float().expand(len(values), -1)

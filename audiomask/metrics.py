@@ -15,8 +15,9 @@ A value that cannot be had is NaN with a reason, and every table counts it; noth
 - Silence: a signal whose peak is below one 16-bit step has no score, as reference or as degraded.
 - Length: reference and degraded must have the same number of samples; neither is cut. PESQ needs 0.25 s,
   STOI 0.4 s of speech, LSD one frame, PLCMOS 0.1 s. DNSMOS repeats clips shorter than 9.01 s and slides by
-  1 s over longer ones, as published. PESQ above 20 s is the mean over equal pieces of at most 20 s, without
-  those that have no speech in the reference: the ITU code holds 50 utterances and crashes beyond.
+  1 s over longer ones, as published, with one more window for the end, which the published tool leaves out.
+  PESQ above 20 s is the mean over equal pieces of at most 20 s, without those that have no speech in the
+  reference: the ITU code holds 50 utterances and crashes beyond.
 - Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play: samples clamped to full scale.
 - Rate: others are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
 - Not a number: a signal with NaN or infinite samples has no score.
@@ -107,11 +108,15 @@ def _stoi(ref: Array, deg: Array, rate: int, extended: bool) -> float:
 
     if len(ref) < 0.4 * rate:  # 30 frames of 25.6 ms every 12.8 ms
         raise Unscorable(f"{len(ref) / rate:.2f} s is too short for STOI, which needs 0.4 s of speech")
+    state = np.random.get_state()  # noqa: NPY002 - the extended one draws from numpy's global generator
     try:
         with warnings.catch_warnings(action="error", category=RuntimeWarning):  # it warns, and returns 1e-5
+            np.random.seed(0)  # noqa: NPY002
             return float(stoi(ref, deg, rate, extended=extended))
     except RuntimeWarning as warning:
         raise Unscorable("less than 0.4 s of speech in the reference") from warning
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def _si_sdr(ref: Array, deg: Array, rate: int) -> float:
@@ -151,10 +156,11 @@ def _network(path: str) -> Any:
 
 
 def _dnsmos_windows(x: Array) -> list[Array]:
+    last = len(x) - DNSMOS_WINDOW  # the published tool leaves up to two seconds at the end unheard
     while len(x) < DNSMOS_WINDOW:
         x = np.concatenate([x, x])
-    starts = range(0, (int(len(x) // 16000 - 9.01) + 1) * 16000, 16000)
-    return [x[s : s + DNSMOS_WINDOW] for s in starts if s + DNSMOS_WINDOW <= len(x)]
+    starts = [*range(0, (int(len(x) // 16000 - 9.01) + 1) * 16000, 16000), *[last] * (last > 0)]
+    return [x[s : s + DNSMOS_WINDOW] for s in sorted(set(starts)) if s + DNSMOS_WINDOW <= len(x)]
 
 
 def _dnsmos(x: Array) -> tuple[float, ...]:

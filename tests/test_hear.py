@@ -99,10 +99,10 @@ def test_of_weights_it_is_the_network_on_its_pieces(tmp_path, name):
     tokens = [net.features(picture[:, a : a + 64])[:, 1:] for a in (0, 64, 128)]
     columns = torch.cat([t.reshape(2, -1, 2, 16).mean(2) for t in tokens], 1)
     values, times = hear.get_timestamp_embeddings(x, model)
-    torch.testing.assert_close(values, columns)
+    torch.testing.assert_close(values, columns[:, :9])  # the tenth would be at 1527.5 ms, of 1500
     torch.testing.assert_close(hear.get_scene_embeddings(x, model), torch.cat(tokens, 1).mean(1))
     # of the first column, from 0 to (15 * 10 + 25) ms, the middle
-    np.testing.assert_allclose(times[1], 87.5 + 160 * np.arange(10))
+    np.testing.assert_allclose(times[1], 87.5 + 160 * np.arange(9))
 
 
 def test_what_cannot_embed_is_named(tmp_path, toy16):

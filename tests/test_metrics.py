@@ -49,13 +49,33 @@ def test_pesq_and_stoi_equal_the_packages(clean, noisy):
 
 @pytest.mark.parametrize("seconds", [2.3, 11.2])
 def test_dnsmos_equals_the_published_tool(noisy, seconds):
+    """Beyond 9.01 s: the mean over its windows, every second from the start, and one at the end."""
     from speechmos import dnsmos
 
     x = np.resize(noisy, int(seconds * RATE)).astype(np.float32)
-    theirs = dnsmos.run(x, RATE)
+    starts = [0] if seconds < 9.01 else [0, RATE, len(x) - 144160]
+    parts = [dnsmos.run(x[start : start + 144160], RATE) for start in starts]
+    theirs = {name: np.mean([part[name] for part in parts]) for name in parts[0]}
     row = score(None, x, RATE, ["dnsmos", "dnsmos_p808"])
     for ours, name in [("sig", "sig_mos"), ("bak", "bak_mos"), ("ovrl", "ovrl_mos"), ("p808", "p808_mos")]:
         assert row[f"dnsmos_{ours}"] == pytest.approx(theirs[name], abs=1e-4)
+
+
+def test_dnsmos_hears_the_end(noisy):
+    x = np.resize(noisy, 11 * RATE).astype(np.float32)
+    x[10 * RATE :] = np.random.default_rng(0).uniform(-1, 1, RATE)
+    clean = score(None, np.resize(noisy, 10 * RATE).astype(np.float32), RATE, ["dnsmos"])
+    assert score(None, x, RATE, ["dnsmos"])["dnsmos_ovrl"] < clean["dnsmos_ovrl"] - 0.05
+
+
+def test_scores_leave_the_global_generator_alone_and_do_not_depend_on_it(clean, noisy):
+    np.random.seed(1)  # noqa: NPY002
+    first = score(clean, noisy, RATE, ["estoi", "plcmos"])
+    np.random.seed(2)  # noqa: NPY002
+    expected = np.random.random()  # noqa: NPY002
+    np.random.seed(2)  # noqa: NPY002
+    assert score(clean, noisy, RATE, ["estoi", "plcmos"]) == first
+    assert np.random.random() == expected  # noqa: NPY002
 
 
 def test_plcmos_equals_the_published_tool_at_its_seed(noisy):

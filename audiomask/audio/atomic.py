@@ -11,10 +11,16 @@ from pathlib import Path
 
 from audiomask.audio.formats import AudioError
 
+LONGEST = 100  # bytes of a name that a hidden one keeps: file systems count bytes, and allow 255
+
+
+def _kept(path: Path) -> str:
+    return os.fsencode(path.name)[:LONGEST].decode("utf-8", "ignore")
+
 
 def hidden(path: Path) -> Path:
     """Return a new name beside `path`, for a file that becomes `path` once it is whole."""
-    return path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
+    return path.with_name(f".{_kept(path)}.{os.urandom(4).hex()}.part")
 
 
 @contextmanager
@@ -47,7 +53,7 @@ def remove_parts(path: str | Path) -> None:
     It must not be called while another process may still be writing there.
     """
     path = Path(os.path.realpath(path))
-    if len(path.name) <= 100:  # longer names are cut, and may be somebody else's
+    if _kept(path) == path.name:  # a cut name may be somebody else's
         for part in path.parent.glob(f".{globbing.escape(path.name)}.{'[0-9a-f]' * 8}.part"):
             part.unlink(missing_ok=True)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import soundfile as sf
 
+from audiomask.audio import media
+
 MIN_RATE, MAX_RATE = 4000, 768_000  # telephone band with margin; twice the fastest converter on the market
 MAX_CHANNELS = 128  # tenth-order ambisonics has 121; libsndfile itself allows 1024
 MAX_RIFF_BYTES = 2**32 - 2**20  # a WAV's 32-bit sizes, less room for its headers
@@ -16,7 +18,8 @@ CLIP_POLICIES = ("rescale", "clamp", "none")
 FORMATS = {
     f".{name.lower()}": name for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64")
 }
-FORMATS |= {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF", ".snd": "AU", ".sph": "NIST"}
+FORMATS |= {".oga": "OGG", ".opus": "OGG", ".aif": "AIFF", ".aifc": "AIFF", ".snd": "AU", ".sph": "NIST"}
+FORMATS |= {".nist": "NIST", ".wave": "WAV", ".bwf": "WAV", **dict.fromkeys(media.SUFFIXES, "MEDIA")}
 IMPLIED_SUBTYPE = {".ogg": "VORBIS", ".oga": "VORBIS", ".opus": "OPUS"}
 BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 FLOATS = ("FLOAT", "DOUBLE")
@@ -40,6 +43,7 @@ class AudioInfo:
     frames: int
     format: str
     subtype: str
+    mask: int = 0  # its speakers, see `audio.layout`; 0 where they are not known
 
     @property
     def seconds(self) -> float:
@@ -56,6 +60,10 @@ def choose_format(
     """
     suffix = Path(path).suffix.lower()
     format = FORMATS.get(suffix)
+    if format == "MEDIA":
+        if subtype is not None:
+            raise AudioError(f"{path}: {suffix} has codings of its own; leave out the subtype {subtype}")
+        return "MEDIA", "FLOAT"
     if format is None:
         raise AudioError(f"{path}: unknown suffix '{suffix}'; use one of {' '.join(sorted(FORMATS))}")
     if like is not None and format == "WAV" and like.format in ("WAVEX", "RF64"):

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 
-from audiomask.audio.formats import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError, AudioInfo, AudioWarning
+from audiomask.audio import headers, layout, media
+from audiomask.audio.formats import (
+    BYTES,
+    FLOATS,
+    MAX_CHANNELS,
+    MAX_RATE,
+    MIN_RATE,
+    AudioError,
+    AudioInfo,
+    AudioWarning,
+)
+from audiomask.audio.tags import TEXTS, Tags
+
+MISSING = ("truncated", "cut off")  # how notes about samples that are not there begin
 
 
 def check_readable(path: str) -> None:
@@ -41,61 +54,137 @@ def check_readable(path: str) -> None:
         ) from None
 
 
-def _riff_promise(path: str) -> tuple[int, int] | None:
-    """Return the bytes of samples that a RIFF header promises and those there; else None.
+class _Forward(sf.SoundFile):
+    """A file of libsndfile's that is read from its beginning to its end, never by a seek.
 
-    libsndfile cuts an overlong data chunk to the file without a word. Programs that cannot seek back (ffmpeg
-    into a pipe) write sizes of 0 or about 2^32-1, which promise nothing.
+    With libsndfile 1.2.2 samples are wrong after a seek in MP3, Vorbis and Opus, and soundfile 0.14 seeks
+    after each read. One seek, to the beginning, is made: in Opus files whose time does not begin at 0 nothing
+    else finds it.
     """
-    with open(path, "rb") as file:  # noqa: PTH123
-        head = file.read(12)
-        if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return None
-        size = os.fstat(file.fileno()).st_size
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return None if length == 0 or length >= 0x7FFF0000 else (length, size - file.tell())
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return None
+
+    def __init__(self, file: str | headers.Span):
+        self._begun = False
+        super().__init__(file)
+        self.seek(0)
+        self._begun = True
+
+    def seekable(self) -> bool:
+        return not self._begun and super().seekable()
+
+    def go(self, frame: int) -> None:
+        """Seek, in a coding that can."""
+        self._begun = False
+        self.seek(frame)
+        self._begun = True
 
 
 class Reader(AbstractContextManager["Reader"]):
     """A file that is read block by block; `notes` says what had to be mended.
 
+    Files that were joined (`cat a.ogg b.ogg`) are read as one. Channels come in the order of WAV, whatever
+    the format's own; `info.mask` says which speakers they are for, where that is known.
+
     Raises `AudioError` for everything that can be wrong with `path`.
     """
 
-    def __init__(self, path: str | Path, *, name: str | None = None):
-        """Open `path`; messages call it `name` (the path of a spooled standard input is ugly)."""
-        real, self.name = str(path), name or str(path)
-        self._file: sf.SoundFile | None = None
+    def __init__(
+        self, path: str | Path, *, name: str | None = None, begin: float = 0.0, end: float | None = None
+    ):
+        """Open `path`, or an entry of a Kaldi archive (`wav.ark:1234`).
+
+        Args:
+            path: The file.
+            name: Its name in messages (the path of a spooled standard input is ugly).
+            begin: Where to begin to read, in seconds.
+            end: Where to end, None for the end; half a second past it means the end too, as for Kaldi.
+        """
+        self._real, self.name = str(path), name or str(path)
+        entry = headers.in_archive(self._real)
+        self._real, start = entry or (self._real, 0)
+        self._file: sf.SoundFile | media.Decoder | None = None
+        self._span: headers.Span | None = None
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
-        self._short: str | None = None
-        check_readable(real)
+        check_readable(self._real)
         try:
-            self._file = sf.SoundFile(real)
-        except (sf.LibsndfileError, TypeError, ValueError, RuntimeError, OSError) as error:
-            reason = getattr(error, "error_string", str(error)).rstrip(".")
-            raise AudioError(
-                f"{self.name}: not audio that libsndfile can read ({reason}); "
-                f"convert it first, as in: ffmpeg -i {self.name} out.wav"
-            ) from None
-        try:
-            file = self._file
-            self.info = AudioInfo(
-                self.name, file.samplerate, file.channels, max(file.frames, 0), file.format, file.subtype
-            )
+            self._parts = headers.archived(self._real, start) if entry else headers.scan(self._real)
+            scans = [one for _, one in self._parts]
+            self._faults = [one.warning for one in scans if one.warning]
+            infos = [self._info(i) for i in reversed(range(len(scans)))]  # the first one stays open
+            self.info = infos[-1]
+            for other in infos[-2::-1]:
+                if (other.rate, other.channels) != (self.info.rate, self.info.channels):
+                    raise AudioError(
+                        f"{self.name}: joined from files of {self.info.rate} Hz with {self.info.channels} "
+                        f"channels, and {other.rate} Hz with {other.channels}; take it apart, as in: "
+                        f"ffmpeg -i {self.name} out.wav"
+                    )
+                self.info = replace(self.info, frames=self.info.frames + other.frames)
+            self._part = 0
             self._check_header()
-            promise = _riff_promise(real)
-            if promise and promise[0] > promise[1]:
-                self._short = (
-                    f"its header promises {promise[0]} bytes of samples, {max(promise[1], 0)} are there"
-                )
+            self._offset, self._stretch = 0, False
+            if begin or end is not None:
+                self._cut(begin, end)
+        except ValueError as error:
+            self.close()
+            raise AudioError(f"{self.name}: {error}") from None
         except BaseException:
             self.close()
             raise
+
+    def _info(self, part: int) -> AudioInfo:
+        """Open a part and return what is known of it."""
+        self.close()
+        start, found = self._parts[part]
+        try:
+            if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
+                raise ValueError("a container that libsndfile does not know")
+            if len(self._parts) > 1 or start or found.patches or found.prefix:
+                self._span = headers.Span(self._real, start, start + found.end)
+                self._span.patches, self._span.prefix = found.patches, found.prefix
+            self._file = _Forward(self._span or self._real)
+        except (sf.LibsndfileError, TypeError, ValueError, RuntimeError, OSError) as error:
+            self._file = self._other(error)
+        file = self._file
+        frames = max(file.frames, 0) if found.frames is None else found.frames
+        names, mask = [], found.mask
+        if isinstance(file, media.Decoder):
+            mask = file.mask
+        elif found.codec:
+            names = layout.VORBIS.get(file.channels, "").split()
+        elif not mask:
+            names = layout.of_file(file)
+        mask = mask or layout.mask_of(" ".join(names)) or layout.implied(found.kind, file.channels)
+        self._order = layout.to_wav(names) if names else None
+        return AudioInfo(self.name, file.samplerate, file.channels, frames, file.format, file.subtype, mask)
+
+    def _cut(self, begin: float, end: float | None) -> None:
+        """Leave only a stretch, in seconds."""
+        info = self.info
+        start = round(begin * info.rate)
+        stop = info.frames if end is None else round(end * info.rate)
+        if not 0 <= start < min(stop, info.frames) or stop > info.frames + info.rate / 2:
+            raise AudioError(
+                f"{self.name}: the stretch from {begin:g} to {'the end' if end is None else f'{end:g} s'} is "
+                f"not in its {info.seconds:.2f} s; mend segments"
+            )
+        self.skip(start)
+        self.position, self._offset, self._stretch = 0, start, True
+        self.info = replace(info, frames=min(stop, info.frames) - start)
+
+    def _other(self, error: Exception) -> media.Decoder:
+        """Return a decoder by FFmpeg for what libsndfile could not open."""
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        try:
+            return media.Decoder(self._real)
+        except media.NotInstalledError as missing:
+            raise AudioError(
+                f"{self.name}: not audio that libsndfile can read ({reason}); {missing}"
+            ) from None
+        except media.NotMediaError as why:
+            raise AudioError(
+                f"{self.name}: not audio that libsndfile or FFmpeg can read ({reason}; {why}); is it audio?"
+            ) from None
 
     def _check_header(self) -> None:
         rate, channels = self.info.rate, self.info.channels
@@ -109,17 +198,42 @@ class Reader(AbstractContextManager["Reader"]):
         if self.info.frames == 0:
             raise AudioError(f"{self.name}: holds no samples (0 frames); record or export it again")
 
+    @property
+    def _exact(self) -> bool:
+        """Whether the number of samples is known beforehand, and must not be exceeded."""
+        return len(self._parts) == 1 and self._parts[0][1].kind not in ("", "mp3", "ogg", "media")
+
     def read(self, frames: int) -> np.ndarray:
         """Return the next samples `[C, <= frames]`, none at the end; NaN and infinities become 0."""
         if self._file is None:
             raise ValueError(f"{self.name}: is closed")
+        left = self.info.frames - self.position
+        if (self._exact or self._stretch) and left < 2**62:
+            frames = min(frames, left)
         try:
             x = self._file.read(frames, dtype="float32", always_2d=True).T
+            while not x.shape[1] and frames and self._part + 1 < len(self._parts):
+                self._part += 1
+                self._info(self._part)
+                x = self._file.read(frames, dtype="float32", always_2d=True).T
         except (sf.LibsndfileError, RuntimeError) as error:
-            raise AudioError(
-                f"{self.name}: damaged after {self.position / self.info.rate:.2f} s ({error}); copy it "
-                f"again; ffmpeg -i {self.name} out.wav saves what can be read"
-            ) from None
+            found = self._parts[self._part][1]
+            if found.shorten is None or len(self._parts) > 1 or isinstance(self._file, media.Decoder):
+                raise AudioError(
+                    f"{self.name}: damaged after {self.position / self.info.rate:.2f} s ({error}); copy it "
+                    f"again; ffmpeg -i {self.name} out.wav saves what can be read"
+                ) from None
+            found.shorten()  # perhaps its last frame is cut
+            found.shorten = None
+            offset, behind, stretch = self._offset, self._offset + self.position, self.info
+            self.info, self.position, self._offset = self._info(0), 0, 0
+            self._faults.append(found.warning or "")
+            self.skip(behind)
+            self.position, self._offset = behind - offset, offset
+            self.info = replace(stretch, frames=min(stretch.frames, self.info.frames - offset))
+            return self.read(frames)
+        if self._order:
+            x = x[self._order]
         finite = np.isfinite(x)
         if not finite.all():
             self.cleaned += int(x.size - finite.sum())
@@ -127,29 +241,62 @@ class Reader(AbstractContextManager["Reader"]):
         self.position += x.shape[1]
         return x
 
+    def skip(self, frames: int) -> None:
+        """Go on `frames` samples later, by a seek where that is exact, else by decoding."""
+        file, seeks = self._file, self._exact and self.info.subtype in (*BYTES, *FLOATS)
+        if seeks and self._span is None and isinstance(file, _Forward):
+            try:
+                file.go(self._offset + self.position + frames)
+                self.position += frames
+                return
+            except (sf.LibsndfileError, RuntimeError):  # FLAC that is cut: from the beginning
+                self._info(0)
+                frames, self.position = frames + self.position + self._offset, -self._offset
+        while frames and (x := self.read(min(frames, 65536))).shape[1]:
+            frames -= x.shape[1]
+
     def blocks(self, frames: int = 65536) -> Iterator[np.ndarray]:
         """Yield the rest as blocks `[C, <= frames]`; raise if the file held not one sample."""
         while (x := self.read(frames)).shape[1]:
             yield x
         if not self.position:
             raise AudioError(f"{self.name}: damaged, not one sample of it can be decoded; copy it again")
-        if not self._short and 0 < self.position < self.info.frames < 2**62:
-            self._short = f"its header promises {self.info.frames} samples, {self.position} are there"
+        if (
+            not self._faults
+            and self._exact
+            and not self._stretch
+            and self.position < self.info.frames < 2**62
+        ):
+            self._faults.append(
+                f"truncated: its header promises {self.info.frames} samples, {self.position} are there"
+            )
+
+    @property
+    def tags(self) -> Tags:
+        """Return what the file says about its sound, for the file that it becomes."""
+        found = self._parts[0][1]
+        file = self._file
+        texts = getattr(file, "texts", {}) if not isinstance(file, _Forward) else file.copy_metadata()
+        source = self._real if isinstance(file, media.Decoder) else None
+        return Tags({k: v for k, v in texts.items() if k in TEXTS}, found.chunks, self.info.rate, source)
 
     @property
     def notes(self) -> list[str]:
         """Return notes about this file for the user, complete once it was read to the end."""
-        notes = []
-        if self._short:
-            notes.append(f"{self.name}: truncated: {self._short}; what is there was used")
+        notes = [
+            f"{self.name}: {fault}" + ("; what is there was used" if fault.startswith(MISSING) else "")
+            for fault in [*self._faults, *getattr(self._file, "faults", [])]
+        ]
         if self.cleaned:
             notes.append(f"{self.name}: {self.cleaned} samples were NaN or infinite and were set to 0")
         return notes
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        """Close the file."""
+        for file in (self._file, self._span):
+            if file is not None:
+                file.close()
+        self._file = self._span = None
 
     def __exit__(self, *exc: object) -> None:
         self.close()
@@ -158,17 +305,18 @@ class Reader(AbstractContextManager["Reader"]):
 def verify(path: str | Path) -> AudioInfo:
     """Return the header if the samples that it promises are there; raise `AudioError` if not."""
     with Reader(path) as reader:
-        short = reader._short
-        if reader.info.format == "FLAC" and reader._file is not None:
-            try:
-                reader._file.seek(reader.info.frames - 1)
-                whole = reader.read(1).shape[1] == 1
-            except (RuntimeError, AudioError):  # libsndfile cannot seek beyond the samples that are there
-                whole = False
-            short = None if whole else f"its last sample, number {reader.info.frames}, cannot be read"
+        info, decoded = reader.info, isinstance(reader._file, media.Decoder)
+        if decoded:  # nothing but decoding says how long it is
+            for _ in reader.blocks():
+                pass
+            info = replace(info, frames=reader.position)
+        elif info.format == "FLAC":
+            reader.skip(info.frames - 1)
+            list(reader.blocks())
+        short = [fault for fault in reader._faults if fault.startswith(MISSING)]
     if short:
-        raise AudioError(f"{path}: truncated: {short}; copy or unpack it again")
-    return reader.info
+        raise AudioError(f"{path}: {short[0]}; copy or unpack it again")
+    return info
 
 
 def info(path: str | Path) -> AudioInfo:
@@ -181,14 +329,16 @@ def read(path: str | Path, start: int = 0, frames: int = -1) -> tuple[np.ndarray
     """Return a file, or `frames` samples from `start`, as `[C, T]` float32, and its rate in Hz."""
     with Reader(path) as reader:
         if start:
-            if not 0 <= start < reader.info.frames or reader._file is None:
+            if not 0 <= start < reader.info.frames:
                 raise AudioError(f"{path}: start {start} is outside its {reader.info.frames} samples")
-            reader._file.seek(start)
-        if frames >= 0:
-            parts = [reader.read(frames)]
-        else:
-            reader.position = start
-            parts = list(reader.blocks())
+            reader.skip(start)
+        parts = [reader.read(0)] if frames == 0 else []
+        if frames < 0:
+            parts += reader.blocks(max(65536, min(reader.info.frames, 2**24)) if reader._exact else 65536)
+        while frames > 0 and (x := reader.read(min(frames, 65536))).shape[1]:
+            parts.append(x)
+            frames -= x.shape[1]
         for note in reader.notes:
             warnings.warn(note, AudioWarning, stacklevel=2)
-        return np.ascontiguousarray(np.concatenate(parts, axis=1)), reader.info.rate
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts or [reader.read(0)], axis=1)
+        return np.ascontiguousarray(whole), reader.info.rate

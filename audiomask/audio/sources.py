@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import glob as globbing
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,10 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio.formats import FORMATS, AudioError
+from audiomask.audio.headers import in_archive
 from audiomask.audio.reader import Reader
 
 # Suffixes of the files that are taken from a folder. A file that is itself named may have any.
-SUFFIXES = frozenset(FORMATS) | {".wv", ".voc", ".paf", ".ircam", ".mat4", ".mat5"}
+BLANKS = " \t\r"  # between the fields of a table
+MORE = (
+    ".wv .wv1 .wv2 .voc .paf .ircam .mat4 .mat5 .mp1 .mp2 .m2a .weba .m4b .amr .wma .ac3 .avi .mpg .mpeg .ts"
+)
+SUFFIXES = frozenset(FORMATS) | set(MORE.split())
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,8 @@ class Source:
 
     `path` is a file, `-`, or a Kaldi command (`command` is set) whose standard output is the file. The
     command runs only if `allowed`, since who writes an `.scp` could otherwise run anything. `relative` is the
-    place below the folder it was found in. `key` is the Kaldi recording name.
+    place below the folder it was found in. `key` is Kaldi's name of the recording, or of the utterance if it
+    is a stretch of one, from `begin` to `end` seconds.
     """
 
     path: str
@@ -39,6 +47,8 @@ class Source:
     key: str | None = None
     command: bool = False
     allowed: bool = False
+    begin: float = 0.0
+    end: float | None = None
 
     def __str__(self) -> str:
         return self.key or ("standard input" if self.path == "-" else self.path)
@@ -49,8 +59,9 @@ class Source:
 
         Pipes are spooled to disk first: headers need seeking, and memory stays constant.
         """
+        how = {"begin": self.begin, "end": self.end} if self.begin or self.end is not None else {}
         if self.path != "-" and not self.command:
-            with read(self.path) as reader:
+            with read(self.path, **how) as reader:
                 yield reader
             return
         if self.command and not self.allowed:
@@ -77,7 +88,7 @@ class Source:
             if os.path.getsize(spool.name) == 0:  # noqa: PTH202
                 raise AudioError(f"{self}: is empty (0 bytes); feed it an audio file")
             try:
-                with read(spool.name, name=str(self)) as reader:
+                with read(spool.name, name=str(self), **how) as reader:
                     yield reader
             except AudioError as error:
                 if self.path == "-" and "not audio" in str(error):
@@ -91,33 +102,38 @@ def find_audio(
     exclude: str | Path | None = None,
     allow_pipes: bool = False,
     suffixes: Collection[str] = SUFFIXES,
+    passed: list[str] | None = None,
 ) -> list[Source]:
     """Return all recordings that `inputs` name, in order, without duplicates.
 
-    A folder is searched recursively for files of `suffixes` (hidden ones and those under `exclude`, the
-    output folder, are passed over) unless it is a Kaldi data directory (it has a `wav.scp`). Globs are
-    expanded here too, for shells that do not. A name that does not exist becomes a source that fails when
+    A folder is searched recursively, through links too, for files of `suffixes` (hidden ones and those under
+    `exclude`, the output folder, are left out; `passed` gets a line about others that are passed over)
+    unless it is a Kaldi data directory (it has a `wav.scp`). Globs are expanded here too, for shells that do
+    not. A name that does not exist becomes a source that fails when
     opened, and so does a command in an `.scp` without `allow_pipes`.
 
     Raises `AudioError` for a folder without audio, a glob without a match, a bad `.scp`.
     """
     found: dict[tuple[str, str | None], Source] = {}
     for text in map(str, inputs):
-        for source in _expand(text, Path(exclude).resolve() if exclude is not None else None, suffixes):
+        out = Path(exclude).resolve() if exclude is not None else None
+        for source in _expand(text, out, suffixes, [] if passed is None else passed):
             if source.command:
                 source = replace(source, allowed=allow_pipes)
             found.setdefault((source.path, source.key), source)
     return list(found.values())
 
 
-def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Iterator[Source]:
+def _expand(
+    text: str, exclude: Path | None, suffixes: Collection[str], passed: list[str]
+) -> Iterator[Source]:
     path = Path(text)
     # os.path's tests, since Path's raise for a name that is too long or a folder that may not be looked into.
     if text == "-":
         yield Source("-", "stdin.wav")
     elif os.path.isdir(text):  # noqa: PTH112
         scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
-        yield from read_scp(path / "wav.scp") if scp else _walk(path, exclude, suffixes)
+        yield from utterances(path) if scp else _walk(path, exclude, suffixes, passed)
     elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
         yield from read_scp(path)
     elif not os.path.lexists(text) and globbing.has_magic(text):
@@ -126,7 +142,7 @@ def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Itera
             raise AudioError(f"{text}: matches no file; check the pattern")
         for match in matches:
             if Path(match).is_dir():
-                yield from _walk(Path(match), exclude, suffixes, required=False)
+                yield from _walk(Path(match), exclude, suffixes, passed, required=False)
             else:
                 yield Source(match, Path(match).name)
     else:
@@ -134,18 +150,59 @@ def _expand(text: str, exclude: Path | None, suffixes: Collection[str]) -> Itera
 
 
 def _walk(
-    folder: Path, exclude: Path | None, suffixes: Collection[str], required: bool = True
+    folder: Path, exclude: Path | None, suffixes: Collection[str], passed: list[str], required: bool = True
 ) -> list[Source]:
-    found = []
-    for root, folders, files in os.walk(folder):
-        seen = sorted(f for f in folders if f[0] != ".")
-        folders[:] = [f for f in seen if exclude is None or (Path(root) / f).resolve() != exclude]
+    found, others, been = [], Counter[str](), {folder.resolve(), exclude}
+    for root, folders, files in os.walk(folder, followlinks=True):
+        inside, folders[:] = sorted(f for f in folders if f[0] != "."), []
+        for name in inside:
+            if (place := (Path(root) / name).resolve()) not in been:  # links may lead back
+                folders.append(name)
+                been.add(place)
         for path in (Path(root) / name for name in sorted(files) if name[0] != "."):
             if path.suffix.lower() in suffixes:
                 found.append(Source(str(path), str(path.relative_to(folder))))
+            else:
+                others[path.suffix.lower() or path.name] += 1
+    if others:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(8))
+        passed.append(f"{folder}: passed over {others.total()} files, no audio by their names: {kinds}")
     if required and not found:
         raise AudioError(f"{folder}: holds no audio files; looked for {' '.join(sorted(suffixes))}")
     return found
+
+
+def utterances(folder: Path) -> Iterator[Source]:
+    """Yield the utterances of a Kaldi data directory: by `segments`, or else its recordings."""
+    recordings = read_scp(folder / "wav.scp")
+    if not (folder / "segments").is_file():
+        yield from recordings
+        return
+    known = {str(source.key): source for source in recordings}
+    for number, line in _lines((folder / "segments").read_text("utf-8")):
+        try:
+            key, recording, begin, end = re.split(f"[{BLANKS}]+", line)
+            source, times = known[recording], (float(begin), float(end))
+        except (ValueError, KeyError):
+            raise AudioError(
+                f"{folder}/segments:{number}: {line!r} is not 'utterance recording start end' of a "
+                "recording in wav.scp; mend the line, or try audiomask data fix"
+            ) from None
+        relative = _safe(key) + Path(source.relative).suffix
+        stop = None if times[1] == -1 else times[1]
+        yield replace(source, relative=relative, key=key, begin=times[0], end=stop)
+
+
+def _safe(key: str) -> str:
+    """Return a key as a file name: it must not lead out of the output folder."""
+    return key.replace("/", "_").lstrip(".") or "_"
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and content of a table's lines, without white space of ASCII round them."""
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        if line := line.strip(BLANKS):
+            yield number, line
 
 
 def read_scp(scp: Path) -> Iterator[Source]:
@@ -160,17 +217,16 @@ def read_scp(scp: Path) -> Iterator[Source]:
         raise AudioError(f"{scp}: cannot be read ({error}); it must be UTF-8 text") from None
     if not text.strip():
         raise AudioError(f"{scp}: is empty; expected lines 'name path'")
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if not line:
-            continue
-        key, *rest = line.split(maxsplit=1)
+    for number, line in _lines(text):
+        key, *rest = re.split(f"[{BLANKS}]+", line, maxsplit=1)
         if not rest:
             raise AudioError(f"{scp}:{number}: {line!r} is not 'name path'; mend the line")
         (value,) = rest
-        safe = key.replace("/", "_").lstrip(".") or "_"  # a key must not lead out of the output folder
         if value.endswith("|"):
-            yield Source(value[:-1].strip(), f"{safe}.wav", key, command=True)
+            yield Source(value[:-1].strip(), f"{_safe(key)}.wav", key, command=True)
             continue
-        if os.path.exists(scp.parent / value):  # noqa: PTH110
-            value = str(scp.parent / value)
-        yield Source(value, safe + (Path(value).suffix or ".wav"), key)
+        inside = str(scp.parent / value)
+        if os.path.exists(inside) or in_archive(inside):  # noqa: PTH110
+            value = inside
+        archived = in_archive(value) is not None
+        yield Source(value, _safe(key) + (".wav" if archived else Path(value).suffix or ".wav"), key)

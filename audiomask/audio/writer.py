@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
+from audiomask.audio import layout, media
 from audiomask.audio.atomic import check_writable, hidden, remedy
 from audiomask.audio.formats import (
     BYTES,
@@ -25,6 +26,10 @@ from audiomask.audio.formats import (
     AudioWarning,
     choose_format,
 )
+from audiomask.audio.tags import Tags, name_speakers
+
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+PLAIN = (layout.mask_of("FC"), layout.mask_of("FL FR"))  # what one and two channels mean anyway
 
 
 class Writer(AbstractContextManager["Writer"]):
@@ -35,7 +40,9 @@ class Writer(AbstractContextManager["Writer"]):
     `clip` says what happens beyond full scale: `clamp`, the default, cuts; `rescale` turns the whole file
     down until its peak fits (spooled as float first, so memory stays constant); `none` leaves it to the
     format. Floats need no policy and get none unless asked. `frames` is the expected length: a WAV that
-    would not fit 4 GiB becomes RF64, which has the same suffix.
+    would not fit 4 GiB becomes RF64, which has the same suffix. `mask` are the speakers of the channels,
+    which come in the order of WAV (`audio.layout`), and `tags` what else the file shall say; `notes` names
+    what the format cannot hold.
     """
 
     def __init__(
@@ -49,39 +56,55 @@ class Writer(AbstractContextManager["Writer"]):
         clip: str | None = None,
         overwrite: bool = False,
         frames: int | None = None,
+        mask: int = 0,
+        tags: Tags | None = None,
     ):
         if format is None or subtype is None:
             format, subtype = choose_format(path, subtype=subtype)
         if clip is not None and clip not in CLIP_POLICIES:
             raise AudioError(f"{path}: unknown clip policy {clip!r}; use one of {' '.join(CLIP_POLICIES)}")
+        if subtype == "OPUS" and rate not in OPUS_RATES:
+            held = ", ".join(map(str, OPUS_RATES))
+            raise AudioError(f"{path}: Opus holds {held} Hz, not {rate}; add --rate 48000")
         self.name = str(path)
         self.path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
         check_writable(self.path, overwrite=overwrite)
         self.rate, self.channels, self.subtype = rate, channels, subtype
         limit = MAX_RIFF_BYTES // max(1, BYTES.get(subtype, 8) * channels)
         too_long = frames is not None and limit < frames < 2**62
+        self.mask = mask if len(layout.names_of(mask)) == channels else 0
+        self.tags = tags or Tags()
+        if format == "WAV" and self.mask not in (0, *PLAIN):
+            format = "WAVEX"
         self.format = "RF64" if format in ("WAV", "WAVEX") and too_long else format
         self._limit = limit if self.format in ("WAV", "WAVEX", "AIFF") else None
-        self.clip = clip or ("none" if subtype in FLOATS else "clamp")
+        self.clip = clip or ("none" if subtype in FLOATS and format != "MEDIA" else "clamp")
         self.frames = self.clipped = 0
         self.peak = 0.0
         self.gain = 1.0
         self._file: sf.SoundFile | None = None
         self._temporary: list[Path] = []
-        try:  # a gain is known at the end only
+        try:
+            if self.format == "MEDIA":
+                media.library()
+            # a gain is known at the end only
             kind = ("RF64", "FLOAT") if self.clip == "rescale" else (self.format, subtype)
             self._file, self._part = self._create(*kind)
+        except media.NotInstalledError as missing:
+            raise AudioError(f"{self.name}: {missing}") from None
         except BaseException:
             self.abort()
             raise
 
     def _create(self, format: str, subtype: str) -> tuple[sf.SoundFile, Path]:
+        format = "RF64" if format == "MEDIA" else format  # encoded once it is whole
         part = hidden(self.path)
         self._temporary.append(part)
         try:
             # libsndfile reports a missing right or a full disk as "System error"; opening it here says which.
             part.touch(exist_ok=False)
-            return sf.SoundFile(str(part), "w", self.rate, self.channels, subtype, format=format), part
+            file = sf.SoundFile(str(part), "w", self.rate, self.channels, subtype, format=format)
+            return self._described(file, format), part
         except OSError as error:
             raise AudioError(f"{self.name}: cannot be written ({error.strerror}); {remedy(error)}") from None
         except (sf.LibsndfileError, ValueError, TypeError, RuntimeError) as error:
@@ -91,12 +114,32 @@ class Writer(AbstractContextManager["Writer"]):
                 f"written ({reason}); choose another format, as in: -o out.wav"
             ) from None
 
+    def _described(self, file: sf.SoundFile, format: str) -> sf.SoundFile:
+        """Say in a new file's header what its channels and its sound are."""
+        self._order, lost = None, self.tags.write(file)
+        if self.subtype in ("VORBIS", "OPUS"):
+            names = layout.VORBIS.get(self.channels, "").split()
+            order = layout.to_wav(names)
+            self._order = [order.index(place) for place in range(len(names))] if names else None
+            kept = self.mask in (0, layout.back(layout.mask_of(" ".join(names))))
+            kept = kept or layout.back(self.mask) == layout.mask_of(" ".join(names))
+        elif format == "FLAC":
+            kept = self.channels <= 8  # `finish` names them
+        else:
+            kept = self.mask in (0, *PLAIN) or layout.set_in(file, self.mask)
+        lost += [] if kept else [f"speakers {' '.join(layout.names_of(self.mask))}"]
+        if format not in ("WAV", "WAVEX", "RF64"):
+            lost += [name.decode().strip() for name in self.tags.chunks]
+        self._lost = lost
+        return file
+
     def write(self, x: np.ndarray) -> None:
         """Append `x [C, T]` (float, full scale 1)."""
         if self._file is None:
             raise ValueError(f"{self.name}: is closed")
         if x.size == 0:
             return
+        x = x if self._order is None else x[self._order]
         peak = float(np.abs(x).max())
         self.peak = max(self.peak, peak)
         if self._limit is not None and self.frames + x.shape[1] > self._limit:
@@ -141,9 +184,15 @@ class Writer(AbstractContextManager["Writer"]):
             self._file = None
             if self.clip == "rescale":
                 self._rescale()
+            if self.format == "MEDIA":
+                self._encode()
+            if self.format == "FLAC" and self.mask not in (0, *PLAIN):
+                name_speakers(self._part, self.mask)
+            if self.tags.chunks and self.format in ("WAV", "WAVEX", "RF64"):
+                self.tags.append(self._part, self.rate)
             # A full disk can show first when the last buffer is flushed, which libsndfile does not report.
             written = self._part.stat().st_size
-            lossless = self.subtype in BYTES or self.subtype == "DOUBLE"
+            lossless = self.format != "MEDIA" and (self.subtype in BYTES or self.subtype == "DOUBLE")
             if written == 0 or (lossless and self.frames and sf.info(str(self._part)).frames < self.frames):
                 raise self._full("the end of it is missing")
         except (sf.LibsndfileError, OSError) as error:
@@ -173,6 +222,12 @@ class Writer(AbstractContextManager["Writer"]):
             while (x := spool.read(65536, dtype="float32", always_2d=True)).shape[0]:
                 self._put(output, x.T * np.float32(self.gain))
 
+    def _encode(self) -> None:
+        sound, self._part = self._part, hidden(self.path)
+        self._temporary.append(self._part)
+        suffix = self.path.suffix.lower()
+        self._lost = media.write_sound(sound, self._part, suffix, self.rate, self.mask, self.tags.source)
+
     def abort(self) -> None:
         """Forget the file: close and remove whatever was written."""
         file, self._file = self._file, None
@@ -193,7 +248,11 @@ class Writer(AbstractContextManager["Writer"]):
 
     @property
     def notes(self) -> list[str]:
-        """Return notes for the user on what happened to the level."""
+        """Return notes on what happened to the level, and on what the format cannot hold."""
+        lost = ", ".join(self._lost)
+        return [f"{self.name}: {self.format} cannot hold {lost}; left out"] * bool(lost) + self._level()
+
+    def _level(self) -> list[str]:
         if self.gain < 1:
             down = -20 * np.log10(self.gain)
             return [f"{self.name}: peak {self.peak:.3f}, so turned down by {down:.2f} dB"]

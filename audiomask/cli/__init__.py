@@ -7,6 +7,7 @@ import atexit
 import difflib
 import gc
 import importlib
+import io
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ EXTRAS = {
     "onnxscript pyroomacoustics sklearn webdataset yaml",
     "score": "pesq pystoi speechmos librosa scipy matplotlib",
     "live": "sounddevice",
+    "media": "av",
     "serve": "starlette uvicorn websockets",
     "ray": "ray",
     "dev": "hypothesis pytest",
@@ -160,9 +162,29 @@ def parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
     return made
 
 
+def _speakable() -> None:
+    """Make standard output and error take whatever is printed, closed ones (`2>&-`) too.
+
+    A closed one would get the next file that is opened, and messages with it; names of files may have bytes
+    that are no text, and letters that a narrow code page lacks.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            utf8 = stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, 1 failed, 2 usage, 128 + n for a signal."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _speakable()
     atexit.register(gc.freeze)  # else the exit looks for garbage, a tenth of a short run's time
     verb = argv[0] if argv else ""
     if verb in ("-h", "--help", "help", ""):

@@ -58,14 +58,16 @@ def find(
 ) -> tuple[list[Source], list[AudioError]]:
     """Return what the inputs name, and an error for each that names nothing."""
     found: dict[tuple[str, str | None], Source] = {}
-    failed = []
+    failed, passed = [], list[str]()
     how = {"exclude": None if args.out == "-" else args.out or None, "allow_pipes": args.allow_pipes}
     for text in args.inputs:
         try:
-            for source in find_audio([text], suffixes=suffixes, **how):
+            for source in find_audio([text], suffixes=suffixes, passed=passed, **how):
                 found.setdefault((source.path, source.key), source)
         except AudioError as error:
             failed.append(error)
+    for line in passed:
+        note(line)
     return list(found.values()), failed
 
 
@@ -234,24 +236,49 @@ def run_sounds(
             suffix = work.outputs[0].suffix or f".{args.format or 'wav'}"
             args = argparse.Namespace(**vars(args) | {"out": f"{folder}/out{suffix}"})
         jobs = arranged(plan(args, sources, work.outputs, work.family[0].name))
+        out = Path(args.out) if args.out else None
+        single = any(out in job.files.values() for job in jobs)
+        listed = out is not None and not (to_stdout or single) and any(job.source.key for job in jobs)
+        lists = _lists(out, work.outputs, args.force) if listed and out is not None else {}
         code, done = run_batch(args, jobs, failed, load, work, silent=to_stdout)
         if to_stdout and done:
             with done[0].job.output.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
-        elif keyed := [report.job for report in done if report.job.source.key]:
-            out = Path(args.out)
-            _write_scp(out if out.is_dir() else out.parent, keyed, work.outputs)
+        keyed = [report.job for report in done if report.job.source.key]
+        for output, (path, entries) in lists.items() if keyed else ():
+            entries |= {str(job.source.key): str(job.files[output]) for job in keyed}
+            with replacing(path) as part:
+                lines = sorted(f"{key} {value}\n" for key, value in entries.items())
+                part.write_text("".join(lines), "utf-8", "surrogateescape")
     return code, done
 
 
-def _write_scp(folder: Path, jobs: Sequence[Job], outputs: Sequence[Output]) -> None:
-    """Make the folder a data directory: wav.scp, or NAME.scp for each of several outputs."""
+def _lists(folder: Path, outputs: Sequence[Output], force: bool) -> dict[str, tuple[Path, dict[str, str]]]:
+    """Return, by output, the list of the folder's files, and what earlier runs put there.
+
+    It is wav.scp, or NAME.scp for each of several outputs. Raises `AudioError` for a list of other files than
+    those in the folder, which nobody may replace without `force`.
+    """
+    found: dict[str, tuple[Path, dict[str, str]]] = {}
     for output in outputs:
-        name = output.name if len(outputs) > 1 or output.suffix else "wav"
-        lines = sorted(f"{job.source.key} {job.files[output.name]}\n" for job in jobs)
-        with replacing(folder / f"{name}.scp") as part:
-            part.write_text("".join(lines), encoding="utf-8")
+        path = folder / f"{output.name if len(outputs) > 1 or output.suffix else 'wav'}.scp"
+        entries: dict[str, str] = {}
+        if path.exists():
+            lines = path.read_text("utf-8", "surrogateescape").splitlines()
+            entries = {
+                key: value for key, _, value in (line.partition(" ") for line in lines if line.strip())
+            }
+            inside = folder.resolve()
+            if not all(inside in Path(value).resolve().parents for value in entries.values()):
+                if not force:
+                    raise AudioError(
+                        f"{path}: lists other files; give -f to replace it, or another folder with -o"
+                    )
+                entries = {}
+            entries = {key: value for key, value in entries.items() if Path(value).is_file()}
+        found[output.name] = path, entries
+    return found
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from audiomask.cli import Adder, UsageError, _corpora
-from audiomask.cli._common import assigned, failures, positive
+from audiomask.cli._common import assigned, failures, note, positive
 from audiomask.data.corpora import lhotse
 from audiomask.data.kaldi.convert import convert
 from audiomask.data.kaldi.directory import DataDir, DataError, combine, split_by_jobs, split_by_ratio
@@ -259,8 +259,12 @@ def _mix(args: argparse.Namespace) -> int:
     speech, noise = DataDir.read(args.speech), DataDir.read(args.noise)
     out = _may_write(args.out, args.force)
     print(f"drawing {args.count} mixtures", file=sys.stderr)
-    how = {"seed": args.seed, "settings": settings, "allow_pipes": args.allow_pipes}
+    silent: set[str] = set()
+    how = {"seed": args.seed, "settings": settings, "allow_pipes": args.allow_pipes, "silent": silent}
     _say(write_mixtures(speech, noise, out, args.count, **how), out)
+    if silent:
+        keys = " ".join(sorted(silent))
+        note(f"warning: {args.speech}: {len(silent)} silent utterances were left out: {keys}")
     return 0
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from audiomask import metrics
 from audiomask.audio import AudioError, check_writable, replacing
@@ -97,7 +98,8 @@ def _score(
 def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for source in find_audio(inputs, allow_pipes=allow_pipes):
-        key = source.key or str(Path(source.relative).with_suffix(""))
+        # a file system may take names apart (NFD), as Apple's does
+        key = normalize("NFC", source.key or str(Path(source.relative).with_suffix("")))
         if key in sources:
             raise AudioError(f"{source}: there are two recordings named {key}, the other is {sources[key]}")
         sources[key] = source

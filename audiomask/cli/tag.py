@@ -40,7 +40,6 @@ from audiomask.runtime.pcm import FORMATS
 from audiomask.runtime.player import Player
 
 SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".txt": "text"}
-CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3")  # beginnings of files, not bare samples
 _print = partial(print, end="", flush=True)
 HEAD = ("file", "start", "end", "label", "probability")
 
@@ -185,19 +184,13 @@ def _live(args: argparse.Namespace) -> int:
 
 
 def _heard(args: argparse.Namespace, extractor: Player, pipe: Pipe) -> Iterator[Row]:
-    clock, samples, first, name = Clock(extractor), 0, True, extractor.ports[0].name
+    clock, samples, name = Clock(extractor), 0, extractor.ports[0].name
     note(
         f"{extractor.artifact.name}, {extractor.sample_rate} Hz, {pipe.channels} channels; a row every "
         f"{clock.every:.2f} s, of the last {clock.span:.1f} s",
         quiet=args.quiet,
     )
     for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
-        if first and data.startswith(CONTAINERS):
-            raise AudioError(
-                "standard input: begins like a file, and bare samples are wanted; give its name, or "
-                "convert it, as in: ffmpeg -i FILE -f s16le -ar 16000 -ac 1 - | audiomask tag -"
-            )
-        first = False
         x = pipe.decode(data)
         samples += x.shape[1]
         yield from clock.rows(extractor.feed(x)[name])

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import struct
 import subprocess
 import sys
 import warnings
@@ -88,36 +87,21 @@ def test_truncated_wav_gives_what_is_there_and_says_so(tmp_path, noise):
     assert y.shape == (1, 500)
 
 
-def test_truncated_flac_is_an_error_that_tells_how_to_save_the_rest(tmp_path, noise):
+def test_damaged_flac_is_an_error_that_tells_how_to_save_the_rest(tmp_path, noise):
     path = tmp_path / "a.flac"
     sf.write(path, noise(1, 200_000)[0], 16000)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    words = r"a\.flac: damaged after 4\.10 s .* ffmpeg -i .*a\.flac out\.wav saves"
-    with pytest.raises(AudioError, match=words):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(20_000) + data[len(data) // 2 + 20_000 :])
+    with pytest.raises(AudioError, match=r"a\.flac: damaged after .* ffmpeg -i .*a\.flac out\.wav saves"):
         read(path)
-
-
-@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
-def test_unfinished_header_of_a_pipe_is_no_truncation(tmp_path, noise, size):
-    path = wav(tmp_path / "a.wav", noise(1, 500))
-    data = bytearray(path.read_bytes())
-    data[4:8] = data[40:44] = struct.pack("<I", size)
-    path.write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        if size:
-            assert read(path)[0].shape == (1, 500)
-        else:
-            with pytest.raises(AudioError, match="holds no samples"):
-                read(path)
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"", r"is empty \(0 bytes\)"),
-        (b"RIFF", "not audio that libsndfile can read"),
-        (b"<html>no</html>" * 100, "not audio that libsndfile can read .* ffmpeg -i"),
+        (b"RIFF", "not audio that libsndfile"),
+        (b"<html>no</html>" * 100, "not audio that libsndfile or FFmpeg can read .*; is it audio"),
     ],
 )
 def test_no_audio(tmp_path, content, words):
@@ -323,11 +307,13 @@ def test_formats(tmp_path):
     assert choose_format("a.opus") == ("OGG", "OPUS")
     assert choose_format("a.ogg", like=like("OGG", "OPUS")) == ("OGG", "OPUS")
     assert choose_format("a.wav", subtype="float") == ("WAV", "FLOAT")
-    with pytest.raises(AudioError, match=r"unknown suffix '\.m4a'"):
-        choose_format("a.m4a")
+    with pytest.raises(AudioError, match=r"unknown suffix '\.xyz'"):
+        choose_format("a.xyz")
     with pytest.raises(AudioError, match="FLAC cannot hold subtype FLOAT; it can hold"):
         choose_format("a.flac", subtype="FLOAT")
-    with pytest.raises(AudioError, match="44100 Hz cannot be written"):
+    with pytest.raises(
+        AudioError, match=r"a\.opus: Opus holds 8000, .* 48000 Hz, not 44100; add --rate 48000"
+    ):
         Writer(tmp_path / "a.opus", 44100, 1)
     assert not list(Path(tmp_path).iterdir())
 

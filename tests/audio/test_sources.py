@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from audiomask import audio
 from audiomask.audio import AudioError
 from audiomask.audio.sources import find_audio
+from audiomask.data.kaldi.directory import DataDir
 
 
 @pytest.fixture
@@ -105,3 +107,69 @@ def test_standard_input(tree, monkeypatch):
     words = "standard input: not audio .* use: audiomask stream"
     with pytest.raises(AudioError, match=words), source.open():
         pass
+
+
+def tone(seconds, rate=16000):
+    return (0.2 * np.sin(0.05 * np.arange(round(seconds * rate)))).astype(np.float32)
+
+
+def test_segments_are_honoured(tmp_path):
+    x = tone(3)
+    for name in ("a.wav", "a.ogg", "a.flac"):
+        audio.write(tmp_path / name, x, 16000)
+    (tmp_path / "wav.scp").write_text("r a.wav\ns a.ogg\nt a.flac\n")
+    lines = ["r1 r 0.5 1.25", "r2 r 2 3.4", "s1 s 1 2", "t1 t 0 -1", "t2 t 2.5 3"]
+    (tmp_path / "segments").write_text("\n".join(lines) + "\n")
+    whole = {name: audio.read(tmp_path / f"a.{name}")[0] for name in ("wav", "ogg", "flac")}
+    found = find_audio([tmp_path])
+    assert [source.relative for source in found] == ["r1.wav", "r2.wav", "s1.ogg", "t1.flac", "t2.flac"]
+    wanted = [("wav", 8000, 20000), ("wav", 32000, 48000), ("ogg", 16000, 32000), ("flac", 0, 48000)]
+    for source, (kind, start, stop) in zip(found, [*wanted, ("flac", 40000, 48000)], strict=True):
+        with source.open() as reader:
+            assert reader.info.frames == stop - start
+            y = np.concatenate(list(reader.blocks(1000)), 1)
+            assert not reader.notes
+        assert np.array_equal(y, whole[kind][:, start:stop])
+    for line, words in (("r9 r 3.1 3.2", "is not in its 3.00 s"), ("r9 r 2 3.6", "is not in its")):
+        (tmp_path / "segments").write_text(line + "\n")
+        (source,) = find_audio([tmp_path])
+        with pytest.raises(AudioError, match=words), source.open():
+            pass
+    (tmp_path / "segments").write_text("r9 nobody 0 1\n")
+    with pytest.raises(AudioError, match=r"segments:1: 'r9 nobody 0 1' is not"):
+        find_audio([tmp_path])
+
+
+def test_archives_of_kaldi(tmp_path):
+    x, blob, lines = tone(1), b"", []
+    for i in (1, 2, 3):
+        audio.write(tmp_path / "w.wav", i * x, 16000, overwrite=True)
+        lines.append(f"u{i} wav.ark:{len(blob) + 3}\n")
+        blob += f"u{i} ".encode() + (tmp_path / "w.wav").read_bytes()
+    (tmp_path / "wav.ark").write_bytes(blob)
+    (tmp_path / "wav.scp").write_text("".join(lines))
+    for i, source in enumerate(find_audio([tmp_path]), 1):
+        with source.open() as reader:
+            assert np.abs(reader.read(16000) - i * x).max() < 1e-4
+            assert (reader.info.frames, reader.read(1).shape) == (16000, (1, 0))
+            assert not reader.notes
+    data = DataDir.read(tmp_path)
+    assert [len(data.load(u)[0][0]) for u in data.utterances()] == [16000] * 3
+    (tmp_path / "feats.ark").write_bytes(b"u1 \0BFM " + bytes(100))
+    with pytest.raises(AudioError, match=r"feats\.ark:3: holds features, no sound"):
+        audio.read(tmp_path / "feats.ark:3")
+
+
+def test_linked_folders_are_searched_once_and_what_is_passed_over_is_named(tmp_path):
+    (tmp_path / "in/far").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    for place in ("in/a.wave", "in/far/b.aifc", "else/c.bwf", "else/d.mp2", "else/e.m4a"):
+        (tmp_path / place).write_bytes(b"")
+    for place in ("in/notes.txt", "in/more.txt", "else/cover.jpg"):
+        (tmp_path / place).write_bytes(b"")
+    (tmp_path / "in/link").symlink_to(tmp_path / "else")
+    (tmp_path / "in/round").symlink_to(tmp_path / "in")
+    passed = []
+    found = find_audio([tmp_path / "in"], passed=passed)
+    assert [s.relative for s in found] == ["a.wave", "far/b.aifc", "link/c.bwf", "link/d.mp2", "link/e.m4a"]
+    assert passed == [f"{tmp_path / 'in'}: passed over 3 files, no audio by their names: .txt (2), .jpg (1)"]

@@ -13,7 +13,9 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiomask.audio import read
+from audiomask import audio
+from audiomask.audio import Reader, Writer, read
+from audiomask.audio.tags import Tags
 
 
 @pytest.fixture
@@ -346,3 +348,96 @@ def test_an_hour_needs_no_more_memory_than_a_minute(here, toys):
         assert sf.info(f"{minutes}_enhanced.wav").frames == 48000 * 60 * minutes
     assert peaks[60] < peaks[1] + 20
     assert peaks[60] < 300
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_closed_standard_streams(toy16, tmp_path, noise, closed):
+    audio.write(tmp_path / "a.wav", noise(1, 4000), 16000)
+    line = f"{sys.executable} -m audiomask enhance {tmp_path}/a.wav -m {toy16} -o {tmp_path}/b.wav {closed}"
+    assert subprocess.run(line, shell=True, check=False).returncode == 0
+    assert audio.info(tmp_path / "b.wav").frames == 4000
+
+
+def test_names_that_are_long_in_bytes_or_no_text(toy16, tmp_path, noise):
+    names = ["\u97f3" * 83 + ".wav", os.fsdecode(b"b\xff\xfe.wav"), "\u00e9 \u2014.wav"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        audio.write(tmp_path / "in" / name, noise(1, 1000), 16000)
+    command = [sys.executable, "-m", "audiomask", "enhance", str(tmp_path / "in"), "-m", str(toy16)]
+    for code, folder in (("utf-8", "a"), ("ascii", "b"), ("cp1252", "c")):
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / folder)],
+            env={**os.environ, "PYTHONIOENCODING": code},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(names)
+
+
+def test_lists_of_the_user_are_not_replaced_and_ours_are_completed(cli, toy16, tmp_path, noise, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        audio.write(f"{name}.wav", noise(1, 1000), 16000)
+    Path("d").mkdir()
+    Path("d/wav.scp").write_text("a a.wav\nb b.wav\nc c.wav\n")
+    Path("d/one.scp").write_text("a a.wav\n")
+    before = Path("d/wav.scp").read_text()
+    assert cli("enhance", "d/one.scp", "-m", toy16, "-o", "d/clean.wav").code == 0
+    assert Path("d/wav.scp").read_text() == before
+    done = cli("enhance", "d/one.scp", "-m", toy16, "-o", "d")
+    assert (done.code, "d/wav.scp: lists other files; give -f" in done.err) == (1, True)
+    assert Path("d/wav.scp").read_text() == before
+    assert not Path("d/a.wav").exists()
+    for name in "ab":
+        Path("one.scp").write_text(f"{name} {name}.wav\n")
+        assert cli("enhance", "one.scp", "-m", toy16, "-o", "out").code == 0
+    assert Path("out/wav.scp").read_text() == "a out/a.wav\nb out/b.wav\n"
+    Path("out/a.wav").unlink()
+    Path("one.scp").write_text("c c.wav\n")
+    assert cli("enhance", "one.scp", "-m", toy16, "-o", "out").code == 0
+    assert Path("out/wav.scp").read_text() == "b out/b.wav\nc out/c.wav\n"
+
+
+def test_the_sound_of_a_film_is_replaced(cli, toy16, tmp_path):
+    """By one command; the picture is copied bit for bit."""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "talk.mp4"), "w") as out:
+        video, sound = out.add_stream("mpeg4", rate=25), out.add_stream("aac", rate=16000, layout="mono")
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        for i in range(25):
+            out.mux(
+                video.encode(
+                    av.VideoFrame.from_ndarray(np.full((32, 32, 3), 9 * i, np.uint8), format="rgb24")
+                )
+            )
+        frame = av.AudioFrame.from_ndarray(np.full((1, 16000), 0.1, np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        resampler = av.AudioResampler("fltp", "mono", 16000, 1024)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(sound.encode(part))
+        out.mux(sound.encode(None))
+        out.mux(video.encode(None))
+    done = cli("enhance", tmp_path / "talk.mp4", "-m", toy16, "-o", tmp_path / "clean.mp4")
+    assert done.code == 0, done.err
+    pictures = []
+    for name in ("talk", "clean"):
+        with av.open(str(tmp_path / f"{name}.mp4")) as file:
+            pictures.append([bytes(packet) for packet in file.demux(video=0) if packet.size])
+    assert len(pictures[0]) == 25
+    assert pictures[0] == pictures[1]
+    assert abs(audio.info(tmp_path / "clean.mp4").frames - audio.info(tmp_path / "talk.mp4").frames) <= 2048
+
+
+def test_loudspeakers_and_tags_go_through(cli, toy16, tmp_path, noise):
+    mask = 0x60F  # 5.1 with side speakers
+    tags = Tags({"title": "Rain"}, {b"iXML": b"<x/>"}, 16000)
+    with Writer(tmp_path / "a.wav", 16000, 6, mask=mask, tags=tags) as writer:
+        writer.write(noise(6, 8000))
+    for suffix, kept in (("wav", mask), ("flac", mask), ("ogg", 0x3F)):
+        done = cli("enhance", tmp_path / "a.wav", "-m", toy16, "-o", tmp_path / f"b.{suffix}")
+        assert done.code == 0
+        assert ("cannot hold iXML" in done.err) == (suffix != "wav")
+        with Reader(tmp_path / f"b.{suffix}") as reader:
+            assert (reader.info.mask, reader.tags.texts["title"]) == (kept, "Rain")

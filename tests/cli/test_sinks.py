@@ -200,7 +200,7 @@ def test_what_is_no_file_of_codes_is_told(here, cli, models):
     assert names(here / "out") == []
     np.savez("good.npz", codes=np.zeros((2, 3), int), sample_rate=16000, frames=480)
     done = cli("enhance", "good.npz", "-m", models["stems"])
-    assert (done.code, "not audio that libsndfile can read" in done.err) == (1, True)
+    assert (done.code, "not audio that libsndfile" in done.err) == (1, True)
 
 
 def test_more_than_memory_is_not_unpacked(here, cli, models, monkeypatch):

@@ -13,7 +13,15 @@ import time
 import numpy as np
 import pytest
 import soundfile as sf
+from hypothesis import given
+from hypothesis import strategies as st
 from stream_pipe import pipe, stream
+
+from audiomask import audio
+from audiomask.audio import AudioError
+from audiomask.audio.headers import is_file
+from audiomask.cli._pipe import Pipe
+from audiomask.ports import Port
 
 
 def test_s16le(toy16, toys, noise):
@@ -230,3 +238,31 @@ def test_closed_standard_input(toy16):
     done = subprocess.run(words, shell=True, capture_output=True, check=False)
     assert done.returncode == 2
     assert b"must be open" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", ["wav", "rf64", "w64", "flac", "ogg", "mp3", "aiff", "au", "caf", "m4a", "mkv", "aac"]
+)
+@pytest.mark.parametrize("chunk", [7, 65536])
+def test_a_file_is_not_played_as_samples(tmp_path, noise, kind, chunk):
+    """Its bytes would be noise at full scale."""
+    if kind == "aac":  # ADTS, as a radio stream sends it
+        frame = bytes([0xFF, 0xF1, 0x60, 0x40, 0x03, 0x9F, 0xFC]) + bytes(21)
+        data = frame * 20
+    else:
+        audio.write(tmp_path / f"a.{kind}", noise(1, 16000), 16000)
+        data = (tmp_path / f"a.{kind}").read_bytes()
+    pipe = Pipe("s16le", 1, Port("audio"))
+
+    def play():
+        for at in range(0, 4096, chunk):
+            pipe.decode(data[at : at + chunk])
+
+    with pytest.raises(AudioError, match=r"begins like a file, .* ffmpeg .* -f s16le -ac 1"):
+        play()
+
+
+@given(st.binary(min_size=64, max_size=5000))
+def test_samples_are_not_taken_for_a_file(data):
+    assert not is_file(b"\x01\x02" + data)
+    assert not is_file(b"\xff\xfb" + bytes(5000))

@@ -10,7 +10,7 @@ from pathlib import Path
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
 from audiomask.data.kaldi.collector import as_key
-from audiomask.data.kaldi.directory import DataDir, DataError, invert
+from audiomask.data.kaldi.directory import DataDir, DataError, end_of, invert
 
 
 def _json_lines(path: Path) -> Iterator[dict]:
@@ -87,7 +87,9 @@ def write(data: DataDir, folder: str | Path) -> list[Path]:
         facts = {"id": key, "sources": [source], "sampling_rate": info.rate, "num_samples": info.frames}
         recordings.append(facts | {"duration": durations[key], "channel_ids": channels})
     for utterance in data.utterances():
-        end = durations[utterance.recording] if utterance.end is None else utterance.end
+        seconds = durations[utterance.recording]
+        if (end := end_of(utterance.start, utterance.end, seconds)) is None:
+            raise DataError(f"{data.path}: {utterance.key} is not in the {seconds:.2f} s of its recording")
         item = {"id": utterance.key, "recording_id": utterance.recording, "start": utterance.start}
         item |= {"duration": round(end - utterance.start, 8), "channel": 0}
         if utterance.speaker is not None:

@@ -30,8 +30,11 @@ import soxr
 
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
+from audiomask.audio.headers import in_archive
 
 Table = dict[str, str]
+BLANKS = " \t\r"
+OVER_S = 0.5  # that a segment may end past its recording
 NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
 POOLS = {"rir.scp"}
 NOT_A_DIRECTORY = "not a data directory, it has no wav.scp; `audiomask data import` makes one"
@@ -108,12 +111,16 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     def found(line: int, message: str) -> None:
         problems.append(Problem(path.name, line, message))
 
+    if text.startswith("\ufeff"):
+        text = text.removeprefix("\ufeff")
+        found(1, "a byte order mark at the start of the file")
     if text and not text.endswith("\n"):
         found(text.count("\n") + 1, "the last line has no end")
     for number, raw in enumerate(text.split("\n")[: -1 if text.endswith("\n") else None], 1):
-        key, _, value = raw.strip().replace("\t", " ").partition(" ")
-        value = value.strip()
-        if raw != raw.strip():
+        line = raw.strip(BLANKS)  # of ASCII, as for Kaldi; other white space belongs to a name
+        key, _, value = line.replace("\t", " ").partition(" ")
+        value = value.strip(BLANKS)
+        if raw != line:
             found(number, "white space or a carriage return at the start or end of the line")
         if not key:
             found(number, "empty line")
@@ -133,13 +140,23 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
 
 def _segment(key: str, value: str) -> tuple[str, float, float | None]:
     """Return (recording, start, end) of a line of `segments`; ValueError with the reason."""
-    parts = value.split()
+    parts = value.strip(BLANKS).replace("\t", " ").split(" ")
+    parts = [part for part in parts if part]
     if len(parts) != 3:
         raise ValueError(f"{key}: want RECORDING START END, got {value!r}")
     start, end = float(parts[1]), float(parts[2])
     if not np.isfinite([start, end]).all() or start < 0 or (end != -1 and end <= start):
         raise ValueError(f"{key}: START {parts[1]} and END {parts[2]} are not a stretch of time")
     return parts[0], start, None if end == -1 else end
+
+
+def end_of(start: float, end: float | None, seconds: float) -> float | None:
+    """Return where a stretch of a recording of `seconds` ends, or None if it lies outside.
+
+    Half a second past the end is cut off, as Kaldi's extract-segments and our reader do.
+    """
+    end = seconds if end is None else end
+    return min(end, seconds) if start < seconds and end <= seconds + OVER_S else None
 
 
 def invert(utt2spk: Mapping[str, str]) -> Table:
@@ -234,7 +251,7 @@ class DataDir:
     def resolve(self, entry: str) -> Path:
         """Return the file of an .scp entry: in the data directory, else from the working directory."""
         inside = self.path / entry  # an absolute entry wins over self.path by pathlib's rule
-        return inside if inside.exists() else Path(entry)
+        return inside if inside.exists() or in_archive(str(inside)) else Path(entry)
 
     def load(
         self, utterance: Utterance, table: str = "wav", allow_pipes: bool = False
@@ -243,10 +260,8 @@ class DataDir:
         with source_file(self, utterance.sources[table], allow_pipes) as path:
             if not utterance.start and utterance.end is None:
                 return audio.read(path)
-            rate = audio.info(path).rate
-            start = round(utterance.start * rate)
-            frames = -1 if utterance.end is None else round(utterance.end * rate) - start
-            return audio.read(path, start, frames)
+            with audio.Reader(path, name=utterance.key, begin=utterance.start, end=utterance.end) as reader:
+                return np.concatenate(list(reader.blocks()), axis=1), reader.info.rate
 
     def subset(self, keys: Iterable[str]) -> DataDir:
         """Return these utterances with their recordings and speakers; DataError for unknown keys."""
@@ -294,7 +309,7 @@ def source_file(data: DataDir, entry: str, allow_pipes: bool = False) -> Iterato
     """Yield an .scp entry's file; a pipe, a shell command, is run only if `allow_pipes`."""
     if not entry.endswith("|"):
         path = data.resolve(entry)
-        if not path.is_file():
+        if not path.is_file() and not in_archive(str(path)):
             raise DataError(
                 f"{data.path}: {entry} does not exist; run from where the paths start, or mend the .scp"
             )

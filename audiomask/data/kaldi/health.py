@@ -14,6 +14,7 @@ from audiomask.data.kaldi.directory import (
     DataError,
     Problem,
     _segment,
+    end_of,
     invert,
     keyed_by,
     scan_table,
@@ -36,6 +37,7 @@ class _Scan:
         self.bad: list[tuple[str, str]] = []  # table and key of each problem of an entry
         self.stretches: dict[str, tuple[str, float, float | None]] = {}
         self.seconds: dict[str, float] = {}  # by reco2dur
+        self.over: dict[str, str] = {}  # segments that end a little past their recording, cut there
         for name in DataDir.table_names(path):
             rows, found = scan_table(path / name)
             self.problems += found
@@ -88,9 +90,16 @@ class _Scan:
                 value = self.tables["reco2dur"][key]
                 self.found("reco2dur", key, f"{key}: says {value} s, the file has {seen[key][1]:.2f} s")
         for key, (recording, start, end) in self.stretches.items():
-            if recording in seen and (end or start) > seen[recording][1] + DURATION_TOLERANCE_S:
-                ends = f"ends at {end or start} s, its recording at {seen[recording][1]:.2f} s"
-                self.found("segments", key, f"{key}: {ends}")
+            if recording not in seen:
+                continue
+            seconds = seen[recording][1]
+            if (there := end_of(start, end, seconds)) is None:
+                ends = f"{start:g} s to {'the end' if end is None else f'{end:g} s'}"
+                self.found("segments", key, f"{key}: {ends}, but its recording ends at {seconds:.2f} s")
+            elif end is not None and end > there + DURATION_TOLERANCE_S:
+                self.over[key] = f"{recording} {start:.4f} {there:.4f}"
+                words = f"{key}: ends {end - seconds:.2f} s past its recording; it is cut there"
+                self.problems.append(Problem("segments", self.line_of["segments"][key], words))
         for key, entry in self.tables.get("utt2trace", {}).items():
             try:
                 trace = Trace(read_trace(self.data.resolve(entry)), entry)
@@ -163,7 +172,10 @@ def fix(path: str | Path, check_audio: bool = True, allow_pipes: bool = False) -
     if check_audio:
         scan.check_audio(allow_pipes)
     notes = [f"mended: {problem}" for problem in scan.problems[:mended]]
-    notes += [f"dropped: {p}" for p in scan.problems[mended:] if p.file != "reco2dur"]  # made anew below
+    later = [p for p in scan.problems[mended:] if p.file != "reco2dur"]  # that is made anew below
+    notes += [f"{'mended' if p.message.endswith('it is cut there') else 'dropped'}: {p}" for p in later]
+    if scan.over:
+        tables["segments"] |= scan.over
     for name, key in scan.bad:
         if name != "reco2dur":
             tables[name].pop(key, None)

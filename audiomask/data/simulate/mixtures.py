@@ -94,11 +94,13 @@ def mixtures(
     seed: int = 0,
     settings: MixSettings | None = None,
     allow_pipes: bool = False,
+    silent: set[str] | None = None,
 ) -> Iterator[Mixture]:
     """Yield `count` mixtures; speech is used in turn, noise is drawn by kind, then within it.
 
     The kind is in utt2spk; one kind with many files thus does not outweigh the others. Each mixture has a
-    generator seeded by (seed, its number): the first 10 of 200 are the 10 of 10.
+    generator seeded by (seed, its number): the first 10 of 200 are the 10 of 10. Silent speech is left out,
+    and its key put into `silent`.
     """
     settings = settings or MixSettings()
     rate = settings.sample_rate
@@ -118,13 +120,17 @@ def mixtures(
     kinds = sorted(by_kind)
     for number in range(count):
         rng = np.random.default_rng([seed, number])
-        talker = talkers[number % len(talkers)]
-        said = read_speech(number % len(talkers))
-        # Speech is never repeated to fill the length: the seam would be heard as speech that nobody said.
-        length = min(round(rng.uniform(*settings.seconds) * rate), len(said))
-        crop = _draw_crop(said, length, rng)
-        if crop is None:
-            raise DataError(f"{speech.path}: {talker.key} is silent; remove it with `audiomask data subset`")
+        wanted = round(rng.uniform(*settings.seconds) * rate)
+        for turn in range(number, number + len(talkers)):
+            talker, said = talkers[turn % len(talkers)], read_speech(turn % len(talkers))
+            # Speech is never repeated to fill the length: the seam would be heard as speech of nobody.
+            length = min(wanted, len(said))
+            if (crop := _draw_crop(said, length, rng)) is not None:
+                break
+            if silent is not None:
+                silent.add(talker.key)
+        else:
+            raise DataError(f"{speech.path}: every utterance is silent; record or copy it again")
         for _ in range(TRIES):
             pool = by_kind[kinds[int(rng.integers(len(kinds)))]]
             at = pool[int(rng.integers(len(pool)))]
@@ -149,14 +155,16 @@ def write_mixtures(
     seed: int = 0,
     settings: MixSettings | None = None,
     allow_pipes: bool = False,
+    silent: set[str] | None = None,
 ) -> DataDir:
     """Write `count` mixtures as 16-bit files, and the data directory `out`, which is returned.
 
     wav.scp lists out/noisy/*.wav, clean.scp out/clean/*.wav, utt2snr the SNR in dB, utt2noise and utt2speech
-    the utterances mixed. Paths are relative to `out`, which can therefore be moved.
+    the utterances mixed. Paths are relative to `out`, which can therefore be moved. `silent` gets the keys of
+    speech that was left out.
     """
     settings = settings or MixSettings()
-    drawn = mixtures(speech, noise, count, seed, settings, allow_pipes)
+    drawn = mixtures(speech, noise, count, seed, settings, allow_pipes, silent)
     pairs = ((m, m.noisy, m.clean, {"utt2snr": f"{m.snr_db:.2f}"}) for m in drawn)
     return write_pairs(out, settings.sample_rate, pairs)
 

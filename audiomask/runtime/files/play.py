@@ -101,7 +101,7 @@ class Enhance(Work):
         with ExitStack() as undo:  # all files of a job appear or none
             undo.callback(lambda: [sink.abort() for sink in sinks])
             if losses and LOSSY in job.files:  # it goes first, to be there before the output is
-                lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, info, rate_out=info.rate)
+                lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, reader, rate_out=info.rate)
                 losses.copy = lambda x: lossy.write({LOSSY: x})
                 sinks.append(lossy)
             for output in outputs_of(model, options.output):
@@ -110,7 +110,7 @@ class Enhance(Work):
                     sinks.append(SINKS[output.suffix](job.files[name], ports, facts, options.overwrite))
                 else:
                     rows, rate = player.rows[name], player.rates[name]
-                    sinks.append(self._sound(job, ports[0], rows, rate, info, rate_out=options.rate))
+                    sinks.append(self._sound(job, ports[0], rows, rate, reader, rate_out=options.rate))
             outputs = sinks[LOSSY in job.files :]
             for frames in self._frames(reader, model, player, losses):
                 tick(reader.position / info.rate, info.seconds)
@@ -145,13 +145,19 @@ class Enhance(Work):
                 report.bursts = losses.bursts()
         return report
 
-    def _sound(self, job: Job, port: Port, rows: int, rate: Any, info: Any, rate_out: int | None) -> Sound:
-        """Return the sink of a port that gives `rows` channels at `rate` Hz."""
-        path, options = job.files[port.name], self.options
+    def _sound(
+        self, job: Job, port: Port, rows: int, rate: Any, reader: Reader | Codes, rate_out: int | None
+    ) -> Sound:
+        """Return the sink of a port that gives `rows` channels at `rate` Hz, of a recording."""
+        path, options, info = job.files[port.name], self.options, reader.info
         format, subtype = choose_format(path, subtype=options.subtype, like=info)
-        frames = int(info.frames * (rate_out or rate) / info.rate)
-        how = {"format": format, "subtype": subtype, "clip": options.clip, "overwrite": options.overwrite}
-        return Sound(path, port, rows, rate, rate_out, frames=frames, **how)
+        how: dict[str, Any] = {"format": format, "subtype": subtype, "clip": options.clip}
+        how |= {"overwrite": options.overwrite, "mask": info.mask if rows == info.channels else 0}
+        if info.frames < 2**62:
+            how["frames"] = int(info.frames * (rate_out or rate) / info.rate)
+        if isinstance(reader, Reader):
+            how["tags"] = reader.tags
+        return Sound(path, port, rows, rate, rate_out, **how)
 
     def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels

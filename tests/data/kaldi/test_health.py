@@ -1,5 +1,7 @@
 """Broken data directories: each fault is found where it is, and what `fix` leaves is sound."""
 
+import gzip
+import json
 import random
 
 import numpy as np
@@ -8,6 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audiomask import audio
+from audiomask.audio import AudioError
+from audiomask.audio.sources import find_audio
+from audiomask.data.corpora import lhotse
 from audiomask.data.kaldi.directory import DataDir, DataError
 from audiomask.data.kaldi.health import fix, validate
 
@@ -97,14 +102,14 @@ def test_each_fault_is_found_and_fixed(tmp_path, name):
 def test_segments_are_held_against_the_recording(tmp_path):
     folder = make(tmp_path / "d", count=2)
     tables = {"wav.scp": {"s0-0": "s0-0-noisy.wav"}, "utt2spk": {"a": "s", "b": "s", "c": "s", "d": "s"}}
-    tables["segments"] = {"a": "s0-0 0 -1", "b": "s0-0 0.5 1.5", "c": "tape 0 1", "d": "s0-0 1 0.5"}
+    tables["segments"] = {"a": "s0-0 0 -1", "b": "s0-0 0.5 1.6", "c": "tape 0 1", "d": "s0-0 1 0.5"}
     for file in folder.glob("*2*"):
         file.unlink()
     (folder / "clean.scp").unlink()
     DataDir(tables, folder).write(folder)
     found = [str(p) for p in validate(folder)]
     for expected in (
-        "segments:2: b: ends at 1.5 s",
+        "segments:2: b: 0.5 s to 1.6 s, but",
         "segments:3: tape is not in wav.scp",
         "segments:4: d: START",
     ):
@@ -161,3 +166,45 @@ def test_what_fix_leaves_is_sound_and_fixed_for_good(seed, tmp_path_factory):
     again, notes = fix(out, check_audio=False)
     assert again.tables == mended.tables
     assert notes == []
+
+
+def test_segments_past_the_end_are_cut_or_refused_everywhere_alike(tmp_path, cli):
+    """Kaldi cuts up to half a second; validate, fix, reading, shards and lhotse agree."""
+    audio.write(tmp_path / "r.wav", np.full((1, 16000), 0.1, np.float32), 16000)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/wav.scp").write_text(f"r {tmp_path}/r.wav\n")
+
+    def problems(line):
+        (tmp_path / "d/segments").write_text(line + "\n")
+        return [str(p) for p in validate(tmp_path / "d")]
+
+    assert problems("u r 0.25 1.4") == ["segments:1: u: ends 0.40 s past its recording; it is cut there"]
+    data, notes = fix(tmp_path / "d")
+    assert data.tables["segments"] == {"u": "r 0.2500 1.0000"}
+    assert notes == ["mended: segments:1: u: ends 0.40 s past its recording; it is cut there"]
+    raw = DataDir.read(tmp_path / "d")
+    assert raw.load(next(raw.utterances()))[0].shape == (1, 12000)
+    (_, manifest) = lhotse.write(raw, tmp_path / "manifests")
+    assert json.loads(gzip.decompress(manifest.read_bytes()))["duration"] == 0.75
+    for line in ("u r 1.0 1.2", "u r 0.5 1.6"):
+        assert "its recording ends at 1.00 s" in problems(line)[0]
+        with pytest.raises(DataError, match="nothing is left"):
+            fix(tmp_path / "d")
+        raw = DataDir.read(tmp_path / "d")
+        with pytest.raises(AudioError, match="is not in its"):
+            raw.load(next(raw.utterances()))
+        with pytest.raises(DataError, match=r"is not in the 1\.00 s"):
+            lhotse.write(raw, tmp_path / "manifests")
+
+
+def test_a_byte_order_mark_and_white_space_that_is_not_ascii(tmp_path):
+    names = ["a", "b\u00a0c", "d\u3000e\u2028f"]
+    for name in names:
+        audio.write(tmp_path / f"{name}.wav", np.full((1, 1600), 0.1, np.float32), 16000)
+    text = "".join(f"{name} {tmp_path}/{name}.wav\n" for name in names)
+    (tmp_path / "wav.scp").write_text("\ufeff" + text, "utf-8")
+    assert [str(p) for p in validate(tmp_path)] == ["wav.scp:1: a byte order mark at the start of the file"]
+    assert [source.key for source in find_audio([tmp_path])] == names
+    data, notes = fix(tmp_path)
+    assert data.recordings == names
+    assert notes == ["mended: wav.scp:1: a byte order mark at the start of the file"]

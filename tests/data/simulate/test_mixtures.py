@@ -101,8 +101,19 @@ def test_written_set_is_a_sound_directory_with_its_truth(corpus, tmp_path):
 def test_silent_sources_and_turned_ranges_are_refused(corpus, tmp_path):
     audio.write(tmp_path / "still.wav", np.zeros(16000), 16000)
     still = DataDir({"wav.scp": {"still": "still.wav"}, "utt2spk": {"still": "s"}}, tmp_path)
-    with pytest.raises(DataError, match="still is silent"):
+    with pytest.raises(DataError, match="every utterance is silent"):
         list(mixtures(still, corpus[1], 1, settings=SETTINGS))
+    spoken = corpus[0].tables["wav.scp"]
+    both = {
+        "a-still": str(tmp_path / "still.wav"),
+        **{k: str(corpus[0].resolve(v)) for k, v in spoken.items()},
+    }
+    left_out: set[str] = set()
+    made = list(
+        mixtures(DataDir({"wav.scp": both}), corpus[1], len(both), settings=SETTINGS, silent=left_out)
+    )
+    assert (len(made), left_out) == (len(both), {"a-still"})
+    assert all(mixture.speech.key in spoken for mixture in made)
     with pytest.raises(DataError, match="20 draws in a row were silent"):
         list(mixtures(corpus[0], still, 1, settings=SETTINGS))
     with pytest.raises(DataError, match="snr_db: want the lower bound first"):

@@ -1,0 +1,610 @@
+"""Find where the samples of a file lie, and whether its header says the truth.
+
+libsndfile believes headers: it drops samples that a stale size leaves out, says nothing of samples that are
+missing, refuses sizes that were never filled in, and reads the first of joined files only. `scan` finds these
+cases and says which bytes of the header must be replaced, and which parts of the file are files of their own.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+# Chunks that may follow the samples of a RIFF or AIFF file; a cut one of these is not taken for samples.
+AFTER = re.compile(
+    rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|afsp|acid|strc|_PMX|axml|chna|"
+    rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
+)
+CHUNKS = (b"bext", b"iXML", b"cue ", b"smpl", b"axml", b"chna", b"umid")
+TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
+W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+class Span(io.RawIOBase):
+    """A range of bytes of a file, some of them replaced, that libsndfile reads as a file."""
+
+    def __init__(self, path: str | Path, start: int = 0, stop: int | None = None):
+        self.file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - the name as typed; closed below
+        self.start = start
+        self.size = (os.fstat(self.file.fileno()).st_size if stop is None else stop) - start
+        self.patches: dict[int, bytes] = {}
+        self.prefix = b""  # comes before the range
+        self.at = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.at = offset + (0, self.at, self.size + len(self.prefix))[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = bytearray(self.prefix[self.at : self.at + len(buffer)])
+        place = max(0, self.at - len(self.prefix))
+        self.file.seek(self.start + place)
+        data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
+        for offset, new in self.patches.items():
+            low, high = max(0, offset - self.at), min(len(data), offset - self.at + len(new))
+            if low < high:
+                data[low:high] = new[low + self.at - offset : high + self.at - offset]
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+@dataclass
+class Scan:
+    """A record of what bytes say of the samples of a file, or the first of several joined ones.
+
+    Attributes:
+        size: The number of bytes.
+        end: Where the file ends; another one may begin there.
+        patches: Bytes that replace those of the header, by offset.
+        prefix: Bytes that come before those of the file.
+        shorten: Leaves out the last frame of a FLAC file, for when it turns out to be cut.
+        warning: What is missing or stale, for the user.
+        frames: The number of samples of a channel, where libsndfile cannot know it.
+        mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
+        kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
+            use, or "" for any other.
+        chunks: Of WAV, what is carried to another file (`tags.CHUNKS`).
+        codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
+    """
+
+    size: int
+    end: int = 0
+    patches: dict[int, bytes] = field(default_factory=dict)
+    prefix: bytes = b""
+    shorten: Callable[[], None] | None = None
+    warning: str | None = None
+    frames: int | None = None
+    mask: int = 0
+    chunks: dict[bytes, bytes] = field(default_factory=dict)
+    kind: str = ""
+    codec: str = ""
+
+
+def in_archive(path: str) -> tuple[str, int] | None:
+    """Return file and offset of an entry of a Kaldi archive (`wav.ark:1234`), else None."""
+    match = re.fullmatch(r"(.+):(\d+)", path)
+    known = match is not None and not os.path.exists(path) and os.path.isfile(match[1])  # noqa: PTH110, PTH113
+    return (match[1], int(match[2])) if match is not None and known else None
+
+
+def archived(path: str, start: int) -> list[tuple[int, Scan]]:
+    """Return a `scan` of an entry of an archive, which ends where its header says."""
+    with Span(path, start) as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF":
+            kind = "features, no sound" if head[:2] == b"\0B" else "no WAV"
+            raise ValueError(f"holds {kind}; write its sound to files first")
+        file.size = min(file.size, 8 + int.from_bytes(head[4:8], "little"))
+        file.seek(0)
+        return [(start, _scan(file))]
+
+
+def scan(path: str | Path) -> list[tuple[int, Scan]]:
+    """Return where each file in a (perhaps joined) file begins, and what its bytes say.
+
+    What is no known container is left to libsndfile.
+    """
+    found: list[tuple[int, Scan]] = []
+    start = 0
+    with Span(path) as whole:
+        total = whole.size
+        while True:
+            whole.start, whole.size, whole.at = start, total - start, 0
+            one = _scan(whole)
+            found.append((start, one))
+            start += one.end
+            whole.start, whole.size, whole.at = start, total - start, 0
+            head = whole.read(12) if one.end and one.kind else b""
+            if len(head) < 12 or not (_reader(head) or (one.kind == "mp3" and _mpeg(head))):
+                return found
+
+
+def _reader(head: bytes) -> Callable[[Span, Scan], None] | None:
+    """Return what reads the container whose first bytes these are, or None."""
+    if head[:4] == b"FORM" and head[8:12] not in (b"AIFF", b"AIFC"):
+        return None
+    return next((read for magic, read in READERS.items() if head.startswith(magic)), None)
+
+
+def is_file(data: bytes) -> bool:
+    """Return whether bytes are the beginning of an audio or video file, and not bare samples.
+
+    MPEG and AAC frames have a mark of 11 bits only, which samples may have too: a second one must follow.
+    """
+    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or data.startswith(OTHERS):
+        return True
+    frame = _mpeg(data[:4])
+    length = frame[0] if frame else 0
+    if re.match(rb"\xff[\xf0\xf1\xf8\xf9]", data) and len(data) > 6:
+        length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
+    return 0 < length < len(data) - 1 and data[length : length + 2] == data[:2]
+
+
+def _scan(file: Span) -> Scan:
+    head, found = file.read(16), Scan(file.size, file.size)
+    if MEDIA.match(head):
+        found.kind = "media"
+    read = _reader(head) or (_mp3 if _mpeg(head) else None)
+    try:
+        if read is not None:
+            read(file, found)
+    except (struct.error, ValueError, IndexError):  # a header that breaks off: libsndfile says what is wrong
+        return Scan(file.size)
+    return found
+
+
+def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail: bool) -> int:
+    """Return how many bytes of samples there are, and note what is missing or stale.
+
+    Args:
+        found: What is known of the file, with its size.
+        start: Where the samples begin.
+        promised: Their bytes by the header.
+        unit: Bytes of a frame, or of a block of a compressed coding.
+        known: Whether `promised` is a number at all, and not the sign of a writer that could not seek.
+        tail: Whether something else than samples follows the promised ones.
+    """
+    there = max(0, found.size - start)
+    if known and promised > there:
+        found.warning = f"truncated: its header promises {promised} bytes of samples, {there} are there"
+    elif tail or there - promised < unit:
+        return min(promised, there)
+    elif known and promised:
+        found.warning = f"stale header: it says {promised} bytes of samples, {there} are there; all were used"
+    return there - there % max(1, unit)
+
+
+def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
+    """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
+    file.seek(at)
+    if file.read(11).startswith(TAGS):
+        return True
+    begin = at
+    while file.size - at >= 8:
+        file.seek(at)
+        head = file.read(12)
+        name, length = struct.unpack(f"{order}4sI", head[:8])
+        if _reader(head):
+            found.end = at
+            return True
+        if at == begin and AFTER.match(name):
+            length = min(length, file.size - at - 8)  # a cut one
+        if not re.fullmatch(rb"[ -~]{4}", name):
+            return False
+        at += 8 + length + length % 2
+    return begin < at <= file.size + 1
+
+
+# ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
+MEDIA_FILES = re.compile(rb"(?s)....ftyp|\x1aE\xdf\xa3|0&\xb2u\x8ef\xcf\x11|RIFF....AVI |FLV\x01|#!AMR")
+MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
+# WavPack, Monkey's Audio, True Audio, Musepack, VOC, MIDI, MPEG program streams, NumPy: no samples either.
+OTHERS = (b"wvpk", b"MAC ", b"TTA1", b"MPCK", b"MP+", b"Creative Voice", b"MThd", b"\0\0\1\xba", b"\x93NUMPY")
+
+
+def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, place and length of the content of each chunk of a RIFF or AIFF file."""
+    while size - at >= 8:
+        file.seek(at)
+        name, length = struct.unpack(f"{order}4sI", file.read(8))
+        yield name, at + 8, length
+        at += 8 + length + length % 2
+
+
+def _riff(file: Span, found: Scan) -> None:
+    """Read RIFF, RIFX, RF64 and BW64: sizes in `data` and, of 64 bits, in `ds64`."""
+    file.seek(0)
+    magic = file.read(12)
+    if magic[8:] != b"WAVE":
+        return
+    found.kind, order = "wav", ">" if magic[:4] == b"RIFX" else "<"
+    unit, wide = 1, 0
+    for name, at, length in _chunks(file, 12, found.size, order):
+        file.seek(at)
+        _kept(file, found, name, at, length)
+        file.seek(at)
+        if name == b"ds64":
+            wide = at
+        elif name == b"fmt ":
+            content = file.read(min(length, 40))
+            tag, _, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
+            if tag == 0xFFFE and len(content) >= 24:
+                (found.mask,) = struct.unpack(f"{order}I", content[20:24])
+        elif name == b"data":
+            promised = length
+            if wide and length == 0xFFFFFFFF:
+                file.seek(wide + 8)
+                (promised,) = struct.unpack(f"{order}Q", file.read(8))
+            streamed = promised == 0 or (0x7FFF0000 <= promised < 2**32 and not wide) or promised >= 2**62
+            after = at + promised + promised % 2
+            tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
+            true = _sized(found, at, promised, unit, not streamed, tail)
+            if true != promised and wide:
+                found.patches = {
+                    wide: struct.pack(f"{order}QQ", found.size - 8, true),
+                    wide + 16: struct.pack(f"{order}Q", true // max(1, unit)),
+                    at - 4: b"\xff" * 4,
+                }
+            elif true == promised:
+                for name, at, length in _chunks(file, after, found.end, order):
+                    _kept(file, found, name, at, length)
+            elif true < 2**32 - 8:
+                found.patches = {
+                    4: struct.pack(f"{order}I", min(found.size - 8, 2**32 - 1)),
+                    at - 4: struct.pack(f"{order}I", true),
+                }
+            return
+
+
+def _kept(file: Span, found: Scan, name: bytes, at: int, length: int) -> None:
+    """Note a chunk that is carried to other files, unless it is larger than a megabyte."""
+    if name in CHUNKS and length <= min(2**20, file.size - at):
+        file.seek(at)
+        found.chunks[name] = file.read(length)
+
+
+def _aiff(file: Span, found: Scan) -> None:
+    """Read AIFF and AIFC: frames in `COMM`, bytes in `SSND`."""
+    found.kind = "aiff"
+    comm, unit = 0, 1
+    for name, at, length in _chunks(file, 12, found.size, ">"):
+        file.seek(at)
+        if name == b"COMM":
+            channels, _, bits = struct.unpack(">HIH", file.read(8))
+            comm, unit = at, channels * ((bits + 7) // 8)
+            file.seek(at + 18)
+            if length >= 22 and file.read(4) in (b"ima4", b"GSM ", b"dwvw", b"DWVW"):
+                return  # blocks of a compressed coding
+        elif name == b"SSND" and comm:
+            promised = max(0, length - 8)
+            after = at + length + length % 2
+            tail = promised > 0 and _followed(file, after, ">", found)
+            true = _sized(found, at + 8, promised, unit, promised > 0, tail)
+            if true != promised:
+                found.patches = {
+                    4: struct.pack(">I", min(found.size - 8, 2**32 - 1)),
+                    comm + 2: struct.pack(">I", true // max(1, unit)),
+                    at - 4: struct.pack(">I", true + 8),
+                }
+            return
+
+
+def _au(file: Span, found: Scan) -> None:
+    """Read Sun AU, of either byte order; nothing follows its samples."""
+    file.seek(0)
+    found.kind, order = "au", ">" if file.read(4) == b".snd" else "<"
+    start, promised, coding, _, channels = struct.unpack(f"{order}5I", file.read(20))
+    width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding)
+    if width is None:
+        return  # G.721 and G.723 come in blocks
+    true = _sized(found, start, promised, width * max(1, channels), promised not in (0, 0xFFFFFFFF), False)
+    if true != promised:
+        found.patches = {8: struct.pack(f"{order}I", min(true, 2**32 - 2))}
+
+
+def _sphere(file: Span, found: Scan) -> None:
+    """Read NIST SPHERE, whose header is text of a length that its second line says."""
+    file.seek(0)
+    found.kind, head = "sphere", file.read(1024)
+    length = int(head.split(b"\n")[1])
+    head += file.read(max(0, length - 1024))
+    numbers = {
+        name: int(value)
+        for name, value in re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)", head, re.M)
+    }
+    if len(numbers) < 3 or b"shorten" in head or b"wavpack" in head:
+        return
+    unit = numbers[b"channel_count"] * numbers[b"sample_n_bytes"]
+    promised = numbers[b"sample_count"] * unit
+    true = _sized(found, length, promised, unit, promised > 0, False)
+    if true != promised:
+        text = re.sub(rb"(?m)^sample_count -i \d+", b"sample_count -i %d" % (true // unit), head[:length])
+        end = text.index(b"end_head\n") + 9
+        found.patches = {0: text[:end].ljust(length, b" ")[:length]}
+
+
+def _w64(file: Span, found: Scan) -> None:
+    """Read Sony Wave64: names of 16 bytes, sizes of 64 bits that count their own 24 bytes."""
+    found.kind, at, unit = "w64", 40, 1
+    while found.size - at >= 24:
+        file.seek(at)
+        name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
+        if name == W64_FMT:
+            (unit,) = struct.unpack("<H", file.read(14)[12:])
+        elif name == W64_DATA:
+            promised = max(0, length - 24)
+            after = at + (length + 7) // 8 * 8
+            file.seek(after)
+            tail = 0 < promised < 2**62 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
+            true = _sized(found, at + 24, promised, unit, 0 < promised < 2**62, bool(tail))
+            if true != promised:
+                found.patches = {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+            return
+        at += max(24, (length + 7) // 8 * 8)
+
+
+def _caf(file: Span, found: Scan) -> None:
+    """Read Apple's CAF, whose samples may be of unknown length (-1) where they come last."""
+    found.kind, at, unit = "caf", 8, 1
+    while found.size - at >= 12:
+        file.seek(at)
+        name, length = struct.unpack(">4sq", file.read(12))
+        if name == b"desc":
+            unit = struct.unpack(">d4s3I", file.read(24))[3]
+            if not unit:
+                return  # packets of their own sizes
+        elif name == b"data":
+            promised = max(0, length - 4)
+            after = at + 12 + length
+            file.seek(max(0, after))
+            tail = length > 4 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
+            true = _sized(found, at + 16, promised, unit, length > 4, bool(tail))
+            if length != true + 4:
+                found.patches = {at + 4: struct.pack(">q", true + 4)}
+            return
+        at += 12 + max(0, length)
+
+
+# --- FLAC: the last frame says how long the file is ---------------------------------------------------------
+
+
+def _table(polynomial: int, bits: int) -> list[int]:
+    """Return the remainders of all bytes, for a CRC of 8 or 16 bits, most significant bit first."""
+    top, keep, table = 1 << (bits - 1), (1 << bits) - 1, []
+    for byte in range(256):
+        value = byte << (bits - 8)
+        for _ in range(8):
+            value = (value << 1 ^ (polynomial if value & top else 0)) & keep
+        table.append(value)
+    return table
+
+
+CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
+SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
+
+
+def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
+    """Return first sample and length of the frame that begins at `at`, or None (RFC 9639, 9.1)."""
+    head = data[at : at + 16]
+    if len(head) < 6:
+        return None
+    variable, code, rate = head[1] & 1, head[2] >> 4, head[2] & 15
+    extra = next((n for n in range(8) if not head[4] & (0x80 >> n)), 8)  # bytes of the coded number
+    if extra == 1 or extra > 7 or code == 0 or rate == 15:
+        return None
+    number = head[4] & (0x7F >> extra if extra else 0x7F)
+    for byte in head[5 : 4 + max(1, extra)]:
+        number = number << 6 | byte & 0x3F
+    end = 4 + max(1, extra)
+    size = SIZES[code]
+    if code in (6, 7):
+        size = int.from_bytes(head[end : end + code - 5], "big") + 1
+        end += code - 5
+    end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if len(head) <= end:
+        return None
+    crc = 0
+    for byte in head[:end]:
+        crc = CRC8[crc ^ byte]
+    if crc != head[end]:
+        return None
+    return (number if variable else number * fixed), size
+
+
+def _flac(file: Span, found: Scan) -> None:
+    """Read FLAC, whose header may leave the length open (written into a pipe) or promise more."""
+    found.kind = "flac"
+    with mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ) as every:
+        joined = every.find(b"fLaC\x00\x00\x00\x22", file.start + 42)
+    if joined >= 0:
+        file.size = found.end = joined - file.start
+    file.seek(8)
+    info = file.read(34)
+    at = 42
+    file.seek(4)
+    last = file.read(1)[0] & 128 > 0
+    while not last:
+        file.seek(at)
+        block = file.read(4)
+        last, length = len(block) < 4 or block[0] & 128 > 0, int.from_bytes(block[1:], "big")
+        if block[:1] and block[0] & 127 == 4:  # a Vorbis comment
+            tag = re.search(rb"(?i)WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9a-f]+)", file.read(length))
+            found.mask = int(tag[1], 16) if tag else 0
+        at += 4 + length
+    fixed, total = struct.unpack(">H", info[:2])[0], int.from_bytes(info[13:18], "big") & (2**36 - 1)
+    reach = 2**14
+    while True:
+        start = max(42, found.end - reach)
+        file.seek(start)
+        data = file.read()
+        places = [m.start() for m in re.finditer(rb"\xff[\xf8\xf9]", data)]
+        frames = ((at, frame) for at in reversed(places) if (frame := _flac_frame(data, at, fixed)))
+        last_frame = next(frames, None)
+        if last_frame or start == 42 or reach >= 2**24:
+            break
+        reach *= 4
+    if not last_frame:
+        return
+    at, (first, size) = last_frame
+
+    def shorten(frames: int, end: int) -> None:
+        found.end, found.frames = end, frames
+        packed = int.from_bytes(info[10:18], "big") & ~(2**36 - 1) | frames
+        found.patches = {18: packed.to_bytes(8, "big")}
+        if frames < total:
+            found.warning = f"truncated: its header promises {total} samples, {frames} are there"
+
+    if first + size == total:  # whether all of that frame is there shows when it is decoded
+        found.shorten = partial(shorten, first, start + at)
+        return
+    crc = 0
+    for byte in data[at:]:
+        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
+    if crc:
+        shorten(first, start + at)
+    else:
+        shorten(first + size, found.end)
+
+
+# --- Ogg and MP3: files that were joined --------------------------------------------------------------------
+
+
+def _ogg(file: Span, found: Scan) -> None:
+    """Read Ogg page by page; a stream that begins after pages of others is the next file."""
+    found.kind, at, begins, last = "ogg", 0, True, 0
+    while True:
+        file.seek(at)
+        head = file.read(27)
+        if len(head) < 27 or head[:4] != b"OggS":
+            break
+        table = file.read(head[26])
+        end = at + 27 + len(table) + sum(table)
+        if end > found.size or (head[5] & 2 and not begins):
+            break
+        if not found.codec:
+            magic = file.read(8)
+            kinds = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac"}
+            found.codec = next((kind for key, kind in kinds.items() if magic.startswith(key)), "")
+        begins, last, at = bool(head[5] & 2), head[5], end
+    found.end = at
+    if not last & 4:
+        found.warning = "cut off: its last page is not the end of a stream"
+
+
+RATES = (44100, 48000, 32000)
+KBITS = {
+    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+KBITS[2, 3] = KBITS[2, 2]
+
+
+SIDE = {
+    (True, False): 32,
+    (True, True): 17,
+    (False, False): 17,
+    (False, True): 9,
+}  # of MPEG 1, of one channel
+
+
+def _mpeg(head: bytes) -> tuple[int, int, int] | None:
+    """Return bytes, samples and rate of the MPEG audio frame that begins here, else None."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return None
+    version, layer = {3: 1, 2: 2, 0: 2.5}.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
+    kbit, rate = head[2] >> 4, head[2] >> 2 & 3
+    if version is None or layer == 4 or kbit in (0, 15) or rate == 3:
+        return None
+    rate = RATES[rate] // {1: 1, 2: 2, 2.5: 4}[version]
+    bits = KBITS[1 if version == 1 else 2, layer][kbit - 1] * 1000
+    pad = head[2] >> 1 & 1
+    if layer == 1:
+        return (12 * bits // rate + pad) * 4, 384, rate
+    samples = 1152 if layer == 2 or version == 1 else 576
+    return samples // 8 * bits // rate + pad, samples, rate
+
+
+def _mp3(file: Span, found: Scan) -> None:
+    """Read MP3, whose Xing frame says how long it is; without one the frames are counted."""
+    found.kind, at = "mp3", 0
+    file.seek(0)
+    head = file.read(10)
+    if head[:3] == b"ID3":
+        at = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        file.seek(at)
+        head = file.read(10)
+    frame = _mpeg(head)
+    if frame is None:
+        found.kind = ""  # a tag before something else
+        return
+    file.seek(at)
+    first = file.read(max(frame[0], 64))
+    place = max(first.find(b"Xing"), first.find(b"Info"))
+    if not 0 < place < 64:
+        found.frames, count = _counted(file, at)
+        # libsndfile reads as many as it guesses from the first frame; an Info frame says how many there are
+        info = bytes([head[0], head[1] | 1, head[2] & 0x0F | 0x90, head[3]])
+        length = (_mpeg(info) or frame)[0]
+        place = 4 + SIDE[bool(head[1] & 8), head[3] >> 6 == 3]
+        content = info + bytes(place - 4) + b"Info" + struct.pack(">III", 3, count, length + file.size - at)
+        found.prefix = content.ljust(length, b"\0")
+        return
+    flags, *numbers = struct.unpack(">III", first[place + 4 : place + 16])
+    length = numbers[1] if flags & 3 == 3 else numbers[0] if flags & 3 == 2 else 0
+    there = found.size - at
+    if length > there:
+        found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
+    elif length:
+        found.end = at + length
+
+
+def _counted(file: Span, at: int) -> tuple[int, int]:
+    """Return the samples and the number of all frames from `at` on."""
+    total, count, at = 0, 0, at + file.start
+    with mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        while frame := _mpeg(data[at : at + 4]):
+            total, count, at = total + frame[1], count + 1, at + frame[0]
+    return total, count
+
+
+READERS: dict[bytes, Callable[[Span, Scan], None]] = {
+    b"RIFF": _riff,
+    b"RIFX": _riff,
+    b"RF64": _riff,
+    b"BW64": _riff,
+    b"FORM": _aiff,
+    b".snd": _au,
+    b"dns.": _au,
+    b"NIST_1A": _sphere,
+    b"riff\x2e\x91\xcf\x11": _w64,
+    b"caff": _caf,
+    b"fLaC": _flac,
+    b"OggS": _ogg,
+    b"ID3": _mp3,
+}

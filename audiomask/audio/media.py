@@ -1,0 +1,304 @@
+"""Decode what phones and meetings record (m4a, mp4, mkv, webm, aac), by PyAV with FFmpeg.
+
+PyAV is the extra `[media]`. Opus is decoded by libopus: FFmpeg's own decoder makes noise of some files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+
+from audiomask.audio import layout
+
+GAP_S = 0.01  # a longer hole between the times of two frames is filled with silence
+
+
+class NotInstalledError(Exception):
+    """PyAV is not installed; the text is the remedy."""
+
+
+class NotMediaError(Exception):
+    """FFmpeg cannot read a file, or it has no sound."""
+
+
+def library() -> Any:
+    """Return the module `av`; NotInstalledError where it is missing."""
+    try:
+        return import_module("av")
+    except ImportError:
+        raise NotInstalledError("for phone and video formats: pip install 'audiomask[media]'") from None
+
+
+# Formats that hold sound. FFmpeg knows others, among them play lists, that make it open other files.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,ogg,flac,mp3,wav,w64,aiff,au,caf,asf,avi,flv,amr,mpeg,mpegts,ac3,"
+    "eac3,ape,wv,tta,dsf,mpc,mpc8"
+)
+
+
+def _opened(av: Any, path: str) -> Any:
+    """Open a file by FFmpeg, and nothing but that file."""
+    only = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    return av.open(path, metadata_errors="ignore", options=only)
+
+
+class Decoder:
+    """The sound of a media file, read forwards like a `soundfile.SoundFile`.
+
+    Args:
+        path: A file that FFmpeg opens. Of several sound tracks the one is taken that players take.
+
+    Raises:
+        NotInstalledError: PyAV is missing.
+        NotMediaError: FFmpeg cannot read the file, or it has no sound.
+    """
+
+    def __init__(self, path: str):
+        av = library()
+        self._error = av.error.FFmpegError
+        try:
+            self._container = _opened(av, path)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise NotMediaError(str(getattr(error, "strerror", None) or error)) from None
+        self.faults: list[str] = []
+        tracks = self._container.streams.audio
+        if not tracks:
+            self._container.close()
+            raise NotMediaError("it has no sound")
+        self.stream = self._container.streams.best("audio") or tracks[0]
+        if len(tracks) > 1:
+            self.faults.append(
+                f"has {len(tracks)} sound tracks; number {tracks.index(self.stream) + 1} was used"
+            )
+        context = self.stream.codec_context
+        if context is None or not context.sample_rate or not context.layout.nb_channels:
+            self._container.close()
+            raise NotMediaError("its sound has no known coding, sample rate or channels")
+        self.samplerate, self.channels = context.sample_rate, context.layout.nb_channels
+        names = [channel.name for channel in context.layout.channels]
+        known = all(name in layout.SPEAKERS for name in names) and context.layout.name != "mono"
+        self.mask = layout.mask_of(" ".join(names)) if known else 0
+        self._resampler = av.AudioResampler("flt", context.layout)
+        self._codec = None
+        if context.name == "opus":
+            self._codec = av.CodecContext.create("libopus", "r")
+            self._codec.extradata = context.extradata
+            self.samplerate = 48000
+        seconds = float(self.stream.duration * self.stream.time_base) if self.stream.duration else None
+        if seconds is None and self._container.duration:
+            seconds = self._container.duration / av.time_base
+        self.frames = round((seconds or 0) * self.samplerate) or 2**62
+        self.format, self.subtype = self._container.format.name.upper(), context.name.upper()
+        self.texts = {key.lower(): text for key, text in self._container.metadata.items()}
+        self._damaged = 0
+        self._blocks = self._decoded()
+        self._rest = np.zeros((self.channels, 0), np.float32)
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield decoded frames; packets that cannot be decoded are counted."""
+        packets = self._container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._error:
+                self.faults.append("cut off: its last part cannot be read")
+                return
+            try:
+                yield from self._codec.decode(packet) if self._codec is not None else packet.decode()
+            except self._error:
+                self._damaged += 1
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        """Yield the sound `[C, T]`, with silence where the file has a hole in time."""
+        at = None
+        for frame in self._packets():
+            if (frame.layout.nb_channels, frame.sample_rate) != (self.channels, self.samplerate):
+                self.faults.append(
+                    f"changes to {frame.layout.nb_channels} channels of {frame.sample_rate} Hz; what comes "
+                    "after was left out"
+                )
+                return
+            x = self._packed(frame)
+            if frame.pts is not None:
+                begin = float(frame.pts * frame.time_base) * self.samplerate
+                hole = round(begin - at) if at is not None else 0
+                if hole > GAP_S * self.samplerate:
+                    yield np.zeros((self.channels, hole), np.float32)
+                    self.faults.append(f"has a hole of {hole / self.samplerate:.2f} s, filled with silence")
+                at = begin + x.shape[1]
+            yield x
+        if self._damaged:
+            self.faults.append(f"damaged: {self._damaged} packets cannot be decoded and were left out")
+
+    def _packed(self, frame: Any) -> np.ndarray:
+        """Return a frame as float32 `[C, n]`.
+
+        FFmpeg interleaves it first; PyAV 18.1 by itself may read beyond the memory of a frame.
+        """
+        parts = [part.to_ndarray() for part in self._resampler.resample(frame)]
+        return np.concatenate(parts, 1).reshape(-1, self.channels).T
+
+    def read(self, frames: int, **_: Any) -> np.ndarray:
+        """Return the next samples `[<= frames, C]`, none at the end."""
+        parts, have = [self._rest], self._rest.shape[1]
+        while have < frames and (x := next(self._blocks, None)) is not None:
+            parts.append(x)
+            have += x.shape[1]
+        x = np.concatenate(parts, 1)
+        self._rest = x[:, frames:]
+        return x[:, :frames].T
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+
+# Containers by suffix: FFmpeg's name of what writes them, and the usual coding of sound.
+SUFFIXES = {
+    ".mp4": ("mp4", "aac"),
+    ".m4v": ("mp4", "aac"),
+    ".m4a": ("ipod", "aac"),
+    ".mov": ("mov", "aac"),
+    ".3gp": ("3gp", "aac"),
+    ".aac": ("adts", "aac"),
+    ".mkv": ("matroska", "libopus"),
+    ".mka": ("matroska", "libopus"),
+    ".webm": ("webm", "libopus"),
+}
+BITS = 96_000  # a second and channel, where the source has no rate of its own
+
+
+def write_sound(
+    sound: Path, target: Path, suffix: str, rate: int, mask: int, source: str | None
+) -> list[str]:
+    """Encode sound into a media file, with picture, subtitles and metadata of `source`.
+
+    Args:
+        sound: A file that libsndfile reads; its first sample is at the time of the first one of `source`.
+        target: The file that is written.
+        suffix: Of the container, among `SUFFIXES`.
+        rate: Samples a second.
+        mask: The speakers of its channels, 0 for those that their number implies.
+        source: The media file whose sound this replaces; None: a file of sound only.
+
+    Returns:
+        The streams of `source` that the container cannot hold.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    av = library()
+    container, coding = SUFFIXES[suffix]
+    lost: list[str] = []
+    with contextlib.ExitStack() as stack:
+        # edit lists say where a track begins, by default in milliseconds
+        fine = {"movie_timescale": str(rate)} if container in ("mp4", "mov", "ipod", "3gp") else {}
+        out = stack.enter_context(av.open(str(target), "w", format=container, options=fine))
+        file = stack.enter_context(sf.SoundFile(str(sound)))
+        original: Any = None
+        copies, start, bits = dict[int, Any](), 0.0, 0
+        streams: Any = ()
+        if source is not None:
+            taken = stack.enter_context(_opened(av, source))
+            original, streams = taken.streams.best("audio"), taken.streams
+            out.metadata.update(taken.metadata)
+            start, bits = _begin(av, source), original.bit_rate or 0
+            coding = _encoder(av, original.codec_context.name, out.format.name) or coding
+        sink: Any = None if streams else _sound_stream(av, out, coding, rate, file.channels, mask, bits)
+        for stream in streams:
+            if stream is original:
+                sink = _sound_stream(av, out, coding, rate, file.channels, mask, bits)
+                sink.metadata.update(stream.metadata)
+                continue
+            try:
+                copies[stream.index] = out.add_stream_from_template(stream)
+                copies[stream.index].metadata.update(stream.metadata)
+            except (av.error.FFmpegError, ValueError):
+                lost.append(f"{stream.type} ({getattr(stream.codec_context, 'name', 'unknown')})")
+        packets = taken.demux([s for s in streams if s.index in copies]) if copies else ()
+        encoder = _encoded(av, sink, file, rate, start)
+        ahead = next(encoder, None)
+        for packet in packets:
+            if packet.dts is None:
+                continue
+            time = float(packet.dts * packet.time_base)
+            while ahead is not None and float((ahead.dts or 0) * ahead.time_base) <= time:
+                out.mux(ahead)
+                ahead = next(encoder, None)
+            packet.stream = copies[packet.stream.index]
+            out.mux(packet)
+        while ahead is not None:
+            out.mux(ahead)
+            ahead = next(encoder, None)
+    return lost
+
+
+def _encoder(av: Any, codec: str, container: str) -> str | None:
+    """Return the encoder of a coding, if there is one and the container holds its output."""
+    name = {"opus": "libopus", "mp3": "libmp3lame"}.get(codec, codec)
+    held = {"webm": ("libopus",), "adts": ("aac",), "ipod": ("aac", "alac"), "3gp": ("aac",)}.get(container)
+    try:
+        av.Codec(name, "w")
+    except ValueError:
+        return None
+    return name if held is None or name in held else None
+
+
+def _sound_stream(av: Any, out: Any, coding: str, rate: int, channels: int, mask: int, bits: int) -> Any:
+    """Return a new stream of sound in a container; `bits` a second, 0 for what is usual."""
+    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0(back)", 6: "5.1(back)", 7: "6.1", 8: "7.1"}
+    text = "+".join(layout.names_of(mask)) if mask else usual.get(channels, f"{channels}c")
+    rates = av.Codec(coding, "w").audio_rates
+    stream = out.add_stream(
+        coding, rate=rate if not rates or rate in rates else _next(rates, rate), layout=text
+    )
+    if coding not in ("alac", "flac") and not coding.startswith("pcm"):
+        stream.bit_rate = bits or min(BITS * channels, 512_000)
+    return stream
+
+
+def _next(rates: Sequence[int], rate: int) -> int:
+    """Return the lowest of an encoder's rates that keeps the whole band, else its highest."""
+    return min((r for r in rates if r >= rate), default=max(rates))
+
+
+def _begin(av: Any, source: str) -> float:
+    """Return the time of the first sample of a file's sound, in seconds."""
+    with _opened(av, source) as container:
+        stream = container.streams.best("audio")
+        for packet in container.demux(stream):
+            if stream.codec_context.name == "opus" and packet.pts is not None:
+                skipped = int.from_bytes(bytes(stream.codec_context.extradata[10:12]), "little")
+                return float(packet.pts * packet.time_base) + skipped / 48000
+            for frame in packet.decode():
+                return float(frame.pts * frame.time_base) if frame.pts is not None else 0.0
+    return 0.0
+
+
+def _encoded(av: Any, stream: Any, file: sf.SoundFile, rate: int, start: float) -> Iterator[Any]:
+    """Yield the packets of a sound, whose first sample is at `start` seconds."""
+    context = stream.codec_context
+    resampler = av.AudioResampler(
+        context.format, context.layout, context.sample_rate, context.frame_size or None
+    )
+    at = round(start * rate)
+    while True:
+        x = file.read(65536, dtype="float32", always_2d=True)
+        if len(x):
+            frame = av.AudioFrame.from_ndarray(x.reshape(1, -1), format="flt", layout=context.layout)
+            frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
+            at += len(x)
+        for part in resampler.resample(frame if len(x) else None):
+            yield from stream.encode(part)
+        if not len(x):
+            yield from stream.encode(None)
+            return
