@@ -131,38 +131,43 @@ class Losses:
 
 
 class Silence:
-    """A predictor that takes `least` or more samples of exactly 0 in all channels for lost.
+    """A predictor that takes `least` or more samples of one value in all channels for lost.
 
-    Zeros at the end of a block are held back until it shows how long they are.
+    The value is 0 where a receiver put zeros, the smallest step in A-law, which has no 0, and whatever offset
+    a converter adds. What may yet become such a run is held back until it shows how long it is.
     """
 
     def __init__(self, least: int):
         self.least = least
         self.runs: list[int] = []
         self._held: np.ndarray | None = None
-        self._open = False  # the sound that was returned ends inside of a run
+        self._last: np.ndarray | None = None  # of the sound that was returned, where it ends inside of a run
 
     def push(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take `x [C, T]`, and return sound `[C, n]` and its flags `[n]`."""
+        """Take `x [C, T]`, and return sound `[C, n]`, 0 where it is lost, and its flags `[n]`."""
         x = x if self._held is None else np.concatenate((self._held, x), axis=1)
         lost = np.zeros(x.shape[1], bool)
-        stop = x.shape[1]
-        for start, end in gaps(np.logical_not(x.any(axis=0))):
-            goes_on = self._open and start == 0
-            if goes_on or end - start >= self.least:
+        if not x.shape[1]:
+            return x, lost
+        on = self._last is not None and np.array_equal(x[:, 0], self._last)
+        same = np.concatenate(([on], (x[:, 1:] == x[:, :-1]).all(axis=0)))
+        stop = x.shape[1] - 1
+        for start, end in gaps(same):
+            start -= start > 0 or not on
+            if (start == 0 and on) or end - start >= self.least:
                 lost[start:end] = True
-                if goes_on:
+                if start == 0 and on:
                     self.runs[-1] += end
                 else:
                     self.runs.append(end - start)
             elif end == x.shape[1]:
                 stop = start
-        self._held = x[:, stop:].copy()
-        self._open = bool(lost[-1:].any()) if x.shape[1] else self._open
-        return x[:, :stop], lost[:stop]
+        stop += bool(lost[-1])
+        self._held, self._last = x[:, stop:].copy(), x[:, -1].copy() if lost[-1] else None
+        return np.where(lost, np.float32(0), x)[:, :stop], lost[:stop]
 
     def flush(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the zeros that are held back, which were too few to be a loss."""
+        """Return the samples that are held back, which were too few to be a loss."""
         held, self._held = self._held, None
         held = np.zeros((1, 0), np.float32) if held is None else held
         return held, np.zeros(held.shape[1], bool)

@@ -14,20 +14,23 @@ and a place is given up when it is due, whether or not anything arrives:
 
     due = start + place period + depth period
 
-`start` is the sender's start as seen through the fastest packets: an early packet moves it at once, and it
-gives way slowly, by `DRIFT`, for a sender whose crystal is slower than ours. A packet that is later than the
-budget moves it by the excess, since the next may be as late; when the next is early, it goes back. So a
-packet in time waits `depth` periods and never more.
+`start` is the sender's start as seen through the fastest packets: an early packet moves it at once, and where
+all of the `RECENT` ones were later, it follows their fastest, for a sender whose clock is slower than ours.
+(One that sleeps between packets is slow by per cents.) A packet that is later than the budget moves it by the
+excess, since the next may be as late; when the next is early, it goes back. So a packet in time waits `depth`
+periods and hardly more.
 
 Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it (`LEAP_S`)
 counts as a stray; if the next number follows it, the sender has begun anew, at the next place. A sender that
 paused without using up numbers has been overtaken by the clock: if its packets come too late by `PAUSE_S` for
-longer than `RESUME_S` (a network that held them up sends them at once), they too go on at the next place.
+longer than `RESUME_S` (a network that held them up sends them at once), they too go on at the next place. So
+do packets in a row, for `AGAIN_S`, whose numbers are past: the sender has begun anew within `LEAP_S`.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -38,7 +41,8 @@ NUMBERS = 2**32  # after the last one comes 0
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
-DRIFT = 5e-4  # fraction: crystals are within 100 ppm of their nominal rate, sound cards within a few 100
+RECENT = 32  # packets whose fastest shows where the sender is; fewer follow faster, more bear more jitter
+AGAIN_S = 0.08  # of past numbers in a row: a sender that begins anew is heard after this and the budget
 HISTORY = 1024  # played places to remember, to tell a duplicate from a late one: 20 s of 20 ms
 
 
@@ -99,6 +103,8 @@ class JitterBuffer:
         self._last: tuple[int, int] | None = None  # the highest (number, place)
         self._stray: int | None = None  # the number that would follow a stray
         self._start: float | None = None  # the sender's, by our clock
+        self._starts: deque[float] = deque(maxlen=RECENT)  # as each of the newest packets shows it
+        self._again: list[tuple[int, Any, float]] = []  # number, payload, time of packets that are past
         self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
@@ -135,23 +141,49 @@ class JitterBuffer:
             self.counts.reordered += place < self._last[1]
             self._waiting[place] = payload
         if place > self._last[1]:
-            self._last = number, place
+            self._last, self._again = (number, place), []
+        elif place < self._next:
+            self._restarted(number, payload, now)
         self._give(self._last[1] - self.depth + 1)
+
+    def _restarted(self, number: int, payload: Any, now: float) -> None:
+        """Begin anew if packets in a row, for `AGAIN_S`, have numbers that are past.
+
+        A network that doubles packets has new ones between them, or sends them faster than a talker speaks.
+        """
+        if self._again and number != (self._again[-1][0] + 1) % NUMBERS:
+            self._again = []
+        self._again.append((number, payload, now))
+        count = max(3, ceil(AGAIN_S / self.period))
+        span = now - self._again[-count][2] if len(self._again) >= count else -1.0
+        if span < (count - 1) * self.period / 2 if self.realtime else span < 0:
+            return
+        again, self._again = self._again[-count:], []
+        first = self._anew(again[0][0])
+        self._last = again[-1][0], first + count - 1
+        for place, (_, waiting, at) in enumerate(again, first):
+            self._waiting[place] = waiting
+            if self.realtime:
+                self._meet(place, at)
 
     def _anew(self, number: int) -> int:
         """Play out what waits, give `number` the place after it, and return that place."""
         assert self._last
         self._give(self._last[1] + 1)
         self._last, self._start = (number, self._next), None
+        self._starts.clear()
         return self._next
 
     def _meet(self, place: int, now: float) -> None:
         """Correct the sender's start by a packet that has arrived."""
         off, budget = now - place * self.period, self.depth * self.period
+        self._starts.append(off)
         if self._start is None or off < self._start:
             self._start = off
-        late = off - self._start
-        self._start += late - budget if late > budget else min(late, DRIFT * self.period)
+        elif off > self._start + budget:
+            self._start = off - budget
+        if len(self._starts) == RECENT:  # the fastest of them have become slower: the sender's clock is
+            self._start = max(self._start, min(self._starts))
 
     def _give(self, stop: int) -> None:
         """Give up all places below `stop`."""

@@ -128,3 +128,23 @@ def test_a_classical_method_for_each_channel(noise):
     session.feed(x[:1], lost)
     with pytest.raises(AudioError, match=r"sample_rate is 4000; .*; convert it first"):
         session.flush()
+
+
+@pytest.mark.parametrize("value", [0.0, 8 / 32768, -1 / 32768, 0.25])
+@pytest.mark.parametrize("block", [1, 7, 160, 10000])
+def test_runs_of_any_value_are_losses(value, block):
+    """A-law has no code for 0, and converters add offsets; blocks of any size find the same."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.5, 0.5, (2, 5000)).astype(np.float32)
+    wanted = np.zeros(5000, bool)
+    for start, end in ((0, 320), (1000, 1320), (2000, 2159), (4500, 5000)):
+        x[:, start:end] = value
+        wanted[start:end] = end - start >= 160
+    silence, parts = Silence(160), []
+    for at in range(0, 5000, block):
+        parts.append(silence.push(x[:, at : at + block]))
+    parts.append(silence.flush())
+    y, lost = (np.concatenate([part[i] for part in parts], axis=-1) for i in (0, 1))
+    assert np.array_equal(lost, wanted)
+    assert np.array_equal(y, np.where(wanted, 0, x))
+    assert silence.runs == [320, 320, 500]

@@ -196,3 +196,43 @@ def test_a_longer_way_makes_the_clock_wait():
     assert out[-1] > 260
     tail = out[130:]
     assert tail == list(range(tail[0], tail[0] + len(tail)))
+
+
+@pytest.mark.parametrize("drift", [-0.02, 0.01, 0.02, 0.05])
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+def test_a_sender_whose_clock_is_off_by_per_cents_loses_nothing(drift, jitter):
+    """Ten minutes; one that sleeps 20 ms between packets is slow by 1 to 5 %."""
+    rng = np.random.default_rng(1)
+    count = 30000
+    buffer, out = JitterBuffer(3, P, realtime=True), []
+    for n, late in enumerate(rng.uniform(0, jitter * P, count)):
+        at = n * P * (1 + drift) + late
+        out += [(due, None) for due in [buffer.due()] if due < at]
+        buffer.put(n, n, at)
+        out += [(at, payload) for payload in buffer.take(at)]
+    heard = [payload for _, payload in out if payload is not None]
+    assert heard == list(range(len(heard)))
+    assert (buffer.counts.late, buffer.counts.lost) == (0, 0)
+    assert len(heard) >= count - 4
+
+
+def test_a_sender_that_begins_anew_within_seconds_is_heard():
+    """Numbers 0 to 299 twice: the second time from 200 ms on at the latest, each once and in order."""
+    network = Network()
+    arrivals = [(n * P, n) for n in range(300)] + [((300 + n) * P, n) for n in range(300)]
+    network.run(arrivals, 620 * P)
+    again = [(at, n) for at, n in network.out if at > 300 * P and n is not None and n < 290]
+    assert again[0][0] - 300 * P < 0.2
+    assert [n for _, n in again] == list(range(again[0][1], 290))
+    assert again[0][1] == 0
+    buffer = JitterBuffer(2)
+    out = through(buffer, [*range(20), *range(20)])
+    assert out == [*range(20), *range(20)]
+
+
+def test_a_doubled_burst_is_not_a_new_beginning():
+    arrivals = [(n * P, n) for n in range(200)]
+    arrivals += [(100.5 * P + n * 1e-5, n) for n in range(80, 99)]
+    network = Network()
+    out = network.run(arrivals, 190 * P)
+    assert out == list(range(len(out)))
