@@ -1,11 +1,12 @@
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from audiomask import metrics
+from audiomask import audio, metrics
 from audiomask.cli import main
 
 DEMO = Path(__file__).parents[2] / "egs/mini/denoise/corpus/demo"
@@ -107,3 +108,16 @@ def test_metrics_are_listed(capsys):
     assert run("--metrics", "list") == 0
     shown = capsys.readouterr().out
     assert all(column in shown for column in ("pesq_wb", "dnsmos_p808", "plcmos", "lsd"))
+
+
+def test_names_pair_whether_accents_are_composed_or_apart(cli, tmp_path, monkeypatch):
+    """Apple's file system takes letters apart (NFD), others keep them (NFC)."""
+    monkeypatch.chdir(tmp_path)
+    x, rate = audio.read(DEMO / "mixture_clean.flac", 0, 16000)
+    for folder, form in (("ref", "NFC"), ("est", "NFD")):
+        Path(folder).mkdir()
+        for name in ("café", "Größe"):
+            audio.write(f"{folder}/{unicodedata.normalize(form, name)}.wav", x, rate)
+    done = cli("score", "--ref", "ref", "--est", "est", "--metrics", "si_sdr")
+    assert done.code == 0, done.err
+    assert "2 files" in done.out
