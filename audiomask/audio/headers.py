@@ -8,7 +8,6 @@ cases and says which bytes of the header must be replaced, and which parts of th
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import re
 import struct
@@ -23,6 +22,7 @@ AFTER = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|afsp|acid|strc|_PMX|axml|chna|"
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
+PIECE = 2**20  # bytes that are looked at in one go
 CHUNKS = (b"bext", b"iXML", b"cue ", b"smpl", b"axml", b"chna", b"umid")
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -437,10 +437,15 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
 def _flac(file: Span, found: Scan) -> None:
     """Read FLAC, whose header may leave the length open (written into a pipe) or promise more."""
     found.kind = "flac"
-    with mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ) as every:
-        joined = every.find(b"fLaC\x00\x00\x00\x22", file.start + 42)
+    at, tail, joined = 42, b"", -1
+    file.seek(at)
+    while joined < 0 and (data := tail + file.read(PIECE)):  # a whole file in memory would count as ours
+        joined = data.find(b"fLaC\x00\x00\x00\x22")
+        at, tail = at + len(data) - 7, data[-7:]
+        if len(data) <= 7:
+            break
     if joined >= 0:
-        file.size = found.end = joined - file.start
+        file.size = found.end = at - len(data) + 7 + joined
     file.seek(8)
     info = file.read(34)
     at = 42
@@ -586,11 +591,16 @@ def _mp3(file: Span, found: Scan) -> None:
 
 def _counted(file: Span, at: int) -> tuple[int, int]:
     """Return the samples and the number of all frames from `at` on."""
-    total, count, at = 0, 0, at + file.start
-    with mmap.mmap(file.file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        while frame := _mpeg(data[at : at + 4]):
-            total, count, at = total + frame[1], count + 1, at + frame[0]
-    return total, count
+    total, count, start, data = 0, 0, at, b""
+    while True:
+        if at + 4 > start + len(data):
+            start = at
+            file.seek(at)
+            data = file.read(PIECE)
+        frame = _mpeg(data[at - start : at - start + 4])
+        if frame is None:
+            return total, count
+        total, count, at = total + frame[1], count + 1, at + frame[0]
 
 
 READERS: dict[bytes, Callable[[Span, Scan], None]] = {
