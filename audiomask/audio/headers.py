@@ -86,7 +86,7 @@ class Scan:
         mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
         kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
             use, or "" for any other.
-        chunks: Of WAV, what is carried to another file (`tags.CHUNKS`).
+        chunks: Of WAV, what is carried to another file (`CHUNKS`).
         codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
     """
 

@@ -6,7 +6,7 @@ PyAV is the extra `[media]`. Opus is decoded by libopus: FFmpeg's own decoder ma
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +17,7 @@ import soundfile as sf
 
 from audiomask.audio import layout
 
+OURS = {"tracknumber": "track"}  # FFmpeg's names of texts, where libsndfile's are others
 GAP_S = 0.01  # a longer hole between the times of two frames is filled with silence
 
 
@@ -96,12 +97,14 @@ class Decoder:
             seconds = self._container.duration / av.time_base
         self.frames = round((seconds or 0) * self.samplerate) or 2**62
         self.format, self.subtype = self._container.format.name.upper(), context.name.upper()
-        self.texts = {key.lower(): text for key, text in self._container.metadata.items()}
+        theirs = {theirs: ours for ours, theirs in OURS.items()}
+        texts = {key.lower(): text for key, text in self._container.metadata.items()}
+        self.texts = {theirs.get(key, key): text for key, text in texts.items()}
         self._damaged = 0
         self._blocks = self._decoded()
         self._rest = np.zeros((self.channels, 0), np.float32)
 
-    def _packets(self) -> Iterator[Any]:
+    def _frames(self) -> Iterator[Any]:
         """Yield decoded frames; packets that cannot be decoded are counted."""
         packets = self._container.demux(self.stream)
         while True:
@@ -120,7 +123,7 @@ class Decoder:
     def _decoded(self) -> Iterator[np.ndarray]:
         """Yield the sound `[C, T]`, with silence where the file has a hole in time."""
         at = None
-        for frame in self._packets():
+        for frame in self._frames():
             if (frame.layout.nb_channels, frame.sample_rate) != (self.channels, self.samplerate):
                 self.faults.append(
                     f"changes to {frame.layout.nb_channels} channels of {frame.sample_rate} Hz; what comes "
@@ -178,7 +181,13 @@ BITS = 96_000  # a second and channel, where the source has no rate of its own
 
 
 def write_sound(
-    sound: Path, target: Path, suffix: str, rate: int, mask: int, source: str | None
+    sound: Path,
+    target: Path,
+    suffix: str,
+    rate: int,
+    mask: int = 0,
+    texts: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> list[str]:
     """Encode sound into a media file, with picture, subtitles and metadata of `source`.
 
@@ -188,15 +197,38 @@ def write_sound(
         suffix: Of the container, among `SUFFIXES`.
         rate: Samples a second.
         mask: The speakers of its channels, 0 for those that their number implies.
+        texts: What the file says about its sound (`tags.TEXTS`), where `source` says nothing.
         source: The media file whose sound this replaces; None: a file of sound only.
 
     Returns:
-        The streams of `source` that the container cannot hold.
+        The streams of `source`, and the texts, that the container cannot hold.
 
     Raises:
         OSError: The file cannot be written.
+        NotMediaError: FFmpeg cannot encode such sound for this container.
     """
     av = library()
+    try:
+        lost = _written(av, sound, target, suffix, rate, mask, texts or {}, source)
+        with contextlib.closing(Decoder(str(target))) as made:
+            return lost + [name for name in texts or {} if name not in made.texts]
+    except (av.error.FFmpegError, ValueError) as error:  # ValueError: no such layout of channels
+        if isinstance(error, OSError):
+            raise
+        raise NotMediaError(str(getattr(error, "strerror", None) or error)) from None
+
+
+def _written(
+    av: Any,
+    sound: Path,
+    target: Path,
+    suffix: str,
+    rate: int,
+    mask: int,
+    texts: Mapping[str, str],
+    source: str | None,
+) -> list[str]:
+    """Do the work of `write_sound`; return the streams that the container cannot hold."""
     container, coding = SUFFIXES[suffix]
     lost: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -207,6 +239,7 @@ def write_sound(
         original: Any = None
         copies, start, bits = dict[int, Any](), 0.0, 0
         streams: Any = ()
+        out.metadata.update({OURS.get(name, name): text for name, text in texts.items()})
         if source is not None:
             taken = stack.enter_context(_opened(av, source))
             original, streams = taken.streams.best("audio"), taken.streams

@@ -26,7 +26,17 @@ from audiomask.audio.formats import (
 )
 from audiomask.audio.tags import TEXTS, Tags
 
+OVER_S = 0.5  # that a stretch may end past its recording
 MISSING = ("truncated", "cut off")  # how notes about samples that are not there begin
+
+
+def end_of(start: float, end: float | None, seconds: float) -> float | None:
+    """Return where a stretch of a recording of `seconds` ends, or None if it lies outside.
+
+    Half a second past the end is cut off, as Kaldi's extract-segments does.
+    """
+    end = seconds if end is None else end
+    return min(end, seconds) if 0 <= start < min(end, seconds) and end <= seconds + OVER_S else None
 
 
 def check_readable(path: str) -> None:
@@ -161,16 +171,16 @@ class Reader(AbstractContextManager["Reader"]):
     def _cut(self, begin: float, end: float | None) -> None:
         """Leave only a stretch, in seconds."""
         info = self.info
-        start = round(begin * info.rate)
-        stop = info.frames if end is None else round(end * info.rate)
-        if not 0 <= start < min(stop, info.frames) or stop > info.frames + info.rate / 2:
+        last = end_of(begin, end, info.seconds)
+        start, stop = round(begin * info.rate), round((last or 0) * info.rate)
+        if start >= stop:
             raise AudioError(
                 f"{self.name}: the stretch from {begin:g} to {'the end' if end is None else f'{end:g} s'} is "
                 f"not in its {info.seconds:.2f} s; mend segments"
             )
         self.skip(start)
         self.position, self._offset, self._stretch = 0, start, True
-        self.info = replace(info, frames=min(stop, info.frames) - start)
+        self.info = replace(info, frames=stop - start)
 
     def _other(self, error: Exception) -> media.Decoder:
         """Return a decoder by FFmpeg for what libsndfile could not open."""

@@ -7,6 +7,7 @@ a batch goes on past it.
 from __future__ import annotations
 
 import glob as globbing
+import math
 import os
 import re
 import shutil
@@ -180,17 +181,27 @@ def utterances(folder: Path) -> Iterator[Source]:
         return
     known = {str(source.key): source for source in recordings}
     for number, line in _lines((folder / "segments").read_text("utf-8")):
+        key, *rest = re.split(f"[{BLANKS}]+", line, maxsplit=1)
         try:
-            key, recording, begin, end = re.split(f"[{BLANKS}]+", line)
-            source, times = known[recording], (float(begin), float(end))
-        except (ValueError, KeyError):
-            raise AudioError(
-                f"{folder}/segments:{number}: {line!r} is not 'utterance recording start end' of a "
-                "recording in wav.scp; mend the line, or try audiomask data fix"
-            ) from None
+            recording, begin, end = segment(key, "".join(rest))
+        except ValueError as error:
+            raise AudioError(f"{folder}/segments:{number}: {error}; audiomask data fix drops it") from None
+        if recording not in known:
+            raise AudioError(f"{folder}/segments:{number}: {recording} is not in wav.scp; add it there")
+        source = known[recording]
         relative = _safe(key) + Path(source.relative).suffix
-        stop = None if times[1] == -1 else times[1]
-        yield replace(source, relative=relative, key=key, begin=times[0], end=stop)
+        yield replace(source, relative=relative, key=key, begin=begin, end=end)
+
+
+def segment(key: str, value: str) -> tuple[str, float, float | None]:
+    """Return (recording, start, end) of a line of `segments`; ValueError with the reason."""
+    parts = [part for part in re.split(f"[{BLANKS}]+", value) if part]
+    if len(parts) != 3:
+        raise ValueError(f"{key}: want RECORDING START END, got {value!r}")
+    start, end = float(parts[1]), float(parts[2])
+    if not (math.isfinite(start) and math.isfinite(end)) or start < 0 or (end != -1 and end <= start):
+        raise ValueError(f"{key}: START {parts[1]} and END {parts[2]} are not a stretch of time")
+    return parts[0], start, None if end == -1 else end
 
 
 def _safe(key: str) -> str:

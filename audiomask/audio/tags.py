@@ -16,6 +16,8 @@ from pathlib import Path
 
 import soundfile as sf
 
+from audiomask.audio.atomic import replacing
+
 TEXTS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
 TIME_REFERENCE = 338  # of bext (EBU Tech 3285): samples since midnight, 64 bits
 
@@ -28,6 +30,11 @@ class Tags:
     chunks: Mapping[bytes, bytes] = field(default_factory=dict)
     rate: int = 0
     source: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the chunks, for messages."""
+        return [name.decode().strip() for name in self.chunks]
 
     def write(self, file: sf.SoundFile) -> list[str]:
         """Give a file that is being written the texts; return those that it cannot hold."""
@@ -60,8 +67,7 @@ class Tags:
 def name_speakers(path: Path, mask: int) -> None:
     """Name the speakers of the channels of a whole FLAC file, by the tag of RFC 9639, 8.6.2."""
     entry = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask
-    other = path.with_name(path.name + "2")
-    with path.open("rb") as file, other.open("wb") as out:
+    with replacing(path) as part, path.open("rb") as file, part.open("wb") as out:
         out.write(file.read(4))
         blocks, last = [], False
         while not last:
@@ -86,7 +92,6 @@ def name_speakers(path: Path, mask: int) -> None:
                 bytes([kind | 128 * (i + 1 == len(blocks))]) + len(content).to_bytes(3, "big") + content
             )
         shutil.copyfileobj(file, out, 2**20)
-    other.replace(path)
 
 
 def scaled(name: bytes, content: bytes, factor: Fraction) -> bytes:

@@ -121,15 +121,14 @@ class Writer(AbstractContextManager["Writer"]):
             names = layout.VORBIS.get(self.channels, "").split()
             order = layout.to_wav(names)
             self._order = [order.index(place) for place in range(len(names))] if names else None
-            kept = self.mask in (0, layout.back(layout.mask_of(" ".join(names))))
-            kept = kept or layout.back(self.mask) == layout.mask_of(" ".join(names))
+            kept = not self.mask or layout.back(self.mask) == layout.mask_of(" ".join(names))
         elif format == "FLAC":
             kept = self.channels <= 8  # `finish` names them
         else:
             kept = self.mask in (0, *PLAIN) or layout.set_in(file, self.mask)
         lost += [] if kept else [f"speakers {' '.join(layout.names_of(self.mask))}"]
         if format not in ("WAV", "WAVEX", "RF64"):
-            lost += [name.decode().strip() for name in self.tags.chunks]
+            lost += self.tags.names
         self._lost = lost
         return file
 
@@ -225,8 +224,14 @@ class Writer(AbstractContextManager["Writer"]):
     def _encode(self) -> None:
         sound, self._part = self._part, hidden(self.path)
         self._temporary.append(self._part)
-        suffix = self.path.suffix.lower()
-        self._lost = media.write_sound(sound, self._part, suffix, self.rate, self.mask, self.tags.source)
+        suffix, tags = self.path.suffix.lower(), self.tags
+        try:
+            self._lost = tags.names + media.write_sound(
+                sound, self._part, suffix, self.rate, self.mask, tags.texts, tags.source
+            )
+        except media.NotMediaError as why:
+            held = f"{self.channels} channels at {self.rate} Hz cannot be encoded ({why})"
+            raise AudioError(f"{self.name}: {held}; choose another format, as in: -o out.wav") from None
 
     def abort(self) -> None:
         """Forget the file: close and remove whatever was written."""
@@ -250,7 +255,8 @@ class Writer(AbstractContextManager["Writer"]):
     def notes(self) -> list[str]:
         """Return notes on what happened to the level, and on what the format cannot hold."""
         lost = ", ".join(self._lost)
-        return [f"{self.name}: {self.format} cannot hold {lost}; left out"] * bool(lost) + self._level()
+        what = self.path.suffix if self.format == "MEDIA" else self.format
+        return [f"{self.name}: {what} cannot hold {lost}; left out"] * bool(lost) + self._level()
 
     def _level(self) -> list[str]:
         if self.gain < 1:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from audiomask.audio import AudioError, Reader, Writer, info, read, write
+from audiomask.audio.tags import Tags
 
 av = pytest.importorskip("av")
 RATE = 48000
@@ -23,6 +24,7 @@ def film(path, container, coding, late=0, pictures=True):
             video.width = video.height = 32
             video.pix_fmt = "yuv420p"
         sound = out.add_stream(coding, rate=RATE, layout="stereo")
+        sound.codec_context.open()  # Ogg wants its header first
         out.metadata["title"] = "A walk"
         context = sound.codec_context
         convert = av.AudioResampler(context.format, "stereo", RATE, context.frame_size or None)
@@ -53,6 +55,8 @@ def begin(path):
 
 
 KINDS = {
+    "oga": ("ogg", "flac"),
+    "avi": ("avi", "pcm_s16le"),
     "m4a": ("ipod", "aac"),
     "mp4": ("mp4", "aac"),
     "mov": ("mov", "alac"),
@@ -146,3 +150,19 @@ def test_a_play_list_opens_nothing(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(AudioError, match="not audio that libsndfile or FFmpeg can read"):
             read(tmp_path / name)
+
+
+def test_what_a_recording_says_goes_into_a_phone_file_or_is_named(tmp_path):
+    tags = Tags({"title": "Rain", "artist": "A roof", "tracknumber": "3"}, {b"bext": bytes(700)}, RATE)
+    for suffix, lost in (("m4a", "bext"), ("mka", "bext"), ("aac", "bext, title, artist, tracknumber")):
+        with Writer(tmp_path / f"a.{suffix}", RATE, 2, tags=tags) as writer:
+            writer.write(X)
+        assert writer.notes == [f"{tmp_path}/a.{suffix}: .{suffix} cannot hold {lost}; left out"]
+        with Reader(tmp_path / f"a.{suffix}") as reader:
+            assert reader.tags.texts == ({} if suffix == "aac" else tags.texts)
+
+
+def test_sound_that_no_encoder_takes_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(AudioError, match=r"a\.m4a: 40 channels at 48000 Hz cannot be encoded .* -o out\.wav"):
+        write(tmp_path / "a.m4a", np.zeros((40, 4800), np.float32), RATE)
+    assert list(tmp_path.iterdir()) == []

@@ -136,8 +136,12 @@ def test_segments_are_honoured(tmp_path):
         with pytest.raises(AudioError, match=words), source.open():
             pass
     (tmp_path / "segments").write_text("r9 nobody 0 1\n")
-    with pytest.raises(AudioError, match=r"segments:1: 'r9 nobody 0 1' is not"):
+    with pytest.raises(AudioError, match=r"segments:1: nobody is not in wav\.scp"):
         find_audio([tmp_path])
+    for wrong in ("r9 r 0", "r9 r 2 1", "r9 r nan 1", "r9 r a b"):
+        (tmp_path / "segments").write_text(wrong + "\n")
+        with pytest.raises(AudioError, match=r"segments:1: .*; audiomask data fix drops it"):
+            find_audio([tmp_path])
 
 
 def test_archives_of_kaldi(tmp_path):

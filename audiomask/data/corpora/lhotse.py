@@ -9,8 +9,9 @@ from pathlib import Path
 
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
+from audiomask.audio.reader import end_of
 from audiomask.data.kaldi.collector import as_key
-from audiomask.data.kaldi.directory import DataDir, DataError, end_of, invert
+from audiomask.data.kaldi.directory import DataDir, DataError, invert
 
 
 def _json_lines(path: Path) -> Iterator[dict]:

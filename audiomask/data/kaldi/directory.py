@@ -31,10 +31,9 @@ import soxr
 from audiomask import audio
 from audiomask.audio import AudioError, replacing
 from audiomask.audio.headers import in_archive
+from audiomask.audio.sources import BLANKS, segment
 
 Table = dict[str, str]
-BLANKS = " \t\r"
-OVER_S = 0.5  # that a segment may end past its recording
 NOT_OURS = {"feats.scp", "cmvn.scp", "vad.scp"}
 POOLS = {"rir.scp"}
 NOT_A_DIRECTORY = "not a data directory, it has no wav.scp; `audiomask data import` makes one"
@@ -138,27 +137,6 @@ def scan_table(path: Path) -> tuple[list[tuple[int, str, str]], list[Problem]]:
     return rows, problems
 
 
-def _segment(key: str, value: str) -> tuple[str, float, float | None]:
-    """Return (recording, start, end) of a line of `segments`; ValueError with the reason."""
-    parts = value.strip(BLANKS).replace("\t", " ").split(" ")
-    parts = [part for part in parts if part]
-    if len(parts) != 3:
-        raise ValueError(f"{key}: want RECORDING START END, got {value!r}")
-    start, end = float(parts[1]), float(parts[2])
-    if not np.isfinite([start, end]).all() or start < 0 or (end != -1 and end <= start):
-        raise ValueError(f"{key}: START {parts[1]} and END {parts[2]} are not a stretch of time")
-    return parts[0], start, None if end == -1 else end
-
-
-def end_of(start: float, end: float | None, seconds: float) -> float | None:
-    """Return where a stretch of a recording of `seconds` ends, or None if it lies outside.
-
-    Half a second past the end is cut off, as Kaldi's extract-segments and our reader do.
-    """
-    end = seconds if end is None else end
-    return min(end, seconds) if start < seconds and end <= seconds + OVER_S else None
-
-
 def invert(utt2spk: Mapping[str, str]) -> Table:
     """Return spk2utt of utt2spk."""
     speakers: dict[str, list[str]] = {}
@@ -236,7 +214,7 @@ class DataDir:
             recording, start, end = key, 0.0, None
             if "segments" in self.tables:
                 try:
-                    recording, start, end = _segment(key, self.tables["segments"][key])
+                    recording, start, end = segment(key, self.tables["segments"][key])
                 except ValueError as error:
                     raise DataError(f"{self.path}/segments: {error}") from error
             sources = {}
@@ -260,7 +238,9 @@ class DataDir:
         with source_file(self, utterance.sources[table], allow_pipes) as path:
             if not utterance.start and utterance.end is None:
                 return audio.read(path)
-            with audio.Reader(path, name=utterance.key, begin=utterance.start, end=utterance.end) as reader:
+            with audio.Reader(
+                path, name=f"{path} ({utterance.key})", begin=utterance.start, end=utterance.end
+            ) as reader:
                 return np.concatenate(list(reader.blocks()), axis=1), reader.info.rate
 
     def subset(self, keys: Iterable[str]) -> DataDir:

@@ -8,13 +8,13 @@ import numpy as np
 
 from audiomask import audio
 from audiomask.audio import AudioError
+from audiomask.audio.reader import end_of
+from audiomask.audio.sources import segment
 from audiomask.data.kaldi.directory import (
     NOT_A_DIRECTORY,
     DataDir,
     DataError,
     Problem,
-    _segment,
-    end_of,
     invert,
     keyed_by,
     scan_table,
@@ -54,7 +54,7 @@ class _Scan:
     def check_numbers(self) -> None:
         for key, value in self.tables.get("segments", {}).items():
             try:
-                self.stretches[key] = _segment(key, value)
+                self.stretches[key] = segment(key, value)
             except ValueError as error:
                 self.found("segments", key, str(error))
                 continue

@@ -104,7 +104,9 @@ class JitterBuffer:
         self._stray: int | None = None  # the number that would follow a stray
         self._start: float | None = None  # the sender's, by our clock
         self._starts: deque[float] = deque(maxlen=RECENT)  # as each of the newest packets shows it
-        self._again: list[tuple[int, Any, float]] = []  # number, payload, time of packets that are past
+        self._enough = max(3, ceil(AGAIN_S / self.period))  # packets in a row that show a new beginning
+        # number, payload, time and count of packets that are past
+        self._again: deque[tuple[int, Any, float, str]] = deque(maxlen=self._enough)
         self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
@@ -133,38 +135,39 @@ class JitterBuffer:
             self._meet(place, now)
         if not self._begun:  # the first to arrive need not be the first
             self._next = min(self._next, place)
-        if place in self._waiting or place in self._had:
-            self.counts.duplicated += 1
-        elif place < self._next:
-            self.counts.late += 1
+        kind = "duplicated" if place in self._waiting or place in self._had else "late"
+        if kind == "duplicated" or place < self._next:
+            setattr(self.counts, kind, getattr(self.counts, kind) + 1)
         else:
             self.counts.reordered += place < self._last[1]
             self._waiting[place] = payload
         if place > self._last[1]:
-            self._last, self._again = (number, place), []
+            self._last = number, place
+            self._again.clear()
         elif place < self._next:
-            self._restarted(number, payload, now)
+            self._restarted(number, payload, now, kind)
         self._give(self._last[1] - self.depth + 1)
 
-    def _restarted(self, number: int, payload: Any, now: float) -> None:
+    def _restarted(self, number: int, payload: Any, now: float, kind: str) -> None:
         """Begin anew if packets in a row, for `AGAIN_S`, have numbers that are past.
 
         A network that doubles packets has new ones between them, or sends them faster than a talker speaks.
         """
-        if self._again and number != (self._again[-1][0] + 1) % NUMBERS:
-            self._again = []
-        self._again.append((number, payload, now))
-        count = max(3, ceil(AGAIN_S / self.period))
-        span = now - self._again[-count][2] if len(self._again) >= count else -1.0
-        if span < (count - 1) * self.period / 2 if self.realtime else span < 0:
+        again = self._again
+        if again and number != (again[-1][0] + 1) % NUMBERS:
+            again.clear()
+        again.append((number, payload, now, kind))
+        few = len(again) < self._enough
+        if few or (self.realtime and now - again[0][2] < (self._enough - 1) * self.period / 2):
             return
-        again, self._again = self._again[-count:], []
         first = self._anew(again[0][0])
-        self._last = again[-1][0], first + count - 1
-        for place, (_, waiting, at) in enumerate(again, first):
+        self._last = number, first + len(again) - 1
+        for place, (_, waiting, at, counted) in enumerate(again, first):
             self._waiting[place] = waiting
+            setattr(self.counts, counted, getattr(self.counts, counted) - 1)  # it is heard after all
             if self.realtime:
                 self._meet(place, at)
+        again.clear()
 
     def _anew(self, number: int) -> int:
         """Play out what waits, give `number` the place after it, and return that place."""

@@ -228,6 +228,8 @@ def test_a_sender_that_begins_anew_within_seconds_is_heard():
     buffer = JitterBuffer(2)
     out = through(buffer, [*range(20), *range(20)])
     assert out == [*range(20), *range(20)]
+    assert (buffer.counts.received, buffer.counts.played) == (40, 40)
+    assert (buffer.counts.duplicated, buffer.counts.late, buffer.counts.lost) == (0, 0, 0)
 
 
 def test_a_doubled_burst_is_not_a_new_beginning():
