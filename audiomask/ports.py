@@ -32,7 +32,7 @@ TYPES: dict[str, Type] = {
     "pcm": Type(),  # samples of sound, full scale 1
     "lost": Type(),  # 1 where a frame did not arrive, else 0
     "noise": Type(neutral=None),  # Gaussian, of variance 1
-    "codes": Type(_INT),  # indices below `levels`
+    "codes": Type(_INT, -1),  # indices below `levels`; below 0 for none
     "bits": Type(_INT),  # 0 or 1
     "probabilities": Type(),
     "embedding": Type(),

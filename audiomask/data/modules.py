@@ -236,6 +236,13 @@ class LossySpeech(NoisySpeech):
         return Traced(path, self.sample_rate, self.packet_ms)
 
 
+class CodedSpeech(NoisySpeech):
+    """Provides `NoisySpeech` for a codec, validated with recordings as they are."""
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Clips(path, self.sample_rate)
+
+
 class PairedSpeech(Rows):
     """Provides pairs of noisy and clean recordings, for `augment.Augment` and validation.
 

@@ -53,6 +53,10 @@ class StreamingModel(Streaming):
         dtype = like.dtype if port.dtype.kind == "f" else torch.int64
         return torch.as_tensor(value, dtype=dtype, device=like.device).expand(shape)
 
+    def learn(self, x: Tensor, **inputs: Any) -> tuple[Any, dict[str, Tensor]]:
+        """Return what `forward` does, and the terms by name that this model adds to a training's losses."""
+        return self(x, **inputs), {}
+
     def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return how far the codewords `codes [B, n, T]` lie from their targets, `[B, n, T]`.
 

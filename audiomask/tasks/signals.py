@@ -104,8 +104,8 @@ class Signals(Task):
             hide(mask_input, mask_attention)
         self._clips: list[dict[str, float]] = []
 
-    def run(self, example: Example) -> dict[str, Tensor]:
-        """Return the network's output for an example, by the names of the wanted signals."""
+    def run(self, example: Example) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the network's output for an example, by the names of the wanted signals, and its terms."""
         first, *others = self.model.inputs
         for port in self.model.inputs:
             if port.kind == "stream" and port.name not in example.given:
@@ -118,21 +118,22 @@ class Signals(Task):
                 f"the data have {x.shape[1]} channels and {self.model.name} takes {first.channels}; "
                 "make them equal"
             )
-        y = self.model(x, **{p.name: example.given[p.name] for p in others if p.name in example.given})
+        beside = {p.name: example.given[p.name] for p in others if p.name in example.given}
+        y, terms = self.model.learn(x, **beside) if self.objective.outside else (self.model(x, **beside), {})
         made = self.model.by_port(y)
         if len(example.wanted) == 1:
-            return dict.fromkeys(example.wanted, next(iter(made.values())))
+            return dict.fromkeys(example.wanted, next(iter(made.values()))), terms
         if missing := sorted(set(example.wanted) - set(made)):
             raise AudioError(f"{self.model.name} makes {list(made)}, and {missing} are wanted too")
-        return {name: made[name] for name in example.wanted}
+        return {name: made[name] for name in example.wanted}, terms
 
     def compare(self, example: Example) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Return the value to minimise, the parts of the loss, and the network's output."""
-        made = self.run(example)
+        made, terms = self.run(example)
         sounds = [made, example.wanted]
         if self.relative:
             sounds = [{name: x / example.level for name, x in of.items()} for of in sounds]
-        return *self.objective(*sounds, example.where), made
+        return *self.objective(*sounds, example.where, terms), made
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         torch.manual_seed(int(batch["seed"][0]))  # for what is hidden: a resumed run goes on as before

@@ -1,0 +1,132 @@
+"""Build codecs: a network that is trained as a whole, and its two parts that run apart.
+
+    class MyCodec(Codec):
+        parts = {"enc": "package.MyEncoder", "dec": "package.MyDecoder"}
+
+        def __init__(self):
+            super().__init__()
+            self.encoder = ...      # streaming block, sound [B, C, T] -> latents [B, D, T / stride]
+            self.quantizer = ResidualQuantizer(...)
+            self.decoder = ...      # streaming block, latents (and lost: [B, D + 1, T / stride]) -> sound
+            self.assemble()
+
+    class MyEncoder(Encodes, MyCodec): ...     # sound -> codes
+    class MyDecoder(Decodes, MyCodec): ...     # codes, lost -> sound
+
+Each part holds the weights of the whole and exports what it runs. A code of -1 stands for none, so a decoder
+plays any number of the codebooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audiomask.nn.quantize import ResidualQuantizer
+from audiomask.streaming import Port, Steps, Streaming, StreamingModel, whole
+
+
+class Codec(StreamingModel):
+    """A base of codecs, sound `[B, C, T]` to codes and back, which is what is trained.
+
+    The decoder of an `informed` one has a stream `lost [B, 1, T / stride]`, 1 for frames that did not arrive.
+    The control `books` says how many codebooks are sent, by default all.
+    """
+
+    task = "codec"
+    informed = False
+    channels = 1
+    encoder: Streaming
+    decoder: Streaming
+    quantizer: ResidualQuantizer
+
+    def assemble(self) -> None:
+        """Set ports, hop and delay, once encoder, quantizer and decoder are there."""
+        rate, books = Fraction(self.encoder.rate), self.quantizer.books
+        self.stride = whole(1 / rate, "stride")
+        self.audio, self.sound = Port("audio", channels=self.channels), Port("decoded", channels=self.channels)
+        self.codes = Port("codes", type="codes", rate=rate, channels=books, levels=self.quantizer.levels)
+        self.lost = Port("lost", type="lost", rate=rate, doc="1 where a frame of codes did not arrive")
+        self.sent = Port(
+            "books", "control", "int", default=books, minimum=1, maximum=books, doc="codebooks that are sent"
+        )
+        self.connect()
+
+    def connect(self) -> None:
+        """Set the ports, and compose the path between them."""
+        self.inputs = (self.audio, *([self.lost] if self.informed else []), self.sent)
+        self.outputs = (self.sound,)
+        self.compose(self.encoder, self.decoder)
+
+    def named_blocks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, "decoder": self.decoder}
+
+    def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> Tensor:
+        """Return codes `[B, n, T / stride]` of sound, -1 from codebook `books [B]` on."""
+        codes = self.quantizer.encode(step("encoder", x))
+        order = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
+        return torch.where(order < self.control("books", books, codes)[:, None, None], codes, -1)
+
+    def decode(self, z: Tensor, lost: Tensor | None, step: Steps) -> Tensor:
+        """Return the sound of quantized latents `[B, D, T / stride]`."""
+        if self.informed:
+            lost = torch.zeros_like(z[:, :1]) if lost is None else lost
+            z = torch.cat([z * (1 - lost), lost], 1)
+        return step("decoder", z)
+
+    def step(self, x, state, lost=None, books=None, **controls):
+        step = Steps(self, state)
+        z = self.quantizer.decode(self.encode(x, books, step))
+        return self.decode(z, lost, step), step.states
+
+    def learn(self, x: Tensor, lost: Tensor | None = None, books: Tensor | None = None, **inputs: Any):
+        """Return the sound of whole signals `[B, C, T]`, and the term `commitment`."""
+        length, late = x.shape[2], whole(self.delay)
+        frames = -((length + late) // -self.stride)
+        x = F.pad(x, (0, frames * self.stride - length))
+        step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
+        z, commitment = self.quantizer(step("encoder", x), books)
+        if lost is not None:
+            lost = F.pad(lost, (0, frames - lost.shape[2]))
+        return self.decode(z, lost, step)[:, :, late : late + length], {"commitment": commitment}
+
+
+class Encodes:
+    """The part of a codec that makes codes of sound."""
+
+    def connect(self: Any) -> None:
+        self.task, self.inputs, self.outputs = "encode", (self.audio, self.sent), (self.codes,)
+        self.compose(self.encoder)
+
+    def named_blocks(self: Any) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder}
+
+    def step(self: Any, x, state, books=None, **controls):
+        step = Steps(self, state)
+        return self.encode(x, books, step), step.states
+
+    def distances(self: Any, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        x = inputs["audio"]
+        step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
+        return self.quantizer.distances(step("encoder", x), codes)
+
+
+class Decodes:
+    """The part of a codec that makes sound of codes, and of nothing where they are lost."""
+
+    def connect(self: Any) -> None:
+        self.task, self.inputs = "decode", (self.codes, *([self.lost] if self.informed else []))
+        self.outputs = (self.sound,)
+        self.compose(self.decoder)
+
+    def named_blocks(self: Any) -> dict[str, nn.Module]:
+        return {"decoder": self.decoder}
+
+    def step(self: Any, codes, state, lost=None, **controls):
+        step = Steps(self, state)
+        return self.decode(self.quantizer.decode(codes), lost, step), step.states
