@@ -100,8 +100,10 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     take its arguments, and the front end where they have one, and hold its weights. A network without parts
     is its only one, "". Raises WeightsError where no front end is given.
     """
-    cls = class_of(config["class_path"]) if "class_path" in config else nn.Module
-    parts: Mapping[str, str] = {} if issubclass(cls, Streaming) else getattr(cls, "parts", {})
+    path = config.get("class_path")
+    parts: Mapping[str, str] = getattr(class_of(path), "parts", {}) if path else {}
+    if path in parts.values():  # a part, which inherits them
+        parts = {}
     found = {}
     for name, path in parts.items():
         arguments = dict(config.get("init_args") or {})

@@ -6,7 +6,7 @@ of groups of channels (Yang et al. 2023, HiFi-Codec). Everything runs once in 20
 
     x -> frames of 20 ms, each with the one before it (40 ms) -> linear -> level, shape
       -> blocks -> GRU -> latent [48] -> 6 stages of 3 groups of 1024 codewords: 180 bits
-    codes -> latent, lost -> linear over 3 frames, one of them ahead -> GRU -> blocks -> gain, shape
+    codes -> latent, lost -> linear over 3 frames, the last of them ahead -> GRU -> blocks -> gain, shape
       -> linear -> 40 ms, overlapped -> y
 
 A frame is brought to one level, whose logarithm goes beside it, so quiet and loud sound are coded alike. The
@@ -48,6 +48,15 @@ class Samples(Streaming):
 
     def step(self, x, state, **controls):
         return x.mT.flatten(1)[:, None], state
+
+
+class Late(Streaming):
+    """A block that passes frames on, which the network before it has made one frame late."""
+
+    delay = 1
+
+    def step(self, x, state, **controls):
+        return x, state
 
 
 class Block(Streaming):
@@ -97,17 +106,17 @@ class Decoder(Streaming):
 
     def __init__(self, channels: int, wider: int, blocks: int, latent: int) -> None:
         super().__init__()
-        self.into = Conv1d(latent + 1, channels, 3, lookahead=1)
+        self.into = Conv1d(latent + 1, channels, 3)
         self.gru = GRU(channels, channels)
         self.blocks = Sequential(*(Block(channels, wider) for _ in range(blocks)))
         self.norm = nn.LayerNorm(channels)
         self.gain = nn.Linear(channels, 1)
         self.synthesis = Conv1d(channels, STRIDE, 2, bias=False)
-        self.samples = Samples()
+        self.late, self.samples = Late(), Samples()
         with torch.no_grad():
             self.gain.weight.mul_(0.1)
             self.gain.bias.fill_(-3.0)  # about -26 dB
-        self.compose(self.into, self.gru, self.blocks, self.synthesis, self.samples)
+        self.compose(self.into, self.gru, self.blocks, self.synthesis, self.late, self.samples)
 
     def step(self, z, state, **controls):
         step = Steps(self, state)

@@ -86,22 +86,21 @@ class ResidualQuantizer(nn.Module):
         return rows.unflatten(1, (batch, -1)).permute(1, 0, 3, 2).flatten(1, 2)
 
     def _search(self, rest: Tensor, stage: int) -> tuple[Tensor, Tensor]:
-        """Return indices `[G, N]` and codewords `[G, N, d]` nearest to `rest [G, N, d]`."""
+        """Return indices `[.., G, N]` and codewords `[.., G, N, d]` nearest to `rest [.., G, N, d]`."""
         book = self.embed[stage]
         score = rest @ book.mT - 0.5 * book.square().sum(2)[:, None]
-        index = score.argmax(2)
+        index = score.argmax(-1)
         first = torch.arange(self.groups, device=rest.device)[:, None] * self.levels
         return index, F.embedding(index + first, book.flatten(0, 1))
 
     def encode(self, z: Tensor) -> Tensor:
         """Return codes `[B, books, T]` of `z [B, D, T]`."""
-        rest, found = self._rows(z), []
+        rest, found = z.unflatten(1, (self.groups, -1)).mT, []  # [B, G, T, d]
         for stage in range(self.stages):
             index, word = self._search(rest, stage)
             rest = rest - word
             found.append(index)
-        codes = torch.cat(found).reshape(self.books, len(z), -1)
-        return codes.transpose(0, 1)
+        return torch.stack(found, 1).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the sum of codewords `[B, D, T]` of `codes [B, books, T]`; a code below 0 adds nothing."""
