@@ -71,7 +71,7 @@ def test_the_network_hears_zeros_and_should_give_what_was_sent(blind):
     assert torch.equal(example.where > 0, lost)
     assert sent.square().mean() > heard.square().mean() > 0
     informed = {} if blind else {"lost": example.given["lost"]}
-    assert torch.equal(t.run(example)["sent"], t.model(example.given["audio"], **informed))
+    assert torch.equal(t.run(example)[0]["sent"], t.model(example.given["audio"], **informed))
 
 
 def test_a_row_of_which_all_is_lost_does_not_count_more_than_others():

@@ -1,0 +1,163 @@
+"""Residual quantizers: the search, the sum of codewords, the averages that train them."""
+
+import numpy as np
+import pytest
+import torch
+
+from audiomask.nn.quantize import ResidualQuantizer
+
+
+def quantizer(**changes) -> ResidualQuantizer:
+    torch.manual_seed(0)
+    arguments = {"dim": 6, "stages": 3, "levels": 16, "groups": 2, "expire": 0.0} | changes
+    return ResidualQuantizer(**arguments)
+
+
+def z(batch=2, dim=6, frames=50, seed=1):
+    return torch.randn(batch, dim, frames, generator=torch.Generator().manual_seed(seed))
+
+
+def nearest(q: ResidualQuantizer, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and sum of codewords by distances in double, vector for vector."""
+    book, width = q.embed.double().numpy(), q.dim // q.groups
+    codes, total = np.zeros((len(x), q.books, x.shape[2]), int), np.zeros(x.shape)
+    for b, group, t in np.ndindex(len(x), q.groups, x.shape[2]):
+        part = slice(group * width, (group + 1) * width)
+        rest = x[b, part, t].double().numpy()
+        for stage in range(q.stages):
+            k = ((book[stage, group] - rest) ** 2).sum(1).argmin()
+            codes[b, stage * q.groups + group, t] = k
+            total[b, part, t] += book[stage, group, k]
+            rest = rest - book[stage, group, k]
+    return codes, total
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_codes_are_those_of_the_nearest_codewords_stage_by_stage(groups):
+    q = quantizer(groups=groups)
+    codes, total = nearest(q, z())
+    assert np.array_equal(q.encode(z()).numpy(), codes)
+    np.testing.assert_allclose(q.decode(q.encode(z())).numpy(), total, atol=1e-6)
+
+
+def test_equally_near_codewords_give_the_lower_index():
+    q = quantizer(stages=1, groups=1, dim=2, levels=4)
+    q.embed = torch.tensor([[0.0, 5.0], [1.0, 0.0], [-1.0, 0.0], [1.0, 0.0]]).view(1, 1, 4, 2)
+    codes = q.encode(torch.tensor([[0.0, 2.0, -2.0], [0.0, 0.0, 0.0]])[None])
+    assert codes.tolist() == [[[1, 1, 2]]]
+    for frames in (1, 2, 7, 64):  # at every length of a call
+        assert q.encode(torch.zeros(3, 2, frames)).unique().tolist() == [1]
+
+
+def test_codes_below_zero_add_nothing():
+    q = quantizer()
+    codes = q.encode(z())
+    some = codes.clone()
+    some[:, 3:] = -1
+    part = sum(
+        torch.nn.functional.embedding(codes[:, i], q.embed[divmod(i, 2)]).mT
+        for i in (0, 2)  # books 0 and 2 are group 0 of stages 0 and 1
+    )
+    torch.testing.assert_close(q.decode(some)[:, :3], part)
+    assert not q.decode(torch.full_like(codes, -1)).any()
+
+
+def test_distances_are_those_of_what_remains():
+    q = quantizer()
+    codes = q.encode(z())
+    found = q.distances(z(), codes)
+    _, total = nearest(q, z())
+    rest = (z().double().numpy() - total) ** 2
+    np.testing.assert_allclose(found[:, -2].numpy(), rest[:, :3].sum(1), rtol=1e-4)
+    np.testing.assert_allclose(found[:, -1].numpy(), rest[:, 3:].sum(1), rtol=1e-4)
+    assert (q.distances(z(), (codes + 1) % 16)[:, 0] > found[:, 0]).all()
+
+
+def test_training_quantizes_as_the_codes_do_and_passes_the_gradient_straight():
+    q = quantizer().eval()
+    x = z().requires_grad_()
+    y, commitment = q(x)
+    torch.testing.assert_close(y, q.decode(q.encode(x)))
+    (y * 3).sum().backward()
+    assert (x.grad == 3).all()
+    assert commitment > 0
+
+
+def test_each_row_has_its_number_of_codebooks():
+    q = quantizer().eval()
+    codes = q.encode(z())
+    codes[0, 2:], codes[1, 5:] = -1, -1
+    y, _ = q(z(), torch.tensor([2, 5]))
+    torch.testing.assert_close(y, q.decode(codes))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_commitment_teaches_all_stages_only_with_one_estimator(whole):
+    """With one at each stage the gradient of the later stages vanishes (encodec, issue 25)."""
+    gradients = []
+    for stages in (1, 3):
+        q = quantizer(groups=1, global_estimator=whole).eval()
+        x = z().requires_grad_()
+        q(x, torch.tensor([stages, stages]))[1].mul(stages).backward()
+        gradients.append(x.grad)
+    assert torch.allclose(*gradients) != whole
+
+
+def test_codebooks_begin_as_means_and_follow_what_they_code():
+    q = quantizer(stages=1, groups=1, dim=2, levels=4, means=20).train()
+    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    g = torch.Generator().manual_seed(3)
+    x = centres[torch.randint(4, (2, 200), generator=g)] + 0.1 * torch.randn(2, 200, 2, generator=g)
+    assert not q.inited.any()
+    for _ in range(4):  # some starts leave two codewords in one cluster
+        q.inited.zero_()
+        q(x.mT)
+        found = (torch.cdist(centres, q.embed[0, 0]).amin(1) < 0.1).all()
+        if found:
+            break
+    assert q.inited.all()
+    assert found
+    moved = x + 1
+    for _ in range(600):
+        q(moved.mT)
+    assert (torch.cdist(centres + 1, q.embed[0, 0]).amin(1) < 0.1).all()
+
+
+def test_averages_are_the_exponential_ones_of_the_batches():
+    q = quantizer(stages=1, groups=1, dim=2, levels=2, decay=0.9, expire=0.0).train()
+    q.inited.fill_(True)
+    q.embed = torch.tensor([[[[0.0, 0.0], [4.0, 4.0]]]])
+    q.embed_avg = q.embed * 3.0
+    q.cluster_size = torch.full((1, 1, 2), 3.0)
+    q(torch.tensor([[[1.0, 0.0, 5.0], [0.0, 1.0, 5.0]]]))
+    size = torch.tensor([0.9 * 3 + 0.1 * 2, 0.9 * 3 + 0.1 * 1])
+    total = torch.tensor([[0.1, 0.1], [0.9 * 12 + 0.5, 0.9 * 12 + 0.5]])
+    torch.testing.assert_close(q.cluster_size[0, 0], size)
+    torch.testing.assert_close(q.embed[0, 0], total / size[:, None], rtol=1e-4, atol=1e-4)
+
+
+def test_a_codeword_that_codes_nothing_starts_anew_and_stays():
+    q = quantizer(stages=1, groups=1, dim=2, levels=8, expire=0.5, decay=0.5).train()
+    q.inited.fill_(True)
+    q.embed[0, 0] = 100.0
+    q.embed_avg[0, 0] = 100.0
+    x = z(dim=2, frames=400)
+    for _ in range(20):
+        q(x)
+    assert q.embed.abs().max() < 5
+    assert len(q.encode(x).unique()) == 8
+    before = q.embed.clone()
+    q(x)
+    assert (q.embed - before).abs().max() < 0.5
+
+
+def test_evaluation_leaves_the_codebooks_alone():
+    q = quantizer().eval()
+    before = {name: x.clone() for name, x in q.state_dict().items()}
+    q(z())
+    assert all(torch.equal(x, before[name]) for name, x in q.state_dict().items())
+
+
+def test_channels_must_divide_among_the_groups():
+    with pytest.raises(ValueError, match="7 channels cannot be divided among 2 groups"):
+        quantizer(dim=7)
