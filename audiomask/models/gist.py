@@ -1,26 +1,27 @@
 """Code speech at 16 kHz to 1.5 to 9 kbit/s and back, 20 ms after the frame: Gist.
 
-Gist is our own; its parts are published elsewhere: frames that a linear layer transforms, ConvNeXt blocks (Liu
-et al. 2022) and GRUs at the rate of the codes, as in StreamCodec (arXiv 2504.06561), and residual quantization
-of groups of channels (Yang et al. 2023, HiFi-Codec). Everything runs once in 20 ms.
+Gist is our own; its parts are published elsewhere: frames that a linear layer transforms, ConvNeXt blocks
+(Liu et al. 2022) and GRUs at the rate of the codes, as in StreamCodec (arXiv 2504.06561), and residual
+quantization of groups of channels (Yang et al. 2023, HiFi-Codec). Everything runs once in 20 ms.
 
     x -> frames of 20 ms, each with the one before it (40 ms) -> linear -> level, shape
       -> blocks -> GRU -> latent [48] -> 6 stages of 3 groups of 1024 codewords: 180 bits
     codes -> latent, lost -> linear over 3 frames, the last of them ahead -> GRU -> blocks -> gain, shape
       -> linear -> 40 ms, overlapped -> y
 
-A frame is brought to one level, whose logarithm goes beside it, so quiet and loud sound are coded alike. The
-frame ahead is the latency: 20 ms, and 20 for the frame. Where frames are lost the decoder is told so, and goes
-on from what its GRU remembers and from the frame after the loss.
+A frame is brought to one level, whose logarithm goes beside it, so quiet and loud sound are coded alike.
+The frame ahead is the latency: 20 ms, and 20 for the frame. Where frames are lost the decoder is informed,
+and goes on from what its GRU remembers and from the frame after the loss.
 """
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
 from audiomask.nn.conv import Conv1d
@@ -30,6 +31,17 @@ from audiomask.streaming import Sequential, Steps, Streaming
 
 STRIDE = 320  # samples of a frame
 QUIET = 1e-10  # power that is added to a frame's: -100 dBFS
+
+
+def mdct(count: int) -> Tensor:
+    """Return the lowest `count` functions of the MDCT with a sine window, `[count, 640]`.
+
+    Both sides begin with them, so that the untrained codec passes low frequencies on. From random layers it
+    would take hundreds of steps to find that sound can be passed on at all.
+    """
+    k, n = torch.arange(count)[:, None] + 0.5, torch.arange(2 * STRIDE) + 0.5
+    basis = torch.cos(math.pi / STRIDE * k * (n + STRIDE / 2)) * torch.sin(math.pi * n / (2 * STRIDE))
+    return basis * math.sqrt(2 / STRIDE)
 
 
 class Frames(Streaming):
@@ -68,7 +80,7 @@ class Block(Streaming):
         self.norm = nn.LayerNorm(channels)
         self.up, self.down = nn.Linear(channels, wider), nn.Linear(wider, channels)
         with torch.no_grad():
-            self.down.weight.mul_(0.3)  # close to the identity at first
+            self.down.weight.mul_(0.1)  # close to the identity at first
         self.compose(self.conv)
 
     def step(self, x, state, **controls):
@@ -87,8 +99,14 @@ class Encoder(Streaming):
         self.level = nn.Linear(1, channels)
         self.blocks = Sequential(*(Block(channels, wider) for _ in range(blocks)))
         self.gru = GRU(channels, channels)
+        self.mix = nn.Parameter(torch.full((channels, 1), 0.1))
         self.norm = nn.LayerNorm(channels)
         self.out = nn.Linear(channels, latent)
+        with torch.no_grad():
+            self.analysis.weight.copy_(torch.stack(mdct(channels).chunk(2, 1), 2))
+            self.level.weight.mul_(0.1)
+            self.level.bias.zero_()
+            self.out.weight.mul_(0.1).add_(torch.eye(latent, channels))
         self.compose(self.frames, self.analysis, self.blocks, self.gru)
 
     def step(self, x, state, **controls):
@@ -97,7 +115,7 @@ class Encoder(Streaming):
         power = h.square().mean(1, keepdim=True) + QUIET
         h = h * power.rsqrt() + self.level(0.1 * power.log().mT + 1).mT
         h = step("blocks", h)
-        h = h + step("gru", h)
+        h = h + self.mix * step("gru", h)
         return self.out(self.norm(h.mT)).mT, step.states
 
 
@@ -108,20 +126,23 @@ class Decoder(Streaming):
         super().__init__()
         self.into = Conv1d(latent + 1, channels, 3)
         self.gru = GRU(channels, channels)
+        self.mix = nn.Parameter(torch.full((channels, 1), 0.1))
         self.blocks = Sequential(*(Block(channels, wider) for _ in range(blocks)))
         self.norm = nn.LayerNorm(channels)
         self.gain = nn.Linear(channels, 1)
         self.synthesis = Conv1d(channels, STRIDE, 2, bias=False)
         self.late, self.samples = Late(), Samples()
         with torch.no_grad():
+            self.into.weight.mul_(0.1)[:, :latent, 2].add_(torch.eye(channels, latent))
             self.gain.weight.mul_(0.1)
             self.gain.bias.fill_(-3.0)  # about -26 dB
+            self.synthesis.weight.copy_(torch.stack(mdct(channels).T.chunk(2)[::-1], 2))
         self.compose(self.into, self.gru, self.blocks, self.synthesis, self.late, self.samples)
 
-    def step(self, z, state, **controls):
+    def step(self, x, state, **controls):
         step = Steps(self, state)
-        h = step("into", z)
-        h = step("blocks", h + step("gru", h))
+        h = step("into", x)
+        h = step("blocks", h + self.mix * step("gru", h))
         h = self.norm(h.mT)
         h = (h * self.gain(h).clamp(-14, 3).exp()).mT
         return step("samples", step("synthesis", h)), step.states

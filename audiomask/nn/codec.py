@@ -49,7 +49,10 @@ class Codec(StreamingModel):
         """Set ports, hop and delay, once encoder, quantizer and decoder are there."""
         rate, books = Fraction(self.encoder.rate), self.quantizer.books
         self.stride = whole(1 / rate, "stride")
-        self.audio, self.sound = Port("audio", channels=self.channels), Port("decoded", channels=self.channels)
+        self.audio, self.sound = (
+            Port("audio", channels=self.channels),
+            Port("decoded", channels=self.channels),
+        )
         self.codes = Port("codes", type="codes", rate=rate, channels=books, levels=self.quantizer.levels)
         self.lost = Port("lost", type="lost", rate=rate, doc="1 where a frame of codes did not arrive")
         self.sent = Port(
@@ -96,37 +99,37 @@ class Codec(StreamingModel):
         return self.decode(z, lost, step)[:, :, late : late + length], {"commitment": commitment}
 
 
-class Encodes:
+class Encodes(Codec):
     """The part of a codec that makes codes of sound."""
 
-    def connect(self: Any) -> None:
+    def connect(self) -> None:
         self.task, self.inputs, self.outputs = "encode", (self.audio, self.sent), (self.codes,)
         self.compose(self.encoder)
 
-    def named_blocks(self: Any) -> dict[str, nn.Module]:
+    def named_blocks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder}
 
-    def step(self: Any, x, state, books=None, **controls):
+    def step(self, x, state, lost=None, books=None, **controls):
         step = Steps(self, state)
         return self.encode(x, books, step), step.states
 
-    def distances(self: Any, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         x = inputs["audio"]
         step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
         return self.quantizer.distances(step("encoder", x), codes)
 
 
-class Decodes:
+class Decodes(Codec):
     """The part of a codec that makes sound of codes, and of nothing where they are lost."""
 
-    def connect(self: Any) -> None:
+    def connect(self) -> None:
         self.task, self.inputs = "decode", (self.codes, *([self.lost] if self.informed else []))
         self.outputs = (self.sound,)
         self.compose(self.decoder)
 
-    def named_blocks(self: Any) -> dict[str, nn.Module]:
+    def named_blocks(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder}
 
-    def step(self: Any, codes, state, lost=None, **controls):
+    def step(self, x, state, lost=None, books=None, **controls):
         step = Steps(self, state)
-        return self.decode(self.quantizer.decode(codes), lost, step), step.states
+        return self.decode(self.quantizer.decode(x), lost, step), step.states

@@ -4,13 +4,13 @@
     codes = quantizer.encode(z)                       # [B, 128, T] -> [B, 8, T] int64
     z = quantizer.decode(codes)                       # the sum of the codewords
 
-Residual vector quantization as in SoundStream (Zeghidour et al. 2021) and EnCodec (Défossez et al. 2022): with
-r_0 = z, stage i takes the codeword q_i nearest to r_(i-1) and leaves r_i = r_(i-1) - q_i. Codebooks follow
-exponential averages of the vectors that they code; codewords that code next to nothing start anew.
+Residual vector quantization as in SoundStream (Zeghidour et al. 2021) and EnCodec (Défossez et al. 2022):
+with r_0 = z, stage i takes the codeword q_i nearest to r_(i-1) and leaves r_i = r_(i-1) - q_i. Codebooks
+follow exponential averages of the vectors that they code; codewords that code next to nothing start anew.
 
-**Which codeword is the nearest.** The one of the highest score <r, q> - |q|^2 / 2, and of equal scores the one
-of the lowest index. Scores are float32, and sums of other lengths, threads or frameworks differ in their last
-bits; where two scores are that close the codes may differ, and only there (`distances`, which the proof of an
+The nearest codeword is the one of the highest score <r, q> - |q|^2 / 2, and of equal scores the one of the
+lowest index. Scores are float32, and sums of other lengths, threads or frameworks differ in their last bits;
+where two scores are that close the codes may differ, and only there (`distances`, which the proof of an
 exported graph looks at).
 """
 

@@ -60,6 +60,7 @@ class Opus:
     def __init__(self, kbps: float = 32.0, packet_ms: float = 20.0):
         self.library = find_opus()
         self.kbps, self.packet_ms = kbps, packet_ms
+        self.bytes = 0  # of all packets so far
         self.name = self.library.opus_get_version_string().decode()
 
     def _create(self, side: str, sample_rate: int, *more: int) -> ctypes.c_void_p:
@@ -95,6 +96,7 @@ class Opus:
                 )
                 if length < 0:
                     raise ValueError(f"{self.name} cannot code packets of {size} samples (status {length})")
+                self.bytes += length
                 missing = n < count and gone[n]
                 packet, length = (None, 0) if missing else (data, length)
                 self.library.opus_decode_float(decoder, packet, length, made.ctypes.data_as(FLOAT_P), size, 0)
