@@ -72,7 +72,7 @@ class Late(Streaming):
 
 
 class Block(Streaming):
-    """A causal ConvNeXt block over frames `[B, C, T]`: depthwise convolution, norm, two linear layers."""
+    """A causal ConvNeXt block over `[B, C, T]`: depthwise convolution, norm, two linear layers."""
 
     def __init__(self, channels: int, wider: int, kernel: int = 7) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Decoder(Streaming):
 
 
 class Gist(Codec):
-    """A speech codec at 16 kHz, sound `[B, 1, T]` to the same, in the parts `GistEncoder`, `GistDecoder`.
+    """A speech codec at 16 kHz, of sound `[B, 1, T]`, in two parts, encoder and decoder.
 
     Args:
         channels, wider: Width of the network, and inside its blocks.

@@ -103,7 +103,7 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(found, 1).flatten(1, 2)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return the sum of codewords `[B, D, T]` of `codes [B, books, T]`; a code below 0 adds nothing."""
+        """Return the sum of codewords `[B, D, T]` of `codes [B, books, T]`, of those from 0 up."""
         first = torch.arange(self.books, device=codes.device)[:, None] * self.levels
         words = F.embedding((codes + first).clamp_min(0), self.embed.flatten(0, 2))
         words = words * (codes >= 0)[..., None]

@@ -54,7 +54,7 @@ class StreamingModel(Streaming):
         return torch.as_tensor(value, dtype=dtype, device=like.device).expand(shape)
 
     def learn(self, x: Tensor, **inputs: Any) -> tuple[Any, dict[str, Tensor]]:
-        """Return what `forward` does, and the terms by name that this model adds to a training's losses."""
+        """Return what `forward` does, and by name the terms that this model adds to the losses."""
         return self(x, **inputs), {}
 
     def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:

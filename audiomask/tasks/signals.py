@@ -105,7 +105,7 @@ class Signals(Task):
         self._clips: list[dict[str, float]] = []
 
     def run(self, example: Example) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the network's output for an example, by the names of the wanted signals, and its terms."""
+        """Return the network's output by the names of the wanted signals, and its own terms."""
         first, *others = self.model.inputs
         for port in self.model.inputs:
             if port.kind == "stream" and port.name not in example.given:

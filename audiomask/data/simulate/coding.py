@@ -1,4 +1,4 @@
-"""Train a codec: sound to be coded, by some of its codebooks, over a network that loses frames."""
+"""Train a codec: sound to be coded by some of its codebooks, of which frames are lost."""
 
 from __future__ import annotations
 
