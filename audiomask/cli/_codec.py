@@ -28,7 +28,7 @@ def add_codec_arguments(add: Adder, *, kbps: bool) -> None:
 
 
 def books_wanted(args: argparse.Namespace) -> int:
-    """Return the books that `--kbps` stands for, or raise `UsageError`, which says which rates there are."""
+    """Return the books that `--kbps` stands for; `UsageError` says which rates there are."""
     artifact = codec_part(args.model, "enc")
     try:
         return books_of(artifact, args.kbps)
@@ -37,7 +37,7 @@ def books_wanted(args: argparse.Namespace) -> int:
 
 
 def output_of(args: argparse.Namespace) -> str | None:
-    """Return `-o`, which for standard input alone is standard output; `UsageError` for a terminal."""
+    """Return `-o`, by default `-` for standard input alone; `UsageError` for a terminal."""
     out = "-" if args.out is None and args.inputs == ["-"] else args.out
     if out == "-" and sys.stdout is not None and sys.stdout.isatty():
         raise UsageError(

@@ -48,7 +48,7 @@ def add_sound_arguments(add: Adder) -> None:
 
 
 def add_output_arguments(add: Adder, default: str, several: str = "") -> None:
-    """Add how files of sound are called and written; `default` says what they are like otherwise."""
+    """Add how files of sound are called and written, `default` being what they are else like."""
     template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
     add("--filename TEMPLATE", f"{template}, {{stem}}_{{source}}.{{ext}} without{several}")
     add("--format", f"of the output (default: {default})", choices=sorted(s[1:] for s in FORMATS))
@@ -67,7 +67,7 @@ def add_loss_arguments(add: Adder) -> None:
 
 
 def loss_of(args: argparse.Namespace, **more: Any) -> Loss:
-    """Return the loss that the arguments of `add_loss_arguments` describe; may raise `UsageError`."""
+    """Return the loss that the options of `add_loss_arguments` say; may raise `UsageError`."""
     try:
         shape(args.packet, 0, 16000)
         models = loss_models(args.loss) if args.loss else None

@@ -126,7 +126,7 @@ def codec_part(name: str | Path | None, part: str) -> Artifact:
 
 
 def codec_hash(artifact: Artifact) -> bytes:
-    """Return 8 bytes that tell a codec from all others, the same for its parts; may raise `ArtifactError`."""
+    """Return 8 bytes that only the parts of this codec share; may raise `ArtifactError`."""
     parts = artifact.meta.get("parts")
     if not isinstance(parts, dict) or not set(PARTS) <= set(parts):
         raise ArtifactError(

@@ -1,4 +1,4 @@
-"""Pack codes into the bytes of an `.amk` file or pipe, and find them again, whatever happened to the bytes.
+"""Pack codes into the bytes of an `.amk` file or pipe, and find them again.
 
     packer = Packer(header)
     send(packer.head())
@@ -117,6 +117,11 @@ class Header:
         """Return how many frames so many samples of the sound become."""
         return -(-ceil(samples * self.clock / self.rate) // self.stride)
 
+    @property
+    def seed(self) -> int:
+        """Return the header's CRC, which those of its packets begin with."""
+        return WORD.unpack(self.to_bytes()[-WORD.size :])[0]
+
     def to_bytes(self) -> bytes:
         name = self.name.encode()
         fields = (self.coder, self.channels, self.streams, self.books, self.frames, self.levels - 1)
@@ -127,7 +132,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Packet:
-    """A packet of so many `frames` of the first `books`, coded as `payload`, `at` a place of the file."""
+    """A packet of `frames` of the first `books`; it begins at byte `at` of the file."""
 
     number: int
     books: int
@@ -136,7 +141,7 @@ class Packet:
     at: int = 0
 
     def codes(self, header: Header) -> np.ndarray:
-        """Return codes `[streams x books, frames]`, -1 for books without; ValueError for a bad payload."""
+        """Return codes `[streams x books, frames]`, -1 for none; ValueError for a bad payload."""
         shape = (header.streams, self.books, self.frames)
         codes = np.full((header.streams, header.books, self.frames), -1, np.int64)
         codes[:, : self.books] = header.coder_of().decode(self.payload, shape)
@@ -145,7 +150,7 @@ class Packet:
 
 @dataclass(frozen=True)
 class End:
-    """The end of a file: its samples, its packets, and where packet `every`, 2 `every`, ... begin."""
+    """The end of a file: its length, and where packets `every`, 2 `every`, ... begin."""
 
     header: Header
     samples: int
@@ -170,7 +175,7 @@ class Packer:
 
     def __init__(self, header: Header):
         self.header, self._head = header, header.to_bytes()
-        self._coder, self._seed = header.coder_of(), crc32(self._head)
+        self._coder, self._seed = header.coder_of(), header.seed
         self._waiting = np.zeros((header.streams, header.books, 0), np.int64)
         self.packets, self.size, self._every = 0, 0, EVERY
         self._places: list[int] = []
@@ -239,7 +244,7 @@ class Unpacker:
         self.skipped = 0
 
     def _know(self, header: Header) -> None:
-        self.header, self._seed = header, crc32(header.to_bytes())
+        self.header, self._seed = header, header.seed
         self._coder = header.coder_of()
 
     def seek(self, at: int) -> None:
@@ -274,7 +279,7 @@ class Unpacker:
         self._start += at
 
     def _record(self, kind: bytes, at: int) -> tuple[Record | None, int]:
-        """Return the record at a place of the buffer, if it is one, and its bytes: too many are to come."""
+        """Return the record at a place, or None, and its bytes: more than are there if it is cut."""
         return {MAGIC: self._head, MARK: self._packet, LAST: self._end}[kind](self._buffer, at)
 
     def _head(self, buffer: bytearray, at: int) -> tuple[Header | None, int]:
@@ -310,7 +315,7 @@ class Unpacker:
 
 
 def parse_header(data: bytes | bytearray, at: int = 0) -> tuple[Header | None, int]:
-    """Return the header at a place, or None, and the bytes that it has or, if too few are there, needs."""
+    """Return the header at a place, or None, and its bytes: more than are there if it is cut."""
     if len(data) < at + HEAD.size:
         return None, HEAD.size
     magic, coder, channels, streams, books, frames, levels, *rest, length = HEAD.unpack_from(data, at)
@@ -329,7 +334,7 @@ def parse_header(data: bytes | bytearray, at: int = 0) -> tuple[Header | None, i
 
 
 def parse_end(data: bytes | bytearray, at: int = 0) -> tuple[End | None, int]:
-    """Return the end at a place, or None, and the bytes that it has or, if too few are there, needs."""
+    """Return the end at a place, or None, and its bytes: more than are there if it is cut."""
     if len(data) < at + END.size:
         return None, END.size
     _, samples, packets, every, entries = END.unpack_from(data, at)
@@ -349,7 +354,7 @@ def parse_end(data: bytes | bytearray, at: int = 0) -> tuple[End | None, int]:
 
 
 def find_end(tail: bytes) -> End | None:
-    """Return the end of a file whose last bytes these are, up to `MAX_END` of them; None if it is damaged."""
+    """Return the end of a file by its last `MAX_END` bytes, or None if it is damaged."""
     if len(tail) < 2 * WORD.size:
         return None
     at = len(tail) - WORD.unpack_from(tail, len(tail) - 2 * WORD.size)[0]

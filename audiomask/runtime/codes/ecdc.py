@@ -40,7 +40,7 @@ FRAMES = 4096  # that are read at once; a multiple of 4, so that they are whole 
 
 @dataclass(frozen=True)
 class Kind:
-    """A model of EnCodec's: rate in Hz, channels, books; samples of a segment and between two, 0 for one."""
+    """A model of EnCodec's; `segment` are samples of one, `stride` those between two, 0 for one."""
 
     rate: int
     channels: int
@@ -53,7 +53,7 @@ KINDS = {"encodec_24khz": Kind(24000, 1, 32), "encodec_48khz": Kind(48000, 2, 16
 
 
 class EcdcFile(CodesFile):
-    """A plain `.ecdc` file; `model` is its model, `samples` its length, `books` the books it has.
+    """A plain `.ecdc` file of so many `samples`, coded by `books` books of `model`.
 
     As a `CodesFile`, which may be decoded, it has to be of the 24 kHz model, and gives as many rows as that
     has books. Raises `NotCodesError` for what is no such file, `AudioError` for one that cannot be read.
@@ -68,7 +68,7 @@ class EcdcFile(CodesFile):
         try:
             entry, self._start = _parse(head)
             self.model, self.samples, self.books = entry["m"], entry["al"], entry["nc"]
-            if self.model not in KINDS:
+            if not isinstance(self.model, str) or self.model not in KINDS:
                 raise ValueError(f"is of {self.model!r}, none of {' '.join(KINDS)}")
             self.kind = KINDS[self.model]
             if type(self.samples) is not int or not 0 < self.samples < 2**62:
@@ -100,9 +100,9 @@ class EcdcFile(CodesFile):
         needs = full * self._bytes(length) + sum(self._bytes(self.samples - at) for at in rest)
         if size >= needs:
             return self.samples
-        if kind.segment:
-            return size // self._bytes(length) * step
-        return size * 8 // (10 * self.books) * STRIDE
+        whole, size = divmod(size, self._bytes(length)) if kind.segment else (0, size)
+        size -= SCALE.size if kind.segment else 0
+        return whole * step + max(0, size) * 8 // (10 * self.books) * STRIDE
 
     def _bytes(self, samples: int) -> int:
         shape = (1, self.books, -(-samples // STRIDE))
@@ -211,7 +211,7 @@ class EcdcWriter:
 
 
 def kind_of(facts: Mapping[str, object]) -> str:
-    """Return the model whose files hold the codes of such an encoder; raise `AudioError` for none."""
+    """Return the model whose files hold an encoder's codes; raise `AudioError` for none."""
     for name, kind in KINDS.items():
         wanted = {"clock": kind.rate, "stride": STRIDE, "levels": LEVELS, "books": kind.books}
         if not kind.segment and all(facts[key] == value for key, value in wanted.items()):

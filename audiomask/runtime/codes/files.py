@@ -88,7 +88,7 @@ class CodesFile(AbstractContextManager["CodesFile"]):
 def _joined(
     pieces: Iterable[Piece], rows: int, size: int, total: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield codes `[rows, size]` and flags `[size]` of `total` frames, of which the missing ones are lost."""
+    """Yield codes `[rows, size]` and flags `[size]`: missing ones of `total` frames are lost."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     held = done = 0
 
@@ -122,7 +122,7 @@ def _joined(
 
 
 def in_order(packets: Iterable[Packet], window: int = WINDOW) -> Iterator[Packet]:
-    """Yield packets by rising number; those that are double, or come more than `window` late, are dropped."""
+    """Yield packets by rising number, without double ones and those beyond `window` late."""
     waiting: list[tuple[int, int, Packet]] = []
     after = count = 0  # the number after the last one that was given
 
@@ -144,9 +144,9 @@ def in_order(packets: Iterable[Packet], window: int = WINDOW) -> Iterator[Packet
 class AmkFile(CodesFile):
     """An `.amk` file, of which everything that is whole is found.
 
-    `header` is that at its beginning, or the copy at its end. `end` is None for a file that was cut: then it
-    is as long as its packets are. Messages call it `name`. Raises `NotCodesError` for a file without a header
-    or without a packet, `AudioError` for one that cannot be read.
+    `header` is that at its beginning, the copy at its end, or whichever is found. `end` is None for a file
+    that was cut: then it is as long as its packets are. Messages call it `name`. Raises `NotCodesError` for a
+    file without a header or without a packet, `AudioError` for one that cannot be read.
     """
 
     def __init__(self, path: str | Path, *, name: str | None = None):
@@ -157,14 +157,15 @@ class AmkFile(CodesFile):
             size = file.seek(0, 2)
             file.seek(max(0, size - MAX_END))
             self.end = find_end(file.read())
-        header = parse_header(head)[0]
-        if header is None and self.end:
-            header = self.end.header
+        header = parse_header(head)[0] or (self.end.header if self.end else None)
+        if header is None:  # perhaps bytes came in before and after
+            found = next(self._records(Unpacker()), None)
+            header = found.header if isinstance(found, End) else found  # type: ignore[assignment]
         if header is None:
             if head[:3] == MAGIC[:3] and head[3:4] != MAGIC[3:]:
                 words = f"has version {head[3]} of the format; install the audiomask that wrote it"
             elif head[:3] == MAGIC[:3]:
-                words = "its header is damaged, and so is the copy at its end; copy it again"
+                words = "its header is damaged, and so is its copy; copy it again"
             else:
                 words = "is no .amk file; make one with: audiomask encode"
             raise NotCodesError(f"{self.name}: {words}")

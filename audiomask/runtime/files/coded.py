@@ -45,7 +45,7 @@ def code_port(artifact: Artifact) -> Port:
 
 
 def books_of(artifact: Artifact, kbps: float) -> int:
-    """Return how many books have so many kbit/s a stream; `ArtifactError` names the rates that there are."""
+    """Return how many books have so many kbit/s; `ArtifactError` names the rates there are."""
     port = code_port(artifact)
     each = artifact.sample_rate * port.rate * (port.levels - 1).bit_length() / 1000
     books = round(kbps / each)
@@ -122,7 +122,7 @@ class _Sink:
 
 
 class AmkSink(_Sink):
-    """A sink of codes `[streams x books, frames]` into an `.amk` file; `facts["frames"]` is its length."""
+    """A sink of codes into an `.amk` file, whose length is `facts["frames"]` at the end."""
 
     def __init__(self, path: Path, port: Port, overwrite: bool, header: Header, facts: Mapping[str, Any]):
         super().__init__(path, port, overwrite)
@@ -137,7 +137,7 @@ class AmkSink(_Sink):
 
 
 class EcdcSink(_Sink):
-    """A sink of codes `[books, frames]` into an `.ecdc` file, of which the first `books` are kept."""
+    """A sink of codes `[books, frames]` into an `.ecdc` file, which keeps the first `books`."""
 
     def __init__(
         self, path: Path, port: Port, overwrite: bool, header: Header, books: int, facts: Mapping[str, Any]
@@ -223,7 +223,7 @@ def open_codes(path: str | Path, *, name: str | None = None, **stretch: Any) -> 
 
 
 class Decode(Enhance):
-    """Work that turns files of codes into sound of the rate, channels and length that was encoded.
+    """Work that turns files of codes into sound of the rate and length that was encoded.
 
     Args:
         model: See `catalogue.codec_part`; None for the shipped codec that a file names.
@@ -240,7 +240,7 @@ class Decode(Enhance):
         return source.open(open_codes)
 
     def chosen(self, reader: CodesFile) -> Artifact:
-        """Return the decoder of a file's codes, or raise `AudioError`: another one makes noise of them."""
+        """Return the decoder of a file's codes; `AudioError` if it is not at hand."""
         artifact = self.family[0]
         if isinstance(reader, EcdcFile):
             kind, codes = reader.kind, artifact.streams[0]
@@ -295,7 +295,7 @@ class Decode(Enhance):
 
 
 class ThereAndBack(Work):
-    """Work that encodes recordings and decodes them again; `result` is the size of the codes in bytes."""
+    """Work that encodes and decodes recordings; the `result` is the size of the codes in bytes."""
 
     def __init__(self, encode: Encode, decode: Decode):
         self.encode, self.decode = encode, decode

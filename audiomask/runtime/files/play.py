@@ -154,7 +154,7 @@ class Enhance(Work):
         return report
 
     def sink(self, output: Output, path: Path, model: Any, facts: dict[str, Any], reader: Any) -> Any:
-        """Return the sink of an output that is no sound; `facts["frames"]` is right once all is read."""
+        """Return the sink of an output but sound; `facts["frames"]` is right once all is read."""
         return SINKS[output.suffix](path, output.ports, facts, self.overwrite)
 
     def finished(self, job: Job) -> Report | None:
