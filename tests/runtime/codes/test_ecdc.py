@@ -159,6 +159,7 @@ def theirs():
     encodec = pytest.importorskip("encodec")
     torch.manual_seed(0)
     model = encodec.EncodecModel.encodec_model_24khz(pretrained=False).eval()
+    model.name = "encodec_24khz"  # which only the published weights have
     module = importlib.import_module("encodec.compress")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(module.MODELS, model.name, lambda: model)
@@ -166,8 +167,7 @@ def theirs():
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("samples", [320, 6720, 24001])
-@pytest.mark.parametrize("bandwidth", [1.5, 24.0])
+@pytest.mark.parametrize(("samples", "bandwidth"), [(320, 24.0), (6720, 1.5), (8001, 6.0)])
 def test_the_authors_package_reads_and_writes_the_same(tmp_path, theirs, samples, bandwidth):
     """Their bytes are read as their codes, and ours are read by them; .28 s (6720) by us alone."""
     import torch
