@@ -17,6 +17,7 @@ import argparse
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._codec import add_codec_arguments, output_of
@@ -31,7 +32,7 @@ from audiomask.cli._files import (
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm
 from audiomask.ports import Port
 from audiomask.runtime.codes.live import Received
-from audiomask.runtime.files.coded import Decode
+from audiomask.runtime.files.coded import SUFFIXES, Decode
 from audiomask.runtime.files.play import Options
 from audiomask.runtime.packets.jitter_buffer import JITTER_MS
 from audiomask.runtime.pcm import FORMATS
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     args.out = output_of(args)
     if args.raw:
         return _live(args)
+    if Path(args.out or "").suffix.lower() in SUFFIXES:
+        raise UsageError(f"-o {args.out}: is sound, such as out.wav; codes are what it is made of")
     if args.jitter is not None:
         raise UsageError(f"--jitter {args.jitter:g}: is for live packets; give --raw")
     return run_sounds(args, partial(Decode, args.model, options(args)))[0]

@@ -23,13 +23,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from audiomask.audio import FORMATS as FORMATS_OF_SOUND
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_sizes
 from audiomask.cli._common import between, note, positive
 from audiomask.cli._files import add_batch_arguments, run_sounds
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm, send
-from audiomask.runtime.catalogue import codec_part
 from audiomask.runtime.codes.container import Packer
 from audiomask.runtime.files.coded import SUFFIXES, Encode, header_of
 from audiomask.runtime.files.play import Options
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             raise UsageError(f"--{option}: is of bare samples; give --raw")
     suffix = Path(args.out or "").suffix.lower()
+    if suffix in FORMATS_OF_SOUND or (args.format and suffix in SUFFIXES - {f".{args.format}"}):
+        raise UsageError(f"-o {args.out}: codes go into {' or '.join(sorted(SUFFIXES))}, by the suffix")
     suffix = f".{args.format}" if args.format else suffix if suffix in SUFFIXES else ".amk"
     books = books_wanted(args)
     options = Options(overwrite=args.force, threads=args.threads)
@@ -82,8 +84,8 @@ def _live(args: argparse.Namespace) -> int:
 
 def _pipe(args: argparse.Namespace) -> None:
     books, rate, channels = books_wanted(args), args.rate or 16000, args.channels or 1
-    artifact = codec_part(args.model, "enc")
     encode = Encode(args.model, books, Options())
+    (artifact,) = encode.family
     how = {"sample_rate": rate, "channels": channels, "threads": args.threads}
     player = Player(artifact, outputs=[encode.port.name], controls=encode.options.controls, **how)
     packer = Packer(header := header_of(artifact, rate, channels, args.frames_per_packet))

@@ -203,6 +203,9 @@ def test_without_a_name_the_shipped_codec_is_taken_that_a_file_names(here, cli, 
         (["decode", "no.amk", "-o", "b.wav"], 1, "no.amk: no such file"),
         (["encode", "a.wav", "-o", "a.ecdc", *PLAIN], 1, "holds codes of EnCodec at 24 kHz only"),
         (["encode", "a.wav", "--frames-per-packet", "0", *PLAIN], 2, "outside 1 to 255"),
+        (["encode", "a.wav", "-o", "b.flac", *PLAIN], 2, "-o b.flac: codes go into .amk or .ecdc"),
+        (["encode", "a.wav", "-o", "b.ecdc", "--format", "amk", *PLAIN], 2, "-o b.ecdc: codes go into"),
+        (["decode", "a.amk", "-o", "b.amk"], 2, "-o b.amk: is sound, such as out.wav"),
     ],
 )
 def test_errors_say_what_would_do(here, cli, tiny, words, code, text):

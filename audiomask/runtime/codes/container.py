@@ -23,7 +23,6 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from zlib import crc32
 
 import numpy as np
@@ -115,7 +114,7 @@ class Header:
 
     def needs(self, samples: int) -> int:
         """Return how many frames so many samples of the sound become."""
-        return -(-ceil(samples * self.clock / self.rate) // self.stride)
+        return -(-samples * self.clock // (self.rate * self.stride))
 
     @property
     def seed(self) -> int:

@@ -35,6 +35,7 @@ from audiomask.runtime.codes.container import (
 )
 
 READ_BYTES = 65536
+BLOCK = 2**22  # samples of all channels that are decoded at once: 16 MB
 WINDOW = 1024  # packets that wait for one that comes later in the file: at most 8 MB
 # A file may say that it has lost so much: ten minutes, and ten times what its bytes could hold. More would be
 # hours of concealment of a few bytes.
@@ -53,6 +54,7 @@ class CodesFile(AbstractContextManager["CodesFile"]):
     name: str
     info: AudioInfo
     frames: int  # of codes
+    most = 2**30  # frames that are worth handing over at once
     lost: np.ndarray | None = None
     position = 0  # in samples of the sound
     concealed = 0  # frames that were missing or damaged
@@ -64,17 +66,15 @@ class CodesFile(AbstractContextManager["CodesFile"]):
     def blocks(self, hops: int, per_hop: Mapping[str, int]) -> Iterator[dict[str, np.ndarray]]:
         """Yield frames of codes, and flags of those that are lost, by name, so many hops at a time."""
         (codes, size), *others = per_hop.items()
-        left, at = self.frames, 0
-        for x, lost in _joined(self.pieces(), self.info.channels, hops * size, self.frames):
+        at, take = 0, size * max(1, min(hops, self.most // size))
+        for x, lost in _joined(self.pieces(), self.info.channels, take, self.frames):
             if self.lost is not None:
                 lost = lost | self.lost[at : at + len(lost)]
                 x = np.where(lost, -1, x)
             at += len(lost)
-            left -= len(lost)
             self.position = self.info.frames * at // self.frames
             flags = {name: lost[None].astype(np.float32) for name, n in others if n == size}
             yield {codes: x, **flags}
-        assert not left
 
     @property
     def notes(self) -> list[str]:
@@ -177,6 +177,7 @@ class AmkFile(CodesFile):
         self._bound = bound if self.end is None else min(bound, header.needs(self.end.samples))
         self._survey()
         rows, rate = header.streams * header.books, header.rate
+        self.most = max(1, BLOCK // (header.channels * header.samples(1)))
         self.info = AudioInfo(self.name, rate, rows, self._samples, "AMK", "CODES")
 
     def _survey(self) -> None:
