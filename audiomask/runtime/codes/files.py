@@ -182,14 +182,15 @@ class AmkFile(CodesFile):
 
     def _survey(self) -> None:
         """Read all of the file to see how long it is."""
-        self._packets = self._skipped = reached = 0
-        self._damaged = 0
+        self._skipped = reached = 0
+        self._damaged = self._joined = 0
         header, found, end = self.header, 0, None
         for record in self._records(self._unpacker()):
             if isinstance(record, End):
                 end = end or record
             elif isinstance(record, Packet) and self._fits(record):
                 found += 1
+                self._joined += end is not None and record.number * header.frames < reached
                 reached = max(reached, record.number * header.frames + record.frames)
         self.end = end or self.end
         self.frames, self._samples = reached, header.samples(reached)
@@ -257,6 +258,10 @@ class AmkFile(CodesFile):
         if self._cut:
             promised = f" of {self.end.samples / header.rate:.2f} s" if self.end else ""
             found.append(f"truncated: its end is missing; {self.info.seconds:.2f} s{promised} were decoded")
+        if self._joined:
+            found.append(
+                f"{self._joined} packets after its end were left out; decode joined files one by one"
+            )
         if self._skipped or self._damaged:
             found.append(f"damaged: {self._skipped} bytes are no packet; what is whole was decoded")
         if self.concealed:

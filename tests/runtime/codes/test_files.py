@@ -192,6 +192,15 @@ def test_what_is_no_file_of_codes(tmp_path, data, words):
         AmkFile(tmp_path / "b.amk")
 
 
+def test_joined_files_are_told_of(tmp_path):
+    codes = drawn(FEW, 50)
+    data = packed(codes, FEW) + packed(drawn(FEW, 70, seed=1), FEW)
+    got, lost, file = whole(written(tmp_path, data))
+    np.testing.assert_array_equal(got, codes)
+    assert not lost.any()
+    assert "10 packets after its end were left out; decode joined files one by one" in file.notes[0]
+
+
 def test_the_index_leads_to_any_packet(tmp_path):
     header = replace(HEADER, frames=1)
     codes = drawn(header, 400)
