@@ -23,6 +23,9 @@ from audiomask import __version__
 VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
     "conceal": "conceal lost packets of recordings, with losses from a trace, a model or the sound itself",
+    "encode": "turn recordings into a few kilobits a second: .amk files, or live packets in a pipe",
+    "decode": "turn codes back into sound: .amk and .ecdc files, or packets in a pipe, damaged or not",
+    "codec": "encode recordings and decode them again, to hear and measure what a bit rate leaves",
     "tag": "say what is heard: labels and probabilities of recordings, or live of a pipe of samples",
     "embed": "turn recordings into vectors: one each, or one every so often",
     "stream": "denoise a live pipe of samples from standard input to standard output",
@@ -220,7 +223,19 @@ def _run(verb: str, argv: list[str]) -> int:
 
 
 def _verb(verb: str, argv: list[str]) -> int:
-    if verb in ("enhance", "conceal", "tag", "embed", "stream", "live", "serve", "bench"):
+    if verb in (
+        "enhance",
+        "conceal",
+        "encode",
+        "decode",
+        "codec",
+        "tag",
+        "embed",
+        "stream",
+        "live",
+        "serve",
+        "bench",
+    ):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from audiomask.audio import AudioError

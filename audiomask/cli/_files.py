@@ -17,11 +17,14 @@ from typing import Any
 from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
 from audiomask.audio.sources import SUFFIXES, Source, find_audio
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import add_model_arguments, controls, cores, failures, note, positive
+from audiomask.cli._common import add_model_arguments, between, controls, cores, failures, note, positive
 from audiomask.runtime.files import batch
 from audiomask.runtime.files.batch import Job, Report, Work
+from audiomask.runtime.files.coded import ThereAndBack
+from audiomask.runtime.files.packet_loss import Loss, loss_models
 from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.files.sinks import Output
+from audiomask.runtime.packets.jitter_buffer import shape
 
 
 def add_batch_arguments(add: Adder, inputs: str, out: str) -> None:
@@ -39,18 +42,38 @@ def add_sound_arguments(add: Adder) -> None:
     """Add what every verb takes that turns files of sound into files of sound."""
     inputs = "file, folder, glob, .scp, data directory or -; .npz of codes for a model that decodes them"
     add_batch_arguments(add, inputs, "file, folder or - (default: beside the input)")
-    template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
-    add(
-        "--filename TEMPLATE",
-        f"{template}, {{stem}}_{{source}}.{{ext}} without, and for models of several sounds",
-    )
     add_model_arguments(add)
     add("--output NAME", "write this output of the model only (default: all of them)")
-    add("--format", "of the output (default: the input's)", choices=sorted(s[1:] for s in FORMATS))
-    add("--subtype PCM_16|PCM_24|FLOAT", "of the output (default: the input's)")
+    add_output_arguments(add, "the input's", ", and for models of several sounds")
+
+
+def add_output_arguments(add: Adder, default: str, several: str = "") -> None:
+    """Add how files of sound are called and written, `default` being what they are else like."""
+    template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
+    add("--filename TEMPLATE", f"{template}, {{stem}}_{{source}}.{{ext}} without{several}")
+    add("--format", f"of the output (default: {default})", choices=sorted(s[1:] for s in FORMATS))
+    add("--subtype PCM_16|PCM_24|FLOAT", f"of the output (default: {default})")
     add("--rate HZ", "of the output (default: the input's)", type=positive)
     clip = "beyond full scale: turn all down, cut (default), or leave to the format"
     add("--clip", clip, choices=CLIP_POLICIES)
+
+
+def add_loss_arguments(add: Adder) -> None:
+    """Add `--loss`, `--packet` and `--seed`, which take packets away; see `loss_of`."""
+    lose = "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them"
+    add("--loss TRACE|gilbert:P,Q|drop:RATE", lose)
+    add("--packet MS", "length of a packet", default=20.0)
+    add("--seed N", "of --loss", type=between(0, 2**31 - 1, int), default=0)
+
+
+def loss_of(args: argparse.Namespace, **more: Any) -> Loss:
+    """Return the loss that the options of `add_loss_arguments` say; may raise `UsageError`."""
+    try:
+        shape(args.packet, 0, 16000)
+        models = loss_models(args.loss) if args.loss else None
+        return Loss(models, args.packet, args.seed, **more)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def find(
@@ -215,7 +238,7 @@ def sound_options(args: argparse.Namespace, **more: Any) -> Options:
 
 def run_sounds(
     args: argparse.Namespace,
-    load: Callable[[], Enhance],
+    load: Callable[[], Enhance | ThereAndBack],
     arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
 ) -> tuple[int, list[Report]]:
     """Run all inputs through the model that `load` finds, here or on the machines of a cluster.
@@ -227,7 +250,7 @@ def run_sounds(
     to_stdout = args.out == "-"
     if args.ray and to_stdout:
         raise UsageError("--ray: takes files to files; standard input and output stay on one machine")
-    sources, failed = find(args, frozenset({".npz"}) if work.takes_codes else SUFFIXES)
+    sources, failed = find(args, work.suffixes)
     work.check(sources)
     if to_stdout and len(sources) + len(failed) > 1:
         raise UsageError(f"-o -: standard output takes one file, and the inputs name {len(sources)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.audio.headers import is_file
-from audiomask.cli import terminate
+from audiomask.cli import UsageError, terminate
 from audiomask.cli._common import note
 from audiomask.ports import Port
 from audiomask.runtime.pcm import Pcm
@@ -71,6 +72,26 @@ def chunks(fd: int, size: int, *, exact: bool):
         yield waiting
 
 
+def send(fd: int, data: bytes) -> None:
+    """Write everything at once: no buffer may hold live sound. BrokenPipeError if nobody reads."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise AudioError(f"standard output: cannot be written ({error.strerror}); make room") from None
+
+
+def check_piped(what: str, files: str) -> None:
+    """Raise `UsageError` unless standard input and output are open and no terminal."""
+    if sys.stdin is None or sys.stdout is None:
+        raise UsageError("standard input and output must be open")
+    if sys.stdin.isatty() or sys.stdout.isatty():
+        raise UsageError(f"{what} are piped: audiomask {files}")
+
+
 class Pipe(Pcm):
     """A pipe of frames; a frame that is cut by a block's border waits for the rest of it."""
 
@@ -110,17 +131,8 @@ class Pipe(Pcm):
         return super().encode(y) if self._sound else y.T.astype(self.dtype).tobytes()
 
     def write(self, fd: int, y: np.ndarray) -> None:
-        """Write everything at once: no buffer may hold live sound. BrokenPipeError if nobody reads."""
-        data = memoryview(self.encode(y))
-        while data:
-            try:
-                data = data[os.write(fd, data) :]
-            except BrokenPipeError:
-                raise
-            except OSError as error:
-                raise AudioError(
-                    f"standard output: cannot be written ({error.strerror}); make room"
-                ) from None
+        """Write frames at once, see `send`."""
+        send(fd, self.encode(y))
 
     def warn(self, cleaned: int, faults: int) -> None:
         """Say what was wrong with the input."""

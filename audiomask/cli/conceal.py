@@ -24,22 +24,18 @@ import numpy as np
 
 from audiomask.audio import check_writable, replacing
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import between, controls, note
-from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
+from audiomask.cli._common import controls, note
+from audiomask.cli._files import add_loss_arguments, add_sound_arguments, loss_of, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.files.batch import LOSSY, Job, Report
-from audiomask.runtime.files.packet_loss import NAMES, Classical, Loss, entry, loss_models
+from audiomask.runtime.files.packet_loss import NAMES, Classical, entry
 from audiomask.runtime.files.play import Enhance, Options
-from audiomask.runtime.packets.jitter_buffer import shape
 
 
 def add_arguments(add: Adder) -> None:
     add_sound_arguments(add)
-    lose = "lose these packets; TRACE: a file, a folder of one for each input, or a .scp of them"
-    add("--loss TRACE|gilbert:P,Q|drop:RATE", lose)
-    add("--packet MS", "length of a packet", default=20.0)
-    add("--seed N", "of --loss", type=between(0, 2**31 - 1, int), default=0)
+    add_loss_arguments(add)
     add("--blind", "do not tell the model what --loss took; it sees zeros")
     add("--write-lossy", "keep what was left of the input too, as NAME_lossy.EXT")
     add("--report FILE", "write loss rate and bursts of each file, as JSON", type=Path)
@@ -52,12 +48,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--write-lossy: standard output takes one file; give -o a name")
     if args.report:
         check_writable(args.report, overwrite=args.force)
-    try:
-        shape(args.packet, 0, 16000)
-        models = loss_models(args.loss) if args.loss else None
-        loss = Loss(models, args.packet, args.seed, told=not args.blind)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    loss = loss_of(args, told=not args.blind)
     if args.model in NAMES and (args.dry or controls(args)):
         raise UsageError(f"-m {args.model}: has no controls")
     load = partial(work, args.model, args.packet, sound_options(args, loss=loss))

@@ -115,8 +115,10 @@ def _models() -> Finding:
         return Finding(what, BROKEN, "none found", remedy)
     for artifact in artifacts:
         player = Player(artifact)
-        player.feed(np.random.default_rng(0).standard_normal(artifact.sample_rate).astype(np.float32) * 0.1)
-        if player.faults or not all(y.shape[1] for y in player.flush().values()):
+        shape = player.channels, int(artifact.sample_rate * player.first.rate)  # a second
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 0.1
+        made = player.feed(x if player.first.type == "pcm" else np.zeros(shape)), player.flush()
+        if player.faults or not all(any(y[name].shape[1] for y in made) for name in made[0]):
             return Finding(what, BROKEN, f"{artifact.name} fails", remedy)
     return Finding(what, OK, ", ".join(artifact.name for artifact in artifacts))
 

@@ -33,7 +33,7 @@ import numpy as np
 from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import add_model_arguments, between, controls, note, one_output, refuse_told
-from audiomask.cli._pipe import READ_BYTES, Pipe, chunks, ended_by_sigterm
+from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.sinks import needed
 from audiomask.runtime.packets.jitter_buffer import RECORD, JitterBuffer, shape
@@ -62,12 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--jitter {args.jitter:g}: is for packets; give --packets MS")
     if args.packets is not None and args.block is not None:
         raise UsageError(f"--block {args.block:g}: packets are the blocks; leave it out")
-    if sys.stdin is None or sys.stdout is None:
-        raise UsageError("standard input and output must be open")
-    if sys.stdin.isatty() or sys.stdout.isatty():
-        raise UsageError(
-            "samples are piped: audiomask stream < in.pcm > out.pcm; for files use audiomask enhance"
-        )
+    check_piped("samples", "stream < in.pcm > out.pcm; for files use audiomask enhance")
     # From here on: an exception while ONNX Runtime is imported would become an error of its own.
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:
         _pipe(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 import os
@@ -79,6 +80,60 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     if len(families) > 1:
         raise ArtifactError(f"{name}: holds several models ({' '.join(sorted(families))}); name one file")
     return sorted(found, key=lambda a: a.sample_rate)
+
+
+PARTS = {"enc": "encode", "dec": "decode"}  # of a codec: how their files end, and their tasks
+
+
+def codec_part(name: str | Path | None, part: str) -> Artifact:
+    """Return a part of a codec, `"enc"` or `"dec"`.
+
+    `name` is what `audiomask export` was given (STEM for STEM_enc.onnx and STEM_dec.onnx), either of these
+    files, a folder with one such pair, or a shipped codec; None means the shipped one. Raises
+    `ArtifactError`.
+    """
+    text = "" if name is None else str(name)
+    if name is None:
+        found = resolve(task=PARTS[part])
+    else:
+        stem = re.sub(r"(_(enc|dec))?(\.onnx)?$", "", text)
+        paths = [Path(f"{stem}_{part}.onnx"), PRETRAINED / f"{stem}_{part}.onnx"]
+        if os.path.isdir(text):  # noqa: PTH112
+            paths = sorted(Path(text).glob(f"*_{part}.onnx"))
+            if len(paths) > 1:
+                raise ArtifactError(f"{text}: holds {' '.join(p.name for p in paths)}; name one of them")
+        elif "/" in text:
+            del paths[1]
+        paths = [path for path in paths if os.path.exists(path)]  # noqa: PTH110
+        if os.path.isfile(text) and not re.search(r"_(enc|dec)\.onnx$", text):  # noqa: PTH113
+            paths = [Path(text)]
+        if not paths:
+            names = (
+                " ".join(sorted(p.stem.removesuffix("_enc") for p in PRETRAINED.glob("*_enc.onnx"))) or "none"
+            )
+            raise ArtifactError(
+                f"{text}: there is no {stem}_{part}.onnx, and no such codec ships; shipped are: {names}"
+            )
+        found = [Artifact.load(paths[0])]
+    artifact = found[-1]
+    if artifact.task != PARTS[part]:
+        raise ArtifactError(
+            f"{artifact.path}: its task is {artifact.task}, and a part to {PARTS[part]} is wanted; give the "
+            "stem that audiomask export was given"
+        )
+    codec_hash(artifact)
+    return artifact
+
+
+def codec_hash(artifact: Artifact) -> bytes:
+    """Return 8 bytes that only the parts of this codec share; may raise `ArtifactError`."""
+    parts = artifact.meta.get("parts")
+    if not isinstance(parts, dict) or not set(PARTS) <= set(parts):
+        raise ArtifactError(
+            f"{artifact.path}: does not say which other part it belongs to; export both at once, with: "
+            "audiomask export"
+        )
+    return hashlib.sha256(" ".join(str(parts[key]) for key in sorted(parts)).encode()).digest()[:8]
 
 
 class _Rated(Protocol):

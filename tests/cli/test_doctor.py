@@ -4,9 +4,12 @@ import importlib.metadata
 import json
 
 import pytest
+import small_artifacts
 
 from audiomask.cli import EXTRAS, doctor
 from audiomask.cli.doctor import ABSENT, BROKEN, OK
+from audiomask.runtime import catalogue
+from audiomask.runtime.artifact import Artifact
 
 
 @pytest.fixture
@@ -102,3 +105,13 @@ def test_a_check_that_fails_is_reported(monkeypatch):
     monkeypatch.setattr(doctor, "_formats", fail)
     finding = next(f for f in doctor.examine(deep=False) if "libsndfile not found" in f.detail)
     assert finding.state == BROKEN
+
+
+def test_parts_of_a_codec_are_tried_too(tmp_path, monkeypatch):
+    """The doctor fed them a row of sound, and took an encoder that owes nothing at the end for broken."""
+    parts = [
+        Artifact.load(small_artifacts.build(tmp_path, name, small_artifacts.PLAIN))
+        for name in ("encoder", "decoder")
+    ]
+    monkeypatch.setattr(catalogue, "shipped", lambda: parts)
+    assert doctor._models() == doctor.Finding("shipped models", OK, ", ".join(part.name for part in parts))

@@ -16,17 +16,19 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from math import ceil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from audiomask.audio import AudioError, Reader, choose_format
-from audiomask.audio.sources import Source
+from audiomask.audio.sources import SUFFIXES, Source
 from audiomask.ports import Port
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import choose
+from audiomask.runtime.codes.files import CodesFile
 from audiomask.runtime.files.batch import LOSSY, Job, Report, Tick, Work, reported
-from audiomask.runtime.files.sinks import Codes, Frames, Lines, Sound, Text, needed, outputs_of
+from audiomask.runtime.files.sinks import Codes, Frames, Lines, Output, Sound, Text, needed, outputs_of
 from audiomask.runtime.player import BULK_HOPS, Player
 from audiomask.runtime.session import Session, sounds
 
@@ -52,7 +54,12 @@ class Options:
 
 
 class Enhance(Work):
-    """Work that runs recordings through a family of models, into a file for each output."""
+    """Work that runs recordings through a family of models, into a file for each output.
+
+    `suffixes` are those of its inputs in a folder.
+    """
+
+    suffixes: frozenset[str]
 
     def __init__(self, family: Sequence[Artifact | Classical], options: Options):
         self.family, self.options = family, options
@@ -60,13 +67,25 @@ class Enhance(Work):
         for model in family:
             if isinstance(model, Artifact) and model.task == "tag":  # that has a verb of its own
                 sounds(model)  # raises an error that names it
-        self.outputs = outputs_of(family[0], options.output)
+        self.outputs = self.outputs_of(family[0])
         self.takes_codes = family[0].streams[0].type != "pcm"
+        self.suffixes = frozenset({".npz"}) if self.takes_codes else SUFFIXES
         for model in family[1:]:
-            if [o.name for o in outputs_of(model, options.output)] != [o.name for o in self.outputs]:
+            if [o.name for o in self.outputs_of(model)] != [o.name for o in self.outputs]:
                 raise ArtifactError(
                     f"{family[0].name} and {model.name} differ in their outputs; name one file"
                 )
+
+    def outputs_of(self, model: Artifact | Classical) -> list[Output]:
+        """Return the files that a recording becomes."""
+        return outputs_of(model, self.options.output)
+
+    def chosen(self, reader: Any) -> Any:
+        """Return the model that a recording goes through."""
+        return choose(self.family, reader.info.rate)
+
+    def model_of(self, reader: Any) -> str:
+        return self.chosen(reader).name
 
     def check(self, sources: Sequence[Source]) -> None:
         """Load the model that is needed first; raise `AudioError` for controls that it refuses."""
@@ -87,27 +106,27 @@ class Enhance(Work):
             return source.open(lambda path, name=None: Codes(path, streams, name=name))
         return source.open()
 
-    def do(self, job: Job, reader: Reader | Codes, tick: Tick) -> Report:
+    def do(self, job: Job, reader: Reader | Codes | CodesFile, tick: Tick) -> Report:
         """Do a job and leave nothing half-written, whatever happens."""
         info, options = reader.info, self.options
-        model = choose(self.family, info.rate)
+        model = self.chosen(reader)
         player = self._open(model, reader)
         losses = options.loss.of(job.source, info) if options.loss else None
         facts = {
             "sample_rate": info.rate, "frames": info.frames, "model": model.name,
             "hash": getattr(model, "meta", {}).get("hash", ""), "clock": model.sample_rate,
         }  # fmt: skip
-        sinks: list[Sound | Frames] = []
+        sinks: list[Any] = []
         with ExitStack() as undo:  # all files of a job appear or none
             undo.callback(lambda: [sink.abort() for sink in sinks])
             if losses and LOSSY in job.files:  # it goes first, to be there before the output is
                 lossy = self._sound(job, Port(LOSSY), info.channels, info.rate, reader, rate_out=info.rate)
                 losses.copy = lambda x: lossy.write({LOSSY: x})
                 sinks.append(lossy)
-            for output in outputs_of(model, options.output):
+            for output in self.outputs_of(model):
                 name, ports = output.name, output.ports
                 if output.suffix:
-                    sinks.append(SINKS[output.suffix](job.files[name], ports, facts, options.overwrite))
+                    sinks.append(self.sink(output, job.files[name], model, facts, reader))
                 else:
                     rows, rate = player.rows[name], player.rates[name]
                     sinks.append(self._sound(job, ports[0], rows, rate, reader, rate_out=options.rate))
@@ -134,6 +153,10 @@ class Enhance(Work):
             )
         return report
 
+    def sink(self, output: Output, path: Path, model: Any, facts: dict[str, Any], reader: Any) -> Any:
+        """Return the sink of an output but sound; `facts["frames"]` is right once all is read."""
+        return SINKS[output.suffix](path, output.ports, facts, self.overwrite)
+
     def finished(self, job: Job) -> Report | None:
         """Return the report of a job that a lost worker had done, with its losses counted again."""
         report = super().finished(job)
@@ -145,9 +168,7 @@ class Enhance(Work):
                 report.bursts = losses.bursts()
         return report
 
-    def _sound(
-        self, job: Job, port: Port, rows: int, rate: Any, reader: Reader | Codes, rate_out: int | None
-    ) -> Sound:
+    def _sound(self, job: Job, port: Port, rows: int, rate: Any, reader: Any, rate_out: int | None) -> Sound:
         """Return the sink of a port that gives `rows` channels at `rate` Hz, of a recording."""
         path, options, info = job.files[port.name], self.options, reader.info
         format, subtype = choose_format(path, subtype=options.subtype, like=info)
@@ -159,7 +180,7 @@ class Enhance(Work):
             how["tags"] = reader.tags
         return Sound(path, port, rows, rate, rate_out, **how)
 
-    def _open(self, model: Artifact | Classical, reader: Reader | Codes) -> Any:
+    def _open(self, model: Artifact | Classical, reader: Any) -> Any:
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
         if not isinstance(model, Artifact):
             return model.open(rate, channels)
@@ -174,7 +195,7 @@ class Enhance(Work):
         """Return a `Session` if the model makes sound of one kind from sound, else a `Player`."""
         options = self.options
         given |= {"threads": options.threads, "controls": options.controls}
-        ports = [port for output in outputs_of(model, options.output) for port in output.ports]
+        ports = [port for output in self.outputs_of(model) for port in output.ports]
         kinds = {(port.type, port.rate, port.channels) for port in ports}
         if not self.takes_codes and len(kinds) == 1 and ports[0].type == "pcm":
             return Session(model, dry=options.dry, output=options.output, **given)
@@ -190,7 +211,7 @@ class Enhance(Work):
         return Player(model, outputs=[port.name for port in ports], **given)
 
     def _frames(
-        self, reader: Reader | Codes, model: Artifact | Classical, player: Any, losses: Losses | None
+        self, reader: Any, model: Artifact | Classical, player: Any, losses: Losses | None
     ) -> Iterator[dict[str, np.ndarray]]:
         """Yield by port what the player makes of a recording, after its losses."""
         info = reader.info
@@ -199,7 +220,7 @@ class Enhance(Work):
             by_port = y if isinstance(y, dict) else {player.ports[0].name: y}
             return {name: np.atleast_2d(x) for name, x in by_port.items()}  # a session of one channel: [n]
 
-        if isinstance(reader, Codes):
+        if isinstance(reader, Codes | CodesFile):
             names = [port.name for port in player.ports]
             left = {name: ceil(info.frames * player.rates[name] / info.rate) for name in names}
             frames = {port.name: port.per_hop(model.hop) for port in model.streams}

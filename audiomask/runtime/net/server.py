@@ -79,7 +79,9 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     if not names:
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
-            if not any(port.type == "pcm" for port in artifact.outputs):
+            if not all(
+                any(p.type == "pcm" for p in ports) for ports in (artifact.streams[:1], artifact.outputs)
+            ):
                 continue  # other verbs play it
             try:
                 _try(artifact)

@@ -1,0 +1,326 @@
+"""Run files through the parts of a codec: sound to codes in a file, and back.
+
+    Encode(None, books_of(codec_part(None, "enc"), 6.0), Options())(job, tick)      # a.wav -> a.amk
+    Decode(None, Options())(job, tick)                                              # a.amk -> b.wav
+
+They are `Enhance` with other files: what goes in and comes out is aligned and has the rate, the channels and
+the length of the sound.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audiomask.audio import AudioError, AudioInfo, check_writable
+from audiomask.audio.atomic import hidden, remedy
+from audiomask.audio.sources import Source
+from audiomask.ports import Port
+from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.catalogue import PRETRAINED, codec_hash, codec_part
+from audiomask.runtime.codes.container import FRAMES_S, Header, Packer
+from audiomask.runtime.codes.ecdc import EcdcFile, EcdcWriter, kind_of
+from audiomask.runtime.codes.files import AmkFile, CodesFile
+from audiomask.runtime.files.batch import Job, Report, Tick, Work
+from audiomask.runtime.files.packet_loss import Losses
+from audiomask.runtime.files.play import Enhance, Options
+from audiomask.runtime.files.sinks import Output
+
+SUFFIXES = frozenset({".amk", ".ecdc"})
+
+
+def code_port(artifact: Artifact) -> Port:
+    """Return the port of an encoder's codes, or raise `ArtifactError` if no file can hold them."""
+    ports = [port for port in artifact.outputs if port.type == "codes"]
+    if len(ports) != 1 or ports[0].levels < 2 or ports[0].rate.numerator != 1:
+        raise ArtifactError(f"{artifact.path}: makes no codes of a known number at a whole stride")
+    return ports[0]
+
+
+def books_of(artifact: Artifact, kbps: float) -> int:
+    """Return how many books have so many kbit/s; `ArtifactError` names the rates there are."""
+    port = code_port(artifact)
+    each = artifact.sample_rate * port.rate * (port.levels - 1).bit_length() / 1000
+    books = round(kbps / each)
+    if not 1 <= books <= port.channels or abs(books * each - kbps) > 1e-3 * each:
+        most = float(port.channels * each)
+        raise ArtifactError(
+            f"--kbps {kbps:g}: {artifact.name} has {float(each):g} to {most:g} kbit/s in steps of "
+            f"{float(each):g}, such as {float(each * max(1, min(books, port.channels))):g}"
+        )
+    return books
+
+
+def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None = None) -> Header:
+    """Return the header of a file of codes, so many `frames` a packet; may raise `AudioError`."""
+    port = code_port(artifact)
+    stride, streams = port.rate.denominator, channels // artifact.streams[0].channels
+    facts: dict[str, Any] = {
+        "name": artifact.name, "hash": codec_hash(artifact), "clock": artifact.sample_rate, "stride": stride,
+        "rate": rate, "channels": channels, "streams": streams, "books": port.channels, "levels": port.levels,
+    }  # fmt: skip
+    wanted = (
+        [frames]
+        if frames
+        else range(min(255, max(1, round(FRAMES_S * artifact.sample_rate / stride))), 0, -1)
+    )
+    why: Exception | None = None
+    for count in wanted:
+        try:
+            return Header(**facts, frames=count)
+        except ValueError as error:
+            why = error
+    raise AudioError(f"{artifact.name}, {rate} Hz, {channels} channels: cannot be packed; {why}")
+
+
+class _Sink:
+    """A sink of codes that writes under a hidden name, block by block."""
+
+    notes: list[str] = []
+
+    def __init__(self, path: Path, port: Port, overwrite: bool):
+        check_writable(path, overwrite=overwrite)
+        self.path, self.port = Path(os.path.realpath(path)), port
+        self._part = hidden(self.path)
+        try:
+            self._file = self._part.open("w+b")
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written ({error.strerror}); {remedy(error)}") from None
+
+    def write(self, frames: Mapping[str, np.ndarray]) -> None:
+        try:
+            self._put(frames[self.port.name])
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written ({error.strerror}); make room") from None
+
+    def finish(self) -> None:
+        try:
+            self._finish()
+            self._file.close()
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written ({error.strerror}); make room") from None
+
+    def _put(self, codes: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._part.replace(self.path)
+
+    def abort(self) -> None:
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+class AmkSink(_Sink):
+    """A sink of codes into an `.amk` file, whose length is `facts["frames"]` at the end."""
+
+    def __init__(self, path: Path, port: Port, overwrite: bool, header: Header, facts: Mapping[str, Any]):
+        super().__init__(path, port, overwrite)
+        self._packer, self._facts = Packer(header), facts
+        self._file.write(self._packer.head())
+
+    def _put(self, codes: np.ndarray) -> None:
+        self._file.write(self._packer.push(codes))
+
+    def _finish(self) -> None:
+        self._file.write(self._packer.finish(self._facts["frames"]))
+
+
+class EcdcSink(_Sink):
+    """A sink of codes `[books, frames]` into an `.ecdc` file, which keeps the first `books`."""
+
+    def __init__(
+        self, path: Path, port: Port, overwrite: bool, header: Header, books: int, facts: Mapping[str, Any]
+    ):
+        model = kind_of(vars(header) | {"model": header.name})
+        if header.streams > 1:
+            raise AudioError(
+                f"{path}: .ecdc holds one channel, not {header.streams}; write .amk, or mix down"
+            )
+        super().__init__(path, port, overwrite)
+        self._writer, self._header, self._facts = EcdcWriter(self._file, model, books), header, facts
+
+    def _put(self, codes: np.ndarray) -> None:
+        self._writer.push(codes[: self._writer.books])
+
+    def _finish(self) -> None:
+        header = self._header
+        self._writer.finish(-(-self._facts["frames"] * header.clock // header.rate))
+
+
+class Encode(Enhance):
+    """Work that turns recordings into files of codes.
+
+    Args:
+        model: See `catalogue.codec_part`.
+        books: Codebooks that are sent.
+        options: Options of the batch.
+        frames: Frames of a packet; None for about `FRAMES_S` seconds.
+        suffix: Suffix of the files, `.amk` or `.ecdc`.
+
+    The `result` of a report is the size of the file in bytes.
+    """
+
+    def __init__(
+        self,
+        model: str | None,
+        books: int,
+        options: Options,
+        frames: int | None = None,
+        suffix: str = ".amk",
+    ):
+        artifact = codec_part(model, "enc")
+        self._books, self._frames_of_packet, self._suffix = books, frames, suffix
+        self.port = code_port(artifact)
+        named = [port.name for port in artifact.controls.values() if port.type == "int"]
+        controls = {named[0]: books} if named else {}
+        if not named and books != self.port.channels:
+            raise ArtifactError(f"{artifact.name}: has one rate, of all its {self.port.channels} books")
+        super().__init__([artifact], replace(options, controls=controls))
+
+    def outputs_of(self, model: Any) -> list[Output]:
+        return [Output("codes", (self.port,), self._suffix)]
+
+    def sink(self, output: Output, path: Path, model: Any, facts: dict[str, Any], reader: Any) -> _Sink:
+        info = reader.info
+        header = header_of(model, info.rate, info.channels, self._frames_of_packet)
+        if self._suffix == ".ecdc":
+            return EcdcSink(path, self.port, self.overwrite, header, self._books, facts)
+        return AmkSink(path, self.port, self.overwrite, header, facts)
+
+    def do(self, job: Job, reader: Any, tick: Tick) -> Report:
+        report = super().do(job, reader, tick)
+        report.result = job.output.stat().st_size
+        (clock,) = (model.sample_rate for model in self.family)
+        if clock < reader.info.rate:
+            report.notes.append(
+                f"{job.source}: {report.model} works at {clock} Hz, so nothing above {clock // 2} Hz is kept "
+                f"of the {reader.info.rate} Hz input"
+            )
+        return report
+
+
+def open_codes(path: str | Path, *, name: str | None = None, **stretch: Any) -> CodesFile:
+    """Open a file of codes by what it begins with, or raise `AudioError`."""
+    if stretch:
+        raise AudioError(f"{name or path}: of a file of codes there are no segments; give the .scp")
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - Path would lose the text the user typed
+            head = file.read(4)
+    except (OSError, ValueError):
+        head = b""  # the reader says why
+    return (EcdcFile if head == b"ECDC" else AmkFile)(path, name=name)
+
+
+class Decode(Enhance):
+    """Work that turns files of codes into sound of the rate and length that was encoded.
+
+    Args:
+        model: See `catalogue.codec_part`; None for the shipped codec that a file names.
+        options: Options of the batch; its `loss` takes frames away, which the decoder conceals.
+    """
+
+    def __init__(self, model: str | None, options: Options):
+        self._named, self._loss = model is not None, options.loss
+        self._found: dict[str, Artifact] = {}
+        super().__init__([codec_part(model, "dec")], replace(options, loss=None))
+        self.suffixes = SUFFIXES
+
+    def open(self, source: Source) -> Any:
+        return source.open(open_codes)
+
+    def chosen(self, reader: CodesFile) -> Artifact:
+        """Return the decoder of a file's codes; `AudioError` if it is not at hand."""
+        artifact = self.family[0]
+        if isinstance(reader, EcdcFile):
+            kind, codes = reader.kind, artifact.streams[0]
+            if kind.segment:
+                raise AudioError(
+                    f"{reader.name}: is of {reader.model}, in segments with a level each, which is not "
+                    "decoded here; decode it with the encodec package"
+                )
+            theirs = kind.rate, kind.books, 1024, artifact.sample_rate / 320
+            ours = artifact.sample_rate, codes.channels, codes.levels, artifact.sample_rate * codes.rate
+            if theirs != ours:
+                raise AudioError(
+                    f"{reader.name}: is of {reader.model}, and -m is {artifact.name}; name that one"
+                )
+            return artifact
+        assert isinstance(reader, AmkFile)
+        return self.decoder_of(reader.header, reader.name)
+
+    def decoder_of(self, header: Header, name: str = "standard input") -> Artifact:
+        """Return the decoder that a header names, or raise `AudioError` if it is not at hand."""
+        artifact = self.family[0]
+        if codec_hash(artifact) != header.hash and not self._named:
+            shipped = {path.name for path in PRETRAINED.glob("*_dec.onnx")}
+            if f"{header.name}_dec.onnx" in shipped:  # a stranger's name leads nowhere else
+                if header.name not in self._found:
+                    self._found[header.name] = codec_part(PRETRAINED / header.name, "dec")
+                artifact = self._found[header.name]
+        if codec_hash(artifact) != header.hash:
+            raise AudioError(
+                f"{name}: was made by {header.name} ({header.hash.hex()}), and {artifact.name} "
+                f"({codec_hash(artifact).hex()}) is another codec; name the right one with -m"
+            )
+        return artifact
+
+    def check(self, sources: Any) -> None:
+        """Load the decoder, or raise `AudioError`."""
+        self._player(self.family[0])
+
+    def do(self, job: Job, reader: Any, tick: Tick) -> Report:
+        losses = self._lose(job.source, reader) if self._loss else None
+        report = super().do(job, reader, tick)
+        report.bursts = losses.bursts() if losses else None
+        return report
+
+    def _lose(self, source: Source, reader: CodesFile) -> Losses:
+        """Flag the frames that the loss takes."""
+        assert self._loss
+        rate: Any = reader.frames / reader.info.seconds  # frames a second
+        losses = self._loss.of(source, AudioInfo(reader.name, rate, 1, reader.frames, "", ""))
+        ((_, reader.lost),) = losses.heard([np.zeros((1, reader.frames), np.float32)])
+        return losses
+
+
+class ThereAndBack(Work):
+    """Work that encodes and decodes recordings; the `result` is the size of the codes in bytes."""
+
+    def __init__(self, encode: Encode, decode: Decode):
+        self.encode, self.decode = encode, decode
+        self.family, self.outputs, self.suffixes = encode.family, decode.outputs, encode.suffixes
+        self.overwrite, self.threads = decode.overwrite, decode.threads
+
+    def check(self, sources: Any) -> None:
+        """Load the models, or raise `AudioError`."""
+        self.encode.check(sources)
+        self.decode.check(sources)
+
+    def do(self, job: Job, reader: Any, tick: Tick) -> Report:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="audiomask-") as folder:
+            codes = Path(folder) / "codes.amk"
+            encoded = self.encode.do(Job(job.source, {"codes": codes}), reader, tick)
+            with AmkFile(codes, name=str(job.source)) as file:
+                report = self.decode.do(job, file, tick)
+        report.notes = encoded.notes + report.notes
+        report.result, report.elapsed = encoded.result, time.perf_counter() - start
+        return report
+
+
+def sizes(reports: Iterable[Report]) -> Iterator[tuple[Report, float]]:
+    """Yield reports whose result is a size, and their kbit/s."""
+    for report in reports:
+        if isinstance(report.result, int) and report.seconds:
+            yield report, report.result * 8 / report.seconds / 1000
