@@ -50,7 +50,7 @@ export const TYPES = {
   pcm: FLOAT, // samples of sound, full scale 1
   lost: FLOAT, // 1 where a frame did not arrive, else 0
   noise: { dtype: "float32", neutral: null }, // Gaussian, of variance 1
-  codes: INT, // indices below `levels`
+  codes: { dtype: "int64", neutral: -1 }, // indices below `levels`; below 0 for none
   bits: INT, // 0 or 1
   probabilities: FLOAT,
   embedding: FLOAT,
