@@ -68,7 +68,7 @@ def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None =
     }  # fmt: skip
     wanted = (
         [frames]
-        if frames
+        if frames is not None
         else range(min(255, max(1, round(FRAMES_S * artifact.sample_rate / stride))), 0, -1)
     )
     why: Exception | None = None
