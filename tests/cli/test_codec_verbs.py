@@ -5,13 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import codec_pair
 import numpy as np
 import pytest
 import small_artifacts
 import soundfile as sf
-from codes import damaged
+from codes import damaged, drawn, packed
 
 from audiomask import Player
 from audiomask.audio import AudioError, read
@@ -19,6 +20,7 @@ from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import codec_part
 from audiomask.runtime.codes.container import MARK, Packet, Unpacker
 from audiomask.runtime.codes.files import AmkFile
+from audiomask.runtime.files.coded import header_of
 
 PLAIN = ("--kbps", "1.2")
 
@@ -171,6 +173,16 @@ def test_the_wrong_codec_is_refused(here, cli, tiny, another):
     assert done.code == 1
     assert re.search(r"a\.amk: was made by gist \(\w{16}\), and gist \(\w{16}\) is another codec", done.err)
     assert not (here / "b.wav").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"stride": 1}, {"clock": 48000}, {"books": 7}, {"levels": 17}, {"channels": 2}]
+)
+def test_headers_made_by_hand(here, cli, tiny, changes):
+    header = replace(header_of(codec_part(tiny, "enc"), 16000, 1), **changes)
+    (here / "a.amk").write_bytes(packed(drawn(header, 20, books=2), header))
+    done = cli("decode", "a.amk", "-m", tiny, "-o", "b.wav")
+    assert (done.code, "a.amk: its header does not fit gist" in done.err) == (1, True)
 
 
 def test_without_a_name_the_shipped_codec_is_taken_that_a_file_names(here, cli, tiny, another, monkeypatch):

@@ -17,9 +17,8 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.runtime.artifact import Artifact
-from audiomask.runtime.catalogue import codec_hash
 from audiomask.runtime.codes.container import End, Header, Packer, Packet, Unpacker, parse_header
-from audiomask.runtime.files.coded import books_of, code_port, header_of
+from audiomask.runtime.files.coded import books_of, check_header, code_port, header_of
 from audiomask.runtime.net.batching import Stream
 from audiomask.runtime.net.requests import BadValue, Refusal, rest
 from audiomask.runtime.packets.intake import Intake
@@ -237,8 +236,7 @@ def _header(text: str | None, decoder: Artifact) -> Header:
         found = None
     if found is None:
         raise BadValue("header is not that of an .amk in base64")
-    if found.hash != codec_hash(decoder):
-        raise BadValue(f"the header is of {found.name[:50]} ({found.hash.hex()}), another codec")
+    check_header(found, decoder, "header")
     if found.channels > MAX_ROWS:
         raise BadValue(f"channels {found.channels} are outside 1 to {MAX_ROWS}")
     return found

@@ -164,7 +164,7 @@ def head_of(**changes):
         ({"codec": {"do": "encode", "header": "x"}}, "header is of who decodes"),
         ({"codec": {"do": "decode"}}, "header is not that of an .amk in base64"),
         ({"codec": {"do": "decode", "header": "&&"}}, "header is not that of an .amk in base64"),
-        ({"codec": {"do": "decode", "header": head_of()}}, "the header is of gist"),
+        ({"codec": {"do": "decode", "header": head_of()}}, "header: was made by gist"),
         ({"codec": {"wrong": 1}}, "unknown: wrong"),
         ({"codec": CODE, "model": "toy_16k"}, "codec 'toy_16k' is not offered; there are: tiny"),
         ({"codec": CODE, "packets": {}}, "say codec alone"),
