@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect as aconnect
 from websockets.sync.client import connect
 
 from audiomask.runtime.net import listener
-from audiomask.runtime.net.server import Service, Settings, offer
+from audiomask.runtime.net.server import Service, Settings, offer, offer_codecs
 from audiomask.runtime.session import Session
 
 
@@ -23,9 +23,12 @@ class Running:
     """``names``: models; ``settings``: what differs from the defaults."""
 
     def __init__(self, *names, **settings):
-        self.families = offer([str(name) for name in names])
+        names = [str(name) for name in names]
+        self.families, codecs = offer(names), offer_codecs(names)
         self.reports = []
-        self.service = Service(self.families, replace(Settings(), **settings), self.reports.append)
+        self.service = Service(
+            self.families, replace(Settings(), **settings), self.reports.append, codecs=codecs
+        )
         self.server = listener.server(self.service, certificate=None, key=None, say=lambda text: None)
         self.listening = listener.bind("127.0.0.1", 0)
         self.host = f"127.0.0.1:{self.listening.getsockname()[1]}"

@@ -63,7 +63,7 @@ def token(args: argparse.Namespace) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     from audiomask.runtime.net import listener
-    from audiomask.runtime.net.server import PAGE, Service, Settings, is_loopback, offer
+    from audiomask.runtime.net.server import PAGE, Service, Settings, is_loopback, offer, offer_codecs
 
     secret, local = token(args), is_loopback(args.host)
     if not local and secret is None:
@@ -89,14 +89,15 @@ def run(args: argparse.Namespace) -> int:
         page=None if args.no_page else PAGE,
     )
     refused: dict[str, str] = {}
-    service = Service(offer(args.model, refused), settings, refused=refused)
+    codecs = offer_codecs(args.model)
+    service = Service(offer(args.model, refused), settings, refused=refused, codecs=codecs)
 
     say = partial(note, quiet=args.quiet)
     server = listener.server(service, certificate=args.tls_cert, key=args.tls_key, say=say)
     listening = listener.bind(args.host, args.port)
     host, port = listening.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    say(f"{' '.join(service.artifacts)} at http{'s' * bool(args.tls_cert)}://{host}:{port}")
+    say(f"{' '.join([*service.artifacts, *codecs])} at http{'s' * bool(args.tls_cert)}://{host}:{port}")
     for name, reason in refused.items():
         note(f"warning: {name} is not served: {reason}")
     if not local and not args.tls_cert:

@@ -125,6 +125,18 @@ def codec_part(name: str | Path | None, part: str) -> Artifact:
     return artifact
 
 
+def is_codec(name: str) -> bool:
+    """Return whether a name is that of a codec rather than of a model by itself."""
+    stem = re.sub(r"(_(enc|dec))?(\.onnx)?$", "", name)
+    if os.path.isfile(name) and not re.search(r"_(enc|dec)\.onnx$", name):  # noqa: PTH113
+        return False
+    return any(
+        os.path.exists(f"{folder}{stem}_{part}.onnx")  # noqa: PTH110
+        for folder in ("", f"{PRETRAINED}/")
+        for part in PARTS
+    )
+
+
 def codec_hash(artifact: Artifact) -> bytes:
     """Return 8 bytes that only the parts of this codec share; may raise `ArtifactError`."""
     parts = artifact.meta.get("parts")

@@ -45,3 +45,13 @@ def test_the_tables_add_up():
     data = packed(drawn(frames=150, books=12), HEADER, 48000)
     assert (int(sizes[0].replace(",", "")), int(sizes[1])) == (2250, len(data) - 2250)
     assert float(sizes[2]) == round(len(data) * 8 / 3000, 2)
+
+
+def test_the_keys_of_the_hello_are_described():
+    from audiomask.runtime.net.coding import FIELDS
+
+    table = PAGE.partition("## Over a socket")[2].partition("\n\nThe answer")[0]
+    assert set(re.findall(r"^\| (`.*?`) \|", table, re.M)) == {
+        "`do`", "`kbps`, `frames`", "`header`", "`jitter_ms`, `realtime`"
+    }  # fmt: skip
+    assert set(re.findall(r"`(\w+)`", table)) >= set(FIELDS)

@@ -2,14 +2,17 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import codec_pair
 import numpy as np
 import pytest
+import small_artifacts
 import soundfile as sf
-from codes import damaged
+from codes import damaged, drawn, packed
 
 from audiomask import Player
 from audiomask.audio import AudioError, read
@@ -17,6 +20,7 @@ from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import codec_part
 from audiomask.runtime.codes.container import MARK, Packet, Unpacker
 from audiomask.runtime.codes.files import AmkFile
+from audiomask.runtime.files.coded import header_of
 
 PLAIN = ("--kbps", "1.2")
 
@@ -171,6 +175,16 @@ def test_the_wrong_codec_is_refused(here, cli, tiny, another):
     assert not (here / "b.wav").exists()
 
 
+@pytest.mark.parametrize(
+    "changes", [{"stride": 1}, {"clock": 48000}, {"books": 7}, {"levels": 17}, {"channels": 2}]
+)
+def test_headers_made_by_hand(here, cli, tiny, changes):
+    header = replace(header_of(codec_part(tiny, "enc"), 16000, 1), **changes)
+    (here / "a.amk").write_bytes(packed(drawn(header, 20, books=2), header))
+    done = cli("decode", "a.amk", "-m", tiny, "-o", "b.wav")
+    assert (done.code, "a.amk: its header does not fit gist" in done.err) == (1, True)
+
+
 def test_without_a_name_the_shipped_codec_is_taken_that_a_file_names(here, cli, tiny, another, monkeypatch):
     from audiomask.runtime import catalogue
     from audiomask.runtime.files import coded
@@ -247,6 +261,53 @@ def test_ecdc_needs_its_codec(here, cli, tiny):
     assert "encodec_48khz.ecdc: is of encodec_48khz, in segments with a level each" in done.err
 
 
+FRAMES = {"name": "codes", "type": "codes", "rate": "1/320", "channels": 32, "levels": 1024}
+ENCODEC = {  # its ports, and a mean of each frame in place of a network
+    "like_enc": ([{"name": "audio", "type": "pcm"}], [FRAMES], 320, 0, None, """
+    hops = Constant <value = int64[4] {0, 1, -1, 320}> ()
+    framed = Reshape (audio, hops)
+    mean = ReduceMean <keepdims: int = 0> (framed, three)
+    scale = Constant <value = float {511.0}> ()
+    shift = Constant <value = float {512.0}> ()
+    scaled = Mul (mean, scale)
+    positive = Add (scaled, shift)
+    whole = Cast <to: int = 7> (positive)
+    books = Constant <value = int64[3] {1, 32, 1}> ()
+    codes = Tile (whole, books)"""),
+    "like_dec": ([FRAMES], [{"name": "decoded", "type": "pcm"}], 320, 0, None, """
+    first = Slice (codes, zero, one, one)
+    number = Cast <to: int = 1> (first)
+    scale = Constant <value = float {511.0}> ()
+    shift = Constant <value = float {512.0}> ()
+    signed = Sub (number, shift)
+    mean = Div (signed, scale)
+    mean4 = Unsqueeze (mean, three)
+    times = Constant <value = int64[4] {1, 1, 1, 320}> ()
+    held = Tile (mean4, times)
+    flat = Constant <value = int64[3] {0, 1, -1}> ()
+    decoded = Reshape (held, flat)"""),
+}  # fmt: skip
+
+
+def test_ecdc_there_and_back(here, cli):
+    for part in ("enc", "dec"):
+        more = {"sample_rate": 24000, "task": f"{part}ode", "parts": {"enc": "1", "dec": "2"}}
+        small_artifacts.build(here, f"like_{part}", ENCODEC, **more)
+    sf.write("a.wav", np.linspace(-0.9, 0.9, 24001), 24000, subtype="FLOAT")
+    done = cli("encode", "a.wav", "-m", "./like", "--kbps", "24", "-o", "a.ecdc")
+    assert done.code == 0, done.err
+    assert (here / "a.ecdc").stat().st_size == 9 + 73 + 76 * 40
+    assert cli("decode", "a.ecdc", "-m", "./like", "-o", "b.wav").code == 0
+    x, rate = read("b.wav")
+    assert (rate, x.shape) == (24000, (1, 24001))
+    assert np.abs(x - read("a.wav")[0])[:, :24000].max() < 0.02  # the last frame is mostly silence
+    wav("two.wav", channels=2)
+    done = cli("encode", "two.wav", "-m", "./like", "--kbps", "24", "--format", "ecdc")
+    assert (done.code, ".ecdc holds one channel, not 2" in done.err) == (1, True)
+    done = cli("encode", "two.wav", "-m", "./like", "--kbps", "12")
+    assert (done.code, "has one rate, of all its 32 books" in done.err) == (1, True)
+
+
 # --- pipes --------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +363,29 @@ def test_packets_and_sound_come_out_while_samples_come_in(here, tiny):
     player = Player(f"{tiny}_dec.onnx")
     y = np.concatenate([player.feed(codes)["decoded"], player.flush()["decoded"]], axis=1)
     np.testing.assert_allclose(np.frombuffer(sound + more, "<f4"), y[0], atol=1e-6)
+
+
+def test_sigterm_is_the_end_of_the_input(here, tiny):
+    raw = ("--raw", "s16le", "-m", tiny, "-q")
+    encode = process("encode", "-", *raw, *PLAIN, "--frames-per-packet", "1")
+    encode.stdin.write(bytes(2 * 1000))
+    coded = b""
+    while len(coded) < 38 + 3 * (14 + 3):
+        coded += encode.stdout.read(1000)
+    encode.send_signal(signal.SIGTERM)
+    rest, err = encode.communicate(timeout=60)
+    assert (encode.returncode, err) == (143, b"")
+    (here / "a.amk").write_bytes(coded + rest)
+    with AmkFile("a.amk") as file:
+        assert (file.info.frames, file.notes) == (1000, [])
+    decode = process("decode", "-", *raw, "--jitter", "0")
+    decode.stdin.write(coded + rest)
+    sound = b""
+    while len(sound) < 2 * 320 * 2:
+        sound += decode.stdout.read(1000)
+    decode.send_signal(signal.SIGTERM)
+    more, err = decode.communicate(timeout=60)
+    assert (decode.returncode, err, len(sound + more)) == (143, b"", 2000)
 
 
 def test_packets_that_are_missing_late_and_double(here, cli, tiny):

@@ -68,7 +68,7 @@ def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None =
     }  # fmt: skip
     wanted = (
         [frames]
-        if frames
+        if frames is not None
         else range(min(255, max(1, round(FRAMES_S * artifact.sample_rate / stride))), 0, -1)
     )
     why: Exception | None = None
@@ -78,6 +78,20 @@ def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None =
         except ValueError as error:
             why = error
     raise AudioError(f"{artifact.name}, {rate} Hz, {channels} channels: cannot be packed; {why}")
+
+
+def check_header(header: Header, decoder: Artifact, name: str) -> None:
+    """Raise `AudioError` unless a header, of what is called `name`, is of a decoder's codec."""
+    if codec_hash(decoder) != header.hash:
+        raise AudioError(
+            f"{name}: was made by {header.name} ({header.hash.hex()}), and {decoder.name} "
+            f"({codec_hash(decoder).hex()}) is another codec; name the right one with -m"
+        )
+    codes, (sound,) = decoder.streams[0], [port for port in decoder.outputs if port.type == "pcm"]
+    theirs = header.clock, header.stride, header.books, header.levels, header.channels
+    ours = decoder.sample_rate, 1 / codes.rate, codes.channels, codes.levels, header.streams * sound.channels
+    if theirs != ours:
+        raise AudioError(f"{name}: its header does not fit {header.name}; it is damaged or made by hand")
 
 
 class _Sink:
@@ -268,11 +282,7 @@ class Decode(Enhance):
                 if header.name not in self._found:
                     self._found[header.name] = codec_part(PRETRAINED / header.name, "dec")
                 artifact = self._found[header.name]
-        if codec_hash(artifact) != header.hash:
-            raise AudioError(
-                f"{name}: was made by {header.name} ({header.hash.hex()}), and {artifact.name} "
-                f"({codec_hash(artifact).hex()}) is another codec; name the right one with -m"
-            )
+        check_header(header, artifact, name)
         return artifact
 
     def check(self, sources: Any) -> None:

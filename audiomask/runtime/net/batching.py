@@ -28,7 +28,6 @@ import numpy as np
 from audiomask.runtime.net.counters import Counters
 from audiomask.runtime.pcm import Pcm
 from audiomask.runtime.player import feed_all
-from audiomask.runtime.session import Session
 
 TURN_HOPS = 8  # of one stream in one batch: a client's bigger blocks are cut
 LIVE_S = 0.25  # ahead of real time and still live: jitter of networks and of clients' timers
@@ -48,7 +47,7 @@ class Stream:
 
     def __init__(
         self,
-        session: Session,
+        session: Any,  # a `Session`, or what is fed alike
         pcm: Pcm,
         worker: Worker,
         deliver: Callable[[bytes | Exception, float], None],
@@ -56,6 +55,8 @@ class Stream:
         burst_s: float,
     ):
         self.session, self.pcm, self.worker, self.deliver = session, pcm, worker, deliver
+        pace = session.sample_rate, session.hop, session.latency
+        self.rate, self.hop, self.latency = getattr(session, "pace", pace)  # in frames of `pcm`
         self.max_rate, self.window = max_rate, burst_s / max_rate
         self.inbox, self.lost = bytearray(), bytearray()
         self.taken: bytearray | None = None  # flags of the sound being computed
@@ -76,7 +77,7 @@ class Stream:
         await self.moved.wait()
 
     def pay(self, frames: int, now: float) -> None:
-        self.paid = max(self.paid, now) + frames / self.session.sample_rate / self.max_rate
+        self.paid = max(self.paid, now) + frames / self.rate / self.max_rate
 
     def request(self, data: bytearray | None) -> tuple:
         """Return what `feed_all` takes for this sound, or for the end."""
@@ -86,7 +87,7 @@ class Stream:
         return self.session, self.pcm.decode(data), lost
 
     def take(self, frames: int, now: float) -> bytearray:
-        self.due = max(self.due, now) + frames / self.session.sample_rate
+        self.due = max(self.due, now) + frames / self.rate
         self.pay(frames, now)
         size = frames * self.pcm.frame
         data = self.inbox[:size]
@@ -191,7 +192,7 @@ class Worker:
                     self.counters.add("throttled_total")
             elif not whole:
                 stream.inbox.clear()  # drop a frame that was never completed
-                stream.pay(stream.session.latency, now)  # a flush computes so much
+                stream.pay(stream.latency, now)  # a flush computes so much
                 stream.flying = True
                 turn.append((stream, None, 0.0))
             elif stream.due - now > LIVE_S:
@@ -200,7 +201,7 @@ class Worker:
                 stream.throttled &= excess > -stream.window / 2
                 since = stream.since
                 stream.since = now  # for the sound that stays
-                turn.append((stream, stream.take(min(whole, TURN_HOPS * stream.session.hop), now), since))
+                turn.append((stream, stream.take(min(whole, TURN_HOPS * stream.hop), now), since))
         room = EXTRA_S / self._cost
         for stream in sorted(ahead, key=lambda s: s.due):
             batch = stream.session.engine.batch
@@ -208,7 +209,7 @@ class Worker:
                 break
             hops = min(TURN_HOPS, max(1, int(room / batch)))
             room -= hops * batch
-            turn.append((stream, stream.take(min(stream.whole, hops * stream.session.hop), now), 0.0))
+            turn.append((stream, stream.take(min(stream.whole, hops * stream.hop), now), 0.0))
         if wait and not turn:
             if self._timer:
                 self._timer.cancel()
@@ -226,7 +227,7 @@ class Worker:
         try:
             made = feed_all([stream.request(data) for stream, data, _ in turn])
             outputs = [
-                y if isinstance(y, Exception) else stream.pcm.encode(np.atleast_2d(y))
+                y if isinstance(y, Exception | bytes) else stream.pcm.encode(np.atleast_2d(y))
                 for (stream, _, _), y in zip(turn, made, strict=True)
             ]
         except Exception as error:  # nothing may end this thread, which all streams need
@@ -252,12 +253,12 @@ class Worker:
         work = 0.0
         for (stream, data, since), output in zip(turn, outputs, strict=True):
             session = stream.session
-            frames = session.latency if data is None else len(data) // stream.pcm.frame
-            work += frames / session.hop * session.engine.batch
+            frames = stream.latency if data is None else len(data) // stream.pcm.frame
+            work += frames / stream.hop * session.engine.batch
             stream.deliver(output, since)
             stream.flying = False
             if data is not None:
-                self.counters.add("audio_seconds_total", frames / session.sample_rate, "in")
+                self.counters.add("audio_seconds_total", frames / stream.rate, "in")
             if stream.ending and (data is None or stream not in self._ready):  # forgotten meanwhile
                 self._ended(stream)
             stream.moved.set()

@@ -25,8 +25,18 @@ from starlette.staticfiles import StaticFiles
 
 from audiomask import __version__
 from audiomask.runtime.artifact import REQUIRED, Artifact, ArtifactError
-from audiomask.runtime.catalogue import family, resolve, shipped
+from audiomask.runtime.catalogue import (
+    PARTS,
+    PRETRAINED,
+    codec_hash,
+    codec_part,
+    family,
+    is_codec,
+    resolve,
+    shipped,
+)
 from audiomask.runtime.net.batching import Worker
+from audiomask.runtime.net.coding import Codec
 from audiomask.runtime.net.requests import Refusal
 from audiomask.runtime.net.sockets import Hub, Settings, Socket
 from audiomask.runtime.session import Session, sounds
@@ -73,7 +83,7 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     gets the models that no session can play, by file name, and why. Raises `ArtifactError` for a model that
     is not there, cannot be played, or bears another's name.
     """
-    families = [resolve(name) for name in names] or [resolve(None)]
+    families = [resolve(name) for name in names if not is_codec(name)] or [resolve(None)]
     for artifact in (a for group in families for a in group):
         _try(artifact)
     if not names:
@@ -99,6 +109,19 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     return families
 
 
+def offer_codecs(names: list[str]) -> dict[str, Codec]:
+    """Return the codecs that are served, by name: those among `names`, or all that ship."""
+    if not names:
+        names = [path.stem.removesuffix("_enc") for path in sorted(PRETRAINED.glob("*_enc.onnx"))]
+    found = {}
+    for name in filter(is_codec, names):
+        encoder, decoder = (codec_part(name, part) for part in PARTS)
+        if codec_hash(encoder) != codec_hash(decoder):
+            raise ArtifactError(f"{decoder.path}: is of another codec than {encoder.path}; export both anew")
+        found[encoder.path.stem.removesuffix("_enc")] = encoder, decoder
+    return found
+
+
 def _try(artifact: Artifact) -> None:
     """Raise `ArtifactError` for a model that cannot be played."""
     for name in sounds(artifact):
@@ -114,8 +137,10 @@ class Service(Hub):
         settings: Settings,
         report: Callable[[BaseException], None] = traceback.print_exception,
         refused: Mapping[str, str] | None = None,
+        codecs: Mapping[str, Codec] | None = None,
     ):
         super().__init__(families, settings, report)
+        self.codecs = dict(codecs or {})
         self.refused = dict(refused or {})
         self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
         self.sockets: set[Socket] = set()
@@ -240,6 +265,7 @@ class Service(Hub):
             "status": "draining" if self.draining else "ok",
             "version": __version__,
             "models": list(self.artifacts),
+            "codecs": list(self.codecs),
             "refused": self.refused,
             "sockets": len(self.sockets),
         }

@@ -22,6 +22,7 @@ from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import choose, family
 from audiomask.runtime.net.batching import Stream, Worker
+from audiomask.runtime.net.coding import MAX_ROWS, Codec, CodeIntake, Coder, Decoder, coder
 from audiomask.runtime.net.counters import Counters
 from audiomask.runtime.net.requests import BadValue, Refusal, field, message, rest
 from audiomask.runtime.packets.intake import Intake
@@ -29,7 +30,6 @@ from audiomask.runtime.pcm import FORMATS, Pcm
 from audiomask.runtime.session import Session, sounds
 
 VERSION = 1
-MAX_ROWS = 8  # independent channels of a mono model: each costs as much as a stream
 INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
 HELLO_S = 10.0  # time until the hello
 SLOW_S = 10.0  # time that a client may take nothing while something waits for it
@@ -66,6 +66,7 @@ class Hub:
         self.counters = Counters()
         self.workers: list[Worker] = []
         self.artifacts = {a.path.stem: a for group in families for a in group}
+        self.codecs: dict[str, Codec] = {}  # by what a hello may name
         self.models: dict[str, list[Artifact]] = {}  # by what a hello may name: file, model, family
         for group in families:
             self.models.setdefault(family(group[0]), group)
@@ -206,6 +207,7 @@ class Socket:
         output = field(hello, "output", str, None)
         version = field(hello, "version", int, VERSION)
         packets = field(hello, "packets", dict, None)
+        codec = field(hello, "codec", dict, None)
         wanted = rest(hello, **SET)
         if version != VERSION:
             raise BadValue(f"version {version} is not spoken here; {VERSION} is")
@@ -213,6 +215,13 @@ class Socket:
             raise BadValue(f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
             raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
+        if codec is not None:
+            if packets is not None or output is not None:
+                raise BadValue("packets and output are not of a codec's socket; say codec alone")
+            if channels is not None and not 1 <= channels <= MAX_ROWS:
+                raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS}")
+            await self._code(codec, model, rate, channels, form, wanted)
+            return
         if model is not None and model not in self.hub.models:
             names = " ".join(self.hub.models)
             raise BadValue(f"model {model[:50]!r} is not offered; there are: {names}")
@@ -230,21 +239,48 @@ class Socket:
         # It is made in a thread of its own, since the filters of odd rates take a while.
         given = {"sample_rate": rate, "channels": channels, "output": output, **wanted}
         session = await self._checked(asyncio.to_thread(Session, artifact, **given))
-        worker, pcm = min(self.hub.workers, key=lambda w: w.load), Pcm(form, session.channels)
+        self._open(session, Pcm(form, session.channels))
+        if packets is not None:
+            assert self.stream
+            self.intake = Intake(packets, self.stream, INBOX)
+        self._ready(form, artifact.path.stem)
+
+    async def _code(
+        self, codec: dict, model: str | None, rate: int, channels: int | None, form: str, wanted: dict
+    ) -> None:
+        """Do the rest of `_start` for a socket that encodes, decodes, or does both."""
+        given = self.hub.codecs, model, rate, channels, form, codec
+        session, pcm, asked = await self._checked(asyncio.to_thread(coder, *given))
+        await self._checked(asyncio.to_thread(session.set, **wanted))
+        self._open(session, pcm)
+        if isinstance(session, Decoder):
+            assert self.stream
+            self.intake = CodeIntake(asked, self.stream, INBOX)
+        self._ready(form, model or next(iter(self.hub.codecs)), codec=session.facts())
+
+    def _open(self, session: Any, pcm: Pcm) -> None:
+        worker = min(self.hub.workers, key=lambda w: w.load)
         self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
         worker.load += 1
-        if packets is not None:
-            self.intake = Intake(packets, self.stream, INBOX)
-        self.heard, controls = self._loop.time(), artifact.controls
+        self.heard = self._loop.time()
+
+    def _ready(self, form: str, model: str, **more: Any) -> None:
+        """Answer the hello."""
+        assert self.stream
+        session = self.stream.session
         ready = {
             "type": "ready",
             "version": VERSION,
-            "model": artifact.path.stem,
-            "rate": rate,
+            "model": model,
+            "rate": session.sample_rate,
             "format": form,
             "output": session.ports[0].name,
-            "controls": {n: {key: getattr(port, key) for key in CONTROL} for n, port in controls.items()},
+            "controls": {
+                name: {key: getattr(port, key) for key in CONTROL}
+                for name, port in session.artifact.controls.items()
+            },
             **{key: getattr(session, key) for key in CLOCK},
+            **more,
         }
         if self.intake:
             ready["packets"] = self.intake.facts
@@ -309,6 +345,8 @@ class Socket:
             "faults": session.faults - faults,
             "clipped": stream.pcm.clipped,
         }
+        if isinstance(session, Coder):
+            report["bytes"], session.bytes = session.bytes, 0
         stream.samples_in = stream.samples_out = stream.pcm.clipped = 0
         if self.intake:
             report["packets"] = self.intake.news("client")
@@ -322,7 +360,8 @@ class Socket:
         if isinstance(output, Exception):
             self._break(output)
         elif output:
-            samples = len(output) // (stream.pcm.dtype.itemsize * stream.session.outputs)
+            outputs = stream.session.outputs  # 0 for one that encodes
+            samples = len(output) // (stream.pcm.dtype.itemsize * outputs) if outputs else 0
             stream.samples_out += samples
             seconds = samples / stream.session.rate_out
             self.hub.counters.add("audio_seconds_total", seconds, "out")

@@ -18,6 +18,8 @@ FIELDS = {"ms": ((int, float), 20), "jitter_ms": ((int, float), 60), "realtime":
 class Intake:
     """The packet mode of a socket, which belongs to the event loop.
 
+    `blank` are the bytes that take the place of a packet that did not come.
+
     `wanted` is what the hello says of packets, `facts` the answer. Values that make no sense raise `Refusal`.
     """
 
@@ -28,8 +30,8 @@ class Intake:
             self.size, depth = shape(ms, jitter_ms, session.sample_rate)
         except ValueError as error:
             raise BadValue(str(error)) from None
-        self.stream, self.room = stream, room
-        self.jitter = JitterBuffer(depth, self.size / session.sample_rate, realtime=realtime)
+        self._prepare(stream, room, JitterBuffer(depth, self.size / session.sample_rate, realtime=realtime))
+        self.blank = bytes(self.size * stream.pcm.frame)
         self.facts = {
             "size": self.size,
             "jitter": depth * self.size,
@@ -37,6 +39,9 @@ class Intake:
             "realtime": realtime,
             "told": session.artifact.lost is not None,
         }
+
+    def _prepare(self, stream: Stream, room: int, jitter: JitterBuffer) -> None:
+        self.stream, self.room, self.jitter = stream, room, jitter
         self._loop = asyncio.get_running_loop()
         self._due: deque[bytes | None] = deque()  # packets for which the inbox had no room yet
         self._timer: asyncio.TimerHandle | None = None
@@ -60,8 +65,9 @@ class Intake:
         self._due.extend(self.jitter.take(now))
         while self._due and len(self.stream.inbox) <= self.room:
             payload = self._due.popleft()
-            data = payload or bytes(self.size * self.stream.pcm.frame)
-            self.stream.worker.put(self.stream, data, now, bytes([payload is None]) * self.size)
+            data = payload or self.blank
+            flags = bytes([payload is None]) * (len(data) // self.stream.pcm.frame)
+            self.stream.worker.put(self.stream, data, now, flags)
         if self._timer:
             self._timer.cancel()
         if (due := self.jitter.due()) < float("inf"):
