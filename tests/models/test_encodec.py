@@ -10,11 +10,11 @@ from audiomask.cli import main
 from audiomask.models.encodec import EnCodec, EnCodecDecoder, EnCodecEncoder, from_authors
 from audiomask.nn.seanet import whole
 
-TINY = {"filters": 2, "ratios": [4, 2], "latent": 1, "stages": 4, "levels": 4096}
+TINY = {"filters": 2, "ratios": [4, 2], "latent": 2, "stages": 4, "levels": 64}
 SEGMENTS = {"causal": False, "norm": "time_group_norm", "reflect": True, "segment": 80, "overlap": 0.1}
 KINDS = {
     "zeros": {},
-    "mirror": {"reflect": True},
+    "mirror": {"reflect": True, "stages": 8, "levels": 256},
     "look-ahead": {"causal": False, "shortcut": False},
     "look-ahead-mirror": {"causal": False, "reflect": True},
     "segments": SEGMENTS | {"channels": 2, "filters": 4},
