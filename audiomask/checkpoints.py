@@ -1,8 +1,8 @@
 """Load other people's checkpoints, without trusting them, into our class of the network.
 
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
-its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`; where the network
-takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is what `read` returns. Nothing is unpickled but
+its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`, or a function of those
+arguments that returns it; where the network takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is what `read` returns. Nothing is unpickled but
 tensors and plain containers of tensors.
 """
 
@@ -126,10 +126,11 @@ def load(
     except RuntimeError as error:
         words = " ".join(str(error).split())
         raise CheckpointError(f"{names}: does not fit {name}({config['init_args']}): {words}") from error
+    licence = module.AUTHORS_LICENCE
     digest = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
     card = {
         "description": f"{module.AUTHORS_CLASS}, the authors' weights",
-        "licence": module.AUTHORS_LICENCE,
+        "licence": licence(arguments) if callable(licence) else licence,
         "training": {"imported": [Path(p).name for p in paths], "sha256": digest},
     }
     return model.eval(), config, card

@@ -7,8 +7,10 @@ which is printed and kept in the file.
 audiomask import dtln model_1.onnx model_2.onnx -o dtln.onnx
 audiomask import demucs dns48-11decc9d8e3f0998.th -o dns48.onnx --weights exp/dns48
 audiomask import audio_mae pretrained.pth --weights exp/audio_mae
+audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
 
-A network that only serves to train from, such as the last, has no ONNX file.
+A network that only serves to train from, such as the last, has no ONNX file. A codec has two: `-o NAME.onnx`
+writes NAME_enc.onnx and NAME_dec.onnx.
 """
 
 from __future__ import annotations
@@ -55,8 +57,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.weights}: config and weights")
     if not isinstance(model, StreamingModel) or not args.out:
         return 0
-    document = export(model, args.out, config, **card)
-    error = max(document["equality"], check_file(model, args.out))
-    rate = document["sample_rate"]
-    print(f"{args.out}: {document['name']}, {rate} Hz, equals torch to {error:.1e} of the peak")
+    parts = weights.part_configs(config)
+    for part, own in parts.items():
+        out = args.out.with_name(f"{args.out.stem}_{part}.onnx") if part else args.out
+        if part:
+            if out.exists() and not args.force:
+                raise UsageError(f"{out} exists; -f overwrites it")
+            state, model = model.state_dict(), weights.load_model(own).eval()
+            model.load_state_dict(state)
+        document = export(model, out, own, **card)
+        error = max(document["equality"], check_file(model, out))
+        rate = document["sample_rate"]
+        print(f"{out}: {document['name']}, {rate} Hz, equals torch to {error:.1e} of the peak")
     return 0

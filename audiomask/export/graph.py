@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import warnings
 from typing import Any
@@ -16,7 +15,7 @@ from onnx_ir.passes import common as passes
 
 from audiomask import __version__
 from audiomask.export.decompositions import short_translation
-from audiomask.export.packing import ExportError, Packed, example, pack_state, port_names
+from audiomask.export.packing import ExportError, Packed, example, folded, pack_state, port_names
 from audiomask.nn.recurrent import prepare_export
 from audiomask.streaming import StreamingModel
 
@@ -25,7 +24,7 @@ OPSET = 23  # the first with Attention
 
 def build(model: StreamingModel) -> ir.Model:
     """Return the simplified graph of `model.step`, weights included; batch and time are dynamic."""
-    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    model = folded(model)
     prepare_export(model)
     inputs, outputs = port_names(model)
     batch, hops = torch.export.Dim("batch"), torch.export.Dim("hops")

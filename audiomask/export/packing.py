@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from audiomask.audio import AudioError
 from audiomask.ports import Port
@@ -35,6 +38,20 @@ def pack_state(state: State) -> dict[str, Tensor]:
         if own:
             packs[name] = torch.cat([x.flatten(1) if x.ndim > 1 else x[:, None] for x in own], 1)
     return packs
+
+
+def folded(model: StreamingModel) -> StreamingModel:
+    """Return a copy of a model to export, in which parametrized weights, such as normed ones, are plain."""
+    model = copy.deepcopy(model).cpu().float().eval()
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            plain = {name: getattr(module, name).detach() for name in module.parametrizations}  # type: ignore
+            # torch's own removal would take the weight from the class, which the copied model has too
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            for name, value in plain.items():
+                module.register_parameter(name, nn.Parameter(value))
+    return model.requires_grad_(False)
 
 
 class Packed(nn.Module):

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from audiomask.audio import AudioError
 from audiomask.export.document import describe
-from audiomask.export.packing import Packed, example, pack_state, port_names
+from audiomask.export.packing import Packed, example, folded, pack_state, port_names
 from audiomask.export.proof import accepted, differences
 from audiomask.ports import Port
 from audiomask.runtime.artifact import FORMAT, KEY, READ, StateSpec
@@ -60,6 +60,7 @@ def export(
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     document = describe(model, config, **more)
     document["program"] = {"hops": hops, "torch": torch.__version__}
+    model = folded(model)
     port_names(model)
     values = [
         *example(model, 2, hops, torch.Generator().manual_seed(0)).values(),

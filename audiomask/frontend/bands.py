@@ -1,7 +1,7 @@
 """Build mel bands `[F, bands]`, which turn power spectra into band powers: `power @ bands`.
 
 They are triangles in float64 whose centres are equidistant in mel: Slaney's mel, as in librosa, or HTK's, as
-in Kaldi.
+in Kaldi and torchaudio.
 """
 
 from __future__ import annotations
@@ -54,6 +54,13 @@ def mel(sample_rate: float, n_fft: int, bands: int) -> Array:
     last = _KNEE + np.log(top / 1000.0) / _STEP if top >= 1000.0 else top * 3.0 / 200.0
     hz = _slaney_hz(np.linspace(0.0, last, bands + 2))
     return _triangles(hz, _bins(sample_rate, n_fft)) * (2.0 / (hz[2:] - hz[:-2]))
+
+
+def htk(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:
+    """Return torchaudio's triangles `[n_fft // 2 + 1, bands]` of peak 1: HTK's mel, straight over Hz."""
+    _check(sample_rate, n_fft, bands, low, high)
+    hz = 700.0 * np.expm1(np.linspace(_htk(low), _htk(high), bands + 2) / 1127.0)
+    return _triangles(hz, _bins(sample_rate, n_fft))
 
 
 def kaldi(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:

@@ -8,9 +8,10 @@ discriminators of a step, D_kl their layers, x real and y estimated sound:
     adversarial  mean_k (1 - D_k(y))^2                       mean_k max(0, 1 - D_k(y))
     features     mean_kl |D_kl(x) - D_kl(y)|_1 / |D_kl(x)|_1
 
-each a mean over places. `where` weighs the places by whether something was estimated there at all: in
-concealment most of y is x. Discriminators live beside the network: no trainer, optimizer or average of the
-network's weights touches them. Over several processes their gradients are averaged here.
+each a mean over places. Features that are not `relative` lack the division, as in audiocraft. `where` weighs
+the places by whether something was estimated there at all: in concealment most of y is x. Discriminators live
+beside the network: no trainer, optimizer or average of the network's weights touches them. Over several
+processes their gradients are averaged here.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Adversary:
         update: Probability that discriminators learn in a step.
         first: Steps in which they learn alone.
         lr, betas, clip: Settings of their AdamW; `clip` is the greatest norm of their gradient.
+        weight_decay: Its decay; 0 makes it Adam.
+        relative: Divide the distance of features by their size, as EnCodec's paper does.
         segment: Samples of each clip that they look at, from a place that changes; 0: all.
     """
 
@@ -49,6 +52,8 @@ class Adversary:
         betas: tuple[float, float] = (0.5, 0.9),
         clip: float = 10.0,
         segment: int = 16000,
+        weight_decay: float = 0.01,
+        relative: bool = True,
     ):
         if not discriminators or (segment and segment < max(d.least for d in discriminators)):
             raise ValueError(
@@ -61,8 +66,11 @@ class Adversary:
                 "and a probability above 0"
             )
         self.networks = nn.ModuleList(discriminators)
-        self.optimizer = torch.optim.AdamW(self.networks.parameters(), lr, betas=betas)
+        self.optimizer = torch.optim.AdamW(
+            self.networks.parameters(), lr, betas=betas, weight_decay=weight_decay
+        )
         self.hinge, self.all, self.update = loss == "hinge", turns == "all", update
+        self.relative = relative
         self.first, self.clip, self.segment, self.step = first, clip, segment, 0
 
     def to(self, device: torch.device) -> None:
@@ -136,9 +144,11 @@ class Adversary:
             for (_, wanted_layers), (_, layers) in zip(real, made, strict=True)
             for a, b in zip(wanted_layers, layers, strict=True)
         ]
-        sizes = torch.stack([a.abs().mean() for a, _ in pairs])
-        processes.average([sizes])
-        distances = torch.stack([(a - b).abs().mean() for a, b in pairs]) / (sizes + 1e-3)
+        distances = torch.stack([(a - b).abs().mean() for a, b in pairs])
+        if self.relative:
+            sizes = torch.stack([a.abs().mean() for a, _ in pairs])
+            processes.average([sizes])
+            distances = distances / (sizes + 1e-3)
         return {"adversarial": torch.stack(adversarial).mean(), "features": distances.mean()}, parts
 
     def _distance(self, scores: Tensor, side: float, weight: Tensor | float) -> Tensor:

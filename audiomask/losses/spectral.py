@@ -1,4 +1,4 @@
-"""Compare spectra: the multi-resolution STFT loss and power-law compressed spectra.
+"""Compare spectra: the multi-resolution STFT loss, power-law compressed spectra, mel spectrograms.
 
 They are computed from waveforms, so the loss compares what a listener gets after resynthesis, not a
 spectrogram that no signal has. Signals as in `waveform.py`: `[B, T]` or `[B, 1, T]`, float32 inside.
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from audiomask.frontend.bands import htk
 from audiomask.losses.waveform import SignalLoss
 from audiomask.nn import kernels
 from audiomask.nn.recurrent import compiled
@@ -113,6 +114,54 @@ class MultiResolutionSTFTLoss(SignalLoss):
             total = total + self.convergence * norm + self.magnitude * apart.abs().mean()
             total = total + self.log_magnitude * 0.5 * (power_ref.log() - power_est.log()).abs().mean()
         return total / len(self.resolutions)
+
+
+class MelSpectrogramLoss(SignalLoss):
+    """Compares mel spectrograms over several windows n, as EnCodec's training does ("msspec").
+
+        L = sum_n ( mean |M_n(s) - M_n(e)| + a_n mean (log10 M_n(s) - log10 M_n(e))^2 ) / sum_n (1 + a_n)
+
+    M_n has the power in `bands` bands from `low` Hz, of Hann windows of n samples at a hop of n / 4, at which
+    white noise of variance 1 has the power 1 in each bin; under the logarithm `floor` is added. The windows
+    are audiocraft's; the paper (Défossez et al. 2023, section 3.4) names those from 32 to 2048. a_n is 1, or
+    sqrt(n - 1) with `rising`.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        windows: Sequence[int] = (64, 128, 256, 512, 1024),
+        bands: int = 64,
+        low: float = 64.0,
+        floor: float = 1e-5,
+        rising: bool = False,
+        skip: int = 0,
+    ) -> None:
+        super().__init__(skip)
+        if any(n < 4 or n % 4 for n in windows):
+            raise ValueError(f"windows {tuple(windows)}: want multiples of 4 samples")
+        self.sample_rate, self.floor = sample_rate, floor
+        self.alphas = {n: (n - 1) ** 0.5 if rising else 1.0 for n in windows}
+        for n in windows:
+            triangles = torch.from_numpy(htk(sample_rate, n, bands, low, sample_rate / 2)).float()
+            self.register_buffer(f"triangles_{n}", triangles, persistent=False)
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        total = est.new_zeros(())
+        for n, alpha in self.alphas.items():
+            ours, theirs = (self._bands(x, n) for x in (est, ref))
+            total = total + (ours - theirs).abs().mean()
+            apart = (self.floor + ours).log10() - (self.floor + theirs).log10()
+            total = total + alpha * apart.square().mean()
+        return total / sum(1 + alpha for alpha in self.alphas.values())
+
+    def _bands(self, x: Tensor, n: int) -> Tensor:
+        """Return the powers `[B, ceil(T / hop), bands]` of `x [B, T]`."""
+        hop, beside = n // 4, (n - n // 4) // 2
+        x = F.pad(x[:, None], (beside, beside), mode="reflect")[:, 0]
+        x = F.pad(x, (0, -(x.shape[1] - n) % hop))
+        spectrum = torch.fft.rfft(x.unfold(1, n, hop) * _hann(n, x.device))
+        return (spectrum.real.square() + spectrum.imag.square()) @ self.get_buffer(f"triangles_{n}")
 
 
 class _TrainedDistance(torch.autograd.Function):

@@ -14,7 +14,8 @@
     class MyDecoder(Decodes, MyCodec): ...     # codes, lost -> sound
 
 Each part holds the weights of the whole and exports what it runs. A code of -1 stands for none, so a decoder
-plays any number of the codebooks.
+plays any number of the codebooks. What else a decoder needs of an encoder, such as the level of a segment,
+goes `beside` the codes: the encoder puts out (latents, *beside), and the decoder takes them so.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Codec(StreamingModel):
     task = "codec"
     informed = False
     channels = 1
+    beside: tuple[Port, ...] = ()
     encoder: Streaming
     decoder: Streaming
     quantizer: ResidualQuantizer
@@ -48,7 +50,6 @@ class Codec(StreamingModel):
     def assemble(self) -> None:
         """Set ports, hop and delay, once encoder, quantizer and decoder are there."""
         rate, books = Fraction(self.encoder.rate), self.quantizer.books
-        self.stride = whole(1 / rate, "stride")
         self.audio, self.sound = (
             Port("audio", channels=self.channels),
             Port("decoded", channels=self.channels),
@@ -69,41 +70,52 @@ class Codec(StreamingModel):
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "decoder": self.decoder}
 
-    def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> Tensor:
-        """Return codes `[B, n, T / stride]` of sound, -1 from codebook `books [B]` on."""
-        codes = self.quantizer.encode(step("encoder", x))
+    def latents(self, x: Tensor, step: Steps) -> tuple[Tensor, ...]:
+        """Return latents `[B, D, T / stride]` of sound, and what goes beside their codes."""
+        z = step("encoder", x)
+        return z if isinstance(z, tuple) else (z,)
+
+    def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> tuple[Tensor, ...]:
+        """Return codes `[B, n, T / stride]` of sound, -1 from codebook `books [B]` on, and what is beside."""
+        z, *beside = self.latents(x, step)
+        return self.sending(self.quantizer.encode(z), books), *beside
+
+    def sending(self, codes: Tensor, books: Tensor | None) -> Tensor:
+        """Return `codes [B, n, T]` with -1 from codebook `books [B]` on."""
         order = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
         return torch.where(order < self.control("books", books, codes)[:, None, None], codes, -1)
 
-    def decode(self, z: Tensor, lost: Tensor | None, step: Steps) -> Tensor:
+    def decode(self, z: Tensor, lost: Tensor | None, step: Steps, *beside: Tensor) -> Tensor:
         """Return the sound of quantized latents `[B, D, T / stride]`."""
         if self.informed:
             lost = torch.zeros_like(z[:, :1]) if lost is None else lost
             z = torch.cat([z * (1 - lost), lost], 1)
-        return step("decoder", z)
+        return step("decoder", z, *beside)
 
     def step(self, x, state, lost=None, books=None, **controls):
         step = Steps(self, state)
-        z = self.quantizer.decode(self.encode(x, books, step))
-        return self.decode(z, lost, step), step.states
+        codes, *beside = self.encode(x, books, step)
+        return self.decode(self.quantizer.decode(codes), lost, step, *beside), step.states
 
     def learn(self, x: Tensor, lost: Tensor | None = None, books: Tensor | None = None, **inputs: Any):
         """Return the sound of whole signals `[B, C, T]`, and the term `commitment`."""
         length, late = x.shape[2], whole(self.delay)
-        frames = -((length + late) // -self.stride)
-        x = F.pad(x, (0, frames * self.stride - length))
+        x = F.pad(x, (0, late + -(length + late) % self.hop))
         step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
-        z, commitment = self.quantizer(step("encoder", x), books)
+        z, *beside = self.latents(x, step)
+        z, commitment = self.quantizer(z, books)
         if lost is not None:
-            lost = F.pad(lost, (0, frames - lost.shape[2]))
-        return self.decode(z, lost, step)[:, :, late : late + length], {"commitment": commitment}
+            lost = F.pad(lost, (0, z.shape[2] - lost.shape[2]))
+        y = self.decode(z, lost, step, *beside)[:, :, late : late + length]
+        return y, {"commitment": commitment}
 
 
 class Encodes(Codec):
     """The part of a codec that makes codes of sound."""
 
     def connect(self) -> None:
-        self.task, self.inputs, self.outputs = "encode", (self.audio, self.sent), (self.codes,)
+        self.task, self.inputs = "encode", (self.audio, self.sent)
+        self.outputs = (self.codes, *self.beside)
         self.compose(self.encoder)
 
     def named_blocks(self) -> dict[str, nn.Module]:
@@ -111,25 +123,28 @@ class Encodes(Codec):
 
     def step(self, x, state, lost=None, books=None, **controls):
         step = Steps(self, state)
-        return self.encode(x, books, step), step.states
+        made = self.encode(x, books, step)
+        return (made if self.beside else made[0]), step.states
 
     def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         x = inputs["audio"]
         step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
-        return self.quantizer.distances(step("encoder", x), codes)
+        return self.quantizer.distances(self.latents(x, step)[0], codes)
 
 
 class Decodes(Codec):
     """The part of a codec that makes sound of codes, and of nothing where they are lost."""
 
     def connect(self) -> None:
-        self.task, self.inputs = "decode", (self.codes, *([self.lost] if self.informed else []))
+        self.task = "decode"
+        self.inputs = (self.codes, *self.beside, *([self.lost] if self.informed else []))
         self.outputs = (self.sound,)
         self.compose(self.decoder)
 
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder}
 
-    def step(self, x, state, lost=None, books=None, **controls):
+    def step(self, x, state, lost=None, books=None, **beside):
         step = Steps(self, state)
-        return self.decode(self.quantizer.decode(x), lost, step), step.states
+        more = [beside[port.name] for port in self.beside]
+        return self.decode(self.quantizer.decode(x), lost, step, *more), step.states

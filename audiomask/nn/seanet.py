@@ -1,0 +1,225 @@
+"""Build SEANet, the convolutional encoder and decoder of EnCodec and its kin, which stream.
+
+    style = Style(causal=True)
+    encoder = seanet_encoder(style, channels=1, filters=32, ratios=(8, 5, 4, 2), latent=128)
+    decoder = seanet_decoder(style, channels=1, filters=32, ratios=(8, 5, 4, 2), latent=128)
+
+Tagliasacchi et al. 2020, Zeghidour et al. 2021 (SoundStream), Défossez et al. 2022 (EnCodec). With ratios r:
+
+    x -> conv 7 -> for r reversed: unit, ELU, conv 2r of stride r -> x + LSTM -> ELU -> conv 7
+    z -> conv 7 -> x + LSTM -> for r: ELU, transposed conv 2r of stride r, unit -> ELU -> conv 7
+    unit: shortcut + (ELU, conv 3 to half the channels, ELU, conv 1)
+
+Each stride doubles the channels, or halves them. A convolution of extent E and stride S is padded by E - S,
+all before the signal if it is causal, else by the larger half. `whole` runs a network over a whole signal as
+its authors do: what fills the last window of a strided convolution is padding of that layer, whereas in a
+stream it is what the layers below make of the silence after the end. They differ in a signal's last frame,
+where it is not full, and in the look-ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from audiomask.nn.conv import Conv1d, ConvTranspose1d
+from audiomask.nn.recurrent import LSTM
+from audiomask.streaming import Parallel, Residual, Sequential
+
+
+@dataclass(frozen=True)
+class Style:
+    """A choice of how all convolutions of a network are padded and normalised.
+
+    Args:
+        causal: Pad before the signal only.
+        norm: "weight_norm" (folded in exported graphs), "time_group_norm" (over a whole signal: such networks
+            do not stream), or "none".
+        reflect: Pad with the signal's mirror image, not zeros; a stream waits for what is mirrored.
+    """
+
+    causal: bool = True
+    norm: Literal["weight_norm", "time_group_norm", "none"] = "weight_norm"
+    reflect: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("weight_norm", "time_group_norm", "none"):
+            raise ValueError(f"norm is {self.norm!r}; there are weight_norm, time_group_norm and none")
+        if self.causal and self.norm == "time_group_norm":
+            raise ValueError("time_group_norm looks at a whole signal; it is not causal")
+
+    def normed(self, conv: nn.Module) -> None:
+        """Give a convolution its norm."""
+        if self.norm == "weight_norm":
+            weight_norm(conv)
+
+
+class Conv(Conv1d):
+    """A convolution `[B, in, T]` -> `[B, out, T / stride]`, padded as a `Style` says.
+
+    `room`: frames that a step brings at least. With fewer than are mirrored, the output waits for them.
+    """
+
+    def __init__(
+        self,
+        style: Style,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        room: int = 1,
+    ) -> None:
+        extent = (kernel_size - 1) * dilation + 1
+        self.after = 0 if style.causal else (extent - stride) // 2
+        self.padding = extent - stride - self.after
+        self.reflect, self.room = style.reflect and self.padding > 0, max(room, stride)
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, dilation, lookahead=extent - 1 - self.padding
+        )
+        style.normed(self)
+        group = style.norm == "time_group_norm"
+        self.norm: nn.Module = nn.GroupNorm(1, out_channels) if group else nn.Identity()
+
+    def align(self, lag: int) -> None:
+        super().align(lag)
+        if self.reflect:
+            while ((lag + self.delay) // self.room + 1) * self.room - 1 - lag < self.padding:
+                self.delay += self.hop
+                self.memory += self.hop
+                self.unread += self.hop
+
+    def gate_state(self, batch, device=None) -> dict[str, Tensor]:
+        if not self.reflect:
+            return super().gate_state(batch, device)
+        return {"seen": torch.zeros(batch, dtype=torch.int64, device=device)}
+
+    def step(self, x, state, **controls):
+        if not self.reflect:
+            return super().step(x, state)
+        window = torch.cat([state["past"], x], 2)
+        after = {"past": window[:, :, -self.memory :], "seen": state["seen"] + x.shape[2]}
+        first = self.memory + self.lag - state["seen"]  # where the signal begins in the window
+        place = torch.arange(window.shape[2] - self.unread, device=x.device)
+        place = torch.where(place < first[:, None], 2 * first[:, None] - place, place)
+        place = place.clamp(0, window.shape[2] - 1)[:, None].expand(-1, x.shape[1], -1)
+        y = F.conv1d(window.gather(2, place), self.weight, self.bias, self.hop, 0, self.dilation, self.groups)
+        # what comes before the signal may not hang on how much is there to be mirrored
+        begin = self.hop * torch.arange(y.shape[2], device=x.device) + self.padding
+        return torch.where((begin < first[:, None])[:, None], 0.0, y), after
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the output for a whole signal, padded at both ends as the authors do."""
+        before, after = self.padding, self.after + -x.shape[2] % self.hop
+        if self.reflect:
+            short = max(0, max(before, after) + 1 - x.shape[2])  # a mirror needs one frame more
+            x = F.pad(F.pad(x, (0, short)), (before, after), mode="reflect")
+            x = x[:, :, : x.shape[2] - short]
+        else:
+            x = F.pad(x, (before, after))
+        return self.norm(F.conv1d(x, self.weight, self.bias, self.hop, 0, self.dilation, self.groups))
+
+
+class UpConv(ConvTranspose1d):
+    """A transposed convolution `[B, in, T]` -> `[B, out, T * stride]` of a kernel of two strides."""
+
+    def __init__(self, style: Style, in_channels: int, out_channels: int, stride: int) -> None:
+        trim = 0 if style.causal else stride - stride // 2
+        super().__init__(in_channels, out_channels, 2 * stride, stride, trim=trim)
+        self.trim = trim
+        style.normed(self)
+        group = style.norm == "time_group_norm"
+        self.norm: nn.Module = nn.GroupNorm(1, out_channels) if group else nn.Identity()
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the output for a whole signal, trimmed at both ends."""
+        y = self.norm(F.conv_transpose1d(x, self.weight, self.bias, self.stride))
+        return y[:, :, self.trim : self.trim + x.shape[2] * self.stride]
+
+
+def whole(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a network of this module over a whole signal as its authors do."""
+    if isinstance(block, Conv | UpConv):
+        return block.whole(x)
+    if isinstance(block, Parallel):
+        first, *rest = (whole(branch, x) for branch in block.branches)
+        return sum(rest, first)
+    if isinstance(block, Sequential):
+        for child in block.children():
+            x = whole(child, x)
+        return x
+    if isinstance(block, LSTM):
+        x, zero = x.permute(2, 0, 1), x.new_zeros(1, x.shape[0], block.hidden_size)
+        for i in range(block.num_layers):
+            x, _ = block.layer(x, [zero, zero], None, i)
+        return x.permute(1, 2, 0)
+    return block(x)
+
+
+def _unit(style: Style, channels: int, shortcut: bool, room: int) -> Parallel:
+    half = channels // 2
+    body = Sequential(
+        nn.ELU(), Conv(style, channels, half, 3, room=room), nn.ELU(), Conv(style, half, channels, 1)
+    )
+    beside = Conv(style, channels, channels, 1) if shortcut else nn.Identity()
+    return Parallel(beside, body, shapes=channels)
+
+
+def _memory(channels: int, layers: int) -> list[nn.Module]:
+    return [Residual(LSTM(channels, channels, layers), shape=channels)] if layers else []
+
+
+def seanet_encoder(
+    style: Style,
+    channels: int,
+    filters: int,
+    ratios: Sequence[int],
+    latent: int,
+    shortcut: bool = True,
+    lstm: int = 2,
+) -> list[nn.Module]:
+    """Return the blocks of an encoder, for a `Sequential`.
+
+    Args:
+        style: How convolutions are padded and normalised.
+        channels: Channels of the sound.
+        filters: Channels of the first layer.
+        latent: Channels of the latents.
+        ratios: Strides, in the order of the decoder.
+        shortcut: The shortcut of a unit is a convolution, as in the package encodec; false: the identity.
+        lstm: Layers of the LSTM.
+    """
+    room = 1
+    for ratio in ratios:
+        room *= ratio
+    blocks: list[nn.Module] = [Conv(style, channels, filters, 7, room=room)]
+    for ratio in reversed(ratios):
+        blocks += [_unit(style, filters, shortcut, room), nn.ELU()]
+        blocks.append(Conv(style, filters, 2 * filters, 2 * ratio, ratio, room=room))
+        filters, room = 2 * filters, room // ratio
+    return [*blocks, *_memory(filters, lstm), nn.ELU(), Conv(style, filters, latent, 7)]
+
+
+def seanet_decoder(
+    style: Style,
+    channels: int,
+    filters: int,
+    ratios: Sequence[int],
+    latent: int,
+    shortcut: bool = True,
+    lstm: int = 2,
+) -> list[nn.Module]:
+    """Return the blocks of a decoder, for a `Sequential`; see `seanet_encoder`."""
+    room, width = 1, filters * 2 ** len(ratios)
+    blocks: list[nn.Module] = [Conv(style, latent, width, 7), *_memory(width, lstm)]
+    for ratio in ratios:
+        blocks += [nn.ELU(), UpConv(style, width, width // 2, ratio)]
+        width, room = width // 2, room * ratio
+        blocks.append(_unit(style, width, shortcut, room))
+    return [*blocks, nn.ELU(), Conv(style, filters, channels, 7, room=room)]

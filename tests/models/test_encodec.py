@@ -1,0 +1,256 @@
+"""EnCodec has the published sizes, equals the published networks, and streams with either padding."""
+
+import built_once
+import contract
+import pytest
+import torch
+
+from audiomask import checkpoints, weights
+from audiomask.cli import main
+from audiomask.models.encodec import EnCodec, EnCodecDecoder, EnCodecEncoder, from_authors
+from audiomask.nn.seanet import whole
+
+TINY = {"filters": 2, "ratios": [4, 2], "latent": 2, "stages": 4, "levels": 64}
+SEGMENTS = {"causal": False, "norm": "time_group_norm", "reflect": True, "segment": 80, "overlap": 0.1}
+KINDS = {
+    "zeros": {},
+    "mirror": {"reflect": True, "stages": 8, "levels": 256},
+    "look-ahead": {"causal": False, "shortcut": False},
+    "look-ahead-mirror": {"causal": False, "reflect": True},
+    "segments": SEGMENTS | {"channels": 2, "filters": 4},
+}
+
+
+@torch.no_grad()
+def settled(model: EnCodec) -> EnCodec:
+    """The model with codewords from among the latents of noise, and from what is left of them."""
+    book, x = model.quantizer.embed, 0.1 * torch.randn(1, model.channels, model.segment or 24000)
+    z = whole(model.encoder, x)[0].T
+    z = z + 0.3 * z.std() * torch.randn(4 * book.shape[2] // len(z) + 1, *z.shape)
+    z = z.flatten(0, 1)
+    for stage in range(len(book)):
+        words = z[torch.randperm(len(z))[: book.shape[2]]]
+        book[stage, 0] = words
+        z = z - words[(z @ words.T - words.square().sum(1) / 2).argmax(1)]
+    return model
+
+
+def tiny(cls: type[EnCodec], kind: str) -> EnCodec:
+    torch.manual_seed(0)
+    return settled(cls(**TINY | KINDS[kind]).eval())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "zeros"])  # that one has a recipe
+@pytest.mark.parametrize("part", [EnCodecEncoder, EnCodecDecoder], ids=["enc", "dec"])
+@pytest.mark.parametrize(
+    "promise", [*contract.CONTRACT, contract.delay_is_composed], ids=lambda f: f.__name__
+)
+def test_contract(promise, part, kind):
+    promise(tiny(part, kind))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "hop", "delay"),
+    [
+        ({}, 14_851_810, 320, 0),
+        ({"reflect": True}, 14_851_810, 320, 13 * 320),
+        (
+            SEGMENTS | {"channels": 2, "stages": 16, "segment": 48000, "overlap": 0.01},
+            14_856_294,
+            47520,
+            47520,
+        ),
+    ],
+    ids=["zeros", "mirror", "segments"],
+)
+def test_published_sizes_and_clocks(arguments, size, hop, delay):
+    model = EnCodec(**arguments)
+    assert sum(p.numel() for p in model.parameters()) == size
+    assert (model.hop, model.delay) == (hop, delay)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_stream_equals_the_whole_up_to_its_end(kind):
+    """The start too, which either padding makes."""
+    model = tiny(EnCodec, kind)
+    x = 0.1 * torch.randn(2, model.channels, 72 * 10)
+    frames = model.encoded(x)
+    whole_sound, streamed = model.decoded(frames, x.shape[2]), model(x)
+    sure = 72 * 8  # samples that no window sees the end of
+    assert (whole_sound - streamed)[:, :, :sure].abs().max() < 1e-5 * whole_sound.abs().max()
+    codes = EnCodecEncoder(**TINY | KINDS[kind]).eval()
+    codes.load_state_dict(model.state_dict())
+    made = codes(x)
+    made = made[0] if isinstance(made, tuple) else made
+    assert torch.equal(made[:, :, :10], frames[0][0][:, :, :10])
+
+
+def test_causal_networks_with_zeros_stream_to_the_last_frame():
+    model = tiny(EnCodec, "zeros")
+    x = 0.1 * torch.randn(1, 1, 8 * 20)
+    with torch.no_grad():
+        theirs = model.decoded(model.encoded(x), x.shape[2])
+        assert (model(x) - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("length", [1, 79, 80, 81, 72 * 2 + 1, 72 * 2 + 2])
+def test_a_last_segment_of_any_length_is_coded(length):
+    model = tiny(EnCodec, "segments")
+    x = 0.1 * torch.randn(1, 2, length)
+    with torch.no_grad():
+        y = model.decoded(model.encoded(x), length)
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+
+
+def test_segments_need_whole_frames_and_an_overlap():
+    for wrong in ({"segment": 81}, {"overlap": 0.0}, {"overlap": 0.7}):
+        with pytest.raises(ValueError, match="overlap"):
+            EnCodec(**TINY, **SEGMENTS | wrong)
+    with pytest.raises(ValueError, match="segment"):
+        EnCodec(**TINY, causal=False, norm="time_group_norm")
+
+
+def test_training_of_segments_takes_a_row_as_one():
+    model = tiny(EnCodec, "segments").train()
+    x = 0.1 * torch.randn(3, 2, 80)
+    y, terms = model.learn(x, books=torch.tensor([4, 4, 4]))
+    (y.square().mean() + terms["commitment"]).backward()
+    assert y.shape == x.shape
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# --- as the authors name and compute things -----------------------------------------------------------------
+
+
+def theirs(model: EnCodec, dialect: str) -> dict[str, torch.Tensor]:
+    """The state dict of `model` under the names of "encodec" (and audiocraft) or "transformers"."""
+    old, state = dialect == "encodec", {}
+    for key, value in model.state_dict().items():
+        side, _, rest = key.partition(".")
+        if side == "quantizer":
+            for i, row in enumerate(value):
+                home = f"quantizer.vq.layers.{i}._codebook" if old else f"quantizer.layers.{i}.codebook"
+                state[f"{home}.{rest}"] = row.float().reshape(1) if rest == "inited" else row[0]
+            continue
+        place, _, rest = rest.partition(".")
+        inner = "conv.conv" if old else "conv"
+        if side == "decoder" and old and place in ("3", "6"):
+            inner = "convtr.convtr"
+        if "lstm" in rest or "_l0" in rest or "_l1" in rest:
+            rest = rest.replace("branches.1", "lstm")
+        elif rest.startswith("branches.0"):
+            rest = rest.replace("branches.0", f"shortcut.{inner}")
+        elif rest.startswith("branches.1"):
+            rest = rest.replace("branches.1", "block")
+            rest = rest[: len("block.1")] + f".{inner}" + rest[len("block.1") :]
+        else:
+            rest = f"{inner}.{rest}"
+        if old:
+            rest = rest.replace("parametrizations.weight.original0", "weight_g")
+            rest = rest.replace("parametrizations.weight.original1", "weight_v")
+        rest = rest.replace(f"{inner}.norm", inner.partition(".")[0] + ".norm" if old else "norm")
+        state[f"{side}.{'model' if old else 'layers'}.{place}.{rest}"] = value
+    return state
+
+
+@pytest.mark.parametrize("dialect", ["encodec", "transformers"])
+@pytest.mark.parametrize("kind", ["mirror", "look-ahead", "segments"])
+def test_names_of_every_dialect_are_known(dialect, kind):
+    model = tiny(EnCodec, kind)
+    arguments, tensors = from_authors(theirs(model, dialect))
+    assert arguments["filters"] == model.encoder[0].weight.shape[0]
+    assert arguments["ratios"] == [4, 2]
+    assert arguments["causal"] == (kind == "mirror")
+    again = EnCodec(
+        **arguments | {key: KINDS[kind][key] for key in ("segment", "overlap") if key in KINDS[kind]}
+    )
+    again.load_state_dict(tensors)
+    assert all(torch.equal(a, again.state_dict()[name]) for name, a in model.state_dict().items())
+
+
+def test_the_verb_writes_both_parts(tmp_path, capsys):
+    model = tiny(EnCodec, "mirror")
+    torch.save({"best_state": {"model": theirs(model, "encodec")}, "xp.cfg": "seed: 1"}, tmp_path / "a.th")
+    out = tmp_path / "a.onnx"
+    with built_once.graphs():
+        code = main(
+            ["import", "encodec", str(tmp_path / "a.th"), "-o", str(out), "--weights", str(tmp_path / "w")]
+        )
+    assert code == 0
+    assert "MIT" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["a_dec.onnx", "a_enc.onnx"]
+    assert sorted(weights.load_parts(tmp_path / "w")) == ["dec", "enc"]
+
+
+def test_weights_of_audiocraft_are_not_for_commercial_use(tmp_path):
+    torch.manual_seed(0)
+    model = EnCodec(**TINY | {"levels": 2048}, **KINDS["look-ahead"])
+    torch.save(theirs(model, "encodec"), tmp_path / "a.th")
+    _, config, card = checkpoints.load("encodec", [tmp_path / "a.th"], name="mine")
+    assert "CC-BY-NC" in card["licence"]
+    assert config["init_args"]["sample_rate"] == 16000
+
+
+# --- the package itself -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def package():
+    import audiomask.frontend.torchaudio_import  # noqa: F401 (the package imports torchaudio)
+
+    return pytest.importorskip("encodec")
+
+
+@torch.no_grad()
+def pair(package, rate: int):
+    """The package's network with random weights, and ours with the same."""
+    torch.manual_seed(rate)
+    make = (
+        package.EncodecModel.encodec_model_24khz
+        if rate == 24000
+        else package.EncodecModel.encodec_model_48khz
+    )
+    peer = make(pretrained=False).eval()
+    peer.set_target_bandwidth(24.0)
+    arguments, tensors = from_authors(peer.state_dict())
+    ours = EnCodec(**arguments).eval()
+    ours.load_state_dict(tensors)
+    settled(ours)
+    for i, layer in enumerate(peer.quantizer.vq.layers):
+        layer._codebook.embed.copy_(ours.quantizer.embed[i, 0])
+    return peer, ours
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("rate", "lengths"),
+    [(24000, (24000, 24001, 12345, 1000, 7)), (48000, (48000, 33600, 110400, 70000))],
+)
+@torch.no_grad()
+def test_equals_the_package_from_start_to_tail(package, rate, lengths):
+    peer, ours = pair(package, rate)
+    for length in lengths:
+        x = 0.1 * torch.randn(1, peer.channels, length)
+        want = peer.encode(x)
+        got = ours.encoded(x)
+        assert len(got) == len(want)
+        for (codes, scale), (their_codes, their_scale) in zip(got, want, strict=True):
+            assert torch.equal(codes, their_codes)
+            if scale is not None:
+                assert (scale.reshape(-1) - their_scale.reshape(-1)).abs().max() < 1e-6
+        z, their_z = whole(ours.encoder, x), peer.encoder(x)
+        assert (z - their_z).abs().max() < 1e-5 * their_z.abs().max()
+        y = peer.decode(want)[:, :, :length]
+        assert (ours.decoded(got, length) - y).abs().max() < 1e-5 * y.abs().max()
+
+
+@pytest.mark.peer
+@torch.no_grad()
+def test_a_stream_equals_the_package(package):
+    """Whole frames, from the mirrored start to the last."""
+    peer, ours = pair(package, 24000)
+    x = 0.1 * torch.randn(1, 1, 320 * 30)
+    y = peer(x)
+    assert (ours(x) - y).abs().max() < 1e-5 * y.abs().max()
