@@ -42,7 +42,7 @@ NUMBERS = 2**32  # after the last one comes 0
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
 PAUSE_S = 1.0  # few networks hold packets up for so long and then hand them over at a talker's pace
-RECENT_S = 0.64  # of packets show where the sender is: fewer follow its clock faster, more bear more jitter
+RECENT_S = 0.4  # of packets show where the sender is: fewer follow its clock faster, more bear more jitter
 PATIENCE_S = 1.5  # of packets show how late others may be
 AGAIN_S = 0.08  # of past packets in a row: a sender that begins anew is heard after this and the budget
 HISTORY = 1024  # played places to remember, to tell a duplicate from a late one: 20 s of 20 ms
@@ -181,10 +181,11 @@ class JitterBuffer:
 
     def _meet(self, place: int, now: float) -> None:
         """Correct the sender's start by a packet that has arrived."""
-        self._starts.append(now - place * self.period)
-        self._start = min(self._starts)
-        excess = self._starts[-1] - self._start - self.depth * self.period
+        start = now - place * self.period
+        excess = start - (start if self._start is None else self._start) - self.depth * self.period
         self._excess.append(min(max(0.0, excess), PAUSE_S))
+        self._starts.append(start)
+        self._start = min(self._starts)
 
     def _give(self, stop: int) -> None:
         """Give up all places below `stop`."""

@@ -148,7 +148,7 @@ def test_jitter_within_the_budget_is_not_heard():
     assert lost <= 3  # until the fastest packets have shown when the sender began
     late = [at - (place + 3) * P for place, (at, _) in enumerate(network.out[100:900], 100)]
     assert min(late) > -0.002
-    assert max(late) < 0.012
+    assert max(late) < 0.02  # the fastest of 20 packets need not be fast
 
 
 @pytest.mark.parametrize("drift", [-2e-4, 2e-4])

@@ -68,6 +68,14 @@ def test_ten_minutes_of_drift_lose_nothing(ms, drift, disturbed):
     assert delay.max() < 0.06 + 0.045 + period
 
 
+def test_a_sender_that_sleeps_on_a_busy_machine_is_followed():
+    """It sleeps 20 ms and wakes 1.5 ms late in the mean: seven per cent slow, and unsteady."""
+    arrived = np.cumsum(0.02 + np.random.default_rng(4).exponential(0.0015, 15000))
+    out, buffer = play(np.arange(15000), arrived, 0.02)
+    assert buffer.counts.late <= 15
+    assert strain(out, 0.02) < 2 * 0.075
+
+
 def test_a_clock_that_changes_its_mind():
     """Two per cent slow, then two fast, by turns of half a minute, with 20 ms of jitter."""
     steps = np.where(np.arange(30000) // 1500 % 2, 0.98, 1.02) * 0.02
@@ -110,7 +118,7 @@ def test_a_spike_costs_what_was_held_up_and_the_delay_is_back(drift, drain):
     held = left - sent
     out, buffer = play(np.arange(6000), left, 0.02)
     at = {row: now for now, row in out if row is not None}
-    budget = 0.06 - abs(drift) * (0.64 + 0.4)  # less what a slow clock takes while unseen
+    budget = 0.06 - abs(drift) * (0.4 + 0.4)  # less what a slow clock takes while unseen
     assert [n for n in range(6000) if n not in at and held[n] < budget] == []
     assert buffer.counts.late == 6000 - len(at)
     usual = np.median([at[n] - sent[n] for n in at])
