@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audiomask.runtime.packets.jitter_buffer import JitterBuffer, shape
 
@@ -207,3 +209,42 @@ def test_doubles_and_stragglers_do_not_move_the_clock():
     assert buffer.due() == due == pytest.approx((37 + 3) * 0.02)
     buffer.take(0.859)
     assert buffer.due() == pytest.approx((40 + 3) * 0.02)  # of one that has not come
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    period=st.sampled_from([0.001, 0.01, 0.02, 0.06, 0.2]),
+    depth=st.sampled_from([0, 1, 3, 6]),
+    realtime=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_whatever_comes_every_packet_is_heard_once_or_counted(seed, period, depth, realtime):
+    """Drift, jitter, losses, doubles, pauses and new beginnings at any number, all at once."""
+    rng = np.random.default_rng(seed)
+    buffer, sent, number, events = (
+        JitterBuffer(depth, period, realtime=realtime),
+        0.0,
+        int(rng.integers(2**32)),
+        [],
+    )
+    for _ in range(300):
+        if rng.random() < 0.02:
+            number += int(rng.choice([-400, -20, -3, 3, 40, 300, 600, 10**6, 2**31]))
+        if rng.random() < 0.03:
+            sent += rng.choice([0.05, 0.3, 1.2, 5.0])
+        sent, number = sent + period * rng.choice([1, 1, 1, 1.02, 0.98, 0.2]), (number + 1) % 2**32
+        if rng.random() < 0.9:
+            events.append((sent + rng.exponential(period * rng.choice([0.1, 1, 4])), number))
+        if rng.random() < 0.05:
+            events.append((sent + rng.random() * 10 * period, number))
+    out = []
+    for row, (now, number) in enumerate(sorted(events)):
+        while realtime and (due := buffer.due()) <= now:
+            out += buffer.take(due)
+        buffer.put(number, row, now)
+        out += buffer.take(now)
+    out += buffer.flush()
+    counts, rows = buffer.counts, [row for row in out if row is not None]
+    assert len(rows) == len(set(rows))
+    assert (counts.played, counts.lost) == (len(out), out.count(None))
+    assert counts.received == len(events) == len(rows) + counts.late + counts.duplicated + counts.stray
