@@ -141,10 +141,12 @@ def neteq(trace: Trace, stretch_ms: float = 8, capacity: int = 200) -> Played:
         while rows and trace.arrived[rows[0]] <= now + 1e-9:
             row = rows.popleft()
             place = int(trace.place[row])
+            if origin[row] != stream:
+                delays = Delays()
             if origin[row] != stream or len(waiting) >= capacity:  # a new stream, or too much: begin anew
                 played.late += len(waiting)
                 waiting.clear()
-                stream, target, delays = origin[row], place, Delays()
+                stream, target = origin[row], place
             if place < target or place in waiting:
                 played.late += place < target
                 continue
@@ -153,7 +155,7 @@ def neteq(trace: Trace, stretch_ms: float = 8, capacity: int = 200) -> Played:
                 newest = place
                 delays.arrived(place * length, now)
         span = (max(waiting) - min(waiting) + 1) * length if waiting else 0.0
-        keep = np.interp(delays.target, (0.02, 0.06, 0.14, 0.16), (251, 252, 253, 254)) // 1 / 256
+        keep = (251 + np.searchsorted((0.02, 0.06, 0.14), delays.target - 1e-9)) / 256
         if not made:
             level = max(0.0, keep * level + (1 - keep) * span - changed)
         changed, rest = 0.0, rest - 1
