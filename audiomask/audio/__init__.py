@@ -18,5 +18,6 @@ from audiomask.audio.formats import (
     AudioWarning,
     choose_format,
 )
+from audiomask.audio.mixing import Mixer, mixed, mono
 from audiomask.audio.reader import Reader, info, read, verify
 from audiomask.audio.writer import Writer, write

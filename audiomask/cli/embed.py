@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from audiomask.audio import AudioError, Reader, replacing
+from audiomask.audio import AudioError, Reader, mono, replacing
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import add_model_arguments
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
@@ -128,8 +128,7 @@ def _mono(reader: Reader, rate: int, tick: Tick) -> np.ndarray:
     """Return a whole recording, mixed into one channel, at `rate` Hz: `[T]`."""
     info, parts = reader.info, []
     convert = Polyphase(info.rate, rate, 1) if info.rate != rate else None
-    for block in reader.blocks(info.rate * 10):
-        x = block.mean(axis=0, keepdims=True)
+    for x in mono(reader.blocks(info.rate * 10), info.rate):
         parts.append(convert.push(x) if convert else x)
         tick(reader.position / info.rate, info.seconds)
     if convert:

@@ -49,6 +49,21 @@ def test_a_file(here, cli, tagger16):
     assert (text.out, text.err) == ("a.wav\n     0.00 -     1.00 s         -\n", "")
 
 
+@pytest.mark.parametrize("channels", [2, 6])
+def test_opposite_channels(here, cli, tagger16, channels):
+    """A plug soldered the wrong way round is not heard as silence, nor embedded so."""
+    x = wav("mono.wav", 0.05, 30 * HOP)
+    both = np.stack([x, -x] * (channels // 2), 1)
+    sf.write("both.wav", both, 16000, subtype="FLOAT")
+    mono, stereo = (
+        entries(cli("tag", f"{n}.wav", "-m", tagger16, "--json", "-q").out) for n in ("mono", "both")
+    )
+    assert stereo[0]["tags"] == mono[0]["tags"]
+    assert cli("embed", "mono.wav", "both.wav", "-m", tagger16, "-o", "e.npz", "-q").code == 0
+    with np.load("e.npz") as found:
+        np.testing.assert_allclose(*found["embeddings"], atol=1e-6)
+
+
 def test_rows_and_segments(here, cli, tagger16):
     x = wav("a.wav", 0.08)
     x[5 * HOP :] = 0

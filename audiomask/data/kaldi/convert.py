@@ -30,7 +30,7 @@ def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False
                 raise DataError(f"{data.path}/{name}: {key} cannot name a file; rename it")
             with source_file(data, entry, allow_pipes) as path:
                 x, its_rate = audio.read(path)
-            mono = resampled(x.mean(0), its_rate, rate)
+            mono = resampled(audio.mixed(x, its_rate), its_rate, rate)
             audio.write(folder / f"{key}.wav", mono, rate, subtype="PCM_16", overwrite=True)
             table[key] = f"{folder.relative_to(out)}/{key}.wav"
     converted = DataDir(tables, out)

@@ -281,7 +281,7 @@ def read_mono(
 ) -> np.ndarray:
     """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
     x, rate = data.load(utterance, table, allow_pipes)
-    return resampled(x.mean(0), rate, sample_rate)
+    return resampled(audio.mixed(x, rate), rate, sample_rate)
 
 
 @contextmanager
