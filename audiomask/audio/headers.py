@@ -23,7 +23,6 @@ AFTER = re.compile(
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
 PIECE = 2**20  # bytes that are looked at in one go
-CHUNKS = (b"bext", b"iXML", b"cue ", b"smpl", b"axml", b"chna", b"umid")
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -86,7 +85,6 @@ class Scan:
         mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
         kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
             use, or "" for any other.
-        chunks: Of WAV, what is carried to another file (`CHUNKS`).
         codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
     """
 
@@ -98,7 +96,6 @@ class Scan:
     warning: str | None = None
     frames: int | None = None
     mask: int = 0
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
     kind: str = ""
     codec: str = ""
 
@@ -244,8 +241,6 @@ def _riff(file: Span, found: Scan) -> None:
     unit, wide = 1, 0
     for name, at, length in _chunks(file, 12, found.size, order):
         file.seek(at)
-        _kept(file, found, name, at, length)
-        file.seek(at)
         if name == b"ds64":
             wide = at
         elif name == b"fmt ":
@@ -268,22 +263,12 @@ def _riff(file: Span, found: Scan) -> None:
                     wide + 16: struct.pack(f"{order}Q", true // max(1, unit)),
                     at - 4: b"\xff" * 4,
                 }
-            elif true == promised:
-                for name, at, length in _chunks(file, after, found.end, order):
-                    _kept(file, found, name, at, length)
-            elif true < 2**32 - 8:
+            elif true != promised and true < 2**32 - 8:
                 found.patches = {
                     4: struct.pack(f"{order}I", min(found.size - 8, 2**32 - 1)),
                     at - 4: struct.pack(f"{order}I", true),
                 }
             return
-
-
-def _kept(file: Span, found: Scan, name: bytes, at: int, length: int) -> None:
-    """Note a chunk that is carried to other files, unless it is larger than a megabyte."""
-    if name in CHUNKS and length <= min(2**20, file.size - at):
-        file.seek(at)
-        found.chunks[name] = file.read(length)
 
 
 def _aiff(file: Span, found: Scan) -> None:
@@ -353,7 +338,10 @@ def _w64(file: Span, found: Scan) -> None:
         file.seek(at)
         name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if name == W64_FMT:
-            (unit,) = struct.unpack("<H", file.read(14)[12:])
+            content = file.read(40)
+            (unit,) = struct.unpack("<H", content[12:14])
+            if content[:2] == b"\xfe\xff" and content[24:26] not in (b"\1\0", b""):
+                found.patches[at + 24] = content[24:26]  # libsndfile takes every extended coding for PCM
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
@@ -361,7 +349,10 @@ def _w64(file: Span, found: Scan) -> None:
             tail = 0 < promised < 2**62 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
             true = _sized(found, at + 24, promised, unit, 0 < promised < 2**62, bool(tail))
             if true != promised:
-                found.patches = {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+                found.patches |= {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+            elif tail:  # which libsndfile takes for samples
+                found.end = after
+                found.patches[16] = struct.pack("<Q", after)
             return
         at += max(24, (length + 7) // 8 * 8)
 
