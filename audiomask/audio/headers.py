@@ -100,6 +100,16 @@ class Scan:
     codec: str = ""
 
 
+# What archives hold besides sound that says its sample rate and length.
+IN_ARCHIVES = {
+    b"\0B": "features, no sound",
+    b"NPY": "an array of NumPy without a sample rate",
+    b"PKL": "a pickle, which is not opened",
+    b"fLaC": "FLAC without its length",
+    b"NIST_1A": "SPHERE without its length",
+}
+
+
 def in_archive(path: str) -> tuple[str, int] | None:
     """Return file and offset of an entry of a Kaldi archive (`wav.ark:1234`), else None."""
     match = re.fullmatch(r"(.+):(\d+)", path)
@@ -108,15 +118,23 @@ def in_archive(path: str) -> tuple[str, int] | None:
 
 
 def archived(path: str, start: int) -> list[tuple[int, Scan]]:
-    """Return a `scan` of an entry of an archive, which ends where its header says."""
+    """Return a `scan` of an entry of an archive, which ends where its header says.
+
+    It is a WAV, or a file of any format behind AUDIO and its length, as kaldiio and ESPnet write FLAC.
+    """
     with Span(path, start) as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF":
-            kind = "features, no sound" if head[:2] == b"\0B" else "no WAV"
-            raise ValueError(f"holds {kind}; write its sound to files first")
-        file.size = min(file.size, 8 + int.from_bytes(head[4:8], "little"))
+        head = file.read(14)
+        if head[:4] == b"RIFF":
+            file.size = min(file.size, 8 + int.from_bytes(head[4:8], "little"))
+        elif head[:5] == b"AUDIO" and head[5] <= 8:
+            begin = 6 + head[5]
+            file.start += begin
+            file.size = min(file.size - begin, int.from_bytes(head[6:begin], "little"))
+        else:
+            kind = next((kind for magic, kind in IN_ARCHIVES.items() if head.startswith(magic)), "no sound")
+            raise ValueError(f"holds {kind}; write its sound to files first, as in: wav-copy or kaldiio")
         file.seek(0)
-        return [(start, _scan(file))]
+        return [(file.start, _scan(file))]
 
 
 def scan(path: str | Path) -> list[tuple[int, Scan]]:
