@@ -169,7 +169,7 @@ def is_file(data: bytes) -> bool:
 
     MPEG and AAC frames have a mark of 11 bits only, which samples may have too: a second one must follow.
     """
-    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or data.startswith(OTHERS):
+    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or OTHERS.match(data):
         return True
     frame = _mpeg(data[:4])
     length = frame[0] if frame else 0
@@ -236,8 +236,14 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
 # ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
 MEDIA_FILES = re.compile(rb"(?s)....ftyp|\x1aE\xdf\xa3|0&\xb2u\x8ef\xcf\x11|RIFF....AVI |FLV\x01|#!AMR")
 MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
-# WavPack, Monkey's Audio, True Audio, Musepack, VOC, MIDI, MPEG program streams, NumPy: no samples either.
-OTHERS = (b"wvpk", b"MAC ", b"TTA1", b"MPCK", b"MP+", b"Creative Voice", b"MThd", b"\0\0\1\xba", b"\x93NUMPY")
+# No samples either: WavPack, Monkey's Audio, True Audio, Musepack, VOC, SVX, PAF, PVF, AVR, DSD, IRCAM, SDS,
+# XI, WVE, RealMedia, NUT, ADIF, MIDI, MPEG streams, AC-3, NumPy, MATLAB, packed files, text.
+OTHERS = re.compile(
+    rb"(?s)wvpk|MAC |TTA1|MPCK|MP\+|Creative Voice|FORM....(?:8SVX|16SV)| paf|fap |PVF1\n|2BIT|DSD |FRM8|"
+    rb"d\xa3[\x01-\x04]\x00|\xf0~.\x01|Extended Instrument:|ALawSoundFile|\.RMF|nut/multimedia|ADIF|MThd|"
+    rb"\x00\x00\x01\xba|G.{187}G.{187}G|\x0bw.{62,2046}\x0bw|\x93NUMPY|MATLAB 5|PK\x03\x04|\x1f\x8b\x08|"
+    rb"[\t\n\r -~]{64}"
+)
 
 
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
