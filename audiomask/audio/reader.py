@@ -150,7 +150,9 @@ class Reader(AbstractContextManager["Reader"]):
         try:
             if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
                 raise ValueError("a container that libsndfile does not know")
-            if len(self._parts) > 1 or start or found.patches or found.prefix:
+            # An MP3 that is opened by its name is looked for beside it too, in what a Mac leaves on a foreign
+            # disk (._NAME), and then refused.
+            if len(self._parts) > 1 or start or found.patches or found.prefix or found.kind == "mp3":
                 self._span = headers.Span(self._real, start, start + found.end)
                 self._span.patches, self._span.prefix = found.patches, found.prefix
             self._file = _Forward(self._span or self._real)
