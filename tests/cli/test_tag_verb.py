@@ -123,6 +123,21 @@ def test_into_a_folder_that_is_completed(here, cli, tagger16):
     assert (done.code, "would both become other/a.json" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize("out", ["t.json", "t.csv", "folder"])
+def test_names_that_are_no_text(here, cli, tagger16, out):
+    name = os.fsdecode(b"caf\xe9.wav")
+    wav(here / "a.wav")
+    (here / "a.wav").rename(here / name)
+    assert cli("tag", name, "-m", tagger16, "-o", out).code == 0
+    (made,) = [path for path in here.rglob("*") if path.is_file() and path.suffix in (".json", ".csv")]
+    assert b"caf\xe9.wav" in made.read_bytes()
+    assert cli("embed", name, "-m", tagger16, "-o", "e.npz").code == 0
+    assert (
+        cli("conceal", name, "-m", "repeat", "--loss", "drop:0.1", "-o", "c.wav", "--report", "r.json").code
+        == 0
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [("a.wav", {"samples": 1}), ("a.wav", {"samples": 100, "rate": 8000}), ("a.wav", {"rate": 192000}),
