@@ -64,6 +64,14 @@ def remedy(error: OSError) -> str:
     )
 
 
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, unless it is there; `AudioError` where it cannot be made."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot become a folder ({error.strerror}); choose another -o") from None
+
+
 def check_writable(path: str | Path, *, overwrite: bool) -> None:
     """Raise `AudioError` unless `path` may become an output.
 

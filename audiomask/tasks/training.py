@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.nn import kernels
 from audiomask.tasks import recipe
 
@@ -178,7 +178,7 @@ def fit(
     if isinstance(trainer.strategy, ModelParallelStrategy):
         _divide(cli)
     compiled = trainer.strategy.root_device.type == "cpu" and kernels.want()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if trainer.is_global_zero:  # of several processes one writes
         record = {
             "command": list(command),

@@ -155,6 +155,25 @@ def test_no_file_of_others_is_replaced(imported, cli, monkeypatch, words, theirs
     assert cli("data", *words.split(), "-f").code == 0, "it is theirs to replace it"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "subset d FILE --first 2", "split d FILE --jobs 2", "combine FILE d", "import folder speech FILE",
+        "fix d -o FILE", "convert d FILE --rate 8000", "mix FILE --speech d --noise n --count 1",
+        "lose d FILE --loss drop:.1", "export d FILE", "shard d -o FILE",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", ["", "/x"])
+def test_a_file_is_no_folder(imported, cli, monkeypatch, words, inside):
+    monkeypatch.chdir(imported)
+    (imported / "FILE").write_text("theirs")
+    answer = cli("data", *words.replace("FILE", f"FILE{inside}").split())
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    assert "folder" in answer.err
+    assert (imported / "FILE").read_text() == "theirs"
+
+
 def test_the_first_backup_stays(imported, cli):
     before = (imported / "d" / "wav.scp").read_text()
     for _ in range(3):

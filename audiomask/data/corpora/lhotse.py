@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from audiomask import audio
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.audio.reader import end_of
 from audiomask.data.kaldi.collector import as_key
 from audiomask.data.kaldi.directory import DataDir, DataError, invert
@@ -73,7 +73,7 @@ NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz")
 def write(data: DataDir, folder: str | Path) -> list[Path]:
     """Write recordings.jsonl.gz and supervisions.jsonl.gz for lhotse; return the two paths."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     recordings, supervisions = [], []
     durations: dict[str, float] = {}
     for key in data.recordings:

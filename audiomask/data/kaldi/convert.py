@@ -24,7 +24,7 @@ def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False
         if not name.endswith(".scp") or keyed_by(name) is None:
             continue
         folder = out / "audio" / name.removesuffix(".scp")
-        folder.mkdir(parents=True, exist_ok=True)
+        audio.make_folder(folder)
         for key, entry in table.items():
             if "/" in key or key.startswith("."):
                 raise DataError(f"{data.path}/{name}: {key} cannot name a file; rename it")

@@ -29,7 +29,7 @@ import numpy as np
 import soxr
 
 from audiomask import audio
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.audio.headers import in_archive
 from audiomask.audio.sources import BLANKS, segment
 
@@ -175,7 +175,7 @@ class DataDir:
     def write(self, path: str | Path) -> None:
         """Write every table, sorted, each under a temporary name first; spk2utt follows utt2spk."""
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         tables = dict(self.tables)
         if "utt2spk" in tables:
             tables["spk2utt"] = invert(tables["utt2spk"])
