@@ -57,7 +57,9 @@ class Embedding(Work):
         found = rows(reader, player, tick)
         values = [row.values for row in (found if self.args.timestamps else [pooled(found)])]
         times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * Clock(player).every)
-        return (np.stack(values).astype(np.float32), times), player.faults
+        end = 1000 * reader.position / reader.info.rate
+        kept = max(1, int((times <= end).sum()))  # as in `hear`: not one whose middle lies past the end
+        return (np.stack(values[:kept]).astype(np.float32), times[:kept].clip(max=end)), player.faults
 
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
         found, faults = self.vectors(reader, tick)
