@@ -16,7 +16,7 @@ import numpy as np
 import soundfile as sf
 
 from audiomask.audio import layout, media
-from audiomask.audio.atomic import check_writable, hidden, remedy
+from audiomask.audio.atomic import check_writable, hidden, remedy, rename
 from audiomask.audio.formats import (
     BYTES,
     CLIP_POLICIES,
@@ -68,6 +68,7 @@ class Writer(AbstractContextManager["Writer"]):
         self.name = str(path)
         self.path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
         check_writable(self.path, overwrite=overwrite)
+        self._overwrite = overwrite
         self.rate, self.channels, self.subtype = rate, channels, subtype
         limit = MAX_RIFF_BYTES // max(1, BYTES.get(subtype, 8) * channels)
         too_long = frames is not None and limit < frames < 2**62
@@ -208,7 +209,7 @@ class Writer(AbstractContextManager["Writer"]):
         self.finish()
         if self._temporary:
             try:
-                self._part.replace(self.path)
+                rename(self._part, self.path, overwrite=self._overwrite)
             except OSError as error:
                 raise self._full(str(error)) from None
             finally:
