@@ -161,6 +161,7 @@ class Reader(AbstractContextManager["Reader"]):
         file = self._file
         frames = max(file.frames, 0) if found.frames is None else found.frames
         names, mask = self._noted(part).speakers if found.kind in NAMED else [], found.mask
+        names = names if len(names) == file.channels else []
         if isinstance(file, media.Decoder):
             mask = file.mask
         elif found.codec:

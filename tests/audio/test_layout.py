@@ -77,6 +77,8 @@ def layout_chunk(tag, bits=0, labels=()):
         (layout_chunk(0, labels=(3, 1, 2, 5, 6, 4)), "FC FL FR BL BR LFE"),
         (layout_chunk(0, labels=(3, 1, 2, 5, 6, 400)), ""),
         (layout_chunk(0xFFFF0006), ""),
+        (layout_chunk(101 << 16 | 2), ""),  # not as many as there are channels
+        (layout_chunk(0x10000, 0x3), ""),
         (b"short", ""),
     ],
 )
