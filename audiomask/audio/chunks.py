@@ -26,11 +26,12 @@ GUID = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"  # of W64, behind fou
 LARGEST = 2**20  # bytes of a chunk that is carried
 TIME_REFERENCE = 338  # of bext (EBU Tech 3285): samples since midnight, 64 bits
 BITMAP = 0x10000  # the tag of a Core Audio layout that is the bits of WAV
-# Vorbis comments and frames of ID3 that libsndfile reads, or that only say what wrote the file.
+# Vorbis comments, parts of INFO, frames of ID3 that libsndfile reads, or that only say what wrote the file.
 COMMENTS = frozenset(
     b"TITLE COPYRIGHT ARTIST COMMENT DATE ALBUM LICENSE TRACKNUMBER GENRE SOFTWARE ENCODER "
     b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK".split()
 )
+INFO = frozenset(b"INAM ICOP ISFT IART ICMT ICRD IPRD IGNR ITRK".split())
 FRAMES = frozenset(b"TIT2 TCOP TPE1 COMM TDRC TYER TALB TRCK TCON TSSE TENC TLEN".split())
 
 Marker = tuple[int, str]  # sample, label
@@ -113,6 +114,8 @@ def _chunked(file: Span, kind: str, found: Notes) -> None:
         content = file.read(min(length, LARGEST)) if name not in (b"data", b"SSND") else b""
         if name == b"LIST":
             name, content = content[:4], content[4:]
+        if name == b"INFO":
+            found.others += [key.decode("latin-1") for key, _ in _entries(content) if key not in INFO]
         if name in carried and length <= LARGEST:
             found.chunks[name] = content
         elif name in KNOWN:
@@ -146,14 +149,21 @@ def _core_speakers(content: bytes) -> list[str]:
 # --- markers ------------------------------------------------------------------------------------------------
 
 
-def _cue_markers(cue: bytes, adtl: bytes) -> Iterator[Marker]:
-    labels, at = dict[int, str](), 0
-    while at + 8 <= len(adtl):
-        name, length = struct.unpack_from("<4sI", adtl, at)
-        if name == b"labl" and length >= 4:
-            (key,) = struct.unpack_from("<I", adtl, at + 8)
-            labels[key] = adtl[at + 12 : at + 8 + length].split(b"\0")[0].decode("utf-8", "replace")
+def _entries(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and content of the parts of a LIST chunk."""
+    at = 0
+    while at + 8 <= len(content):
+        name, length = struct.unpack_from("<4sI", content, at)
+        yield name, content[at + 8 : at + 8 + length]
         at += 8 + length + length % 2
+
+
+def _cue_markers(cue: bytes, adtl: bytes) -> Iterator[Marker]:
+    labels = dict[int, str]()
+    for name, entry in _entries(adtl):
+        if name == b"labl" and len(entry) >= 4:
+            (key,) = struct.unpack_from("<I", entry)
+            labels[key] = entry[4:].split(b"\0")[0].decode("utf-8", "replace")
     for at in range(4, len(cue) - 23, 24):
         key, sample = struct.unpack_from("<I16xI", cue, at)
         yield sample, labels.get(key, "")

@@ -247,7 +247,13 @@ def test_what_cannot_be_carried_is_named(tmp_path):
     frames = [(b"TIT2", b"\0Rain"), (b"APIC", bytes(30)), (b"TCOM", b"\0Bach")]
     frames = b"".join(name + len(x).to_bytes(4, "big") + b"\0\0" + x for name, x in frames)
     made = {
-        "wav": riff(data["wav"], chunk(b"iXML", b"<x/>") + chunk(b"qwer", b"1") + chunk(b"PEAK", bytes(16))),
+        "wav": riff(
+            data["wav"],
+            chunk(b"LIST", b"INFO" + chunk(b"IENG", b"me"))
+            + chunk(b"iXML", b"<x/>")
+            + chunk(b"qwer", b"1")
+            + chunk(b"PEAK", bytes(16)),
+        ),
         "aiff": aiff[:4] + struct.pack(">I", len(aiff) - 8) + aiff[8:],
         "flac": data["flac"][:42]
         + blocks
@@ -256,7 +262,7 @@ def test_what_cannot_be_carried_is_named(tmp_path):
         "mp3": b"ID3\3\0\0\0\0" + bytes([len(frames) >> 7, len(frames) & 127]) + frames + data["mp3"],
     }
     wanted = {
-        "wav": ["qwer"],
+        "wav": ["IENG", "qwer"],
         "aiff": ["APPL", "COMT"],
         "flac": ["COMPOSER", "application riff", "cue sheet", "picture"],
         "mp3": ["TCOM", "picture"],
