@@ -49,7 +49,7 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
 
 
 def rename(part: Path, path: Path, *, overwrite: bool) -> None:
-    """Give a hidden file its name; `AudioError` if somebody else took it meanwhile, unless `overwrite`."""
+    """Give a hidden file its name; `AudioError` if it was taken meanwhile, unless `overwrite`."""
     if not overwrite:
         try:
             os.link(part, path)  # fails where a rename would replace
@@ -81,7 +81,7 @@ def remedy(error: OSError) -> str:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder and those above it, unless it is there; `AudioError` where it cannot be made."""
+    """Make a folder and those above it, unless it is there; `AudioError` where that fails."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -61,7 +61,7 @@ class Notes:
 
 
 def read(file: Span, kind: str) -> Notes:
-    """Return what is noted in a container of a kind of `headers.Scan`; what is damaged is passed over."""
+    """Return the notes of a container of a kind of `headers.Scan`, as far as they are sound."""
     found = Notes()
     try:
         if kind in WALKS:
@@ -137,7 +137,7 @@ def _chunked(file: Span, kind: str, found: Notes) -> None:
 
 
 def _core_speakers(content: bytes) -> list[str]:
-    """Return the speakers of a Core Audio layout, given by a number, bits or labels; none if unknown."""
+    """Return the speakers of a Core Audio layout, by a number, bits or labels; none if unknown."""
     tag, bits, count = struct.unpack_from(">3I", content)
     if tag:
         return layout.names_of(bits) if tag == BITMAP else layout.CORE.get(tag >> 16, "").split()
@@ -220,7 +220,7 @@ def _mark_caf(markers: list[Marker]) -> dict[bytes, bytes]:
 
 
 def held(format: str) -> frozenset[bytes]:
-    """Return the names of the chunks that an output format can hold, as such or as markers of its own."""
+    """Return the names of the chunks that an output format can hold, cues as its own markers."""
     markers = frozenset([b"cue ", b"adtl"])
     return {
         "WAV": CARRIED, "WAVEX": CARRIED, "RF64": CARRIED, "AIFF": markers, "CAF": markers,
@@ -229,7 +229,7 @@ def held(format: str) -> frozenset[bytes]:
 
 
 def append(path: Path, format: str, mask: int, chunks: dict[bytes, bytes], markers: list[Marker]) -> None:
-    """Append to a whole file the speakers, in AIFF and CAF, and those of the chunks that it can hold."""
+    """Append to a whole file the chunks that it can hold, and in AIFF and CAF the speakers."""
     kind = {"WAVEX": "wav", "RF64": "wav"}.get(format, format.lower())
     chunks = {name: content for name, content in chunks.items() if name in held(format)}
     if format in ("AIFF", "CAF"):

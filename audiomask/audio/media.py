@@ -339,7 +339,7 @@ def _sound_stream(av: Any, out: Any, coding: str, rate: int, channels: int, mask
 
 
 def _layout(av: Any, coding: str, rate: int, channels: int, mask: int) -> str:
-    """Return the layout that an encoder takes for channels: theirs, or else the usual one of their number.
+    """Return the layout that an encoder takes for channels, their own if it can.
 
     Decoders know speakers behind, and only some of them those at the side; see `layout.back`.
     """

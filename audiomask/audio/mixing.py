@@ -99,7 +99,7 @@ class Mixer:
 
 
 def mono(blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
-    """Yield blocks `[C, n]` mixed into one channel, `[1, n]`; the first second decides how it begins."""
+    """Yield blocks mixed into one channel, `[1, n]`; the first second decides how it begins."""
     mixer = Mixer(rate)
     for i, x in enumerate(blocks):
         if i == 0:

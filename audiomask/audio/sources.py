@@ -153,7 +153,7 @@ def _expand(
 def walk(
     folder: Path, exclude: Path | None, suffixes: Collection[str], passed: list[str], required: bool = True
 ) -> list[Source]:
-    """Return the files of a folder, as `find_audio` does; `AudioError` for none if they are `required`."""
+    """Return the files of a folder, as `find_audio`; `AudioError` if some are `required`."""
     found, others, been = [], Counter[str](), {folder.resolve(), exclude}
     for root, folders, files in os.walk(folder, followlinks=True):
         inside, folders[:] = sorted(f for f in folders if f[0] != "."), []

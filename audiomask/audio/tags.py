@@ -1,4 +1,4 @@
-"""Carry what a file says about its sound to another: title, time reference, markers, speakers.
+"""Carry what a file says about its sound to another: title, time, markers, speakers.
 
 libsndfile holds the texts of `TEXTS` in WAV, AIFF, CAF, FLAC, Ogg and MP3; for all else see `audio.chunks`.
 Times in samples follow the sample rate. What a format cannot hold is named.
@@ -24,7 +24,7 @@ TEXTS = media.TEXTS
 
 @dataclass
 class Tags:
-    """A record of texts and other notes of a file, the rate of their times, the path if it is media."""
+    """A record of texts and other notes of a file, their sample rate, the path if it is media."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
     notes: chunks.Notes = field(default_factory=chunks.Notes)
@@ -62,7 +62,7 @@ class Tags:
 
 
 def name_in_w64(path: Path, mask: int) -> None:
-    """Name the speakers of the channels of a whole W64 file, by the longer form of its `fmt` chunk."""
+    """Name the speakers of a whole W64 file, by the longer form of its `fmt` chunk."""
     with replacing(path) as part, path.open("rb") as file, part.open("wb") as out:
         head = file.read(80)  # riff, wave and a `fmt ` of 40 bytes, as libsndfile writes them
         tag, bits = struct.unpack_from("<H12xH", head, 64)

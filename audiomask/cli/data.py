@@ -142,7 +142,7 @@ def _say(data: DataDir, folder: Path) -> None:
 
 
 def _may_write(folder: Path, force: bool, source: Path | None = None, files: Sequence[str] = ()) -> Path:
-    """Return a folder for tables, and `files` (patterns) below it, that replaces nothing without `force`."""
+    """Return a folder for tables and `files`, patterns below it; DataError for what exists."""
     if source is not None and folder.resolve() == source.resolve():
         raise DataError(f"{folder}: would replace the directory it is made from; give another")
     if folder.exists() and not folder.is_dir():

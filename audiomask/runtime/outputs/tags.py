@@ -157,7 +157,7 @@ def listed(
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of one type of output for channels mixed into one; may raise `ArtifactError`."""
+    """Return a player of one type of output that mixes channels; may raise `ArtifactError`."""
     name = output_port(artifact, type).name
     return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 
