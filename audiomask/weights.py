@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.streaming import Streaming
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -84,7 +84,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 def save(folder: str | Path, model: nn.Module | dict[str, Tensor], config: Mapping[str, Any]) -> Path:
     """Write `model`, or its `tensors`, and its config to `folder`; each file whole or not."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     state = tensors(model) if isinstance(model, nn.Module) else model
     with replacing(folder / WEIGHTS) as part:
         save_file(state, part)

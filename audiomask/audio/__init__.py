@@ -6,7 +6,7 @@
 Whatever is wrong with a file ends in one `AudioError` that names the file, the value and the remedy.
 """
 
-from audiomask.audio.atomic import check_writable, remove_parts, replacing
+from audiomask.audio.atomic import check_writable, make_folder, remove_parts, replacing
 from audiomask.audio.formats import (
     CLIP_POLICIES,
     FORMATS,
@@ -18,5 +18,6 @@ from audiomask.audio.formats import (
     AudioWarning,
     choose_format,
 )
+from audiomask.audio.mixing import Mixer, mixed, mono
 from audiomask.audio.reader import Reader, info, read, verify
 from audiomask.audio.writer import Writer, write

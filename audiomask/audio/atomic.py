@@ -11,6 +11,7 @@ from pathlib import Path
 
 from audiomask.audio.formats import AudioError
 
+EXISTS = "exists already; give -f to overwrite it, or another name with -o"
 LONGEST = 100  # bytes of a name that a hidden one keeps: file systems count bytes, and allow 255
 
 
@@ -38,13 +39,28 @@ def replacing(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     part = hidden(path)
     try:
         yield part
-        part.replace(path)
+        rename(part, path, overwrite=overwrite)
     except OSError as error:
         if isinstance(error, BrokenPipeError) or error.filename not in (None, str(part)):
             raise  # something else that the caller did meanwhile has failed
         raise AudioError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def rename(part: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a hidden file its name; `AudioError` if it was taken meanwhile, unless `overwrite`."""
+    if not overwrite:
+        try:
+            os.link(part, path)  # fails where a rename would replace
+        except FileExistsError:
+            raise AudioError(f"{path}: {EXISTS}") from None
+        except OSError:  # a disk that knows no links: what was free at the beginning is taken for free
+            check_writable(path, overwrite=False)
+        else:
+            part.unlink()
+            return
+    part.replace(path)
 
 
 def remove_parts(path: str | Path) -> None:
@@ -62,6 +78,14 @@ def remedy(error: OSError) -> str:
     return (
         "check the rights of the folder" if isinstance(error, PermissionError) else "choose another with -o"
     )
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, unless it is there; `AudioError` where that fails."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot become a folder ({error.strerror}); choose another -o") from None
 
 
 def check_writable(path: str | Path, *, overwrite: bool) -> None:
@@ -83,4 +107,4 @@ def check_writable(path: str | Path, *, overwrite: bool) -> None:
     if not stat.S_ISREG(mode):  # a rename would replace the device itself
         raise AudioError(f"{path}: is a device or a pipe; give '-' to write to standard output")
     if not overwrite:
-        raise AudioError(f"{path}: exists already; give -f to overwrite it, or another name with -o")
+        raise AudioError(f"{path}: {EXISTS}")

@@ -23,7 +23,6 @@ AFTER = re.compile(
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
 PIECE = 2**20  # bytes that are looked at in one go
-CHUNKS = (b"bext", b"iXML", b"cue ", b"smpl", b"axml", b"chna", b"umid")
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -86,7 +85,6 @@ class Scan:
         mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
         kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
             use, or "" for any other.
-        chunks: Of WAV, what is carried to another file (`CHUNKS`).
         codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
     """
 
@@ -98,9 +96,18 @@ class Scan:
     warning: str | None = None
     frames: int | None = None
     mask: int = 0
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
     kind: str = ""
     codec: str = ""
+
+
+# What archives hold besides sound that says its sample rate and length.
+IN_ARCHIVES = {
+    b"\0B": "features, no sound",
+    b"NPY": "an array of NumPy without a sample rate",
+    b"PKL": "a pickle, which is not opened",
+    b"fLaC": "FLAC without its length",
+    b"NIST_1A": "SPHERE without its length",
+}
 
 
 def in_archive(path: str) -> tuple[str, int] | None:
@@ -111,15 +118,23 @@ def in_archive(path: str) -> tuple[str, int] | None:
 
 
 def archived(path: str, start: int) -> list[tuple[int, Scan]]:
-    """Return a `scan` of an entry of an archive, which ends where its header says."""
+    """Return a `scan` of an entry of an archive, which ends where its header says.
+
+    It is a WAV, or a file of any format behind AUDIO and its length, as kaldiio and ESPnet write FLAC.
+    """
     with Span(path, start) as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF":
-            kind = "features, no sound" if head[:2] == b"\0B" else "no WAV"
-            raise ValueError(f"holds {kind}; write its sound to files first")
-        file.size = min(file.size, 8 + int.from_bytes(head[4:8], "little"))
+        head = file.read(14)
+        if head[:4] == b"RIFF":
+            file.size = min(file.size, 8 + int.from_bytes(head[4:8], "little"))
+        elif head[:5] == b"AUDIO" and head[5] <= 8:
+            begin = 6 + head[5]
+            file.start += begin
+            file.size = min(file.size - begin, int.from_bytes(head[6:begin], "little"))
+        else:
+            kind = next((kind for magic, kind in IN_ARCHIVES.items() if head.startswith(magic)), "no sound")
+            raise ValueError(f"holds {kind}; write its sound to files first, as in: wav-copy or kaldiio")
         file.seek(0)
-        return [(start, _scan(file))]
+        return [(file.start, _scan(file))]
 
 
 def scan(path: str | Path) -> list[tuple[int, Scan]]:
@@ -154,7 +169,7 @@ def is_file(data: bytes) -> bool:
 
     MPEG and AAC frames have a mark of 11 bits only, which samples may have too: a second one must follow.
     """
-    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or data.startswith(OTHERS):
+    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or OTHERS.match(data):
         return True
     frame = _mpeg(data[:4])
     length = frame[0] if frame else 0
@@ -221,8 +236,14 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
 # ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
 MEDIA_FILES = re.compile(rb"(?s)....ftyp|\x1aE\xdf\xa3|0&\xb2u\x8ef\xcf\x11|RIFF....AVI |FLV\x01|#!AMR")
 MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
-# WavPack, Monkey's Audio, True Audio, Musepack, VOC, MIDI, MPEG program streams, NumPy: no samples either.
-OTHERS = (b"wvpk", b"MAC ", b"TTA1", b"MPCK", b"MP+", b"Creative Voice", b"MThd", b"\0\0\1\xba", b"\x93NUMPY")
+# No samples either: WavPack, Monkey's Audio, True Audio, Musepack, VOC, SVX, PAF, PVF, AVR, DSD, IRCAM, SDS,
+# XI, WVE, RealMedia, NUT, ADIF, MIDI, MPEG streams, AC-3, NumPy, MATLAB, packed files, text.
+OTHERS = re.compile(
+    rb"(?s)wvpk|MAC |TTA1|MPCK|MP\+|Creative Voice|FORM....(?:8SVX|16SV)| paf|fap |PVF1\n|2BIT|DSD |FRM8|"
+    rb"d\xa3[\x01-\x04]\x00|\xf0~.\x01|Extended Instrument:|ALawSoundFile|\.RMF|nut/multimedia|ADIF|MThd|"
+    rb"\x00\x00\x01\xba|G.{187}G.{187}G|\x0bw.{62,2046}\x0bw|\x93NUMPY|MATLAB 5|PK\x03\x04|\x1f\x8b\x08|"
+    rb"[\t\n\r -~]{64}"
+)
 
 
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
@@ -243,8 +264,6 @@ def _riff(file: Span, found: Scan) -> None:
     found.kind, order = "wav", ">" if magic[:4] == b"RIFX" else "<"
     unit, wide = 1, 0
     for name, at, length in _chunks(file, 12, found.size, order):
-        file.seek(at)
-        _kept(file, found, name, at, length)
         file.seek(at)
         if name == b"ds64":
             wide = at
@@ -268,22 +287,12 @@ def _riff(file: Span, found: Scan) -> None:
                     wide + 16: struct.pack(f"{order}Q", true // max(1, unit)),
                     at - 4: b"\xff" * 4,
                 }
-            elif true == promised:
-                for name, at, length in _chunks(file, after, found.end, order):
-                    _kept(file, found, name, at, length)
-            elif true < 2**32 - 8:
+            elif true != promised and true < 2**32 - 8:
                 found.patches = {
                     4: struct.pack(f"{order}I", min(found.size - 8, 2**32 - 1)),
                     at - 4: struct.pack(f"{order}I", true),
                 }
             return
-
-
-def _kept(file: Span, found: Scan, name: bytes, at: int, length: int) -> None:
-    """Note a chunk that is carried to other files, unless it is larger than a megabyte."""
-    if name in CHUNKS and length <= min(2**20, file.size - at):
-        file.seek(at)
-        found.chunks[name] = file.read(length)
 
 
 def _aiff(file: Span, found: Scan) -> None:
@@ -353,7 +362,10 @@ def _w64(file: Span, found: Scan) -> None:
         file.seek(at)
         name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if name == W64_FMT:
-            (unit,) = struct.unpack("<H", file.read(14)[12:])
+            content = file.read(40)
+            (unit,) = struct.unpack("<H", content[12:14])
+            if content[:2] == b"\xfe\xff" and content[24:26] not in (b"\1\0", b""):
+                found.patches[at + 24] = content[24:26]  # libsndfile takes every extended coding for PCM
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
@@ -361,7 +373,10 @@ def _w64(file: Span, found: Scan) -> None:
             tail = 0 < promised < 2**62 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
             true = _sized(found, at + 24, promised, unit, 0 < promised < 2**62, bool(tail))
             if true != promised:
-                found.patches = {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+                found.patches |= {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+            elif tail:  # which libsndfile takes for samples
+                found.end = after
+                found.patches[16] = struct.pack("<Q", after)
             return
         at += max(24, (length + 7) // 8 * 8)
 

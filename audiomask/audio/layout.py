@@ -37,6 +37,9 @@ def mask_of(names: str) -> int:
     return sum(1 << SPEAKERS.index(name) for name in names.split())
 
 
+PLAIN = (mask_of("FC"), mask_of("FL FR"))  # what one and two channels mean anyway
+
+
 def names_of(mask: int) -> list[str]:
     """Return the speakers of a layout, in the order of WAV."""
     return [name for bit, name in enumerate(SPEAKERS) if mask >> bit & 1]
@@ -51,6 +54,21 @@ VORBIS = {
 FLAC = {
     1: "FC", 2: "FL FR", 3: "FL FR FC", 4: "FL FR BL BR", 5: "FL FR FC BL BR", 6: "FL FR FC LFE BL BR",
     7: "FL FR FC LFE BC SL SR", 8: "FL FR FC LFE BL BR SL SR",
+}  # fmt: skip
+
+
+# Channels of the layouts that Core Audio (CAF, AIFF) has by number; surrounds are at the sides, as FFmpeg
+# reads them.
+CORE = {
+    100: "FC", 101: "FL FR", 108: "FL FR SL SR", 109: "FL FR SL SR FC", 110: "FL FR SL SR FC BC",
+    113: "FL FR FC", 114: "FC FL FR", 115: "FL FR FC BC", 116: "FC FL FR BC", 117: "FL FR FC SL SR",
+    118: "FL FR SL SR FC", 119: "FL FC FR SL SR", 120: "FC FL FR SL SR", 121: "FL FR FC LFE SL SR",
+    122: "FL FR SL SR FC LFE", 123: "FL FC FR SL SR LFE", 124: "FC FL FR SL SR LFE",
+    125: "FL FR FC LFE SL SR BC", 126: "FL FR FC LFE SL SR FLC FRC", 127: "FC FLC FRC FL FR SL SR LFE",
+    128: "FL FR FC LFE SL SR BL BR", 129: "FL FR SL SR FC LFE FLC FRC", 131: "FL FR BC", 132: "FL FR SL SR",
+    133: "FL FR LFE", 134: "FL FR LFE BC", 135: "FL FR LFE SL SR", 136: "FL FR FC LFE",
+    137: "FL FR FC LFE BC",
+    138: "FL FR SL SR LFE", 139: "FL FR SL SR FC BC", 140: "FL FR SL SR FC BL BR",
 }  # fmt: skip
 
 

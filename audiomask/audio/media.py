@@ -6,8 +6,10 @@ PyAV is the extra `[media]`. Opus is decoded by libopus: FFmpeg's own decoder ma
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,16 @@ import soundfile as sf
 from audiomask.audio import layout
 
 OURS = {"tracknumber": "track"}  # FFmpeg's names of texts, where libsndfile's are others
+TEXTS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
+TECHNICAL = (
+    "encoder",
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "handler_name",
+    "vendor_id",
+    "duration",
+)
 GAP_S = 0.01  # a longer hole between the times of two frames is filled with silence
 
 
@@ -50,6 +62,12 @@ def _opened(av: Any, path: str) -> Any:
     return av.open(path, metadata_errors="ignore", options=only)
 
 
+def in_order(names: Sequence[str]) -> bool:
+    """Return whether channels, as far as their speakers are known, are in the order of WAV."""
+    places = [layout.SPEAKERS.index(name) for name in names if name in layout.SPEAKERS]
+    return places == sorted(set(places))
+
+
 class Decoder:
     """The sound of a media file, read forwards like a `soundfile.SoundFile`.
 
@@ -79,14 +97,19 @@ class Decoder:
                 f"has {len(tracks)} sound tracks; number {tracks.index(self.stream) + 1} was used"
             )
         context = self.stream.codec_context
-        if context is None or not context.sample_rate or not context.layout.nb_channels:
+        shape = context.layout if context is not None else None
+        if shape is None or not context.sample_rate or not shape.nb_channels:
             self._container.close()
             raise NotMediaError("its sound has no known coding, sample rate or channels")
-        self.samplerate, self.channels = context.sample_rate, context.layout.nb_channels
-        names = [channel.name for channel in context.layout.channels]
-        known = all(name in layout.SPEAKERS for name in names) and context.layout.name != "mono"
+        self.samplerate, self.channels = context.sample_rate, shape.nb_channels
+        names = [channel.name for channel in shape.channels]
+        if not in_order(names):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(shape))  # PyAV 18.1 frees such a layout twice
+            self._container.close()
+            raise NotMediaError("its channels are in an order of their own, which PyAV cannot read")
+        known = all(name in layout.SPEAKERS for name in names) and shape.name != "mono"
         self.mask = layout.mask_of(" ".join(names)) if known else 0
-        self._resampler = av.AudioResampler("flt", context.layout)
+        self._resampler = av.AudioResampler("flt", shape)
         self._codec = None
         if context.name == "opus":
             self._codec = av.CodecContext.create("libopus", "r")
@@ -100,6 +123,8 @@ class Decoder:
         theirs = {theirs: ours for ours, theirs in OURS.items()}
         texts = {key.lower(): text for key, text in self._container.metadata.items()}
         self.texts = {theirs.get(key, key): text for key, text in texts.items()}
+        chapters = ["chapters"] if self._container.chapters() else []
+        self.others = [key for key in self.texts if key not in (*TEXTS, *TECHNICAL)] + chapters
         self._damaged = 0
         self._blocks = self._decoded()
         self._rest = np.zeros((self.channels, 0), np.float32)
@@ -177,6 +202,7 @@ SUFFIXES = {
     ".mka": ("matroska", "libopus"),
     ".webm": ("webm", "libopus"),
 }
+USUAL = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0(back)", 6: "5.1(back)", 7: "6.1", 8: "7.1"}
 BITS = 96_000  # a second and channel, where the source has no rate of its own
 
 
@@ -201,7 +227,7 @@ def write_sound(
         source: The media file whose sound this replaces; None: a file of sound only.
 
     Returns:
-        The streams of `source`, and the texts, that the container cannot hold.
+        The streams of `source`, the texts and the speakers that the container cannot hold.
 
     Raises:
         OSError: The file cannot be written.
@@ -211,7 +237,13 @@ def write_sound(
     try:
         lost = _written(av, sound, target, suffix, rate, mask, texts or {}, source)
         with contextlib.closing(Decoder(str(target))) as made:
-            return lost + [name for name in texts or {} if name not in made.texts]
+            lost += [name for name in texts or {} if name not in made.texts]
+            if source is not None:
+                with contextlib.closing(Decoder(source)) as given:
+                    lost += [name for name in given.others if name not in made.others]
+            if mask not in (0, *layout.PLAIN) and layout.back(mask) != layout.back(made.mask):
+                lost.append(f"speakers {' '.join(layout.names_of(mask))}")
+            return lost
     except (av.error.FFmpegError, ValueError) as error:  # ValueError: no such layout of channels
         if isinstance(error, OSError):
             raise
@@ -244,6 +276,7 @@ def _written(
             taken = stack.enter_context(_opened(av, source))
             original, streams = taken.streams.best("audio"), taken.streams
             out.metadata.update(taken.metadata)
+            out.set_chapters([_in_milliseconds(chapter) for chapter in taken.chapters()])
             start, bits = _begin(av, source), original.bit_rate or 0
             coding = _encoder(av, original.codec_context.name, out.format.name) or coding
         sink: Any = None if streams else _sound_stream(av, out, coding, rate, file.channels, mask, bits)
@@ -251,6 +284,9 @@ def _written(
             if stream is original:
                 sink = _sound_stream(av, out, coding, rate, file.channels, mask, bits)
                 sink.metadata.update(stream.metadata)
+                continue
+            if stream.type == "data":  # of no known coding, which ends the writing; or the chapters of MP4
+                lost += [] if taken.chapters() else ["data"]
                 continue
             try:
                 copies[stream.index] = out.add_stream_from_template(stream)
@@ -275,6 +311,12 @@ def _written(
     return lost
 
 
+def _in_milliseconds(chapter: dict[str, Any]) -> dict[str, Any]:
+    """Return a chapter in a clock that MP4 takes too; it drops the nanoseconds of Matroska."""
+    times = {key: round(1000 * chapter[key] * chapter["time_base"]) for key in ("start", "end")}
+    return {**chapter, **times, "time_base": Fraction(1, 1000)}
+
+
 def _encoder(av: Any, codec: str, container: str) -> str | None:
     """Return the encoder of a coding, if there is one and the container holds its output."""
     name = {"opus": "libopus", "mp3": "libmp3lame"}.get(codec, codec)
@@ -288,15 +330,57 @@ def _encoder(av: Any, codec: str, container: str) -> str | None:
 
 def _sound_stream(av: Any, out: Any, coding: str, rate: int, channels: int, mask: int, bits: int) -> Any:
     """Return a new stream of sound in a container; `bits` a second, 0 for what is usual."""
-    usual = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0(back)", 6: "5.1(back)", 7: "6.1", 8: "7.1"}
-    text = "+".join(layout.names_of(mask)) if mask else usual.get(channels, f"{channels}c")
     rates = av.Codec(coding, "w").audio_rates
-    stream = out.add_stream(
-        coding, rate=rate if not rates or rate in rates else _next(rates, rate), layout=text
-    )
+    rate = rate if not rates or rate in rates else _next(rates, rate)
+    stream = out.add_stream(coding, rate=rate, layout=_layout(av, coding, rate, channels, mask))
     if coding not in ("alac", "flac") and not coding.startswith("pcm"):
         stream.bit_rate = bits or min(BITS * channels, 512_000)
     return stream
+
+
+def _layout(av: Any, coding: str, rate: int, channels: int, mask: int) -> str:
+    """Return the layout that an encoder takes for channels, their own if it can.
+
+    Decoders know speakers behind, and only some of them those at the side; see `layout.back`.
+    """
+    usual = USUAL.get(channels, f"{channels}c")
+    for text in ("+".join(layout.names_of(m)) for m in (layout.back(mask), mask) if mask):
+        context = av.CodecContext.create(coding, "w")
+        context.sample_rate, context.layout = rate, text
+        context.format = (context.codec.audio_formats or [av.AudioFormat("s16")])[0]
+        try:
+            context.open()
+        except (av.error.FFmpegError, ValueError):
+            continue
+        return text
+    return usual
+
+
+@cache
+def _order(coding: str, text: str) -> list[int]:
+    """Return in which order an encoder wants the channels of a layout.
+
+    FFmpeg's encoder by libopus (in PyAV 18.1) mixes up those of 5.0 and 6.1. A tone in each channel shows it.
+    """
+    av = library()
+    n = av.AudioLayout(text).nb_channels
+    tones = np.sin(2 * np.pi * 12 * np.arange(1, n + 1)[:, None] * np.arange(36000) / 48000) / 4
+    encoder, decoder = av.CodecContext.create(coding, "w"), av.CodecContext.create(coding, "r")
+    encoder.sample_rate, encoder.layout, encoder.format = 48000, text, "flt"
+    encoder.open()
+    decoder.extradata = encoder.extradata
+    frame = av.AudioFrame.from_ndarray(tones.T.reshape(1, -1).astype(np.float32), format="flt", layout=text)
+    frame.sample_rate = 48000
+    cut, packed = (
+        av.AudioResampler("flt", text, 48000, encoder.frame_size),
+        av.AudioResampler("flt", text, 48000),
+    )
+    packets = [packet for part in cut.resample(frame) for packet in encoder.encode(part)]
+    heard = [y.to_ndarray() for p in packets for part in decoder.decode(p) for y in packed.resample(part)]
+    sound = np.concatenate(heard, 1).reshape(-1, n)[8000:32000]
+    power = np.abs(np.fft.rfft(sound, axis=0))[6 * np.arange(1, n + 1)]  # bins of 2 Hz
+    found = power.argmax(0).tolist()
+    return [found.index(i) for i in range(n)] if sorted(found) == list(range(n)) else list(range(n))
 
 
 def _next(rates: Sequence[int], rate: int) -> int:
@@ -324,8 +408,10 @@ def _encoded(av: Any, stream: Any, file: sf.SoundFile, rate: int, start: float) 
         context.format, context.layout, context.sample_rate, context.frame_size or None
     )
     at = round(start * rate)
+    mixed_up = context.name == "libopus" and context.layout.nb_channels in (5, 7)
+    order = _order(context.name, context.layout.name) if mixed_up else slice(None)
     while True:
-        x = file.read(65536, dtype="float32", always_2d=True)
+        x = file.read(65536, dtype="float32", always_2d=True)[:, order]
         if len(x):
             frame = av.AudioFrame.from_ndarray(x.reshape(1, -1), format="flt", layout=context.layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from audiomask.audio import headers, layout, media
+from audiomask.audio import chunks, headers, layout, media
 from audiomask.audio.formats import (
     BYTES,
     FLOATS,
@@ -27,6 +27,7 @@ from audiomask.audio.formats import (
 from audiomask.audio.tags import TEXTS, Tags
 
 OVER_S = 0.5  # that a stretch may end past its recording
+NAMED = ("aiff", "caf", "w64")  # what names speakers in ways that libsndfile does not know
 MISSING = ("truncated", "cut off")  # how notes about samples that are not there begin
 
 
@@ -149,7 +150,9 @@ class Reader(AbstractContextManager["Reader"]):
         try:
             if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
                 raise ValueError("a container that libsndfile does not know")
-            if len(self._parts) > 1 or start or found.patches or found.prefix:
+            # An MP3 that is opened by its name is looked for beside it too, in what a Mac leaves on a foreign
+            # disk (._NAME), and then refused.
+            if len(self._parts) > 1 or start or found.patches or found.prefix or found.kind == "mp3":
                 self._span = headers.Span(self._real, start, start + found.end)
                 self._span.patches, self._span.prefix = found.patches, found.prefix
             self._file = _Forward(self._span or self._real)
@@ -157,16 +160,24 @@ class Reader(AbstractContextManager["Reader"]):
             self._file = self._other(error)
         file = self._file
         frames = max(file.frames, 0) if found.frames is None else found.frames
-        names, mask = [], found.mask
+        names, mask = self._noted(part).speakers if found.kind in NAMED else [], found.mask
+        names = names if len(names) == file.channels else []
         if isinstance(file, media.Decoder):
             mask = file.mask
         elif found.codec:
             names = layout.VORBIS.get(file.channels, "").split()
-        elif not mask:
+        elif not mask and not names:
             names = layout.of_file(file)
         mask = mask or layout.mask_of(" ".join(names)) or layout.implied(found.kind, file.channels)
         self._order = layout.to_wav(names) if names else None
         return AudioInfo(self.name, file.samplerate, file.channels, frames, file.format, file.subtype, mask)
+
+    def _noted(self, part: int) -> chunks.Notes:
+        """Return what a part says besides its texts."""
+        start, found = self._parts[part]
+        size = found.end if len(self._parts) > 1 else found.size
+        with headers.Span(self._real, start, start + size) as span:
+            return chunks.read(span, found.kind if found.codec in ("", "vorbis", "opus") else "")
 
     def _cut(self, begin: float, end: float | None) -> None:
         """Leave only a stretch, in seconds."""
@@ -284,11 +295,15 @@ class Reader(AbstractContextManager["Reader"]):
     @property
     def tags(self) -> Tags:
         """Return what the file says about its sound, for the file that it becomes."""
-        found = self._parts[0][1]
         file = self._file
+        noted = self._noted(0)
+        if self._stretch:
+            noted = noted.cut(self._offset, self.info.frames)
         texts = getattr(file, "texts", {}) if not isinstance(file, _Forward) else file.copy_metadata()
+        if isinstance(file, media.Decoder):
+            noted.others = file.others
         source = self._real if isinstance(file, media.Decoder) else None
-        return Tags({k: v for k, v in texts.items() if k in TEXTS}, found.chunks, self.info.rate, source)
+        return Tags({k: v for k, v in texts.items() if k in TEXTS}, noted, self.info.rate, source)
 
     @property
     def notes(self) -> list[str]:

@@ -134,7 +134,7 @@ def _expand(
         yield Source("-", "stdin.wav")
     elif os.path.isdir(text):  # noqa: PTH112
         scp = os.path.isfile(path / "wav.scp")  # noqa: PTH113
-        yield from utterances(path) if scp else _walk(path, exclude, suffixes, passed)
+        yield from utterances(path) if scp else walk(path, exclude, suffixes, passed)
     elif path.suffix.lower() == ".scp" and os.path.isfile(text):  # noqa: PTH113
         yield from read_scp(path)
     elif not os.path.lexists(text) and globbing.has_magic(text):
@@ -143,16 +143,17 @@ def _expand(
             raise AudioError(f"{text}: matches no file; check the pattern")
         for match in matches:
             if Path(match).is_dir():
-                yield from _walk(Path(match), exclude, suffixes, passed, required=False)
+                yield from walk(Path(match), exclude, suffixes, passed, required=False)
             else:
                 yield Source(match, Path(match).name)
     else:
         yield Source(text, path.name)
 
 
-def _walk(
+def walk(
     folder: Path, exclude: Path | None, suffixes: Collection[str], passed: list[str], required: bool = True
 ) -> list[Source]:
+    """Return the files of a folder, as `find_audio`; `AudioError` if some are `required`."""
     found, others, been = [], Counter[str](), {folder.resolve(), exclude}
     for root, folders, files in os.walk(folder, followlinks=True):
         inside, folders[:] = sorted(f for f in folders if f[0] != "."), []

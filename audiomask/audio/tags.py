@@ -1,8 +1,7 @@
-"""Carry what a file says about its sound to another: title, time reference, cues, speakers.
+"""Carry what a file says about its sound to another: title, time, markers, speakers.
 
-libsndfile holds the texts of `TEXTS` in WAV, AIFF, CAF, FLAC, Ogg and MP3. The chunks of WAV that recorders
-write (`headers.CHUNKS`) are copied to WAV and RF64 as they are, but for times in samples, which follow the
-sample rate. What a format cannot hold is named.
+libsndfile holds the texts of `TEXTS` in WAV, AIFF, CAF, FLAC, Ogg and MP3; for all else see `audio.chunks`.
+Times in samples follow the sample rate. What a format cannot hold is named.
 """
 
 from __future__ import annotations
@@ -10,61 +9,72 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
 import soundfile as sf
 
+from audiomask.audio import chunks, media
 from audiomask.audio.atomic import replacing
 
-TEXTS = ("title", "copyright", "artist", "comment", "date", "album", "license", "tracknumber", "genre")
-TIME_REFERENCE = 338  # of bext (EBU Tech 3285): samples since midnight, 64 bits
+TEXTS = media.TEXTS
 
 
 @dataclass
 class Tags:
-    """A record of texts and chunks of a file, the rate of their times, the path if it is media."""
+    """A record of texts and other notes of a file, their sample rate, the path if it is media."""
 
     texts: Mapping[str, str] = field(default_factory=dict)
-    chunks: Mapping[bytes, bytes] = field(default_factory=dict)
+    notes: chunks.Notes = field(default_factory=chunks.Notes)
     rate: int = 0
     source: str | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the chunks, for messages."""
-        return [name.decode().strip() for name in self.chunks]
-
-    def write(self, file: sf.SoundFile) -> list[str]:
-        """Give a file that is being written the texts; return those that it cannot hold."""
-        dropped = []
+    def write(self, file: sf.SoundFile) -> None:
+        """Give a file that is being written the texts that it can hold."""
         for name, text in self.texts.items():
-            try:
+            with suppress(sf.LibsndfileError, RuntimeError):
                 setattr(file, name, text)
-            except (sf.LibsndfileError, RuntimeError):
-                dropped.append(name)
-        return dropped
 
-    def append(self, path: Path, rate: int) -> None:
-        """Append the chunks to a WAV or RF64 file that is complete."""
-        with path.open("r+b") as file:
-            magic = file.read(4)
-            for name, content in self.chunks.items():
-                content = scaled(name, content, Fraction(rate, self.rate or rate))
-                file.seek(0, 2)
-                file.write(b"\0" * (file.tell() % 2))
-                file.write(struct.pack("<4sI", name, len(content)) + content + b"\0" * (len(content) % 2))
-            size = file.tell() - 8
-            if magic == b"RF64":
-                file.seek(20)  # in ds64, which comes first
-                file.write(struct.pack("<Q", size))
-            else:
-                file.seek(4)
-                file.write(struct.pack("<I", size))
+    def left_out(self, path: Path, format: str) -> list[str]:
+        """Return what a whole file of a format lacks."""
+        texts: Mapping[str, str] = {}
+        if self.texts:
+            with sf.SoundFile(str(path)) as file:
+                texts = file.copy_metadata()
+        return [name for name in self.texts if name not in texts] + self.lost(format)
+
+    def lost(self, format: str) -> list[str]:
+        """Return the names of all but texts that a format cannot hold."""
+        held, notes = chunks.held(format), self.notes
+        lost = [name.decode().strip() for name in notes.chunks if name not in held]
+        marked = notes.markers and b"cue " not in notes.chunks and b"cue " not in held
+        others = sorted(set(notes.others)) if format != "MEDIA" or self.source is None else []
+        return lost + ["markers"] * bool(marked) + others
+
+    def append(self, path: Path, format: str, rate: int, mask: int) -> None:
+        """Append to a whole file what it can hold, and name the speakers of AIFF and CAF."""
+        factor = Fraction(rate, self.rate or rate)
+        content = {name: chunks.scaled(name, x, factor) for name, x in self.notes.chunks.items()}
+        markers = [(min(round(at * factor), 2**32 - 1), label) for at, label in self.notes.markers]
+        chunks.append(path, format, mask, content, markers)
 
 
-def name_speakers(path: Path, mask: int) -> None:
+def name_in_w64(path: Path, mask: int) -> None:
+    """Name the speakers of a whole W64 file, by the longer form of its `fmt` chunk."""
+    with replacing(path) as part, path.open("rb") as file, part.open("wb") as out:
+        head = file.read(80)  # riff, wave and a `fmt ` of 40 bytes, as libsndfile writes them
+        tag, bits = struct.unpack_from("<H12xH", head, 64)
+        form = struct.pack("<H", 0xFFFE) + head[66:80] + struct.pack("<HHI", 22, bits, mask)
+        form += struct.pack("<H", tag) + bytes.fromhex("000000001000800000aa00389b71")  # the coding as a GUID
+        (size,) = struct.unpack_from("<Q", head, 16)
+        out.write(head[:16] + struct.pack("<Q", size + len(form) - 16) + head[24:56])
+        out.write(struct.pack("<Q", 24 + len(form)) + form)
+        shutil.copyfileobj(file, out, 2**20)
+
+
+def name_in_flac(path: Path, mask: int) -> None:
     """Name the speakers of the channels of a whole FLAC file, by the tag of RFC 9639, 8.6.2."""
     entry = b"WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x%04X" % mask
     with replacing(path) as part, path.open("rb") as file, part.open("wb") as out:
@@ -94,15 +104,4 @@ def name_speakers(path: Path, mask: int) -> None:
         shutil.copyfileobj(file, out, 2**20)
 
 
-def scaled(name: bytes, content: bytes, factor: Fraction) -> bytes:
-    """Return a chunk with its times in samples multiplied by `factor`."""
-    data = bytearray(content)
-    if name == b"bext" and len(data) >= TIME_REFERENCE + 8:
-        (time,) = struct.unpack_from("<Q", data, TIME_REFERENCE)
-        struct.pack_into("<Q", data, TIME_REFERENCE, round(time * factor))
-    elif name == b"cue ":
-        for at in range(4, len(data) - 23, 24):
-            for offset in (4, 20):  # the place in the play order, and in the samples
-                (sample,) = struct.unpack_from("<I", data, at + offset)
-                struct.pack_into("<I", data, at + offset, min(round(sample * factor), 2**32 - 1))
-    return bytes(data)
+NAMING = {"FLAC": name_in_flac, "W64": name_in_w64}

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile as sf
 
 from audiomask.audio import layout, media
-from audiomask.audio.atomic import check_writable, hidden, remedy
+from audiomask.audio.atomic import check_writable, hidden, remedy, rename
 from audiomask.audio.formats import (
     BYTES,
     CLIP_POLICIES,
@@ -26,10 +26,9 @@ from audiomask.audio.formats import (
     AudioWarning,
     choose_format,
 )
-from audiomask.audio.tags import Tags, name_speakers
+from audiomask.audio.tags import NAMING, Tags
 
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-PLAIN = (layout.mask_of("FC"), layout.mask_of("FL FR"))  # what one and two channels mean anyway
 
 
 class Writer(AbstractContextManager["Writer"]):
@@ -69,12 +68,13 @@ class Writer(AbstractContextManager["Writer"]):
         self.name = str(path)
         self.path = Path(os.path.realpath(path))  # through links: the rename must not replace the link
         check_writable(self.path, overwrite=overwrite)
+        self._overwrite = overwrite
         self.rate, self.channels, self.subtype = rate, channels, subtype
         limit = MAX_RIFF_BYTES // max(1, BYTES.get(subtype, 8) * channels)
         too_long = frames is not None and limit < frames < 2**62
         self.mask = mask if len(layout.names_of(mask)) == channels else 0
         self.tags = tags or Tags()
-        if format == "WAV" and self.mask not in (0, *PLAIN):
+        if format == "WAV" and self.mask not in (0, *layout.PLAIN):
             format = "WAVEX"
         self.format = "RF64" if format in ("WAV", "WAVEX") and too_long else format
         self._limit = limit if self.format in ("WAV", "WAVEX", "AIFF") else None
@@ -116,20 +116,21 @@ class Writer(AbstractContextManager["Writer"]):
 
     def _described(self, file: sf.SoundFile, format: str) -> sf.SoundFile:
         """Say in a new file's header what its channels and its sound are."""
-        self._order, lost = None, self.tags.write(file)
+        self._order, kept = None, True
+        self.tags.write(file)
         if self.subtype in ("VORBIS", "OPUS"):
             names = layout.VORBIS.get(self.channels, "").split()
             order = layout.to_wav(names)
             self._order = [order.index(place) for place in range(len(names))] if names else None
             kept = not self.mask or layout.back(self.mask) == layout.mask_of(" ".join(names))
-        elif format == "FLAC":
-            kept = self.channels <= 8  # `finish` names them
+        elif format in ("FLAC", "AIFF", "CAF", "W64"):
+            # `finish` names them; libsndfile takes every extended coding of W64 for PCM.
+            kept = {"FLAC": self.channels <= 8, "W64": self.subtype.startswith("PCM")}.get(format, True)
+            kept = kept or self.mask in (0, *layout.PLAIN)
         else:
-            kept = self.mask in (0, *PLAIN) or layout.set_in(file, self.mask)
-        lost += [] if kept else [f"speakers {' '.join(layout.names_of(self.mask))}"]
-        if format not in ("WAV", "WAVEX", "RF64"):
-            lost += self.tags.names
-        self._lost = lost
+            kept = self.mask in (0, *layout.PLAIN) or layout.set_in(file, self.mask)
+        self._named = kept
+        self._lost = [] if kept else [f"speakers {' '.join(layout.names_of(self.mask))}"]
         return file
 
     def write(self, x: np.ndarray) -> None:
@@ -185,10 +186,12 @@ class Writer(AbstractContextManager["Writer"]):
                 self._rescale()
             if self.format == "MEDIA":
                 self._encode()
-            if self.format == "FLAC" and self.mask not in (0, *PLAIN):
-                name_speakers(self._part, self.mask)
-            if self.tags.chunks and self.format in ("WAV", "WAVEX", "RF64"):
-                self.tags.append(self._part, self.rate)
+            mask = 0 if self.mask in layout.PLAIN or not self._named else self.mask
+            if mask and self.format in NAMING:
+                NAMING[self.format](self._part, mask)
+            if self.format != "MEDIA":
+                self.tags.append(self._part, self.format, self.rate, mask)
+                self._lost += self.tags.left_out(self._part, self.format)
             # A full disk can show first when the last buffer is flushed, which libsndfile does not report.
             written = self._part.stat().st_size
             lossless = self.format != "MEDIA" and (self.subtype in BYTES or self.subtype == "DOUBLE")
@@ -206,7 +209,7 @@ class Writer(AbstractContextManager["Writer"]):
         self.finish()
         if self._temporary:
             try:
-                self._part.replace(self.path)
+                rename(self._part, self.path, overwrite=self._overwrite)
             except OSError as error:
                 raise self._full(str(error)) from None
             finally:
@@ -226,7 +229,7 @@ class Writer(AbstractContextManager["Writer"]):
         self._temporary.append(self._part)
         suffix, tags = self.path.suffix.lower(), self.tags
         try:
-            self._lost = tags.names + media.write_sound(
+            self._lost = tags.lost("MEDIA") + media.write_sound(
                 sound, self._part, suffix, self.rate, self.mask, tags.texts, tags.source
             )
         except media.NotMediaError as why:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
@@ -238,11 +239,20 @@ def _verb(verb: str, argv: list[str]) -> int:
     ):
         # One thread per stream: numpy's linear algebra would take every core for the rate conversion.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from audiomask.audio import AudioError
+    from audiomask.audio import AudioError, AudioWarning
 
+    def warned(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, AudioWarning):  # of a recording, not of a line of our code
+            print(f"audiomask: warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, *where)
+
+    usual = warnings.showwarning
     try:
-        module = importlib.import_module(f"audiomask.cli.{verb}")
-        return module.run(parser(verb, module).parse_args(argv)) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = warned  # type: ignore[assignment]
+            module = importlib.import_module(f"audiomask.cli.{verb}")
+            return module.run(parser(verb, module).parse_args(argv)) or 0
     except UsageError as error:
         _say(f"{verb}: {error}", error)
         return 2

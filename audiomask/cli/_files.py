@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, replacing
+from audiomask.audio import CLIP_POLICIES, FORMATS, AudioError, make_folder, replacing
 from audiomask.audio.sources import SUFFIXES, Source, find_audio
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import add_model_arguments, between, controls, cores, failures, note, positive
@@ -161,12 +161,7 @@ def _place(source: Source, out: Path | None, template: str, words: dict[str, str
     if out is None:
         return Path(source.path).parent / name
     target = out / relative.parent / name
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AudioError(
-            f"{target.parent}: cannot become a folder ({error.strerror}); choose another -o"
-        ) from None
+    make_folder(target.parent)
     return target
 
 

@@ -13,14 +13,12 @@ from fractions import Fraction
 import numpy as np
 
 from audiomask.audio import AudioError
-from audiomask.audio.headers import is_file
 from audiomask.cli import UsageError, terminate
 from audiomask.cli._common import note
 from audiomask.ports import Port
 from audiomask.runtime.pcm import Pcm
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
-HEAD = 4096  # bytes that are looked at for the header of a file
 GRACE_S = 5  # time after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
 
 
@@ -95,7 +93,7 @@ def check_piped(what: str, files: str) -> None:
 class Pipe(Pcm):
     """A pipe of frames; a frame that is cut by a block's border waits for the rest of it."""
 
-    _waiting = _head = b""
+    _waiting = b""
 
     def __init__(self, format: str, channels: int, port: Port):
         super().__init__(format, channels)
@@ -112,20 +110,23 @@ class Pipe(Pcm):
         return f"{self.port.name}, {self.channels} x {self.dtype.name}, {float(rate):g} a second"
 
     def decode(self, data: bytes) -> np.ndarray:  # type: ignore[override]
-        if self._sound and len(self._head) < HEAD:
-            self._head += data
-            if is_file(self._head):
-                raise AudioError(
-                    "standard input: begins like a file, and bare samples are wanted; name the file to "
-                    "audiomask enhance or tag, or send its samples, as in: ffmpeg -v error -i FILE "
-                    f"-f {self._format} -ac {self.channels} -ar RATE - | audiomask ..."
-                )
+        if self._sound:
+            self.check(data)
         data = self._waiting + data
         whole = len(data) // self.frame * self.frame
         self._waiting = data[whole:]
         if self._sound:
             return super().decode(data[:whole])
         return np.frombuffer(data[:whole], self.dtype).reshape(-1, self.channels).T
+
+    def check(self, data: bytes) -> None:
+        """Raise `AudioError` if the input so far, ending with `data`, is a file and no samples."""
+        if self.begins_file(data):
+            raise AudioError(
+                "standard input: begins like a file, and bare samples are wanted; name the file to "
+                "audiomask enhance or tag, or send its samples, as in: ffmpeg -v error -i FILE "
+                f"-f {self._format} -ac {self.channels} -ar RATE - | audiomask ..."
+            )
 
     def encode(self, y: np.ndarray) -> bytes:
         return super().encode(y) if self._sound else y.T.astype(self.dtype).tobytes()

@@ -19,13 +19,15 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from audiomask.audio import check_writable
 from audiomask.cli import Adder, UsageError, _corpora
 from audiomask.cli._common import assigned, failures, note, positive
 from audiomask.data.corpora import lhotse
@@ -64,7 +66,7 @@ def add_arguments(add: Adder) -> None:
 
     mended = "sort, drop what cannot be used, make spk2utt and reco2dur anew; says what it did"
     add = action("fix", _fix, "dir force text pipes", mended)
-    add("-o --out", "write here (default: in place, the old tables in DIR/.backup)", type=Path)
+    add("-o --out", "write here (default: in place, the old tables in DIR/.backup, .backup.2 ...)", type=Path)
 
     _corpora.add_arguments(action("import", _import, "force", "make a data directory from a corpus on disk"))
     manifests = "write lhotse manifests (recordings and supervisions, jsonl.gz)"
@@ -139,16 +141,19 @@ def _say(data: DataDir, folder: Path) -> None:
     print(f"{folder}: {len(data.utterance_keys)} utterances{speakers}{length}")
 
 
-def _may_write(folder: Path, force: bool, source: Path | None = None) -> Path:
+def _may_write(folder: Path, force: bool, source: Path | None = None, files: Sequence[str] = ()) -> Path:
+    """Return a folder for tables and `files`, patterns below it; DataError for what exists."""
     if source is not None and folder.resolve() == source.resolve():
         raise DataError(f"{folder}: would replace the directory it is made from; give another")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: exists and is not a folder")
-    if (folder / "wav.scp").exists():
-        if not force:
-            raise DataError(f"{folder}: holds a data directory already; -f overwrites it")
-        for name in DataDir.table_names(folder):  # no old table may survive among the new
-            (folder / name).unlink()
+    tables = [folder / name for name in DataDir.table_names(folder)] if folder.exists() else []
+    others = [path for pattern in files for path in folder.glob(pattern)]
+    if (tables or others) and not force:
+        what = "a data directory" if folder / "wav.scp" in tables else f"{(tables + others)[0].name}"
+        raise DataError(f"{folder}: holds {what} already; -f overwrites it")
+    for path in tables:  # no old table may survive among the new
+        path.unlink()
     return folder
 
 
@@ -169,8 +174,11 @@ def _validate(args: argparse.Namespace) -> int:
 def _fix(args: argparse.Namespace) -> int:
     data, notes = fix(args.dir, not args.no_audio, args.allow_pipes)
     if args.out is None or args.out.resolve() == args.dir.resolve():
-        backup = args.dir / ".backup"
-        backup.mkdir(exist_ok=True)
+        names = chain([".backup"], (f".backup.{n}" for n in count(2)))
+        backup = next(
+            args.dir / name for name in names if not (args.dir / name).exists()
+        )  # the first one stays
+        backup.mkdir()
         for name in DataDir.table_names(args.dir):
             shutil.move(args.dir / name, backup / name)
         out = args.dir
@@ -198,8 +206,9 @@ def _write_parts(parts: dict, force: bool) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    if (args.out / "recordings.jsonl.gz").exists() and not args.force:
-        raise DataError(f"{args.out}/recordings.jsonl.gz: exists; -f overwrites it")
+    for path in (args.out / name for name in lhotse.NAMES):
+        if args.out.is_dir():
+            check_writable(path, overwrite=args.force)
     for path in lhotse.write(DataDir.read(args.dir), args.out):
         print(path)
     return 0
@@ -231,11 +240,11 @@ def _subset(args: argparse.Namespace) -> int:
         if unknown := set(chosen) - set(keys):
             raise DataError(f"{args.keys}: {min(unknown)} is not in {args.dir}")
     else:
-        count = args.count if args.count is not None else args.first
-        if not 1 <= count <= len(keys):
-            raise DataError(f"{args.dir}: cannot take {count} of {len(keys)} utterances")
+        wanted = args.count if args.count is not None else args.first
+        if not 1 <= wanted <= len(keys):
+            raise DataError(f"{args.dir}: cannot take {wanted} of {len(keys)} utterances")
         order = np.random.default_rng(args.seed).permutation(len(keys)) if args.count else range(len(keys))
-        chosen = [keys[i] for i in order[:count]]
+        chosen = [keys[i] for i in order[:wanted]]
     if args.exclude:
         chosen = sorted(set(keys) - set(chosen))
     if not chosen:
@@ -248,7 +257,7 @@ def _combine(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir)
+    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir, ["audio/*/*.wav"])
     _say(convert(data, out, args.rate, args.allow_pipes), out)
     return 0
 
@@ -257,7 +266,7 @@ def _mix(args: argparse.Namespace) -> int:
     seconds, snr, level = map(tuple, (args.seconds, args.snr, args.level))
     settings = MixSettings(sample_rate=args.rate, seconds=seconds, snr_db=snr, level_dbfs=level)
     speech, noise = DataDir.read(args.speech), DataDir.read(args.noise)
-    out = _may_write(args.out, args.force)
+    out = _may_write(args.out, args.force, files=["noisy/*.wav", "clean/*.wav"])
     print(f"drawing {args.count} mixtures", file=sys.stderr)
     silent: set[str] = set()
     how = {"seed": args.seed, "settings": settings, "allow_pipes": args.allow_pipes, "silent": silent}
@@ -273,7 +282,7 @@ def _lose(args: argparse.Namespace) -> int:
         model = parse_loss(args.loss)
     except ValueError as error:
         raise UsageError(f"--loss {error}") from None
-    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir)
+    data, out = DataDir.read(args.dir), _may_write(args.out, args.force, args.dir, ["traces/*.txt"])
     data, lost = write_traces(data, out, model, args.seed, args.allow_pipes)
     _say(data, out)
     print(f"{out}: {100 * lost.rate:.2f} % of {lost.packets} packets lost, in bursts of {lost.mean:.2f}")
@@ -282,7 +291,7 @@ def _lose(args: argparse.Namespace) -> int:
 
 def _stats(args: argparse.Namespace) -> int:
     """Print mean and deviation of the log-mel, the classes, and options for `audiomask train`."""
-    from audiomask.data.crops.labels import count, labels_of
+    from audiomask.data.crops import labels as classes
 
     data = DataDir.read(args.dir)
     words: list[str] = []
@@ -301,7 +310,7 @@ def _stats(args: argparse.Namespace) -> int:
         words += ["--model.frontend.mean", f"{found.mean:.6g}", "--model.frontend.std", f"{found.std:.6g}"]
         facts.append(f"log-mel of {found.frames} frames: mean {found.mean:.6g}, deviation {found.std:.6g}")
     if "utt2label" in data.tables:
-        labels = count(labels_of(data).values())
+        labels = classes.count(classes.labels_of(data).values())
         least, most = min(labels, key=labels.__getitem__), max(labels, key=labels.__getitem__)
         words += ["--model.model.classes", str(len(labels)), "--model.model.labels", json.dumps(list(labels))]
         facts.append(f"{len(labels)} classes: from {labels[least]} ({least}) to {labels[most]} ({most})")
@@ -324,6 +333,6 @@ def _shard(args: argparse.Namespace) -> int:
         for path in old:
             path.unlink(missing_ok=True)
     size = int(args.size * 2**20)
-    count, failed = shards.write(data, args.out, args.rate, size, args.seed, args.allow_pipes)
-    print(f"{args.out}: {len(data.utterance_keys) - len(failed)} utterances in {count} shards")
+    number, failed = shards.write(data, args.out, args.rate, size, args.seed, args.allow_pipes)
+    print(f"{args.out}: {len(data.utterance_keys) - len(failed)} utterances in {number} shards")
     return failures(failed, len(data.utterance_keys))

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from audiomask.audio import AudioError, Reader, replacing
+from audiomask.audio import AudioError, Reader, mono, replacing
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import add_model_arguments
 from audiomask.cli._files import add_batch_arguments, find, plan, run_batch
@@ -57,7 +57,9 @@ class Embedding(Work):
         found = rows(reader, player, tick)
         values = [row.values for row in (found if self.args.timestamps else [pooled(found)])]
         times = (np.arange(len(values), dtype=np.float32) + 0.5) * np.float32(1000 * Clock(player).every)
-        return (np.stack(values).astype(np.float32), times), player.faults
+        end = 1000 * reader.position / reader.info.rate
+        kept = max(1, int((times <= end).sum()))  # as in `hear`: not one whose middle lies past the end
+        return (np.stack(values[:kept]).astype(np.float32), times[:kept].clip(max=end)), player.faults
 
     def do(self, job: Job, reader: Reader, tick: Tick) -> Report:
         found, faults = self.vectors(reader, tick)
@@ -128,8 +130,7 @@ def _mono(reader: Reader, rate: int, tick: Tick) -> np.ndarray:
     """Return a whole recording, mixed into one channel, at `rate` Hz: `[T]`."""
     info, parts = reader.info, []
     convert = Polyphase(info.rate, rate, 1) if info.rate != rate else None
-    for block in reader.blocks(info.rate * 10):
-        x = block.mean(axis=0, keepdims=True)
+    for x in mono(reader.blocks(info.rate * 10), info.rate):
         parts.append(convert.push(x) if convert else x)
         tick(reader.position / info.rate, info.seconds)
     if convert:

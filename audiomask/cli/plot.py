@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,11 @@ def _add_masks(add: Adder) -> None:
     add("--save MASK", "write the mask too, as .npz; with one --kind", type=Path)
 
 
+def _title(file: str) -> str:
+    """Return a file's name as matplotlib draws it: bytes that are no text replaced, no formulas."""
+    return os.fsencode(Path(file).name).decode("utf-8", "replace").replace("$", r"\$")
+
+
 def run(args: argparse.Namespace) -> int:
     if args.start < 0 or args.seconds <= 0 or args.channel < 0 or args.dpi <= 0:
         raise UsageError("--start and --channel must be 0 or more, --seconds and --dpi above 0")
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if count == 1:
             return _patches.run(args)
     check_writable(args.out, overwrite=args.force)
-    parts = [(Path(file).name, *read_part(file, args)) for file in args.files]
+    parts = [(_title(file), *read_part(file, args)) for file in args.files]
     if masks:
         (_, clean, rate), (_, noisy, noisy_rate) = parts
         if rate != noisy_rate or len(clean) != len(noisy):

@@ -131,7 +131,9 @@ def _show(estimate: Table, noisy: Table | None) -> None:
         for (columns, reason), keys in table.reasons().items():
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             console.print(f"{name}: no {columns} for {keys[0]}{more}: {reason}", soft_wrap=True)
-        for line in [note for notes in table.notes.values() for note in notes] + list(table.errors.values()):
+        for line in [note for notes in table.notes.values() for note in notes]:
+            print(f"audiomask: warning: {line}", file=sys.stderr)
+        for line in table.errors.values():
             print(f"audiomask: {line}", file=sys.stderr)
 
 

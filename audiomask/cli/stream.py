@@ -143,6 +143,7 @@ def _packets(args: argparse.Namespace, session: Session, pipe: Pipe, sink: Pipe)
             sink.write(sys.stdout.fileno(), session.feed(x, lost))
 
     for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
+        pipe.check(data)
         waiting += data
         while len(waiting) >= RECORD.size:
             number, found = RECORD.unpack_from(waiting)

@@ -101,7 +101,8 @@ class Tagging(Work):
         text = FORMS[self.form](str(job.source), found)
         for path in job.files.values():
             with replacing(path, overwrite=self.overwrite) as part:
-                part.write_text((_csv([HEAD]) if self.form == "csv" else "") + text, encoding="utf-8")
+                head = _csv([HEAD]) if self.form == "csv" else ""
+                part.write_text(head + text, "utf-8", "surrogateescape")  # names need not be text
         return reported(job, reader, player.artifact.name, player.faults, result=None if job.files else text)
 
 
@@ -118,7 +119,9 @@ def _files(args: argparse.Namespace) -> int:
         write: Callable[[str], object] = _print
         if to_file:
             part = stack.enter_context(replacing(args.out, overwrite=args.force))
-            write = stack.enter_context(part.open("w", encoding="utf-8", newline="")).write
+            write = stack.enter_context(
+                part.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            ).write
         if form == "csv" and not to_folder:
             write(_csv([HEAD]))
         take = None if to_folder else lambda report: write(report.result)

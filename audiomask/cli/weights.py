@@ -31,6 +31,8 @@ def add_arguments(add: Adder) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f"{args.out}: is a file, and the weights are a folder; choose another -o")
     if args.out.exists() and any(args.out.iterdir()) and not args.force:
         raise UsageError(f"{args.out} holds something; -f overwrites it")
     return args.action(args)

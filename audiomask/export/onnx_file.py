@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from audiomask.audio import replacing
+from audiomask.audio import make_folder, replacing
 from audiomask.export.document import describe
 from audiomask.export.graph import build, to_bytes
 from audiomask.export.proof import accepted, compare
@@ -32,7 +32,7 @@ def export(model: StreamingModel, path: str | Path, config: Mapping[str, Any], *
     name, error = max(compare(model, to_bytes(graph)).items(), key=lambda item: item[1])
     document["equality"] = accepted(error, path, f"ONNX Runtime differs from torch in {name}")
     graph.metadata_props[KEY] = json.dumps(document, default=str)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as part:
         part.write_bytes(to_bytes(graph))
     return document

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, make_folder
 from audiomask.export.document import describe
 from audiomask.export.packing import Packed, example, folded, pack_state, port_names
 from audiomask.export.proof import accepted, differences
@@ -76,7 +76,7 @@ def export(
             node.meta = {key: value for key, value in node.meta.items() if key in ("val", "tensor_meta")}
     program._example_inputs = None  # torch would pickle them
     program._guards_code = []  # Python text; `Program.step` checks shapes
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.stem}.part.pt2")
     try:
         torch.export.save(program, temporary, extra_files={DOCUMENT: json.dumps(document, default=str)})

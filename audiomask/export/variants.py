@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.runtime.artifact import KEY, Artifact
 
 SMALL = 1 << 16  # weights: with all products from here on, models of .3 to 1 M break even (docs/export.md)
@@ -375,7 +375,7 @@ def export_variant(
     digest = hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
     entry = {"kind": kind, "of": original.meta.get("hash"), "original_scores": original.meta.get("scores")}
     document |= {"hash": digest, "variant": entry}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with replacing(path) as temporary:
         _write(model, document, temporary)
         measured = variant_cost.cost(original, Artifact.load(temporary), given)

@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from audiomask.audio.headers import is_file
+
+HEAD = 4096  # bytes that are looked at for the header of a file
+
 FORMATS: dict[str, np.dtype[Any]] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 
 
@@ -16,6 +20,14 @@ class Pcm:
         self.dtype, self.channels = FORMATS[format], channels
         self.frame = self.dtype.itemsize * channels  # bytes of one sample of every channel
         self.clipped = 0  # samples clamped at full scale (s16le only)
+        self._head = b""
+
+    def begins_file(self, data: bytes) -> bool:
+        """Return whether what came so far, ending with `data`, begins like a file and is no samples."""
+        if len(self._head) >= HEAD:
+            return False
+        self._head += data[:HEAD]
+        return is_file(self._head)
 
     def decode(self, data: bytes | bytearray) -> np.ndarray:
         """Return whole frames as `[channels, T]` float32."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from audiomask.audio.mixing import Mixer
 from audiomask.ports import Port
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import choose, resolve
@@ -58,7 +59,7 @@ class Player:
             another rate than the model's clock keeps its own, see `rates`.
         channels: channels of a block. For a model of one channel they are independent rows; a model of M
             channels takes M, which is the default.
-        mix: average the channels of a block into one row.
+        mix: mix the channels of a block into one row, see `audio.mixing`.
         threads: threads of the graph.
         outputs: names of the output ports that are wanted; default all.
         controls: values of the model's controls, as in `set`.
@@ -96,6 +97,7 @@ class Player:
         if self.channels < 1 or (self.channels != width if alike else self.channels % width):
             each = ", one for each of its microphones" if alike else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
+        self._mixer = Mixer(self.sample_rate)
         batch = 1 if self.mix else self.channels // width
         names = outputs or [port.name for port in artifact.outputs]
         self.ports = tuple(output_port(artifact, name) for name in names)
@@ -152,6 +154,7 @@ class Player:
         self.engine.reset()
         for converter in self._converters:
             converter.reset()
+        self._mixer.reset()
         self._held = {name: self._none[name] for name in self.engine.frames}  # wait for the rest of their hop
         # Frames before the start.
         self._skip = {p.name: int(self.artifact.delay * p.rate) for p in self.ports}
@@ -179,6 +182,7 @@ class Player:
         """Return a copy of everything that the next output depends on."""
         rest = {name: copy.deepcopy(getattr(self, name)) for name in self._REST}
         rest["converters"] = [copy.deepcopy(converter.state) for converter in self._converters]
+        rest["mixer"] = copy.deepcopy(self._mixer.state)
         return Snapshot(self._key, [engine.save() for engine in self._engines], rest)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -191,6 +195,7 @@ class Player:
             engine.load(memory)
         for converter, state in zip(self._converters, snapshot.rest["converters"], strict=True):
             converter.state = copy.deepcopy(state)
+        self._mixer.state = copy.deepcopy(snapshot.rest["mixer"])
 
     def feed(self, block: Given = None, lost: Given = None, **streams: Given) -> Frames:
         """Take a block `[channels, n]` (`[n]` for one channel), any n; return the complete frames.
@@ -217,6 +222,7 @@ class Player:
         else:
             self._begin()
             try:
+                x = self._mixer.push(x) if self.mix else x
                 y = yield from self._push(x, lost, streams)
             finally:
                 self._busy = False
@@ -279,7 +285,7 @@ class Player:
             good = np.abs(x) <= GARBAGE  # not so for NaN
             self.cleaned += int(x.size - good.sum())
             x = np.where(good, x, np.float32(0))
-        return (x.mean(axis=0, keepdims=True) if self.mix and len(x) > 1 else x), lost
+        return x, lost
 
     def _push(self, x: np.ndarray, lost: Given = None, streams: Mapping[str, Given] | None = None) -> Work:
         """Take a checked block and give the aligned frames that it completes, by port."""

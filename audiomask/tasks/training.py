@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch.distributed.fsdp import fully_shard
 
 from audiomask import weights
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.nn import kernels
 from audiomask.tasks import recipe
 
@@ -162,6 +162,11 @@ def fit(
 
     A checkpoint in `out` is resumed unless `fresh`. AudioError for a recipe that does not resolve.
     """
+    for name in ("config.yaml", "model"):
+        if (out / name).exists() and not (out / "run.json").exists():
+            raise AudioError(
+                f"{out}/{name}: is of no training run, and would be replaced; choose another --out"
+            )
     torch.set_float32_matmul_precision("high")
     cli = parse(config, options)
     if not cli.config["model"]["init_args"].get("compile"):  # the compiler takes and frees too much for that
@@ -173,9 +178,8 @@ def fit(
     if isinstance(trainer.strategy, ModelParallelStrategy):
         _divide(cli)
     compiled = trainer.strategy.root_device.type == "cpu" and kernels.want()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if trainer.is_global_zero:  # of several processes one writes
-        (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
         record = {
             "command": list(command),
             "git": _git_commit(),
@@ -187,7 +191,10 @@ def fit(
         }
         layers = "compiled layers" if compiled else "torch's layers (a C compiler, cc, makes it faster)"
         print(f"audiomask: training in {trainer.precision} with {layers}", file=sys.stderr)
-        (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
+        (out / "run.json").write_text(
+            json.dumps(record, indent=2) + "\n"
+        )  # first: it says whose folder it is
+        (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
 
     model_config = _model_config(cli.config["model"])
     keep = KeepBest(out / "model", model_config, getattr(cli.model, "monitor", "val/select"))

@@ -13,7 +13,17 @@ import pytest
 import soundfile as sf
 
 from audiomask import audio
-from audiomask.audio import AudioError, AudioWarning, Reader, Writer, choose_format, info, read, write
+from audiomask.audio import (
+    AudioError,
+    AudioWarning,
+    Reader,
+    Writer,
+    choose_format,
+    info,
+    read,
+    replacing,
+    write,
+)
 
 
 def wav(path, x, rate=16000, subtype="PCM_16", **options):
@@ -358,3 +368,30 @@ def test_what_is_replaced_is_whole_or_as_it_was(tmp_path):
         pass
     assert path.read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "link.json"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, links, overwrite):
+    if not links:  # as on a memory stick
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links")))
+
+    def written():
+        with Writer(tmp_path / "a.wav", 16000, 1, overwrite=overwrite) as writer:
+            writer.write(np.zeros((1, 100)))
+            (tmp_path / "a.wav").write_text("theirs")
+
+    def replaced():
+        with replacing(tmp_path / "a.wav", overwrite=overwrite) as part:
+            part.write_text("ours")
+            (tmp_path / "a.wav").write_text("theirs")
+
+    for write_one in (written, replaced):
+        (tmp_path / "a.wav").unlink(missing_ok=True)
+        if overwrite:
+            write_one()
+        else:
+            with pytest.raises(AudioError, match=r"a\.wav: exists already; give -f"):
+                write_one()
+        assert ((tmp_path / "a.wav").read_bytes() == b"theirs") != overwrite
+        assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]

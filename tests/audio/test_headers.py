@@ -234,3 +234,15 @@ def test_a_cut_ogg_says_so(tmp_path):
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.warns(AudioWarning, match=r"cut off: its last page .* what is there was used"):
         read(path)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "wav", "flac", "ogg", "aiff", "au", "caf", "w64"])
+def test_what_a_mac_leaves_beside_a_file_does_not_matter(tmp_path, suffix):
+    """libsndfile 1.2.2 looks into ._NAME for the header of a file that begins like none, as MP3 does."""
+    x = 0.1 * np.sin(np.arange(16000) * 0.05)
+    write(tmp_path / f"a.{suffix}", x, 16000)
+    want = read(tmp_path / f"a.{suffix}")[0]
+    entries = struct.pack(">H6I", 2, 9, 50, 3760, 2, 3810, 286)
+    double = bytes.fromhex("0005160700020000") + b"Mac OS X        " + entries + bytes(4046)
+    (tmp_path / f"._a.{suffix}").write_bytes(double)
+    np.testing.assert_array_equal(read(tmp_path / f"a.{suffix}")[0], want)

@@ -159,9 +159,77 @@ def test_archives_of_kaldi(tmp_path):
             assert not reader.notes
     data = DataDir.read(tmp_path)
     assert [len(data.load(u)[0][0]) for u in data.utterances()] == [16000] * 3
-    (tmp_path / "feats.ark").write_bytes(b"u1 \0BFM " + bytes(100))
-    with pytest.raises(AudioError, match=r"feats\.ark:3: holds features, no sound"):
-        audio.read(tmp_path / "feats.ark:3")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0BFM \4\1\0\0\0", "features, no sound"),
+        (b"\0B\4\5\0\0\0", "features, no sound"),
+        (b" [ 1 2 ]", "no sound"),
+        (b"NPY\1\x80", "an array of NumPy"),
+        (b"PKL\x80\3", "a pickle"),
+        (b"fLaC", "FLAC without its length"),
+        (b"NIST_1A\n", "SPHERE"),
+        (b"AUDIO\xff", "no sound"),
+        (b"", "no sound"),
+    ],
+)
+def test_what_is_no_sound_in_an_archive_is_named(tmp_path, content, words):
+    (tmp_path / "a.ark").write_bytes(b"u1 " + content + bytes(100) * bool(content))
+    with pytest.raises(AudioError, match=rf"a\.ark:3: holds {words}"):
+        audio.read(tmp_path / "a.ark:3")
+
+
+def in_audio(data):
+    """An entry as kaldiio 2.18 writes it: the number of bytes of the length, then the length."""
+    length = len(data).to_bytes((len(data).bit_length() + 7) // 8, "little")
+    return b"AUDIO" + bytes([len(length)]) + length + data
+
+
+@pytest.mark.parametrize("suffix", ["flac", "wav", "ogg"])
+def test_archives_of_files(tmp_path, suffix):
+    """ESPnet's flac.ark: segments and data directories are read from it too."""
+    x, blob, lines = tone(1), b"", []
+    for i in (1, 2, 3):
+        audio.write(tmp_path / f"w.{suffix}", i * x, 16000, overwrite=True)
+        lines.append(f"u{i} all.ark:{len(blob) + 3}\n")
+        blob += f"u{i} ".encode() + in_audio((tmp_path / f"w.{suffix}").read_bytes())
+    (tmp_path / "all.ark").write_bytes(blob)
+    (tmp_path / "wav.scp").write_text("".join(lines))
+    (tmp_path / "segments").write_text("s1 u2 0.25 0.5\ns2 u3 0.5 -1\n")
+    near = 0.05 if suffix == "ogg" else 1e-4
+    for i in (1, 2, 3):
+        y, rate = audio.read(tmp_path / lines[i - 1].split()[1])
+        assert (y.shape, rate) == ((1, 16000), 16000)
+        assert np.abs(y - i * x).max() < near
+    first, second = find_audio([tmp_path])
+    for source, want in ((first, 2 * x[4000:8000]), (second, 3 * x[8000:])):
+        with source.open() as reader:
+            assert np.abs(reader.read(16000) - want).max() < near
+            assert not reader.notes
+    data = DataDir.read(tmp_path)
+    assert [data.load(u)[0].shape[1] for u in data.utterances()] == [4000, 8000]
+    (tmp_path / "all.ark").write_bytes(blob[:-1000])  # the last one is cut
+    if suffix == "wav":
+        with audio.Reader(tmp_path / lines[2].split()[1]) as reader:
+            list(reader.blocks())
+            assert "truncated" in reader.notes[0]
+
+
+@pytest.mark.peer
+def test_kaldiio_writes_what_we_read(tmp_path):
+    kaldiio = pytest.importorskip("kaldiio")
+    samples = {f"u{i}": (16000, (tone(1) * i * 2**15).astype(np.int16)) for i in (1, 2)}
+    for name, how in {
+        "wav": {},
+        "flac": {"write_function": "soundfile", "write_kwargs": {"format": "flac"}},
+    }.items():
+        scp = tmp_path / f"{name}.scp"
+        kaldiio.save_ark(str(tmp_path / f"{name}.ark"), samples, scp=str(scp), **how)
+        for source, (_, x) in zip(find_audio([scp]), samples.values(), strict=True):
+            with source.open() as reader:
+                np.testing.assert_array_equal(reader.read(20000)[0] * 2**15, x)
 
 
 def test_linked_folders_are_searched_once_and_what_is_passed_over_is_named(tmp_path):

@@ -70,7 +70,7 @@ def test_programs(desk, repeat16, monkeypatch):
 
 def test_defaults():
     assert (jitter_buffer.PACKET_MS, jitter_buffer.JITTER_MS) == ((1, 200), (0, 2000))
-    times = (jitter_buffer.LEAP_S, jitter_buffer.PAUSE_S, jitter_buffer.RESUME_S, jitter_buffer.AGAIN_S)
-    assert (*times, jitter_buffer.RECENT) == (10, 1, 0.2, 0.08, 32)
+    times = (jitter_buffer.LEAP_S, jitter_buffer.PAUSE_S, jitter_buffer.AGAIN_S, jitter_buffer.PATIENCE_S)
+    assert times == (10, 1, 0.08, 1.5)
     for kind in jitter_buffer.Counts.__annotations__:
         assert f"`{kind}`" in PAGE

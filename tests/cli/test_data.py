@@ -127,6 +127,64 @@ def test_what_exists_is_kept(imported, cli):
 
 
 @pytest.mark.parametrize(
+    ("words", "theirs"),
+    [
+        ("subset d OUT --first 2", "utt2spk"),
+        ("subset d OUT --first 2", "text"),
+        ("split d OUT/.. --ratio OUT=0.5,b=0.5", "spk2utt"),
+        ("combine OUT d", "segments"),
+        ("import folder speech OUT", "utt2spk"),
+        ("fix d -o OUT", "reco2dur"),
+        ("convert d OUT --rate 8000", "audio/wav/ann-1.wav"),
+        ("mix OUT --speech d --noise n --count 1", "noisy/000000.wav"),
+        ("mix OUT --speech d --noise n --count 1", "clean/mine.wav"),
+        ("lose d OUT --loss drop:.1", "traces/ann-1.txt"),
+        ("export d OUT", "supervisions.jsonl.gz"),
+        ("export d OUT", "recordings.jsonl.gz"),
+    ],
+)
+def test_no_file_of_others_is_replaced(imported, cli, monkeypatch, words, theirs):
+    """In a folder that holds no whole data directory either."""
+    monkeypatch.chdir(imported)
+    path = imported / "OUT" / theirs
+    path.parent.mkdir(parents=True)
+    path.write_text("theirs")
+    answer = cli("data", *words.split())
+    assert (answer.code, path.read_text()) == (1, "theirs"), answer.out
+    assert "-f" in answer.err
+    assert cli("data", *words.split(), "-f").code == 0, "it is theirs to replace it"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "subset d FILE --first 2", "split d FILE --jobs 2", "combine FILE d", "import folder speech FILE",
+        "fix d -o FILE", "convert d FILE --rate 8000", "mix FILE --speech d --noise n --count 1",
+        "lose d FILE --loss drop:.1", "export d FILE", "shard d -o FILE",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", ["", "/x"])
+def test_a_file_is_no_folder(imported, cli, monkeypatch, words, inside):
+    monkeypatch.chdir(imported)
+    (imported / "FILE").write_text("theirs")
+    answer = cli("data", *words.replace("FILE", f"FILE{inside}").split())
+    assert answer.code == 1
+    assert "Traceback" not in answer.err
+    assert "folder" in answer.err
+    assert (imported / "FILE").read_text() == "theirs"
+
+
+def test_the_first_backup_stays(imported, cli):
+    before = (imported / "d" / "wav.scp").read_text()
+    for _ in range(3):
+        with (imported / "d" / "wav.scp").open("a") as file:
+            file.write("zoe no.wav\n")
+        assert cli("data", "fix", imported / "d").code == 0
+    for name in (".backup", ".backup.2", ".backup.3"):
+        assert (imported / "d" / name / "wav.scp").read_text() == before + "zoe no.wav\n"
+
+
+@pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["validate", "nowhere"], 1, "no such folder"),

@@ -56,9 +56,9 @@ def test_rows_of_an_artifact(here, cli, tagger16):
     a, b = wav("in/a.wav", 5 * HOP)[0], wav("in/sub/b.wav", 2 * HOP + 1)[0]
     assert cli("embed", "in", "-m", tagger16, "-o", "e.npz", "--timestamps", "-q").err == ""
     found = np.load("e.npz")
-    assert found["offsets"].tolist() == [0, 5, 8]
-    np.testing.assert_allclose(found["embeddings"][:, 0], np.concatenate([loud(a), loud(b)]), rtol=1e-5)
-    np.testing.assert_allclose(found["times_ms"], [50, 150, 250, 350, 450, 50, 150, 250])
+    assert found["offsets"].tolist() == [0, 5, 7]  # the last middle, at 250 ms, is past the end
+    np.testing.assert_allclose(found["embeddings"][:, 0], np.concatenate([loud(a), loud(b)[:2]]), rtol=1e-5)
+    np.testing.assert_allclose(found["times_ms"], [50, 150, 250, 350, 450, 50, 150])
     assert cli("embed", "in", "-m", tagger16, "-o", "v", "--timestamps").code == 0
     own = np.load("v/sub/b.npz")
     np.testing.assert_array_equal(own["embeddings"], found["embeddings"][5:])

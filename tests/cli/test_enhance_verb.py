@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from audiomask import audio
 from audiomask.audio import Reader, Writer, read
+from audiomask.audio.chunks import Notes
 from audiomask.audio.tags import Tags
 
 
@@ -432,7 +433,7 @@ def test_the_sound_of_a_film_is_replaced(cli, toy16, tmp_path):
 
 def test_loudspeakers_and_tags_go_through(cli, toy16, tmp_path, noise):
     mask = 0x60F  # 5.1 with side speakers
-    tags = Tags({"title": "Rain"}, {b"iXML": b"<x/>"}, 16000)
+    tags = Tags({"title": "Rain"}, Notes(chunks={b"iXML": b"<x/>"}), 16000)
     with Writer(tmp_path / "a.wav", 16000, 6, mask=mask, tags=tags) as writer:
         writer.write(noise(6, 8000))
     for suffix, kept in (("wav", mask), ("flac", mask), ("ogg", 0x3F)):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,3 +111,19 @@ def test_bad_requests_end_in_one_line(words, code, says, capsys):
     assert says in err
     assert "Traceback" not in err
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.wav", b"a$b$ $x_{.wav", b"\xe6\xbc\xa2.wav"])
+def test_any_name_becomes_a_title(name):
+    path = os.fsdecode(name)
+    soundfile.write(name, 0.1 * np.ones(4000), 16000, format="WAV")
+    assert run("spectrogram", path, "-o", "a.png") == 0
+    assert run("masks", path, "--kind", "block", "-o", "b.png") == 0
+
+
+def test_what_was_cut_is_a_warning(capsys):
+    soundfile.write("a.wav", 0.1 * np.ones(8000), 16000)
+    data = Path("a.wav").read_bytes()
+    Path("cut.wav").write_bytes(data[:9000])
+    assert run("spectrogram", "cut.wav", "-o", "a.png") == 0
+    assert capsys.readouterr().err.startswith("audiomask: warning: cut.wav: truncated")

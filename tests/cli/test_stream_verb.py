@@ -1,5 +1,6 @@
 """audiomask stream: samples in, as many out, live; ends of pipes and signals end it without a word."""
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -260,6 +261,38 @@ def test_a_file_is_not_played_as_samples(tmp_path, noise, kind, chunk):
 
     with pytest.raises(AudioError, match=r"begins like a file, .* ffmpeg .* -f s16le -ac 1"):
         play()
+
+
+@pytest.mark.parametrize("kind", sorted(set(sf.available_formats()) - {"RAW", "SD2", "HTK", "MAT4", "MPC2K"}))
+def test_every_header_that_libsndfile_writes_is_known(tmp_path, noise, kind):
+    """SD2 has none, and those of HTK, MAT4 and MPC2K are numbers that samples may be."""
+    for coding in sf.available_subtypes(kind):
+        with contextlib.suppress(sf.LibsndfileError):  # codings of other rates, subtypes of other byte orders
+            sf.write(tmp_path / "a", noise(1, 8000)[0], 8000, format=kind, subtype=coding)
+            assert is_file((tmp_path / "a").read_bytes()[:4096]), coding
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"G@\0\x10" + bytes(184) + b"G@\x11\x10" + bytes(184) + b"G" + bytes(100),  # MPEG transport stream
+        (b"\x0bw" + bytes(126)) * 4,  # AC-3
+        b".RMF\0\0\0\x12",
+        b"PK\3\4" + bytes(30),
+        b"<!doctype html>\n<html><head><title>404: there is no such page here</title></head>",
+        b"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfirst.ts\n",
+        b"-0.001 0.002 0.004 -0.001 0.002 0.004 -0.001 0.002 0.004 -0.001 0.002 0.004 0.1\n",
+    ],
+)
+def test_other_files_are_known_too(data):
+    assert is_file(data)
+
+
+def test_a_file_is_no_packets_either(repeat16, tmp_path, noise):
+    audio.write(tmp_path / "a.flac", noise(1, 16000), 16000)
+    code, out, err = pipe(repeat16, (tmp_path / "a.flac").read_bytes(), "--packets", "20")
+    assert (code, out) == (1, b"")
+    assert "begins like a file" in err
 
 
 @given(st.binary(min_size=64, max_size=5000))

@@ -49,6 +49,21 @@ def test_a_file(here, cli, tagger16):
     assert (text.out, text.err) == ("a.wav\n     0.00 -     1.00 s         -\n", "")
 
 
+@pytest.mark.parametrize("channels", [2, 6])
+def test_opposite_channels(here, cli, tagger16, channels):
+    """A plug soldered the wrong way round is not heard as silence, nor embedded so."""
+    x = wav("mono.wav", 0.05, 30 * HOP)
+    both = np.stack([x, -x] * (channels // 2), 1)
+    sf.write("both.wav", both, 16000, subtype="FLOAT")
+    mono, stereo = (
+        entries(cli("tag", f"{n}.wav", "-m", tagger16, "--json", "-q").out) for n in ("mono", "both")
+    )
+    assert stereo[0]["tags"] == mono[0]["tags"]
+    assert cli("embed", "mono.wav", "both.wav", "-m", tagger16, "-o", "e.npz", "-q").code == 0
+    with np.load("e.npz") as found:
+        np.testing.assert_allclose(*found["embeddings"], atol=1e-6)
+
+
 def test_rows_and_segments(here, cli, tagger16):
     x = wav("a.wav", 0.08)
     x[5 * HOP :] = 0
@@ -106,6 +121,21 @@ def test_into_a_folder_that_is_completed(here, cli, tagger16):
     wav("in/a.flac", subtype="PCM_16")
     done = cli("tag", "in", "-m", tagger16, "-o", "other")
     assert (done.code, "would both become other/a.json" in done.err) == (2, True)
+
+
+@pytest.mark.parametrize("out", ["t.json", "t.csv", "folder"])
+def test_names_that_are_no_text(here, cli, tagger16, out):
+    name = os.fsdecode(b"caf\xe9.wav")
+    wav(here / "a.wav")
+    (here / "a.wav").rename(here / name)
+    assert cli("tag", name, "-m", tagger16, "-o", out).code == 0
+    (made,) = [path for path in here.rglob("*") if path.is_file() and path.suffix in (".json", ".csv")]
+    assert b"caf\xe9.wav" in made.read_bytes()
+    assert cli("embed", name, "-m", tagger16, "-o", "e.npz").code == 0
+    assert (
+        cli("conceal", name, "-m", "repeat", "--loss", "drop:0.1", "-o", "c.wav", "--report", "r.json").code
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

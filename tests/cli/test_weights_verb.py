@@ -90,6 +90,10 @@ def test_runs_are_averaged(tmp_path, cli):
     torch.testing.assert_close(mean[name], 0.25 * one[name] + 0.75 * two[name])
     assert "give 2 numbers" in cli(*words, "-f", "--weights", "1").err
 
+    (tmp_path / "file").write_text("theirs")
+    refused = cli(*words[:-1], tmp_path / "file", "-f")
+    assert (refused.code, "is a file, and the weights are a folder" in refused.err) == (2, True)
+
     other = SMALL | {"full": 16}
     weights.save(tmp_path / "two", Sieve(**other), {"class_path": CLASS, "init_args": other})
     assert "another architecture" in cli(*words, "-f").err

@@ -132,6 +132,15 @@ def stems(wanted, **given) -> Signals:
     return task, Example(given, wanted, rms(torch.ones(2, 1)))
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "model/model.safetensors"])
+def test_a_folder_of_others_is_no_run(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(AudioError, match="is of no training run"):
+        training.fit(SIEVE, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [name.split("/")[0]]
+
+
 def test_outputs_are_compared_by_name():
     x, y = torch.randn(2, 1, 800), torch.randn(2, 2, 800)
     task, example = stems({"rest": y, "voice": x}, audio=x)

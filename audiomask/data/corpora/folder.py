@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from audiomask.audio import AudioWarning
 from audiomask.data.kaldi.collector import Collector, as_key, audio_files
 from audiomask.data.kaldi.directory import DataDir, DataError
 
@@ -55,10 +57,13 @@ def read(
     folder = Path(folder)
     speaker_of, label_of = _naming("speaker", speaker), _naming("label", label) if label else None
     found = Collector(folder, skipped)
-    for path in audio_files(folder):
+    passed: list[str] = []
+    for path in audio_files(folder, passed):
         inside = path.relative_to(folder)
         stem = as_key(str(inside.with_suffix("")))
         who = as_key(speaker_of(inside) or folder.resolve().name)
         key = stem if stem.startswith(who) else f"{who}-{stem}"
         found.add(key, who, path, (label_of(inside) or folder.resolve().name) if label_of else None)
+    for line in passed:
+        warnings.warn(line, AudioWarning, stacklevel=2)
     return found.finish()

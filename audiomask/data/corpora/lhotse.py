@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from audiomask import audio
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.audio.reader import end_of
 from audiomask.data.kaldi.collector import as_key
 from audiomask.data.kaldi.directory import DataDir, DataError, invert
@@ -67,10 +67,13 @@ def read(
     return DataDir(tables)
 
 
+NAMES = ("recordings.jsonl.gz", "supervisions.jsonl.gz")
+
+
 def write(data: DataDir, folder: str | Path) -> list[Path]:
     """Write recordings.jsonl.gz and supervisions.jsonl.gz for lhotse; return the two paths."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     recordings, supervisions = [], []
     durations: dict[str, float] = {}
     for key in data.recordings:
@@ -98,7 +101,7 @@ def write(data: DataDir, folder: str | Path) -> list[Path]:
         if utterance.key in data.tables.get("text", {}):
             item["text"] = data.tables["text"][utterance.key]
         supervisions.append(item)
-    paths = [folder / "recordings.jsonl.gz", folder / "supervisions.jsonl.gz"]
+    paths = [folder / name for name in NAMES]
     for path, items in zip(paths, (recordings, supervisions), strict=True):
         with replacing(path) as part, gzip.open(part, "wt", encoding="utf-8") as out:
             out.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)

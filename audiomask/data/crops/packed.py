@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 
 
 def pack(
@@ -33,7 +33,7 @@ def pack(
     [-1, 1] at `sample_rate` (Hz). The index is written last: an interrupted pack never looks finished.
     """
     prefix = Path(prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(prefix.parent)
     index: list[tuple[str, str, int, int]] = []
     offset = 0
     with replacing(prefix.with_suffix(".i16")) as part, part.open("wb") as f:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import soundfile as sf
 
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.data.crops.labels import count, labels_of, rarity
 from audiomask.data.crops.packed import Corpus, within_full_scale
 from audiomask.data.kaldi.directory import DataDir, DataError, read_mono
@@ -49,7 +49,7 @@ def write(
     from webdataset import ShardWriter
 
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     utterances = list(data.utterances())
     labels = labels_of(data) if "utt2label" in data.tables else {}
     written: dict[str, list[tuple[int, list[str]]]] = {}  # samples and labels by shard

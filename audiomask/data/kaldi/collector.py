@@ -15,18 +15,21 @@ from pathlib import Path
 
 from audiomask import audio
 from audiomask.audio import AudioError
+from audiomask.audio.sources import BLANKS, SUFFIXES, walk
 from audiomask.data.kaldi.directory import DataDir, DataError, invert, read_text
 
-SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".w64", ".rf64", ".sph"}
 SHOWN = 20  # faults in a message; a wrong folder may have thousands
 
 
-def audio_files(folder: Path) -> list[Path]:
-    """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`)."""
+def audio_files(folder: Path, passed: list[str] | None = None) -> list[Path]:
+    """Return the audio below `folder`, sorted, without hidden files (macOS writes `._NAME`).
+
+    Links are followed; `passed` gets a line about files that are no audio by their names.
+    """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; unpack the corpus, or name the folder that holds it")
-    named = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    files = sorted(p for p in named if p.is_file())
+    found = walk(folder, None, SUFFIXES, [] if passed is None else passed, required=False)
+    files = sorted(Path(source.path) for source in found)
     if not files:
         raise DataError(f"{folder}: no audio files below it ({', '.join(sorted(SUFFIXES))})")
     return files
@@ -35,6 +38,17 @@ def audio_files(folder: Path) -> list[Path]:
 def as_key(text: str) -> str:
     """Return `text` as a key, without white space or slashes."""
     return re.sub(r"[\s/\\]+", "_", text)
+
+
+def unwritable(path: str) -> str | None:
+    """Return why a path cannot be an entry of a table, or None if it can."""
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        return "its name is not UTF-8"
+    if "\n" in path:
+        return "its name has a line break"
+    if path != path.strip(BLANKS) or path.endswith("|"):
+        return "its name begins or ends with white space or |"
+    return None
 
 
 @dataclass
@@ -61,6 +75,10 @@ class Collector:
             self.fault(f"{wav}: makes the same key {key} as {self.tables['wav.scp'][key]}; rename one")
             return False
         before = len(self.faults)
+        for path in (wav, *partners.values()):
+            if why := unwritable(str(path)):
+                self.fault(f"{path}: {why}, which no table can hold; rename it")
+                return False
         info = self._info(wav)
         for name, path in partners.items():
             if not path.is_file():

@@ -24,13 +24,13 @@ def convert(data: DataDir, out: str | Path, rate: int, allow_pipes: bool = False
         if not name.endswith(".scp") or keyed_by(name) is None:
             continue
         folder = out / "audio" / name.removesuffix(".scp")
-        folder.mkdir(parents=True, exist_ok=True)
+        audio.make_folder(folder)
         for key, entry in table.items():
             if "/" in key or key.startswith("."):
                 raise DataError(f"{data.path}/{name}: {key} cannot name a file; rename it")
             with source_file(data, entry, allow_pipes) as path:
                 x, its_rate = audio.read(path)
-            mono = resampled(x.mean(0), its_rate, rate)
+            mono = resampled(audio.mixed(x, its_rate), its_rate, rate)
             audio.write(folder / f"{key}.wav", mono, rate, subtype="PCM_16", overwrite=True)
             table[key] = f"{folder.relative_to(out)}/{key}.wav"
     converted = DataDir(tables, out)

@@ -29,7 +29,7 @@ import numpy as np
 import soxr
 
 from audiomask import audio
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.audio.headers import in_archive
 from audiomask.audio.sources import BLANKS, segment
 
@@ -175,7 +175,7 @@ class DataDir:
     def write(self, path: str | Path) -> None:
         """Write every table, sorted, each under a temporary name first; spk2utt follows utt2spk."""
         path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         tables = dict(self.tables)
         if "utt2spk" in tables:
             tables["spk2utt"] = invert(tables["utt2spk"])
@@ -281,7 +281,7 @@ def read_mono(
 ) -> np.ndarray:
     """Return samples `[T]` float32 of an utterance, mixed to mono, at `sample_rate` Hz."""
     x, rate = data.load(utterance, table, allow_pipes)
-    return resampled(x.mean(0), rate, sample_rate)
+    return resampled(audio.mixed(x, rate), rate, sample_rate)
 
 
 @contextmanager

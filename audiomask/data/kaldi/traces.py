@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from audiomask.audio import make_folder
 from audiomask.data.kaldi.directory import DataDir, DataError, names_files
 from audiomask.masks.packets import TRACE_MS, Bursts, LossModel, statistics, write_trace
 
@@ -25,7 +26,7 @@ def write_traces(
     tables["clean.scp"], tables["utt2trace"] = dict(tables["wav.scp"]), {}
     durations = data.durations(allow_pipes)
     traces = []
-    (out / "traces").mkdir(parents=True, exist_ok=True)
+    make_folder(out / "traces")
     for u in data.utterances():
         if "/" in u.key or u.key.startswith("."):
             raise DataError(f"{data.path}: {u.key} cannot name a file; rename it")

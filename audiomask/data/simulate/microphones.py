@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from audiomask.audio import AudioError, replacing
+from audiomask.audio import AudioError, make_folder, replacing
 from audiomask.data.example import Simulation
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.simulate import degrade
@@ -40,7 +40,7 @@ class Rooms:
 
     def save(self, path: str | Path) -> None:
         """Write the bank, its responses as 16-bit floats: an error of -66 dB at half the size."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(Path(path).parent)
         tensors = {"microphones": self.microphones, "responses": self.responses.half(), "delays": self.delays}
         with replacing(path) as part:
             save_file(tensors, part, {"sample_rate": str(self.sample_rate)})

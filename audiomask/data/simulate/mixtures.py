@@ -178,7 +178,7 @@ def write_pairs(
     out = Path(out)
     tables: dict[str, dict[str, str]] = {"wav.scp": {}, "clean.scp": {}}
     for name in ("noisy", "clean"):
-        (out / name).mkdir(parents=True, exist_ok=True)
+        audio.make_folder(out / name)
     for mixture, noisy, clean, more in pairs:
         key = mixture.key
         for folder, x in (("noisy", noisy), ("clean", clean)):

@@ -79,7 +79,8 @@ class Loss:
         count, size = packets(info.frames, info.rate, self.packet_ms)
         if not self.models:
             return Losses(None, size, False)
-        model, name = self.models(source), str(source.key or source.relative).encode()
+        model = self.models(source)
+        name = str(source.key or source.relative).encode("utf-8", "surrogateescape")
         seeds = np.array([self.seed << 32 | crc32(name)], np.int64)
         return Losses(lambda n: model.sample(seeds, n)[0], size, self.told, count)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from audiomask.audio import MAX_RATE, MIN_RATE, AudioError, AudioInfo, Writer, check_writable
-from audiomask.audio.atomic import hidden
+from audiomask.audio.atomic import hidden, rename
 from audiomask.audio.reader import check_readable
 from audiomask.ports import Port
 from audiomask.runtime.artifact import ArtifactError
@@ -93,6 +93,7 @@ class Frames:
 
     def __init__(self, path: Path, ports: Sequence[Port], facts: Mapping[str, Any], overwrite: bool):
         check_writable(path, overwrite=overwrite)
+        self._overwrite = overwrite
         self.path, self.ports, self.facts = Path(os.path.realpath(path)), tuple(ports), facts
         self._part = hidden(self.path)
         self._parts: dict[str, list[np.ndarray]] = {port.name: [] for port in ports}
@@ -114,7 +115,7 @@ class Frames:
             np.savez_compressed(file, **frames, **self.facts)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        self._part.replace(self.path)
+        rename(self._part, self.path, overwrite=self._overwrite)
 
     def abort(self) -> None:
         self._part.unlink(missing_ok=True)

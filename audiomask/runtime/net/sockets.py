@@ -299,6 +299,9 @@ class Socket:
             return
         if data is not None:
             self.hub.counters.add("messages_total")
+            if not self.intake and stream.pcm.begins_file(data):
+                words = "the sound begins like a file, and bare samples are wanted; decode it first"
+                raise Refusal("no_samples", 1007, words)
             if self.intake:
                 self.intake.arrived(data, now)
                 await self.intake.settled()

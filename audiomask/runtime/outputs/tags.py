@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio import Reader
+from audiomask.audio import Reader, mono
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.player import Player, output_port
 
@@ -77,7 +77,7 @@ def rows(
 ) -> Iterator[Row]:
     """Yield a recording's rows to its end; `progress(seconds done, seconds by the header)`."""
     clock, info, name = Clock(player), reader.info, player.ports[0].name
-    for block in reader.blocks(max(1, int(FED_S * info.rate))):
+    for block in mono(reader.blocks(max(1, int(FED_S * info.rate))), info.rate):
         yield from clock.rows(player.feed(block)[name])
         if progress:
             progress(reader.position / info.rate, info.seconds)
@@ -157,7 +157,7 @@ def listed(
 
 
 def listener(artifact: Artifact, type: str = TYPE, rate: int | None = None, threads: int = 1) -> Player:
-    """Return a player of one type of output for the mean of channels; may raise `ArtifactError`."""
+    """Return a player of one type of output that mixes channels; may raise `ArtifactError`."""
     name = output_port(artifact, type).name
     return Player(artifact, sample_rate=rate, mix=True, threads=threads, outputs=[name])
 

@@ -12,19 +12,20 @@ A place is given up once a packet `depth` places further on has arrived, so orde
 matter, and the same packets give the same output at whatever speed they come. In real time, a clock runs too,
 and a place is given up when it is due, whether or not anything arrives:
 
-    due = start + place period + depth period
+    due = start + place period + depth period + patience
 
-`start` is the sender's start as seen through the fastest packets: an early packet moves it at once, and where
-all of the `RECENT` ones were later, it follows their fastest, for a sender whose clock is slower than ours.
-(One that sleeps between packets is slow by per cents.) A packet that is later than the budget moves it by the
-excess, since the next may be as late; when the next is early, it goes back. So a packet in time waits `depth`
-periods and hardly more.
+`start` is the sender's start as the fastest packet of the last `RECENT_S` shows it, so a sender is followed
+whose clock is slower or faster than ours. (One that sleeps between packets is slow by per cents.) A place
+whose packet is there needs no `patience`. One whose packet is missing is waited for by as much as others of
+the last `PATIENCE_S` were later than the budget, but no longer than until a packet `depth` places further
+on has arrived. So a packet in time waits `depth` periods and hardly more, and after a spike so do the next.
 
-Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it (`LEAP_S`)
-counts as a stray; if the next number follows it, the sender has begun anew, at the next place. A sender that
-paused without using up numbers has been overtaken by the clock: if its packets come too late by `PAUSE_S` for
-longer than `RESUME_S` (a network that held them up sends them at once), they too go on at the next place. So
-do packets in a row, for `AGAIN_S`, whose numbers are past: the sender has begun anew within `LEAP_S`.
+Numbers wrap: a number is read as the candidate nearest to the highest so far. A packet far from it
+(`LEAP_S`), or that comes too early by `PAUSE_S`, counts as a stray; if the next number follows it, the
+sender has begun anew, at the next place. So do packets in a row, for `AGAIN_S`, that are past: a sender
+that begins anew within `LEAP_S`, or one that paused without using up numbers and has been overtaken by the
+clock by `PAUSE_S`. (A network that held packets up, or sends them twice, does so faster than a talker
+speaks, or has new ones between them.)
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ RECORD = struct.Struct("<IH")  # before them in a pipe: number, bytes of samples
 NUMBERS = 2**32  # after the last one comes 0
 PACKET_MS, JITTER_MS = (1.0, 200.0), (0.0, 2000.0)  # a conversation bears less; the bound is for memory
 LEAP_S = 10.0  # RFC 3550 takes 60 s (MAX_DROPOUT, 3000 packets); a lost second costs a computed one here
-PAUSE_S, RESUME_S = 1.0, 0.2  # few networks hold packets up for so long, none hands them over so slowly
-RECENT = 32  # packets whose fastest shows where the sender is; fewer follow faster, more bear more jitter
-AGAIN_S = 0.08  # of past numbers in a row: a sender that begins anew is heard after this and the budget
+PAUSE_S = 1.0  # few networks hold packets up for so long and then hand them over at a talker's pace
+RECENT_S = 0.4  # of packets show where the sender is: fewer follow its clock faster, more bear more jitter
+PATIENCE_S = 1.5  # of packets show how late others may be
+AGAIN_S = 0.08  # of past packets in a row: a sender that begins anew is heard after this and the budget
 HISTORY = 1024  # played places to remember, to tell a duplicate from a late one: 20 s of 20 ms
 
 
@@ -103,11 +105,13 @@ class JitterBuffer:
         self._last: tuple[int, int] | None = None  # the highest (number, place)
         self._stray: int | None = None  # the number that would follow a stray
         self._start: float | None = None  # the sender's, by our clock
-        self._starts: deque[float] = deque(maxlen=RECENT)  # as each of the newest packets shows it
+        # the start as each of the newest packets shows it
+        self._starts: deque[float] = deque(maxlen=max(3, ceil(RECENT_S / self.period)))
+        # by how much each came later than the budget
+        self._excess: deque[float] = deque(maxlen=max(3, ceil(PATIENCE_S / self.period)))
         self._enough = max(3, ceil(AGAIN_S / self.period))  # packets in a row that show a new beginning
         # number, payload, time and count of packets that are past
         self._again: deque[tuple[int, Any, float, str]] = deque(maxlen=self._enough)
-        self._behind: float | None = None  # since when the newest packets come too late by a pause
 
     def put(self, number: int, payload: Any, now: float = 0.0) -> None:
         """Take a packet that has arrived; ValueError for a number of more than 32 bits."""
@@ -118,51 +122,48 @@ class JitterBuffer:
             self._last = number, 0
         ahead = (number - self._last[0] + NUMBERS // 2) % NUMBERS - NUMBERS // 2
         place = self._last[1] + ahead
-        if abs(ahead) > max(self.depth, LEAP_S / self.period):
+        early = self._start is not None and self._start + place * self.period - now > PAUSE_S
+        if early or abs(ahead) > max(self.depth, LEAP_S / self.period):
             if number != self._stray:
                 self._stray = (number + 1) % NUMBERS
                 self.counts.stray += 1
                 return
             place = self._anew(number)
         self._stray = None
-        if self.realtime:
-            if place <= self._last[1] or (self._next - place) * self.period <= PAUSE_S:
-                self._behind = None
-            elif self._behind is None:
-                self._behind = now
-            elif now - self._behind > RESUME_S:
-                place, self._behind = self._anew(number), None
-            self._meet(place, now)
         if not self._begun:  # the first to arrive need not be the first
             self._next = min(self._next, place)
+        newest = place > self._last[1]
+        past = self._next - place > (PAUSE_S / self.period if newest else 0)
+        if self.realtime and not past:
+            self._meet(place, now)
         kind = "duplicated" if place in self._waiting or place in self._had else "late"
         if kind == "duplicated" or place < self._next:
             setattr(self.counts, kind, getattr(self.counts, kind) + 1)
         else:
             self.counts.reordered += place < self._last[1]
             self._waiting[place] = payload
-        if place > self._last[1]:
+        if newest:
             self._last = number, place
-            self._again.clear()
-        elif place < self._next:
+        if past:
             self._restarted(number, payload, now, kind)
+        elif newest:
+            self._again.clear()
         self._give(self._last[1] - self.depth + 1)
 
     def _restarted(self, number: int, payload: Any, now: float, kind: str) -> None:
-        """Begin anew if packets in a row, for `AGAIN_S`, have numbers that are past.
-
-        A network that doubles packets has new ones between them, or sends them faster than a talker speaks.
-        """
+        """Begin anew if packets in a row, for `AGAIN_S`, are past; a few may lack."""
         again = self._again
-        if again and number != (again[-1][0] + 1) % NUMBERS:
+        if again and not 0 < (number - again[-1][0]) % NUMBERS <= self._enough:
             again.clear()
         again.append((number, payload, now, kind))
         few = len(again) < self._enough
         if few or (self.realtime and now - again[0][2] < (self._enough - 1) * self.period / 2):
             return
-        first = self._anew(again[0][0])
-        self._last = number, first + len(again) - 1
-        for place, (_, waiting, at, counted) in enumerate(again, first):
+        base = again[0][0]
+        first = self._anew(base)
+        for heard, waiting, at, counted in again:
+            place = first + (heard - base) % NUMBERS
+            self._last = heard, place
             self._waiting[place] = waiting
             setattr(self.counts, counted, getattr(self.counts, counted) - 1)  # it is heard after all
             if self.realtime:
@@ -175,18 +176,16 @@ class JitterBuffer:
         self._give(self._last[1] + 1)
         self._last, self._start = (number, self._next), None
         self._starts.clear()
+        self._excess.clear()
         return self._next
 
     def _meet(self, place: int, now: float) -> None:
         """Correct the sender's start by a packet that has arrived."""
-        off, budget = now - place * self.period, self.depth * self.period
-        self._starts.append(off)
-        if self._start is None or off < self._start:
-            self._start = off
-        elif off > self._start + budget:
-            self._start = off - budget
-        if len(self._starts) == RECENT:  # the fastest of them have become slower: the sender's clock is
-            self._start = max(self._start, min(self._starts))
+        start = now - place * self.period
+        excess = start - (start if self._start is None else self._start) - self.depth * self.period
+        self._excess.append(min(max(0.0, excess), PAUSE_S))
+        self._starts.append(start)
+        self._start = min(self._starts)
 
     def _give(self, stop: int) -> None:
         """Give up all places below `stop`."""
@@ -214,7 +213,8 @@ class JitterBuffer:
         """Return the latest time at which the next place is given up, infinity where none is set."""
         if self._start is None:
             return float("inf")
-        return self._start + (self._next + self.depth) * self.period
+        patience = 0.0 if self._next in self._waiting else max(self._excess)
+        return self._start + (self._next + self.depth) * self.period + patience
 
     def flush(self) -> list[Any]:
         """End the signal: return all that waits, up to the highest number, then reset."""

@@ -196,10 +196,11 @@ async function openFile(file) {
   complain("");
   try {
     const bytes = await file.arrayBuffer();
-    const { rate, sound } = readWav(bytes) ?? (await decode(bytes));
+    const { rate, sound, note } = readWav(bytes) ?? (await decode(bytes));
     if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
     player.pause();
     take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate }, after: null };
+    if (note) complain(`${file.name}: ${note}.`);
     await process();
   } catch (error) {
     complain(`${file.name} cannot be used: ${error.message}.`);
@@ -209,7 +210,7 @@ async function openFile(file) {
 async function decode(bytes) {
   const context = new OfflineAudioContext(1, 1, DECODE_RATE);
   const buffer = await context.decodeAudioData(bytes).catch(() => {
-    throw new Error("this browser cannot decode it; convert it to WAV");
+    throw new Error("this browser cannot decode it; convert it first, as in: ffmpeg -i FILE out.wav");
   });
   return { rate: buffer.sampleRate, sound: Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c)) };
 }
@@ -468,7 +469,9 @@ document.addEventListener("dragleave", (event) => event.relatedTarget || documen
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dropping");
-  if (event.dataTransfer.files[0]) openFile(event.dataTransfer.files[0]);
+  const [file, ...others] = event.dataTransfer.files;
+  if (others.length) complain(`One file at a time: drop one of the ${others.length + 1}.`);
+  else if (file) openFile(file);
 });
 
 startPictures({ before: 16000, after: 16000 }, COLUMN_S);

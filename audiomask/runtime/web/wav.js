@@ -2,28 +2,50 @@
 
 const text = (view, at) => String.fromCharCode(...new Uint8Array(view.buffer, view.byteOffset + at, 4));
 
-/** ArrayBuffer to `{rate, sound}` (a Float32Array a channel), or null if it is not a WAV file of PCM or float
- * samples. */
+/** ArrayBuffer to `{rate, sound, note}` (a Float32Array a channel; words on what the header says wrongly, or ""),
+ * or null if it is not a WAV file of PCM or float samples. Headers are believed as little as by audio/headers.py. */
 export function readWav(buffer) {
   const view = new DataView(buffer);
-  if (buffer.byteLength < 12 || text(view, 0) !== "RIFF" || text(view, 8) !== "WAVE") return null;
+  const end = buffer.byteLength;
+  if (end < 12 || !["RIFF", "RF64", "BW64"].includes(text(view, 0)) || text(view, 8) !== "WAVE") return null;
   let format = null;
-  for (let at = 12; at + 8 <= buffer.byteLength; ) {
+  let wide = null; // the size of the samples where it has 64 bits
+  for (let at = 12; at + 8 <= end; ) {
     const size = view.getUint32(at + 4, true);
-    if (text(view, at) === "fmt ") {
+    const name = text(view, at);
+    if (name === "ds64" && at + 24 <= end) wide = Number(view.getBigUint64(at + 16, true));
+    if (name === "fmt " && at + 24 <= end) {
       const tag = view.getUint16(at + 8, true);
       format = {
-        kind: tag === 0xfffe ? view.getUint16(at + 32, true) : tag, // extensible: the tag begins its GUID
+        kind: tag === 0xfffe && at + 34 <= end ? view.getUint16(at + 32, true) : tag, // it begins a GUID
         channels: view.getUint16(at + 10, true),
         rate: view.getUint32(at + 12, true),
         bits: view.getUint16(at + 22, true),
       };
-    } else if (text(view, at) === "data" && format) {
-      return decode(view, at + 8, Math.min(size, buffer.byteLength - at - 8), format);
+    } else if (name === "data" && format) {
+      const promised = size === 0xffffffff && wide !== null ? wide : size;
+      const { used, note } = sized(view, at + 8, promised, (format.channels * format.bits) / 8, wide === null);
+      const found = decode(view, at + 8, used, format);
+      return found && { ...found, note };
     }
     at += 8 + size + (size % 2);
   }
   return null;
+}
+
+/** How many bytes of samples are used of those from `start` on, and what is to be said about it. */
+function sized(view, start, promised, unit, narrow) {
+  const there = view.byteLength - start;
+  const after = start + promised + (promised % 2);
+  const open = !promised || (narrow && promised >= 0x7fff0000); // of a writer that could not go back
+  if (promised > there && !open) {
+    return { used: there, note: `its header promises ${promised} bytes of sound, ${there} are there` };
+  }
+  const followed = after + 8 <= view.byteLength && /^[ -~]{4}$/.test(text(view, after))
+    && view.getUint32(after + 4, true) <= view.byteLength - after - 8;
+  if (followed || there - promised < unit) return { used: Math.min(promised, there), note: "" };
+  const note = open ? "" : `its header says ${promised} bytes of sound, ${there} are there; all were used`;
+  return { used: there, note };
 }
 
 function decode(view, start, size, { kind, channels, rate, bits }) {
@@ -37,7 +59,7 @@ function decode(view, start, size, { kind, channels, rate, bits }) {
     "3/64": (at) => view.getFloat64(at, true),
   };
   const read = readers[`${kind}/${bits}`];
-  if (!read) return null;
+  if (!read || !channels) return null;
   const length = Math.floor(size / width / channels);
   const sound = Array.from({ length: channels }, (_, c) => {
     const row = new Float32Array(length);

@@ -1,10 +1,25 @@
 """Every fault of a corpus is named with its file, which can be left out."""
 
+import os
+
 import corpus_trees
+import numpy as np
 import pytest
 
-from audiomask.data.corpora import audioset, chime3, dns, esc10, esc50, plc, speechcommands, vctk, voicebank
-from audiomask.data.kaldi.directory import DataError
+from audiomask import audio
+from audiomask.data.corpora import (
+    audioset,
+    chime3,
+    dns,
+    esc10,
+    esc50,
+    folder,
+    plc,
+    speechcommands,
+    vctk,
+    voicebank,
+)
+from audiomask.data.kaldi.directory import DataDir, DataError
 
 READERS = {
     module.__name__.rpartition(".")[2]: module.read
@@ -64,3 +79,31 @@ def test_a_bad_file_is_named_and_can_be_left_out(tree, kind, file, how, message)
 def test_another_folder_is_refused(kind, tmp_path):
     with pytest.raises(DataError, match=str(tmp_path)):
         READERS[kind](tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(b"caf\xe9.wav", "not UTF-8"), (b"a\nb.wav", "line break"), (b" a/b.wav", None)]
+)
+def test_names_that_no_table_holds_are_faults(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    for file in (path, tmp_path / "good.wav"):
+        audio.write(file, np.ones(1000), 16000)
+    skipped = []
+    made = folder.read(tmp_path, skipped)
+    assert len(made.recordings) == 1 + (words is None)
+    assert all(words in fault and "rename it" in fault for fault in skipped)
+    made.write(tmp_path / "d")
+    assert DataDir.read(tmp_path / "d").tables["wav.scp"] == made.tables["wav.scp"]
+
+
+def test_linked_folders_are_imported_and_what_is_passed_over_is_named(tmp_path):
+    for place in ("in/a.wave", "in/b.aifc", "else/c.bwf"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        audio.write(tmp_path / place, np.ones(1000), 16000, format="WAV", subtype="PCM_16")
+    (tmp_path / "in/notes.txt").write_text("")
+    (tmp_path / "in/link").symlink_to(tmp_path / "else")
+    with pytest.warns(audio.AudioWarning, match=r"passed over 1 files, no audio by their names: \.txt"):
+        made = folder.read(tmp_path / "in")
+    assert made.recordings == ["in-a", "in-b", "link_c"]

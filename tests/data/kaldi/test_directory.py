@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiomask import audio
+from audiomask.data.kaldi.convert import convert
 from audiomask.data.kaldi.directory import (
     DataDir,
     DataError,
     combine,
     invert,
     keyed_by,
+    read_mono,
     scan_table,
     split_by_jobs,
     split_by_ratio,
@@ -173,6 +175,17 @@ def test_load_cuts_segments_and_keeps_channels(recorded):
     x, rate = data.load(next(data.utterances()))
     assert rate == 8000
     np.testing.assert_array_equal(x, np.stack([ramp, -ramp])[:, 4000:10000])
+
+
+def test_opposite_channels_do_not_cancel(tmp_path):
+    """Neither in what training reads nor in what `data fix --rate` writes."""
+    x = np.random.default_rng(0).normal(0, 0.1, (1, 16000)).astype(np.float32)
+    audio.write(tmp_path / "a.wav", np.concatenate((x, -x)), 16000, subtype="FLOAT")
+    data = DataDir({"wav.scp": {"a": str(tmp_path / "a.wav")}}, tmp_path)
+    (utterance,) = data.utterances()
+    np.testing.assert_allclose(read_mono(data, utterance, 16000), x[0], atol=1e-6)
+    (utterance,) = (made := convert(data, tmp_path / "made", 16000)).utterances()
+    np.testing.assert_allclose(read_mono(made, utterance, 16000), x[0], atol=1e-4)
 
 
 def test_a_directory_can_be_moved_and_rewritten(recorded, tmp_path, monkeypatch):

@@ -57,6 +57,14 @@ HELLO = {"type": "hello"}
         ([HELLO, {"type": "set", "dry": "much"}], "bad_value", 1007),
         ([HELLO, {"type": "set", "bypass": 1}], "bad_value", 1007),
         ([HELLO, {"type": "flush", "now": True}], "bad_value", 1007),
+        ([HELLO, b"RI", b"FF\x24\0\0\0WAVEfmt "], "no_samples", 1007),
+        ([HELLO, b"fLaC" + bytes(40)], "no_samples", 1007),
+        ([HELLO, b"\0\0\0\x18ftypM4A " + bytes(8)], "no_samples", 1007),
+        (
+            [HELLO, b"<!doctype html><html><head><title>The page was not found</title></head></html>"],
+            "no_samples",
+            1007,
+        ),
         ([HELLO, bytes(2**20 + 1)], None, 1009),
     ],
 )

@@ -63,6 +63,20 @@ def test_channels_are_mixed(tagger16, noise):
         tagger(tagger16).feed(np.zeros((0, 5)))
 
 
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_opposite_channels_are_no_silence(tagger16, noise, rate):
+    x = noise(1, 3 * rate)
+    both = np.concatenate((x, -x))
+    want, got = (pieces(tagger(tagger16, rate), one, (999,)) for one in (x, both))
+    np.testing.assert_allclose(got[:, 2:], want[:, 2:], atol=1e-5)  # it shows within .1 s
+    player = tagger(tagger16, rate)
+    player.feed(both[:, :rate])
+    saved, rest = player.snapshot(), [heard(player, both[:, rate:])]
+    player.feed(x)
+    player.restore(saved)
+    np.testing.assert_array_equal(heard(player, both[:, rate:]), rest[0])
+
+
 def test_nothing_gives_nothing(tagger16):
     assert tagger(tagger16).flush()["probabilities"].shape == (3, 0)
     assert tagger(tagger16, 48000).flush()["probabilities"].shape == (3, 0)

@@ -148,7 +148,7 @@ def test_jitter_within_the_budget_is_not_heard():
     assert lost <= 3  # until the fastest packets have shown when the sender began
     late = [at - (place + 3) * P for place, (at, _) in enumerate(network.out[100:900], 100)]
     assert min(late) > -0.002
-    assert max(late) < 0.012
+    assert max(late) < 0.02  # the fastest of 20 packets need not be fast
 
 
 @pytest.mark.parametrize("drift", [-2e-4, 2e-4])
@@ -176,13 +176,13 @@ def test_a_network_that_stalls_costs_what_it_held_up_and_no_delay():
 
 
 def test_a_sender_that_paused_goes_on_where_the_sound_is():
-    """Four seconds without numbers: what it sends then is heard after `RESUME_S`, in step with time."""
+    """Four seconds without numbers: what it sends then is all heard, in step with time."""
     arrivals = [(n * P if n < 100 else n * P + 4, n) for n in range(400)]
     network = Network()
     out = network.run(arrivals, 500 * P)
     heard = [n for n in out if n is not None]
     assert heard[:100] == list(range(100))
-    assert heard[100] - 100 <= 12
+    assert heard[100] == 100
     assert heard[100:] == list(range(heard[100], heard[-1] + 1))
     last = max(at for at, n in network.out if n == 250)
     assert abs(last - (250 * P + 4 + 3 * P)) < 0.002

@@ -406,9 +406,17 @@ def test_no_microphone(browser, site):
 def test_a_file_that_is_no_sound(page, folder):
     page.at.set_input_files("#file", folder / "broken.wav")
     page.at.wait_for_selector("#message:not([hidden])")
-    assert page.text("message") == (
-        "broken.wav cannot be used: this browser cannot decode it; convert it to WAV."
-    )
+    words = "this browser cannot decode it; convert it first, as in: ffmpeg -i FILE out.wav."
+    assert page.text("message") == f"broken.wav cannot be used: {words}"
+
+
+def test_a_file_whose_header_lies_is_used_and_the_lie_named(page, folder, tmp_path):
+    data = (folder / "speech.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
+    page.open(tmp_path / "cut.wav")
+    assert page.text("message").startswith("cut.wav: its header promises ")
+    page.open(folder / "speech.wav")
+    assert page.text("message") == ""
 
 
 def test_a_model_that_is_gone(browser, site):
