@@ -4,8 +4,8 @@
 
 Both have the same random weights, at 24 kHz and 6 kbit/s. In every round each takes its turn, and the table
 has the least of its times: seconds of sound a second, and our time as a multiple of the package's, for steps
-of one hop (13 ms) and of eight. `--reflect` plays the mirrored start, which the published weights were trained
-with.
+of one hop (13 ms) and of eight. `--reflect` plays the mirrored start, which the published weights were
+trained with.
 """
 
 from __future__ import annotations
