@@ -3,7 +3,7 @@
 Défossez et al. 2023, section 3.3: a causal transformer over frames, that gets the sum of the embeddings of a
 frame's codes and gives, for each codebook of the next frame alone, the probabilities of its codewords. As
 published it has 5 layers of 200 channels and sees 3.5 s: 15,559,768 parameters for the 32 codebooks of
-24 kHz, 8,986,584 for the 16 of 48 kHz. Parameters bear the authors' names, so their state dicts load unchanged.
+24 kHz, 8,986,584 for the 16 of 48 kHz. Parameters bear the authors' names, so state dicts load unchanged.
 
 It is here to read and write the authors' files with it. Its probabilities are floating point: they differ in
 their last bits between processors and numbers of threads, and then what one has written another cannot read.
@@ -97,4 +97,4 @@ class EnCodecLM(nn.Module):
         x = torch.stack([embed(code + 1) for embed, code in zip(self.emb, before.unbind(1), strict=False)])
         x, memory = self.transformer(x.sum(0), memory, start)
         heads = self.linears[: before.shape[1]]
-        return torch.stack([head(x) for head in heads], 1).softmax(-1), memory  # type: ignore[union-attr]
+        return torch.stack([head(x) for head in heads], 1).softmax(-1), memory
