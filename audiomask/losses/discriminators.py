@@ -81,7 +81,7 @@ class SpectrumDiscriminator(Discriminator):
 
 
 class STFTDiscriminator(Discriminator):
-    """Judges places of a complex spectrogram, as one scale of the MS-STFT discriminator of EnCodec.
+    """Judges places of a complex spectrogram: a scale of EnCodec's MS-STFT discriminator.
 
     The spectrum, divided by the root of the window's energy, goes through a convolution of 3 x 9 places
     (time, frequency), three more that halve the frequencies and dilate time by 1, 2 and 4, and one of 3 x 3,

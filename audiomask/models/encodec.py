@@ -89,7 +89,7 @@ class SegmentEncoder(_Segments):
 
 
 class SegmentDecoder(_Segments):
-    """A block that maps latents `[B, D, T]` and scales `[B, 1, T / frames]` of segments to sound."""
+    """A block that maps latents `[B, D, T]`, scales `[B, 1, T / frames]` of segments to sound."""
 
     def __init__(self, *blocks: nn.Module, **sizes: int) -> None:
         super().__init__(*blocks, **sizes)
@@ -241,7 +241,7 @@ KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametri
 
 
 def _ours(key: str) -> str:
-    """Return our name of a tensor of encoder or decoder, from the authors' or that of transformers."""
+    """Return our name of a tensor, from the authors' name or that of transformers."""
     side, _, place, *rest = key.split(".")
     name = ".".join(rest)
     name = KINDS.get(name.rpartition(".")[2], name.rpartition(".")[2])
@@ -254,8 +254,9 @@ def _ours(key: str) -> str:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `EnCodec` from a state dict of encodec, audiocraft or transformers.
+    """Return arguments and state dict of `EnCodec` from a state dict of others.
 
+    They are the package encodec, audiocraft and transformers.
     Rate, causality and padding are not in the weights, and follow from the sizes: see the table above.
     """
     new, books = {}, {}

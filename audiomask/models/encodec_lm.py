@@ -19,7 +19,7 @@ Memory = list[Tensor]  # what each layer was given, `[B, frames, dim]`
 
 
 class Layer(nn.Module):
-    """A transformer layer, normalised after each addition, that attends to `context` frames before."""
+    """A transformer layer, normalised after additions, that attends to `context` frames before."""
 
     def __init__(self, dim: int, heads: int, hidden: int, context: int) -> None:
         super().__init__()

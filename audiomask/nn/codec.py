@@ -76,7 +76,7 @@ class Codec(StreamingModel):
         return z if isinstance(z, tuple) else (z,)
 
     def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> tuple[Tensor, ...]:
-        """Return codes `[B, n, T / stride]` of sound, -1 from codebook `books [B]` on, and what is beside."""
+        """Return codes `[B, n, T / stride]`, -1 from codebook `books [B]` on, and what is beside."""
         z, *beside = self.latents(x, step)
         books = self.control("books", books, z)
         return self.sending(self.quantizer.encode(z, books), books), *beside

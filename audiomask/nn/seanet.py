@@ -127,7 +127,7 @@ class Conv(Conv1d):
 
 
 class UpConv(ConvTranspose1d):
-    """A transposed convolution `[B, in, T]` -> `[B, out, T * stride]` of a kernel of two strides."""
+    """A transposed convolution `[B, in, T]` -> `[B, out, T stride]`, its kernel of two strides."""
 
     def __init__(self, style: Style, in_channels: int, out_channels: int, stride: int) -> None:
         trim = 0 if style.causal else stride - stride // 2
