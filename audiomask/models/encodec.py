@@ -254,10 +254,10 @@ def _ours(key: str) -> str:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `EnCodec` from a state dict of others.
+    """Return arguments and state dict of `EnCodec` from a published state dict.
 
-    They are the package encodec, audiocraft and transformers.
-    Rate, causality and padding are not in the weights, and follow from the sizes: see the table above.
+    It is one of encodec, audiocraft or transformers. Rate, causality and padding are not in the weights, and
+    follow from the sizes: see the table above.
     """
     new, books = {}, {}
     for key, value in state.items():
