@@ -118,7 +118,7 @@ class ResidualQuantizer(nn.Module):
         return torch.cat(found, 2).permute(1, 2, 0)
 
     def _stages(self, rest: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Return codes `[T, B, n]` of stages from `first` to `last`, and what they leave `[T, B, D]`."""
+        """Return codes `[T, B, n]` of stages `first` to `last`, and what they leave, `[T, B, D]`."""
         rows = rest.flatten(0, 1).unflatten(1, (self.groups, -1)).transpose(0, 1)  # [G, T B, d]
         found = []
         for stage in range(first, last):
