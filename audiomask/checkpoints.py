@@ -2,8 +2,8 @@
 
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
 its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`, or a function of those
-arguments that returns it; where the network takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is what `read` returns. Nothing is unpickled but
-tensors and plain containers of tensors.
+arguments that returns it; where the network takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is
+what `read` returns. Nothing is unpickled but tensors and plain containers of tensors.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def pack_state(state: State) -> dict[str, Tensor]:
 
 
 def folded(model: StreamingModel) -> StreamingModel:
-    """Return a copy of a model to export, in which parametrized weights, such as normed ones, are plain."""
+    """Return a copy of a model to export, with parametrized (normed) weights as plain ones."""
     model = copy.deepcopy(model).cpu().float().eval()
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):

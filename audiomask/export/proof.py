@@ -71,7 +71,9 @@ def compare(model: StreamingModel, graph: bytes | str | Path, seed: int = 0) -> 
         edges = [0, *sorted(inner.tolist()), hops]
         return [hops], [b - a for a, b in itertools.pairwise(edges)], [1] * hops
 
-    return differences(model, Graph(graph, model), ((1, 1), (1, 2), (2, 7), (3, 40)), cuts, generator)
+    most = max(3, 3 * model.sample_rate // model.hop)  # hops may be windows of seconds
+    sizes = [(batch, min(hops, most)) for batch, hops in ((1, 1), (1, 2), (2, 7), (3, 40))]
+    return differences(model, Graph(graph, model), sizes, cuts, generator)
 
 
 def differences(

@@ -57,7 +57,7 @@ def mel(sample_rate: float, n_fft: int, bands: int) -> Array:
 
 
 def htk(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:
-    """Return torchaudio's triangles `[n_fft // 2 + 1, bands]` of peak 1: HTK's mel, straight over Hz."""
+    """Return triangles `[n_fft // 2 + 1, bands]` of torchaudio: HTK's mel, straight over Hz."""
     _check(sample_rate, n_fft, bands, low, high)
     hz = 700.0 * np.expm1(np.linspace(_htk(low), _htk(high), bands + 2) / 1127.0)
     return _triangles(hz, _bins(sample_rate, n_fft))

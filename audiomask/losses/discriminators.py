@@ -81,12 +81,12 @@ class SpectrumDiscriminator(Discriminator):
 
 
 class STFTDiscriminator(Discriminator):
-    """Judges places of a complex spectrogram, as one scale of the MS-STFT discriminator of EnCodec.
+    """Judges places of a complex spectrogram: a scale of EnCodec's MS-STFT discriminator.
 
     The spectrum, divided by the root of the window's energy, goes through a convolution of 3 x 9 places
     (time, frequency), three more that halve the frequencies and dilate time by 1, 2 and 4, and one of 3 x 3,
-    to the scores. There are 94,466 parameters for mono sound: 283,398 with the package's three scales of 2048, 1024
-    and 512 samples (`slope` .2), 472,330 with audiocraft's five, down to 128 (.3).
+    to the scores. There are 94,466 parameters for mono sound: 283,398 with the package's three scales of
+    2048, 1024 and 512 samples (`slope` .2), 472,330 with audiocraft's five, down to 128 (.3).
 
     Args:
         fft: Samples of the FFT and of Hann's window; the hop is a quarter.

@@ -1,4 +1,4 @@
-"""Compare spectra: the multi-resolution STFT loss, power-law compressed spectra, mel spectrograms.
+"""Compare spectra: multi-resolution STFT loss, power-law compression, mel spectrograms.
 
 They are computed from waveforms, so the loss compares what a listener gets after resynthesis, not a
 spectrogram that no signal has. Signals as in `waveform.py`: `[B, T]` or `[B, 1, T]`, float32 inside.

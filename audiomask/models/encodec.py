@@ -13,11 +13,11 @@ the shapes that audiocraft has of it:
     a codebook        .75 kbit/s   1.5 kbit/s         .55 kbit/s          .55 kbit/s
     shortcut, padding conv, mirror conv, mirror       identity, zeros     identity, zeros
 
-The networks are those of `nn.seanet`, the codebooks those of `nn.quantize`. They have 14,851,810 parameters at
-24 kHz and 14,856,294 at 48 kHz, as published (weight norm counted). The causal network streams 320 samples at
-a time, and those of audiocraft with the delay of their look-ahead. That of 48 kHz works on segments of a
-second, each 1 % over the next, and divides each by 1e-8 + the RMS of its mono mix, which goes beside the codes
-as `scale`; where two overlap they are cross-faded.
+The networks are those of `nn.seanet`, the codebooks those of `nn.quantize`. They have 14,851,810 parameters
+at 24 kHz and 14,856,294 at 48 kHz, as published (weight norm counted). The causal network streams 320 samples
+at a time, and those of audiocraft with the delay of their look-ahead. That of 48 kHz works on segments of a
+second, each 1 % over the next, and divides each by 1e-8 + the RMS of its mono mix, which goes beside the
+codes as `scale`; where two overlap they are cross-faded.
 
 Padding with zeros streams without delay. Padding with the mirror image, by which the authors trained, waits
 for what is mirrored: 7 frames in the encoder and 6 in the decoder (173 ms in all).
@@ -89,7 +89,7 @@ class SegmentEncoder(_Segments):
 
 
 class SegmentDecoder(_Segments):
-    """A block that maps latents `[B, D, T]` and scales `[B, 1, T / frames]` of segments to sound."""
+    """A block that maps latents `[B, D, T]`, scales `[B, 1, T / frames]` of segments to sound."""
 
     def __init__(self, *blocks: nn.Module, **sizes: int) -> None:
         super().__init__(*blocks, **sizes)
@@ -100,10 +100,10 @@ class SegmentDecoder(_Segments):
         # how much the segment before weighs in what it shares with the next: nothing before the first
         return {"tail": tail, "weight": tail[:, :1].clone(), **self.gate_state(batch, device)}
 
-    def step(self, z, state, scale, **controls):
-        batch, over = z.shape[0], self.over
-        before = self.before(z, state)
-        y = whole(self, z.unflatten(2, (-1, self.frames)).transpose(1, 2).flatten(0, 1))
+    def step(self, x, state, *beside, **controls):
+        batch, over, (scale,) = x.shape[0], self.over, beside
+        before = self.before(x, state)
+        y = whole(self, x.unflatten(2, (-1, self.frames)).transpose(1, 2).flatten(0, 1))
         y = y.unflatten(0, (batch, -1)) * scale.mT[..., None]  # [B, n, C, segment]
         weight = _triangle(self.stride + over, y)
         rise, fall = weight[:over], weight[self.stride :].expand(*y.shape[:2], 1, over)
@@ -114,7 +114,7 @@ class SegmentDecoder(_Segments):
         weights = torch.cat([state["weight"][:, None], fall], 1)
         shared = (tails[:, :-1] + y[..., :over] * rise) / (weights[:, :-1] + rise)
         y = torch.cat([shared, y[..., over : self.stride]], 3).transpose(1, 2).flatten(2)
-        return y, {"tail": tails[:, -1], "weight": weights[:, -1], **self.advance(z, state)}
+        return y, {"tail": tails[:, -1], "weight": weights[:, -1], **self.advance(x, state)}
 
 
 class EnCodec(Codec):
@@ -241,7 +241,7 @@ KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametri
 
 
 def _ours(key: str) -> str:
-    """Return our name of a tensor of encoder or decoder, from the authors' or that of transformers."""
+    """Return our name of a tensor, from the authors' name or that of transformers."""
     side, _, place, *rest = key.split(".")
     name = ".".join(rest)
     name = KINDS.get(name.rpartition(".")[2], name.rpartition(".")[2])
@@ -254,9 +254,10 @@ def _ours(key: str) -> str:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `EnCodec` from a state dict of encodec, audiocraft or transformers.
+    """Return arguments and state dict of `EnCodec` from a published state dict.
 
-    Rate, causality and padding are not in the weights, and follow from the sizes: see the table above.
+    It is one of encodec, audiocraft or transformers. Rate, causality and padding are not in the weights, and
+    follow from the sizes: see the table above.
     """
     new, books = {}, {}
     for key, value in state.items():
@@ -285,6 +286,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         "latent": new["quantizer.embed"].shape[3], "levels": new["quantizer.embed"].shape[2],
         "shortcut": any(key.startswith("encoder.1.branches.0.") for key in new),
     }  # fmt: skip
+    kind: dict[str, Any]
     if "encoder.0.norm.weight" in new:
         kind = {"norm": "time_group_norm", "causal": False, "reflect": True, "sample_rate": 48000}
         arguments["segment"] = 48000

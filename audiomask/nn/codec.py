@@ -76,14 +76,15 @@ class Codec(StreamingModel):
         return z if isinstance(z, tuple) else (z,)
 
     def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> tuple[Tensor, ...]:
-        """Return codes `[B, n, T / stride]` of sound, -1 from codebook `books [B]` on, and what is beside."""
+        """Return codes `[B, n, T / stride]`, -1 from codebook `books [B]` on, and what is beside."""
         z, *beside = self.latents(x, step)
-        return self.sending(self.quantizer.encode(z), books), *beside
+        books = self.control("books", books, z)
+        return self.sending(self.quantizer.encode(z, books), books), *beside
 
-    def sending(self, codes: Tensor, books: Tensor | None) -> Tensor:
+    def sending(self, codes: Tensor, books: Tensor) -> Tensor:
         """Return `codes [B, n, T]` with -1 from codebook `books [B]` on."""
         order = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
-        return torch.where(order < self.control("books", books, codes)[:, None, None], codes, -1)
+        return torch.where(order < books[:, None, None], codes, -1)
 
     def decode(self, z: Tensor, lost: Tensor | None, step: Steps, *beside: Tensor) -> Tensor:
         """Return the sound of quantized latents `[B, D, T / stride]`."""

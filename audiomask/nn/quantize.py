@@ -17,13 +17,16 @@ exported graph looks at).
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.losses import processes
+from audiomask.streaming import either, to_onnx
 
+FIRST = 2  # stages that are always made
 EPS = 1e-5  # of the Laplace smoothing of the usage
 
 
@@ -93,14 +96,41 @@ class ResidualQuantizer(nn.Module):
         first = torch.arange(self.groups, device=rest.device)[:, None] * self.levels
         return index, F.embedding(index + first, book.flatten(0, 1))
 
-    def encode(self, z: Tensor) -> Tensor:
-        """Return codes `[B, books, T]` of `z [B, D, T]`."""
-        rest, found = z.unflatten(1, (self.groups, -1)).mT, []  # [B, G, T, d]
-        for stage in range(self.stages):
-            index, word = self._search(rest, stage)
-            rest = rest - word
+    def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
+        """Return codes `[B, books, T]` of `z [B, D, T]`.
+
+        Where no row wants as many as `books [B]` (None: all) the last stages are left out, 2, 4, 8, 16 ... of
+        them having been made, and their codes are -1.
+        """
+        graph, first, found = to_onnx(), 0, []
+        # time first: what a branch of a graph gives may have its symbolic length in no stride
+        rest = z.permute(2, 0, 1).contiguous()
+        while first < self.stages:
+            last = min(self.stages, 2 * first or FIRST)
+            if books is None or not first:
+                codes, rest = self._stages(rest, first, last)
+            else:
+                wanted = books.max() > first * self.groups
+                run = partial(self._stages, first=first, last=last)
+                codes, rest = either(wanted, run, partial(self._none, count=last - first), (rest,), graph)
+            found.append(codes)
+            first = last
+        return torch.cat(found, 2).permute(1, 2, 0)
+
+    def _stages(self, rest: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return codes `[T, B, n]` of stages `first` to `last`, and what they leave, `[T, B, D]`."""
+        rows = rest.flatten(0, 1).unflatten(1, (self.groups, -1)).transpose(0, 1)  # [G, T B, d]
+        found = []
+        for stage in range(first, last):
+            index, word = self._search(rows, stage)
+            rows = rows - word
             found.append(index)
-        return torch.stack(found, 1).flatten(1, 2)
+        return torch.cat(found).T.reshape(*rest.shape[:2], -1), rows.transpose(0, 1).reshape(rest.shape)
+
+    def _none(self, rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return what `_stages` does for `count` stages that nobody wants."""
+        none = torch.full_like(rest[:, :, :1], -1, dtype=torch.int64)
+        return none.expand(-1, -1, count * self.groups).contiguous(), torch.zeros_like(rest)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the sum of codewords `[B, D, T]` of `codes [B, books, T]`, of those from 0 up."""

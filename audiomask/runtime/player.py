@@ -33,6 +33,7 @@ from audiomask.runtime.polyphase import Polyphase, Spread
 # Hops per call of the graph when a block brings as many: a second of sound; more is not faster. Hops times
 # rows: about 100 MB of activations. Models without sound process long windows; attention takes memory.
 BULK_HOPS, BULK_ROWS, BULK_SILENT = 64, 256, 8
+BULK_SECONDS = 8  # for hops that are long windows of sound
 # Even 32-bit integers taken for samples are smaller; larger values are garbage, which models do not forget.
 GARBAGE = 2.0**32
 
@@ -104,7 +105,8 @@ class Player:
         self.engine = Engine(artifact, batch, threads, [port.name for port in self.ports])
         ports = (*artifact.streams, *self.ports)
         self.rows = {p.name: batch * p.channels for p in ports}
-        self.bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
+        bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
+        self.bulk = max(1, min(bulk, BULK_SECONDS * artifact.sample_rate // artifact.hop))
         # Flags that come with the samples of a sound; at another clock they are a stream like any other.
         self._lost = artifact.lost
         self._lost_name = self._lost.name if self._lost else "lost"
