@@ -38,10 +38,11 @@ class Span(io.RawIOBase):
         self.size = (os.fstat(self.file.fileno()).st_size if stop is None else stop) - start
         self.patches: dict[int, bytes] = {}
         self.prefix = b""  # comes before the range
+        self.padding = 0  # zero bytes behind it
         self.at = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + (0, self.at, self.size + len(self.prefix))[whence]
+        self.at = offset + (0, self.at, len(self.prefix) + self.size + self.padding)[whence]
         return self.at
 
     def tell(self) -> int:
@@ -58,6 +59,8 @@ class Span(io.RawIOBase):
         place = max(0, self.at - len(self.prefix))
         self.file.seek(self.start + place)
         data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
+        if self.padding and self.at + len(data) >= (end := len(self.prefix) + self.size):
+            data += bytes(max(0, min(len(buffer) - len(data), end + self.padding - self.at - len(data))))
         for offset, new in self.patches.items():
             low, high = max(0, offset - self.at), min(len(data), offset - self.at + len(new))
             if low < high:
@@ -78,8 +81,9 @@ class Scan:
     Attributes:
         size: The number of bytes.
         end: Where the file ends; another one may begin there.
-        patches: Bytes that replace those of the header, by offset.
+        patches: Bytes that replace those of the header, by offset, which counts `prefix`.
         prefix: Bytes that come before those of the file.
+        padding: The number of zero bytes that fill up its last block, which is cut.
         shorten: Leaves out the last frame of a FLAC file, for when it turns out to be cut.
         warning: What is missing or stale, for the user.
         frames: The number of samples of a channel, where libsndfile cannot know it.
@@ -94,6 +98,7 @@ class Scan:
     end: int = 0
     patches: dict[int, bytes] = field(default_factory=dict)
     prefix: bytes = b""
+    padding: int = 0
     shorten: Callable[[], None] | None = None
     warning: str | None = None
     frames: int | None = None
@@ -133,13 +138,36 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
         total = whole.size
         while True:
             whole.start, whole.size, whole.at = start, total - start, 0
+            start += _tagged(whole)
+            whole.start, whole.size, whole.at = start, total - start, 0
             one = _scan(whole)
             found.append((start, one))
             start += one.end
             whole.start, whole.size, whole.at = start, total - start, 0
-            head = whole.read(12) if one.end and one.kind else b""
-            if len(head) < 12 or not (_reader(head) or (one.kind == "mp3" and _mpeg(head))):
+            if not one.end or not one.kind or not _another(whole, 0, one.kind):
                 return found
+
+
+def _tagged(file: Span) -> int:
+    """Return the length of ID3 tags before a file of another kind than MP3, which knows them."""
+    at = 0
+    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + _id3(head)
+        file.seek(at)
+    return at if _reader(head) else 0
+
+
+def _id3(head: bytes) -> int:
+    """Return the bytes of an ID3 tag behind its first ten."""
+    return sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+
+
+def _another(file: Span, at: int, kind: str = "") -> bool:
+    """Return whether a file begins at `at`, behind one of a `kind`."""
+    file.seek(at)
+    data = file.read(4096)
+    frame = _mpeg(data) if kind == "mp3" else None
+    return len(data) >= 12 and (is_file(data) or (frame is not None and at + frame[0] <= file.size))
 
 
 def _reader(head: bytes) -> Callable[[Span, Scan], None] | None:
@@ -169,14 +197,16 @@ def _scan(file: Span) -> Scan:
         found.kind = "media"
     read = _reader(head) or (_mp3 if _mpeg(head) else None)
     try:
-        if read is not None:
+        if found.kind == "media":
+            _media(file, head, found)
+        elif read is not None:
             read(file, found)
     except (struct.error, ValueError, IndexError):  # a header that breaks off: libsndfile says what is wrong
         return Scan(file.size)
     return found
 
 
-def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail: bool) -> int:
+def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail: bool, align: int = 1) -> int:
     """Return how many bytes of samples there are, and note what is missing or stale.
 
     Args:
@@ -186,11 +216,14 @@ def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail:
         unit: Bytes of a frame, or of a block of a compressed coding.
         known: Whether `promised` is a number at all, and not the sign of a writer that could not seek.
         tail: Whether something else than samples follows the promised ones.
+        align: The number of bytes of whose multiple a chunk is filled up.
     """
     there = max(0, found.size - start)
     if known and promised > there:
         found.warning = f"truncated: its header promises {promised} bytes of samples, {there} are there"
-    elif tail or there - promised < unit:
+    elif (
+        tail or there // max(1, unit) <= promised // max(1, unit) or 0 < there - promised <= -promised % align
+    ):
         return min(promised, there)
     elif known and promised:
         found.warning = f"stale header: it says {promised} bytes of samples, {there} are there; all were used"
@@ -201,6 +234,9 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
     file.seek(at)
     if file.read(11).startswith(TAGS):
+        return True
+    if _another(file, at):
+        found.end = at
         return True
     begin = at
     while file.size - at >= 8:
@@ -225,6 +261,54 @@ MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
 OTHERS = (b"wvpk", b"MAC ", b"TTA1", b"MPCK", b"MP+", b"Creative Voice", b"MThd", b"\0\0\1\xba", b"\x93NUMPY")
 
 
+def _media(file: Span, head: bytes, found: Scan) -> None:
+    """Note whether a media file ends before its outermost boxes do, or goes on with another one."""
+    end = 0
+    if head[:4] == b"RIFF":
+        end = 8 + int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the header, and the segment with all the rest
+            file.seek(end)
+            length = file.read(12)
+            count = 9 - length[4].bit_length() if length[:4] == name else 0
+            bits = int.from_bytes(length[4 : 4 + count], "big") & (1 << 7 * count) - 1
+            end += 4 + count + bits
+            if not count or bits == (1 << 7 * count) - 1:
+                return  # a length that was left open
+    elif head[4:8] == b"ftyp":
+        while end < found.size:
+            file.seek(end)
+            length, name = struct.unpack(">I4s", file.read(8))
+            if end and _another(file, end):
+                found.warning = f"left out: another file begins at byte {end}"
+                return
+            if not re.fullmatch(rb"[ -~\xa9]{4}", name) or not length:
+                return  # something else, or a box without an end
+            end += max(8, length if length > 1 else int.from_bytes(file.read(8), "big"))
+    if end > found.size:
+        found.warning = f"truncated: its header promises {end} bytes, {found.size} are there"
+    file.seek(end)
+    if end and file.read(4) != b"\x1aE\xdf\xa3" and _another(file, end):  # FFmpeg goes on with more Matroska
+        found.warning = f"left out: another file begins at byte {end}"
+
+
+def _in_block(tag: int, channels: int, length: int) -> int:
+    """Return how many samples `length` bytes of a block of ADPCM (Microsoft's or IMA's) hold."""
+    if tag == 2:
+        return 2 + (length - 7 * channels) * 2 // channels if length >= 7 * channels else 0
+    return 1 + (length - 4 * channels) // (4 * channels) * 8 if length >= 4 * channels else 0
+
+
+def _fill_up(found: Scan, start: int, true: int, unit: int, tag: int, channels: int) -> int:
+    """Return the bytes of samples, with those of a block of ADPCM that is cut, which is filled up."""
+    rest = found.size - start - true
+    last = _in_block(tag, channels, rest) if tag in (2, 0x11) and channels else 0
+    if not (0 < rest < unit and last):
+        return true
+    found.padding, found.frames = unit - rest, true // unit * _in_block(tag, channels, unit) + last
+    return true + unit
+
+
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, place and length of the content of each chunk of a RIFF or AIFF file."""
     while size - at >= 8:
@@ -235,22 +319,38 @@ def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes,
 
 
 def _riff(file: Span, found: Scan) -> None:
-    """Read RIFF, RIFX, RF64 and BW64: sizes in `data` and, of 64 bits, in `ds64`."""
+    """Read RIFF, RIFX, RF64 and BW64: sizes in `data` and, of 64 bits, in `ds64`.
+
+    libsndfile 1.2.2 does not know BW64, which is RF64 by another name, and takes no chunks of an odd length
+    in either.
+    """
     file.seek(0)
     magic = file.read(12)
     if magic[8:] != b"WAVE":
         return
     found.kind, order = "wav", ">" if magic[:4] == b"RIFX" else "<"
-    unit, wide = 1, 0
+    unit, wide, tag, channels = 1, 0, 0, 0
     for name, at, length in _chunks(file, 12, found.size, order):
         file.seek(at)
         _kept(file, found, name, at, length)
         file.seek(at)
+        if wide and length % 2 and name != b"data":
+            found.patches[at - 4] = struct.pack("<I", length + 1)
         if name == b"ds64":
             wide = at
+            found.patches |= {0: b"RF64"} if magic[:4] == b"BW64" else {}
         elif name == b"fmt ":
             content = file.read(min(length, 40))
-            tag, _, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
+            tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
+            width = channels * ((bits + 7) // 8)
+            if tag in (1, 3, 6, 7) and width != unit and 0 < width * rate == speed:
+                found.patches[at + 12] = struct.pack(f"{order}H", width)
+                found.warning = f"stale header: frames of {unit} bytes, where {width} were used"
+                unit = width
+            elif tag in (1, 3, 6, 7) and unit * rate == speed and channels and (width > unit or not bits):
+                bits = 8 * unit // channels
+                found.patches[at + 14] = struct.pack(f"{order}H", bits)
+                found.warning = f"stale header: samples of other bits than the {bits} that were used"
             if tag == 0xFFFE and len(content) >= 24:
                 (found.mask,) = struct.unpack(f"{order}I", content[20:24])
         elif name == b"data":
@@ -261,9 +361,11 @@ def _riff(file: Span, found: Scan) -> None:
             streamed = promised == 0 or (0x7FFF0000 <= promised < 2**32 and not wide) or promised >= 2**62
             after = at + promised + promised % 2
             tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
-            true = _sized(found, at, promised, unit, not streamed, tail)
+            true = _sized(found, at, promised, unit, not streamed, tail, 2)
+            if not tail and true != promised:
+                true = _fill_up(found, at, true, unit, tag, channels)
             if true != promised and wide:
-                found.patches = {
+                found.patches |= {
                     wide: struct.pack(f"{order}QQ", found.size - 8, true),
                     wide + 16: struct.pack(f"{order}Q", true // max(1, unit)),
                     at - 4: b"\xff" * 4,
@@ -272,7 +374,7 @@ def _riff(file: Span, found: Scan) -> None:
                 for name, at, length in _chunks(file, after, found.end, order):
                     _kept(file, found, name, at, length)
             elif true < 2**32 - 8:
-                found.patches = {
+                found.patches |= {
                     4: struct.pack(f"{order}I", min(found.size - 8, 2**32 - 1)),
                     at - 4: struct.pack(f"{order}I", true),
                 }
@@ -296,13 +398,15 @@ def _aiff(file: Span, found: Scan) -> None:
             channels, _, bits = struct.unpack(">HIH", file.read(8))
             comm, unit = at, channels * ((bits + 7) // 8)
             file.seek(at + 18)
-            if length >= 22 and file.read(4) in (b"ima4", b"GSM ", b"dwvw", b"DWVW"):
-                return  # blocks of a compressed coding
+            coding = file.read(4) if length >= 22 else b""
+            if coding in (b"GSM ", b"dwvw", b"DWVW"):
+                return  # blocks of other lengths
+            unit = 34 * channels if coding == b"ima4" else unit
         elif name == b"SSND" and comm:
             promised = max(0, length - 8)
             after = at + length + length % 2
             tail = promised > 0 and _followed(file, after, ">", found)
-            true = _sized(found, at + 8, promised, unit, promised > 0, tail)
+            true = _sized(found, at + 8, promised, unit, promised > 0, tail, 2)
             if true != promised:
                 found.patches = {
                     4: struct.pack(">I", min(found.size - 8, 2**32 - 1)),
@@ -312,17 +416,29 @@ def _aiff(file: Span, found: Scan) -> None:
             return
 
 
+def _next(file: Span, at: int, found: Scan) -> bool:
+    """Return whether another file begins at `at`, and note it."""
+    if at < found.size and _another(file, at):
+        found.end = at
+        return True
+    return False
+
+
 def _au(file: Span, found: Scan) -> None:
-    """Read Sun AU, of either byte order; nothing follows its samples."""
+    """Read Sun AU, of either byte order; nothing but another file follows its samples."""
     file.seek(0)
     found.kind, order = "au", ">" if file.read(4) == b".snd" else "<"
     start, promised, coding, _, channels = struct.unpack(f"{order}5I", file.read(20))
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding)
     if width is None:
         return  # G.721 and G.723 come in blocks
-    true = _sized(found, start, promised, width * max(1, channels), promised not in (0, 0xFFFFFFFF), False)
+    patches, start = {4: struct.pack(f"{order}I", 24)} if start < 24 else {}, max(24, start)
+    known = promised not in (0, 0xFFFFFFFF)
+    tail = promised != 0xFFFFFFFF and _next(file, start + promised, found)
+    true = _sized(found, start, promised, width * max(1, channels), known, tail)
     if true != promised:
-        found.patches = {8: struct.pack(f"{order}I", min(true, 2**32 - 2))}
+        patches[8] = struct.pack(f"{order}I", min(true, 2**32 - 2))
+    found.patches = patches
 
 
 def _sphere(file: Span, found: Scan) -> None:
@@ -333,33 +449,49 @@ def _sphere(file: Span, found: Scan) -> None:
     head += file.read(max(0, length - 1024))
     numbers = {
         name: int(value)
-        for name, value in re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)", head, re.M)
+        for name, value in re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -\w+ (\d+)", head, re.M)
     }
     if len(numbers) < 3 or b"shorten" in head or b"wavpack" in head:
         return
     unit = numbers[b"channel_count"] * numbers[b"sample_n_bytes"]
     promised = numbers[b"sample_count"] * unit
-    true = _sized(found, length, promised, unit, promised > 0, False)
+    tail = _next(file, length + promised, found)
+    true = _sized(found, length, promised, unit, promised > 0, tail)
     if true != promised:
         text = re.sub(rb"(?m)^sample_count -i \d+", b"sample_count -i %d" % (true // unit), head[:length])
         end = text.index(b"end_head\n") + 9
         found.patches = {0: text[:end].ljust(length, b" ")[:length]}
 
 
+def _named(file: Span, at: int, name: int, order: str) -> bool:
+    """Return whether a chunk with a `name` of so many bytes and a length of 64 bits begins at `at`."""
+    file.seek(at)
+    head = file.read(name + 8)
+    length = int.from_bytes(head[name:], "little" if order == "<" else "big")
+    return len(head) == name + 8 and re.match(rb"[ -~]{4}", head) is not None and 0 < length < 2**40
+
+
 def _w64(file: Span, found: Scan) -> None:
     """Read Sony Wave64: names of 16 bytes, sizes of 64 bits that count their own 24 bytes."""
-    found.kind, at, unit = "w64", 40, 1
+    found.kind, at, unit, tag, channels = "w64", 40, 1, 0, 0
     while found.size - at >= 24:
         file.seek(at)
         name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if name == W64_FMT:
-            (unit,) = struct.unpack("<H", file.read(14)[12:])
+            tag, channels, _, _, unit = struct.unpack("<HHIIH", file.read(14))
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
-            file.seek(after)
-            tail = 0 < promised < 2**62 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
-            true = _sized(found, at + 24, promised, unit, 0 < promised < 2**62, bool(tail))
+            known = 0 < promised < 2**62
+            # libsndfile 1.2.2 does not fill up
+            tail = promised < 2**62 and (_next(file, after, found) or _next(file, at + length, found))
+            if not tail and known and _named(file, after, 16, "<"):
+                tail, found.end = True, after  # libsndfile takes chunks that it does not know for samples
+            if promised % 8 and at + 24 + promised < found.size and tag not in (2, 0x11):
+                found.frames = promised // max(1, unit)  # and what fills up as well
+            true = _sized(found, at + 24, promised, unit, known, tail, 8)
+            if not tail and true != promised:
+                true = _fill_up(found, at + 24, true, unit, tag, channels)
             if true != promised:
                 found.patches = {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
             return
@@ -368,24 +500,31 @@ def _w64(file: Span, found: Scan) -> None:
 
 def _caf(file: Span, found: Scan) -> None:
     """Read Apple's CAF, whose samples may be of unknown length (-1) where they come last."""
-    found.kind, at, unit = "caf", 8, 1
+    found.kind, at, unit, odd = "caf", 8, 1, 0
     while found.size - at >= 12:
+        if _next(file, at, found) or (odd and _next(file, at + 1, found)):
+            return
+        if odd and not _named(file, at, 4, ">") and _named(file, at + 1, 4, ">"):
+            at += 1  # libsndfile 1.2.2 fills up to an even number
         file.seek(at)
         name, length = struct.unpack(">4sq", file.read(12))
         if name == b"desc":
-            unit = struct.unpack(">d4s3I", file.read(24))[3]
-            if not unit:
-                return  # packets of their own sizes
-        elif name == b"data":
+            _, coding, _, unit, _, channels, bits = struct.unpack(">d4s5I", file.read(32))
+            fits = channels and unit % channels == 0 and bits <= 8 * unit // channels <= 64
+            if coding == b"lpcm" and not fits and bits and 8 * unit % bits == 0:
+                found.patches[at + 36] = struct.pack(">I", 8 * unit // bits)
+                found.warning = f"stale header: {channels} channels, where {8 * unit // bits} were used"
+        elif name == b"data" and unit:  # else packets of their own sizes
             promised = max(0, length - 4)
             after = at + 12 + length
-            file.seek(max(0, after))
-            tail = length > 4 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
-            true = _sized(found, at + 16, promised, unit, length > 4, bool(tail))
+            known = length >= 4
+            tail = known and (_next(file, after, found) or _next(file, after + length % 2, found))
+            tail = tail or (length > 4 and _named(file, after, 4, ">"))
+            true = _sized(found, at + 16, promised, unit, length > 4, tail, 2)
             if length != true + 4:
-                found.patches = {at + 4: struct.pack(">q", true + 4)}
+                found.patches[at + 4] = struct.pack(">q", true + 4)
             return
-        at += 12 + max(0, length)
+        at, odd = at + 12 + max(0, length), length % 2
 
 
 # --- FLAC: the last frame says how long the file is ---------------------------------------------------------
@@ -445,7 +584,12 @@ def _flac(file: Span, found: Scan) -> None:
         if len(data) <= 7:
             break
     if joined >= 0:
-        file.size = found.end = at - len(data) + 7 + joined
+        end = at - len(data) + 7 + joined
+        file.seek(max(0, end - PIECE))
+        before = file.read(end - file.at)
+        tags = (m.start() for m in re.finditer(b"ID3", before))
+        end -= next((len(before) - i for i in tags if i + 10 + _id3(before[i : i + 10]) == len(before)), 0)
+        file.size = found.end = end
     file.seek(8)
     info = file.read(34)
     at = 42
@@ -472,6 +616,9 @@ def _flac(file: Span, found: Scan) -> None:
             break
         reach *= 4
     if not last_frame:
+        found.frames = 0
+        if total:
+            found.warning = f"truncated: its header promises {total} samples, none are there"
         return
     at, (first, size) = last_frame
 
@@ -482,13 +629,21 @@ def _flac(file: Span, found: Scan) -> None:
         if frames < total:
             found.warning = f"truncated: its header promises {total} samples, {frames} are there"
 
+    crc, ends = 0, []
+    for place, byte in enumerate(data[at:], start + at + 1):
+        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
+        if not crc:
+            ends.append(place)
+    for end in ends:
+        if end < found.end and (_another(file, end) or _tag(file, end)):
+            found.end, crc = end, 0
+            break
+    if crc and ends:  # something else follows, or the frame is cut, which its decoder finds out
+        found.shorten = partial(shorten, first, start + at)
+        crc, found.end = 0, ends[-1]
     if first + size == total:  # whether all of that frame is there shows when it is decoded
         found.shorten = partial(shorten, first, start + at)
-        return
-    crc = 0
-    for byte in data[at:]:
-        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
-    if crc:
+    elif crc:
         shorten(first, start + at)
     else:
         shorten(first + size, found.end)
@@ -507,7 +662,10 @@ def _ogg(file: Span, found: Scan) -> None:
             break
         table = file.read(head[26])
         end = at + 27 + len(table) + sum(table)
-        if end > found.size or (head[5] & 2 and not begins):
+        if head[5] & 2 and not begins:
+            break
+        if end > found.size:
+            last, at = 0, found.size
             break
         if not found.codec:
             magic = file.read(8)
@@ -559,48 +717,122 @@ def _mp3(file: Span, found: Scan) -> None:
     """Read MP3, whose Xing frame says how long it is; without one the frames are counted."""
     found.kind, at = "mp3", 0
     file.seek(0)
-    head = file.read(10)
-    if head[:3] == b"ID3":
-        at = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + _id3(head)
         file.seek(at)
-        head = file.read(10)
     frame = _mpeg(head)
     if frame is None:
         found.kind = ""  # a tag before something else
         return
     file.seek(at)
     first = file.read(max(frame[0], 64))
-    place = max(first.find(b"Xing"), first.find(b"Info"))
-    if not 0 < place < 64:
-        found.frames, count = _counted(file, at)
-        # libsndfile reads as many as it guesses from the first frame; an Info frame says how many there are
-        info = bytes([head[0], head[1] | 1, head[2] & 0x0F | 0x90, head[3]])
-        length = (_mpeg(info) or frame)[0]
-        place = 4 + SIDE[bool(head[1] & 8), head[3] >> 6 == 3]
-        content = info + bytes(place - 4) + b"Info" + struct.pack(">III", 3, count, length + file.size - at)
-        found.prefix = content.ljust(length, b"\0")
+    place = _xing(first)
+    if place:
+        flags, *numbers = struct.unpack(">III", first[place + 4 : place + 16])
+        length = numbers[1] if flags & 3 == 3 else numbers[0] if flags & 3 == 2 else 0
+        there = found.size - at
+        if length > there:
+            found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
+            _, count, found.end = _counted(file, at)
+            found.frames = 0 if count < 2 else None
+        elif length:
+            found.end = at + length
+            while tag := _tag(file, found.end):
+                found.end += tag
+        behind = place + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
+        maker, delays = first[behind : behind + 4], first[behind + 21 : behind + 24]
+        if maker not in (b"LAME", b"Lavc", b"Lavf") and not any(delays) and head[1] >> 1 & 3 == 1:
+            # mpg123 leaves out 529 samples where nothing says so: this frame becomes the one of silence
+            found.frames, count, end = _counted(file, at + frame[0])
+            found.end = max(found.end, end) if found.end < found.size else end
+            found.prefix = _info_frames(head, count, end - at, frame[0])
+            found.patches = {len(found.prefix) + at + 4: bytes(frame[0] - 4)}
         return
-    flags, *numbers = struct.unpack(">III", first[place + 4 : place + 16])
-    length = numbers[1] if flags & 3 == 3 else numbers[0] if flags & 3 == 2 else 0
-    there = found.size - at
-    if length > there:
-        found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
-    elif length:
-        found.end = at + length
+    found.frames, count, found.end = _counted(file, at)
+    file.seek(found.end)
+    if (frame := _mpeg(file.read(4))) and found.end + frame[0] > found.size:
+        found.warning = "cut off: its last frame is not whole"
+    if head[1] >> 1 & 3 == 1:
+        found.prefix = _info_frames(head, count, found.end - at)
 
 
-def _counted(file: Span, at: int) -> tuple[int, int]:
-    """Return the samples and the number of all frames from `at` on."""
-    total, count, start, data = 0, 0, at, b""
+def _info_frames(head: bytes, count: int, length: int, silent: int = 0) -> bytes:
+    """Return what comes before MP3 frames without a header, for libsndfile, which else guesses how many.
+
+    These are a frame that says their number, and one of silence: mpg123 leaves out at least the 529 samples
+    by which a decoder is late, and with the delay that is given here all of the silence. Where `silent` bytes
+    of it are there, they are not added.
+    """
+    place = 4 + SIDE[bool(head[1] & 8), head[3] >> 6 == 3]
+    for code in range(1, 15):
+        info = bytes([head[0], head[1] | 1, head[2] & 0x0C | code << 4, head[3]])
+        size, samples, _ = _mpeg(info) or (0, 0, 0)
+        if size >= place + 52:
+            break
+    silence = info.ljust(size, b"\0")
+    content = info + bytes(place - 4) + b"Info" + struct.pack(">III", 3, count + 1, length + 2 * size)
+    content += b"LAME3.100".ljust(21, b"\0") + (samples - LATE << 12 | LATE).to_bytes(3, "big")
+    return content.ljust(size, b"\0") + silence[: 0 if silent else size]
+
+
+LATE = 529  # samples by which a decoder of MP3 is late
+
+
+def _xing(frame: bytes) -> int:
+    """Return where in an MP3 frame the mark of a frame with the length is, or 0."""
+    return max(0, frame[:64].find(b"Xing"), frame[:64].find(b"Info"))
+
+
+def _tag(file: Span, at: int) -> int:
+    """Return the length of the tag of another kind than ID3v2 at `at`, or 0."""
+    file.seek(at)
+    head = file.read(32)
+    if head[:3] == b"TAG":
+        return min(128, file.size - at)
+    if head[:8] == b"APETAGEX" and len(head) == 32:
+        size, _, flags = struct.unpack("<III", head[12:24])
+        return size + 32 if flags >> 29 & 1 else 32
+    return 0
+
+
+def _counted(file: Span, at: int) -> tuple[int, int, int]:
+    """Return the samples and the number of the frames from `at` on, and where these end.
+
+    They end at a tag, at a frame that says how long the next file is, and at one of another rate. What lies
+    between frames is passed over, and a frame that is cut is not counted.
+    """
+    total, count, start, data, end, first = 0, 0, at, b"", at, (0, 0)
     while True:
-        if at + 4 > start + len(data):
+        if at + 64 > start + len(data):
             start = at
             file.seek(at)
             data = file.read(PIECE)
-        frame = _mpeg(data[at - start : at - start + 4])
-        if frame is None:
-            return total, count
-        total, count, at = total + frame[1], count + 1, at + frame[0]
+        head = data[at - start : at - start + 64]
+        frame = _mpeg(head)
+        kind = (head[1] & 0x1E, head[2] & 0x0C) if frame else first
+        if frame and count and (kind != first or _xing(head[: frame[0]])):
+            return total, count, at
+        if frame and at + frame[0] <= file.size:
+            total, count, at = total + frame[1], count + 1, at + frame[0]
+            end, first = at, kind
+            continue
+        if frame:
+            return total, count, end
+        tag = _tag(file, at)
+        if tag or head[:3] == b"ID3" or not (at := _found(file, at)):
+            return total, count, end + tag
+
+
+def _found(file: Span, at: int) -> int:
+    """Return where the next two MP3 frames begin within 64 kilobytes, or 0."""
+    file.seek(at)
+    data = file.read(2**16)
+    for match in re.finditer(rb"\xff[\xe2-\xff]", data):
+        place = match.start()
+        frame = _mpeg(data[place : place + 4])
+        if frame and _mpeg(data[place + frame[0] : place + frame[0] + 4]):
+            return at + place
+    return 0
 
 
 READERS: dict[bytes, Callable[[Span, Scan], None]] = {
