@@ -11,6 +11,7 @@ import io
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,8 +58,9 @@ class Span(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = bytearray(self.prefix[self.at : self.at + len(buffer)])
         place = max(0, self.at - len(self.prefix))
-        self.file.seek(self.start + place)
-        data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
+        if place < self.size:  # else perhaps beyond what a file can have
+            self.file.seek(self.start + place)
+            data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
         if self.padding and self.at + len(data) >= (end := len(self.prefix) + self.size):
             data += bytes(max(0, min(len(buffer) - len(data), end + self.padding - self.at - len(data))))
         for offset, new in self.patches.items():
@@ -145,6 +147,9 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
             start += one.end
             whole.start, whole.size, whole.at = start, total - start, 0
             if not one.end or not one.kind or not _another(whole, 0, one.kind):
+                whole.seek(0)
+                if one.kind in ("mp3", "ogg") and 0 < start < total and not whole.read(11).startswith(TAGS):
+                    one.warning = one.warning or f"left out: {total - start} bytes behind its end, no sound"
                 return found
 
 
@@ -206,7 +211,16 @@ def _scan(file: Span) -> Scan:
     return found
 
 
-def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail: bool, align: int = 1) -> int:
+def _sized(
+    found: Scan,
+    start: int,
+    promised: int,
+    unit: int,
+    known: bool,
+    tail: bool,
+    align: int = 1,
+    stop: int | None = None,
+) -> int:
     """Return how many bytes of samples there are, and note what is missing or stale.
 
     Args:
@@ -217,8 +231,9 @@ def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail:
         known: Whether `promised` is a number at all, and not the sign of a writer that could not seek.
         tail: Whether something else than samples follows the promised ones.
         align: The number of bytes of whose multiple a chunk is filled up.
+        stop: Where samples that go on beyond the promised ones end; None for the end of the file.
     """
-    there = max(0, found.size - start)
+    there = max(0, (found.size if stop is None else stop) - start)
     if known and promised > there:
         found.warning = f"truncated: its header promises {promised} bytes of samples, {there} are there"
     elif (
@@ -252,6 +267,23 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
             return False
         at += 8 + length + length % 2
     return begin < at <= file.size + 1
+
+
+def _trailing(file: Span, start: int, order: str) -> int:
+    """Return where chunks that reach to the end of a file begin, behind samples of a length that is wrong."""
+    low = max(start, file.size - 2**16)
+    file.seek(low)
+    data = file.read()
+    for match in AFTER.finditer(data):
+        at = match.start()
+        while len(data) - at >= 8:
+            name, length = struct.unpack(f"{order}4sI", data[at : at + 8])
+            if not re.fullmatch(rb"[ -~]{4}", name):
+                break
+            at += 8 + length + length % 2
+        if at in (len(data), len(data) + 1):
+            return low + match.start()
+    return file.size
 
 
 # ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
@@ -299,6 +331,19 @@ def _in_block(tag: int, channels: int, length: int) -> int:
     return 1 + (length - 4 * channels) // (4 * channels) * 8 if length >= 4 * channels else 0
 
 
+def _mend_channels(found: Scan, at: int, content: bytes, order: str) -> int:
+    """Return the channels of ADPCM, by the lengths of its blocks where these contradict the number."""
+    tag, channels, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
+    if tag in (2, 0x11) and len(content) >= 20:
+        (samples,) = struct.unpack(f"{order}H", content[18:20])
+        right = 2 * unit // (samples + (12 if tag == 2 else 7))
+        if channels and _in_block(tag, channels, unit) != samples == _in_block(tag, max(1, right), unit):
+            found.patches[at + 2] = struct.pack(f"{order}H", right)
+            found.warning = f"stale header: {channels} channels, where {right} were used"
+            return right
+    return int(channels)
+
+
 def _fill_up(found: Scan, start: int, true: int, unit: int, tag: int, channels: int) -> int:
     """Return the bytes of samples, with those of a block of ADPCM that is cut, which is filled up."""
     rest = found.size - start - true
@@ -342,12 +387,19 @@ def _riff(file: Span, found: Scan) -> None:
         elif name == b"fmt ":
             content = file.read(min(length, 40))
             tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
+            channels = _mend_channels(found, at, content, order)
             width = channels * ((bits + 7) // 8)
             if tag in (1, 3, 6, 7) and width != unit and 0 < width * rate == speed:
                 found.patches[at + 12] = struct.pack(f"{order}H", width)
                 found.warning = f"stale header: frames of {unit} bytes, where {width} were used"
                 unit = width
-            elif tag in (1, 3, 6, 7) and unit * rate == speed and channels and (width > unit or not bits):
+            elif (
+                tag in (1, 3, 6, 7, 0xFFFE)
+                and unit * rate == speed
+                and channels
+                and unit % channels == 0
+                and (not bits or width > unit or (bits >= 8 and 2 * width <= unit))  # 24 may lie in 32
+            ):
                 bits = 8 * unit // channels
                 found.patches[at + 14] = struct.pack(f"{order}H", bits)
                 found.warning = f"stale header: samples of other bits than the {bits} that were used"
@@ -361,7 +413,8 @@ def _riff(file: Span, found: Scan) -> None:
             streamed = promised == 0 or (0x7FFF0000 <= promised < 2**32 and not wide) or promised >= 2**62
             after = at + promised + promised % 2
             tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
-            true = _sized(found, at, promised, unit, not streamed, tail, 2)
+            stop = None if tail else _trailing(file, at, order)
+            true = _sized(found, at, promised, unit, not streamed, tail, 2, stop)
             if not tail and true != promised:
                 true = _fill_up(found, at, true, unit, tag, channels)
             if true != promised and wide:
@@ -405,8 +458,9 @@ def _aiff(file: Span, found: Scan) -> None:
         elif name == b"SSND" and comm:
             promised = max(0, length - 8)
             after = at + length + length % 2
-            tail = promised > 0 and _followed(file, after, ">", found)
-            true = _sized(found, at + 8, promised, unit, promised > 0, tail, 2)
+            tail = _followed(file, after, ">", found) if promised > 0 else _next(file, after, found)
+            stop = None if tail else _trailing(file, at + 8, ">")
+            true = _sized(found, at + 8, promised, unit, promised > 0, tail, 2, stop)
             if true != promised:
                 found.patches = {
                     4: struct.pack(">I", min(found.size - 8, 2**32 - 1)),
@@ -417,8 +471,9 @@ def _aiff(file: Span, found: Scan) -> None:
 
 
 def _next(file: Span, at: int, found: Scan) -> bool:
-    """Return whether another file begins at `at`, and note it."""
-    if at < found.size and _another(file, at):
+    """Return whether another file, or a tag, begins at `at`, and note it."""
+    file.seek(at)
+    if at < found.size and (file.read(11).startswith(TAGS) or _another(file, at)):
         found.end = at
         return True
     return False
@@ -478,7 +533,9 @@ def _w64(file: Span, found: Scan) -> None:
         file.seek(at)
         name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if name == W64_FMT:
-            tag, channels, _, _, unit = struct.unpack("<HHIIH", file.read(14))
+            content = file.read(20)
+            tag, channels, _, _, unit = struct.unpack("<HHIIH", content[:14])
+            channels = _mend_channels(found, at + 24, content, "<")
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
@@ -493,7 +550,7 @@ def _w64(file: Span, found: Scan) -> None:
             if not tail and true != promised:
                 true = _fill_up(found, at + 24, true, unit, tag, channels)
             if true != promised:
-                found.patches = {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
+                found.patches |= {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
             return
         at += max(24, (length + 7) // 8 * 8)
 
@@ -510,8 +567,8 @@ def _caf(file: Span, found: Scan) -> None:
         name, length = struct.unpack(">4sq", file.read(12))
         if name == b"desc":
             _, coding, _, unit, _, channels, bits = struct.unpack(">d4s5I", file.read(32))
-            fits = channels and unit % channels == 0 and bits <= 8 * unit // channels <= 64
-            if coding == b"lpcm" and not fits and bits and 8 * unit % bits == 0:
+            fits = 8 * unit == channels * bits or (bits == 24 and unit == 4 * channels)
+            if coding == b"lpcm" and not fits and bits and unit and 8 * unit % bits == 0:
                 found.patches[at + 36] = struct.pack(">I", 8 * unit // bits)
                 found.warning = f"stale header: {channels} channels, where {8 * unit // bits} were used"
         elif name == b"data" and unit:  # else packets of their own sizes
@@ -545,8 +602,14 @@ CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
 
 
-def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
-    """Return first sample and length of the frame that begins at `at`, or None (RFC 9639, 9.1)."""
+FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+
+
+def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int, int] | None:
+    """Return first sample, length and rate of the frame that begins at `at`, or None (RFC 9639, 9.1).
+
+    The rate is 0 where the frame does not say it.
+    """
     head = data[at : at + 16]
     if len(head) < 6:
         return None
@@ -562,7 +625,9 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
     if code in (6, 7):
         size = int.from_bytes(head[end : end + code - 5], "big") + 1
         end += code - 5
-    end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    more = {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    hertz = int.from_bytes(head[end : end + more], "big") * {12: 1000, 14: 10}.get(rate, 1)
+    hertz, end = FLAC_RATES[rate] if rate < 12 else hertz, end + more
     if len(head) <= end:
         return None
     crc = 0
@@ -570,7 +635,7 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
         crc = CRC8[crc ^ byte]
     if crc != head[end]:
         return None
-    return (number if variable else number * fixed), size
+    return (number if variable else number * fixed), size, hertz
 
 
 def _flac(file: Span, found: Scan) -> None:
@@ -620,7 +685,13 @@ def _flac(file: Span, found: Scan) -> None:
         if total:
             found.warning = f"truncated: its header promises {total} samples, none are there"
         return
-    at, (first, size) = last_frame
+    at, (first, size, rate) = last_frame
+    said = int.from_bytes(info[10:13], "big") >> 4
+    if rate not in (0, said):
+        packed = (rate << 44) | int.from_bytes(info[10:18], "big") & (2**44 - 1)
+        info = info[:10] + packed.to_bytes(8, "big") + info[18:]
+        found.patches = {18: info[10:18]}
+        found.warning = f"stale header: it says {said} Hz, its frames say {rate} Hz, which was used"
 
     def shorten(frames: int, end: int) -> None:
         found.end, found.frames = end, frames
@@ -654,7 +725,7 @@ def _flac(file: Span, found: Scan) -> None:
 
 def _ogg(file: Span, found: Scan) -> None:
     """Read Ogg page by page; a stream that begins after pages of others is the next file."""
-    found.kind, at, begins, last = "ogg", 0, True, 0
+    found.kind, at, begins, last, count, damaged = "ogg", 0, True, 0, 0, 0
     while True:
         file.seek(at)
         head = file.read(27)
@@ -671,10 +742,24 @@ def _ogg(file: Span, found: Scan) -> None:
             magic = file.read(8)
             kinds = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac"}
             found.codec = next((kind for key, kind in kinds.items() if magic.startswith(key)), "")
+        file.seek(at)
+        count, damaged = count + 1, damaged + _damaged(file.read(end - at))
         begins, last, at = bool(head[5] & 2), head[5], end
     found.end = at
     if not last & 4:
         found.warning = "cut off: its last page is not the end of a stream"
+    elif damaged:
+        found.warning = f"damaged: {damaged} of its {count} pages were left out"
+
+
+MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _damaged(page: bytes) -> bool:
+    """Return whether the checksum of an Ogg page is wrong (RFC 3533); zlib has its mirror image."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(MIRROR)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[22:26].translate(MIRROR) != crc.to_bytes(4, "big")
 
 
 RATES = (44100, 48000, 32000)
@@ -733,7 +818,7 @@ def _mp3(file: Span, found: Scan) -> None:
         there = found.size - at
         if length > there:
             found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
-            _, count, found.end = _counted(file, at)
+            _, count, found.end, _ = _counted(file, at)
             found.frames = 0 if count < 2 else None
         elif length:
             found.end = at + length
@@ -743,17 +828,18 @@ def _mp3(file: Span, found: Scan) -> None:
         maker, delays = first[behind : behind + 4], first[behind + 21 : behind + 24]
         if maker not in (b"LAME", b"Lavc", b"Lavf") and not any(delays) and head[1] >> 1 & 3 == 1:
             # mpg123 leaves out 529 samples where nothing says so: this frame becomes the one of silence
-            found.frames, count, end = _counted(file, at + frame[0])
+            found.frames, count, end, lost = _counted(file, at + frame[0])
+            found.warning = lost
             found.end = max(found.end, end) if found.end < found.size else end
-            found.prefix = _info_frames(head, count, end - at, frame[0])
+            found.prefix = _info_frames(head, count, found.end, frame[0])
             found.patches = {len(found.prefix) + at + 4: bytes(frame[0] - 4)}
         return
-    found.frames, count, found.end = _counted(file, at)
+    found.frames, count, found.end, found.warning = _counted(file, at)
     file.seek(found.end)
     if (frame := _mpeg(file.read(4))) and found.end + frame[0] > found.size:
         found.warning = "cut off: its last frame is not whole"
     if head[1] >> 1 & 3 == 1:
-        found.prefix = _info_frames(head, count, found.end - at)
+        found.prefix = _info_frames(head, count, found.end)
 
 
 def _info_frames(head: bytes, count: int, length: int, silent: int = 0) -> bytes:
@@ -770,7 +856,12 @@ def _info_frames(head: bytes, count: int, length: int, silent: int = 0) -> bytes
         if size >= place + 52:
             break
     silence = info.ljust(size, b"\0")
-    content = info + bytes(place - 4) + b"Info" + struct.pack(">III", 3, count + 1, length + 2 * size)
+    content = (
+        info
+        + bytes(place - 4)
+        + b"Info"
+        + struct.pack(">III", 3, count + 1, length + size * (1 if silent else 2))
+    )
     content += b"LAME3.100".ljust(21, b"\0") + (samples - LATE << 12 | LATE).to_bytes(3, "big")
     return content.ljust(size, b"\0") + silence[: 0 if silent else size]
 
@@ -795,13 +886,13 @@ def _tag(file: Span, at: int) -> int:
     return 0
 
 
-def _counted(file: Span, at: int) -> tuple[int, int, int]:
-    """Return the samples and the number of the frames from `at` on, and where these end.
+def _counted(file: Span, at: int) -> tuple[int, int, int, str | None]:
+    """Return samples and number of the frames from `at` on, where they end, and what lies between them.
 
     They end at a tag, at a frame that says how long the next file is, and at one of another rate. What lies
     between frames is passed over, and a frame that is cut is not counted.
     """
-    total, count, start, data, end, first = 0, 0, at, b"", at, (0, 0)
+    total, count, start, data, end, first, lost = 0, 0, at, b"", at, (0, 0), 0
     while True:
         if at + 64 > start + len(data):
             start = at
@@ -810,17 +901,22 @@ def _counted(file: Span, at: int) -> tuple[int, int, int]:
         head = data[at - start : at - start + 64]
         frame = _mpeg(head)
         kind = (head[1] & 0x1E, head[2] & 0x0C) if frame else first
-        if frame and count and (kind != first or _xing(head[: frame[0]])):
-            return total, count, at
-        if frame and at + frame[0] <= file.size:
+        if (
+            frame
+            and at + frame[0] <= file.size
+            and not (count and (kind != first or _xing(head[: frame[0]])))
+        ):
             total, count, at = total + frame[1], count + 1, at + frame[0]
             end, first = at, kind
             continue
-        if frame:
-            return total, count, end
-        tag = _tag(file, at)
-        if tag or head[:3] == b"ID3" or not (at := _found(file, at)):
-            return total, count, end + tag
+        tag, place = 0, 0
+        if not frame:
+            tag = _tag(file, at)
+            place = 0 if tag or head[:3] == b"ID3" else _found(file, at)
+        if not place:
+            note = f"damaged: {lost} bytes between its frames were left out" if lost else None
+            return total, count, end + tag, note
+        lost, at = lost + place - at, place
 
 
 def _found(file: Span, at: int) -> int:
@@ -830,7 +926,9 @@ def _found(file: Span, at: int) -> int:
     for match in re.finditer(rb"\xff[\xe2-\xff]", data):
         place = match.start()
         frame = _mpeg(data[place : place + 4])
-        if frame and _mpeg(data[place + frame[0] : place + frame[0] + 4]):
+        if frame and (
+            _mpeg(data[place + frame[0] : place + frame[0] + 4]) or at + place + frame[0] == file.size
+        ):
             return at + place
     return 0
 

@@ -166,14 +166,16 @@ class Reader(AbstractContextManager["Reader"]):
         if found.frames == 0:
             raise AudioError(f"{self.name}: {found.warning or EMPTY}; record or copy it again")
         try:
-            part = len(self._parts) > 1 or start or 0 < found.end < found.size
-            if part or found.patches or found.prefix or found.padding:
+            within = len(self._parts) > 1 or start or 0 < found.end < found.size
+            if within or found.patches or found.prefix or found.padding:
                 self._span = headers.Span(self._real, start, start + found.end)
                 self._span.patches, self._span.prefix = found.patches, found.prefix
                 self._span.padding = found.padding
             if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
                 raise ValueError("a container that libsndfile does not know")
             self._file = _Forward(self._span or self._real)
+            if (self._file.format, self._file.subtype) == ("RAW", "ULAW"):  # by the names .au and .snd alone
+                raise ValueError("its header is missing")
         except (sf.LibsndfileError, TypeError, ValueError, RuntimeError, OSError) as error:
             if found.shorten is not None:  # FLAC whose only frame is cut
                 found.shorten()

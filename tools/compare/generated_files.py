@@ -47,6 +47,7 @@ class Made:
     begin: int = 0
     tail: int = 0  # bytes behind the samples
     change: str = "none"
+    rate: int = 0
     length: int = 0
     parts: list[bytes] = field(default_factory=list)
     written: list[np.ndarray | None] = field(default_factory=list)
@@ -548,7 +549,9 @@ def joined(rng: Dice, made: Made, maker: Callable[[Dice], Made]) -> Made:
     rng.kept = rng.last if rng.random() < 0.8 else None
     for _ in range(rng.choice((1, 1, 2))):
         others.append(maker(rng) if rng.random() < 0.5 else made)
-    # of unknown length is only the last
+    # Of unknown length is only the last. FLAC does not say where it ends, if other files hold its frames too.
+    if made.words.startswith("FLAC"):
+        others = [made, *(other for other in others[1:] if " flac" not in other.words)]
     others = [other for other in others[:-1] if "streamed" not in other.words] + others[-1:]
     words = " + ".join(other.words for other in others)
     parts = [other.data for other in others]
@@ -609,6 +612,7 @@ def make(seed: int, number: int) -> Made:
             continue  # no encoder takes such a shape
         if not made.data:
             continue
+        made.rate = rng.last[0]
         made.parts, made.written, made.suffixes = [made.data], [made.samples], [made.suffix]
         kind = rng.random()
         try:
