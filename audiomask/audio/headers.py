@@ -88,6 +88,7 @@ class Scan:
         padding: The number of zero bytes that fill up its last block, which is cut.
         shorten: Leaves out the last frame of a FLAC file, for when it turns out to be cut.
         warning: What is missing or stale, for the user.
+        refused: Why the file cannot be read though something could be made of it.
         frames: The number of samples of a channel, where libsndfile cannot know it.
         mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
         kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
@@ -103,6 +104,7 @@ class Scan:
     padding: int = 0
     shorten: Callable[[], None] | None = None
     warning: str | None = None
+    refused: str | None = None
     frames: int | None = None
     mask: int = 0
     chunks: dict[bytes, bytes] = field(default_factory=dict)
@@ -331,6 +333,40 @@ def _in_block(tag: int, channels: int, length: int) -> int:
     return 1 + (length - 4 * channels) // (4 * channels) * 8 if length >= 4 * channels else 0
 
 
+WIDTHS = (8, 16, 24, 32, 64)
+
+
+def _mend_numbers(found: Scan, at: int, content: bytes, order: str) -> int:
+    """Return the bytes of a frame of PCM, and mend the one number of four that contradicts the others."""
+    tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
+    width = channels * ((bits + 7) // 8)
+    if width == unit or not channels or not unit or (bits > 16 and 8 * unit == 32 * channels):
+        return int(unit)  # 24 bits may lie in 32
+    if 0 < width * rate == speed:
+        found.patches[at + 12] = struct.pack(f"{order}H", width)
+        found.warning = f"stale header: frames of {unit} bytes, where {width} were used"
+        return int(width)
+    if unit * rate != speed:
+        return int(unit)
+    right_bits = 8 * unit // channels if 8 * unit % channels == 0 and 8 * unit // channels in WIDTHS else 0
+    right_channels = 8 * unit // bits if bits in WIDTHS and 8 * unit % bits == 0 else 0
+    if right_bits and right_channels:  # the bits that are used, of an extensible header
+        valid = struct.unpack(f"{order}H", content[18:20])[0] if tag == 0xFFFE and len(content) >= 20 else 0
+        right_bits, right_channels = right_bits * (valid == right_bits), right_channels * (valid == bits)
+    if right_bits:
+        found.patches[at + 14] = struct.pack(f"{order}H", right_bits)
+        found.warning = f"stale header: samples of {bits} bits, where {right_bits} were used"
+    elif right_channels:
+        found.patches[at + 2] = struct.pack(f"{order}H", right_channels)
+        found.warning = f"stale header: {channels} channels, where {right_channels} were used"
+    else:
+        found.refused = (
+            f"its header contradicts itself: {channels} channels of {bits} bits in frames of {unit} bytes; "
+            "mend it"
+        )
+    return int(unit)
+
+
 def _mend_channels(found: Scan, at: int, content: bytes, order: str) -> int:
     """Return the channels of ADPCM, by the lengths of its blocks where these contradict the number."""
     tag, channels, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
@@ -386,23 +422,11 @@ def _riff(file: Span, found: Scan) -> None:
             found.patches |= {0: b"RF64"} if magic[:4] == b"BW64" else {}
         elif name == b"fmt ":
             content = file.read(min(length, 40))
-            tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
+            tag, _, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
             channels = _mend_channels(found, at, content, order)
-            width = channels * ((bits + 7) // 8)
-            if tag in (1, 3, 6, 7) and width != unit and 0 < width * rate == speed:
-                found.patches[at + 12] = struct.pack(f"{order}H", width)
-                found.warning = f"stale header: frames of {unit} bytes, where {width} were used"
-                unit = width
-            elif (
-                tag in (1, 3, 6, 7, 0xFFFE)
-                and unit * rate == speed
-                and channels
-                and unit % channels == 0
-                and (not bits or width > unit or (bits >= 8 and 2 * width <= unit))  # 24 may lie in 32
-            ):
-                bits = 8 * unit // channels
-                found.patches[at + 14] = struct.pack(f"{order}H", bits)
-                found.warning = f"stale header: samples of other bits than the {bits} that were used"
+            channels = _mend_channels(found, at, content, order)
+            if tag in (1, 3, 6, 7, 0xFFFE):
+                unit = _mend_numbers(found, at, content, order)
             if tag == 0xFFFE and len(content) >= 24:
                 (found.mask,) = struct.unpack(f"{order}I", content[20:24])
         elif name == b"data":
@@ -413,7 +437,7 @@ def _riff(file: Span, found: Scan) -> None:
             streamed = promised == 0 or (0x7FFF0000 <= promised < 2**32 and not wide) or promised >= 2**62
             after = at + promised + promised % 2
             tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
-            stop = None if tail else _trailing(file, at, order)
+            stop = _trailing(file, at, order) if not tail and (streamed or after < found.size) else None
             true = _sized(found, at, promised, unit, not streamed, tail, 2, stop)
             if not tail and true != promised:
                 true = _fill_up(found, at, true, unit, tag, channels)
@@ -459,7 +483,7 @@ def _aiff(file: Span, found: Scan) -> None:
             promised = max(0, length - 8)
             after = at + length + length % 2
             tail = _followed(file, after, ">", found) if promised > 0 else _next(file, after, found)
-            stop = None if tail else _trailing(file, at + 8, ">")
+            stop = _trailing(file, at + 8, ">") if not tail and after < found.size else None
             true = _sized(found, at + 8, promised, unit, promised > 0, tail, 2, stop)
             if true != promised:
                 found.patches = {
@@ -598,6 +622,7 @@ def _table(polynomial: int, bits: int) -> list[int]:
     return table
 
 
+MARKS = re.compile(rb"RIF[FX]|RF64|BW64|FORM|caff|OggS|ID3|TAG|APETAGEX|\.snd|dns\.|riff|NIST_1A|Xing|Info")
 CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
 
@@ -701,7 +726,9 @@ def _flac(file: Span, found: Scan) -> None:
             found.warning = f"truncated: its header promises {total} samples, {frames} are there"
 
     crc, ends = 0, []
-    for place, byte in enumerate(data[at:], start + at + 1):
+    # where the promised samples are there, only another file behind them matters
+    whole = first + size == total and not MARKS.search(data, at)
+    for place, byte in enumerate(() if whole else data[at:], start + at + 1):
         crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
         if not crc:
             ends.append(place)
@@ -819,7 +846,7 @@ def _mp3(file: Span, found: Scan) -> None:
         if length > there:
             found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
             _, count, found.end, _ = _counted(file, at)
-            found.frames = 0 if count < 2 else None
+            found.frames = _there(first, place, count - 1)
         elif length:
             found.end = at + length
             while tag := _tag(file, found.end):
@@ -840,6 +867,18 @@ def _mp3(file: Span, found: Scan) -> None:
         found.warning = "cut off: its last frame is not whole"
     if head[1] >> 1 & 3 == 1:
         found.prefix = _info_frames(head, count, found.end)
+
+
+def _there(first: bytes, place: int, whole: int) -> int | None:
+    """Return the samples in the `whole` frames of a cut MP3, by its first one; None if that does not say."""
+    flags, count = struct.unpack(">II", first[place + 4 : place + 12])
+    behind = place + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
+    delays = int.from_bytes(first[behind + 21 : behind + 24], "big")
+    frame = _mpeg(first)
+    if not (flags & 1 and delays and frame) or whole < 1:
+        return 0 if whole < 1 else None
+    begin = (delays >> 12) + LATE
+    return max(0, min(count * frame[1] - max(0, (delays & 4095) - LATE), whole * frame[1]) - begin)
 
 
 def _info_frames(head: bytes, count: int, length: int, silent: int = 0) -> bytes:

@@ -28,7 +28,7 @@ from audiomask.audio.tags import TEXTS, Tags
 
 OVER_S = 0.5  # that a stretch may end past its recording
 EMPTY = "holds no samples (0 frames)"
-MISSING = ("truncated", "cut off")  # how notes about samples that are not there begin
+MISSING = ("truncated", "cut off", "damaged")  # how notes about samples that are not there begin
 
 
 def end_of(start: float, end: float | None, seconds: float) -> float | None:
@@ -116,12 +116,13 @@ class Reader(AbstractContextManager["Reader"]):
         self._span: headers.Span | None = None
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
+        self._faults: list[str] = []
         check_readable(self._real)
         try:
             self._parts = headers.archived(self._real, start) if entry else headers.scan(self._real)
             scans = [one for _, one in self._parts]
-            self._faults = [one.warning for one in scans if one.warning]
             infos = self._infos()
+            self._faults[:0] = [one.warning for one in scans if one.warning]
             self.info = infos[-1]
             for other in infos[-2::-1]:
                 if (other.rate, other.channels) != (self.info.rate, self.info.channels):
@@ -163,6 +164,8 @@ class Reader(AbstractContextManager["Reader"]):
         """Open a part and return what is known of it."""
         self.close()
         start, found = self._parts[part]
+        if found.refused:
+            raise AudioError(f"{self.name}: {found.refused}")
         if found.frames == 0:
             raise AudioError(f"{self.name}: {found.warning or EMPTY}; record or copy it again")
         try:
@@ -239,7 +242,9 @@ class Reader(AbstractContextManager["Reader"]):
     @property
     def _exact(self) -> bool:
         """Whether the number of samples is known beforehand, and must not be exceeded."""
-        return len(self._parts) == 1 and self._parts[0][1].kind not in ("", "mp3", "ogg", "media")
+        found = self._parts[0][1]
+        known = found.frames is not None or found.kind not in ("", "mp3", "ogg", "media")
+        return len(self._parts) == 1 and known
 
     def read(self, frames: int) -> np.ndarray:
         """Return the next samples `[C, <= frames]`, none at the end; NaN and infinities become 0."""

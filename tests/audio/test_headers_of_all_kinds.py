@@ -94,7 +94,8 @@ def test_the_block_that_is_cut_is_read_as_far_as_it_goes(tmp_path, format, subty
 
 
 @pytest.mark.parametrize(
-    ("field", "wrong", "warns"), [(12, 8, "frames of 8 bytes"), (14, 0, "16 that"), (14, 32, "16 that")]
+    ("field", "wrong", "warns"),
+    [(12, 8, "frames of 8 bytes"), (14, 0, "0 bits, where 16"), (2, 3, "3 channels, where 2")],
 )
 def test_two_of_three_numbers_are_believed(tmp_path, field, wrong, warns):
     """The block, or the bits, contradict what the other numbers of the header say."""
@@ -103,6 +104,14 @@ def test_two_of_three_numbers_are_believed(tmp_path, field, wrong, warns):
     y, notes = heard(tmp_path / "a", data[:at] + struct.pack("<H", wrong) + data[at + 2 :])
     assert np.array_equal(y, whole)
     assert warns in notes
+
+
+def test_numbers_that_contradict_each_other_are_refused(tmp_path):
+    """One channel of 16 bits in frames of 4 bytes: two channels, or 32 bits?"""
+    data = made(tmp_path, "a", X, format="WAV")
+    (tmp_path / "a").write_bytes(data[:22] + struct.pack("<H", 1) + data[24:])
+    with pytest.raises(AudioError, match="contradicts itself: 1 channels of 16 bits in frames of 4 bytes"):
+        read(tmp_path / "a")
 
 
 def test_channels_of_caf_that_do_not_fit_its_packets(tmp_path):
@@ -309,6 +318,15 @@ def test_mp3_that_says_no_delay_keeps_it(tmp_path):
     at = whole.index(b"LAME")
     y, _ = heard(tmp_path / "a", whole[:at] + bytes(36) + whole[at + 36 :])
     assert y.shape[1] == count
+
+
+def test_of_an_mp3_that_is_cut_no_padding_is_heard(tmp_path):
+    whole = made(tmp_path, "a", X[:, :4], format="MP3")
+    samples = heard(tmp_path / "a")[0]
+    y, notes = heard(tmp_path / "a", whole[: len(whole) - 20])
+    assert y.shape[1] <= 4
+    assert np.array_equal(y, samples[:, : y.shape[1]])
+    assert "truncated" in notes
 
 
 def test_half_a_frame_of_mp3_is_not_heard(tmp_path):

@@ -296,7 +296,9 @@ def refused(case: Case, reason: str, theirs: dict[str, Any]) -> tuple[str, str]:
         return "refused", "its header is cut, or all its samples are"
     if made.change == "cut" and MISSING.search(reason) and theirs["x"].shape[1] <= FRAME:
         return "refused", "of one frame that is cut FFmpeg makes something"
-    if made.change == "field" and re.search("sample rate .* is outside|channels are more than", reason):
+    if made.change == "field" and re.search(
+        "sample rate .* is outside|channels are more than|contradicts itself", reason
+    ):
         return "refused", "the number that is wrong is named"
     return "fault", f"refused ({reason}), FFmpeg reads {theirs['x'].shape} at {theirs['rate']}"
 

@@ -183,6 +183,7 @@ def caf(rng: Dice) -> Made:
     words = f"CAF {subtype} {endian.lower()} {rate} Hz {channels} ch {length}"
     made = Made(data, ".caf", words, False, held, fields, struct.unpack_from(">I", data, 36)[0], at + 16)
     if made.unit and rng.random() < 0.2:
+        data = data[: at + 16 + length * made.unit]  # without a byte that fills up
         made.data, made.words = data[: at + 4] + struct.pack(">q", -1) + data[at + 12 :], f"{words} streamed"
     return made
 
