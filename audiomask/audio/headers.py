@@ -7,109 +7,27 @@ cases and says which bytes of the header must be replaced, and which parts of th
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from audiomask.audio.fmt_chunk import fill_up, mend_channels, mend_numbers
+from audiomask.audio.mpeg import frame_of, id3_length, read_mp3, tag_at
+from audiomask.audio.spans import PIECE, Scan, Span
 
 # Chunks that may follow the samples of a RIFF or AIFF file; a cut one of these is not taken for samples.
 AFTER = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|afsp|acid|strc|_PMX|axml|chna|"
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
-PIECE = 2**20  # bytes that are looked at in one go
 CHUNKS = (b"bext", b"iXML", b"cue ", b"smpl", b"axml", b"chna", b"umid")
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-
-
-class Span(io.RawIOBase):
-    """A range of bytes of a file, some of them replaced, that libsndfile reads as a file."""
-
-    def __init__(self, path: str | Path, start: int = 0, stop: int | None = None):
-        self.file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - the name as typed; closed below
-        self.start = start
-        self.size = (os.fstat(self.file.fileno()).st_size if stop is None else stop) - start
-        self.patches: dict[int, bytes] = {}
-        self.prefix = b""  # comes before the range
-        self.padding = 0  # zero bytes behind it
-        self.at = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + (0, self.at, len(self.prefix) + self.size + self.padding)[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = bytearray(self.prefix[self.at : self.at + len(buffer)])
-        place = max(0, self.at - len(self.prefix))
-        if place < self.size:  # else perhaps beyond what a file can have
-            self.file.seek(self.start + place)
-            data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
-        if self.padding and self.at + len(data) >= (end := len(self.prefix) + self.size):
-            data += bytes(max(0, min(len(buffer) - len(data), end + self.padding - self.at - len(data))))
-        for offset, new in self.patches.items():
-            low, high = max(0, offset - self.at), min(len(data), offset - self.at + len(new))
-            if low < high:
-                data[low:high] = new[low + self.at - offset : high + self.at - offset]
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
-@dataclass
-class Scan:
-    """A record of what bytes say of the samples of a file, or the first of several joined ones.
-
-    Attributes:
-        size: The number of bytes.
-        end: Where the file ends; another one may begin there.
-        patches: Bytes that replace those of the header, by offset, which counts `prefix`.
-        prefix: Bytes that come before those of the file.
-        padding: The number of zero bytes that fill up its last block, which is cut.
-        shorten: Leaves out the last frame of a FLAC file, for when it turns out to be cut.
-        warning: What is missing or stale, for the user.
-        refused: Why the file cannot be read though something could be made of it.
-        frames: The number of samples of a channel, where libsndfile cannot know it.
-        mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
-        kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
-            use, or "" for any other.
-        chunks: Of WAV, what is carried to another file (`CHUNKS`).
-        codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
-    """
-
-    size: int
-    end: int = 0
-    patches: dict[int, bytes] = field(default_factory=dict)
-    prefix: bytes = b""
-    padding: int = 0
-    shorten: Callable[[], None] | None = None
-    warning: str | None = None
-    refused: str | None = None
-    frames: int | None = None
-    mask: int = 0
-    chunks: dict[bytes, bytes] = field(default_factory=dict)
-    kind: str = ""
-    codec: str = ""
 
 
 def in_archive(path: str) -> tuple[str, int] | None:
@@ -159,21 +77,16 @@ def _tagged(file: Span) -> int:
     """Return the length of ID3 tags before a file of another kind than MP3, which knows them."""
     at = 0
     while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
-        at += 10 + _id3(head)
+        at += 10 + id3_length(head)
         file.seek(at)
     return at if _reader(head) else 0
-
-
-def _id3(head: bytes) -> int:
-    """Return the bytes of an ID3 tag behind its first ten."""
-    return sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
 
 
 def _another(file: Span, at: int, kind: str = "") -> bool:
     """Return whether a file begins at `at`, behind one of a `kind`."""
     file.seek(at)
     data = file.read(4096)
-    frame = _mpeg(data) if kind == "mp3" else None
+    frame = frame_of(data) if kind == "mp3" else None
     return len(data) >= 12 and (is_file(data) or (frame is not None and at + frame[0] <= file.size))
 
 
@@ -191,7 +104,7 @@ def is_file(data: bytes) -> bool:
     """
     if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or data.startswith(OTHERS):
         return True
-    frame = _mpeg(data[:4])
+    frame = frame_of(data[:4])
     length = frame[0] if frame else 0
     if re.match(rb"\xff[\xf0\xf1\xf8\xf9]", data) and len(data) > 6:
         length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
@@ -202,7 +115,7 @@ def _scan(file: Span) -> Scan:
     head, found = file.read(16), Scan(file.size, file.size)
     if MEDIA.match(head):
         found.kind = "media"
-    read = _reader(head) or (_mp3 if _mpeg(head) else None)
+    read = _reader(head) or (read_mp3 if frame_of(head) else None)
     try:
         if found.kind == "media":
             _media(file, head, found)
@@ -272,7 +185,7 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
 
 
 def _trailing(file: Span, start: int, order: str) -> int:
-    """Return where chunks that reach to the end of a file begin, behind samples of a length that is wrong."""
+    """Return where chunks begin that reach to the end of a file, behind samples."""
     low = max(start, file.size - 2**16)
     file.seek(low)
     data = file.read()
@@ -326,70 +239,6 @@ def _media(file: Span, head: bytes, found: Scan) -> None:
         found.warning = f"left out: another file begins at byte {end}"
 
 
-def _in_block(tag: int, channels: int, length: int) -> int:
-    """Return how many samples `length` bytes of a block of ADPCM (Microsoft's or IMA's) hold."""
-    if tag == 2:
-        return 2 + (length - 7 * channels) * 2 // channels if length >= 7 * channels else 0
-    return 1 + (length - 4 * channels) // (4 * channels) * 8 if length >= 4 * channels else 0
-
-
-WIDTHS = (8, 16, 24, 32, 64)
-
-
-def _mend_numbers(found: Scan, at: int, content: bytes, order: str) -> int:
-    """Return the bytes of a frame of PCM, and mend the one number of four that contradicts the others."""
-    tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
-    width = channels * ((bits + 7) // 8)
-    if width == unit or not channels or not unit or (bits > 16 and 8 * unit == 32 * channels):
-        return int(unit)  # 24 bits may lie in 32
-    if 0 < width * rate == speed:
-        found.patches[at + 12] = struct.pack(f"{order}H", width)
-        found.warning = f"stale header: frames of {unit} bytes, where {width} were used"
-        return int(width)
-    if unit * rate != speed:
-        return int(unit)
-    right_bits = 8 * unit // channels if 8 * unit % channels == 0 and 8 * unit // channels in WIDTHS else 0
-    right_channels = 8 * unit // bits if bits in WIDTHS and 8 * unit % bits == 0 else 0
-    if right_bits and right_channels:  # the bits that are used, of an extensible header
-        valid = struct.unpack(f"{order}H", content[18:20])[0] if tag == 0xFFFE and len(content) >= 20 else 0
-        right_bits, right_channels = right_bits * (valid == right_bits), right_channels * (valid == bits)
-    if right_bits:
-        found.patches[at + 14] = struct.pack(f"{order}H", right_bits)
-        found.warning = f"stale header: samples of {bits} bits, where {right_bits} were used"
-    elif right_channels:
-        found.patches[at + 2] = struct.pack(f"{order}H", right_channels)
-        found.warning = f"stale header: {channels} channels, where {right_channels} were used"
-    else:
-        found.refused = (
-            f"its header contradicts itself: {channels} channels of {bits} bits in frames of {unit} bytes; "
-            "mend it"
-        )
-    return int(unit)
-
-
-def _mend_channels(found: Scan, at: int, content: bytes, order: str) -> int:
-    """Return the channels of ADPCM, by the lengths of its blocks where these contradict the number."""
-    tag, channels, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
-    if tag in (2, 0x11) and len(content) >= 20:
-        (samples,) = struct.unpack(f"{order}H", content[18:20])
-        right = 2 * unit // (samples + (12 if tag == 2 else 7))
-        if channels and _in_block(tag, channels, unit) != samples == _in_block(tag, max(1, right), unit):
-            found.patches[at + 2] = struct.pack(f"{order}H", right)
-            found.warning = f"stale header: {channels} channels, where {right} were used"
-            return right
-    return int(channels)
-
-
-def _fill_up(found: Scan, start: int, true: int, unit: int, tag: int, channels: int) -> int:
-    """Return the bytes of samples, with those of a block of ADPCM that is cut, which is filled up."""
-    rest = found.size - start - true
-    last = _in_block(tag, channels, rest) if tag in (2, 0x11) and channels else 0
-    if not (0 < rest < unit and last):
-        return true
-    found.padding, found.frames = unit - rest, true // unit * _in_block(tag, channels, unit) + last
-    return true + unit
-
-
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, place and length of the content of each chunk of a RIFF or AIFF file."""
     while size - at >= 8:
@@ -423,10 +272,10 @@ def _riff(file: Span, found: Scan) -> None:
         elif name == b"fmt ":
             content = file.read(min(length, 40))
             tag, _, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
-            channels = _mend_channels(found, at, content, order)
-            channels = _mend_channels(found, at, content, order)
+            channels = mend_channels(found, at, content, order)
+            channels = mend_channels(found, at, content, order)
             if tag in (1, 3, 6, 7, 0xFFFE):
-                unit = _mend_numbers(found, at, content, order)
+                unit = mend_numbers(found, at, content, order)
             if tag == 0xFFFE and len(content) >= 24:
                 (found.mask,) = struct.unpack(f"{order}I", content[20:24])
         elif name == b"data":
@@ -440,7 +289,7 @@ def _riff(file: Span, found: Scan) -> None:
             stop = _trailing(file, at, order) if not tail and (streamed or after < found.size) else None
             true = _sized(found, at, promised, unit, not streamed, tail, 2, stop)
             if not tail and true != promised:
-                true = _fill_up(found, at, true, unit, tag, channels)
+                true = fill_up(found, at, true, unit, tag, channels)
             if true != promised and wide:
                 found.patches |= {
                     wide: struct.pack(f"{order}QQ", found.size - 8, true),
@@ -543,7 +392,7 @@ def _sphere(file: Span, found: Scan) -> None:
 
 
 def _named(file: Span, at: int, name: int, order: str) -> bool:
-    """Return whether a chunk with a `name` of so many bytes and a length of 64 bits begins at `at`."""
+    """Return whether a chunk begins at `at`: a `name` of so many bytes, a length of 64 bits."""
     file.seek(at)
     head = file.read(name + 8)
     length = int.from_bytes(head[name:], "little" if order == "<" else "big")
@@ -559,7 +408,8 @@ def _w64(file: Span, found: Scan) -> None:
         if name == W64_FMT:
             content = file.read(20)
             tag, channels, _, _, unit = struct.unpack("<HHIIH", content[:14])
-            channels = _mend_channels(found, at + 24, content, "<")
+            channels = mend_channels(found, at + 24, content, "<")
+            unit = mend_numbers(found, at + 24, content, "<") if tag in (1, 3, 6, 7, 0xFFFE) else unit
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
@@ -572,7 +422,7 @@ def _w64(file: Span, found: Scan) -> None:
                 found.frames = promised // max(1, unit)  # and what fills up as well
             true = _sized(found, at + 24, promised, unit, known, tail, 8)
             if not tail and true != promised:
-                true = _fill_up(found, at + 24, true, unit, tag, channels)
+                true = fill_up(found, at + 24, true, unit, tag, channels)
             if true != promised:
                 found.patches |= {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
             return
@@ -631,7 +481,7 @@ FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100,
 
 
 def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int, int] | None:
-    """Return first sample, length and rate of the frame that begins at `at`, or None (RFC 9639, 9.1).
+    """Return first sample, length and rate of the frame at `at`, or None (RFC 9639, 9.1).
 
     The rate is 0 where the frame does not say it.
     """
@@ -678,7 +528,9 @@ def _flac(file: Span, found: Scan) -> None:
         file.seek(max(0, end - PIECE))
         before = file.read(end - file.at)
         tags = (m.start() for m in re.finditer(b"ID3", before))
-        end -= next((len(before) - i for i in tags if i + 10 + _id3(before[i : i + 10]) == len(before)), 0)
+        end -= next(
+            (len(before) - i for i in tags if i + 10 + id3_length(before[i : i + 10]) == len(before)), 0
+        )
         file.size = found.end = end
     file.seek(8)
     info = file.read(34)
@@ -733,7 +585,7 @@ def _flac(file: Span, found: Scan) -> None:
         if not crc:
             ends.append(place)
     for end in ends:
-        if end < found.end and (_another(file, end) or _tag(file, end)):
+        if end < found.end and (_another(file, end) or tag_at(file, end)):
             found.end, crc = end, 0
             break
     if crc and ends:  # something else follows, or the frame is cut, which its decoder finds out
@@ -747,7 +599,7 @@ def _flac(file: Span, found: Scan) -> None:
         shorten(first + size, found.end)
 
 
-# --- Ogg and MP3: files that were joined --------------------------------------------------------------------
+# --- Ogg: files that were joined ----------------------------------------------------------------------------
 
 
 def _ogg(file: Span, found: Scan) -> None:
@@ -789,189 +641,6 @@ def _damaged(page: bytes) -> bool:
     return page[22:26].translate(MIRROR) != crc.to_bytes(4, "big")
 
 
-RATES = (44100, 48000, 32000)
-KBITS = {
-    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-KBITS[2, 3] = KBITS[2, 2]
-
-
-SIDE = {
-    (True, False): 32,
-    (True, True): 17,
-    (False, False): 17,
-    (False, True): 9,
-}  # of MPEG 1, of one channel
-
-
-def _mpeg(head: bytes) -> tuple[int, int, int] | None:
-    """Return bytes, samples and rate of the MPEG audio frame that begins here, else None."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
-        return None
-    version, layer = {3: 1, 2: 2, 0: 2.5}.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
-    kbit, rate = head[2] >> 4, head[2] >> 2 & 3
-    if version is None or layer == 4 or kbit in (0, 15) or rate == 3:
-        return None
-    rate = RATES[rate] // {1: 1, 2: 2, 2.5: 4}[version]
-    bits = KBITS[1 if version == 1 else 2, layer][kbit - 1] * 1000
-    pad = head[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // rate + pad) * 4, 384, rate
-    samples = 1152 if layer == 2 or version == 1 else 576
-    return samples // 8 * bits // rate + pad, samples, rate
-
-
-def _mp3(file: Span, found: Scan) -> None:
-    """Read MP3, whose Xing frame says how long it is; without one the frames are counted."""
-    found.kind, at = "mp3", 0
-    file.seek(0)
-    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
-        at += 10 + _id3(head)
-        file.seek(at)
-    frame = _mpeg(head)
-    if frame is None:
-        found.kind = ""  # a tag before something else
-        return
-    file.seek(at)
-    first = file.read(max(frame[0], 64))
-    place = _xing(first)
-    if place:
-        flags, *numbers = struct.unpack(">III", first[place + 4 : place + 16])
-        length = numbers[1] if flags & 3 == 3 else numbers[0] if flags & 3 == 2 else 0
-        there = found.size - at
-        if length > there:
-            found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
-            _, count, found.end, _ = _counted(file, at)
-            found.frames = _there(first, place, count - 1)
-        elif length:
-            found.end = at + length
-            while tag := _tag(file, found.end):
-                found.end += tag
-        behind = place + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
-        maker, delays = first[behind : behind + 4], first[behind + 21 : behind + 24]
-        if maker not in (b"LAME", b"Lavc", b"Lavf") and not any(delays) and head[1] >> 1 & 3 == 1:
-            # mpg123 leaves out 529 samples where nothing says so: this frame becomes the one of silence
-            found.frames, count, end, lost = _counted(file, at + frame[0])
-            found.warning = lost
-            found.end = max(found.end, end) if found.end < found.size else end
-            found.prefix = _info_frames(head, count, found.end, frame[0])
-            found.patches = {len(found.prefix) + at + 4: bytes(frame[0] - 4)}
-        return
-    found.frames, count, found.end, found.warning = _counted(file, at)
-    file.seek(found.end)
-    if (frame := _mpeg(file.read(4))) and found.end + frame[0] > found.size:
-        found.warning = "cut off: its last frame is not whole"
-    if head[1] >> 1 & 3 == 1:
-        found.prefix = _info_frames(head, count, found.end)
-
-
-def _there(first: bytes, place: int, whole: int) -> int | None:
-    """Return the samples in the `whole` frames of a cut MP3, by its first one; None if that does not say."""
-    flags, count = struct.unpack(">II", first[place + 4 : place + 12])
-    behind = place + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
-    delays = int.from_bytes(first[behind + 21 : behind + 24], "big")
-    frame = _mpeg(first)
-    if not (flags & 1 and delays and frame) or whole < 1:
-        return 0 if whole < 1 else None
-    begin = (delays >> 12) + LATE
-    return max(0, min(count * frame[1] - max(0, (delays & 4095) - LATE), whole * frame[1]) - begin)
-
-
-def _info_frames(head: bytes, count: int, length: int, silent: int = 0) -> bytes:
-    """Return what comes before MP3 frames without a header, for libsndfile, which else guesses how many.
-
-    These are a frame that says their number, and one of silence: mpg123 leaves out at least the 529 samples
-    by which a decoder is late, and with the delay that is given here all of the silence. Where `silent` bytes
-    of it are there, they are not added.
-    """
-    place = 4 + SIDE[bool(head[1] & 8), head[3] >> 6 == 3]
-    for code in range(1, 15):
-        info = bytes([head[0], head[1] | 1, head[2] & 0x0C | code << 4, head[3]])
-        size, samples, _ = _mpeg(info) or (0, 0, 0)
-        if size >= place + 52:
-            break
-    silence = info.ljust(size, b"\0")
-    content = (
-        info
-        + bytes(place - 4)
-        + b"Info"
-        + struct.pack(">III", 3, count + 1, length + size * (1 if silent else 2))
-    )
-    content += b"LAME3.100".ljust(21, b"\0") + (samples - LATE << 12 | LATE).to_bytes(3, "big")
-    return content.ljust(size, b"\0") + silence[: 0 if silent else size]
-
-
-LATE = 529  # samples by which a decoder of MP3 is late
-
-
-def _xing(frame: bytes) -> int:
-    """Return where in an MP3 frame the mark of a frame with the length is, or 0."""
-    return max(0, frame[:64].find(b"Xing"), frame[:64].find(b"Info"))
-
-
-def _tag(file: Span, at: int) -> int:
-    """Return the length of the tag of another kind than ID3v2 at `at`, or 0."""
-    file.seek(at)
-    head = file.read(32)
-    if head[:3] == b"TAG":
-        return min(128, file.size - at)
-    if head[:8] == b"APETAGEX" and len(head) == 32:
-        size, _, flags = struct.unpack("<III", head[12:24])
-        return size + 32 if flags >> 29 & 1 else 32
-    return 0
-
-
-def _counted(file: Span, at: int) -> tuple[int, int, int, str | None]:
-    """Return samples and number of the frames from `at` on, where they end, and what lies between them.
-
-    They end at a tag, at a frame that says how long the next file is, and at one of another rate. What lies
-    between frames is passed over, and a frame that is cut is not counted.
-    """
-    total, count, start, data, end, first, lost = 0, 0, at, b"", at, (0, 0), 0
-    while True:
-        if at + 64 > start + len(data):
-            start = at
-            file.seek(at)
-            data = file.read(PIECE)
-        head = data[at - start : at - start + 64]
-        frame = _mpeg(head)
-        kind = (head[1] & 0x1E, head[2] & 0x0C) if frame else first
-        if (
-            frame
-            and at + frame[0] <= file.size
-            and not (count and (kind != first or _xing(head[: frame[0]])))
-        ):
-            total, count, at = total + frame[1], count + 1, at + frame[0]
-            end, first = at, kind
-            continue
-        tag, place = 0, 0
-        if not frame:
-            tag = _tag(file, at)
-            place = 0 if tag or head[:3] == b"ID3" else _found(file, at)
-        if not place:
-            note = f"damaged: {lost} bytes between its frames were left out" if lost else None
-            return total, count, end + tag, note
-        lost, at = lost + place - at, place
-
-
-def _found(file: Span, at: int) -> int:
-    """Return where the next two MP3 frames begin within 64 kilobytes, or 0."""
-    file.seek(at)
-    data = file.read(2**16)
-    for match in re.finditer(rb"\xff[\xe2-\xff]", data):
-        place = match.start()
-        frame = _mpeg(data[place : place + 4])
-        if frame and (
-            _mpeg(data[place + frame[0] : place + frame[0] + 4]) or at + place + frame[0] == file.size
-        ):
-            return at + place
-    return 0
-
-
 READERS: dict[bytes, Callable[[Span, Scan], None]] = {
     b"RIFF": _riff,
     b"RIFX": _riff,
@@ -985,5 +654,5 @@ READERS: dict[bytes, Callable[[Span, Scan], None]] = {
     b"caff": _caf,
     b"fLaC": _flac,
     b"OggS": _ogg,
-    b"ID3": _mp3,
+    b"ID3": read_mp3,
 }

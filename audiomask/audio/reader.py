@@ -24,6 +24,7 @@ from audiomask.audio.formats import (
     AudioInfo,
     AudioWarning,
 )
+from audiomask.audio.spans import Span
 from audiomask.audio.tags import TEXTS, Tags
 
 OVER_S = 0.5  # that a stretch may end past its recording
@@ -73,7 +74,7 @@ class _Forward(sf.SoundFile):
     else finds it.
     """
 
-    def __init__(self, file: str | headers.Span):
+    def __init__(self, file: str | Span):
         self._begun = False
         super().__init__(file)
         self.seek(0)
@@ -113,7 +114,7 @@ class Reader(AbstractContextManager["Reader"]):
         entry = headers.in_archive(self._real)
         self._real, start = entry or (self._real, 0)
         self._file: sf.SoundFile | media.Decoder | None = None
-        self._span: headers.Span | None = None
+        self._span: Span | None = None
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
         self._faults: list[str] = []
@@ -145,7 +146,7 @@ class Reader(AbstractContextManager["Reader"]):
             raise
 
     def _infos(self) -> list[AudioInfo]:
-        """Open all parts, the first one last, which stays open; leave out those that nothing can read."""
+        """Open all parts, the first one last, which stays open; leave out what nothing can read."""
         infos = []
         full = [(start, one) for start, one in self._parts if one.frames != 0]
         self._parts = full or self._parts[:1]
@@ -171,7 +172,7 @@ class Reader(AbstractContextManager["Reader"]):
         try:
             within = len(self._parts) > 1 or start or 0 < found.end < found.size
             if within or found.patches or found.prefix or found.padding:
-                self._span = headers.Span(self._real, start, start + found.end)
+                self._span = Span(self._real, start, start + found.end)
                 self._span.patches, self._span.prefix = found.patches, found.prefix
                 self._span.padding = found.padding
             if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
@@ -213,7 +214,7 @@ class Reader(AbstractContextManager["Reader"]):
         self.position, self._offset, self._stretch = 0, start, True
         self.info = replace(info, frames=stop - start)
 
-    def _other(self, error: Exception, file: str | headers.Span, format: str | None) -> media.Decoder:
+    def _other(self, error: Exception, file: str | Span, format: str | None) -> media.Decoder:
         """Return a decoder by FFmpeg for what libsndfile could not open."""
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         try:

@@ -97,10 +97,11 @@ def test_the_block_that_is_cut_is_read_as_far_as_it_goes(tmp_path, format, subty
     ("field", "wrong", "warns"),
     [(12, 8, "frames of 8 bytes"), (14, 0, "0 bits, where 16"), (2, 3, "3 channels, where 2")],
 )
-def test_two_of_three_numbers_are_believed(tmp_path, field, wrong, warns):
+@pytest.mark.parametrize("format", ["WAV", "W64"])
+def test_two_of_three_numbers_are_believed(tmp_path, format, field, wrong, warns):
     """The block, or the bits, contradict what the other numbers of the header say."""
-    data = made(tmp_path, "a", X, format="WAV")
-    whole, at = plain(tmp_path / "a"), data.index(b"fmt ") + 8 + field
+    data = made(tmp_path, "a", X, format=format, subtype="PCM_16")
+    whole, at = plain(tmp_path / "a"), data.index(b"fmt ") + (8 if format == "WAV" else 24) + field
     y, notes = heard(tmp_path / "a", data[:at] + struct.pack("<H", wrong) + data[at + 2 :])
     assert np.array_equal(y, whole)
     assert warns in notes
