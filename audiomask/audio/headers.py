@@ -317,17 +317,17 @@ def _kept(file: Span, found: Scan, name: bytes, at: int, length: int) -> None:
 def _aiff(file: Span, found: Scan) -> None:
     """Read AIFF and AIFC: frames in `COMM`, bytes in `SSND`."""
     found.kind = "aiff"
-    comm, unit = 0, 1
+    comm, unit, frames, coding = 0, 1, 0, b""
     for name, at, length in _chunks(file, 12, found.size, ">"):
         file.seek(at)
         if name == b"COMM":
-            channels, _, bits = struct.unpack(">HIH", file.read(8))
+            channels, frames, bits = struct.unpack(">HIH", file.read(8))
             comm, unit = at, channels * ((bits + 7) // 8)
             file.seek(at + 18)
             coding = file.read(4) if length >= 22 else b""
             if coding in (b"GSM ", b"dwvw", b"DWVW"):
                 return  # blocks of other lengths
-            unit = 34 * channels if coding == b"ima4" else unit
+            unit = {b"ima4": 34, b"ulaw": 1, b"alaw": 1}.get(coding, unit // max(1, channels)) * channels
         elif name == b"SSND" and comm:
             promised = max(0, length - 8)
             after = at + length + length % 2
@@ -340,6 +340,11 @@ def _aiff(file: Span, found: Scan) -> None:
                     comm + 2: struct.pack(">I", true // max(1, unit)),
                     at - 4: struct.pack(">I", true + 8),
                 }
+            elif coding != b"ima4" and unit and frames != true // unit and abs(frames * unit - true) > 1:
+                found.patches = {comm + 2: struct.pack(">I", true // unit)}
+                found.warning = found.warning or (
+                    f"stale header: it says {frames} samples, {true // unit} are there; all were used"
+                )
             return
 
 
@@ -418,9 +423,9 @@ def _w64(file: Span, found: Scan) -> None:
             tail = promised < 2**62 and (_next(file, after, found) or _next(file, at + length, found))
             if not tail and known and _named(file, after, 16, "<"):
                 tail, found.end = True, after  # libsndfile takes chunks that it does not know for samples
-            if promised % 8 and at + 24 + promised < found.size and tag not in (2, 0x11):
-                found.frames = promised // max(1, unit)  # and what fills up as well
             true = _sized(found, at + 24, promised, unit, known, tail, 8)
+            if true == promised and not tail:  # and what fills up as well
+                found.end = min(found.size, at + 24 + true)
             if not tail and true != promised:
                 true = fill_up(found, at + 24, true, unit, tag, channels)
             if true != promised:

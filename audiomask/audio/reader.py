@@ -245,7 +245,7 @@ class Reader(AbstractContextManager["Reader"]):
         """Whether the number of samples is known beforehand, and must not be exceeded."""
         found = self._parts[0][1]
         known = found.frames is not None or found.kind not in ("", "mp3", "ogg", "media")
-        return len(self._parts) == 1 and known
+        return len(self._parts) == 1 and known and isinstance(self._file, _Forward)
 
     def read(self, frames: int) -> np.ndarray:
         """Return the next samples `[C, <= frames]`, none at the end; NaN and infinities become 0."""

@@ -157,12 +157,24 @@ def test_au_whose_samples_begin_in_its_header(tmp_path):
     assert np.array_equal(y, whole)
 
 
+@pytest.mark.parametrize("frames", [0, 4000, 20000])
+def test_aiff_has_the_samples_of_its_bytes(tmp_path, frames):
+    data = made(tmp_path, "a", X, format="AIFF")
+    whole, at = plain(tmp_path / "a"), data.index(b"COMM") + 10
+    y, notes = heard(tmp_path / "a", data[:at] + struct.pack(">I", frames) + data[at + 4 :])
+    assert np.array_equal(y, whole)
+    assert f"it says {frames} samples, 9001 are there" in notes
+
+
 def test_w64_ends_where_it_says(tmp_path):
     """libsndfile 1.2.2 goes on to the next multiple of 8 bytes."""
     for length, behind in ((9000, b"TAG".ljust(15, b"x")), (9001, b"xyz")):
         data = made(tmp_path, "a", X[:, :length], format="W64", subtype="PCM_U8")
         y, _ = heard(tmp_path / "a", data + behind)
         assert y.shape[1] == length
+    data = made(tmp_path, "a", X[:1, :505], format="W64", subtype="IMA_ADPCM")
+    whole = plain(tmp_path / "a")
+    assert np.array_equal(heard(tmp_path / "a", data + b"this is no sound\n" * 30)[0], whole)
 
 
 # --- Joined -------------------------------------------------------------------------------------------------

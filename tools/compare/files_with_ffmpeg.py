@@ -326,6 +326,9 @@ def try_file(job: tuple[int, int, float]) -> dict[str, Any]:
         return result | {"verdict": verdict, "why": why, "said": said}
 
 
+OF_OUTPUT = re.compile("cannot be encoded|add --rate|cannot be written here")
+
+
 def try_command(job: tuple[int, int, float]) -> dict[str, Any]:
     """Denoise one file by the command line; the result is whole, or nothing and a clear error."""
     seed, number, limit = job
@@ -350,7 +353,7 @@ def try_command(job: tuple[int, int, float]) -> dict[str, Any]:
             wrong.append(f"exit code {code}")
         if left != ([target.name] if code == 0 else []):
             wrong.append(f"leaves {left}")
-        if ("refused" in got) != (code == 1) and "cannot be encoded" not in said and "add --rate" not in said:
+        if ("refused" in got) != (code == 1) and not OF_OUTPUT.search(said):
             wrong.append(
                 f"exit code {code}, where the file alone {'fails' if 'refused' in got else 'is read'}"
             )
