@@ -60,13 +60,15 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
         total = whole.size
         while True:
             whole.start, whole.size, whole.at = start, total - start, 0
-            start += _tagged(whole)
-            whole.start, whole.size, whole.at = start, total - start, 0
             one = _scan(whole)
+            if not one.kind and (tags := _tagged(whole)):
+                start += tags
+                whole.start, whole.size, whole.at = start, total - start, 0
+                one = _scan(whole)
             found.append((start, one))
             start += one.end
             whole.start, whole.size, whole.at = start, total - start, 0
-            if not one.end or not one.kind or not _another(whole, 0, one.kind):
+            if not whole.size or not one.end or not one.kind or not _another(whole, 0, one.kind):
                 whole.seek(0)
                 if one.kind in ("mp3", "ogg") and 0 < start < total and not whole.read(11).startswith(TAGS):
                     one.warning = one.warning or f"left out: {total - start} bytes behind its end, no sound"
@@ -76,6 +78,7 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
 def _tagged(file: Span) -> int:
     """Return the length of ID3 tags before a file of another kind than MP3, which knows them."""
     at = 0
+    file.seek(at)
     while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
         at += 10 + id3_length(head)
         file.seek(at)
@@ -157,11 +160,15 @@ def _sized(
         return min(promised, there)
     elif known and promised:
         found.warning = f"stale header: it says {promised} bytes of samples, {there} are there; all were used"
+    if known and promised and there < unit:
+        found.frames = 0
     return there - there % max(1, unit)
 
 
 def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
+    if at >= file.size:
+        return False
     file.seek(at)
     if file.read(11).startswith(TAGS):
         return True
@@ -477,7 +484,8 @@ def _table(polynomial: int, bits: int) -> list[int]:
     return table
 
 
-MARKS = re.compile(rb"RIF[FX]|RF64|BW64|FORM|caff|OggS|ID3|TAG|APETAGEX|\.snd|dns\.|riff|NIST_1A|Xing|Info")
+MARKS = (b"RIF", b"RF64", b"BW64", b"FORM", b"caff", b"OggS", b"ID3", b"TAG", b"APETAGEX", b".snd", b"dns.",
+         b"riff", b"NIST_1A", b"Xing", b"Info")  # fmt: skip
 CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
 
@@ -584,7 +592,7 @@ def _flac(file: Span, found: Scan) -> None:
 
     crc, ends = 0, []
     # where the promised samples are there, only another file behind them matters
-    whole = first + size == total and not MARKS.search(data, at)
+    whole = first + size == total and all(data.find(mark, at) < 0 for mark in MARKS)
     for place, byte in enumerate(() if whole else data[at:], start + at + 1):
         crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
         if not crc:

@@ -93,6 +93,13 @@ def test_the_block_that_is_cut_is_read_as_far_as_it_goes(tmp_path, format, subty
         assert "truncated" in notes
 
 
+def test_less_than_a_block_of_adpcm_is_no_sound(tmp_path):
+    data = made(tmp_path, "a", X, format="W64", subtype="IMA_ADPCM")
+    (tmp_path / "a").write_bytes(data[: data.index(b"data") + 25])
+    with pytest.raises(AudioError, match=r"truncated: its header promises .*, 1 are there"):
+        read(tmp_path / "a")
+
+
 @pytest.mark.parametrize(
     ("field", "wrong", "warns"),
     [(12, 8, "frames of 8 bytes"), (14, 0, "0 bits, where 16"), (2, 3, "3 channels, where 2")],

@@ -167,6 +167,8 @@ def au(rng: Dice) -> Made:
     order = ">" if data[:4] == b".snd" else "<"
     names = ("begin", "size", "coding", "rate", "channels")
     fields = {name: (4 + 4 * i, f"{order}I") for i, name in enumerate(names)}
+    if order == "<":  # which FFmpeg does not know
+        fields = {"size": fields["size"]}
     words = f"AU {subtype} {endian.lower()} {rate} Hz {channels} ch {length}"
     suffix = rng.choice((".au", ".snd"))
     begin = struct.unpack_from(f"{order}I", data, 4)[0]
