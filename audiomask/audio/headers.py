@@ -89,6 +89,10 @@ def _another(file: Span, at: int, kind: str = "") -> bool:
     """Return whether a file begins at `at`, behind one of a `kind`."""
     file.seek(at)
     data = file.read(4096)
+    while data[:3] == b"ID3" and len(data) >= 10:  # a tag alone is no file
+        at, kind = at + 10 + id3_length(data), "mp3"
+        file.seek(at)
+        data = file.read(4096)
     frame = frame_of(data) if kind == "mp3" else None
     return len(data) >= 12 and (is_file(data) or (frame is not None and at + frame[0] <= file.size))
 
@@ -169,11 +173,11 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
     if at >= file.size:
         return False
-    file.seek(at)
-    if file.read(11).startswith(TAGS):
-        return True
     if _another(file, at):
         found.end = at
+        return True
+    file.seek(at)
+    if file.read(11).startswith(TAGS):
         return True
     begin = at
     while file.size - at >= 8:

@@ -214,6 +214,15 @@ def test_of_joined_files_the_first_may_be_empty(tmp_path, format):
     assert np.array_equal(heard(tmp_path / "a", b"".join(parts))[0], alone)
 
 
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "CAF"])
+def test_an_mp3_with_a_tag_behind_another_file(tmp_path, format):
+    parts = [made(tmp_path, "a", X, format=format), ID3 + made(tmp_path, "a", X, format="MP3")]
+    alone = [heard(tmp_path / "a", part)[0] for part in parts]
+    y, notes = heard(tmp_path / "a", b"".join(parts))
+    assert np.array_equal(y, np.concatenate(alone, 1))
+    assert not notes
+
+
 def test_a_part_that_nothing_reads_is_named(tmp_path):
     parts = [made(tmp_path, "a", X, format="WAV"), b"caff\0\1\0\0desc" + bytes(30)]
     y, notes = heard(tmp_path / "a", b"".join(parts))

@@ -225,7 +225,7 @@ def judge(case: Case, got: dict[str, Any]) -> tuple[str, str]:
         if begins and made.change in ("joined", "mixed") and "left out: another file" in notes:
             return "equal", "the first files, and a note of the next"
         goes_on = more > 0 and base.size > 0 and same(x[:, : base.shape[1]], base, error)
-        if goes_on and made.change in ("tail", "size") and re.search("stale|truncated", notes):
+        if goes_on and made.change in ("tail", "size", "mixed") and re.search("stale|truncated", notes):
             return "equal", "and what lies behind a stale size, with a warning"
         if begins and made.change == "cut" and less > 0 and MISSING.search(notes):
             short = theirs["x"].shape[1] - x.shape[1] if "x" in theirs else 0
