@@ -194,7 +194,8 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
         found.end = at
         return True
     file.seek(at)
-    if file.read(11).startswith(TAGS):
+    head = file.read(11)
+    if head.startswith(TAGS) or (len(head) < 8 and AFTER.match(head)):  # a chunk that is cut in its length
         return True
     begin = at
     while file.size - at >= 8:
@@ -471,9 +472,11 @@ def _caf(file: Span, found: Scan) -> None:
         if name == b"desc":
             _, coding, _, unit, _, channels, bits = struct.unpack(">d4s5I", file.read(32))
             fits = 8 * unit == channels * bits or (bits == 24 and unit == 4 * channels)
-            if coding == b"lpcm" and not fits and bits and unit and 8 * unit % bits == 0:
-                found.patches[at + 36] = struct.pack(">I", 8 * unit // bits)
-                found.warning = f"stale header: {channels} channels, where {8 * unit // bits} were used"
+            if coding == b"lpcm" and not fits and unit:  # no third number says which of the two is wrong
+                found.refused = (
+                    f"its header contradicts itself: {channels} channels of {bits} bits in packets of {unit} "
+                    "bytes; mend it"
+                )
         elif name == b"data" and unit:  # else packets of their own sizes
             promised = max(0, length - 4)
             after = at + 12 + length

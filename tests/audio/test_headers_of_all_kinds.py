@@ -122,12 +122,23 @@ def test_numbers_that_contradict_each_other_are_refused(tmp_path):
         read(tmp_path / "a")
 
 
-def test_channels_of_caf_that_do_not_fit_its_packets(tmp_path):
+@pytest.mark.parametrize(("field", "wrong"), [(36, 6), (44, 7), (48, 16)])
+def test_numbers_of_caf_that_contradict_each_other_are_refused(tmp_path, field, wrong):
+    """Two numbers say how long a packet is, and none says which of them is wrong."""
     data = made(tmp_path, "a", np.tile(X, (4, 1)), format="CAF", subtype="PCM_24")
+    (tmp_path / "a").write_bytes(data[:field] + struct.pack(">I", wrong) + data[field + 4 :])
+    with pytest.raises(
+        AudioError, match=r"contradicts itself: \d channels of \d+ bits in packets of \d+ bytes"
+    ):
+        read(tmp_path / "a")
+
+
+def test_a_chunk_that_is_cut_in_its_length_is_none_of_the_samples(tmp_path):
+    data = made(tmp_path, "a", X, format="WAV")
     whole = plain(tmp_path / "a")
-    y, notes = heard(tmp_path / "a", data[:44] + struct.pack(">I", 7) + data[48:])
+    y, notes = heard(tmp_path / "a", data + b"LIST\0\0")
     assert np.array_equal(y, whole)
-    assert "7 channels, where 8 were used" in notes
+    assert not notes
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
