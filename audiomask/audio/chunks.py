@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from audiomask.audio import layout
-from audiomask.audio.headers import Span
+from audiomask.audio.spans import Span
 
 # What is copied from WAV to WAV, what libsndfile reads and writes itself, and what is only room or a cache.
 CARRIED = frozenset(b"bext|iXML|cue |smpl|axml|chna|umid|inst|acid|cart|id3 |ID3 |_PMX|DISP|adtl".split(b"|"))
@@ -61,7 +61,7 @@ class Notes:
 
 
 def read(file: Span, kind: str) -> Notes:
-    """Return the notes of a container of a kind of `headers.Scan`, as far as they are sound."""
+    """Return the notes of a container of a kind of `spans.Scan`, as far as they are sound."""
     found = Notes()
     try:
         if kind in WALKS:

@@ -23,6 +23,8 @@ FORMATS |= {".nist": "NIST", ".wave": "WAV", ".bwf": "WAV", **dict.fromkeys(medi
 IMPLIED_SUBTYPE = {".ogg": "VORBIS", ".oga": "VORBIS", ".opus": "OPUS"}
 BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 FLOATS = ("FLOAT", "DOUBLE")
+# libsndfile 1.2.2 codes short packets wrongly in these, so that the end of a file, or all, becomes noise.
+DAMAGED = ("ALAC_20", "ALAC_24", "ALAC_32")
 
 
 class AudioError(Exception):
@@ -69,7 +71,8 @@ def choose_format(
     if like is not None and format == "WAV" and like.format in ("WAVEX", "RF64"):
         format = like.format  # the same container with room for more channels or bytes
     if subtype is not None:
-        subtype, held = subtype.upper(), sf.available_subtypes(format)
+        subtype = subtype.upper()
+        held = [name for name in sf.available_subtypes(format) if name not in DAMAGED]
         if subtype not in held:
             raise AudioError(f"{path}: {format} cannot hold subtype {subtype}; it can hold: {' '.join(held)}")
         return format, subtype
@@ -78,8 +81,8 @@ def choose_format(
         return format, like.subtype if like and same else IMPLIED_SUBTYPE[suffix]
     if like is not None:
         plain = like.format == format or like.subtype in (*BYTES, *FLOATS)
-        if plain and sf.check_format(format, like.subtype):
+        if plain and sf.check_format(format, like.subtype) and like.subtype not in DAMAGED:
             return format, like.subtype
-        if like.subtype in (*FLOATS, "PCM_32") and sf.check_format(format, "PCM_24"):
+        if like.subtype in (*FLOATS, "PCM_32", *DAMAGED) and sf.check_format(format, "PCM_24"):
             return format, "PCM_24"  # FLAC holds no floats; 24 bits are what float32's mantissa holds
     return format, sf.default_subtype(format)

@@ -7,97 +7,26 @@ cases and says which bytes of the header must be replaced, and which parts of th
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from audiomask.audio.fmt_chunk import fill_up, mend_channels, mend_numbers
+from audiomask.audio.mpeg import frame_of, id3_length, read_mp3, tag_at
+from audiomask.audio.spans import PIECE, Scan, Span
 
 # Chunks that may follow the samples of a RIFF or AIFF file; a cut one of these is not taken for samples.
 AFTER = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|afsp|acid|strc|_PMX|axml|chna|"
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
-PIECE = 2**20  # bytes that are looked at in one go
 TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-
-
-class Span(io.RawIOBase):
-    """A range of bytes of a file, some of them replaced, that libsndfile reads as a file."""
-
-    def __init__(self, path: str | Path, start: int = 0, stop: int | None = None):
-        self.file = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - the name as typed; closed below
-        self.start = start
-        self.size = (os.fstat(self.file.fileno()).st_size if stop is None else stop) - start
-        self.patches: dict[int, bytes] = {}
-        self.prefix = b""  # comes before the range
-        self.at = 0
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.at = offset + (0, self.at, self.size + len(self.prefix))[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = bytearray(self.prefix[self.at : self.at + len(buffer)])
-        place = max(0, self.at - len(self.prefix))
-        self.file.seek(self.start + place)
-        data += self.file.read(max(0, min(len(buffer) - len(data), self.size - place)))
-        for offset, new in self.patches.items():
-            low, high = max(0, offset - self.at), min(len(data), offset - self.at + len(new))
-            if low < high:
-                data[low:high] = new[low + self.at - offset : high + self.at - offset]
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
-
-
-@dataclass
-class Scan:
-    """A record of what bytes say of the samples of a file, or the first of several joined ones.
-
-    Attributes:
-        size: The number of bytes.
-        end: Where the file ends; another one may begin there.
-        patches: Bytes that replace those of the header, by offset.
-        prefix: Bytes that come before those of the file.
-        shorten: Leaves out the last frame of a FLAC file, for when it turns out to be cut.
-        warning: What is missing or stale, for the user.
-        frames: The number of samples of a channel, where libsndfile cannot know it.
-        mask: The speakers of a `WAVE_FORMAT_EXTENSIBLE` header, as its bits; 0 where there is none.
-        kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
-            use, or "" for any other.
-        codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
-    """
-
-    size: int
-    end: int = 0
-    patches: dict[int, bytes] = field(default_factory=dict)
-    prefix: bytes = b""
-    shorten: Callable[[], None] | None = None
-    warning: str | None = None
-    frames: int | None = None
-    mask: int = 0
-    kind: str = ""
-    codec: str = ""
 
 
 # What archives hold besides sound that says its sample rate and length.
@@ -149,12 +78,40 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
         while True:
             whole.start, whole.size, whole.at = start, total - start, 0
             one = _scan(whole)
+            if not one.kind and (tags := _tagged(whole)):
+                start += tags
+                whole.start, whole.size, whole.at = start, total - start, 0
+                one = _scan(whole)
             found.append((start, one))
             start += one.end
             whole.start, whole.size, whole.at = start, total - start, 0
-            head = whole.read(12) if one.end and one.kind else b""
-            if len(head) < 12 or not (_reader(head) or (one.kind == "mp3" and _mpeg(head))):
+            if not whole.size or not one.end or not one.kind or not _another(whole, 0, one.kind):
+                whole.seek(0)
+                if one.kind in ("mp3", "ogg") and 0 < start < total and not whole.read(11).startswith(TAGS):
+                    one.warning = one.warning or f"left out: {total - start} bytes behind its end, no sound"
                 return found
+
+
+def _tagged(file: Span) -> int:
+    """Return the length of ID3 tags before a file of another kind than MP3, which knows them."""
+    at = 0
+    file.seek(at)
+    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
+        at += 10 + id3_length(head)
+        file.seek(at)
+    return at if _reader(head) else 0
+
+
+def _another(file: Span, at: int, kind: str = "") -> bool:
+    """Return whether a file begins at `at`, behind one of a `kind`."""
+    file.seek(at)
+    data = file.read(4096)
+    while data[:3] == b"ID3" and len(data) >= 10:  # a tag alone is no file
+        at, kind = at + 10 + id3_length(data), "mp3"
+        file.seek(at)
+        data = file.read(4096)
+    frame = frame_of(data) if kind == "mp3" else None
+    return len(data) >= 12 and (is_file(data) or (frame is not None and at + frame[0] <= file.size))
 
 
 def _reader(head: bytes) -> Callable[[Span, Scan], None] | None:
@@ -171,7 +128,7 @@ def is_file(data: bytes) -> bool:
     """
     if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or OTHERS.match(data):
         return True
-    frame = _mpeg(data[:4])
+    frame = frame_of(data[:4])
     length = frame[0] if frame else 0
     if re.match(rb"\xff[\xf0\xf1\xf8\xf9]", data) and len(data) > 6:
         length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
@@ -182,16 +139,27 @@ def _scan(file: Span) -> Scan:
     head, found = file.read(16), Scan(file.size, file.size)
     if MEDIA.match(head):
         found.kind = "media"
-    read = _reader(head) or (_mp3 if _mpeg(head) else None)
+    read = _reader(head) or (read_mp3 if frame_of(head) else None)
     try:
-        if read is not None:
+        if found.kind == "media":
+            _media(file, head, found)
+        elif read is not None:
             read(file, found)
     except (struct.error, ValueError, IndexError):  # a header that breaks off: libsndfile says what is wrong
         return Scan(file.size)
     return found
 
 
-def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail: bool) -> int:
+def _sized(
+    found: Scan,
+    start: int,
+    promised: int,
+    unit: int,
+    known: bool,
+    tail: bool,
+    align: int = 1,
+    stop: int | None = None,
+) -> int:
     """Return how many bytes of samples there are, and note what is missing or stale.
 
     Args:
@@ -201,21 +169,33 @@ def _sized(found: Scan, start: int, promised: int, unit: int, known: bool, tail:
         unit: Bytes of a frame, or of a block of a compressed coding.
         known: Whether `promised` is a number at all, and not the sign of a writer that could not seek.
         tail: Whether something else than samples follows the promised ones.
+        align: The number of bytes of whose multiple a chunk is filled up.
+        stop: Where samples that go on beyond the promised ones end; None for the end of the file.
     """
-    there = max(0, found.size - start)
+    there = max(0, (found.size if stop is None else stop) - start)
     if known and promised > there:
         found.warning = f"truncated: its header promises {promised} bytes of samples, {there} are there"
-    elif tail or there - promised < unit:
+    elif (
+        tail or there // max(1, unit) <= promised // max(1, unit) or 0 < there - promised <= -promised % align
+    ):
         return min(promised, there)
     elif known and promised:
         found.warning = f"stale header: it says {promised} bytes of samples, {there} are there; all were used"
+    if known and promised and there < unit:
+        found.frames = 0
     return there - there % max(1, unit)
 
 
 def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
+    if at >= file.size:
+        return False
+    if _another(file, at):
+        found.end = at
+        return True
     file.seek(at)
-    if file.read(11).startswith(TAGS):
+    head = file.read(11)
+    if head.startswith(TAGS) or (len(head) < 8 and AFTER.match(head)):  # a chunk that is cut in its length
         return True
     begin = at
     while file.size - at >= 8:
@@ -233,6 +213,23 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     return begin < at <= file.size + 1
 
 
+def _trailing(file: Span, start: int, order: str) -> int:
+    """Return where chunks begin that reach to the end of a file, behind samples."""
+    low = max(start, file.size - 2**16)
+    file.seek(low)
+    data = file.read()
+    for match in AFTER.finditer(data):
+        at = match.start()
+        while len(data) - at >= 8:
+            name, length = struct.unpack(f"{order}4sI", data[at : at + 8])
+            if not re.fullmatch(rb"[ -~]{4}", name):
+                break
+            at += 8 + length + length % 2
+        if at in (len(data), len(data) + 1):
+            return low + match.start()
+    return file.size
+
+
 # ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
 MEDIA_FILES = re.compile(rb"(?s)....ftyp|\x1aE\xdf\xa3|0&\xb2u\x8ef\xcf\x11|RIFF....AVI |FLV\x01|#!AMR")
 MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
@@ -246,6 +243,37 @@ OTHERS = re.compile(
 )
 
 
+def _media(file: Span, head: bytes, found: Scan) -> None:
+    """Note whether a media file ends before its outermost boxes do, or goes on with another one."""
+    end = 0
+    if head[:4] == b"RIFF":
+        end = 8 + int.from_bytes(head[4:8], "little")
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the header, and the segment with all the rest
+            file.seek(end)
+            length = file.read(12)
+            count = 9 - length[4].bit_length() if length[:4] == name else 0
+            bits = int.from_bytes(length[4 : 4 + count], "big") & (1 << 7 * count) - 1
+            end += 4 + count + bits
+            if not count or bits == (1 << 7 * count) - 1:
+                return  # a length that was left open
+    elif head[4:8] == b"ftyp":
+        while end < found.size:
+            file.seek(end)
+            length, name = struct.unpack(">I4s", file.read(8))
+            if end and _another(file, end):
+                found.warning = f"left out: another file begins at byte {end}"
+                return
+            if not re.fullmatch(rb"[ -~\xa9]{4}", name) or not length:
+                return  # something else, or a box without an end
+            end += max(8, length if length > 1 else int.from_bytes(file.read(8), "big"))
+    if end > found.size:
+        found.warning = f"truncated: its header promises {end} bytes, {found.size} are there"
+    file.seek(end)
+    if end and file.read(4) != b"\x1aE\xdf\xa3" and _another(file, end):  # FFmpeg goes on with more Matroska
+        found.warning = f"left out: another file begins at byte {end}"
+
+
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, place and length of the content of each chunk of a RIFF or AIFF file."""
     while size - at >= 8:
@@ -256,20 +284,31 @@ def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes,
 
 
 def _riff(file: Span, found: Scan) -> None:
-    """Read RIFF, RIFX, RF64 and BW64: sizes in `data` and, of 64 bits, in `ds64`."""
+    """Read RIFF, RIFX, RF64 and BW64: sizes in `data` and, of 64 bits, in `ds64`.
+
+    libsndfile 1.2.2 does not know BW64, which is RF64 by another name, and takes no chunks of an odd length
+    in either.
+    """
     file.seek(0)
     magic = file.read(12)
     if magic[8:] != b"WAVE":
         return
     found.kind, order = "wav", ">" if magic[:4] == b"RIFX" else "<"
-    unit, wide = 1, 0
+    unit, wide, tag, channels = 1, 0, 0, 0
     for name, at, length in _chunks(file, 12, found.size, order):
         file.seek(at)
+        if wide and length % 2 and name != b"data":
+            found.patches[at - 4] = struct.pack("<I", length + 1)
         if name == b"ds64":
             wide = at
+            found.patches |= {0: b"RF64"} if magic[:4] == b"BW64" else {}
         elif name == b"fmt ":
             content = file.read(min(length, 40))
             tag, _, _, _, unit, _ = struct.unpack(f"{order}HHIIHH", content[:16])
+            channels = mend_channels(found, at, content, order)
+            channels = mend_channels(found, at, content, order)
+            if tag in (1, 3, 6, 7, 0xFFFE):
+                unit = mend_numbers(found, at, content, order)
             if tag == 0xFFFE and len(content) >= 24:
                 (found.mask,) = struct.unpack(f"{order}I", content[20:24])
         elif name == b"data":
@@ -280,15 +319,18 @@ def _riff(file: Span, found: Scan) -> None:
             streamed = promised == 0 or (0x7FFF0000 <= promised < 2**32 and not wide) or promised >= 2**62
             after = at + promised + promised % 2
             tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
-            true = _sized(found, at, promised, unit, not streamed, tail)
+            stop = _trailing(file, at, order) if not tail and (streamed or after < found.size) else None
+            true = _sized(found, at, promised, unit, not streamed, tail, 2, stop)
+            if not tail and true != promised:
+                true = fill_up(found, at, true, unit, tag, channels)
             if true != promised and wide:
-                found.patches = {
+                found.patches |= {
                     wide: struct.pack(f"{order}QQ", found.size - 8, true),
                     wide + 16: struct.pack(f"{order}Q", true // max(1, unit)),
                     at - 4: b"\xff" * 4,
                 }
             elif true != promised and true < 2**32 - 8:
-                found.patches = {
+                found.patches |= {
                     4: struct.pack(f"{order}I", min(found.size - 8, 2**32 - 1)),
                     at - 4: struct.pack(f"{order}I", true),
                 }
@@ -298,40 +340,61 @@ def _riff(file: Span, found: Scan) -> None:
 def _aiff(file: Span, found: Scan) -> None:
     """Read AIFF and AIFC: frames in `COMM`, bytes in `SSND`."""
     found.kind = "aiff"
-    comm, unit = 0, 1
+    comm, unit, frames, coding = 0, 1, 0, b""
     for name, at, length in _chunks(file, 12, found.size, ">"):
         file.seek(at)
         if name == b"COMM":
-            channels, _, bits = struct.unpack(">HIH", file.read(8))
+            channels, frames, bits = struct.unpack(">HIH", file.read(8))
             comm, unit = at, channels * ((bits + 7) // 8)
             file.seek(at + 18)
-            if length >= 22 and file.read(4) in (b"ima4", b"GSM ", b"dwvw", b"DWVW"):
-                return  # blocks of a compressed coding
+            coding = file.read(4) if length >= 22 else b""
+            if coding in (b"GSM ", b"dwvw", b"DWVW"):
+                return  # blocks of other lengths
+            unit = {b"ima4": 34, b"ulaw": 1, b"alaw": 1}.get(coding, unit // max(1, channels)) * channels
         elif name == b"SSND" and comm:
             promised = max(0, length - 8)
             after = at + length + length % 2
-            tail = promised > 0 and _followed(file, after, ">", found)
-            true = _sized(found, at + 8, promised, unit, promised > 0, tail)
+            tail = _followed(file, after, ">", found) if promised > 0 else _next(file, after, found)
+            stop = _trailing(file, at + 8, ">") if not tail and after < found.size else None
+            true = _sized(found, at + 8, promised, unit, promised > 0, tail, 2, stop)
             if true != promised:
                 found.patches = {
                     4: struct.pack(">I", min(found.size - 8, 2**32 - 1)),
                     comm + 2: struct.pack(">I", true // max(1, unit)),
                     at - 4: struct.pack(">I", true + 8),
                 }
+            elif coding != b"ima4" and unit and frames != true // unit and abs(frames * unit - true) > 1:
+                found.patches = {comm + 2: struct.pack(">I", true // unit)}
+                found.warning = found.warning or (
+                    f"stale header: it says {frames} samples, {true // unit} are there; all were used"
+                )
             return
 
 
+def _next(file: Span, at: int, found: Scan) -> bool:
+    """Return whether another file, or a tag, begins at `at`, and note it."""
+    file.seek(at)
+    if at < found.size and (file.read(11).startswith(TAGS) or _another(file, at)):
+        found.end = at
+        return True
+    return False
+
+
 def _au(file: Span, found: Scan) -> None:
-    """Read Sun AU, of either byte order; nothing follows its samples."""
+    """Read Sun AU, of either byte order; nothing but another file follows its samples."""
     file.seek(0)
     found.kind, order = "au", ">" if file.read(4) == b".snd" else "<"
     start, promised, coding, _, channels = struct.unpack(f"{order}5I", file.read(20))
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding)
     if width is None:
         return  # G.721 and G.723 come in blocks
-    true = _sized(found, start, promised, width * max(1, channels), promised not in (0, 0xFFFFFFFF), False)
+    patches, start = {4: struct.pack(f"{order}I", 24)} if start < 24 else {}, max(24, start)
+    known = promised not in (0, 0xFFFFFFFF)
+    tail = promised != 0xFFFFFFFF and _next(file, start + promised, found)
+    true = _sized(found, start, promised, width * max(1, channels), known, tail)
     if true != promised:
-        found.patches = {8: struct.pack(f"{order}I", min(true, 2**32 - 2))}
+        patches[8] = struct.pack(f"{order}I", min(true, 2**32 - 2))
+    found.patches = patches
 
 
 def _sphere(file: Span, found: Scan) -> None:
@@ -342,65 +405,89 @@ def _sphere(file: Span, found: Scan) -> None:
     head += file.read(max(0, length - 1024))
     numbers = {
         name: int(value)
-        for name, value in re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -i (\d+)", head, re.M)
+        for name, value in re.findall(rb"^(sample_count|channel_count|sample_n_bytes) -\w+ (\d+)", head, re.M)
     }
     if len(numbers) < 3 or b"shorten" in head or b"wavpack" in head:
         return
     unit = numbers[b"channel_count"] * numbers[b"sample_n_bytes"]
     promised = numbers[b"sample_count"] * unit
-    true = _sized(found, length, promised, unit, promised > 0, False)
+    tail = _next(file, length + promised, found)
+    true = _sized(found, length, promised, unit, promised > 0, tail)
     if true != promised:
         text = re.sub(rb"(?m)^sample_count -i \d+", b"sample_count -i %d" % (true // unit), head[:length])
         end = text.index(b"end_head\n") + 9
         found.patches = {0: text[:end].ljust(length, b" ")[:length]}
 
 
+def _named(file: Span, at: int, name: int, order: str) -> bool:
+    """Return whether a chunk begins at `at`: a `name` of so many bytes, a length of 64 bits."""
+    file.seek(at)
+    head = file.read(name + 8)
+    length = int.from_bytes(head[name:], "little" if order == "<" else "big")
+    return len(head) == name + 8 and re.match(rb"[ -~]{4}", head) is not None and 0 < length < 2**40
+
+
 def _w64(file: Span, found: Scan) -> None:
     """Read Sony Wave64: names of 16 bytes, sizes of 64 bits that count their own 24 bytes."""
-    found.kind, at, unit = "w64", 40, 1
+    found.kind, at, unit, tag, channels = "w64", 40, 1, 0, 0
     while found.size - at >= 24:
         file.seek(at)
         name, length = file.read(16), struct.unpack("<Q", file.read(8))[0]
         if name == W64_FMT:
             content = file.read(40)
-            (unit,) = struct.unpack("<H", content[12:14])
-            if content[:2] == b"\xfe\xff" and content[24:26] not in (b"\1\0", b""):
+            tag, channels, _, _, unit = struct.unpack("<HHIIH", content[:14])
+            channels = mend_channels(found, at + 24, content, "<")
+            unit = mend_numbers(found, at + 24, content, "<") if tag in (1, 3, 6, 7, 0xFFFE) else unit
+            if tag == 0xFFFE and content[24:26] not in (b"\1\0", b""):
                 found.patches[at + 24] = content[24:26]  # libsndfile takes every extended coding for PCM
         elif name == W64_DATA:
             promised = max(0, length - 24)
             after = at + (length + 7) // 8 * 8
-            file.seek(after)
-            tail = 0 < promised < 2**62 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
-            true = _sized(found, at + 24, promised, unit, 0 < promised < 2**62, bool(tail))
+            known = 0 < promised < 2**62
+            # libsndfile 1.2.2 does not fill up
+            tail = promised < 2**62 and (_next(file, after, found) or _next(file, at + length, found))
+            if not tail and known and _named(file, after, 16, "<"):
+                tail, found.end = True, after  # libsndfile takes chunks that it does not know for samples
+            true = _sized(found, at + 24, promised, unit, known, tail, 8)
+            if true == promised and not tail:  # and what fills up as well
+                found.end = min(found.size, at + 24 + true)
+            if not tail and true != promised:
+                true = fill_up(found, at + 24, true, unit, tag, channels)
             if true != promised:
                 found.patches |= {16: struct.pack("<Q", found.size), at + 16: struct.pack("<Q", true + 24)}
-            elif tail:  # which libsndfile takes for samples
-                found.end = after
-                found.patches[16] = struct.pack("<Q", after)
             return
         at += max(24, (length + 7) // 8 * 8)
 
 
 def _caf(file: Span, found: Scan) -> None:
     """Read Apple's CAF, whose samples may be of unknown length (-1) where they come last."""
-    found.kind, at, unit = "caf", 8, 1
+    found.kind, at, unit, odd = "caf", 8, 1, 0
     while found.size - at >= 12:
+        if _next(file, at, found) or (odd and _next(file, at + 1, found)):
+            return
+        if odd and not _named(file, at, 4, ">") and _named(file, at + 1, 4, ">"):
+            at += 1  # libsndfile 1.2.2 fills up to an even number
         file.seek(at)
         name, length = struct.unpack(">4sq", file.read(12))
         if name == b"desc":
-            unit = struct.unpack(">d4s3I", file.read(24))[3]
-            if not unit:
-                return  # packets of their own sizes
-        elif name == b"data":
+            _, coding, _, unit, _, channels, bits = struct.unpack(">d4s5I", file.read(32))
+            fits = 8 * unit == channels * bits or (bits == 24 and unit == 4 * channels)
+            if coding == b"lpcm" and not fits and unit:  # no third number says which of the two is wrong
+                found.refused = (
+                    f"its header contradicts itself: {channels} channels of {bits} bits in packets of {unit} "
+                    "bytes; mend it"
+                )
+        elif name == b"data" and unit:  # else packets of their own sizes
             promised = max(0, length - 4)
             after = at + 12 + length
-            file.seek(max(0, after))
-            tail = length > 4 and after < found.size and re.fullmatch(rb"[ -~]{4}", file.read(4))
-            true = _sized(found, at + 16, promised, unit, length > 4, bool(tail))
+            known = length >= 4
+            tail = known and (_next(file, after, found) or _next(file, after + length % 2, found))
+            tail = tail or (length > 4 and _named(file, after, 4, ">"))
+            true = _sized(found, at + 16, promised, unit, length > 4, tail, 2)
             if length != true + 4:
-                found.patches = {at + 4: struct.pack(">q", true + 4)}
+                found.patches[at + 4] = struct.pack(">q", true + 4)
             return
-        at += 12 + max(0, length)
+        at, odd = at + 12 + max(0, length), length % 2
 
 
 # --- FLAC: the last frame says how long the file is ---------------------------------------------------------
@@ -417,12 +504,20 @@ def _table(polynomial: int, bits: int) -> list[int]:
     return table
 
 
+MARKS = (b"RIF", b"RF64", b"BW64", b"FORM", b"caff", b"OggS", b"ID3", b"TAG", b"APETAGEX", b".snd", b"dns.",
+         b"riff", b"NIST_1A", b"Xing", b"Info")  # fmt: skip
 CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
 SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
 
 
-def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
-    """Return first sample and length of the frame that begins at `at`, or None (RFC 9639, 9.1)."""
+FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
+
+
+def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int, int] | None:
+    """Return first sample, length and rate of the frame at `at`, or None (RFC 9639, 9.1).
+
+    The rate is 0 where the frame does not say it.
+    """
     head = data[at : at + 16]
     if len(head) < 6:
         return None
@@ -438,7 +533,9 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
     if code in (6, 7):
         size = int.from_bytes(head[end : end + code - 5], "big") + 1
         end += code - 5
-    end += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    more = {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    hertz = int.from_bytes(head[end : end + more], "big") * {12: 1000, 14: 10}.get(rate, 1)
+    hertz, end = FLAC_RATES[rate] if rate < 12 else hertz, end + more
     if len(head) <= end:
         return None
     crc = 0
@@ -446,7 +543,7 @@ def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int] | None:
         crc = CRC8[crc ^ byte]
     if crc != head[end]:
         return None
-    return (number if variable else number * fixed), size
+    return (number if variable else number * fixed), size, hertz
 
 
 def _flac(file: Span, found: Scan) -> None:
@@ -460,7 +557,14 @@ def _flac(file: Span, found: Scan) -> None:
         if len(data) <= 7:
             break
     if joined >= 0:
-        file.size = found.end = at - len(data) + 7 + joined
+        end = at - len(data) + 7 + joined
+        file.seek(max(0, end - PIECE))
+        before = file.read(end - file.at)
+        tags = (m.start() for m in re.finditer(b"ID3", before))
+        end -= next(
+            (len(before) - i for i in tags if i + 10 + id3_length(before[i : i + 10]) == len(before)), 0
+        )
+        file.size = found.end = end
     file.seek(8)
     info = file.read(34)
     at = 42
@@ -487,8 +591,17 @@ def _flac(file: Span, found: Scan) -> None:
             break
         reach *= 4
     if not last_frame:
+        found.frames = 0
+        if total:
+            found.warning = f"truncated: its header promises {total} samples, none are there"
         return
-    at, (first, size) = last_frame
+    at, (first, size, rate) = last_frame
+    said = int.from_bytes(info[10:13], "big") >> 4
+    if rate not in (0, said):
+        packed = (rate << 44) | int.from_bytes(info[10:18], "big") & (2**44 - 1)
+        info = info[:10] + packed.to_bytes(8, "big") + info[18:]
+        found.patches = {18: info[10:18]}
+        found.warning = f"stale header: it says {said} Hz, its frames say {rate} Hz, which was used"
 
     def shorten(frames: int, end: int) -> None:
         found.end, found.frames = end, frames
@@ -497,24 +610,34 @@ def _flac(file: Span, found: Scan) -> None:
         if frames < total:
             found.warning = f"truncated: its header promises {total} samples, {frames} are there"
 
+    crc, ends = 0, []
+    # where the promised samples are there, only another file behind them matters
+    whole = first + size == total and all(data.find(mark, at) < 0 for mark in MARKS)
+    for place, byte in enumerate(() if whole else data[at:], start + at + 1):
+        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
+        if not crc:
+            ends.append(place)
+    for end in ends:
+        if end < found.end and (_another(file, end) or tag_at(file, end)):
+            found.end, crc = end, 0
+            break
+    if crc and ends:  # something else follows, or the frame is cut, which its decoder finds out
+        found.shorten = partial(shorten, first, start + at)
+        crc, found.end = 0, ends[-1]
     if first + size == total:  # whether all of that frame is there shows when it is decoded
         found.shorten = partial(shorten, first, start + at)
-        return
-    crc = 0
-    for byte in data[at:]:
-        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
-    if crc:
+    elif crc:
         shorten(first, start + at)
     else:
         shorten(first + size, found.end)
 
 
-# --- Ogg and MP3: files that were joined --------------------------------------------------------------------
+# --- Ogg: files that were joined ----------------------------------------------------------------------------
 
 
 def _ogg(file: Span, found: Scan) -> None:
     """Read Ogg page by page; a stream that begins after pages of others is the next file."""
-    found.kind, at, begins, last = "ogg", 0, True, 0
+    found.kind, at, begins, last, count, damaged = "ogg", 0, True, 0, 0, 0
     while True:
         file.seek(at)
         head = file.read(27)
@@ -522,100 +645,33 @@ def _ogg(file: Span, found: Scan) -> None:
             break
         table = file.read(head[26])
         end = at + 27 + len(table) + sum(table)
-        if end > found.size or (head[5] & 2 and not begins):
+        if head[5] & 2 and not begins:
+            break
+        if end > found.size:
+            last, at = 0, found.size
             break
         if not found.codec:
             magic = file.read(8)
             kinds = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac"}
             found.codec = next((kind for key, kind in kinds.items() if magic.startswith(key)), "")
+        file.seek(at)
+        count, damaged = count + 1, damaged + _damaged(file.read(end - at))
         begins, last, at = bool(head[5] & 2), head[5], end
     found.end = at
     if not last & 4:
         found.warning = "cut off: its last page is not the end of a stream"
+    elif damaged:
+        found.warning = f"damaged: {damaged} of its {count} pages were left out"
 
 
-RATES = (44100, 48000, 32000)
-KBITS = {
-    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-KBITS[2, 3] = KBITS[2, 2]
+MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-SIDE = {
-    (True, False): 32,
-    (True, True): 17,
-    (False, False): 17,
-    (False, True): 9,
-}  # of MPEG 1, of one channel
-
-
-def _mpeg(head: bytes) -> tuple[int, int, int] | None:
-    """Return bytes, samples and rate of the MPEG audio frame that begins here, else None."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
-        return None
-    version, layer = {3: 1, 2: 2, 0: 2.5}.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
-    kbit, rate = head[2] >> 4, head[2] >> 2 & 3
-    if version is None or layer == 4 or kbit in (0, 15) or rate == 3:
-        return None
-    rate = RATES[rate] // {1: 1, 2: 2, 2.5: 4}[version]
-    bits = KBITS[1 if version == 1 else 2, layer][kbit - 1] * 1000
-    pad = head[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // rate + pad) * 4, 384, rate
-    samples = 1152 if layer == 2 or version == 1 else 576
-    return samples // 8 * bits // rate + pad, samples, rate
-
-
-def _mp3(file: Span, found: Scan) -> None:
-    """Read MP3, whose Xing frame says how long it is; without one the frames are counted."""
-    found.kind, at = "mp3", 0
-    file.seek(0)
-    head = file.read(10)
-    if head[:3] == b"ID3":
-        at = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-        file.seek(at)
-        head = file.read(10)
-    frame = _mpeg(head)
-    if frame is None:
-        found.kind = ""  # a tag before something else
-        return
-    file.seek(at)
-    first = file.read(max(frame[0], 64))
-    place = max(first.find(b"Xing"), first.find(b"Info"))
-    if not 0 < place < 64:
-        found.frames, count = _counted(file, at)
-        # libsndfile reads as many as it guesses from the first frame; an Info frame says how many there are
-        info = bytes([head[0], head[1] | 1, head[2] & 0x0F | 0x90, head[3]])
-        length = (_mpeg(info) or frame)[0]
-        place = 4 + SIDE[bool(head[1] & 8), head[3] >> 6 == 3]
-        content = info + bytes(place - 4) + b"Info" + struct.pack(">III", 3, count, length + file.size - at)
-        found.prefix = content.ljust(length, b"\0")
-        return
-    flags, *numbers = struct.unpack(">III", first[place + 4 : place + 16])
-    length = numbers[1] if flags & 3 == 3 else numbers[0] if flags & 3 == 2 else 0
-    there = found.size - at
-    if length > there:
-        found.warning = f"truncated: its header promises {length} bytes of frames, {there} are there"
-    elif length:
-        found.end = at + length
-
-
-def _counted(file: Span, at: int) -> tuple[int, int]:
-    """Return the samples and the number of all frames from `at` on."""
-    total, count, start, data = 0, 0, at, b""
-    while True:
-        if at + 4 > start + len(data):
-            start = at
-            file.seek(at)
-            data = file.read(PIECE)
-        frame = _mpeg(data[at - start : at - start + 4])
-        if frame is None:
-            return total, count
-        total, count, at = total + frame[1], count + 1, at + frame[0]
+def _damaged(page: bytes) -> bool:
+    """Return whether the checksum of an Ogg page is wrong (RFC 3533); zlib has its mirror image."""
+    mirrored = (page[:22] + bytes(4) + page[26:]).translate(MIRROR)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[22:26].translate(MIRROR) != crc.to_bytes(4, "big")
 
 
 READERS: dict[bytes, Callable[[Span, Scan], None]] = {
@@ -631,5 +687,5 @@ READERS: dict[bytes, Callable[[Span, Scan], None]] = {
     b"caff": _caf,
     b"fLaC": _flac,
     b"OggS": _ogg,
-    b"ID3": _mp3,
+    b"ID3": read_mp3,
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
+from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ TECHNICAL = (
     "vendor_id",
     "duration",
 )
+TIMED = {"mov", "matroska", "asf", "avi", "flv", "mpeg", "mpegts", "ogg"}  # containers that know time
 GAP_S = 0.01  # a longer hole between the times of two frames is filled with silence
 
 
@@ -56,10 +58,10 @@ FORMATS = (
 )
 
 
-def _opened(av: Any, path: str) -> Any:
-    """Open a file by FFmpeg, and nothing but that file."""
+def _opened(av: Any, path: str | RawIOBase, format: str | None = None) -> Any:
+    """Open a file, or a part of one, by FFmpeg, and nothing but that file."""
     only = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
-    return av.open(path, metadata_errors="ignore", options=only)
+    return av.open(path, format=format, metadata_errors="ignore", options=only)
 
 
 def in_order(names: Sequence[str]) -> bool:
@@ -72,18 +74,20 @@ class Decoder:
     """The sound of a media file, read forwards like a `soundfile.SoundFile`.
 
     Args:
-        path: A file that FFmpeg opens. Of several sound tracks the one is taken that players take.
+        path: A file that FFmpeg opens, or an open part of one. Of several sound tracks the one is taken that
+            players take.
+        format: Its container by FFmpeg's name, where a few frames do not tell.
 
     Raises:
         NotInstalledError: PyAV is missing.
         NotMediaError: FFmpeg cannot read the file, or it has no sound.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str | RawIOBase, format: str | None = None):
         av = library()
         self._error = av.error.FFmpegError
         try:
-            self._container = _opened(av, path)
+            self._container = _opened(av, path, format)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise NotMediaError(str(getattr(error, "strerror", None) or error)) from None
         self.faults: list[str] = []
@@ -148,6 +152,7 @@ class Decoder:
     def _decoded(self) -> Iterator[np.ndarray]:
         """Yield the sound `[C, T]`, with silence where the file has a hole in time."""
         at = None
+        timed = TIMED & set(self._container.format.name.split(","))
         for frame in self._frames():
             if (frame.layout.nb_channels, frame.sample_rate) != (self.channels, self.samplerate):
                 self.faults.append(
@@ -156,7 +161,7 @@ class Decoder:
                 )
                 return
             x = self._packed(frame)
-            if frame.pts is not None:
+            if frame.pts is not None and timed:
                 begin = float(frame.pts * frame.time_base) * self.samplerate
                 hole = round(begin - at) if at is not None else 0
                 if hole > GAP_S * self.samplerate:
@@ -177,13 +182,16 @@ class Decoder:
 
     def read(self, frames: int, **_: Any) -> np.ndarray:
         """Return the next samples `[<= frames, C]`, none at the end."""
-        parts, have = [self._rest], self._rest.shape[1]
-        while have < frames and (x := next(self._blocks, None)) is not None:
-            parts.append(x)
-            have += x.shape[1]
-        x = np.concatenate(parts, 1)
-        self._rest = x[:, frames:]
-        return x[:, :frames].T
+        parts, have = [self._rest[:, :0]], 0
+        while have < frames:
+            if not self._rest.shape[1] and (x := next(self._blocks, None)) is not None:
+                self._rest = x
+            parts.append(self._rest[:, : frames - have])
+            self._rest = self._rest[:, frames - have :]
+            have += parts[-1].shape[1]
+            if not parts[-1].shape[1]:
+                break
+        return np.concatenate(parts, 1).T
 
     def close(self) -> None:
         """Close the file."""

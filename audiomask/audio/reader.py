@@ -24,11 +24,13 @@ from audiomask.audio.formats import (
     AudioInfo,
     AudioWarning,
 )
+from audiomask.audio.spans import Span
 from audiomask.audio.tags import TEXTS, Tags
 
 OVER_S = 0.5  # that a stretch may end past its recording
 NAMED = ("aiff", "caf", "w64")  # what names speakers in ways that libsndfile does not know
-MISSING = ("truncated", "cut off")  # how notes about samples that are not there begin
+EMPTY = "holds no samples (0 frames)"
+MISSING = ("truncated", "cut off", "damaged")  # how notes about samples that are not there begin
 
 
 def end_of(start: float, end: float | None, seconds: float) -> float | None:
@@ -73,7 +75,7 @@ class _Forward(sf.SoundFile):
     else finds it.
     """
 
-    def __init__(self, file: str | headers.Span):
+    def __init__(self, file: str | Span):
         self._begun = False
         super().__init__(file)
         self.seek(0)
@@ -113,15 +115,16 @@ class Reader(AbstractContextManager["Reader"]):
         entry = headers.in_archive(self._real)
         self._real, start = entry or (self._real, 0)
         self._file: sf.SoundFile | media.Decoder | None = None
-        self._span: headers.Span | None = None
+        self._span: Span | None = None
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
+        self._faults: list[str] = []
         check_readable(self._real)
         try:
             self._parts = headers.archived(self._real, start) if entry else headers.scan(self._real)
             scans = [one for _, one in self._parts]
-            self._faults = [one.warning for one in scans if one.warning]
-            infos = [self._info(i) for i in reversed(range(len(scans)))]  # the first one stays open
+            infos = self._infos()
+            self._faults[:0] = [one.warning for one in scans if one.warning]
             self.info = infos[-1]
             for other in infos[-2::-1]:
                 if (other.rate, other.channels) != (self.info.rate, self.info.channels):
@@ -143,21 +146,50 @@ class Reader(AbstractContextManager["Reader"]):
             self.close()
             raise
 
+    def _infos(self) -> list[AudioInfo]:
+        """Open all parts, the first one last, which stays open; leave out what nothing can read."""
+        infos = []
+        full = [(start, one) for start, one in self._parts if one.frames != 0]
+        self._parts = full or self._parts[:1]
+        for part in reversed(range(len(self._parts))):
+            try:
+                infos.append(self._info(part))
+            except AudioError as error:
+                if part == 0:
+                    raise
+                reason = str(error).removeprefix(f"{self.name}: ")
+                self._faults.append(f"left out: what is joined at byte {self._parts[part][0]} is {reason}")
+                del self._parts[part]
+        return infos
+
     def _info(self, part: int) -> AudioInfo:
         """Open a part and return what is known of it."""
         self.close()
         start, found = self._parts[part]
+        if found.refused:
+            raise AudioError(f"{self.name}: {found.refused}")
+        if found.frames == 0:
+            raise AudioError(f"{self.name}: {found.warning or EMPTY}; record or copy it again")
         try:
-            if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
-                raise ValueError("a container that libsndfile does not know")
+            within = len(self._parts) > 1 or start or 0 < found.end < found.size
             # An MP3 that is opened by its name is looked for beside it too, in what a Mac leaves on a foreign
             # disk (._NAME), and then refused.
-            if len(self._parts) > 1 or start or found.patches or found.prefix or found.kind == "mp3":
-                self._span = headers.Span(self._real, start, start + found.end)
+            if within or found.patches or found.prefix or found.padding or found.kind == "mp3":
+                self._span = Span(self._real, start, start + found.end)
                 self._span.patches, self._span.prefix = found.patches, found.prefix
+                self._span.padding = found.padding
+            if found.kind == "media" or found.codec not in ("", "vorbis", "opus"):
+                raise ValueError("a container that libsndfile does not know")
             self._file = _Forward(self._span or self._real)
+            if (self._file.format, self._file.subtype) == ("RAW", "ULAW"):  # by the names .au and .snd alone
+                raise ValueError("its header is missing")
         except (sf.LibsndfileError, TypeError, ValueError, RuntimeError, OSError) as error:
-            self._file = self._other(error)
+            if found.shorten is not None:  # FLAC whose only frame is cut
+                found.shorten()
+                found.shorten = None
+                return self._info(part)
+            of_several = self._span if len(self._parts) > 1 or start else None
+            self._file = self._other(error, of_several or self._real, "mp3" if found.kind == "mp3" else None)
         file = self._file
         frames = max(file.frames, 0) if found.frames is None else found.frames
         names, mask = self._noted(part).speakers if found.kind in NAMED else [], found.mask
@@ -176,7 +208,7 @@ class Reader(AbstractContextManager["Reader"]):
         """Return what a part says besides its texts."""
         start, found = self._parts[part]
         size = found.end if len(self._parts) > 1 else found.size
-        with headers.Span(self._real, start, start + size) as span:
+        with Span(self._real, start, start + size) as span:
             return chunks.read(span, found.kind if found.codec in ("", "vorbis", "opus") else "")
 
     def _cut(self, begin: float, end: float | None) -> None:
@@ -193,11 +225,11 @@ class Reader(AbstractContextManager["Reader"]):
         self.position, self._offset, self._stretch = 0, start, True
         self.info = replace(info, frames=stop - start)
 
-    def _other(self, error: Exception) -> media.Decoder:
+    def _other(self, error: Exception, file: str | Span, format: str | None) -> media.Decoder:
         """Return a decoder by FFmpeg for what libsndfile could not open."""
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         try:
-            return media.Decoder(self._real)
+            return media.Decoder(file, format)
         except media.NotInstalledError as missing:
             raise AudioError(
                 f"{self.name}: not audio that libsndfile can read ({reason}); {missing}"
@@ -217,12 +249,14 @@ class Reader(AbstractContextManager["Reader"]):
         if not 1 <= channels <= MAX_CHANNELS:
             raise AudioError(f"{self.name}: {channels} channels are more than {MAX_CHANNELS}; split the file")
         if self.info.frames == 0:
-            raise AudioError(f"{self.name}: holds no samples (0 frames); record or export it again")
+            raise AudioError(f"{self.name}: {EMPTY}; record or export it again")
 
     @property
     def _exact(self) -> bool:
         """Whether the number of samples is known beforehand, and must not be exceeded."""
-        return len(self._parts) == 1 and self._parts[0][1].kind not in ("", "mp3", "ogg", "media")
+        found = self._parts[0][1]
+        known = found.frames is not None or found.kind not in ("", "mp3", "ogg", "media")
+        return len(self._parts) == 1 and known and isinstance(self._file, _Forward)
 
     def read(self, frames: int) -> np.ndarray:
         """Return the next samples `[C, <= frames]`, none at the end; NaN and infinities become 0."""
@@ -265,7 +299,7 @@ class Reader(AbstractContextManager["Reader"]):
     def skip(self, frames: int) -> None:
         """Go on `frames` samples later, by a seek where that is exact, else by decoding."""
         file, seeks = self._file, self._exact and self.info.subtype in (*BYTES, *FLOATS)
-        if seeks and self._span is None and isinstance(file, _Forward):
+        if seeks and len(self._parts) == 1 and isinstance(file, _Forward):
             try:
                 file.go(self._offset + self.position + frames)
                 self.position += frames
@@ -284,7 +318,9 @@ class Reader(AbstractContextManager["Reader"]):
             raise AudioError(f"{self.name}: damaged, not one sample of it can be decoded; copy it again")
         if (
             not self._faults
-            and self._exact
+            and (
+                self._exact or (self._parts[0][1].kind in ("ogg", "mp3") and isinstance(self._file, _Forward))
+            )
             and not self._stretch
             and self.position < self.info.frames < 2**62
         ):

@@ -113,6 +113,10 @@ def plan(
     if out is not None and len(sources) == 1 and not (folder or out.is_dir() or args.out.endswith("/")):
         kinds = [{output.suffix} if output.suffix else FORMATS for output in outputs]
         single = out if any(out.suffix.lower() in kind for kind in kinds) else None
+        if single is None and out.suffix.lower() in SUFFIXES:  # no name of a folder
+            raise UsageError(
+                f"-o {out}: {out.suffix} cannot be written here; use another suffix, as in out.wav"
+            )
     if single is not None and len(outputs) > 1:
         names = " ".join(output.name for output in outputs)
         raise UsageError(

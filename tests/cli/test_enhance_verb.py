@@ -173,6 +173,7 @@ def test_controls_and_conversion(here, cli, toy16, toys):
         (["a.wav", "--filename", "{nope}.wav"], 2, "use only {stem}"),
         (["a.wav", "b.wav", "-o", "-"], 2, "standard output takes one file"),
         (["-"], 2, "say where to write with -o"),
+        (["a.wav", "-o", "o.avi"], 2, "-o o.avi: .avi cannot be written here"),
         (["a.wav", "-o", "o.wav", "--subtype", "FLOAT3"], 1, "cannot hold subtype FLOAT3"),
         (["a.wav", "-o", "a.wav/x/"], 1, "cannot become a folder"),
         (["a.wav", "b/a.wav", "-o", "o/"], 2, "would both become"),

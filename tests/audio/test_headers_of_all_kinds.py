@@ -1,0 +1,423 @@
+"""What generated files found (tools/compare/files_with_ffmpeg.py): each kind of fault, and what is right."""
+
+import struct
+import warnings
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from audiomask.audio import AudioError, Reader, choose_format, read, write
+from audiomask.audio.formats import AudioInfo
+
+RATE = 16000
+X = (0.3 * np.sin(np.arange(9001) * 0.05) * np.array([[1], [0.5]])).astype(np.float32)
+
+
+def made(tmp_path, name, x, **how):
+    sf.write(tmp_path / name, x.T, RATE, **how)
+    return (tmp_path / name).read_bytes()
+
+
+def heard(path, data=None):
+    """The samples of a file and the notes on it."""
+    if data is not None:
+        path.write_bytes(data)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        y, _ = read(path)
+    return y, " ".join(str(one.message).removeprefix(str(path)) for one in caught)
+
+
+def plain(path):
+    return sf.read(path, dtype="float32", always_2d=True)[0].T
+
+
+# --- RIFF and its relatives ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "CAF", "W64"])
+def test_a_byte_that_fills_up_is_no_sample(tmp_path, format):
+    made(tmp_path, "a", X[:1], format=format, subtype="ULAW")
+    y, notes = heard(tmp_path / "a")
+    assert (y.shape[1], notes) == (9001, "")
+
+
+def rf64(magic, chunk):
+    body = (X[0] * 32000).astype("<i2").tobytes()
+    head = chunk + b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    sizes = struct.pack("<IQQQI", 28, 44 + len(head) + len(body), len(body), len(body) // 2, 0)
+    return magic + b"\xff" * 4 + b"WAVEds64" + sizes + head + b"data" + b"\xff" * 4 + body
+
+
+@pytest.mark.parametrize("magic", [b"RF64", b"BW64"])
+@pytest.mark.parametrize("length", [10, 11])
+def test_rf64_with_odd_chunks_is_read_without_ffmpeg(tmp_path, monkeypatch, magic, length):
+    """libsndfile 1.2.2 knows no BW64, and loses its way after a chunk of an odd length."""
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    chunk = b"iXML" + struct.pack("<I", length) + b" " * length + bytes(length % 2)
+    y, notes = heard(tmp_path / "a.wav", rf64(magic, chunk))
+    assert not notes
+    assert np.array_equal(y[0], (X[0] * 32000).astype(np.int16) / np.float32(2**15))
+    assert np.array_equal(read(tmp_path / "a.wav", 5000, 30)[0], y[:, 5000:5030])
+
+
+@pytest.mark.parametrize("format", ["WAV", "AIFF"])
+@pytest.mark.parametrize("size", [0, 3000])
+def test_a_chunk_behind_samples_of_a_wrong_size_is_not_heard(tmp_path, format, size):
+    data, order = made(tmp_path, "a", X, format=format), "<" if format == "WAV" else ">"
+    whole = plain(tmp_path / "a")
+    at = data.index(b"data" if format == "WAV" else b"SSND") + 4
+    chunk = (b"LIST" if format == "WAV" else b"ANNO") + struct.pack(f"{order}I", 500) + bytes(500)
+    y, notes = heard(tmp_path / "a", data[:at] + struct.pack(f"{order}I", size) + data[at + 4 :] + chunk)
+    assert np.array_equal(y, whole)
+    assert ("stale header" in notes) == (size > 0)
+
+
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
+@pytest.mark.parametrize("format", ["WAV", "W64"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_block_that_is_cut_is_read_as_far_as_it_goes(tmp_path, format, subtype, channels):
+    data = made(tmp_path, "a", X[:channels], format=format, subtype=subtype)
+    whole = plain(tmp_path / "a")
+    head, each = (7, 2) if subtype == "MS_ADPCM" else (4, 1)
+    block, start = (256, data.index(b"data") + (8 if format == "WAV" else 24))
+    block = struct.unpack_from("<H", data, data.index(b"fmt ") + (20 if format == "WAV" else 36))[0]
+    for cut in (block * 2 // 3 // 8 * 8 + head * channels, block + head * channels + 8 * channels, 2 * block):
+        y, notes = heard(tmp_path / "a", data[: start + cut])
+        full, rest = divmod(cut, block)
+        samples = full * (each + (block - head * channels) * 2 // channels)
+        samples += each + (rest - head * channels) * 2 // channels if rest else 0
+        assert y.shape[1] == samples
+        assert np.array_equal(y, whole[:, :samples])
+        assert "truncated" in notes
+
+
+def test_less_than_a_block_of_adpcm_is_no_sound(tmp_path):
+    data = made(tmp_path, "a", X, format="W64", subtype="IMA_ADPCM")
+    (tmp_path / "a").write_bytes(data[: data.index(b"data") + 25])
+    with pytest.raises(AudioError, match=r"truncated: its header promises .*, 1 are there"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "warns"),
+    [(12, 8, "frames of 8 bytes"), (14, 0, "0 bits, where 16"), (2, 3, "3 channels, where 2")],
+)
+@pytest.mark.parametrize("format", ["WAV", "W64"])
+def test_two_of_three_numbers_are_believed(tmp_path, format, field, wrong, warns):
+    """The block, or the bits, contradict what the other numbers of the header say."""
+    data = made(tmp_path, "a", X, format=format, subtype="PCM_16")
+    whole, at = plain(tmp_path / "a"), data.index(b"fmt ") + (8 if format == "WAV" else 24) + field
+    y, notes = heard(tmp_path / "a", data[:at] + struct.pack("<H", wrong) + data[at + 2 :])
+    assert np.array_equal(y, whole)
+    assert warns in notes
+
+
+def test_numbers_that_contradict_each_other_are_refused(tmp_path):
+    """One channel of 16 bits in frames of 4 bytes: two channels, or 32 bits?"""
+    data = made(tmp_path, "a", X, format="WAV")
+    (tmp_path / "a").write_bytes(data[:22] + struct.pack("<H", 1) + data[24:])
+    with pytest.raises(AudioError, match="contradicts itself: 1 channels of 16 bits in frames of 4 bytes"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(("field", "wrong"), [(36, 6), (44, 7), (48, 16)])
+def test_numbers_of_caf_that_contradict_each_other_are_refused(tmp_path, field, wrong):
+    """Two numbers say how long a packet is, and none says which of them is wrong."""
+    data = made(tmp_path, "a", np.tile(X, (4, 1)), format="CAF", subtype="PCM_24")
+    (tmp_path / "a").write_bytes(data[:field] + struct.pack(">I", wrong) + data[field + 4 :])
+    with pytest.raises(
+        AudioError, match=r"contradicts itself: \d channels of \d+ bits in packets of \d+ bytes"
+    ):
+        read(tmp_path / "a")
+
+
+def test_a_chunk_that_is_cut_in_its_length_is_none_of_the_samples(tmp_path):
+    data = made(tmp_path, "a", X, format="WAV")
+    whole = plain(tmp_path / "a")
+    y, notes = heard(tmp_path / "a", data + b"LIST\0\0")
+    assert np.array_equal(y, whole)
+    assert not notes
+
+
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
+@pytest.mark.parametrize("format", ["WAV", "W64"])
+def test_channels_of_adpcm_that_do_not_fit_its_blocks(tmp_path, format, subtype):
+    data = made(tmp_path, "a", X, format=format, subtype=subtype)
+    whole, at = plain(tmp_path / "a"), data.index(b"fmt ") + (10 if format == "WAV" else 26)
+    y, notes = heard(tmp_path / "a", data[:at] + struct.pack("<H", 1) + data[at + 2 :])
+    assert np.array_equal(y, whole)
+    assert "1 channels, where 2 were used" in notes
+
+
+@pytest.mark.parametrize("name", ["a.au", "a.snd"])
+def test_a_name_alone_makes_no_sound(tmp_path, name):
+    """libsndfile 1.2.2 takes any bytes under these names for mu-law."""
+    (tmp_path / name).write_bytes(b"this is no sound\n" * 50)
+    with pytest.raises(AudioError, match="its header is missing"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [2**63 - 1, 2**63 - 4, 2**62])
+def test_a_size_that_no_file_has(tmp_path, size):
+    data = made(tmp_path, "a", X, format="CAF")
+    at, whole = data.index(b"data") + 4, plain(tmp_path / "a")
+    assert np.array_equal(
+        heard(tmp_path / "a", data[:at] + struct.pack(">q", size) + data[at + 8 :])[0], whole
+    )
+
+
+def test_au_whose_samples_begin_in_its_header(tmp_path):
+    data = made(tmp_path, "a", X, format="AU")
+    whole = plain(tmp_path / "a")
+    y, _ = heard(tmp_path / "a", data[:4] + bytes(4) + data[8:])
+    assert np.array_equal(y, whole)
+
+
+@pytest.mark.parametrize("frames", [0, 4000, 20000])
+def test_aiff_has_the_samples_of_its_bytes(tmp_path, frames):
+    data = made(tmp_path, "a", X, format="AIFF")
+    whole, at = plain(tmp_path / "a"), data.index(b"COMM") + 10
+    y, notes = heard(tmp_path / "a", data[:at] + struct.pack(">I", frames) + data[at + 4 :])
+    assert np.array_equal(y, whole)
+    assert f"it says {frames} samples, 9001 are there" in notes
+
+
+def test_w64_ends_where_it_says(tmp_path):
+    """libsndfile 1.2.2 goes on to the next multiple of 8 bytes."""
+    for length, behind in ((9000, b"TAG".ljust(15, b"x")), (9001, b"xyz")):
+        data = made(tmp_path, "a", X[:, :length], format="W64", subtype="PCM_U8")
+        y, _ = heard(tmp_path / "a", data + behind)
+        assert y.shape[1] == length
+    data = made(tmp_path, "a", X[:1, :505], format="W64", subtype="IMA_ADPCM")
+    whole = plain(tmp_path / "a")
+    assert np.array_equal(heard(tmp_path / "a", data + b"this is no sound\n" * 30)[0], whole)
+
+
+# --- Joined -------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "au": ("AU", "PCM_16"), "aiff": ("AIFF", "PCM_S8"), "ima4": ("AIFF", "IMA_ADPCM"),
+    "caf": ("CAF", "PCM_24"), "alac": ("CAF", "ALAC_16"), "w64": ("W64", "ULAW"), "sphere": ("NIST", "ALAW"),
+    "rf64": ("RF64", "PCM_24"), "adpcm": ("WAV", "MS_ADPCM"), "mp3": ("MP3", "MPEG_LAYER_III"),
+    "ogg": ("OGG", "VORBIS"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("second", ["itself", "wav", "mp3"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_joined_files_of_all_kinds(tmp_path, kind, second):
+    format, subtype = KINDS[kind]
+    parts = [made(tmp_path, "a", X[:, :n], format=format, subtype=subtype) for n in (9001, 4999)]
+    if second != "itself":
+        parts[1] = made(tmp_path, "a", X[:, :4999], format=second.upper())
+    alone = [heard(tmp_path / "a", part)[0] for part in parts]
+    y, notes = heard(tmp_path / "a", b"".join(parts))
+    assert not notes
+    assert np.array_equal(y, np.concatenate(alone, 1))
+
+
+@pytest.mark.parametrize("format", ["W64", "AIFF", "FLAC", "AU", "CAF", "NIST"])
+def test_of_joined_files_the_first_may_be_empty(tmp_path, format):
+    parts = [made(tmp_path, "a", X[:, :n], format=format) for n in (0, 5000)]
+    alone = heard(tmp_path / "a", parts[1])[0]
+    assert np.array_equal(heard(tmp_path / "a", b"".join(parts))[0], alone)
+
+
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "CAF"])
+def test_an_mp3_with_a_tag_behind_another_file(tmp_path, format):
+    parts = [made(tmp_path, "a", X, format=format), ID3 + made(tmp_path, "a", X, format="MP3")]
+    alone = [heard(tmp_path / "a", part)[0] for part in parts]
+    y, notes = heard(tmp_path / "a", b"".join(parts))
+    assert np.array_equal(y, np.concatenate(alone, 1))
+    assert not notes
+
+
+def test_a_part_that_nothing_reads_is_named(tmp_path):
+    parts = [made(tmp_path, "a", X, format="WAV"), b"caff\0\1\0\0desc" + bytes(30)]
+    y, notes = heard(tmp_path / "a", b"".join(parts))
+    assert y.shape == X.shape
+    assert f"left out: what is joined at byte {len(parts[0])} is not audio" in notes
+
+
+# --- FLAC, Ogg ----------------------------------------------------------------------------------------------
+
+ID3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_flac_behind_id3(tmp_path, copies):
+    data = made(tmp_path, "a", X, format="FLAC")
+    whole = plain(tmp_path / "a")
+    y, notes = heard(tmp_path / "a", copies * (ID3 + data))
+    assert np.array_equal(y, np.tile(whole, copies))
+    assert not notes
+
+
+@pytest.mark.parametrize("behind", [b"this is no sound\n", b"TAG".ljust(128, b"\0")])
+def test_flac_from_a_pipe_and_something_behind_it(tmp_path, behind):
+    data = made(tmp_path, "a", X, format="FLAC")
+    whole = plain(tmp_path / "a")
+    bits = int.from_bytes(data[18:26], "big") & ~(2**36 - 1)
+    y, _ = heard(tmp_path / "a", data[:18] + bits.to_bytes(8, "big") + data[26:] + behind)
+    assert np.array_equal(y, whole)
+
+
+def test_the_rate_of_flac_is_that_of_its_frames(tmp_path):
+    data = made(tmp_path, "a", X, format="FLAC")
+    (tmp_path / "a").write_bytes(data[:18] + b"\x89\xea" + data[20:])
+    with Reader(tmp_path / "a") as reader:
+        assert reader.info.rate == RATE
+        assert f"its frames say {RATE} Hz" in reader.notes[0]
+
+
+def test_flac_whose_only_frame_is_cut_says_so(tmp_path):
+    data = made(tmp_path, "a", X[:, :500], format="FLAC")
+    (tmp_path / "a").write_bytes(data[:-20])
+    with pytest.raises(AudioError, match="truncated: its header promises 500 samples"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_page_that_is_cut_is_not_the_beginning_of_another_file(tmp_path, subtype):
+    data = made(tmp_path, "a", np.tile(X, 12), format="OGG", subtype=subtype)
+    whole = plain(tmp_path / "a")
+    last = data.rindex(b"OggS")
+    y, notes = heard(tmp_path / "a", data[: last + 100])
+    assert 0 < y.shape[1] < whole.shape[1]
+    assert np.array_equal(y, whole[:, : y.shape[1]])
+    assert "cut off" in notes
+
+
+@pytest.mark.parametrize("behind", [bytes(5000), b"this is no sound\n", b"TAG".ljust(128, b"\0")])
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_what_lies_behind_ogg_is_not_its_sound(tmp_path, subtype, behind):
+    data = made(tmp_path, "a", X, format="OGG", subtype=subtype)
+    alone = heard(tmp_path / "a")[0]
+    assert np.array_equal(heard(tmp_path / "a", data + behind)[0], alone)
+
+
+def test_a_damaged_page_of_ogg_is_missed(tmp_path):
+    data = bytearray(made(tmp_path, "a", np.tile(X, 20), format="OGG", subtype="VORBIS"))
+    data[len(data) // 2] ^= 255
+    y, notes = heard(tmp_path / "a", bytes(data))
+    assert y.shape[1] < 180020
+    assert "damaged: 1 of its" in notes
+
+
+# --- MP3 ----------------------------------------------------------------------------------------------------
+
+
+def frames_of(tmp_path, x=X, **how):
+    """An MP3 whose frame with the length is taken off, and the number of its samples."""
+    data = made(tmp_path, "a", x, format="MP3", **how)
+    at = 4 * (144 if RATE >= 32000 else 72)
+    at = next(i for i in range(8, 2000) if data[i : i + 2] == data[:2] and data[i + 2] & 12 == data[2] & 12)
+    count = struct.unpack(">I", data[data.index(b"Xing" if b"Xing" in data else b"Info") + 8 :][:4])[0]
+    return data[at:], 576 * count
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mp3_without_a_header_has_all_its_frames(tmp_path, mode, channels):
+    """mpg123 leaves out 529 samples where a frame says the length, and libsndfile guesses without one."""
+    data, count = frames_of(tmp_path, X[:channels], bitrate_mode=mode)
+    whole = heard(tmp_path / "a")[0]  # trimmed
+    for more in (b"", ID3, 2 * ID3):
+        y, notes = heard(tmp_path / "a", more + data)
+        assert (y.shape[1], notes) == (count, "")
+        late = 576 + 529
+        assert np.abs(y[:, late : late + 9001] - whole).max() < 1e-3
+    y, notes = heard(tmp_path / "a", data + bytes(5000))
+    assert y.shape[1] == count
+    assert "left out: 5000 bytes behind its end" in notes
+
+
+def test_what_lies_between_frames_of_mp3_is_named(tmp_path):
+    data, count = frames_of(tmp_path)
+    at = data.index(data[:2], len(data) // 2)
+    y, notes = heard(tmp_path / "a", data[:at] + bytes(500) + data[at:])
+    assert y.shape[1] == count
+    assert "damaged: 500 bytes between its frames" in notes
+
+
+def test_mp3s_with_tags_that_are_joined(tmp_path):
+    data, count = frames_of(tmp_path)
+    tag = b"TAG".ljust(128, b"\0")
+    whole = made(tmp_path, "a", X, format="MP3")
+    assert heard(tmp_path / "a", 3 * (ID3 + data + tag))[0].shape[1] == 3 * count
+    assert heard(tmp_path / "a", 2 * (data + tag))[0].shape[1] == 2 * count
+    assert heard(tmp_path / "a", 3 * (ID3 + whole + tag))[0].shape[1] == 3 * 9001
+    assert heard(tmp_path / "a", data + tag + whole)[0].shape[1] == count + 9001
+
+
+def test_mp3_that_says_no_delay_keeps_it(tmp_path):
+    _, count = frames_of(tmp_path)
+    whole = made(tmp_path, "a", X, format="MP3")
+    at = whole.index(b"LAME")
+    y, _ = heard(tmp_path / "a", whole[:at] + bytes(36) + whole[at + 36 :])
+    assert y.shape[1] == count
+
+
+def test_of_an_mp3_that_is_cut_no_padding_is_heard(tmp_path):
+    whole = made(tmp_path, "a", X[:, :4], format="MP3")
+    samples = heard(tmp_path / "a")[0]
+    y, notes = heard(tmp_path / "a", whole[: len(whole) - 20])
+    assert y.shape[1] <= 4
+    assert np.array_equal(y, samples[:, : y.shape[1]])
+    assert "truncated" in notes
+
+
+def test_half_a_frame_of_mp3_is_not_heard(tmp_path):
+    whole = made(tmp_path, "a", np.tile(X, 3), format="MP3")
+    samples = heard(tmp_path / "a")[0]
+    for share in (0.5, 0.61, 0.73):
+        y, notes = heard(tmp_path / "a", whole[: int(len(whole) * share)])
+        assert np.abs(y - samples[:, : y.shape[1]]).max() < 1e-6
+        assert y.shape[1] > (share - 0.1) * samples.shape[1]
+        assert "truncated" in notes
+
+
+# --- Through FFmpeg -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["m4a", "mka", "avi"])
+def test_a_cut_film_says_so(tmp_path, suffix):
+    av = pytest.importorskip("av")
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "avi":
+        with av.open(str(path), "w") as out:
+            stream = out.add_stream("pcm_s16le", rate=RATE, layout="stereo")
+            frame = av.AudioFrame.from_ndarray((X.T * 9999).astype(np.int16).reshape(1, -1), "s16", "stereo")
+            frame.sample_rate = RATE
+            out.mux(stream.encode(frame))
+    else:
+        write(path, X, RATE)
+    whole, notes = heard(path)
+    assert notes == ""
+    data = path.read_bytes()
+    if suffix == "m4a":  # the table of samples at its end is needed
+        _, notes = heard(path, data + data)
+        assert f"left out: another file begins at byte {len(data)}" in notes
+        return
+    y, notes = heard(path, data[: len(data) * 2 // 3])
+    assert 0 < y.shape[1] < whole.shape[1]
+    assert "truncated" in notes
+
+
+def test_small_blocks_hold_no_large_ones(tmp_path):
+    pytest.importorskip("av")
+    write(tmp_path / "a.m4a", X, RATE)
+    with Reader(tmp_path / "a.m4a") as reader:
+        for block in reader.blocks(100):
+            while block.base is not None:
+                block = block.base
+            assert block.nbytes <= 2 * 4 * 100
+
+
+def test_alac_that_libsndfile_damages_is_not_written():
+    like = AudioInfo("a.caf", RATE, 2, 100, "CAF", "ALAC_24")
+    assert choose_format("b.caf", like=like) == ("CAF", "PCM_24")
+    with pytest.raises(AudioError, match="CAF cannot hold subtype ALAC_24"):
+        choose_format("b.caf", subtype="alac_24")
