@@ -30,7 +30,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.recurrent import LSTM
-from audiomask.streaming import Parallel, Residual, Sequential
+from audiomask.streaming import Parallel, Residual, Sequential, to_onnx
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ class Style:
             weight_norm(conv)
 
 
+class TimeGroupNorm(nn.GroupNorm):
+    """A norm of `[N, C, T]` over channels and time, summed in two steps in a graph: T is long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not to_onnx():
+            return super().forward(x)
+        x = x - x.mean(2, keepdim=True).mean(1, keepdim=True)
+        power = x.square().mean(2, keepdim=True).mean(1, keepdim=True)
+        return x * (power + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
+
+
 class Conv(Conv1d):
     """A convolution `[B, in, T]` -> `[B, out, T / stride]`, padded as a `Style` says.
 
@@ -85,7 +96,7 @@ class Conv(Conv1d):
         )
         style.normed(self)
         group = style.norm == "time_group_norm"
-        self.norm: nn.Module = nn.GroupNorm(1, out_channels) if group else nn.Identity()
+        self.norm: nn.Module = TimeGroupNorm(1, out_channels) if group else nn.Identity()
 
     def align(self, lag: int) -> None:
         super().align(lag)
@@ -135,7 +146,7 @@ class UpConv(ConvTranspose1d):
         self.trim = trim
         style.normed(self)
         group = style.norm == "time_group_norm"
-        self.norm: nn.Module = nn.GroupNorm(1, out_channels) if group else nn.Identity()
+        self.norm: nn.Module = TimeGroupNorm(1, out_channels) if group else nn.Identity()
 
     def step(self, x, state, **controls):
         # A frame makes two strides of output, of which the second is added to the first of the next frame.
