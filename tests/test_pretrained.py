@@ -10,7 +10,9 @@ import torch
 from audiomask import metrics
 from audiomask.audio import read
 from audiomask.masks.patches.patterns import Random, tokens
+from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import PRETRAINED, resolve
+from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 from audiomask.tasks import encoders
 
@@ -62,6 +64,33 @@ def test_the_larger_denoiser_denoises_and_the_small_one_stays_the_default():
     before, after = (metrics.score(clean, x, 16000, ["pesq_wb", "si_sdr"]) for x in (noisy, out))
     assert after["pesq_wb"] > before["pesq_wb"] + 0.5
     assert after["si_sdr"] > before["si_sdr"] + 6
+
+
+def test_the_codec_brings_speech_back_the_better_the_more_is_sent():
+    """Of readers that it never met; a fifth of the frames lost costs less than their share."""
+    encoder, decoder = (Artifact.load(PRETRAINED / f"gist_{part}.onnx") for part in ("enc", "dec"))
+
+    def score(x, books, lost=0.0):
+        codes = played(encoder, {"audio": x[None]}, books=books)["codes"]
+        gone = (np.random.default_rng(0).random((1, codes.shape[1])) < lost).astype(np.float32)
+        y = played(decoder, {"codes": codes, "lost": gone})["decoded"][0, : len(x)]
+        return metrics.score(x, y, 16000, ["pesq_wb", "estoi"])
+
+    def played(artifact, streams, **controls):
+        player = Player(artifact)
+        player.set(controls)
+        parts = player.feed(**streams), player.flush()
+        return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+
+    clips = [read(path)[0][0] for path in sorted((NOISE.parent / "speech/valid").rglob("*.opus"))[:3]]
+    least, usual, most, lossy = (
+        np.mean([list(score(x, *how).values()) for x in clips], 0) for how in ((3,), (12,), (18,), (12, 0.2))
+    )
+    assert (least < usual).all()
+    assert (usual < most + 0.02).all()
+    assert usual[0] > 2.2
+    assert usual[1] > 0.65
+    assert lossy[1] > 0.75 * usual[1]
 
 
 def test_what_ships_is_small():

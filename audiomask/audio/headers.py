@@ -12,7 +12,6 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 from audiomask.audio.fmt_chunk import fill_up, mend_channels, mend_numbers
@@ -594,6 +593,8 @@ def _flac(file: Span, found: Scan) -> None:
         found.frames = 0
         if total:
             found.warning = f"truncated: its header promises {total} samples, none are there"
+        elif at < found.end:
+            found.warning = "damaged: no frame in it is whole"
         return
     at, (first, size, rate) = last_frame
     said = int.from_bytes(info[10:13], "big") >> 4
@@ -610,6 +611,10 @@ def _flac(file: Span, found: Scan) -> None:
         if frames < total:
             found.warning = f"truncated: its header promises {total} samples, {frames} are there"
 
+    def leave_out() -> None:
+        shorten(first, start + at)
+        found.warning = found.warning or "cut off: its last frame is damaged or not whole, and was left out"
+
     crc, ends = 0, []
     # where the promised samples are there, only another file behind them matters
     whole = first + size == total and all(data.find(mark, at) < 0 for mark in MARKS)
@@ -622,12 +627,12 @@ def _flac(file: Span, found: Scan) -> None:
             found.end, crc = end, 0
             break
     if crc and ends:  # something else follows, or the frame is cut, which its decoder finds out
-        found.shorten = partial(shorten, first, start + at)
+        found.shorten = leave_out
         crc, found.end = 0, ends[-1]
     if first + size == total:  # whether all of that frame is there shows when it is decoded
-        found.shorten = partial(shorten, first, start + at)
+        found.shorten = leave_out
     elif crc:
-        shorten(first, start + at)
+        leave_out()
     else:
         shorten(first + size, found.end)
 

@@ -133,6 +133,27 @@ def test_numbers_of_caf_that_contradict_each_other_are_refused(tmp_path, field, 
         read(tmp_path / "a")
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_damaged_last_frame_of_flac_from_a_pipe_is_named(tmp_path, frames):
+    """Its length is not in the header, so only the frame itself can tell; there may be no other one."""
+    x = np.random.default_rng(0).normal(0, 0.1, 4096 * (frames - 1) + 900)
+    data = bytearray(made(tmp_path, "a", x, format="FLAC"))
+    data[18:26] = (int.from_bytes(data[18:26], "big") & ~(2**36 - 1)).to_bytes(8, "big")
+    data[-300] ^= 1
+    if frames == 1:
+        (tmp_path / "a").write_bytes(data)
+        with pytest.raises(AudioError, match="cut off: its last frame is damaged or not whole"):
+            read(tmp_path / "a")
+        data[data.rindex(b"\xff\xf8", 0, 12000) + 5] ^= 1  # in the header of the frame
+        (tmp_path / "a").write_bytes(data)
+        with pytest.raises(AudioError, match="damaged: no frame in it is whole"):
+            read(tmp_path / "a")
+        return
+    y, notes = heard(tmp_path / "a", bytes(data))
+    assert y.shape[-1] == 4096 * (frames - 1)
+    assert "its last frame is damaged or not whole, and was left out" in notes
+
+
 def test_a_chunk_that_is_cut_in_its_length_is_none_of_the_samples(tmp_path):
     data = made(tmp_path, "a", X, format="WAV")
     whole = plain(tmp_path / "a")
