@@ -26,14 +26,8 @@ tests=speech_valid
 . ../../utils/stage.sh
 train_set=$data/speech_train valid_set=$data/speech_valid noise=$data/noise_train
 . ../../utils/codec.sh
+. ../../utils/mini.sh
 
-prepare() { # data directories: readers are speakers, kinds of noise take their place for noise
-  audiomask data import folder "$corpus/noise/train" "$data/noise_train" -f
-  for part in train valid; do
-    audiomask data import librispeech "$corpus/speech/$part" "$data/speech_$part" -f
-  done
-  audiomask data validate "$data"/{speech_train,speech_valid,noise_train}
-}
 packets() { # the same sound from packets in a pipe as from a file
   local/check_packets.sh "$exp/codec" "$corpus/demo/mixture_clean.flac"
 }

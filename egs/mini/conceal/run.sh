@@ -27,14 +27,8 @@ tests=lossy
 train_set=$data/speech_train valid_set=$data/lossy noise=$data/noise_train
 losses_of_training= # those of the recipe
 . ../../utils/conceal.sh
+. ../../utils/mini.sh
 
-prepare() { # data directories: readers are speakers, kinds of noise take their place for noise
-  audiomask data import folder "$corpus/noise/train" "$data/noise_train" -f
-  for part in train valid; do
-    audiomask data import librispeech "$corpus/speech/$part" "$data/speech_$part" -f
-  done
-  audiomask data validate "$data"/{speech_train,speech_valid,noise_train}
-}
 lose() { # fixed losses for readers that the training never meets
   audiomask data lose "$data/speech_valid" "$data/lossy" --loss "$loss" --seed "$seed" -f
 }
