@@ -24,7 +24,7 @@ from opus_peer import MissingPeer, Opus
 
 from audiomask import audio, metrics
 from audiomask.masks import packets
-from audiomask.runtime.catalogue import resolve
+from audiomask.runtime.catalogue import codec_part
 from audiomask.runtime.player import Player
 
 RATE, FRAME = 16000, 320
@@ -34,9 +34,7 @@ class Ours:
     """The two artifacts of a codec, hop by hop through the player."""
 
     def __init__(self, model: str, kbps: float):
-        self.artifacts = [
-            resolve(f"{model}_{part}", task=task)[0] for part, task in (("enc", "encode"), ("dec", "decode"))
-        ]
+        self.artifacts = [codec_part(model, part) for part in ("enc", "dec")]
         self.books, self.bytes = round(kbps * 2), 0
 
     def __call__(self, x: np.ndarray, rate: int, lost: np.ndarray | None = None) -> np.ndarray:
