@@ -191,9 +191,8 @@ def fit(
         }
         layers = "compiled layers" if compiled else "torch's layers (a C compiler, cc, makes it faster)"
         print(f"audiomask: training in {trainer.precision} with {layers}", file=sys.stderr)
-        (out / "run.json").write_text(
-            json.dumps(record, indent=2) + "\n"
-        )  # first: it says whose folder it is
+        # first, as it says whose folder this is
+        (out / "run.json").write_text(json.dumps(record, indent=2) + "\n")
         (out / "config.yaml").write_text(cli.parser.dump(cli.config, skip_none=False))
 
     model_config = _model_config(cli.config["model"])

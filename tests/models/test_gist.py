@@ -97,6 +97,24 @@ def test_decoding_hop_by_hop_is_decoding_at_once(files):
     np.testing.assert_allclose(y, wanted.numpy(), atol=1e-5 * float(wanted.abs().max()))
 
 
+def test_codes_of_lost_frames_are_not_heard_and_their_loss_is(files):
+    """Whatever stands in their place, such as the codes of the packet before."""
+    codes = np.random.default_rng(1).integers(0, 16, (6, 30))
+    lost = np.zeros((1, 30), np.float32)
+    lost[0, 10:14] = 1
+    other = codes.copy()
+    other[:, 10:14] = (codes[:, 10:14] + 5) % 16
+
+    def sound(codes, lost):
+        player = Player(Artifact.load(files[1]))
+        return np.concatenate([player.feed(codes=codes, lost=lost)["decoded"], player.flush()["decoded"]], 1)
+
+    assert np.array_equal(sound(codes, lost), sound(other, lost))
+    none = np.where(lost > 0, -1, codes)
+    assert not np.allclose(sound(none, lost), sound(none, np.zeros_like(lost)))
+    assert not np.allclose(sound(codes, lost), sound(codes, np.zeros_like(lost)))
+
+
 def test_the_control_says_how_many_codebooks_are_sent(files):
     x = np.random.default_rng(0).standard_normal((1, 3200)).astype(np.float32) * 0.1
     player = Player(Artifact.load(files[0]))
