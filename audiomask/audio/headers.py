@@ -201,7 +201,7 @@ def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
         file.seek(at)
         head = file.read(12)
         name, length = struct.unpack(f"{order}4sI", head[:8])
-        if _reader(head):
+        if _reader(head) or MEDIA_FILES.match(head):
             found.end = at
             return True
         if at == begin and AFTER.match(name):
@@ -362,6 +362,11 @@ def _aiff(file: Span, found: Scan) -> None:
                     comm + 2: struct.pack(">I", true // max(1, unit)),
                     at - 4: struct.pack(">I", true + 8),
                 }
+            elif frames and unit and true % unit > 1 and true % frames == 0:  # as of other channels or bits
+                found.refused = (
+                    f"its header contradicts itself: {frames} samples of {channels} channels of {bits} bits "
+                    f"in {true} bytes; mend it"
+                )
             elif coding != b"ima4" and unit and frames != true // unit and abs(frames * unit - true) > 1:
                 found.patches = {comm + 2: struct.pack(">I", true // unit)}
                 found.warning = found.warning or (
@@ -387,7 +392,11 @@ def _au(file: Span, found: Scan) -> None:
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding)
     if width is None:
         return  # G.721 and G.723 come in blocks
-    patches, start = {4: struct.pack(f"{order}I", 24)} if start < 24 else {}, max(24, start)
+    wrong = start < 24 or start > found.size  # then they are taken to follow the header
+    patches = {4: struct.pack(f"{order}I", 24)} if wrong else {}
+    if start > found.size:
+        found.warning = f"stale header: its samples begin at byte {start}, behind its end; 24 was used"
+    start = 24 if wrong else start
     known = promised not in (0, 0xFFFFFFFF)
     tail = promised != 0xFFFFFFFF and _next(file, start + promised, found)
     true = _sized(found, start, promised, width * max(1, channels), known, tail)

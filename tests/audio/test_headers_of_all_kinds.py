@@ -154,6 +154,35 @@ def test_a_damaged_last_frame_of_flac_from_a_pipe_is_named(tmp_path, frames):
     assert "its last frame is damaged or not whole, and was left out" in notes
 
 
+@pytest.mark.parametrize(("field", "wrong"), [(8, 3), (14, 24)])
+def test_numbers_of_aiff_that_contradict_each_other_are_refused(tmp_path, field, wrong):
+    """As many samples as it says fill its bytes only with another number of channels, or of bits."""
+    x = np.random.default_rng(0).normal(0, 0.1, (5, 257))
+    data = bytearray(made(tmp_path, "a", x, format="AIFF", subtype="PCM_32"))
+    at = data.index(b"COMM") + field
+    data[at : at + 2] = struct.pack(">H", wrong)
+    (tmp_path / "a").write_bytes(data)
+    with pytest.raises(AudioError, match=r"contradicts itself: 257 samples of \d channels of \d\d bits"):
+        read(tmp_path / "a")
+
+
+def test_samples_of_au_that_begin_behind_its_end_follow_the_header(tmp_path):
+    data = made(tmp_path, "a", X, format="AU", subtype="FLOAT")
+    whole = plain(tmp_path / "a")
+    y, notes = heard(tmp_path / "a", data[:4] + b"\xff" * 4 + data[8:])
+    assert np.array_equal(y, whole)
+    assert "begin at byte 4294967295, behind its end" in notes
+
+
+def test_a_film_behind_the_chunks_of_a_wav_is_none_of_its_samples(tmp_path):
+    data = made(tmp_path, "a", X, format="WAV")
+    whole = plain(tmp_path / "a")
+    chunk, film = b"LIST\x04\0\0\0INFO", b"\0\0\0\x18ftypM4A \0\0\0\0M4A isom" + bytes(500)
+    y, notes = heard(tmp_path / "a", data + chunk + film)
+    assert np.array_equal(y, whole)
+    assert "left out: what is joined at byte" in notes
+
+
 def test_a_chunk_that_is_cut_in_its_length_is_none_of_the_samples(tmp_path):
     data = made(tmp_path, "a", X, format="WAV")
     whole = plain(tmp_path / "a")
