@@ -1,11 +1,11 @@
 """Code speech at 16 kHz to 1.5 to 9 kbit/s and back, 20 ms after the frame: Gist.
 
 Gist is our own; its parts are published elsewhere: frames that a linear layer transforms, ConvNeXt blocks
-(Liu et al. 2022) and GRUs at the rate of the codes, as in StreamCodec (arXiv 2504.06561), and residual
+(Liu et al. 2022) at the rate of the codes, as in StreamCodec (arXiv 2504.06561), a GRU, and residual
 quantization of groups of channels (Yang et al. 2023, HiFi-Codec). Everything runs once in 20 ms.
 
     x -> frames of 20 ms, each with the one before it (40 ms) -> linear -> level, shape
-      -> blocks -> GRU -> latent [48] -> 6 stages of 3 groups of 1024 codewords: 180 bits
+      -> blocks -> latent [48] -> 6 stages of 3 groups of 1024 codewords: 180 bits
     codes -> latent, lost -> linear over 3 frames, the last of them ahead -> GRU -> blocks -> gain, shape
       -> linear -> 40 ms, overlapped -> y
 
@@ -98,8 +98,6 @@ class Encoder(Streaming):
         self.analysis = Conv1d(STRIDE, channels, 2, bias=False)
         self.level = nn.Linear(1, channels)
         self.blocks = Sequential(*(Block(channels, wider) for _ in range(blocks)))
-        self.gru = GRU(channels, channels)
-        self.mix = nn.Parameter(torch.full((channels, 1), 0.1))
         self.norm = nn.LayerNorm(channels)
         self.out = nn.Linear(channels, latent)
         with torch.no_grad():
@@ -107,16 +105,14 @@ class Encoder(Streaming):
             self.level.weight.mul_(0.1)
             self.level.bias.zero_()
             self.out.weight.mul_(0.1).add_(torch.eye(latent, channels))
-        self.compose(self.frames, self.analysis, self.blocks, self.gru)
+        self.compose(self.frames, self.analysis, self.blocks)
 
     def step(self, x, state, **controls):
         step = Steps(self, state)
         h = step("analysis", step("frames", x))
         power = h.square().mean(1, keepdim=True) + QUIET
         h = h * power.rsqrt() + self.level(0.1 * power.log().mT + 1).mT
-        h = step("blocks", h)
-        h = h + self.mix * step("gru", h)
-        return self.out(self.norm(h.mT)).mT, step.states
+        return self.out(self.norm(step("blocks", h).mT)).mT, step.states
 
 
 class Decoder(Streaming):

@@ -42,7 +42,7 @@ def files(tmp_path_factory):
 def test_sizes_and_latency():
     model = Gist()
     count = sum(p.numel() for p in model.parameters())
-    assert (count, model.quantizer.embed.numel()) == (1_625_329, 294_912)
+    assert (count, model.quantizer.embed.numel()) == (1_402_801, 294_912)
     assert count + model.quantizer.embed.numel() < 2_000_000
     assert (model.hop, model.delay) == (320, 320)
     assert model.quantizer.books * 10 * 50 == 9000  # bit/s
