@@ -1,7 +1,7 @@
 """Compare speech codecs at 16 kHz: ours, Opus, codec2 and Lyra, by rate, quality and words.
 
     python tools/compare/codecs.py CLEAN/*.wav --model gist --kbps 1.5 3 4.5 6 7.5 9 --opus 6 8 9.6 12 16 24
-        --codec2 1.6 2.4 3.2
+        --codec2 1.6 2.4 3.2 --lyra 3.2 6 9.2 --lyra-models lyra/model_coeffs --lyra-levels -32 -26 -20
 
 prints kbit/s (of the bytes that were made, headers of a container apart), PESQ-WB, ESTOI and DNSMOS OVRL of
 every codec, the mean over the files, and with --words how many of the words that pocketsphinx hears in the
@@ -20,6 +20,7 @@ import numpy as np
 import soxr
 from codec2_peer import Codec2
 from concealers import word_errors, words
+from lyra_peer import Lyra
 from opus_peer import MissingPeer, Opus
 
 from audiomask import audio, metrics
@@ -66,9 +67,11 @@ def main() -> int:
     )
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--model", default="gist")
-    for name in ("kbps", "opus", "codec2"):
+    for name in ("kbps", "opus", "codec2", "lyra"):
         parser.add_argument(f"--{name}", nargs="*", type=float, default=[])
     parser.add_argument("--codec2-library")
+    parser.add_argument("--lyra-models", type=Path, help="folder of its three .tflite files")
+    parser.add_argument("--lyra-levels", nargs="+", type=float, help="dBFS that its input is brought to")
     parser.add_argument("--lost", help="loss model, as in audiomask conceal --loss")
     parser.add_argument("--words", action="store_true")
     args = parser.parse_args()
@@ -77,6 +80,9 @@ def main() -> int:
         systems |= {f"{Path(args.model).name} {kbps:g}": Ours(args.model, kbps) for kbps in args.kbps}
         systems |= {f"Opus {kbps:g}": opus(kbps) for kbps in args.opus}
         systems |= {f"codec2 {kbps:g}": Codec2(kbps, args.codec2_library) for kbps in args.codec2}
+        for level in args.lyra_levels or [None]:
+            at = "" if level is None else f" at {level:g} dBFS"
+            systems |= {f"Lyra {kbps:g}{at}": Lyra(kbps, args.lyra_models, level) for kbps in args.lyra}
     except MissingPeer as error:
         print(f"codecs: {error}", file=sys.stderr)
     clips = []
