@@ -10,7 +10,15 @@ from audiomask import weights
 from audiomask.export.onnx_file import export
 from audiomask.models.gist import Gist, GistDecoder, GistEncoder
 
-TINY = {"channels": 8, "wider": 16, "blocks": 1, "latent": 6, "stages": 2, "groups": 3, "levels": 16}
+TINY = {
+    "channels": 8,
+    "wider": [16, 16],
+    "blocks": [1, 1],
+    "latent": 6,
+    "stages": 2,
+    "groups": 3,
+    "levels": 16,
+}
 PARTS = {"enc": GistEncoder, "dec": GistDecoder}
 
 

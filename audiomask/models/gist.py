@@ -5,7 +5,7 @@ Gist is our own; its parts are published elsewhere: frames that a linear layer t
 quantization of groups of channels (Yang et al. 2023, HiFi-Codec). Everything runs once in 20 ms.
 
     x -> frames of 20 ms, each with the one before it (40 ms) -> linear -> level, shape
-      -> blocks -> latent [48] -> 6 stages of 3 groups of 1024 codewords: 180 bits
+      -> block -> latent [72] -> 3 stages of 6 groups of 1024 codewords: 180 bits
     codes -> latent, lost -> linear over 3 frames, the last of them ahead -> GRU -> blocks -> gain, shape
       -> linear -> 40 ms, overlapped -> y
 
@@ -17,6 +17,7 @@ and goes on from what its GRU remembers and from the frame after the loss.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -148,10 +149,10 @@ class Gist(Codec):
     """A speech codec at 16 kHz, of sound `[B, 1, T]`, in two parts, encoder and decoder.
 
     Args:
-        channels, wider: Width of the network, and inside its blocks.
-        blocks: Blocks on each side.
+        channels: Width of the network.
+        wider, blocks: Width inside the blocks of encoder and decoder, and how many they have.
         latent: Channels that are quantized.
-        stages, groups, levels: Codebooks, see `nn.quantize`; 6 x 3 of 1024 give 180 bits a frame.
+        stages, groups, levels: Codebooks, see `nn.quantize`; 3 x 6 of 1024 give 180 bits a frame.
         name: Name of the artifacts.
     """
 
@@ -161,19 +162,19 @@ class Gist(Codec):
     def __init__(
         self,
         channels: int = 192,
-        wider: int = 576,
-        blocks: int = 2,
-        latent: int = 48,
-        stages: int = 6,
-        groups: int = 3,
+        wider: Sequence[int] = (768, 576),
+        blocks: Sequence[int] = (1, 2),
+        latent: int = 72,
+        stages: int = 3,
+        groups: int = 6,
         levels: int = 1024,
         name: str = "gist",
     ) -> None:
         super().__init__()
         self.name = name
-        self.encoder = Encoder(channels, wider, blocks, latent)
+        self.encoder = Encoder(channels, wider[0], blocks[0], latent)
         self.quantizer = ResidualQuantizer(latent, stages, levels, groups, expire=0.1)
-        self.decoder = Decoder(channels, wider, blocks, latent)
+        self.decoder = Decoder(channels, wider[1], blocks[1], latent)
         self.assemble()
 
 

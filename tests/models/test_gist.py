@@ -10,7 +10,15 @@ from audiomask.models.gist import Gist, GistDecoder, GistEncoder
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.player import Player
 
-TINY = {"channels": 8, "wider": 16, "blocks": 1, "latent": 6, "stages": 2, "groups": 3, "levels": 16}
+TINY = {
+    "channels": 8,
+    "wider": [16, 16],
+    "blocks": [1, 1],
+    "latent": 6,
+    "stages": 2,
+    "groups": 3,
+    "levels": 16,
+}
 
 
 def part(cls=Gist, **changes):
@@ -42,7 +50,7 @@ def files(tmp_path_factory):
 def test_sizes_and_latency():
     model = Gist()
     count = sum(p.numel() for p in model.parameters())
-    assert (count, model.quantizer.embed.numel()) == (1_402_801, 294_912)
+    assert (count, model.quantizer.embed.numel()) == (1_271_305, 221_184)
     assert count + model.quantizer.embed.numel() < 2_000_000
     assert (model.hop, model.delay) == (320, 320)
     assert model.quantizer.books * 10 * 50 == 9000  # bit/s

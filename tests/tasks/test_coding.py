@@ -13,7 +13,15 @@ from audiomask.masks.packets import Uniform
 from audiomask.models.gist import Gist, GistDecoder, GistEncoder
 from audiomask.tasks.signals import Signals
 
-TINY = {"channels": 8, "wider": 16, "blocks": 1, "latent": 6, "stages": 2, "groups": 3, "levels": 16}
+TINY = {
+    "channels": 8,
+    "wider": [16, 16],
+    "blocks": [1, 1],
+    "latent": 6,
+    "stages": 2,
+    "groups": 3,
+    "levels": 16,
+}
 
 
 def coding(**changes) -> Coding:
