@@ -5,8 +5,9 @@
 
 prints kbit/s (of the bytes that were made, headers of a container apart), PESQ-WB, ESTOI and DNSMOS OVRL of
 every codec, the mean over the files, and with --words how many of the words that pocketsphinx hears in the
-clean recording are wrong after coding, in %. --lost loses packets of 20 ms in ours and in Opus, which
-conceals. Below about 9 kbit/s Opus's speech mode is narrow-band, and codec2 always is.
+clean recording are wrong after coding, in %. --lost loses packets of 20 ms in ours and in Opus, which both
+conceal, and adds ours with what was lost concealed by Darn, and PLCMOS. Below about 9 kbit/s Opus's speech
+mode is narrow-band, and codec2 always is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 from codec2_peer import Codec2
+from concealers import Ours as Concealer
 from concealers import word_errors, words
 from lyra_peer import Lyra
 from opus_peer import MissingPeer, Opus
@@ -32,10 +34,11 @@ RATE, FRAME = 16000, 320
 
 
 class Ours:
-    """The two artifacts of a codec, hop by hop through the player."""
+    """The two artifacts of a codec, hop by hop through the player; and `concealer` for lost frames' sound."""
 
-    def __init__(self, model: str, kbps: float):
+    def __init__(self, model: str, kbps: float, concealer: str | None = None):
         self.artifacts = [codec_part(model, part) for part in ("enc", "dec")]
+        self.concealer = Concealer(concealer) if concealer else None
         self.books, self.bytes = round(kbps * 2), 0
 
     def __call__(self, x: np.ndarray, rate: int, lost: np.ndarray | None = None) -> np.ndarray:
@@ -45,7 +48,11 @@ class Ours:
         self.bytes += codes.shape[1] * self.books * 10 / 8
         flags = np.zeros((1, codes.shape[1]), np.float32) if lost is None else lost[None].astype(np.float32)
         y = [decoder.feed(codes=codes, lost=flags), decoder.flush()]
-        return np.concatenate([part["decoded"][0] for part in y])[: len(x)]
+        sound = np.concatenate([part["decoded"][0] for part in y])[: len(x)]
+        if self.concealer is None or lost is None:
+            return sound
+        gone = packets.per_sample(lost, len(x), FRAME)
+        return self.concealer.conceal(np.where(gone, 0, sound), gone, rate)
 
 
 def opus(kbps: float) -> Callable[..., np.ndarray]:
@@ -78,6 +85,9 @@ def main() -> int:
     systems: dict[str, Callable[..., np.ndarray]] = {}
     try:
         systems |= {f"{Path(args.model).name} {kbps:g}": Ours(args.model, kbps) for kbps in args.kbps}
+        if args.lost:
+            name = Path(args.model).name
+            systems |= {f"{name} {kbps:g}, Darn": Ours(args.model, kbps, "darn") for kbps in args.kbps}
         systems |= {f"Opus {kbps:g}": opus(kbps) for kbps in args.opus}
         systems |= {f"codec2 {kbps:g}": Codec2(kbps, args.codec2_library) for kbps in args.codec2}
         for level in args.lyra_levels or [None]:
@@ -90,8 +100,9 @@ def main() -> int:
         x, rate = audio.read(path)
         clips.append(soxr.resample(x[0], rate, RATE, quality="HQ") if rate != RATE else x[0])
     seconds = sum(map(len, clips)) / RATE
-    wanted = ["pesq_wb", "estoi", "dnsmos"] if metrics_there() else ["pesq_wb", "estoi"]
-    names = ["pesq_wb", "estoi", "dnsmos_ovrl"][: len(wanted)]
+    wanted = ["pesq_wb", "estoi", *(["dnsmos"] if metrics_there() else [])]
+    wanted += ["plcmos"] if args.lost and metrics_there() else []
+    names = [{"dnsmos": "dnsmos_ovrl"}.get(name, name) for name in wanted]
     heard = [words(x) for x in clips] if args.words else []
     model = packets.parse_loss(args.lost) if args.lost else None
     print(f"{len(clips)} clips, {seconds:.0f} s\n| codec | kbit/s | {' | '.join(names)} | words wrong % |")
