@@ -40,6 +40,11 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
     "conv-strided": (lambda: Conv1d(4, 6, 8, stride=4), (4,)),
     "conv-strided-lookahead": (lambda: Conv1d(4, 6, 9, stride=4, lookahead=6), (4,)),
     "conv-short-stride": (lambda: Conv1d(4, 6, 2, stride=3), (4,)),
+    "conv-by-blocks": (
+        lambda: Sequential(Conv1d(8, 16, 4, stride=2), Conv1d(16, 16, 3, dilation=2), Conv1d(16, 8, 1)),
+        (8,),
+    ),
+    "conv-depthwise": (lambda: Conv1d(8, 8, 7, groups=8), (8,)),
     "conv-lookahead": (lambda: Conv1d(4, 6, 5, lookahead=2), (4,)),
     "conv-late-lattice": (lambda: late(Conv1d(4, 6, 8, stride=4)), (4,)),
     "conv2d": (lambda: Conv2d(2, 4, (3, 3), (1, 2), padding=(1, 0), freqs=9), (2, 9)),

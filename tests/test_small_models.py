@@ -4,12 +4,14 @@ Each is one file and one YAML in `tests/small/`: the two parts of a codec, four 
 as channels, an upsampler, a marker with 16 bits, a detector with two outputs, and a network that hears noise.
 """
 
+import contextlib
 import copy
 import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import built_once
 import contract
@@ -291,6 +293,33 @@ def test_snapshot_of_a_player(name, part, files):
     for key in player.rows.keys() & want.keys():
         np.testing.assert_array_equal(got[key], want[key])
         np.testing.assert_array_equal(got["end"][key], want["end"][key])
+
+
+@each
+def test_a_hop_as_it_comes_goes_a_shorter_way_to_the_same_result(name, part, files):
+    artifact, rng = Artifact.load(files(name, part)), np.random.default_rng(0)
+    first = artifact.streams[0]
+    hop = first.per_hop(artifact.hop)
+    sizes = [hop, hop, hop, max(1, hop // 2), hop, hop - max(1, hop // 2), hop, 2 * hop, hop]
+    if first.levels:
+        x = rng.integers(0, first.levels, (first.channels, sum(sizes)))
+    else:
+        x = 0.1 * rng.standard_normal((first.channels, sum(sizes))).astype(np.float32)
+        x[0, hop + 1] = np.nan
+    short, long = Player(artifact), Player(artifact)
+    long._one = None
+    for at, size in zip(np.cumsum([0, *sizes]), sizes, strict=False):
+        block, whole = x[:, at : at + size], size == hop and at % hop == 0
+        way = mock.patch.object(short, "feeding", side_effect=AssertionError)
+        with way if short._one and whole and np.isfinite(block).all() else contextlib.nullcontext():
+            got = short.feed(block)
+        want = long.feed(block)
+        for key in short.rows.keys() & want.keys():
+            np.testing.assert_array_equal(got[key], want[key])
+    assert (short.cleaned, short.faults) == (long.cleaned, long.faults)
+    kept, other = short.snapshot(), long.snapshot()
+    np.testing.assert_equal(kept.rest, other.rest)
+    np.testing.assert_equal(kept.memory, other.memory)
 
 
 def test_wrong_streams_are_refused_before_anything_is_taken(files):

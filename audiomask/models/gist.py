@@ -51,7 +51,7 @@ class Frames(Streaming):
     hop, rate = STRIDE, Fraction(1, STRIDE)
 
     def step(self, x, state, **controls):
-        return x.unflatten(2, (-1, STRIDE)).squeeze(1).mT, state
+        return x.reshape(x.shape[0], -1, STRIDE).mT, state
 
 
 class Samples(Streaming):
@@ -60,7 +60,7 @@ class Samples(Streaming):
     rate = Fraction(STRIDE)
 
     def step(self, x, state, **controls):
-        return x.mT.flatten(1)[:, None], state
+        return x.mT.reshape(x.shape[0], 1, -1), state
 
 
 class Late(Streaming):
@@ -111,8 +111,10 @@ class Encoder(Streaming):
     def step(self, x, state, **controls):
         step = Steps(self, state)
         h = step("analysis", step("frames", x))
-        power = h.square().mean(1, keepdim=True) + QUIET
-        h = h * power.rsqrt() + self.level(0.1 * power.log().mT + 1).mT
+        power = (h * h).mean(1, keepdim=True) + QUIET
+        # the layer `level` of 0.1 log(power) + 1
+        slope, start = self.level.weight, self.level.weight[:, 0] + self.level.bias
+        h = h / power.sqrt() + (power.log() * (0.1 * slope) + start[:, None])
         return self.out(self.norm(step("blocks", h).mT)).mT, step.states
 
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from audiomask.losses import processes
 from audiomask.streaming import either, to_onnx
 
-FIRST = 2  # stages that are always made
+# Multiply-adds of the stages that are always made: to leave out less saves no more than it costs to ask.
+ALWAYS = 150_000
 EPS = 1e-5  # of the Laplace smoothing of the usage
 
 
@@ -70,6 +71,9 @@ class ResidualQuantizer(nn.Module):
         self.dim, self.stages, self.levels, self.groups = dim, stages, levels, groups
         self.decay, self.expire, self.means = decay, expire, means
         self.global_estimator = global_estimator
+        self.certain = 1  # stages that are always made
+        while self.certain * dim * levels < ALWAYS:
+            self.certain *= 2
         shape = (stages, groups, levels)
         bound = math.sqrt(3 * groups / dim)
         self.register_buffer("embed", torch.empty(*shape, dim // groups).uniform_(-bound, bound))
@@ -91,53 +95,54 @@ class ResidualQuantizer(nn.Module):
     def _search(self, rest: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Return indices `[.., G, N]` and codewords `[.., G, N, d]` nearest to `rest [.., G, N, d]`."""
         book = self.embed[stage]
-        score = rest @ book.mT - 0.5 * book.square().sum(2)[:, None]
+        weight = 0.5 * book.square().sum(2)[:, None]
+        # one matrix for all rows is the faster product
+        score = rest @ (book.mT if self.groups > 1 else book[0].T) - weight
         index = score.argmax(-1)
         first = torch.arange(self.groups, device=rest.device)[:, None] * self.levels
-        return index, F.embedding(index + first, book.flatten(0, 1))
+        return index, F.embedding(index + first if self.groups > 1 else index, book.flatten(0, 1))
 
     def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
         """Return codes `[B, books, T]` of `z [B, D, T]`.
 
-        Where no row wants as many as `books [B]` (None: all) the last stages are left out, 2, 4, 8, 16 ... of
-        them having been made, and their codes are -1.
+        Where no row wants as many as `books [B]` (None: all) the last stages are left out and their codes are
+        -1: those after `certain` times a power of two.
         """
-        graph, first, found = to_onnx(), 0, []
         # time first: what a branch of a graph gives may have its symbolic length in no stride
-        rest = z.permute(2, 0, 1).contiguous()
-        while first < self.stages:
-            last = min(self.stages, 2 * first or FIRST)
-            if books is None or not first:
-                codes, rest = self._stages(rest, first, last)
-            else:
-                wanted = books.max() > first * self.groups
-                run = partial(self._stages, first=first, last=last)
-                codes, rest = either(wanted, run, partial(self._none, count=last - first), (rest,), graph)
-            found.append(codes)
-            first = last
-        return torch.cat(found, 2).permute(1, 2, 0)
+        rest = z.permute(2, 0, 1).unflatten(2, (self.groups, 1, -1)).contiguous()
+        most = torch.tensor(self.books, device=z.device) if books is None else books.max()
+        (codes,) = self._from(rest, None, most, 0, self.certain, to_onnx())
+        return codes.permute(1, 2, 0, 3).squeeze(3)
 
-    def _stages(self, rest: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Return codes `[T, B, n]` of stages `first` to `last`, and what they leave, `[T, B, D]`."""
-        rows = rest.flatten(0, 1).unflatten(1, (self.groups, -1)).transpose(0, 1)  # [G, T B, d]
-        found = []
+    def _from(
+        self, rest: Tensor, index: Tensor | None, most: Tensor, first: int, last: int, graph: bool
+    ) -> tuple[Tensor]:
+        """Return codes `[T, B, n, 1]` of what is left to stage `first`, `[T, B, G, 1, d]`.
+
+        The stages up to `last` are made, and those after them where `most` codebooks need them. `index` are
+        the codes of the stage before.
+        """
+        found, last = [], min(last, self.stages)
         for stage in range(first, last):
-            index, word = self._search(rows, stage)
-            rows = rows - word
+            index, word = self._search(rest, stage)
+            rest = rest - word
             found.append(index)
-        return torch.cat(found).T.reshape(*rest.shape[:2], -1), rows.transpose(0, 1).reshape(rest.shape)
+        if last < self.stages:
+            more = partial(self._from, first=last, last=2 * last, graph=graph)
+            none = partial(self._none, first=last)
+            found += either(most > last * self.groups, more, none, (rest, found[-1], most), graph)
+        return (torch.cat(found, 2),)
 
-    def _none(self, rest: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return what `_stages` does for `count` stages that nobody wants."""
-        none = torch.full_like(rest[:, :, :1], -1, dtype=torch.int64)
-        return none.expand(-1, -1, count * self.groups).contiguous(), torch.zeros_like(rest)
+    def _none(self, rest: Tensor, index: Tensor, most: Tensor, first: int) -> tuple[Tensor]:
+        """Return what `_from` does where nobody wants any."""
+        return (torch.cat([index.clamp_max(-1)] * (self.stages - first), 2),)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the sum of codewords `[B, D, T]` of `codes [B, books, T]`, of those from 0 up."""
-        first = torch.arange(self.books, device=codes.device)[:, None] * self.levels
-        words = F.embedding((codes + first).clamp_min(0), self.embed.flatten(0, 2))
-        words = words * (codes >= 0)[..., None]
-        return words.unflatten(1, (-1, self.groups)).sum(1).transpose(2, 3).flatten(1, 2)
+        words = F.pad(self.embed.flatten(0, 1), (0, 0, 1, 0))  # before each codebook's a word of zeros
+        first = torch.arange(self.books, device=codes.device)[:, None] * (self.levels + 1) + 1
+        found = F.embedding(codes.clamp_min(-1) + first, words.flatten(0, 1))  # [B, books, T, d]
+        return found.unflatten(1, (-1, self.groups)).sum(1).mT.flatten(1, 2)
 
     def distances(self, z: Tensor, codes: Tensor) -> Tensor:
         """Return the squared distances `[B, n, T]` that `codes [B, n, T]` leave of `z [B, D, T]`."""

@@ -71,6 +71,13 @@ class TimeGroupNorm(nn.GroupNorm):
         return x * (power + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
 
 
+class ELU(nn.ELU):
+    """`nn.ELU`, in a graph by the exponential of ONNX Runtime, which is faster than its own Elu."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, x.clamp_max(0).exp() - 1) if to_onnx() else super().forward(x)
+
+
 class Conv(Conv1d):
     """A convolution `[B, in, T]` -> `[B, out, T / stride]`, padded as a `Style` says.
 
@@ -120,7 +127,7 @@ class Conv(Conv1d):
         place = torch.arange(window.shape[2] - self.unread, device=x.device)
         place = torch.where(place < first[:, None], 2 * first[:, None] - place, place)
         place = place.clamp(0, window.shape[2] - 1)[:, None].expand(-1, x.shape[1], -1)
-        y = F.conv1d(window.gather(2, place), self.weight, self.bias, self.hop, 0, self.dilation, self.groups)
+        y = self.convolved(window.gather(2, place))
         # what comes before the signal may not hang on how much is there to be mirrored
         begin = self.hop * torch.arange(y.shape[2], device=x.device) + self.padding
         return torch.where((begin < first[:, None])[:, None], 0.0, y), after
@@ -134,7 +141,7 @@ class Conv(Conv1d):
             x = x[:, :, : x.shape[2] - short]
         else:
             x = F.pad(x, (before, after))
-        return self.norm(F.conv1d(x, self.weight, self.bias, self.hop, 0, self.dilation, self.groups))
+        return self.norm(self.convolved(x))
 
 
 class UpConv(ConvTranspose1d):
@@ -186,9 +193,7 @@ def whole(block: nn.Module, x: Tensor) -> Tensor:
 
 def _unit(style: Style, channels: int, shortcut: bool, room: int) -> Parallel:
     half = channels // 2
-    body = Sequential(
-        nn.ELU(), Conv(style, channels, half, 3, room=room), nn.ELU(), Conv(style, half, channels, 1)
-    )
+    body = Sequential(ELU(), Conv(style, channels, half, 3, room=room), ELU(), Conv(style, half, channels, 1))
     beside = Conv(style, channels, channels, 1) if shortcut else nn.Identity()
     return Parallel(beside, body, shapes=channels)
 
@@ -222,10 +227,10 @@ def seanet_encoder(
         room *= ratio
     blocks: list[nn.Module] = [Conv(style, channels, filters, 7, room=room)]
     for ratio in reversed(ratios):
-        blocks += [_unit(style, filters, shortcut, room), nn.ELU()]
+        blocks += [_unit(style, filters, shortcut, room), ELU()]
         blocks.append(Conv(style, filters, 2 * filters, 2 * ratio, ratio, room=room))
         filters, room = 2 * filters, room // ratio
-    return [*blocks, *_memory(filters, lstm), nn.ELU(), Conv(style, filters, latent, 7)]
+    return [*blocks, *_memory(filters, lstm), ELU(), Conv(style, filters, latent, 7)]
 
 
 def seanet_decoder(
@@ -241,7 +246,7 @@ def seanet_decoder(
     room, width = 1, filters * 2 ** len(ratios)
     blocks: list[nn.Module] = [Conv(style, latent, width, 7), *_memory(width, lstm)]
     for ratio in ratios:
-        blocks += [nn.ELU(), UpConv(style, width, width // 2, ratio)]
+        blocks += [ELU(), UpConv(style, width, width // 2, ratio)]
         width, room = width // 2, room * ratio
         blocks.append(_unit(style, width, shortcut, room))
-    return [*blocks, nn.ELU(), Conv(style, filters, channels, 7, room=room)]
+    return [*blocks, ELU(), Conv(style, filters, channels, 7, room=room)]

@@ -21,9 +21,20 @@ STACK_ROWS = 32
 TINY = 1e-30  # -600 dB: below lie denormal numbers, on which many processors crawl
 SWEEP = 64  # hops between two searches for such numbers; a search costs a hundredth of a hop
 
-# A binding for each copy of the states to be read, the memory of inputs and of outputs, and the other copy.
-_Bound = tuple[list[Any], dict[str, np.ndarray], list[np.ndarray], list[np.ndarray]]
 Streams = Mapping[str, np.ndarray]  # by port name, each `[batch, channels, frames]`
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One of two bindings of a graph, which read and write the states in turn."""
+
+    binding: Any
+    after: list[np.ndarray]  # the states that it writes
+    floats: list[np.ndarray]  # all that it writes in float32, flat
+
+
+# The memory of inputs and of outputs, the next turn and the one after it.
+_Bound = tuple[dict[str, np.ndarray], dict[str, np.ndarray], _Turn, _Turn]
 
 
 class Engine:
@@ -57,37 +68,43 @@ class Engine:
         self._hops = 0
         self._bound: _Bound | None = None
 
-    def alone(self, inputs: Streams) -> list[np.ndarray]:
-        """Run one hop and return outputs and next states, in memory that is overwritten later.
+    def alone(self, inputs: Streams) -> tuple[dict[str, np.ndarray], bool]:
+        """Run one hop; return its outputs, and whether all numbers in them and in the states are finite.
 
         All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
         of the time. Each call reads one of two copies of the states, and writes the other, the new `state`.
+        What is touched here and in `Player` is kept little, since the weights have driven all of it out of
+        the processor's caches.
         """
         if self._bound is None:
             self._bound = self._bind()
-        bindings, given, got, spare = self._bound
+        given, got, turn, other = self._bound
         for name, memory in given.items():
             memory[:] = inputs.get(name, 0)
-        self.graph.run_with_iobinding(bindings[0])
-        bindings.reverse()
-        self.state, self._bound = spare, (bindings, given, got, self.state)
-        return [*got, *spare]
+        self.graph.run_with_iobinding(turn.binding)
+        self.state, self._bound = turn.after, (given, got, other, turn)
+        sound = True
+        for flat in turn.floats:
+            sound = sound and flat.dot(flat) < np.inf
+        return {name: value.copy() for name, value in got.items()}, sound
 
     def _bind(self) -> _Bound:
         import onnxruntime as ort
 
         feeds, count = self.feeds({}, 1), len(self.outputs)
         got = [np.empty_like(value) for value in self.graph.run(self.names[:count], feeds)]
-        spare, bindings = [value.copy() for value in self.state], []
+        spare, turns = [value.copy() for value in self.state], []
         for now, after in ((self.state, spare), (spare, self.state)):
             binding = self.graph.io_binding()
             states = dict(zip((spec.name for spec in self.artifact.states), now, strict=True))
             for name, value in (feeds | states).items():
                 binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
-            for name, value in zip(self.names, [*got, *after], strict=True):
+            made = [*got, *after]
+            for name, value in zip(self.names, made, strict=True):
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(value))
-            bindings.append(binding)
-        return bindings, {port.name: feeds[port.name] for port in self.artifact.streams}, got, spare
+            turns.append(_Turn(binding, after, [made[n].reshape(-1) for n in self.floats]))
+        given = {port.name: feeds[port.name] for port in self.artifact.streams}
+        return given, dict(zip(self.outputs, got, strict=True)), *turns
 
     def feeds(self, inputs: Streams, hops: int) -> dict[str, np.ndarray]:
         """Return all that the graph takes for `hops` hops; a stream that is not given is 0."""
@@ -195,15 +212,11 @@ def run(steps: Sequence[Step]) -> None:
 def _call(steps: Sequence[Step]) -> None:
     """Call the graph once; if that fails, try each step alone, so that only guilty ones fail."""
     first, hops = steps[0].engine, steps[0].hops
-    alone = len(steps) == 1 and hops == 1
     try:
-        if alone:
-            values = first.alone(steps[0].inputs)
+        if len(steps) == 1 and hops == 1:
+            steps[0].outputs, sound = first.alone(steps[0].inputs)
         else:
-            rows, *others = (step.engine.feeds(step.inputs, hops) for step in steps)
-            if others:
-                rows = {name: np.concatenate([rows[name], *(o[name] for o in others)]) for name in rows}
-            values = first.graph.run(first.names, rows)
+            sound = _together(steps, hops)
     except Exception as error:  # see Artifact.session
         if len(steps) > 1:
             for step in steps:
@@ -211,6 +224,19 @@ def _call(steps: Sequence[Step]) -> None:
             return
         steps[0].error = failure(first.artifact.path, "failed while running", error)
         return
+    for step in steps:
+        step.engine.sweep(hops)
+        if not sound:
+            _mend(step)
+
+
+def _together(steps: Sequence[Step], hops: int) -> bool:
+    """Call the graph with the rows of all steps; return whether all numbers that come out are finite."""
+    first = steps[0].engine
+    rows, *others = (step.engine.feeds(step.inputs, hops) for step in steps)
+    if others:
+        rows = {name: np.concatenate([rows[name], *(o[name] for o in others)]) for name in rows}
+    values = first.graph.run(first.names, rows)
     # One product per tensor finds a NaN or infinity anywhere; `_mend` looks closer at sums that overflow.
     sound = True
     for n in first.floats:
@@ -221,12 +247,9 @@ def _call(steps: Sequence[Step]) -> None:
         engine = step.engine
         own = slice(at, at := at + engine.batch)
         step.outputs = {name: values[n][own].copy() for n, name in enumerate(first.outputs)}
-        if not alone:  # else they are in place
-            for kept, new in zip(engine.state, values[count:], strict=True):
-                kept[:] = new[own]
-        engine.sweep(hops)
-        if not sound:
-            _mend(step)
+        for kept, new in zip(engine.state, values[count:], strict=True):
+            kept[:] = new[own]
+    return sound
 
 
 def _mend(step: Step) -> None:

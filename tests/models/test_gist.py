@@ -2,6 +2,7 @@
 
 import built_once
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ TINY = {
     "wider": [16, 16],
     "blocks": [1, 1],
     "latent": 6,
-    "stages": 2,
+    "stages": 3,
     "groups": 3,
     "levels": 16,
 }
@@ -27,8 +28,9 @@ def part(cls=Gist, **changes):
 
 
 def doubled(cls):
-    """One whose codewords 5 and 9, and 2 and 13, of every codebook are equal."""
+    """One with optional stages, whose codewords 5 and 9, and 2 and 13, of every codebook are equal."""
     model = part(cls)
+    model.quantizer.certain = 1
     for a, b in ((5, 9), (2, 13)):
         model.quantizer.embed[:, :, b] = model.quantizer.embed[:, :, a]
     return model
@@ -95,7 +97,7 @@ def test_codes_are_the_same_at_any_chunking_and_number_of_threads(files, threads
 
 
 def test_decoding_hop_by_hop_is_decoding_at_once(files):
-    codes = np.random.default_rng(1).integers(-1, 16, (6, 40))
+    codes = np.random.default_rng(1).integers(-1, 16, (9, 40))
     lost = (np.random.default_rng(2).random((1, 40)) < 0.3).astype(np.float32)
     with torch.no_grad():
         wanted = doubled(GistDecoder)(torch.from_numpy(codes)[None], lost=torch.from_numpy(lost)[None])[0]
@@ -107,7 +109,7 @@ def test_decoding_hop_by_hop_is_decoding_at_once(files):
 
 def test_codes_of_lost_frames_are_not_heard_and_their_loss_is(files):
     """Whatever stands in their place, such as the codes of the packet before."""
-    codes = np.random.default_rng(1).integers(0, 16, (6, 30))
+    codes = np.random.default_rng(1).integers(0, 16, (9, 30))
     lost = np.zeros((1, 30), np.float32)
     lost[0, 10:14] = 1
     other = codes.copy()
@@ -124,6 +126,7 @@ def test_codes_of_lost_frames_are_not_heard_and_their_loss_is(files):
 
 
 def test_the_control_says_how_many_codebooks_are_sent(files):
+    """And the graph leaves out the stages that nobody wants, which changes none of the others' codes."""
     x = np.random.default_rng(0).standard_normal((1, 3200)).astype(np.float32) * 0.1
     player = Player(Artifact.load(files[0]))
     first = player.feed(audio=x[:, :1600])["codes"]
@@ -132,3 +135,17 @@ def test_the_control_says_how_many_codebooks_are_sent(files):
     assert (first >= 0).all()
     assert (rest[:2] >= 0).all()
     assert (rest[2:] == -1).all()
+    with torch.no_grad():
+        wanted = doubled(GistEncoder)(torch.from_numpy(x)[None])[0].numpy()
+    for books in range(1, 10):
+        player.set({"books": books})
+        codes = np.concatenate([player.feed(audio=x)["codes"], player.flush()["codes"]], 1)
+        assert np.array_equal(codes, np.where(np.arange(9)[:, None] < books, wanted, -1))
+
+
+def test_stages_that_nobody_wants_are_one_branch_of_the_graph_in_another(files):
+    def depth(graph: onnx.GraphProto) -> int:
+        inner = [a.g for node in graph.node if node.op_type == "If" for a in node.attribute]
+        return max((1 + depth(graph) for graph in inner), default=0)
+
+    assert depth(onnx.load(files[0]).graph) == 2

@@ -49,6 +49,26 @@ def test_equally_near_codewords_give_the_lower_index():
         assert q.encode(torch.zeros(3, 2, frames)).unique().tolist() == [1]
 
 
+@pytest.mark.parametrize("certain", [1, 2, 4])
+def test_stages_that_no_row_wants_are_left_out(certain):
+    q = quantizer(stages=5)
+    codes = q.encode(z())
+    q.certain = certain
+    assert torch.equal(q.encode(z()), codes)
+    for books in range(1, 11):
+        stages = certain
+        while stages * 2 < books:  # of two groups
+            stages *= 2
+        found = q.encode(z(), torch.tensor([1, books]))
+        assert torch.equal(found[:, : 2 * stages], codes[:, : 2 * stages])
+        assert (found[:, 2 * stages :] == -1).all()
+
+
+def test_stages_are_optional_where_they_cost_more_than_a_branch():
+    assert ResidualQuantizer(128, 32).certain == 2  # EnCodec
+    assert ResidualQuantizer(48, 6, groups=3).certain == 4  # Gist
+
+
 def test_codes_below_zero_add_nothing():
     q = quantizer()
     codes = q.encode(z())
