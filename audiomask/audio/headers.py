@@ -10,20 +10,22 @@ from __future__ import annotations
 import os
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from audiomask.audio.beginnings import TAGS, aac_length, begins, behind_id3, frame_of, kind_of
+from audiomask.audio.films import read_film
+from audiomask.audio.flac import read_flac
 from audiomask.audio.fmt_chunk import fill_up, mend_channels, mend_numbers
-from audiomask.audio.mpeg import frame_of, id3_length, read_mp3, tag_at
-from audiomask.audio.spans import PIECE, Scan, Span
+from audiomask.audio.mpeg import read_aac, read_mp3
+from audiomask.audio.ogg import read_ogg
+from audiomask.audio.spans import Scan, Span
 
 # Chunks that may follow the samples of a RIFF or AIFF file; a cut one of these is not taken for samples.
 AFTER = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|cue |fact|PEAK|smpl|inst|JUNK|junk|PAD |FLLR|afsp|acid|strc|_PMX|axml|chna|"
     rb"umid|DISP|ltxt|plst|NAME|AUTH|ANNO|COMT|\(c\) |MARK|INST|APPL|CHAN|FVER|AESD|MIDI"
 )
-TAGS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")  # what taggers append to any file
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 W64_FMT = b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
@@ -75,74 +77,34 @@ def scan(path: str | Path) -> list[tuple[int, Scan]]:
     with Span(path) as whole:
         total = whole.size
         while True:
-            whole.start, whole.size, whole.at = start, total - start, 0
-            one = _scan(whole)
-            if not one.kind and (tags := _tagged(whole)):
+            whole.start, whole.size = start, total - start
+            tags = behind_id3(whole)
+            if tags and _reader(whole.peek(tags, 16)) not in (None, read_mp3):  # which knows tags
                 start += tags
-                whole.start, whole.size, whole.at = start, total - start, 0
-                one = _scan(whole)
+                whole.start, whole.size = start, total - start
+            one = _scan(whole)
             found.append((start, one))
             start += one.end
-            whole.start, whole.size, whole.at = start, total - start, 0
-            if not whole.size or not one.end or not one.kind or not _another(whole, 0, one.kind):
-                whole.seek(0)
-                if one.kind in ("mp3", "ogg") and 0 < start < total and not whole.read(11).startswith(TAGS):
-                    one.warning = one.warning or f"left out: {total - start} bytes behind its end, no sound"
-                return found
-
-
-def _tagged(file: Span) -> int:
-    """Return the length of ID3 tags before a file of another kind than MP3, which knows them."""
-    at = 0
-    file.seek(at)
-    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
-        at += 10 + id3_length(head)
-        file.seek(at)
-    return at if _reader(head) else 0
-
-
-def _another(file: Span, at: int, kind: str = "") -> bool:
-    """Return whether a file begins at `at`, behind one of a `kind`."""
-    file.seek(at)
-    data = file.read(4096)
-    while data[:3] == b"ID3" and len(data) >= 10:  # a tag alone is no file
-        at, kind = at + 10 + id3_length(data), "mp3"
-        file.seek(at)
-        data = file.read(4096)
-    frame = frame_of(data) if kind == "mp3" else None
-    return len(data) >= 12 and (is_file(data) or (frame is not None and at + frame[0] <= file.size))
+            whole.start, whole.size = start, total - start
+            if not whole.size or not one.end or not one.kind or not begins(whole, 0):
+                break
+        behind = total - start if one.kind in ("mp3", "ogg") and start else 0
+        if behind and not whole.peek(0, 11).startswith(TAGS):
+            one.warning = one.warning or f"left out: {behind} bytes behind its end, no sound"
+    return found
 
 
 def _reader(head: bytes) -> Callable[[Span, Scan], None] | None:
     """Return what reads the container whose first bytes these are, or None."""
-    if head[:4] == b"FORM" and head[8:12] not in (b"AIFF", b"AIFC"):
-        return None
-    return next((read for magic, read in READERS.items() if head.startswith(magic)), None)
-
-
-def is_file(data: bytes) -> bool:
-    """Return whether bytes are the beginning of an audio or video file, and not bare samples.
-
-    MPEG and AAC frames have a mark of 11 bits only, which samples may have too: a second one must follow.
-    """
-    if _reader(data[:12]) is not None or MEDIA_FILES.match(data) or OTHERS.match(data):
-        return True
-    frame = frame_of(data[:4])
-    length = frame[0] if frame else 0
-    if re.match(rb"\xff[\xf0\xf1\xf8\xf9]", data) and len(data) > 6:
-        length = (data[3] & 3) << 11 | data[4] << 3 | data[5] >> 5
-    return 0 < length < len(data) - 1 and data[length : length + 2] == data[:2]
+    if frame_of(head) or head[:3] == b"ID3":
+        return read_mp3
+    return READERS.get("aac" if aac_length(head) else kind_of(head))
 
 
 def _scan(file: Span) -> Scan:
-    head, found = file.read(16), Scan(file.size, file.size)
-    if MEDIA.match(head):
-        found.kind = "media"
-    read = _reader(head) or (read_mp3 if frame_of(head) else None)
+    found, read = Scan(file.size, file.size), _reader(file.peek(0, 16))
     try:
-        if found.kind == "media":
-            _media(file, head, found)
-        elif read is not None:
+        if read is not None:
             read(file, found)
     except (struct.error, ValueError, IndexError):  # a header that breaks off: libsndfile says what is wrong
         return Scan(file.size)
@@ -187,23 +149,17 @@ def _sized(
 
 def _followed(file: Span, at: int, order: str, found: Scan) -> bool:
     """Return whether chunks, a tag or another file follow at `at`, rather than more samples."""
-    if at >= file.size:
-        return False
-    if _another(file, at):
-        found.end = at
-        return True
-    file.seek(at)
-    head = file.read(11)
-    if head.startswith(TAGS) or (len(head) < 8 and AFTER.match(head)):  # a chunk that is cut in its length
-        return True
     begin = at
-    while file.size - at >= 8:
-        file.seek(at)
-        head = file.read(12)
-        name, length = struct.unpack(f"{order}4sI", head[:8])
-        if _reader(head) or MEDIA_FILES.match(head):
+    while at < file.size:
+        head = file.peek(at, 11)
+        if begins(file, at):
             found.end = at
             return True
+        if head.startswith(TAGS):
+            return True
+        if len(head) < 8:  # perhaps a chunk that is cut in its length
+            return at > begin or AFTER.match(head) is not None
+        name, length = struct.unpack(f"{order}4sI", head[:8])
         if at == begin and AFTER.match(name):
             length = min(length, file.size - at - 8)  # a cut one
         if not re.fullmatch(rb"[ -~]{4}", name):
@@ -227,50 +183,6 @@ def _trailing(file: Span, start: int, order: str) -> int:
         if at in (len(data), len(data) + 1):
             return low + match.start()
     return file.size
-
-
-# ISO media (mp4, m4a, mov, 3gp), Matroska and WebM, ASF, AVI, FLV, AMR; and besides AAC in ADTS.
-MEDIA_FILES = re.compile(rb"(?s)....ftyp|\x1aE\xdf\xa3|0&\xb2u\x8ef\xcf\x11|RIFF....AVI |FLV\x01|#!AMR")
-MEDIA = re.compile(MEDIA_FILES.pattern + rb"|\xff[\xf0\xf1\xf8\xf9]")
-# No samples either: WavPack, Monkey's Audio, True Audio, Musepack, VOC, SVX, PAF, PVF, AVR, DSD, IRCAM, SDS,
-# XI, WVE, RealMedia, NUT, ADIF, MIDI, MPEG streams, AC-3, NumPy, MATLAB, packed files, text.
-OTHERS = re.compile(
-    rb"(?s)wvpk|MAC |TTA1|MPCK|MP\+|Creative Voice|FORM....(?:8SVX|16SV)| paf|fap |PVF1\n|2BIT|DSD |FRM8|"
-    rb"d\xa3[\x01-\x04]\x00|\xf0~.\x01|Extended Instrument:|ALawSoundFile|\.RMF|nut/multimedia|ADIF|MThd|"
-    rb"\x00\x00\x01\xba|G.{187}G.{187}G|\x0bw.{62,2046}\x0bw|\x93NUMPY|MATLAB 5|PK\x03\x04|\x1f\x8b\x08|"
-    rb"[\t\n\r -~]{64}"
-)
-
-
-def _media(file: Span, head: bytes, found: Scan) -> None:
-    """Note whether a media file ends before its outermost boxes do, or goes on with another one."""
-    end = 0
-    if head[:4] == b"RIFF":
-        end = 8 + int.from_bytes(head[4:8], "little")
-    elif head[:4] == b"\x1aE\xdf\xa3":
-        for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the header, and the segment with all the rest
-            file.seek(end)
-            length = file.read(12)
-            count = 9 - length[4].bit_length() if length[:4] == name else 0
-            bits = int.from_bytes(length[4 : 4 + count], "big") & (1 << 7 * count) - 1
-            end += 4 + count + bits
-            if not count or bits == (1 << 7 * count) - 1:
-                return  # a length that was left open
-    elif head[4:8] == b"ftyp":
-        while end < found.size:
-            file.seek(end)
-            length, name = struct.unpack(">I4s", file.read(8))
-            if end and _another(file, end):
-                found.warning = f"left out: another file begins at byte {end}"
-                return
-            if not re.fullmatch(rb"[ -~\xa9]{4}", name) or not length:
-                return  # something else, or a box without an end
-            end += max(8, length if length > 1 else int.from_bytes(file.read(8), "big"))
-    if end > found.size:
-        found.warning = f"truncated: its header promises {end} bytes, {found.size} are there"
-    file.seek(end)
-    if end and file.read(4) != b"\x1aE\xdf\xa3" and _another(file, end):  # FFmpeg goes on with more Matroska
-        found.warning = f"left out: another file begins at byte {end}"
 
 
 def _chunks(file: Span, at: int, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
@@ -378,7 +290,7 @@ def _aiff(file: Span, found: Scan) -> None:
 def _next(file: Span, at: int, found: Scan) -> bool:
     """Return whether another file, or a tag, begins at `at`, and note it."""
     file.seek(at)
-    if at < found.size and (file.read(11).startswith(TAGS) or _another(file, at)):
+    if at < found.size and (file.read(11).startswith(TAGS) or begins(file, at)):
         found.end = at
         return True
     return False
@@ -453,7 +365,7 @@ def _w64(file: Span, found: Scan) -> None:
             after = at + (length + 7) // 8 * 8
             known = 0 < promised < 2**62
             # libsndfile 1.2.2 does not fill up
-            tail = promised < 2**62 and (_next(file, after, found) or _next(file, at + length, found))
+            tail = promised < 2**62 and (_next(file, at + length, found) or _next(file, after, found))
             if not tail and known and _named(file, after, 16, "<"):
                 tail, found.end = True, after  # libsndfile takes chunks that it does not know for samples
             true = _sized(found, at + 24, promised, unit, known, tail, 8)
@@ -480,7 +392,8 @@ def _caf(file: Span, found: Scan) -> None:
         if name == b"desc":
             _, coding, _, unit, _, channels, bits = struct.unpack(">d4s5I", file.read(32))
             fits = 8 * unit == channels * bits or (bits == 24 and unit == 4 * channels)
-            if coding == b"lpcm" and not fits and unit:  # no third number says which of the two is wrong
+            # no third number says which of the two is wrong
+            if coding in (b"lpcm", b"alaw", b"ulaw") and not fits and unit:
                 found.refused = (
                     f"its header contradicts itself: {channels} channels of {bits} bits in packets of {unit} "
                     "bytes; mend it"
@@ -498,208 +411,8 @@ def _caf(file: Span, found: Scan) -> None:
         at, odd = at + 12 + max(0, length), length % 2
 
 
-# --- FLAC: the last frame says how long the file is ---------------------------------------------------------
-
-
-def _table(polynomial: int, bits: int) -> list[int]:
-    """Return the remainders of all bytes, for a CRC of 8 or 16 bits, most significant bit first."""
-    top, keep, table = 1 << (bits - 1), (1 << bits) - 1, []
-    for byte in range(256):
-        value = byte << (bits - 8)
-        for _ in range(8):
-            value = (value << 1 ^ (polynomial if value & top else 0)) & keep
-        table.append(value)
-    return table
-
-
-MARKS = (b"RIF", b"RF64", b"BW64", b"FORM", b"caff", b"OggS", b"ID3", b"TAG", b"APETAGEX", b".snd", b"dns.",
-         b"riff", b"NIST_1A", b"Xing", b"Info")  # fmt: skip
-CRC8, CRC16 = _table(0x07, 8), _table(0x8005, 16)
-SIZES = [0, 192, 576, 1152, 2304, 4608, 0, 0, *(256 << n for n in range(8))]
-
-
-FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
-
-
-def _flac_frame(data: bytes, at: int, fixed: int) -> tuple[int, int, int] | None:
-    """Return first sample, length and rate of the frame at `at`, or None (RFC 9639, 9.1).
-
-    The rate is 0 where the frame does not say it.
-    """
-    head = data[at : at + 16]
-    if len(head) < 6:
-        return None
-    variable, code, rate = head[1] & 1, head[2] >> 4, head[2] & 15
-    extra = next((n for n in range(8) if not head[4] & (0x80 >> n)), 8)  # bytes of the coded number
-    if extra == 1 or extra > 7 or code == 0 or rate == 15:
-        return None
-    number = head[4] & (0x7F >> extra if extra else 0x7F)
-    for byte in head[5 : 4 + max(1, extra)]:
-        number = number << 6 | byte & 0x3F
-    end = 4 + max(1, extra)
-    size = SIZES[code]
-    if code in (6, 7):
-        size = int.from_bytes(head[end : end + code - 5], "big") + 1
-        end += code - 5
-    more = {12: 1, 13: 2, 14: 2}.get(rate, 0)
-    hertz = int.from_bytes(head[end : end + more], "big") * {12: 1000, 14: 10}.get(rate, 1)
-    hertz, end = FLAC_RATES[rate] if rate < 12 else hertz, end + more
-    if len(head) <= end:
-        return None
-    crc = 0
-    for byte in head[:end]:
-        crc = CRC8[crc ^ byte]
-    if crc != head[end]:
-        return None
-    return (number if variable else number * fixed), size, hertz
-
-
-def _flac(file: Span, found: Scan) -> None:
-    """Read FLAC, whose header may leave the length open (written into a pipe) or promise more."""
-    found.kind = "flac"
-    at, tail, joined = 42, b"", -1
-    file.seek(at)
-    while joined < 0 and (data := tail + file.read(PIECE)):  # a whole file in memory would count as ours
-        joined = data.find(b"fLaC\x00\x00\x00\x22")
-        at, tail = at + len(data) - 7, data[-7:]
-        if len(data) <= 7:
-            break
-    if joined >= 0:
-        end = at - len(data) + 7 + joined
-        file.seek(max(0, end - PIECE))
-        before = file.read(end - file.at)
-        tags = (m.start() for m in re.finditer(b"ID3", before))
-        end -= next(
-            (len(before) - i for i in tags if i + 10 + id3_length(before[i : i + 10]) == len(before)), 0
-        )
-        file.size = found.end = end
-    file.seek(8)
-    info = file.read(34)
-    at = 42
-    file.seek(4)
-    last = file.read(1)[0] & 128 > 0
-    while not last:
-        file.seek(at)
-        block = file.read(4)
-        last, length = len(block) < 4 or block[0] & 128 > 0, int.from_bytes(block[1:], "big")
-        if block[:1] and block[0] & 127 == 4:  # a Vorbis comment
-            tag = re.search(rb"(?i)WAVEFORMATEXTENSIBLE_CHANNEL_MASK=0x([0-9a-f]+)", file.read(length))
-            found.mask = int(tag[1], 16) if tag else 0
-        at += 4 + length
-    fixed, total = struct.unpack(">H", info[:2])[0], int.from_bytes(info[13:18], "big") & (2**36 - 1)
-    reach = 2**14
-    while True:
-        start = max(42, found.end - reach)
-        file.seek(start)
-        data = file.read()
-        places = [m.start() for m in re.finditer(rb"\xff[\xf8\xf9]", data)]
-        frames = ((at, frame) for at in reversed(places) if (frame := _flac_frame(data, at, fixed)))
-        last_frame = next(frames, None)
-        if last_frame or start == 42 or reach >= 2**24:
-            break
-        reach *= 4
-    if not last_frame:
-        found.frames = 0
-        if total:
-            found.warning = f"truncated: its header promises {total} samples, none are there"
-        elif at < found.end:
-            found.warning = "damaged: no frame in it is whole"
-        return
-    at, (first, size, rate) = last_frame
-    said = int.from_bytes(info[10:13], "big") >> 4
-    if rate not in (0, said):
-        packed = (rate << 44) | int.from_bytes(info[10:18], "big") & (2**44 - 1)
-        info = info[:10] + packed.to_bytes(8, "big") + info[18:]
-        found.patches = {18: info[10:18]}
-        found.warning = f"stale header: it says {said} Hz, its frames say {rate} Hz, which was used"
-
-    def shorten(frames: int, end: int) -> None:
-        found.end, found.frames = end, frames
-        packed = int.from_bytes(info[10:18], "big") & ~(2**36 - 1) | frames
-        found.patches = {18: packed.to_bytes(8, "big")}
-        if frames < total:
-            found.warning = f"truncated: its header promises {total} samples, {frames} are there"
-
-    def leave_out() -> None:
-        shorten(first, start + at)
-        found.warning = found.warning or "cut off: its last frame is damaged or not whole, and was left out"
-
-    crc, ends = 0, []
-    # where the promised samples are there, only another file behind them matters
-    whole = first + size == total and all(data.find(mark, at) < 0 for mark in MARKS)
-    for place, byte in enumerate(() if whole else data[at:], start + at + 1):
-        crc = (crc << 8 & 0xFF00) ^ CRC16[crc >> 8 ^ byte]
-        if not crc:
-            ends.append(place)
-    for end in ends:
-        if end < found.end and (_another(file, end) or tag_at(file, end)):
-            found.end, crc = end, 0
-            break
-    if crc and ends:  # something else follows, or the frame is cut, which its decoder finds out
-        found.shorten = leave_out
-        crc, found.end = 0, ends[-1]
-    if first + size == total:  # whether all of that frame is there shows when it is decoded
-        found.shorten = leave_out
-    elif crc:
-        leave_out()
-    else:
-        shorten(first + size, found.end)
-
-
-# --- Ogg: files that were joined ----------------------------------------------------------------------------
-
-
-def _ogg(file: Span, found: Scan) -> None:
-    """Read Ogg page by page; a stream that begins after pages of others is the next file."""
-    found.kind, at, begins, last, count, damaged = "ogg", 0, True, 0, 0, 0
-    while True:
-        file.seek(at)
-        head = file.read(27)
-        if len(head) < 27 or head[:4] != b"OggS":
-            break
-        table = file.read(head[26])
-        end = at + 27 + len(table) + sum(table)
-        if head[5] & 2 and not begins:
-            break
-        if end > found.size:
-            last, at = 0, found.size
-            break
-        if not found.codec:
-            magic = file.read(8)
-            kinds = {b"\x01vorbis": "vorbis", b"OpusHead": "opus", b"\x7fFLAC": "flac"}
-            found.codec = next((kind for key, kind in kinds.items() if magic.startswith(key)), "")
-        file.seek(at)
-        count, damaged = count + 1, damaged + _damaged(file.read(end - at))
-        begins, last, at = bool(head[5] & 2), head[5], end
-    found.end = at
-    if not last & 4:
-        found.warning = "cut off: its last page is not the end of a stream"
-    elif damaged:
-        found.warning = f"damaged: {damaged} of its {count} pages were left out"
-
-
-MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-
-
-def _damaged(page: bytes) -> bool:
-    """Return whether the checksum of an Ogg page is wrong (RFC 3533); zlib has its mirror image."""
-    mirrored = (page[:22] + bytes(4) + page[26:]).translate(MIRROR)
-    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return page[22:26].translate(MIRROR) != crc.to_bytes(4, "big")
-
-
-READERS: dict[bytes, Callable[[Span, Scan], None]] = {
-    b"RIFF": _riff,
-    b"RIFX": _riff,
-    b"RF64": _riff,
-    b"BW64": _riff,
-    b"FORM": _aiff,
-    b".snd": _au,
-    b"dns.": _au,
-    b"NIST_1A": _sphere,
-    b"riff\x2e\x91\xcf\x11": _w64,
-    b"caff": _caf,
-    b"fLaC": _flac,
-    b"OggS": _ogg,
-    b"ID3": read_mp3,
-}
+READERS: dict[str, Callable[[Span, Scan], None]] = {
+    "wav": _riff, "aiff": _aiff, "au": _au, "sphere": _sphere, "w64": _w64, "caf": _caf,
+    "flac": read_flac, "ogg": read_ogg, "aac": read_aac,
+    "mp4": read_film, "matroska": read_film, "avi": read_film, "film": read_film,
+}  # fmt: skip

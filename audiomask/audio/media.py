@@ -127,6 +127,7 @@ class Decoder:
         theirs = {theirs: ours for ours, theirs in OURS.items()}
         texts = {key.lower(): text for key, text in self._container.metadata.items()}
         self.texts = {theirs.get(key, key): text for key, text in texts.items()}
+        self.pictures = len(self._container.streams.video) > 0
         chapters = ["chapters"] if self._container.chapters() else []
         self.others = [key for key in self.texts if key not in (*TEXTS, *TECHNICAL)] + chapters
         self._damaged = 0

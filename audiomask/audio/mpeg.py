@@ -1,4 +1,4 @@
-"""Find the frames of MP3, and say how many samples they hold.
+"""Find the frames of MP3 and AAC, and say how many samples those of MP3 hold.
 
 libsndfile 1.2.2 believes the frame with the length (Xing, Info) of a file, guesses where there is none, and
 leaves out 529 samples where it says nothing of delays. `read_mp3` counts, and gives it a frame that knows.
@@ -8,25 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Callable
 
+from audiomask.audio.beginnings import aac_length, begins, behind_id3, frame_of, tag_at
 from audiomask.audio.spans import PIECE, Scan, Span
-
-
-def id3_length(head: bytes) -> int:
-    """Return the bytes of an ID3 tag behind its first ten."""
-    return sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-
-
-RATES = (44100, 48000, 32000)
-KBITS = {
-    (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (1, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-KBITS[2, 3] = KBITS[2, 2]
-
 
 SIDE = {
     (True, False): 32,
@@ -36,34 +21,14 @@ SIDE = {
 }  # of MPEG 1, of one channel
 
 
-def frame_of(head: bytes) -> tuple[int, int, int] | None:
-    """Return bytes, samples and rate of the MPEG audio frame that begins here, else None."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
-        return None
-    version, layer = {3: 1, 2: 2, 0: 2.5}.get(head[1] >> 3 & 3), 4 - (head[1] >> 1 & 3)
-    kbit, rate = head[2] >> 4, head[2] >> 2 & 3
-    if version is None or layer == 4 or kbit in (0, 15) or rate == 3:
-        return None
-    rate = RATES[rate] // {1: 1, 2: 2, 2.5: 4}[version]
-    bits = KBITS[1 if version == 1 else 2, layer][kbit - 1] * 1000
-    pad = head[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // rate + pad) * 4, 384, rate
-    samples = 1152 if layer == 2 or version == 1 else 576
-    return samples // 8 * bits // rate + pad, samples, rate
-
-
 def read_mp3(file: Span, found: Scan) -> None:
     """Read MP3, whose Xing frame says how long it is; without one the frames are counted."""
-    found.kind, at = "mp3", 0
-    file.seek(0)
-    while (head := file.read(10))[:3] == b"ID3" and len(head) == 10:
-        at += 10 + id3_length(head)
-        file.seek(at)
+    at = behind_id3(file)
+    head = file.peek(at, 10)
     frame = frame_of(head)
     if frame is None:
-        found.kind = ""  # a tag before something else
-        return
+        return  # a tag before something else
+    found.kind = found.format = "mp3"
     file.seek(at)
     first = file.read(max(frame[0], 64))
     place = _xing(first)
@@ -141,25 +106,14 @@ def _xing(frame: bytes) -> int:
     return max(0, frame[:64].find(b"Xing"), frame[:64].find(b"Info"))
 
 
-def tag_at(file: Span, at: int) -> int:
-    """Return the length of the tag of another kind than ID3v2 at `at`, or 0."""
-    file.seek(at)
-    head = file.read(32)
-    if head[:3] == b"TAG":
-        return min(128, file.size - at)
-    if head[:8] == b"APETAGEX" and len(head) == 32:
-        size, _, flags = struct.unpack("<III", head[12:24])
-        return size + 32 if flags >> 29 & 1 else 32
-    return 0
-
-
 def _counted(file: Span, at: int) -> tuple[int, int, int, str | None]:
     """Return samples and number of the frames from `at`, their end, what lies between.
 
-    They end at a tag, at a frame that says how long the next file is, and at one of another rate. What lies
-    between frames is passed over, and a frame that is cut is not counted.
+    They end at a tag, at another file, at a frame that says how long the next file is, and at one of another
+    rate or number of channels. What lies between frames is passed over, and a frame that is cut is not
+    counted.
     """
-    total, count, start, data, end, first, lost = 0, 0, at, b"", at, (0, 0), 0
+    total, count, start, data, end, first, lost = 0, 0, at, b"", at, (0, 0, False), 0
     while True:
         if at + 64 > start + len(data):
             start = at
@@ -167,7 +121,7 @@ def _counted(file: Span, at: int) -> tuple[int, int, int, str | None]:
             data = file.read(PIECE)
         head = data[at - start : at - start + 64]
         frame = frame_of(head)
-        kind = (head[1] & 0x1E, head[2] & 0x0C) if frame else first
+        kind = (head[1] & 0x1E, head[2] & 0x0C, head[3] >> 6 == 3) if frame else first
         if (
             frame
             and at + frame[0] <= file.size
@@ -179,22 +133,41 @@ def _counted(file: Span, at: int) -> tuple[int, int, int, str | None]:
         tag, place = 0, 0
         if not frame:
             tag = tag_at(file, at)
-            place = 0 if tag or head[:3] == b"ID3" else _found(file, at)
+            other = tag or head[:3] == b"ID3" or begins(file, at)
+            place = 0 if other else _found(file, at, lambda head: (frame_of(head) or (0,))[0])
         if not place:
             note = f"damaged: {lost} bytes between its frames were left out" if lost else None
             return total, count, end + tag, note
         lost, at = lost + place - at, place
 
 
-def _found(file: Span, at: int) -> int:
-    """Return where the next two MP3 frames begin within 64 kilobytes, or 0."""
-    file.seek(at)
-    data = file.read(2**16)
+def _found(file: Span, at: int, length: Callable[[bytes], int]) -> int:
+    """Return where the next two frames, of `length` bytes, begin within 64 kilobytes, or 0."""
+    data = file.peek(at, 2**16)
     for match in re.finditer(rb"\xff[\xe2-\xff]", data):
         place = match.start()
-        frame = frame_of(data[place : place + 4])
-        if frame and (
-            frame_of(data[place + frame[0] : place + frame[0] + 4]) or at + place + frame[0] == file.size
-        ):
+        size = length(data[place : place + 8])
+        if size and (length(data[place + size : place + size + 8]) or at + place + size == file.size):
             return at + place
     return 0
+
+
+def read_aac(file: Span, found: Scan) -> None:
+    """Read AAC in ADTS, which goes on as long as its frames do and have one rate and channels.
+
+    A tag or whatever else is behind them is left to FFmpeg, unless another file begins there.
+    """
+    found.kind, found.format = "media", "aac" if begins(file, 0) == "aac" else None
+    at, start, data, first = 0, 0, b"", None
+    while at < file.size:
+        if at + 8 > start + len(data):
+            start, data = at, file.peek(at, PIECE)
+        head = data[at - start : at - start + 8]
+        length, shape = aac_length(head), head[2:3] + bytes([head[3] & 0xC0]) if len(head) > 3 else b""
+        if length and shape == (first or shape):
+            at, first = at + length, shape
+        elif at and begins(file, at):
+            found.end = at
+            return
+        elif not (at := _found(file, at + 1, aac_length)):
+            return

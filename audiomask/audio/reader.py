@@ -189,7 +189,7 @@ class Reader(AbstractContextManager["Reader"]):
                 found.shorten = None
                 return self._info(part)
             of_several = self._span if len(self._parts) > 1 or start else None
-            self._file = self._other(error, of_several or self._real, "mp3" if found.kind == "mp3" else None)
+            self._file = self._other(error, of_several or self._real, found.format)
         file = self._file
         frames = max(file.frames, 0) if found.frames is None else found.frames
         names, mask = self._noted(part).speakers if found.kind in NAMED else [], found.mask
@@ -336,9 +336,10 @@ class Reader(AbstractContextManager["Reader"]):
         if self._stretch:
             noted = noted.cut(self._offset, self.info.frames)
         texts = getattr(file, "texts", {}) if not isinstance(file, _Forward) else file.copy_metadata()
+        source = None
         if isinstance(file, media.Decoder):
-            noted.others = file.others
-        source = self._real if isinstance(file, media.Decoder) else None
+            source = self._real if len(self._parts) == 1 else None  # the pictures of joined films are lost
+            noted.others = file.others + ["pictures"] * (file.pictures and source is None)
         return Tags({k: v for k, v in texts.items() if k in TEXTS}, noted, self.info.rate, source)
 
     @property

@@ -57,6 +57,11 @@ class Span(io.RawIOBase):
         self.at += len(data)
         return len(data)
 
+    def peek(self, at: int, count: int) -> bytes:
+        """Return so many bytes from `at`, fewer at the end."""
+        self.seek(at)
+        return self.read(count) or b""
+
     def close(self) -> None:
         self.file.close()
         super().close()
@@ -80,6 +85,7 @@ class Scan:
         kind: The container: wav, aiff, au, sphere, w64, caf, flac, ogg, mp3, media for what phones and videos
             use, or "" for any other.
         codec: In Ogg, what the first stream is: vorbis, opus, flac or "".
+        format: FFmpeg's name of the container, where a few frames do not tell it.
     """
 
     size: int
@@ -94,3 +100,4 @@ class Scan:
     mask: int = 0
     kind: str = ""
     codec: str = ""
+    format: str | None = None

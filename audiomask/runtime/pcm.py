@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from audiomask.audio.headers import is_file
+from audiomask.audio.beginnings import is_file
 
 HEAD = 4096  # bytes that are looked at for the header of a file
 

@@ -103,6 +103,17 @@ def test_the_sound_of_a_film_is_replaced_in_time(tmp_path, suffix, coding, late)
         assert error < np.abs(z[:, 4000 + shift + n : 90000 + shift + n] - 0.5 * y[:, 4000:90000]).mean()
 
 
+def test_pictures_of_joined_films_are_named(tmp_path):
+    """The sound of all becomes one file, in which the pictures of the first would end early."""
+    data = film(tmp_path / "a.mp4", "mp4", "aac").read_bytes()
+    (tmp_path / "b.mp4").write_bytes(data + data)
+    with Reader(tmp_path / "a.mp4") as one, Reader(tmp_path / "b.mp4") as two:
+        assert one.tags.source is not None
+        assert "pictures" not in one.tags.lost("MEDIA")
+        assert two.tags.source is None
+        assert "pictures" in two.tags.lost("MEDIA")
+
+
 def test_sound_alone_becomes_a_phone_file(tmp_path):
     write(tmp_path / "a.m4a", X, RATE)
     assert info(tmp_path / "a.m4a").channels == 2

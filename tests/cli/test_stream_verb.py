@@ -20,7 +20,7 @@ from stream_pipe import pipe, stream
 
 from audiomask import audio
 from audiomask.audio import AudioError
-from audiomask.audio.headers import is_file
+from audiomask.audio.beginnings import is_file
 from audiomask.cli._pipe import Pipe
 from audiomask.ports import Port
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -22,7 +23,7 @@ SCALES = {"u8": 2**7, "s16": 2**15, "s32": 2**31}
 
 def decode(path: str) -> tuple[np.ndarray, int]:
     """All samples of the sound track that players take; raises what FFmpeg raises."""
-    with av.open(path, metadata_errors="ignore") as file:
+    with opened(path) as file:
         stream = file.streams.best("audio")
         if stream is None:
             raise ValueError("no sound")
@@ -61,6 +62,16 @@ def decode(path: str) -> tuple[np.ndarray, int]:
         if ogg:
             x = x[:, : granule(path)]
         return x[:, delay : x.shape[1] - max(0, padding)], rate
+
+
+def opened(path: str) -> Any:
+    """The open file; AAC of a few frames, which are too few for FFmpeg to know it, by its suffix."""
+    try:
+        return av.open(path, metadata_errors="ignore")
+    except av.error.InvalidDataError:
+        if not path.endswith(".aac"):
+            raise
+        return av.open(path, format="aac", metadata_errors="ignore")
 
 
 MANUAL = 1 << 29  # AV_CODEC_FLAG2_SKIP_MANUAL

@@ -210,7 +210,7 @@ def judge(case: Case, got: dict[str, Any]) -> tuple[str, str]:
     x, rate, notes = got["x"], got["rate"], " ".join(got["notes"])
     if made.change == "none" and notes:
         return "fault", f"says {got['notes']} of a whole file"
-    if rate not in (made.rate, theirs.get("rate")):
+    if rate not in (*made.rates, theirs.get("rate")):
         return "fault", f"{rate} Hz, written at {made.rate}, by FFmpeg {theirs.get('rate')}"
     if "x" in theirs and theirs["rate"] == rate and same(x, theirs["x"], error):
         return "equal", "FFmpeg's"
@@ -225,7 +225,7 @@ def judge(case: Case, got: dict[str, Any]) -> tuple[str, str]:
         if begins and made.change in ("joined", "mixed") and "left out: another file" in notes:
             return "equal", "the first files, and a note of the next"
         goes_on = more > 0 and base.size > 0 and same(x[:, : base.shape[1]], base, error)
-        if goes_on and made.change in ("tail", "size", "mixed") and re.search("stale|truncated", notes):
+        if goes_on and made.change in ("tail", "size") and re.search("stale|truncated", notes):
             return "equal", "and what lies behind a stale size, with a warning"
         if begins and made.change == "cut" and less > 0 and MISSING.search(notes):
             short = theirs["x"].shape[1] - x.shape[1] if "x" in theirs else 0
@@ -255,8 +255,10 @@ def whole(case: Case, got: dict[str, Any]) -> np.ndarray | None:
     """What is in the files that a file was made of, one behind the other."""
     parts = []
     made = case.made
-    for data, written, suffix in zip(made.parts, made.written, made.suffixes, strict=True):
+    for data, written, suffix, rate in zip(made.parts, made.written, made.suffixes, made.rates, strict=True):
         part, theirs = written, {}
+        if made.change in ("joined", "mixed") and part is not None and rate != got["rate"]:
+            part = part if not part.shape[1] else None
         if part is None:
             theirs = case.asked(data, got, suffix)
             part = theirs.get("x") if theirs.get("rate") == got["rate"] else None
@@ -265,6 +267,8 @@ def whole(case: Case, got: dict[str, Any]) -> np.ndarray | None:
             path.write_bytes(data)
             alone = isolated(by_audiomask, str(path), "part", limit=case.limit).value or {}
             part = alone.get("x", got["x"][:, :0])
+        if part is not None and not part.shape[1]:
+            part = got["x"][:, :0]
         if part is None or len(part) != len(got["x"]):
             return None
         parts.append(part)
@@ -283,10 +287,12 @@ def refused(case: Case, reason: str, theirs: dict[str, Any]) -> tuple[str, str]:
     if "holds no samples" in reason and all(empty):
         return "refused", "none of its parts holds a sample"
     if made.change in ("joined", "mixed") and "joined from files of" in reason:
-        parts = [case.asked(part, {}, suffix) for part, suffix in zip(made.parts, made.suffixes, strict=True)]
-        if "Opus" in made.words:  # all Opus is 48 kHz for FFmpeg
-            return "refused", "joined from files for several rates"
-        if len({(part["rate"], len(part["x"])) if "x" in part else part["refused"] for part in parts}) > 1:
+        kinds = set()
+        for data, suffix, rate in zip(made.parts, made.suffixes, made.rates, strict=True):
+            part = case.asked(data, {}, suffix)
+            opus = b"OpusHead" in data[:100] and data[:4] == b"OggS"  # all Opus is 48 kHz for FFmpeg
+            kinds.add((rate if opus else part["rate"], len(part["x"])) if "x" in part else part["refused"])
+        if len(kinds) > 1:
             return "refused", "joined from files of other kinds"
     if made.change in ("joined", "mixed") and "refused" in case.asked(made.parts[0], {}, made.suffixes[0]):
         return "refused", "so does FFmpeg its first file"

@@ -30,11 +30,12 @@ MOST = 600_000  # values of a signal: channels times samples
 class Made:
     """A file and all that is known of it.
 
-    `parts` are whole files, of whose decodes the decode of `data` is made; `suffixes` are theirs. `samples`
-    are those that a lossless coding holds, [C, T] float32; of all parts they are `written`, and the referee
-    where they are known. `length` is the number of samples, of Vorbis. `fields` are numbers of the header:
-    offset and struct format. `unit` is the number of bytes of a frame of samples, or 0; the samples begin at
-    `begin`.
+    `parts` are whole files, of whose decodes the decode of `data` is made; `suffixes` and `rates` are theirs.
+    `samples` are those that a lossless coding holds, [C, T] float32; of all parts they are `written`, and the
+    referee where they are known. `seams` name the frames that a file without a mark there begins and ends
+    with: between two that are equal, nothing says that another file begins. `length` is the number of
+    samples, of Vorbis. `fields` are numbers of the header: offset and struct format. `unit` is the number of
+    bytes of a frame of samples, or 0; the samples begin at `begin`.
     """
 
     data: bytes
@@ -49,9 +50,11 @@ class Made:
     change: str = "none"
     rate: int = 0
     length: int = 0
+    seams: tuple[str, str] = "", ""
     parts: list[bytes] = field(default_factory=list)
     written: list[np.ndarray | None] = field(default_factory=list)
     suffixes: list[str] = field(default_factory=list)
+    rates: list[int] = field(default_factory=list)
 
 
 class Dice(random.Random):
@@ -430,7 +433,8 @@ def mp3(rng: Dice) -> Made:
     if rng.random() < 0.1:
         rate, channels, length = shape(rng, 2, rates[3:], least=1)
         data = by_ffmpeg(signal(rng, rate, channels, length), rate, "mp2", "mp2")
-        return Made(data, ".mp2", f"MP2 {rate} Hz {channels} ch {length}", True)
+        words = f"MP2 {rate} Hz {channels} ch {length}"
+        return Made(data, ".mp2", words, True, seams=(words[: -len(str(length))],) * 2)
     rate, channels, length = shape(rng, 2, rates, least=1)
     x, words = signal(rng, rate, channels, length), f"MP3 {rate} Hz {channels} ch {length}"
     if rng.random() < 0.5:
@@ -452,6 +456,10 @@ def mp3(rng: Dice) -> Made:
     made = Made(data, ".mp3", f"{words} by FFmpeg {options} {coding}", True)
     if rng.random() < 0.2:
         made.data, made.words = id3(rng) + data, f"{made.words} behind ID3"
+    if options["write_xing"] == "0":
+        frames = f"MP3 {rate} Hz {channels} ch"
+        begin = frames if made.data[:3] != b"ID3" else ""
+        made.seams = begin, frames if options["write_id3v1"] == "0" else ""
     return made
 
 
@@ -524,7 +532,9 @@ def media(rng: Dice) -> Made:
     options = {"movflags": "+frag_keyframe+empty_moov"} if suffix == ".mp4" and rng.random() < 0.2 else {}
     data = by_ffmpeg(x, rate, container, coding, options, bits=bits)
     words = f"{container} {coding} {rate} Hz {channels} ch {length} {options or ''}"
-    return Made(data, suffix, words, not exact, whole_numbers(x, bits)[1] if exact else None)
+    seam = f"AAC {rate} Hz {channels} ch" if suffix == ".aac" else ""
+    held = whole_numbers(x, bits)[1] if exact else None
+    return Made(data, suffix, words, not exact, held, seams=(seam, seam))
 
 
 # --- Cuts, joins, lies --------------------------------------------------------------------------------------
@@ -551,17 +561,30 @@ def joined(rng: Dice, made: Made, maker: Callable[[Dice], Made]) -> Made:
     others = [made]
     rng.kept = rng.last if rng.random() < 0.8 else None
     for _ in range(rng.choice((1, 1, 2))):
-        others.append(maker(rng) if rng.random() < 0.5 else made)
+        if rng.random() < 0.5:
+            others.append(maker(rng))
+            others[-1].rate = rng.last[0]
+        else:
+            others.append(made)
     # Of unknown length is only the last. FLAC does not say where it ends, if other files hold its frames too.
     if made.words.startswith("FLAC"):
         others = [made, *(other for other in others[1:] if " flac" not in other.words)]
     others = [other for other in others[:-1] if "streamed" not in other.words] + others[-1:]
     words = " + ".join(other.words for other in others)
+    told = others[:1]
+    for other in others[1:]:
+        if other.seams[0] and told[-1].seams[1] == other.seams[0]:
+            seams = told[-1].seams[0], other.seams[1]
+            told[-1] = replace(told[-1], data=told[-1].data + other.data, seams=seams)
+        else:
+            told.append(other)
+    others = told
     parts = [other.data for other in others]
     lossy = any(other.lossy for other in others)
     written = [other.samples for other in others]
     made = replace(made, data=b"".join(parts), parts=parts, written=written, change="joined", words=words)
-    return replace(made, lossy=lossy, suffixes=[other.suffix for other in others])
+    rates = [other.rate for other in others]
+    return replace(made, lossy=lossy, suffixes=[other.suffix for other in others], rates=rates)
 
 
 def lie(rng: Dice, made: Made) -> Made:
@@ -617,6 +640,7 @@ def make(seed: int, number: int) -> Made:
             continue
         made.rate = rng.last[0]
         made.parts, made.written, made.suffixes = [made.data], [made.samples], [made.suffix]
+        made.rates = [made.rate]
         kind = rng.random()
         try:
             if kind < 0.4 or len(made.data) < 4:
