@@ -8,11 +8,14 @@ at the output x of the network, and <|g_i|> a moving average of its norm, the ne
 
     g = sum_i R lambda_i / (sum_j lambda_j) g_i / <|g_i|>
 
-so that the weights lambda are fractions and no loss needs a new weight when another changes.
+so that the weights lambda are fractions and no loss needs a new weight when another changes. The authors'
+code adds 1e-12 to the average. Here nothing is added, so the fractions hold for losses of any size, and a
+gradient is computed at a norm of about 1, by a power of two that is taken back: it survives half precision.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +24,9 @@ from torch import Tensor
 
 from audiomask.losses import processes
 
-EPS = 1e-12
+# The gradient of a loss without an average is computed `TRIES` times at most, at first `FIRST` times too
+# large, until its norm is within `NEAR` of 1: `LEAP` larger if nothing is left, and smaller if it overflows.
+FIRST, LEAP, NEAR, TRIES = 2.0**12, 2.0**24, 2.0**8, 4
 
 
 class Balancer:
@@ -61,29 +66,70 @@ class Balancer:
         Raises:
             ValueError: `total_norm` names a loss that is not among these.
         """
-        gradients = {
-            name: torch.autograd.grad(loss, output, retain_graph=True)[0] for name, loss in losses.items()
-        }
-        norms = dict(zip(gradients, self._norms(list(gradients.values())), strict=True))
+        gradients, factors, norms = self._measured(losses, output)
         for name, norm in norms.items():
             total, count = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = [self.decay * total + norm, self.decay * count + 1]
-        averages = {name: self.sums[name][0] / self.sums[name][1] for name in norms}
+            if math.isfinite(norm) and (norm or total):  # what overflows, or has not begun, is no average
+                self.sums[name] = [self.decay * total + norm, self.decay * count + 1]
+        averages = {name: self._average(name, norm) for name, norm in norms.items()}
         if isinstance(self.total_norm, str) and self.total_norm not in averages:
             raise ValueError(f"total_norm is {self.total_norm!r} and the losses are {sorted(averages)}")
         scale = averages[self.total_norm] if isinstance(self.total_norm, str) else self.total_norm
         whole = sum(weights[name] for name in losses)
         balanced = torch.zeros_like(output)
         for name, gradient in gradients.items():
-            balanced.add_(gradient, alpha=scale * weights[name] / whole / (EPS + averages[name]))
+            if averages[name]:
+                share = scale * weights[name] / whole / averages[name]
+                balanced.add_(gradient, alpha=share / factors[name])
         return balanced
 
-    def _norms(self, gradients: list[Tensor]) -> list[float]:
-        flat = torch.stack(gradients).flatten(2).float()  # [losses, B, ...]
+    def _average(self, name: str, norm: float) -> float:
+        """Return the average of the norms of a loss; `norm` where there is none."""
+        total, count = self.sums.get(name, (norm, 1.0))
+        return total / count
+
+    def _measured(
+        self, losses: Mapping[str, Tensor], output: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, float], dict[str, float]]:
+        """Return the gradients of losses, the factors that they are times, and their norms without."""
+        factors = {
+            name: _towards_one(self._average(name, 1.0)) if name in self.sums else FIRST for name in losses
+        }
+        gradients: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
+        again = list(losses)
+        for attempt in range(TRIES):
+            if attempt:
+                factors |= {name: factors[name] * _towards_one(norms[name]) for name in again}
+            gradients |= {name: _gradient(losses[name], output, factors[name]) for name in again}
+            norms |= self._norms({name: gradients[name] for name in again})
+            # the same ones in all processes, which share the norms
+            again = [name for name in again if name not in self.sums and not 1 / NEAR < norms[name] < NEAR]
+            if not again:
+                break
+        return gradients, factors, {name: norm / factors[name] for name, norm in norms.items()}
+
+    def _norms(self, gradients: Mapping[str, Tensor]) -> dict[str, float]:
+        flat = torch.stack(list(gradients.values())).flatten(2).float()  # [losses, B, ...]
         if self.per_batch_item:
             norms = flat.norm(dim=2).mean(1)
             processes.average([norms])
-            return (norms / processes.world()).tolist()
-        squares = flat.square().sum((1, 2))
-        processes.average([squares])  # they are parts of one batch, so the squares add up
-        return (squares / processes.world()).sqrt().tolist()
+            norms = norms / processes.world()
+        else:
+            squares = flat.square().sum((1, 2))
+            processes.average([squares])  # they are parts of one batch, so the squares add up
+            norms = (squares / processes.world()).sqrt()
+        return dict(zip(gradients, norms.tolist(), strict=True))
+
+
+def _gradient(loss: Tensor, output: Tensor, factor: float) -> Tensor:
+    """Return the gradient of `factor` times a loss."""
+    (gradient,) = torch.autograd.grad(loss, output, torch.full_like(loss, factor), retain_graph=True)
+    return gradient
+
+
+def _towards_one(norm: float) -> float:
+    """Return a power of two that brings a norm to about 1, or nearer to it where it is none."""
+    if math.isfinite(norm) and norm:
+        return 2.0 ** -round(math.log2(norm))
+    return 1 / LEAP if norm else LEAP

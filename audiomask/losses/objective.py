@@ -134,7 +134,9 @@ class Objective(nn.Module):
         indirect = torch.is_grad_enabled() and self.training and (self.balancer or self.adversary)
         flat = [x.flatten(1) for x in outputs.values()]
         y = torch.cat(flat, 1) if len(flat) > 1 else flat[0]  # one without a copy
-        leaf = y.detach().requires_grad_() if indirect else y
+        # the losses' float32: a gradient that is a mean over many samples is 0 in half precision
+        precision = torch.promote_types(y.dtype, torch.float32)
+        leaf = y.detach().to(precision).requires_grad_() if indirect else y
         pieces = leaf.split([x.shape[1] for x in flat], 1)
         rows = {name: part.view(x.shape) for (name, x), part in zip(outputs.items(), pieces, strict=True)}
         values, parts = self._compare(rows, wanted)
