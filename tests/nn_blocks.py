@@ -11,10 +11,12 @@ from torch import nn
 
 from audiomask.frontend.resample import Resample
 from audiomask.frontend.stft import Analysis, Synthesis, magnitude
+from audiomask.models.mimi import Halve
 from audiomask.nn.attention import CausalAttention
 from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
 from audiomask.nn.norm import FrameNorm, RunningNorm
 from audiomask.nn.recurrent import GRU, LSTM
+from audiomask.nn.transformer import RotaryTransformer
 from audiomask.streaming import Delay, Gate, Parallel, Residual, Sequential, Streaming
 
 
@@ -66,6 +68,10 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
     "lstm-late": (lambda: late(LSTM(4, 6, 2)), (4,)),
     "attention": (lambda: CausalAttention(8, 2, 6), (8,)),
     "attention-late": (lambda: late(CausalAttention(4, 1, 5)), (4,)),
+    "rotary": (lambda: RotaryTransformer(8, 2, 6, 2, 6, scale=0.5), (8,)),
+    "rotary-late": (lambda: late(RotaryTransformer(4, 1, 6, 1, 5, scale=0.5)), (4,)),
+    "halve": (lambda: Halve(4), (4,)),
+    "halve-late": (lambda: late(Halve(4)), (4,)),
     "norm-frame": (lambda: FrameNorm(4), (4, 5)),
     "norm-running-late": (lambda: late(RunningNorm(20)), (4,)),
     "norm-running-map": (lambda: RunningNorm(20), (2, 5)),

@@ -71,6 +71,26 @@ def attend_all(
     return out((v @ weights.mT).reshape(-1, c, places).mT), x
 
 
+def visible(seen: Tensor, frames: int, past: int) -> Tensor:
+    """Return which of `past + frames` slots each of the last `frames` attends to, `[B, 1, T, N]`.
+
+    They are itself and the `past` before it, unless from before the signal, of which a state has seen `seen
+    [B]` frames. A frame before the signal, which nobody reads, sees itself: it is no average of the future.
+    """
+    slot = torch.arange(past + frames, device=seen.device)
+    age = slot[past:, None] - slot  # [T, N]: frames between a query and a key
+    near = (age >= 0) & (age <= past)
+    real = seen[:, None] + slot >= past  # [B, N]
+    return (near & real[:, None, None, :]) | (age == 0)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Return what queries `[B, H, T, d]` make of values `[B, H, N, d]`, `[B, T, H d]`."""
+    scores = (q * (1 / math.sqrt(q.shape[3]))) @ k.transpose(2, 3)
+    weights = torch.where(mask, scores, -torch.inf).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
 class CausalAttention(Streaming):
     """Attention of each frame of `[B, C, T]` to itself and the `window - 1` frames before it.
 
@@ -101,12 +121,5 @@ class CausalAttention(Streaming):
         after = {"ring": kv[:, frames:], "seen": state["seen"] + frames}
         size = self.channels // self.heads
         q, k, v = (p.unflatten(2, (self.heads, size)).transpose(1, 2) for p in (q, *kv.chunk(2, 2)))
-        slot = torch.arange(past + frames, device=x.device)
-        age = slot[past:, None] - slot  # [T, N]: frames between a query and a key
-        near = (age >= 0) & (age <= past)
-        real = state["seen"][:, None] + slot >= past + self.lag  # [B, N]: not from before the signal
-        # itself always, so that a frame before the signal, which nobody reads, is no average of the future
-        mask = (near & real[:, None, None, :]) | (age == 0)
-        scores = torch.where(mask, (q * (1 / math.sqrt(size))) @ k.transpose(2, 3), -torch.inf)
-        y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        y = attend(q, k, v, visible(state["seen"] - self.lag, frames, past))
         return self.out_proj(y).transpose(1, 2), after

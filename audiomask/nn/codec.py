@@ -28,7 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiomask.nn.quantize import ResidualQuantizer
 from audiomask.streaming import Port, Steps, Streaming, StreamingModel, whole
 
 
@@ -45,7 +44,7 @@ class Codec(StreamingModel):
     beside: tuple[Port, ...] = ()
     encoder: Streaming
     decoder: Streaming
-    quantizer: ResidualQuantizer
+    quantizer: Any  # a ResidualQuantizer, or what has its methods
 
     def assemble(self) -> None:
         """Set ports, hop and delay, once encoder, quantizer and decoder are there."""

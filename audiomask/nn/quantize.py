@@ -237,3 +237,69 @@ class ResidualQuantizer(nn.Module):
         whole = count.sum(1, keepdim=True)
         smooth = (count + EPS) / (whole + self.levels * EPS) * whole
         self.embed[stage] = self.embed_avg[stage] / smooth[..., None]
+
+
+class ProjectedQuantizer(ResidualQuantizer):
+    """A stack of codebooks of `dim` channels, between projections of `channels` to it and back."""
+
+    def __init__(self, channels: int, dim: int, stages: int, levels: int) -> None:
+        super().__init__(dim, stages, levels)
+        self.into, self.out = (nn.Conv1d(*pair, 1, bias=False) for pair in ((channels, dim), (dim, channels)))
+
+    def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
+        return super().encode(self.into(z), books)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return self.out(super().decode(codes))
+
+    def distances(self, z: Tensor, codes: Tensor) -> Tensor:
+        return super().distances(self.into(z), codes)
+
+    def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        z, commitment = super().forward(self.into(z), books)
+        return self.out(z), commitment
+
+
+class SplitQuantizer(nn.Module):
+    """Two stacks of codebooks that code the same vectors, and whose decoded vectors are added.
+
+    Each has projections of its own. In Mimi (Défossez et al. 2024) the one book of the first stack learns to
+    say what is spoken, and the rest how it sounds. Codebooks are counted over both.
+
+    Args:
+        channels: Channels C of a vector.
+        dim: Channels of a codeword.
+        stages: Codebooks in all.
+        levels: Codewords of a codebook.
+        first: Codebooks of the first stack, which are always sent.
+    """
+
+    def __init__(self, channels: int, dim: int, stages: int, levels: int, first: int = 1) -> None:
+        super().__init__()
+        if not 0 < first < stages:
+            raise ValueError(f"{first} of {stages} codebooks in the first stack: want one at least in each")
+        self.books, self.levels = stages, levels
+        self.first = ProjectedQuantizer(channels, dim, first, levels)
+        self.rest = ProjectedQuantizer(channels, dim, stages - first, levels)
+
+    def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
+        """Return codes `[B, books, T]` of `z [B, C, T]`; see `ResidualQuantizer.encode`."""
+        more = None if books is None else books - self.first.books
+        return torch.cat([self.first.encode(z), self.rest.encode(z, more)], 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the vectors `[B, C, T]` of `codes [B, books, T]`, of those from 0 up."""
+        first, rest = codes.split([self.first.books, self.rest.books], 1)
+        return self.first.decode(first) + self.rest.decode(rest)
+
+    def distances(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Return the squared distances `[B, n, T]` that `codes [B, n, T]` leave of `z [B, C, T]`."""
+        first, rest = codes.split([self.first.books, self.rest.books], 1)
+        return torch.cat([self.first.distances(z, first), self.rest.distances(z, rest)], 1)
+
+    def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Quantize z, and return the commitment loss: the mean over codebooks; see `ResidualQuantizer`."""
+        more = None if books is None else (books - self.first.books).clamp_min(0)
+        (y, first), (other, rest) = self.first(z), self.rest(z, more)
+        share = self.first.books / self.books
+        return y + other, share * first + (1 - share) * rest

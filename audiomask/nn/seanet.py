@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -172,9 +172,9 @@ class UpConv(ConvTranspose1d):
         return y[:, :, self.trim : self.trim + x.shape[2] * self.stride]
 
 
-def whole(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a network of this module over a whole signal as its authors do."""
-    if isinstance(block, Conv | UpConv):
+def whole(block: Any, x: Tensor) -> Tensor:
+    """Run a network over a whole signal as its authors do, by the method `whole` of a block that has one."""
+    if hasattr(block, "whole"):
         return block.whole(x)
     if isinstance(block, Parallel):
         first, *rest = (whole(branch, x) for branch in block.branches)
@@ -210,6 +210,7 @@ def seanet_encoder(
     latent: int,
     shortcut: bool = True,
     lstm: int = 2,
+    last: int = 7,
 ) -> list[nn.Module]:
     """Return the blocks of an encoder, for a `Sequential`.
 
@@ -221,6 +222,7 @@ def seanet_encoder(
         ratios: Strides, in the order of the decoder.
         shortcut: The shortcut of a unit is a convolution, as in the package encodec; false: the identity.
         lstm: Layers of the LSTM.
+        last: Kernel of the last layer.
     """
     room = 1
     for ratio in ratios:
@@ -230,7 +232,7 @@ def seanet_encoder(
         blocks += [_unit(style, filters, shortcut, room), ELU()]
         blocks.append(Conv(style, filters, 2 * filters, 2 * ratio, ratio, room=room))
         filters, room = 2 * filters, room // ratio
-    return [*blocks, *_memory(filters, lstm), ELU(), Conv(style, filters, latent, 7)]
+    return [*blocks, *_memory(filters, lstm), ELU(), Conv(style, filters, latent, last)]
 
 
 def seanet_decoder(
@@ -241,6 +243,7 @@ def seanet_decoder(
     latent: int,
     shortcut: bool = True,
     lstm: int = 2,
+    last: int = 7,
 ) -> list[nn.Module]:
     """Return the blocks of a decoder, for a `Sequential`; see `seanet_encoder`."""
     room, width = 1, filters * 2 ** len(ratios)
@@ -249,4 +252,4 @@ def seanet_decoder(
         blocks += [ELU(), UpConv(style, width, width // 2, ratio)]
         width, room = width // 2, room * ratio
         blocks.append(_unit(style, width, shortcut, room))
-    return [*blocks, ELU(), Conv(style, filters, channels, 7, room=room)]
+    return [*blocks, ELU(), Conv(style, filters, channels, last, room=room)]

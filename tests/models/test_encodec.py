@@ -4,6 +4,7 @@ import built_once
 import contract
 import pytest
 import torch
+from codebooks import settle
 
 from audiomask import checkpoints, weights
 from audiomask.cli import main
@@ -24,14 +25,8 @@ KINDS = {
 @torch.no_grad()
 def settled(model: EnCodec) -> EnCodec:
     """The model with codewords from among the latents of noise, and from what is left of them."""
-    book, x = model.quantizer.embed, 0.1 * torch.randn(1, model.channels, model.segment or 24000)
-    z = whole(model.encoder, x)[0].T
-    z = z + 0.3 * z.std() * torch.randn(4 * book.shape[2] // len(z) + 1, *z.shape)
-    z = z.flatten(0, 1)
-    for stage in range(len(book)):
-        words = z[torch.randperm(len(z))[: book.shape[2]]]
-        book[stage, 0] = words
-        z = z - words[(z @ words.T - words.square().sum(1) / 2).argmax(1)]
+    x = 0.1 * torch.randn(1, model.channels, model.segment or 24000)
+    settle(model.quantizer.embed, whole(model.encoder, x)[0].T)
     return model
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiomask.nn.quantize import ResidualQuantizer
+from audiomask.nn.quantize import ResidualQuantizer, SplitQuantizer
 
 
 def quantizer(**changes) -> ResidualQuantizer:
@@ -181,3 +181,48 @@ def test_evaluation_leaves_the_codebooks_alone():
 def test_channels_must_divide_among_the_groups():
     with pytest.raises(ValueError, match="7 channels cannot be divided among 2 groups"):
         quantizer(dim=7)
+
+
+# --- split quantizers ---------------------------------------------------------------------------------------
+
+
+def split() -> SplitQuantizer:
+    torch.manual_seed(0)
+    return SplitQuantizer(channels=6, dim=3, stages=4, levels=16)
+
+
+def test_both_stacks_code_the_same_vectors():
+    q, x = split(), z()
+    codes = q.encode(x)
+    assert torch.equal(codes[:, :1], q.first.encode(x))
+    assert torch.equal(codes[:, 1:], q.rest.encode(x))
+    none = torch.full_like(codes, -1)
+    alone = torch.cat([codes[:, :1], none[:, 1:]], 1), torch.cat([none[:, :1], codes[:, 1:]], 1)
+    torch.testing.assert_close(q.decode(alone[0]) + q.decode(alone[1]), q.decode(codes))
+    assert not q.decode(none).any()
+    distances = q.distances(x, codes)
+    for i, stack in ((0, q.first), (1, q.rest)):
+        inside = stack.into(x) - stack.embed[0, 0][codes[:, i]].mT
+        torch.testing.assert_close(distances[:, i], inside.square().sum(1))
+
+
+def test_books_are_counted_over_both_stacks():
+    q, x = split(), z()
+    every = q.encode(x)
+    assert torch.equal(q.encode(x, torch.tensor([1, 4])), every)
+    some = q.encode(x, torch.tensor([1, 3]))
+    assert torch.equal(some[:, :3], every[:, :3])
+    assert (some[:, 3] == -1).all()
+    q = q.train()
+    q.first.inited.fill_(True)
+    q.rest.inited.fill_(True)
+    x.requires_grad_()
+    y, commitment = q(x, torch.tensor([1, 1]))
+    (y.square().mean() + commitment).backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+def test_each_stack_needs_a_book():
+    with pytest.raises(ValueError, match="4 of 4 codebooks in the first stack"):
+        SplitQuantizer(6, 3, 4, 16, first=4)
