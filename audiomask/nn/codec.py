@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiomask.nn.quantize import ResidualQuantizer
+from audiomask.nn.quantize import ResidualQuantizer, ScalarQuantizer
 from audiomask.streaming import Port, Steps, Streaming, StreamingModel, whole
 
 
@@ -45,7 +45,7 @@ class Codec(StreamingModel):
     beside: tuple[Port, ...] = ()
     encoder: Streaming
     decoder: Streaming
-    quantizer: ResidualQuantizer
+    quantizer: ResidualQuantizer | ScalarQuantizer
 
     def assemble(self) -> None:
         """Set ports, hop and delay, once encoder, quantizer and decoder are there."""
