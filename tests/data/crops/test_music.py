@@ -97,7 +97,7 @@ def test_clips_are_the_middle_of_a_recording(folder):
 def test_what_cannot_be_is_said(folder):
     with pytest.raises(AudioError, match=r"no bass\.scp"):
         packed(folder, stems=("vocals", "bass"))
-    with pytest.raises(AudioError, match="leave out data.stems"):
+    with pytest.raises(AudioError, match=r"leave out data\.stems"):
         module(folder, stems=STEMS, others=str(folder))
     sf.write(folder.parent / "0_drums.wav", np.zeros((7, 2)), RATE)
     with pytest.raises(
