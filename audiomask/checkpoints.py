@@ -14,6 +14,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import types
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,14 @@ Source: TypeAlias = Mapping[str, Tensor] | Sequence[onnx.GraphProto]
 HOLDERS = ("best_state", "ema", "model_state_dict", "state_dict", "model", "generator", "state")
 
 
+class _Bag:
+    """A class without code, that stands for those in which authors keep their options."""
+
+
+# What may lie beside the weights: bags of values without code, as the classes are called in the files.
+BAGS: list[Any] = [argparse.Namespace, types.SimpleNamespace, (_Bag, "__main__.Config")]
+
+
 class CheckpointError(AudioError):
     """An error for a checkpoint that cannot be read, or is not of the family that was named."""
 
@@ -54,8 +63,7 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # trainers keep their options beside the weights: a bag of values without code
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals(BAGS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

@@ -1,5 +1,6 @@
 """Small corpora in the layout of the real ones, made of the excerpts that ship in egs/mini/denoise/corpus."""
 
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -137,6 +138,48 @@ def libritts(folder: Path) -> Path:
                     folder / f"{part}/{reader}/7/{name}.wav", excerpt("speech", (reader + n) % 8), 24000
                 )
                 path.with_suffix(".normalized.txt").write_text("Words.\n")
+    return folder
+
+
+def musdb(folder: Path) -> Path:
+    """HQ: three songs to train on, two of those of the validation, one to test on, in stereo at 44.1 kHz."""
+    songs = {
+        "train": ("A Band - One", "A Band - Two", "B - Three", "Leaf - Summerghost", "ANiMAL - Rockshow"),
+        "test": ("C - Four",),
+    }
+    number = 0
+    for part, names in songs.items():
+        for name in names:
+            stems = []
+            for i, stem in enumerate(("vocals", "drums", "bass", "other")):
+                x = excerpt(("speech", "noise")[i % 2], (number + i) % 8)
+                stems.append(soxr.resample(np.stack([x, 0.5 * x[::-1]], 1), RATE, 44100))
+                write_stereo(folder / f"{part}/{name}/{stem}.wav", stems[-1])
+            write_stereo(folder / f"{part}/{name}/mixture.wav", sum(stems))
+            number += 1
+    return folder
+
+
+def write_stereo(path: Path, x: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, np.clip(x, -1, 1), 44100, "PCM_16")
+
+
+def compressed(folder: Path) -> Path:
+    """MUSDB18: the songs of `musdb` as one .stem.mp4 each, with the mix and its stems; needs PyAV."""
+    import av
+
+    for song in sorted(musdb(folder).glob("*/*")):
+        with av.open(str(song.with_name(f"{song.name}.stem.mp4")), "w", format="mp4") as out:
+            names = ("mixture", "drums", "bass", "other", "vocals")
+            streams = [out.add_stream("aac", rate=44100, layout="stereo") for _ in names]
+            for stream, name in zip(streams, names, strict=True):
+                x = sf.read(song / f"{name}.wav", dtype="float32")[0].T
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(x), "fltp", "stereo")
+                frame.sample_rate, frame.pts = 44100, 0
+                for packet in [*stream.encode(frame), *stream.encode(None)]:
+                    out.mux(packet)
+        shutil.rmtree(song)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
 `NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a
-corpus, `Sounds` and `LabelledSounds` take any recordings.
+corpus, `Music` takes songs in their channels, `Sounds` and `LabelledSounds` take any recordings.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Clips, Crops, LabelledClips, confidences
 from audiomask.data.crops.labels import LabelledCrops, count, labels_of
+from audiomask.data.crops.music import MusicClips, MusicCrops, read_stems
 from audiomask.data.crops.packed import Corpus, PackedAudio, SpeechAndNoise, pack
 from audiomask.data.crops.pairs import PairCrops, Pairs
 from audiomask.data.crops.shards import ShardedAudio, Share, label_counts, sharded
@@ -241,6 +242,63 @@ class CodedSpeech(NoisySpeech):
 
     def clips(self, path: str) -> Dataset[Any]:
         return Clips(path, self.sample_rate)
+
+
+class Music(Rows):
+    """Provides songs in their channels for `simulate.remix`, and clips of songs for validation.
+
+    Args:
+        train, valid: Data directories.
+        others: A data directory of whatever is no music, which is mixed with it; see `MusicCrops`.
+        channels: Channels of the sound.
+        stems: Tables of `train` with the sources of a song, such as drums and vocals; none: wav.scp.
+        heard: Samples from the middle of each recording that the validation hears; 0: all.
+        rest: See `Rows`.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        valid: str,
+        others: str | None = None,
+        channels: int = 2,
+        stems: Sequence[str] = (),
+        heard: int = 480000,
+        **rest: Any,
+    ):
+        super().__init__(train, valid, **rest)
+        if others and stems:
+            raise AudioError("others are mixed with whole songs; leave out data.stems, or data.others")
+        self.others_dir, self.channels, self.stems, self.heard = others, channels, tuple(stems), heard
+
+    def sources(self) -> list[str]:
+        return [path for path in (self.train_dir, self.others_dir) if path]
+
+    def _pack(self, path: str) -> Path:
+        if sharded(path):
+            raise AudioError(f"{path}: shards are mono; give a data directory")
+        data = DataDir.read(path)
+        tables = self.stems or ("wav",)
+        if missing := [table for table in tables if f"{table}.scp" not in data.tables]:
+            raise AudioError(f"{path}: no {missing[0]}.scp; leave out data.stems to take whole songs")
+        cache = self.cache / f"music_{self.channels}"
+
+        def read(u: Utterance) -> np.ndarray:
+            return read_stems(data, u, self.sample_rate, self.channels, tables)
+
+        return packed(data, cache, self.sample_rate, read, ",".join(tables))
+
+    def prepare_data(self) -> None:
+        for path in self.sources():
+            self._pack(path)
+
+    def rows(self) -> Dataset[Any]:
+        others = PackedAudio(self._pack(self.others_dir)) if self.others_dir else None
+        music = PackedAudio(self._pack(self.train_dir))
+        return MusicCrops(music, self.raw, self.channels, max(1, len(self.stems)), others, self.seed)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return MusicClips(path, self.sample_rate, self.channels, self.heard)
 
 
 class PairedSpeech(Rows):

@@ -6,4 +6,4 @@ from audiomask.losses.discriminators import Discriminator, SpectrumDiscriminator
 from audiomask.losses.objective import Objective, WeightedSum
 from audiomask.losses.perceptual import PESQLoss, pesq_disturbance
 from audiomask.losses.spectral import CompressedSpectralLoss, MelSpectrogramLoss, MultiResolutionSTFTLoss
-from audiomask.losses.waveform import L1Loss, SignalLoss, SISDRLoss, SNRLoss
+from audiomask.losses.waveform import L1Loss, SignalLoss, SISDRLoss, SNRLoss, SquaredLoss

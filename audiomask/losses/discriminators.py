@@ -19,7 +19,7 @@ class Discriminator(nn.Module):
     least: int = 1
 
     def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return scores `[B, 1, T', ...]`, high for real sound, and the outputs of the layers.
+        """Return scores `[B, N, T', ...]`, high for real sound, and the outputs of the layers.
 
         Args:
             x: Signals `[B, C, T]` of RMS about 1.
@@ -91,7 +91,8 @@ class STFTDiscriminator(Discriminator):
     Args:
         fft: Samples of the FFT and of Hann's window; the hop is a quarter.
         filters: Channels of the layers.
-        signals: Channels C of the signals.
+        signals: Channels C of the signals; with 1, each channel of any number is judged by itself, as
+            EnCodec's authors do with stereo.
         slope: Slope of the leaky ReLU below 0.
     """
 
@@ -100,7 +101,7 @@ class STFTDiscriminator(Discriminator):
     def __init__(self, fft: int, filters: int = 32, signals: int = 1, slope: float = 0.2):
         super().__init__()
         self.fft = self.least = fft
-        self.slope = slope
+        self.slope, self.signals = slope, signals
         self.register_buffer("window", torch.hann_window(fft), persistent=False)
         layers = [nn.Conv2d(2 * signals, filters, (3, 9), padding=(1, 4))]
         for dilation in (1, 2, 4):
@@ -111,11 +112,12 @@ class STFTDiscriminator(Discriminator):
         self.last = weight_norm(nn.Conv2d(filters, 1, 3, padding=1))
 
     def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return scores `[B, 1, frames, places]`; see `Discriminator`. `where` is not looked at."""
+        """Return scores `[B, C / signals, frames, places]`, see `Discriminator`; `where` is not looked at."""
+        batch, x = len(x), x.unflatten(1, (-1, self.signals)).flatten(0, 1)
         frames = x.float().unfold(2, self.fft, self.fft // 4) * self.window
         z = torch.fft.rfft(frames) / self.window.square().sum().sqrt()
         y, outputs = torch.cat([z.real, z.imag], 1), []
         for layer in self.layers:
             y = F.leaky_relu(layer(y), self.slope)
             outputs.append(y)
-        return self.last(y), outputs
+        return self.last(y).flatten(0, 1).unflatten(0, (batch, -1)), outputs

@@ -1,4 +1,4 @@
-"""Compare waveforms: L1, signal-to-noise ratio and its scale-invariant form.
+"""Compare waveforms: L1, squared error, signal-to-noise ratio and its scale-invariant form.
 
 All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
 float32 whatever autocast says, and return the mean over the batch.
@@ -67,6 +67,13 @@ class L1Loss(SignalLoss):
 
     def compute(self, est: Tensor, ref: Tensor) -> Tensor:
         return (est - ref).abs().mean()
+
+
+class SquaredLoss(SignalLoss):
+    """Computes the mean squared error of the samples."""
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        return (est - ref).square().mean()
 
 
 class SNRLoss(SignalLoss):

@@ -1,4 +1,4 @@
-"""Quantize vectors by codebooks, each of which codes what the ones before it leave.
+"""Quantize vectors by codebooks, each of which codes what the ones before it leave, or number by number.
 
     quantizer = ResidualQuantizer(dim=128, stages=8, levels=1024)
     codes = quantizer.encode(z)                       # [B, 128, T] -> [B, 8, T] int64
@@ -11,7 +11,7 @@ follow exponential averages of the vectors that they code; codewords that code n
 The nearest codeword is the one of the highest score <r, q> - |q|^2 / 2, and of equal scores the one of the
 lowest index. Scores are float32, and sums of other lengths, threads or frameworks differ in their last bits;
 where two scores are that close the codes may differ, and only there (`distances`, which the proof of an
-exported graph looks at).
+exported graph looks at). `ScalarQuantizer` has the same methods, and a code for each channel.
 """
 
 from __future__ import annotations
@@ -303,3 +303,62 @@ class SplitQuantizer(nn.Module):
         (y, first), (other, rest) = self.first(z), self.rest(z, more)
         share = self.first.books / self.books
         return y + other, share * first + (1 - share) * rest
+
+
+class ScalarQuantizer(nn.Module):
+    """A quantizer of each channel by itself, trained by noise (WaLLoC, Jacobellis and Yadwadkar 2024).
+
+    A map that makes a Gaussian of deviation s even, u = L (2 Phi(z / s) - 1), comes first, and its inverse
+    last. In training u gets noise, even from -1/2 to 1/2; else it is rounded, to the even number where it
+    lies between two. With 8 bits, u is within L = 127.499, s is 127 / 1.85, and there are 255 levels.
+
+    Args:
+        dim: Channels, each of which is a codebook.
+        bits: Bits of a code.
+    """
+
+    SPREAD, SLACK = 1.85, 0.499  # top / s; by how much u passes the last level, so that it is never exceeded
+    LEAST = 1e-4  # probability at which the inverse ends
+
+    table: Tensor
+
+    def __init__(self, dim: int, bits: int = 8) -> None:
+        super().__init__()
+        if not 2 <= bits <= 16:
+            raise ValueError(f"codes of {bits} bits; want 2 to 16")
+        self.dim = self.books = dim
+        self.top = 2 ** (bits - 1) - 1
+        self.levels, self.scale, self.limit = 2 * self.top + 1, self.top / self.SPREAD, self.top + self.SLACK
+        table = self._normal(torch.arange(-self.top, self.top + 1, dtype=torch.float32))
+        self.register_buffer("table", table, persistent=False)
+
+    def _even(self, z: Tensor) -> Tensor:
+        return self.limit * torch.erf(z * (math.sqrt(0.5) / self.scale))
+
+    def _normal(self, u: Tensor) -> Tensor:
+        p = (0.5 + 0.5 / self.limit * u).clamp(self.LEAST, 1 - self.LEAST)
+        return self.scale * torch.special.ndtri(p)
+
+    def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
+        """Return codes `[B, D, T]` of `z [B, D, T]`; `books` changes nothing."""
+        return self._even(z).round().clamp(-self.top, self.top).long() + self.top
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the vectors `[B, D, T]` of codes, with 0 where a code is below 0."""
+        return F.embedding(codes.clamp_min(0), self.table[:, None])[..., 0] * (codes >= 0)
+
+    def distances(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Return the squared distances `[B, D, T]` of `codes` from `z [B, D, T]`."""
+        return (self._even(z) - (codes - self.top)).square() * (codes >= 0)
+
+    def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return `z [B, D, T]` with noise, or out of training quantized, and a commitment loss of 0.
+
+        Of each row the channels from `books [B]` on are 0 (None: none).
+        """
+        u = self._even(z)
+        made = self._normal(u + torch.rand_like(u) - 0.5) if self.training else self.decode(self.encode(z))
+        if books is not None:
+            order = torch.arange(self.dim, device=z.device)[:, None]
+            made = made * (order < books[:, None, None])
+        return made, z.new_zeros(())

@@ -93,3 +93,19 @@ def test_the_mel_loss_of_silence_has_a_gradient():
     assert est.grad.isfinite().all()
     with pytest.raises(ValueError, match="multiples of 4"):
         MelSpectrogramLoss(24000, (33,))
+
+
+def test_channels_may_be_judged_each_by_itself():
+    """EnCodec's discriminators are mono at 48 kHz too."""
+    network = STFTDiscriminator(128, 4)
+    x = torch.randn(3, 2, 500)
+    scores, layers = network(x)
+    assert scores.shape[:2] == (3, 2)
+    for channel in (0, 1):
+        alone, own = network(x[:, channel : channel + 1])
+        torch.testing.assert_close(scores[:, channel], alone[:, 0])
+        torch.testing.assert_close(layers[-1].unflatten(0, (3, 2))[:, channel], own[-1])
+    y = torch.randn(3, 2, 500, requires_grad=True)
+    where = torch.ones(3, 500)
+    taught, _ = Adversary([network], "hinge", "all", 1.0, 0, segment=0)(y, x, where)
+    assert taught["adversarial"].isfinite()

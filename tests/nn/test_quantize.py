@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiomask.nn.quantize import ResidualQuantizer, SplitQuantizer
+from audiomask.nn.quantize import ResidualQuantizer, ScalarQuantizer, SplitQuantizer
 
 
 def quantizer(**changes) -> ResidualQuantizer:
@@ -226,3 +226,55 @@ def test_books_are_counted_over_both_stacks():
 def test_each_stack_needs_a_book():
     with pytest.raises(ValueError, match="4 of 4 codebooks in the first stack"):
         SplitQuantizer(6, 3, 4, 16, first=4)
+
+
+# --- number by number ---------------------------------------------------------------------------------------
+
+
+def test_scalar_codes_come_back_within_half_a_step():
+    q = ScalarQuantizer(4).eval()
+    z = 60 * torch.randn(2, 4, 500, generator=torch.Generator().manual_seed(0))
+    codes = q.encode(z)
+    assert (codes.min() >= 0, codes.max() < q.levels, codes.dtype) == (True, True, torch.int64)
+    u = q._even(z)
+    assert (u - (codes - q.top)).abs().max() <= 0.5
+    assert torch.equal(q.encode(q.decode(codes)), codes)
+    torch.testing.assert_close(q(z)[0], q.decode(codes))
+    torch.testing.assert_close(q.distances(z, codes), (u - (codes - 127)).square())
+    assert (q.distances(z, (codes + 1).clamp_max(254)) >= q.distances(z, codes)).all()
+
+
+def test_a_gaussian_of_the_published_deviation_uses_all_levels_alike():
+    q = ScalarQuantizer(1)
+    z = 127 / 1.85 * torch.randn(1, 1, 200_000, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(q.encode(z).flatten(), minlength=255).float()
+    assert counts.min() > 0.8 * counts.mean()
+    assert counts.max() < 1.2 * counts.mean()
+
+
+def test_extremes_take_the_last_levels_and_no_code_is_nothing():
+    q = ScalarQuantizer(3)
+    codes = q.encode(torch.tensor([[[-1e9], [0.0], [1e9]]]))
+    assert codes.flatten().tolist() == [0, 127, 254]
+    assert q.decode(codes).isfinite().all()
+    assert q.decode(torch.full((1, 3, 2), -1)).eq(0).all()
+
+
+def test_noise_in_training_is_even_and_the_gradient_passes():
+    q = ScalarQuantizer(2).train()
+    z = torch.zeros(1, 2, 20_000, requires_grad=True)
+    torch.manual_seed(0)
+    made, commitment = q(z)
+    noise = q._even(made.detach())
+    assert -0.5 <= noise.min() < -0.49
+    assert 0.49 < noise.max() <= 0.5
+    assert noise.std() == pytest.approx(12**-0.5, rel=0.02)
+    made.sum().backward()
+    assert z.grad.mean() == pytest.approx(1, abs=0.01)
+    assert commitment == 0
+    assert q(z, torch.tensor([1]))[0][:, 1].eq(0).all()
+
+
+def test_codes_have_two_bits_at_least():
+    with pytest.raises(ValueError, match="1 bits"):
+        ScalarQuantizer(2, bits=1)

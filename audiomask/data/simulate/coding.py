@@ -14,10 +14,10 @@ from audiomask.masks.packets import LossModel
 
 
 class Coding(Simulation):
-    """Gives a codec the noisy signal that another simulation makes, which is wanted back.
+    """Gives a codec the signal that another simulation makes, which is wanted back.
 
     Args:
-        sent: Makes that signal, speech with the noise that a talker has about him.
+        sent: Makes that signal: speech with the noise that a talker has about him, or mixes of music.
         books: Numbers of codebooks, of which each row or batch draws one (twice as often if given twice).
         losses: Loss models, of which each row draws one; none: all frames arrive.
         stride: Samples of a frame of codes.
@@ -48,21 +48,22 @@ class Coding(Simulation):
         """Return the example of raw rows, or of whole recordings (`data.crops.clips.Clips`)."""
         if "audio" in batch:
             sent, books = batch["audio"], [self.judged] * len(batch["audio"])
+            sent = sent[:, None] if sent.ndim == 2 else sent
         else:
-            sent, _ = self.sent(batch["speech"], batch["noise"], batch["seed"])
+            sent = self.sent.example(batch).given["audio"]
             seeds = batch["seed"][:1].expand(len(sent)) if self.per_batch else batch["seed"]
             books = [self._draw(self.books, int(seed) ^ 0xB00C5) for seed in seeds]
-        lost = sent.new_zeros(len(sent), -(sent.shape[1] // -self.stride))
+        lost = sent.new_zeros(len(sent), -(sent.shape[2] // -self.stride))
         if self.losses and "audio" not in batch:
             for row, seed in zip(lost, batch["seed"], strict=True):
                 model = self._draw(self.losses, int(seed) ^ 0x10557)
                 row.copy_(model.sample(seed[None], len(row))[0])
         given = {
-            "audio": sent[:, None],
+            "audio": sent,
             "lost": lost[:, None],
             "books": torch.tensor(books, device=sent.device),
         }
-        return Example(given, {"decoded": sent[:, None]}, rms(sent))
+        return Example(given, {"decoded": sent}, rms(sent.flatten(1)))
 
     @staticmethod
     def _draw(choices: Sequence[Any], seed: int) -> Any:

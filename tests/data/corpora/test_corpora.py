@@ -8,6 +8,8 @@ import pytest
 from audiomask.data.corpora.chime3 import read as from_chime3
 from audiomask.data.corpora.dns import read as from_dns
 from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.corpora.musdb import STEMS
+from audiomask.data.corpora.musdb import read as from_musdb
 from audiomask.data.corpora.plc import read as from_plc
 from audiomask.data.corpora.vctk import read as from_vctk
 from audiomask.data.corpora.voicebank import read as from_voicebank
@@ -114,6 +116,27 @@ def test_vctk(tree, sound):
     shutil.move(old / "p225_003.flac", old / "other.flac")
     with pytest.raises(DataError, match=r"other\.flac: not a name of VCTK"):
         from_vctk(folder)
+
+
+def test_musdb(tree, sound):
+    folder = tree("musdb")
+    parts = sound(from_musdb(folder))
+    assert {name: len(data.recordings) for name, data in parts.items()} == {"train": 3, "valid": 2, "test": 1}
+    assert parts["valid"].speakers == ["ANiMAL_-_Rockshow", "Leaf_-_Summerghost"]
+    for stem in STEMS:
+        assert parts["test"].tables[f"{stem}.scp"] == {"C_-_Four": str(folder / f"test/C - Four/{stem}.wav")}
+    assert parts["train"].tables["wav.scp"]["B_-_Three"].endswith("train/B - Three/mixture.wav")
+    (folder / "train/B - Three/mixture.wav").unlink()
+    with pytest.raises(DataError, match="mixture is missing"):
+        from_musdb(folder)
+
+
+def test_musdb_compressed(tree, sound):
+    pytest.importorskip("av")
+    parts = sound(from_musdb(tree("compressed")))
+    assert {name: len(data.recordings) for name, data in parts.items()} == {"train": 3, "valid": 2, "test": 1}
+    assert parts["test"].tables["wav.scp"]["C_-_Four"].endswith("test/C - Four.stem.mp4")
+    assert "vocals.scp" not in parts["test"].tables
 
 
 def test_all_faults_come_at_once(tree):

@@ -14,6 +14,7 @@ from audiomask.data.corpora import (
     esc10,
     esc50,
     folder,
+    musdb,
     plc,
     speechcommands,
     vctk,
@@ -23,7 +24,7 @@ from audiomask.data.kaldi.directory import DataDir, DataError
 
 READERS = {
     module.__name__.rpartition(".")[2]: module.read
-    for module in (audioset, chime3, dns, esc10, esc50, plc, speechcommands, voicebank)
+    for module in (audioset, chime3, dns, esc10, esc50, musdb, plc, speechcommands, voicebank)
 }
 READERS["vctk"] = lambda folder, **how: {"": vctk.read(folder, **how)}
 FAULTS = [
@@ -47,6 +48,9 @@ FAULTS = [
     ),
     ("chime3", "data/audio/16kHz/isolated/et05_caf_real/F05_440C0201_CAF.CH2.wav", "missing", "ch2 partner"),
     ("chime3", "data/audio/16kHz/backgrounds/BGD_150203_010_CAF.CH6.wav", "truncated", "truncated"),
+    ("musdb", "train/A Band - One/bass.wav", "missing", "its bass partner"),
+    ("musdb", "train/Leaf - Summerghost/other.wav", "truncated", "copy or unpack it again"),
+    ("musdb", "train/B - Three/mixture.wav", "not audio", "not audio"),
     ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "missing", "is listed in esc50.csv and missing"),
     ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "truncated", "truncated"),
     ("esc10", "002 - Rain/4-4001-A.wav", "empty", "is empty"),
