@@ -104,7 +104,7 @@ class Engine:
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(value))
             turns.append(_Turn(binding, after, [made[n].reshape(-1) for n in self.floats]))
         given = {port.name: feeds[port.name] for port in self.artifact.streams}
-        return given, dict(zip(self.outputs, got, strict=True)), *turns
+        return given, dict(zip(self.outputs, got, strict=True)), turns[0], turns[1]
 
     def feeds(self, inputs: Streams, hops: int) -> dict[str, np.ndarray]:
         """Return all that the graph takes for `hops` hops; a stream that is not given is 0."""
