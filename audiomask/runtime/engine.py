@@ -93,8 +93,10 @@ class Engine:
         return outputs, None if sound else self.mend(outputs)
 
     def mend(self, outputs: dict[str, np.ndarray]) -> np.ndarray | None:
-        """Mute and reset the rows in which something is not finite; flag them, `[batch]`, if there are any."""
-        # A state that holds a NaN would never recover, and one that holds infinity may mute the model for ever.
+        """Mute and reset rows in which something is not finite; return their flags `[batch]`, if any.
+
+        A state that holds a NaN would never recover, and one with an infinity may mute the model for ever.
+        """
         broken = np.zeros(self.batch, bool)
         for value in (*outputs.values(), *self.state):
             broken |= ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
