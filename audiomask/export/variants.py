@@ -170,13 +170,26 @@ def _plain(a: dict[str, Any]) -> bool:
     return a.get("group", 1) == 1 and a.get("auto_pad", b"NOTSET") == b"NOTSET" and not padded
 
 
+def _flat(to: Rewriter, x: str) -> str:
+    """Return the signal `[B, C, T]` that x `[B, C, 1, T]` was (see `nn.conv`), or "" if it was none."""
+    made = [n for n in to.nodes if n.op_type == "Unsqueeze" and n.output[0] == x and n.input[1] in to.weights]
+    axes = [numpy_helper.to_array(to.weights[n.input[1]]).tolist() for n in made]
+    return made[0].input[0] if axes == [[2]] else ""
+
+
 def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
-    """Write x `[B, C, T]`, w `[N, C, K]` as windows `[B, T', K C]` times `[K C, N]`."""
+    """Write x `[B, C, T]`, w `[N, C, K]` as windows `[B, T', K C]` times `[K C, N]`.
+
+    So that ONNX Runtime takes its faster kernels, x and w may have a height of one.
+    """
     a, (x, kernels, bias) = _attributes(node), _inputs(node, 3)
-    w = to.large(kernels, 3)
+    flat = _flat(to, x)
+    w = to.large(kernels, 4 if flat else 3)
     if w is None or not _plain(a):
         return False
-    kernel, stride, dilation = w.shape[2], a.get("strides", [1])[0], a.get("dilations", [1])[0]
+    if flat:
+        x, w = flat, w[:, :, 0]
+    kernel, stride, dilation = w.shape[2], a.get("strides", [1])[-1], a.get("dilations", [1])[-1]
     if kernel > 1 or stride > 1:
         taps = []
         for k in range(kernel):
@@ -185,7 +198,9 @@ def _conv(to: Rewriter, node: onnx.NodeProto) -> bool:
         x = to("Concat", *taps, axis=1) if len(taps) > 1 else taps[0]
     x = to("Transpose", x, perm=[0, 2, 1])
     y = _product(to, x, w.transpose(2, 1, 0).reshape(-1, w.shape[0]), bias)
-    to("Transpose", y, perm=[0, 2, 1])
+    y = to("Transpose", y, perm=[0, 2, 1])
+    if flat:
+        to("Unsqueeze", y, to.integers(2))
     return to.named(node.output[0])
 
 

@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from audiomask.streaming import State, Streaming, simplest, to_onnx
 
+# Weights from which on a kernel of a single frame is faster as a convolution than as a product, in a graph.
+WIDE = 1 << 15
+
 
 class _Conv(Streaming):
     """A base of Conv1d and Conv2d, whose `past [B, C, n(, F)]` holds the frames yet to be read."""
@@ -90,7 +93,7 @@ class Conv1d(_Conv):
         """
         weight, depthwise = self.weight, self.groups == self.in_channels == self.weight.shape[0]
         blocks = weight.shape[0] % 8 == 0 and (depthwise or weight.shape[1] % 8 == 0)
-        if not (to_onnx() and blocks and weight.shape[2] > 1):
+        if not (to_onnx() and blocks and (weight.shape[2] > 1 or weight.numel() >= WIDE)):
             return F.conv1d(x, weight, self.bias, self.hop, 0, self.dilation, self.groups)
         x, weight = x[:, :, None], weight[:, :, None]
         y = F.conv2d(x, weight, self.bias, (1, self.hop), 0, (1, self.dilation), self.groups)

@@ -157,14 +157,16 @@ class UpConv(ConvTranspose1d):
 
     def step(self, x, state, **controls):
         # A frame makes two strides of output, of which the second is added to the first of the next frame.
-        # One product with all frames is faster than the operator, twice where there is a single frame.
+        # A product with all frames is faster than the operator, twice where there is a single frame; channels
+        # last, what it gives is in order. In a graph there are two products, as cutting one in two copies it.
         x, seen = self.gate(x, state)
-        weight = self.weight.unflatten(2, (2, -1)).transpose(1, 2).flatten(1)  # [in, 2 out stride]
-        y = (x.mT @ weight).unflatten(2, (2, self.out_channels, self.stride))
-        later = y[:, :, 1]  # [B, T, out, stride]
-        y = y[:, :, 0] + torch.cat([state["tail"][:, None], later[:, :-1]], 1)
-        y = y.transpose(1, 2).flatten(2)
-        return (y if self.bias is None else y + self.bias[:, None]), {"tail": later[:, -1], **seen}
+        x, w = x.mT, self.weight.unflatten(2, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # [in, 2, stride out]
+        now, later = (x @ w[:, 0], x @ w[:, 1]) if to_onnx() else (x @ w.flatten(1)).chunk(2, 2)
+        tail = state["tail"].mT.flatten(1)[:, None]
+        y = now + torch.cat([tail, later[:, :-1]], 1)
+        y = y.unflatten(2, (self.stride, -1)).flatten(1, 2)
+        y = (y if self.bias is None else y + self.bias).mT
+        return y, {"tail": later[:, -1].unflatten(1, (self.stride, -1)).mT, **seen}
 
     def whole(self, x: Tensor) -> Tensor:
         """Return the output for a whole signal, trimmed at both ends."""

@@ -68,8 +68,8 @@ class Engine:
         self._hops = 0
         self._bound: _Bound | None = None
 
-    def alone(self, inputs: Streams) -> tuple[dict[str, np.ndarray], bool]:
-        """Run one hop; return its outputs, and whether all numbers in them and in the states are finite.
+    def hop(self, inputs: Streams) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Run one hop; return its outputs, and what `mend` does if there are numbers that are not finite.
 
         All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
         of the time. Each call reads one of two copies of the states, and writes the other, the new `state`.
@@ -86,7 +86,26 @@ class Engine:
         sound = True
         for flat in turn.floats:
             sound = sound and flat.dot(flat) < np.inf
-        return {name: value.copy() for name, value in got.items()}, sound
+        outputs = {name: value.copy() for name, value in got.items()}
+        self._hops += 1
+        if self._hops >= SWEEP:
+            self.sweep(0)
+        return outputs, None if sound else self.mend(outputs)
+
+    def mend(self, outputs: dict[str, np.ndarray]) -> np.ndarray | None:
+        """Mute and reset rows in which something is not finite; return their flags `[batch]`, if any.
+
+        A state that holds a NaN would never recover, and one with an infinity may mute the model for ever.
+        """
+        broken = np.zeros(self.batch, bool)
+        for value in (*outputs.values(), *self.state):
+            broken |= ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
+        if not broken.any():
+            return None
+        for value in outputs.values():
+            value[broken] = 0
+        self.reset(broken)
+        return broken
 
     def _bind(self) -> _Bound:
         import onnxruntime as ort
@@ -104,7 +123,7 @@ class Engine:
                 binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(value))
             turns.append(_Turn(binding, after, [made[n].reshape(-1) for n in self.floats]))
         given = {port.name: feeds[port.name] for port in self.artifact.streams}
-        return given, dict(zip(self.outputs, got, strict=True)), *turns
+        return given, dict(zip(self.outputs, got, strict=True)), turns[0], turns[1]
 
     def feeds(self, inputs: Streams, hops: int) -> dict[str, np.ndarray]:
         """Return all that the graph takes for `hops` hops; a stream that is not given is 0."""
@@ -214,30 +233,25 @@ def _call(steps: Sequence[Step]) -> None:
     first, hops = steps[0].engine, steps[0].hops
     try:
         if len(steps) == 1 and hops == 1:
-            steps[0].outputs, sound = first.alone(steps[0].inputs)
+            steps[0].outputs, steps[0].broken = first.hop(steps[0].inputs)
         else:
-            sound = _together(steps, hops)
+            _together(steps, hops)
     except Exception as error:  # see Artifact.session
         if len(steps) > 1:
             for step in steps:
                 _call([step])
             return
         steps[0].error = failure(first.artifact.path, "failed while running", error)
-        return
-    for step in steps:
-        step.engine.sweep(hops)
-        if not sound:
-            _mend(step)
 
 
-def _together(steps: Sequence[Step], hops: int) -> bool:
-    """Call the graph with the rows of all steps; return whether all numbers that come out are finite."""
+def _together(steps: Sequence[Step], hops: int) -> None:
+    """Call the graph with the rows of all steps."""
     first = steps[0].engine
     rows, *others = (step.engine.feeds(step.inputs, hops) for step in steps)
     if others:
         rows = {name: np.concatenate([rows[name], *(o[name] for o in others)]) for name in rows}
     values = first.graph.run(first.names, rows)
-    # One product per tensor finds a NaN or infinity anywhere; `_mend` looks closer at sums that overflow.
+    # One product per tensor finds a NaN or infinity anywhere; `mend` looks closer at sums that overflow.
     sound = True
     for n in first.floats:
         flat = values[n].reshape(-1)
@@ -249,17 +263,6 @@ def _together(steps: Sequence[Step], hops: int) -> bool:
         step.outputs = {name: values[n][own].copy() for n, name in enumerate(first.outputs)}
         for kept, new in zip(engine.state, values[count:], strict=True):
             kept[:] = new[own]
-    return sound
-
-
-def _mend(step: Step) -> None:
-    # A state that holds a NaN would never recover, and one that holds infinity may mute the model for ever.
-    assert step.outputs is not None
-    broken = np.zeros(step.engine.batch, bool)
-    for value in (*step.outputs.values(), *step.engine.state):
-        broken |= ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
-    if broken.any():
-        step.broken = broken
-        for value in step.outputs.values():
-            value[broken] = 0
-        step.engine.reset(broken)
+        engine.sweep(hops)
+        if not sound:
+            step.broken = engine.mend(step.outputs)

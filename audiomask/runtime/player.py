@@ -24,7 +24,7 @@ import numpy as np
 
 from audiomask.audio.mixing import Mixer
 from audiomask.ports import TYPES, Port
-from audiomask.runtime.artifact import Artifact, ArtifactError
+from audiomask.runtime.artifact import Artifact, ArtifactError, failure
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.engine import Engine, Step
 from audiomask.runtime.engine import run as run_steps
@@ -233,20 +233,22 @@ class Player:
         for held in self._held.values():
             if held.shape[1]:
                 return None
-        self._busy = True
+        self._busy, engine = True, self.engine
         try:
-            step = Step(self.engine, {self.first.name: block.reshape(self.engine.batch, -1, block.shape[1])})
-            run_steps((step,))
-            self._stepped += 1
-            y = self._result(step)
-            for name, frames in self.engine.frames.items():
-                self._given[name] += frames
-            self._inner += block.shape[1]
-            for name, part in y.items():
-                y[name] = part = self._trimmed(name, part)
-                self._done[name] += part.shape[1]
+            y, broken = engine.hop({self.first.name: block.reshape(engine.batch, -1, block.shape[1])})
+        except Exception as error:  # see Artifact.session
+            raise failure(self.artifact.path, "failed while running", error) from error
         finally:
             self._busy = False
+        self._stepped += 1
+        self.faults += broken is not None
+        for name, frames in engine.frames.items():
+            self._given[name] += frames
+        self._inner += block.shape[1]
+        for name, part in y.items():
+            part = part.reshape(self.rows[name], -1)
+            y[name] = part = self._trimmed(name, part) if self._skip[name] else part
+            self._done[name] += part.shape[1]
         return y
 
     def flush(self) -> Frames:
@@ -435,16 +437,13 @@ class Player:
         if not runs:
             return self._none[name]
         y = runs[0][name] if len(runs) == 1 else np.concatenate([run[name] for run in runs], axis=2)
-        return self._trimmed(name, y)
+        return self._trimmed(name, y.reshape(self.rows[name], -1))
 
     def _trimmed(self, name: str, y: np.ndarray) -> np.ndarray:
         """Return an output `[rows, frames]` without its frames before the signal."""
-        y = y.reshape(self.rows[name], -1)
-        if skip := self._skip[name]:
-            cut = min(skip, y.shape[1])
-            self._skip[name] -= cut
-            y = y[:, cut:]
-        return y
+        cut = min(self._skip[name], y.shape[1])
+        self._skip[name] -= cut
+        return y[:, cut:]
 
     def _many(self, hops: int) -> int:
         """Return how many hops the next call takes: few lengths, to bound ONNX Runtime's memory."""

@@ -217,7 +217,7 @@ class Mixed(Simple):
     name, task, hop = "mixed", "enhance", 4
 
     def __init__(self):
-        layers = Conv1d(1, 24, 8, 4), nn.ReLU(), Delay(1, 24), GRU(24, 24), LSTM(24, 24)
+        layers = Conv1d(1, 24, 8, 4), Conv1d(24, 24, 3), nn.ReLU(), Delay(1, 24), GRU(24, 24), LSTM(24, 24)
         super().__init__(Sequential(*layers, ConvTranspose1d(24, 1, 8, 4)))
         self.delay = self.block.delay
 
@@ -243,7 +243,7 @@ def test_a_variant_is_an_artifact_that_plays(original, tmp_path, tiny, measured)
     path = tmp_path / "int8.onnx"
     entry = variants.export_variant(original, path, "int8")
     found = Artifact.load(path)
-    assert entry["operators"] == {"Conv": 1, "GRU": 1, "LSTM": 1, "ConvTranspose": 1}
+    assert entry["operators"] == {"Conv": 2, "GRU": 1, "LSTM": 1, "ConvTranspose": 1}
     assert found.meta["variant"] == json.loads(json.dumps(entry))
     assert entry["of"] == original.meta["hash"] != found.meta["hash"]
     assert entry["original_scores"] == {"pesq": 2.0}
