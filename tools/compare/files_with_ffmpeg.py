@@ -123,7 +123,8 @@ def by_audiomask(path: str, seed: str) -> dict[str, Any]:
                 size = rng.choice((160, 1000, 4096, 65536, max(1, x.shape[1] // 2)))
                 blocks = np.concatenate(list(reader.blocks(size)), 1)
                 told = reader.notes
-                exact = info.frames < 2**62 and isinstance(reader._file, sf.SoundFile)
+                exact = info.frames < 2**62 and all(part.kind != "media" for _, part in reader._parts)
+                exact = exact and isinstance(reader._file, sf.SoundFile)
             wrong = [] if same(blocks, x, 0) else [f"blocks of {size}: {difference(blocks, x)}"]
             if told != notes:
                 wrong.append(f"blocks say {told}, the whole {notes}")

@@ -445,7 +445,7 @@ def mp3(rng: Dice) -> Made:
         at, words = data.find(b"LAME"), f"{words} by LAME {mode.lower()}"
         if at > 0 and rng.random() < 0.15:  # as older encoders write it
             data, words = data[:at] + bytes(36) + data[at + 36 :], f"{words} with no delay said"
-        return Made(data, ".mp3", words, True)
+        return Made(data, ".mp3", words, True, seams=_seams(data, rate, channels))
     options = {
         "write_xing": rng.choice("01"),
         "id3v2_version": rng.choice("034"),
@@ -456,11 +456,14 @@ def mp3(rng: Dice) -> Made:
     made = Made(data, ".mp3", f"{words} by FFmpeg {options} {coding}", True)
     if rng.random() < 0.2:
         made.data, made.words = id3(rng) + data, f"{made.words} behind ID3"
-    if options["write_xing"] == "0":
-        frames = f"MP3 {rate} Hz {channels} ch"
-        begin = frames if made.data[:3] != b"ID3" else ""
-        made.seams = begin, frames if options["write_id3v1"] == "0" else ""
+    made.seams = _seams(made.data, rate, channels)
     return made
+
+
+def _seams(data: bytes, rate: int, channels: int) -> tuple[str, str]:
+    """The seams of an MP3: at low bit rates LAME, too, leaves out the frame with the length."""
+    frames = f"MP3 {rate} Hz {channels} ch" * (b"Xing" not in data[:200] and b"Info" not in data[:200])
+    return frames * (data[:3] != b"ID3"), frames * (data[-128:-125] != b"TAG")
 
 
 # --- What phones and meetings write -------------------------------------------------------------------------
@@ -566,9 +569,7 @@ def joined(rng: Dice, made: Made, maker: Callable[[Dice], Made]) -> Made:
             others[-1].rate = rng.last[0]
         else:
             others.append(made)
-    # Of unknown length is only the last. FLAC does not say where it ends, if other files hold its frames too.
-    if made.words.startswith("FLAC"):
-        others = [made, *(other for other in others[1:] if " flac" not in other.words)]
+    # Of unknown length is only the last.
     others = [other for other in others[:-1] if "streamed" not in other.words] + others[-1:]
     words = " + ".join(other.words for other in others)
     told = others[:1]
