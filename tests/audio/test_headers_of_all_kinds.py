@@ -313,7 +313,7 @@ def test_an_mp3_with_a_tag_behind_another_file(tmp_path, format):
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
 def test_parts_of_joined_adpcm(tmp_path, subtype):
-    """libsndfile 1.2.2 gives nothing where more is wanted than the 4096 values of its buffer, which end it."""
+    """libsndfile 1.2.2 gives nothing where more is wanted than is there, if that fills its buffer."""
     data = made(tmp_path, "a", X, format="WAV", subtype=subtype)
     y, _ = heard(tmp_path / "a", data + data)
     start = y.shape[1] // 2 - 2048
