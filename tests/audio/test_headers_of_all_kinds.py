@@ -380,6 +380,18 @@ def test_frames_behind_the_chunks_of_a_file(tmp_path, format, second):
     assert np.array_equal(y, np.concatenate(alone, 1))
 
 
+def test_aac_behind_a_tag_with_damage_and_another_file(tmp_path):
+    frames, wave = film("aac", "adts"), made(tmp_path, "a", X[:, :500], format="WAV")
+    alone = heard(tmp_path / "a", frames)[0]
+    assert np.array_equal(heard(tmp_path / "a", ID3 + frames)[0], alone)
+    middle = len(frames) // 2
+    hurt = frames[:middle] + bytes(100) + frames[middle + 100 :]
+    alone = heard(tmp_path / "a", hurt)[0]
+    y, _ = heard(tmp_path / "a", ID3 + hurt + wave)
+    assert np.array_equal(y[:, :-500], alone)
+    assert y.shape[1] == alone.shape[1] + 500
+
+
 def test_mp3_ends_where_another_file_begins(tmp_path):
     """What is between frames of MP3 is passed over, but no file of another kind."""
     data, count = frames_of(tmp_path)
