@@ -443,7 +443,8 @@ def mp3(rng: Dice) -> Made:
             x, rate, "MP3", "MPEG_LAYER_III", bitrate_mode=mode, compression_level=rng.uniform(0, 0.99)
         )
         at, words = data.find(b"LAME"), f"{words} by LAME {mode.lower()}"
-        if at > 0 and rng.random() < 0.15:  # as older encoders write it
+        # As older encoders write it; without a frame with the length, LAME's name only fills up some other one.
+        if at > 0 and rng.random() < 0.15 and _told(data):
             data, words = data[:at] + bytes(36) + data[at + 36 :], f"{words} with no delay said"
         return Made(data, ".mp3", words, True, seams=_seams(data, rate, channels))
     options = {
@@ -460,9 +461,14 @@ def mp3(rng: Dice) -> Made:
     return made
 
 
+def _told(data: bytes) -> bool:
+    """Whether an MP3 begins with a frame that says its length."""
+    return b"Xing" in data[:200] or b"Info" in data[:200]
+
+
 def _seams(data: bytes, rate: int, channels: int) -> tuple[str, str]:
     """The seams of an MP3: at low bit rates LAME, too, leaves out the frame with the length."""
-    frames = f"MP3 {rate} Hz {channels} ch" * (b"Xing" not in data[:200] and b"Info" not in data[:200])
+    frames = f"MP3 {rate} Hz {channels} ch" * (not _told(data))
     return frames * (data[:3] != b"ID3"), frames * (data[-128:-125] != b"TAG")
 
 
