@@ -443,7 +443,7 @@ def mp3(rng: Dice) -> Made:
             x, rate, "MP3", "MPEG_LAYER_III", bitrate_mode=mode, compression_level=rng.uniform(0, 0.99)
         )
         at, words = data.find(b"LAME"), f"{words} by LAME {mode.lower()}"
-        # As older encoders write it; without a frame with the length, LAME's name only fills up some other one.
+        # As older encoders write it; without a frame with the length, that name only fills up another one.
         if at > 0 and rng.random() < 0.15 and _told(data):
             data, words = data[:at] + bytes(36) + data[at + 36 :], f"{words} with no delay said"
         return Made(data, ".mp3", words, True, seams=_seams(data, rate, channels))
