@@ -92,6 +92,16 @@ def test_a_chunk_behind_samples_of_a_wrong_size_is_not_heard(tmp_path, format, s
     assert ("stale header" in notes) == (size > 0)
 
 
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "PCM_U8"])
+def test_a_byte_that_fills_up_before_a_chunk_is_no_sample_where_the_size_is_open(tmp_path, subtype):
+    data = made(tmp_path, "a", X[:1], format="WAV", subtype=subtype)
+    whole, at = plain(tmp_path / "a"), data.index(b"data") + 4
+    data = data[:at] + b"\xff" * 4 + data[at + 4 : at + 4 + 9001] + b"\0" + b"LIST\x04\0\0\0INFO"
+    y, notes = heard(tmp_path / "a", data)
+    assert not notes
+    assert np.array_equal(y, whole)
+
+
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
 @pytest.mark.parametrize("format", ["WAV", "W64"])
 @pytest.mark.parametrize("channels", [1, 2])
