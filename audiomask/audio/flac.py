@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import deque
 from collections.abc import Iterator
 
 from audiomask.audio.beginnings import begins, tag_at
@@ -100,9 +101,7 @@ def read_flac(file: Span, found: Scan) -> None:
             found.mask = int(tag[1], 16) if tag else 0
         at += 4 + length
     fixed, total = struct.unpack(">H", info[:2])[0], int.from_bytes(info[13:18], "big") & (2**36 - 1)
-    last_frame = None
-    for last_frame in _frames(file, at, fixed):
-        pass
+    last_frame = next(iter(deque(_frames(file, at, fixed), 1)), None)
     if not last_frame:
         found.frames = 0
         found.end = at if begins(file, at) else found.end
@@ -132,9 +131,7 @@ def read_flac(file: Span, found: Scan) -> None:
 
     # where the promised samples are there, only another file behind them matters
     channels, bits = (info[12] >> 1 & 7) + 1, (info[12] & 1) << 4 | info[13] >> 4
-    data = file.peek(
-        start, size * channels * (bits + 2) // 8 + 1024
-    )  # no frame is longer, but for tags behind
+    data = file.peek(start, size * channels * (bits + 2) // 8 + 1024)  # no frame is longer
     places = (start + match.start() for match in MARK.finditer(data, 1))
     stops = {place for place in places if begins(file, place) or tag_at(file, place)}
     crc, ends = 0, []

@@ -231,6 +231,8 @@ def _riff(file: Span, found: Scan) -> None:
             after = at + promised + promised % 2
             tail = (promised == 0 or not streamed) and _followed(file, after, order, found)
             stop = _trailing(file, at, order) if not tail and (streamed or after < found.size) else None
+            if stop and unit == 1 and stop < found.size and file.peek(stop - 1, 1) == b"\0":
+                stop -= 1  # it fills up: as a sample it would be of full scale, in all codings of a byte
             true = _sized(found, at, promised, unit, not streamed, tail, 2, stop)
             if not tail and true != promised:
                 true = fill_up(found, at, true, unit, tag, channels)

@@ -116,6 +116,7 @@ class Reader(AbstractContextManager["Reader"]):
         self._real, start = entry or (self._real, 0)
         self._file: sf.SoundFile | media.Decoder | None = None
         self._span: Span | None = None
+        self._rest = 0  # samples that are left in the open part of a joined file, if that is known
         self.cleaned = 0  # samples that were NaN or infinite
         self.position = 0
         self._faults: list[str] = []
@@ -192,6 +193,7 @@ class Reader(AbstractContextManager["Reader"]):
             self._file = self._other(error, of_several or self._real, found.format)
         file = self._file
         frames = max(file.frames, 0) if found.frames is None else found.frames
+        self._rest = 2**62 if found.kind in ("", "mp3", "ogg", "media") else frames
         names, mask = self._noted(part).speakers if found.kind in NAMED else [], found.mask
         names = names if len(names) == file.channels else []
         if isinstance(file, media.Decoder):
@@ -266,11 +268,11 @@ class Reader(AbstractContextManager["Reader"]):
         if (self._exact or self._stretch) and left < 2**62:
             frames = min(frames, left)
         try:
-            x = self._file.read(frames, dtype="float32", always_2d=True).T
+            x = self._next(frames)
             while not x.shape[1] and frames and self._part + 1 < len(self._parts):
                 self._part += 1
                 self._info(self._part)
-                x = self._file.read(frames, dtype="float32", always_2d=True).T
+                x = self._next(frames)
         except (sf.LibsndfileError, RuntimeError) as error:
             found = self._parts[self._part][1]
             if found.shorten is None or len(self._parts) > 1 or isinstance(self._file, media.Decoder):
@@ -294,6 +296,18 @@ class Reader(AbstractContextManager["Reader"]):
             self.cleaned += int(x.size - finite.sum())
             x = np.where(finite, x, np.float32(0))
         self.position += x.shape[1]
+        return x
+
+    def _next(self, frames: int) -> np.ndarray:
+        """Return the next samples of the open part as float32, none at its end.
+
+        Of ADPCM libsndfile 1.2.2 gives nothing where more is wanted than is there, and that fills its buffer.
+        """
+        assert self._file is not None
+        if len(self._parts) > 1:
+            frames = min(frames, self._rest)
+        x: np.ndarray = self._file.read(frames, dtype="float32", always_2d=True).T
+        self._rest -= x.shape[1]
         return x
 
     def skip(self, frames: int) -> None:

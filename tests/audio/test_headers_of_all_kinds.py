@@ -92,6 +92,16 @@ def test_a_chunk_behind_samples_of_a_wrong_size_is_not_heard(tmp_path, format, s
     assert ("stale header" in notes) == (size > 0)
 
 
+@pytest.mark.parametrize("subtype", ["ULAW", "ALAW", "PCM_U8"])
+def test_a_byte_that_fills_up_before_a_chunk_is_no_sample_where_the_size_is_open(tmp_path, subtype):
+    data = made(tmp_path, "a", X[:1], format="WAV", subtype=subtype)
+    whole, at = plain(tmp_path / "a"), data.index(b"data") + 4
+    data = data[:at] + b"\xff" * 4 + data[at + 4 : at + 4 + 9001] + b"\0" + b"LIST\x04\0\0\0INFO"
+    y, notes = heard(tmp_path / "a", data)
+    assert not notes
+    assert np.array_equal(y, whole)
+
+
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
 @pytest.mark.parametrize("format", ["WAV", "W64"])
 @pytest.mark.parametrize("channels", [1, 2])
@@ -311,6 +321,15 @@ def test_an_mp3_with_a_tag_behind_another_file(tmp_path, format):
     assert not notes
 
 
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM"])
+def test_parts_of_joined_adpcm(tmp_path, subtype):
+    """libsndfile 1.2.2 gives nothing where more is wanted than is there, if that fills its buffer."""
+    data = made(tmp_path, "a", X, format="WAV", subtype=subtype)
+    y, _ = heard(tmp_path / "a", data + data)
+    start = y.shape[1] // 2 - 2048
+    assert np.array_equal(read(tmp_path / "a", start, 5000)[0], y[:, start : start + 5000])
+
+
 FILMS = {
     "aac": ("aac", "adts"), "m4a": ("aac", "ipod"), "mka": ("flac", "matroska"), "avi": ("pcm_s16le", "avi"),
     "webm": ("libopus", "webm"),
@@ -369,6 +388,18 @@ def test_frames_behind_the_chunks_of_a_file(tmp_path, format, second):
     y, notes = heard(tmp_path / "a", data + frames)
     assert not notes
     assert np.array_equal(y, np.concatenate(alone, 1))
+
+
+def test_aac_behind_a_tag_with_damage_and_another_file(tmp_path):
+    frames, wave = film("aac", "adts"), made(tmp_path, "a", X[:, :500], format="WAV")
+    alone = heard(tmp_path / "a", frames)[0]
+    assert np.array_equal(heard(tmp_path / "a", ID3 + frames)[0], alone)
+    middle = len(frames) // 2
+    hurt = frames[:middle] + bytes(100) + frames[middle + 100 :]
+    alone = heard(tmp_path / "a", hurt)[0]
+    y, _ = heard(tmp_path / "a", ID3 + hurt + wave)
+    assert np.array_equal(y[:, :-500], alone)
+    assert y.shape[1] == alone.shape[1] + 500
 
 
 def test_mp3_ends_where_another_file_begins(tmp_path):

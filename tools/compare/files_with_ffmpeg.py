@@ -123,7 +123,8 @@ def by_audiomask(path: str, seed: str) -> dict[str, Any]:
                 size = rng.choice((160, 1000, 4096, 65536, max(1, x.shape[1] // 2)))
                 blocks = np.concatenate(list(reader.blocks(size)), 1)
                 told = reader.notes
-                exact = info.frames < 2**62 and isinstance(reader._file, sf.SoundFile)
+                exact = info.frames < 2**62 and all(part.kind != "media" for _, part in reader._parts)
+                exact = exact and isinstance(reader._file, sf.SoundFile)
             wrong = [] if same(blocks, x, 0) else [f"blocks of {size}: {difference(blocks, x)}"]
             if told != notes:
                 wrong.append(f"blocks say {told}, the whole {notes}")
@@ -222,8 +223,6 @@ def judge(case: Case, got: dict[str, Any]) -> tuple[str, str]:
         if made.change == "tail" and not base.size:
             return "equal", "what is behind the header of a recorder that was stopped"
         begins = less >= 0 and same(x, base[:, : x.shape[1]], error)
-        if begins and made.change in ("joined", "mixed") and "left out: another file" in notes:
-            return "equal", "the first files, and a note of the next"
         goes_on = more > 0 and base.size > 0 and same(x[:, : base.shape[1]], base, error)
         if goes_on and made.change in ("tail", "size") and re.search("stale|truncated", notes):
             return "equal", "and what lies behind a stale size, with a warning"
@@ -233,6 +232,8 @@ def judge(case: Case, got: dict[str, Any]) -> tuple[str, str]:
                 return "equal", f"as far as it goes; FFmpeg has {short} more of a frame that is cut"
         if made.change == "hurt" and (x.shape == base.shape or MISSING.search(notes)):
             return "equal", "as far as damage shows"
+        if made.change == "hurt" and more > 0 and "stale" in notes:
+            return "equal", "and a chunk whose name is damaged, which may be samples, with a warning"
     if made.words.startswith("Vorbis") and made.change in ("none", "tail") and "x" in theirs:
         n = min(x.shape[1], theirs["x"].shape[1])
         if x.shape[1] == made.length and same(x[:, :n], theirs["x"][:, :n], error):

@@ -443,9 +443,10 @@ def mp3(rng: Dice) -> Made:
             x, rate, "MP3", "MPEG_LAYER_III", bitrate_mode=mode, compression_level=rng.uniform(0, 0.99)
         )
         at, words = data.find(b"LAME"), f"{words} by LAME {mode.lower()}"
-        if at > 0 and rng.random() < 0.15:  # as older encoders write it
+        # As older encoders write it; without a frame with the length, that name only fills up another one.
+        if at > 0 and rng.random() < 0.15 and _told(data):
             data, words = data[:at] + bytes(36) + data[at + 36 :], f"{words} with no delay said"
-        return Made(data, ".mp3", words, True)
+        return Made(data, ".mp3", words, True, seams=_seams(data, rate, channels))
     options = {
         "write_xing": rng.choice("01"),
         "id3v2_version": rng.choice("034"),
@@ -456,11 +457,19 @@ def mp3(rng: Dice) -> Made:
     made = Made(data, ".mp3", f"{words} by FFmpeg {options} {coding}", True)
     if rng.random() < 0.2:
         made.data, made.words = id3(rng) + data, f"{made.words} behind ID3"
-    if options["write_xing"] == "0":
-        frames = f"MP3 {rate} Hz {channels} ch"
-        begin = frames if made.data[:3] != b"ID3" else ""
-        made.seams = begin, frames if options["write_id3v1"] == "0" else ""
+    made.seams = _seams(made.data, rate, channels)
     return made
+
+
+def _told(data: bytes) -> bool:
+    """Whether an MP3 begins with a frame that says its length."""
+    return b"Xing" in data[:200] or b"Info" in data[:200]
+
+
+def _seams(data: bytes, rate: int, channels: int) -> tuple[str, str]:
+    """The seams of an MP3: at low bit rates LAME, too, leaves out the frame with the length."""
+    frames = f"MP3 {rate} Hz {channels} ch" * (not _told(data))
+    return frames * (data[:3] != b"ID3"), frames * (data[-128:-125] != b"TAG")
 
 
 # --- What phones and meetings write -------------------------------------------------------------------------
@@ -566,9 +575,7 @@ def joined(rng: Dice, made: Made, maker: Callable[[Dice], Made]) -> Made:
             others[-1].rate = rng.last[0]
         else:
             others.append(made)
-    # Of unknown length is only the last. FLAC does not say where it ends, if other files hold its frames too.
-    if made.words.startswith("FLAC"):
-        others = [made, *(other for other in others[1:] if " flac" not in other.words)]
+    # Of unknown length is only the last.
     others = [other for other in others[:-1] if "streamed" not in other.words] + others[-1:]
     words = " + ".join(other.words for other in others)
     told = others[:1]
