@@ -8,6 +8,7 @@ audiomask import dtln model_1.onnx model_2.onnx -o dtln.onnx
 audiomask import demucs dns48-11decc9d8e3f0998.th -o dns48.onnx --weights exp/dns48
 audiomask import audio_mae pretrained.pth --weights exp/audio_mae
 audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
+audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
 
 A network that only serves to train from, such as the last, has no ONNX file. A codec has two: `-o NAME.onnx`
