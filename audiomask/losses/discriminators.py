@@ -125,15 +125,15 @@ class STFTDiscriminator(Discriminator):
 
 
 def _even(x: Tensor) -> Tensor:
-    """Return `x [B, 1, T]` without its mean, and with a peak of .8, as DAC's discriminators see it."""
+    """Return `x [B, 1, T]` without its mean, and with a peak of .8, as DAC's package does."""
     x = x.float() - x.float().mean(2, keepdim=True)
     return 0.8 * x / (x.abs().amax(2, keepdim=True) + 1e-9)
 
 
 class PeriodDiscriminator(Discriminator):
-    """Judges columns of samples that are `period` apart, as in HiFi-GAN (Kong et al. 2020) and DAC.
+    """Judges columns of samples that are `period` apart, as in HiFi-GAN and DAC.
 
-    They go through convolutions of 5 places, all but the last of stride 3. With the published `widths` there
+    They (Kong et al. 2020) go through convolutions of 5 places, all but the last of stride 3. With the published `widths` there
     are 8,221,154 parameters.
     """
 
@@ -163,7 +163,7 @@ EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the bands of a `BandDiscriminator
 
 
 class BandDiscriminator(Discriminator):
-    """Judges places of a complex spectrogram by layers that each of five bands has of its own: DAC's.
+    """Judges places of a complex spectrogram by layers of their own for each of DAC's five bands.
 
     Those of a band are four convolutions of 3 x 9 places (time, frequency), of which the last three halve the
     frequencies, and one of 3 x 3; one more joins the bands to the scores. There are

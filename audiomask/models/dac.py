@@ -41,7 +41,7 @@ TINY = 1e-9  # added to the frequency that a snake divides by
 
 
 class Snake(nn.Module):
-    """An activation x + sin(a x)^2 / a of `[B, C, T]`, with a for each channel (Ziyin et al. 2020)."""
+    """An activation x + sin(a x)^2 / a (Ziyin et al. 2020) with an a for each channel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -61,7 +61,7 @@ class Halve(Conv1d):
         return F.conv1d(window, self.weight, None, self.hop), after
 
     def whole(self, x: Tensor) -> Tensor:
-        """Return the output for a whole signal, whose last frame is repeated to make their number even."""
+        """Return the output for a whole signal, whose last frame makes their number even."""
         return F.conv1d(F.pad(x, (2, x.shape[2] % 2), mode="replicate"), self.weight, None, self.hop)
 
 
@@ -162,7 +162,7 @@ def _paired(weight: Tensor) -> Tensor:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `Mimi` from a published state dict, of moshi or of transformers."""
+    """Return arguments and state dict of `Mimi` from one of moshi or of transformers."""
     new: dict[str, Tensor] = {}
     books: dict[tuple[str, str], dict[int, Tensor]] = {}
     heads: dict[str, dict[str, Tensor]] = {}

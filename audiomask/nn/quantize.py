@@ -294,7 +294,7 @@ class SplitQuantizer(nn.Module):
         return torch.cat([self.first.distances(z, first), self.rest.distances(z, rest)], 1)
 
     def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Quantize z, and return the commitment loss: the mean over codebooks; see `ResidualQuantizer`."""
+        """Quantize z, and return the commitment loss, the mean over codebooks; see the stacks."""
         more = None if books is None else (books - self.first.books).clamp_min(0)
         (y, first), (other, rest) = self.first(z), self.rest(z, more)
         share = self.first.books / self.books
@@ -335,7 +335,7 @@ class FactorizedQuantizer(nn.Module):
         return F.embedding(codes.clamp_min(0), self.words[stage]).mT
 
     def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
-        """Return codes `[B, stages, T]` of `z [B, C, T]`, always of all codebooks, which cost little."""
+        """Return codes `[B, stages, T]` of `z [B, C, T]`, always of all codebooks: they are cheap."""
         found = []
         for stage in range(self.books):
             found.append(self._search(self.into[stage](z), stage))
