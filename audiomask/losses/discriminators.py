@@ -133,8 +133,8 @@ def _even(x: Tensor) -> Tensor:
 class PeriodDiscriminator(Discriminator):
     """Judges columns of samples that are `period` apart, as in HiFi-GAN and DAC.
 
-    They (Kong et al. 2020) go through convolutions of 5 places, all but the last of stride 3. With the published `widths` there
-    are 8,221,154 parameters.
+    They (Kong et al. 2020) go through convolutions of 5 places, all but the last of stride 3. With the
+    published `widths` there are 8,221,154 parameters.
     """
 
     def __init__(self, period: int, widths: Sequence[int] = (32, 128, 512, 1024, 1024)):
@@ -163,11 +163,11 @@ EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the bands of a `BandDiscriminator
 
 
 class BandDiscriminator(Discriminator):
-    """Judges places of a complex spectrogram by layers of their own for each of DAC's five bands.
+    """Judges places of a complex spectrogram by layers of their own for each of DAC's bands.
 
-    Those of a band are four convolutions of 3 x 9 places (time, frequency), of which the last three halve the
-    frequencies, and one of 3 x 3; one more joins the bands to the scores. There are
-    471,330 parameters.
+    Those of a band, of which there are five, are four convolutions of 3 x 9 places (time, frequency), the
+    last three of which halve the frequencies, and one of 3 x 3; one more joins the bands to the scores. There
+    are 471,330 parameters.
 
     Args:
         fft: Samples of the FFT and of Hann's window; the hop is a quarter.
@@ -178,7 +178,7 @@ class BandDiscriminator(Discriminator):
 
     def __init__(self, fft: int, filters: int = 32):
         super().__init__()
-        self.fft, self.least = fft, fft // 2
+        self.fft = self.least = fft
         self.register_buffer("window", torch.hann_window(fft), persistent=False)
         self.edges = [int(edge * (fft // 2 + 1)) for edge in EDGES]
         shapes: list[Any] = [

@@ -80,6 +80,7 @@ def test_the_shortest_sound_and_a_step_of_training():
     torch.manual_seed(0)
     networks = [PeriodDiscriminator(3, (4, 8)), BandDiscriminator(128, 4)]
     for network in networks:
+        network(torch.randn(3, 1, network.least + 1))
         scores, outputs = network(torch.randn(3, 1, network.least))
         assert scores.shape[:2] == (3, 1)
         assert len(outputs) in (2, 25)
