@@ -58,7 +58,11 @@ class Halve(Conv1d):
         place = torch.arange(window.shape[2] - self.unread, device=x.device)
         place = torch.maximum(place, first[:, None]).clamp_max(window.shape[2] - 1)
         window = window.gather(2, place[:, None].expand(-1, x.shape[1], -1))
-        return F.conv1d(window, self.weight, None, self.hop), after
+        y = F.conv1d(window, self.weight, None, self.hop)
+        if self.lag:  # what comes before the signal may not hang on how much is there to be repeated
+            end = self.hop * torch.arange(y.shape[2], device=x.device) + self.extent - 1
+            y = torch.where((end < first[:, None])[:, None], 0.0, y)
+        return y, after
 
     def whole(self, x: Tensor) -> Tensor:
         """Return the output for a whole signal, whose last frame makes their number even."""
