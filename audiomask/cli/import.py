@@ -8,6 +8,7 @@ audiomask import dtln model_1.onnx model_2.onnx -o dtln.onnx
 audiomask import demucs dns48-11decc9d8e3f0998.th -o dns48.onnx --weights exp/dns48
 audiomask import audio_mae pretrained.pth --weights exp/audio_mae
 audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
+audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
 
 A network that only serves to train from, such as the last, has no ONNX file. A codec has two: `-o NAME.onnx`
@@ -58,16 +59,19 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.weights}: config and weights")
     if not isinstance(model, StreamingModel) or not args.out:
         return 0
-    parts = weights.part_configs(config)
-    for part, own in parts.items():
-        out = args.out.with_name(f"{args.out.stem}_{part}.onnx") if part else args.out
-        if part:
-            if out.exists() and not args.force:
-                raise UsageError(f"{out} exists; -f overwrites it")
-            state, model = model.state_dict(), weights.load_model(own).eval()
-            model.load_state_dict(state)
-        document = export(model, out, own, **card)
-        error = max(document["equality"], check_file(model, out))
+    state, models, outs = model.state_dict(), {}, {}
+    for part, own in weights.part_configs(config).items():
+        outs[part] = args.out.with_name(f"{args.out.stem}_{part}.onnx") if part else args.out
+        if part and outs[part].exists() and not args.force:
+            raise UsageError(f"{outs[part]} exists; -f overwrites it")
+        models[part] = weights.load_model(own).eval() if part else model, own
+        models[part][0].load_state_dict(state)
+    if len(models) > 1:  # they belong together, and say so
+        card["parts"] = {part: weights.fingerprint(*pair) for part, pair in models.items()}
+    for part, (network, own) in models.items():
+        out = outs[part]
+        document = export(network, out, own, **card)
+        error = max(document["equality"], check_file(network, out))
         rate = document["sample_rate"]
         print(f"{out}: {document['name']}, {rate} Hz, equals torch to {error:.1e} of the peak")
     return 0

@@ -2,8 +2,19 @@
 
 from audiomask.losses.adversary import Adversary
 from audiomask.losses.balancer import Balancer
-from audiomask.losses.discriminators import Discriminator, SpectrumDiscriminator, STFTDiscriminator
+from audiomask.losses.discriminators import (
+    BandDiscriminator,
+    Discriminator,
+    PeriodDiscriminator,
+    SpectrumDiscriminator,
+    STFTDiscriminator,
+)
 from audiomask.losses.objective import Objective, WeightedSum
 from audiomask.losses.perceptual import PESQLoss, pesq_disturbance
-from audiomask.losses.spectral import CompressedSpectralLoss, MelSpectrogramLoss, MultiResolutionSTFTLoss
+from audiomask.losses.spectral import (
+    CompressedSpectralLoss,
+    LogMelLoss,
+    MelSpectrogramLoss,
+    MultiResolutionSTFTLoss,
+)
 from audiomask.losses.waveform import L1Loss, SignalLoss, SISDRLoss, SNRLoss, SquaredLoss

@@ -5,6 +5,9 @@ Each is a module `(x [B, C, T], where [B, T] or None) -> (scores, features)`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -121,3 +124,90 @@ class STFTDiscriminator(Discriminator):
             y = F.leaky_relu(layer(y), self.slope)
             outputs.append(y)
         return self.last(y).flatten(0, 1).unflatten(0, (batch, -1)), outputs
+
+
+def _even(x: Tensor) -> Tensor:
+    """Return `x [B, 1, T]` without its mean, and with a peak of .8, as DAC's package does."""
+    x = x.float() - x.float().mean(2, keepdim=True)
+    return 0.8 * x / (x.abs().amax(2, keepdim=True) + 1e-9)
+
+
+class PeriodDiscriminator(Discriminator):
+    """Judges columns of samples that are `period` apart, as in HiFi-GAN and DAC.
+
+    They (Kong et al. 2020) go through convolutions of 5 places, all but the last of stride 3. With the
+    published `widths` there are 8,221,154 parameters.
+    """
+
+    def __init__(self, period: int, widths: Sequence[int] = (32, 128, 512, 1024, 1024)):
+        super().__init__()
+        self.period, self.least = period, period + 1
+        layers, before = [], 1
+        for i, width in enumerate(widths):
+            stride = (3 if i + 1 < len(widths) else 1, 1)
+            layers.append(weight_norm(nn.Conv2d(before, width, (5, 1), stride, (2, 0))))
+            before = width
+        self.layers = nn.ModuleList(layers)
+        self.last = weight_norm(nn.Conv2d(before, 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return scores `[B, 1, places, period]`; see `Discriminator`. `where` is not looked at."""
+        x = _even(x)
+        x = F.pad(x, (0, self.period - x.shape[2] % self.period), mode="reflect")
+        y, outputs = x.unflatten(2, (-1, self.period)), []
+        for layer in self.layers:
+            y = F.leaky_relu(layer(y), 0.1)
+            outputs.append(y)
+        return self.last(y), outputs
+
+
+EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the bands of a `BandDiscriminator`, over half the rate
+
+
+class BandDiscriminator(Discriminator):
+    """Judges places of a complex spectrogram by layers of their own for each of DAC's bands.
+
+    Those of a band, of which there are five, are four convolutions of 3 x 9 places (time, frequency), the
+    last three of which halve the frequencies, and one of 3 x 3; one more joins the bands to the scores. There
+    are 471,330 parameters.
+
+    Args:
+        fft: Samples of the FFT and of Hann's window; the hop is a quarter.
+        filters: Channels of the layers.
+    """
+
+    window: Tensor
+
+    def __init__(self, fft: int, filters: int = 32):
+        super().__init__()
+        self.fft = self.least = fft
+        self.register_buffer("window", torch.hann_window(fft), persistent=False)
+        self.edges = [int(edge * (fft // 2 + 1)) for edge in EDGES]
+        shapes: list[Any] = [
+            (2, (3, 9), 1, (1, 4)),
+            *[(filters, (3, 9), (1, 2), (1, 4))] * 3,
+            (filters, 3, 1, 1),
+        ]
+        self.bands = nn.ModuleList(
+            nn.ModuleList(
+                weight_norm(nn.Conv2d(before, filters, size, stride, pad))
+                for before, size, stride, pad in shapes
+            )
+            for _ in EDGES[1:]
+        )
+        self.last = weight_norm(nn.Conv2d(filters, 1, 3, padding=1))
+
+    def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return scores `[B, 1, frames, places]`; see `Discriminator`. `where` is not looked at."""
+        hop = self.fft // 4
+        beside = (self.fft - hop) // 2
+        x = F.pad(_even(x), (beside, beside + -x.shape[2] % hop), mode="reflect")
+        z = torch.fft.rfft(x.unfold(2, self.fft, hop) * self.window)
+        parts, outputs = torch.cat([z.real, z.imag], 1).tensor_split(self.edges[1:-1], 3), []
+        ends, bands = [], cast(Any, self.bands)
+        for y, layers in zip(parts, bands, strict=True):
+            for layer in layers:
+                y = F.leaky_relu(layer(y), 0.1)
+                outputs.append(y)
+            ends.append(y)
+        return self.last(torch.cat(ends, 3)), outputs

@@ -58,10 +58,14 @@ class Halve(Conv1d):
         place = torch.arange(window.shape[2] - self.unread, device=x.device)
         place = torch.maximum(place, first[:, None]).clamp_max(window.shape[2] - 1)
         window = window.gather(2, place[:, None].expand(-1, x.shape[1], -1))
-        return F.conv1d(window, self.weight, None, self.hop), after
+        y = F.conv1d(window, self.weight, None, self.hop)
+        if self.lag:  # what comes before the signal may not hang on how much is there to be repeated
+            end = self.hop * torch.arange(y.shape[2], device=x.device) + self.extent - 1
+            y = torch.where((end < first[:, None])[:, None], 0.0, y)
+        return y, after
 
     def whole(self, x: Tensor) -> Tensor:
-        """Return the output for a whole signal, whose last frame is repeated to make their number even."""
+        """Return the output for a whole signal, whose last frame makes their number even."""
         return F.conv1d(F.pad(x, (2, x.shape[2] % 2), mode="replicate"), self.weight, None, self.hop)
 
 
@@ -162,7 +166,7 @@ def _paired(weight: Tensor) -> Tensor:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `Mimi` from a published state dict, of moshi or of transformers."""
+    """Return arguments and state dict of `Mimi` from one of moshi or of transformers."""
     new: dict[str, Tensor] = {}
     books: dict[tuple[str, str], dict[int, Tensor]] = {}
     heads: dict[str, dict[str, Tensor]] = {}

@@ -72,7 +72,7 @@ def attend_all(
 
 
 def visible(seen: Tensor, frames: int, past: int) -> Tensor:
-    """Return which of `past + frames` slots each of the last `frames` attends to, `[B, 1, T, N]`.
+    """Return which of `past + frames` slots the last `frames` attend to, `[B, 1, T, N]`.
 
     They are itself and the `past` before it, unless from before the signal, of which a state has seen `seen
     [B]` frames. A frame before the signal, which nobody reads, sees itself: it is no average of the future.

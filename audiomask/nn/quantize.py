@@ -22,6 +22,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from audiomask.losses import processes
 from audiomask.streaming import either, to_onnx
@@ -298,7 +299,7 @@ class SplitQuantizer(nn.Module):
         return torch.cat([self.first.distances(z, first), self.rest.distances(z, rest)], 1)
 
     def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Quantize z, and return the commitment loss: the mean over codebooks; see `ResidualQuantizer`."""
+        """Quantize z, and return the commitment loss, the mean over codebooks; see the stacks."""
         more = None if books is None else (books - self.first.books).clamp_min(0)
         (y, first), (other, rest) = self.first(z), self.rest(z, more)
         share = self.first.books / self.books
@@ -362,3 +363,84 @@ class ScalarQuantizer(nn.Module):
             order = torch.arange(self.dim, device=z.device)[:, None]
             made = made * (order < books[:, None, None])
         return made, z.new_zeros(())
+
+
+class FactorizedQuantizer(nn.Module):
+    """A stack of codebooks whose few channels are learned by gradients, and compared by angle.
+
+    It is that of DAC (Kumar et al. 2023, after Yu et al. 2022). With r_0 = z, stage i projects r_(i-1) to e
+    of `dim` channels, takes the codeword c with the greatest cosine to it, and leaves r_i = r_(i-1) - p_i(c),
+    where p_i projects back.
+
+    Args:
+        channels: Channels C of a vector.
+        dim: Channels of a codeword.
+        stages: Codebooks.
+        levels: Codewords of a codebook.
+        commitment: Weight of |e - c|^2 that moves e, in the loss beside the one that moves c.
+    """
+
+    def __init__(
+        self, channels: int, dim: int, stages: int, levels: int = 1024, commitment: float = 0.25
+    ) -> None:
+        super().__init__()
+        self.books, self.levels, self.commitment = stages, levels, commitment
+        self.into = nn.ModuleList(weight_norm(nn.Conv1d(channels, dim, 1)) for _ in range(stages))
+        self.out = nn.ModuleList(weight_norm(nn.Conv1d(dim, channels, 1)) for _ in range(stages))
+        self.words = nn.Parameter(torch.randn(stages, levels, dim))
+
+    def _search(self, e: Tensor, stage: int) -> Tensor:
+        """Return the indices `[B, T]` of the codewords closest to `e [B, dim, T]`."""
+        book = F.normalize(self.words[stage])
+        return (F.normalize(e).mT @ book.T - 0.5 * book.square().sum(1)).argmax(2)
+
+    def _word(self, codes: Tensor, stage: int) -> Tensor:
+        """Return the codewords `[B, dim, T]` of `codes [B, T]`; of -1, one that is to be left out."""
+        return F.embedding(codes.clamp_min(0), self.words[stage]).mT
+
+    def encode(self, z: Tensor, books: Tensor | None = None) -> Tensor:
+        """Return codes `[B, stages, T]` of `z [B, C, T]`, always of all codebooks: they are cheap."""
+        found = []
+        for stage in range(self.books):
+            found.append(self._search(self.into[stage](z), stage))
+            z = z - self.out[stage](self._word(found[-1], stage))
+        return torch.stack(found, 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the vectors `[B, C, T]` of `codes [B, stages, T]`, of those from 0 up."""
+        parts = [
+            self.out[stage](self._word(codes[:, stage], stage)) * (codes[:, stage, None] >= 0)
+            for stage in range(self.books)
+        ]
+        return torch.stack(parts).sum(0)
+
+    def distances(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Return the squared distances `[B, n, T]`, between unit vectors, of `codes [B, n, T]` of z."""
+        found = []
+        for stage in range(codes.shape[1]):
+            e, word = self.into[stage](z), self._word(codes[:, stage], stage)
+            found.append((F.normalize(e) - F.normalize(word)).square().sum(1) * (codes[:, stage] >= 0))
+            z = z - self.out[stage](word)
+        return torch.stack(found, 1)
+
+    def forward(self, z: Tensor, books: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Quantize `z [B, C, T]` with the first `books [B]` codebooks of each row (None: all).
+
+        Returns:
+            The quantized z, through which the gradient passes straight at every stage, and the loss: summed
+            over stages, the mean square of e minus its codeword, once to move the codeword and once,
+            weighted, to move e.
+        """
+        if books is None:
+            books = torch.full((len(z),), self.books, device=z.device)
+        rest, total, loss = z, torch.zeros_like(z), z.new_zeros(())
+        for stage in range(self.books):
+            e = self.into[stage](rest)
+            word = self._word(self._search(e.detach(), stage), stage)
+            used = (stage < books).to(z.dtype)
+            apart = (word - e.detach()).square() + self.commitment * (e - word.detach()).square()
+            loss = loss + (apart.mean((1, 2)) * used).mean()
+            passed = self.out[stage](e + (word - e).detach())
+            total = total + passed * used[:, None, None]
+            rest = rest - passed
+        return total, loss

@@ -175,7 +175,7 @@ class UpConv(ConvTranspose1d):
 
 
 def whole(block: Any, x: Tensor) -> Tensor:
-    """Run a network over a whole signal as its authors do, by the method `whole` of a block that has one."""
+    """Run a network over a whole signal as its authors do, by its blocks' own `whole`."""
     if hasattr(block, "whole"):
         return block.whole(x)
     if isinstance(block, Parallel):

