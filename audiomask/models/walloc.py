@@ -211,7 +211,7 @@ KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametri
 
 
 def _ours(key: str) -> str:
-    """Return our name of a tensor of the authors' decoder, such as block.0.res_unit1.conv1.weight_g."""
+    """Return our name of a tensor of the authors' decoder, such as block.0.conv_t1.weight_g."""
     *path, kind = key.split(".")
     home = [PLACES[".".join(path[:2]) if path[0] == "block" else path[0]]]
     if path[0] == "block":

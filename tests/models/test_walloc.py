@@ -6,6 +6,7 @@ from importlib.machinery import ModuleSpec
 
 import built_once
 import pytest
+import soundfile as sf
 import torch
 
 from audiomask import checkpoints, weights
@@ -157,6 +158,16 @@ def test_the_verb_writes_both_parts(tmp_path, capsys, monkeypatch, bag):
         assert main([*map(str, words)]) == 0
     assert "none named by the authors" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["a_dec.onnx", "a_enc.onnx"]
+    sf.write(tmp_path / "in.wav", 0.1 * torch.randn(30_001, 2).numpy(), 44100)
+    coded, back = tmp_path / "in.amk", tmp_path / "back.wav"
+    with built_once.graphs():
+        assert main(["export", str(tmp_path / "w"), "-o", str(tmp_path / "b.onnx")]) == 0
+    words = ["-m", str(tmp_path / "b"), "-q"]
+    assert main(["encode", str(tmp_path / "in.wav"), "-o", str(coded), "--kbps", "176.4", *words]) == 0
+    assert main(["decode", str(coded), "-o", str(back), *words]) == 0
+    info = sf.info(back)
+    assert (info.frames, info.channels, info.samplerate) == (30_001, 2, 44100)
+    assert 15_000 < coded.stat().st_size < 16_000  # 3751 frames of 4 bytes, and headers
     parts = weights.load_parts(tmp_path / "w")
     assert {name: type(model) for name, (model, _) in parts.items()} == {
         "enc": WaLLoCEncoder,
