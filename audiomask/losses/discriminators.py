@@ -115,7 +115,7 @@ class STFTDiscriminator(Discriminator):
         self.last = weight_norm(nn.Conv2d(filters, 1, 3, padding=1))
 
     def forward(self, x: Tensor, where: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return scores `[B, C / signals, frames, places]`, see `Discriminator`; `where` is not looked at."""
+        """Return scores `[B, C / signals, frames, places]`; `where` is not looked at."""
         batch, x = len(x), x.unflatten(1, (-1, self.signals)).flatten(0, 1)
         frames = x.float().unfold(2, self.fft, self.fft // 4) * self.window
         z = torch.fft.rfft(frames) / self.window.square().sum().sqrt()

@@ -16,6 +16,7 @@ It looks ahead, 89 frames or half a second, and streams with that delay. `WaLLoC
 stream knows nothing of the end, and differs from them in about 90 frames after the start and before the end.
 The authors' encoder pads a convolution of one frame by one, so there is a frame of silence before the first
 and after the last, which is coded too (`padded`); their decoder takes them away. A stream leaves them out.
+They also clip at full scale, which a stream leaves to whoever writes the sound.
 """
 
 from __future__ import annotations
@@ -60,13 +61,6 @@ class Gain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.factor
-
-
-class Clip(nn.Module):
-    """A limit to full scale."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(-1, 1)
 
 
 def _conv(channels: int, out: int, kernel: int = 7, dilation: int = 1, bias: bool = True) -> Conv1d:
@@ -145,10 +139,13 @@ class WaLLoC(Codec):
                 "packets": Sequential(*joins(channels, levels)),
                 **last,
                 "gain": Gain(1 / full_scale),
-                "clip": Clip(),
             }
         )
         self.assemble()
+
+    def learn(self, x, lost=None, books=None, **inputs):
+        y, terms = super().learn(x, lost, books, **inputs)
+        return y.clamp(-1, 1), terms
 
     def encoded(self, x: Tensor) -> Tensor:
         """Return codes `[B, latent, F]` of a whole signal `[B, C, T]`, as the authors do.
@@ -165,7 +162,8 @@ class WaLLoC(Codec):
 
     def decoded(self, codes: Tensor, length: int) -> Tensor:
         """Return the sound `[B, C, length]` of what `encoded` returned."""
-        return whole(self.decoder, self.quantizer.decode(codes), self.padded)[:, :, :length]
+        y = whole(self.decoder, self.quantizer.decode(codes), self.padded)
+        return y[:, :, :length].clamp(-1, 1)
 
 
 class WaLLoCEncoder(Encodes, WaLLoC):
@@ -213,7 +211,7 @@ KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametri
 
 
 def _ours(key: str) -> str:
-    """Return our name of a tensor of the authors' decoder, such as block.0.res_unit1.conv1.weight_g."""
+    """Return our name of a tensor of the authors' decoder, such as block.0.conv_t1.weight_g."""
     *path, kind = key.split(".")
     home = [PLACES[".".join(path[:2]) if path[0] == "block" else path[0]]]
     if path[0] == "block":

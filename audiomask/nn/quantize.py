@@ -1,4 +1,4 @@
-"""Quantize vectors by codebooks, each of which codes what the ones before it leave, or number by number.
+"""Quantize vectors by codebooks that code what others leave, or number by number.
 
     quantizer = ResidualQuantizer(dim=128, stages=8, levels=1024)
     codes = quantizer.encode(z)                       # [B, 128, T] -> [B, 8, T] int64
@@ -307,11 +307,12 @@ class SplitQuantizer(nn.Module):
 
 
 class ScalarQuantizer(nn.Module):
-    """A quantizer of each channel by itself, trained by noise (WaLLoC, Jacobellis and Yadwadkar 2024).
+    """A quantizer of each channel by itself, trained by noise.
 
-    A map that makes a Gaussian of deviation s even, u = L (2 Phi(z / s) - 1), comes first, and its inverse
-    last. In training u gets noise, even from -1/2 to 1/2; else it is rounded, to the even number where it
-    lies between two. With 8 bits, u is within L = 127.499, s is 127 / 1.85, and there are 255 levels.
+    It is WaLLoC's (Jacobellis and Yadwadkar 2024). A map that makes a Gaussian of deviation s even, u =
+    L (2 Phi(z / s) - 1), comes first, and its inverse last. In training u gets noise, even from -1/2 to 1/2;
+    else it is rounded, to the even number where it lies between two. With 8 bits, u is within L = 127.499, s
+    is 127 / 1.85, and there are 255 levels.
 
     Args:
         dim: Channels, each of which is a codebook.

@@ -51,7 +51,7 @@ def filters() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kernels(analysis: bool) -> Tensor:
-    """Return the kernels of the lower and the upper half `[2, 9]`, from the first sample they touch."""
+    """Return the kernels of the lower and the upper half `[2, 9]`, both from one sample on."""
     h, f = filters()
     low, high = (h, f) if analysis else (f, h)
     high = high * np.array([1, -1] * 5)[: len(high)] * (-1) ** (len(high) // 2 + 1)
@@ -62,7 +62,7 @@ def _kernels(analysis: bool) -> Tensor:
 
 
 class Split(Conv1d):
-    """A block that halves each channel's band: `[B, C, T]` -> `[B, 2 C, T / 2]`, lower half first."""
+    """A block that halves each channel's band, `[B, C, T]` -> `[B, 2 C, T / 2]`, lower first."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 2 * channels, TAPS, 2, groups=channels, bias=False, lookahead=AHEAD)

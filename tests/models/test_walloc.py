@@ -6,6 +6,7 @@ from importlib.machinery import ModuleSpec
 
 import built_once
 import pytest
+import soundfile as sf
 import torch
 
 from audiomask import checkpoints, weights
@@ -42,6 +43,15 @@ def test_a_stream_equals_the_whole_but_for_its_ends(padded):
     made = tiny(WaLLoCEncoder)(x)
     inner = codes[:, :, 1:-1] if padded else codes
     assert torch.equal(made[:, :, 5:-5], inner[:, :, 5:-5])
+
+
+@torch.no_grad()
+def test_what_is_over_full_scale_is_clipped_as_the_authors_do_but_not_in_a_stream():
+    model = tiny(full_scale=1.0)
+    x = 0.3 * torch.randn(1, 2, 8 * 100)
+    model.decoder.post.bias += 3
+    assert model(x).max() > 1
+    assert model.learn(x)[0].max() == model.decoded(model.encoded(x), 800).max() == 1
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 100])
@@ -140,9 +150,7 @@ def test_the_verb_writes_both_parts(tmp_path, capsys, monkeypatch, bag):
     config.latent_dim = 4
     monkeypatch.setattr(Config, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "Config", Config, raising=False)
-    state = theirs(tiny())
-    state["decoder.1.conv1.weight_g"] /= 100  # random codes are to leave some of the sound unclipped
-    torch.save({"model_state_dict": state, "config": config}, tmp_path / "a.pth")
+    torch.save({"model_state_dict": theirs(tiny()), "config": config}, tmp_path / "a.pth")
     monkeypatch.delattr(sys.modules["__main__"], "Config")
     out = tmp_path / "a.onnx"
     with built_once.graphs():
@@ -150,6 +158,16 @@ def test_the_verb_writes_both_parts(tmp_path, capsys, monkeypatch, bag):
         assert main([*map(str, words)]) == 0
     assert "none named by the authors" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["a_dec.onnx", "a_enc.onnx"]
+    sf.write(tmp_path / "in.wav", 0.1 * torch.randn(30_001, 2).numpy(), 44100)
+    coded, back = tmp_path / "in.amk", tmp_path / "back.wav"
+    with built_once.graphs():
+        assert main(["export", str(tmp_path / "w"), "-o", str(tmp_path / "b.onnx")]) == 0
+    words = ["-m", str(tmp_path / "b"), "-q"]
+    assert main(["encode", str(tmp_path / "in.wav"), "-o", str(coded), "--kbps", "176.4", *words]) == 0
+    assert main(["decode", str(coded), "-o", str(back), *words]) == 0
+    info = sf.info(back)
+    assert (info.frames, info.channels, info.samplerate) == (30_001, 2, 44100)
+    assert 15_000 < coded.stat().st_size < 16_000  # 3751 frames of 4 bytes, and headers
     parts = weights.load_parts(tmp_path / "w")
     assert {name: type(model) for name, (model, _) in parts.items()} == {
         "enc": WaLLoCEncoder,

@@ -51,7 +51,7 @@ def read(folder: str | Path, skipped: list[str] | None = None) -> dict[str, Data
                 found.add(as_key(song), as_key(song), path)
             elif path.stem == "mixture":
                 stems = {name: path.with_name(f"{name}{path.suffix}") for name in STEMS}
-                found.add(as_key(song), as_key(song), path, **stems)
+                found.add(as_key(song), as_key(song), path, None, **stems)
             elif path.stem not in STEMS:
                 found.fault(f"{path}: neither a mixture nor one of {', '.join(STEMS)}; remove it")
             elif not path.with_name(f"mixture{path.suffix}").is_file():

@@ -1,4 +1,4 @@
-"""Read music in its channels: crops of sources that are to be mixed, and clips for validation.
+"""Read music in its channels: crops of sources to be mixed, and clips for validation.
 
 A recording of another number of channels is mixed to one, which all channels then get.
 """
@@ -33,7 +33,7 @@ def read_channels(
 def read_stems(
     data: DataDir, utterance: Utterance, sample_rate: int, channels: int, tables: Sequence[str]
 ) -> np.ndarray:
-    """Return `[stems channels T]` of the tables' recordings, one after the other, at a peak of 1."""
+    """Return `[stems channels T]` of the tables' recordings, in a row, at a peak of 1."""
     parts = [read_channels(data, utterance, sample_rate, channels, table) for table in tables]
     if len({part.shape[1] for part in parts}) > 1:
         lengths = ", ".join(f"{t} {part.shape[1]}" for t, part in zip(tables, parts, strict=True))

@@ -17,7 +17,7 @@ from audiomask.data.simulate.degrade import RowDraws
 
 
 class Mixing(Simulation):
-    """A base of those that make one sound `[B, C, T]`, given and wanted, of `sources [B, S, C, T]`."""
+    """A base that makes one sound `[B, C, T]`, given and wanted, of `sources [B, S, C, T]`."""
 
     def mix(self, sources: Tensor, draws: RowDraws) -> Tensor:
         """Return the mixes `[B, C, T]`."""
