@@ -1,9 +1,11 @@
 """Probabilities of random codes, for the tests of what is packed by them: 6 books of 16 codes, 3 groups."""
 
+import json
+
 import numpy as np
 from safetensors.numpy import save_file
 
-from audiomask.runtime.codes.probabilities import Probabilities
+from audiomask.runtime.codes.probabilities import KEY, Probabilities
 
 SHIFTS = {"past_shift": 8, "into_shift": 8, "score_shift": 5}
 
@@ -28,5 +30,5 @@ def write(path, codec=bytes(8), books=6, levels=16, seed=0, name="tiny", **chang
         "table": np.maximum(1, np.round(2.0 ** (16 - np.arange(1090) / 64))).astype(np.int32),
     }
     facts = {"name": name, "codec": codec.hex(), "groups": groups} | SHIFTS | changes.pop("facts", {})
-    save_file(tensors | changes, path, {key: str(value) for key, value in facts.items()})
+    save_file(tensors | changes, path, {KEY: json.dumps(facts)})
     return Probabilities.load(path)

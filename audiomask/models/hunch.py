@@ -44,8 +44,6 @@ class Hunch(nn.Module):
         codec, name: Hash of the codec in hexadecimal, and its name; the data know them.
     """
 
-    sample_rate = 16000
-
     def __init__(
         self,
         books: int = 18,
@@ -70,6 +68,12 @@ class Hunch(nn.Module):
         self.into_bias = nn.Parameter(torch.zeros(books, inner))
         self.score = nn.Parameter(0.05 * torch.randn(books, levels, inner))
         self.score_bias = nn.Parameter(torch.zeros(books, levels))
+
+    @torch.no_grad()
+    def begin(self, counts: Tensor) -> None:
+        """Begin with codes as likely as they are often, `counts [books, levels]`, whatever is around them."""
+        often = counts.to(self.score_bias) + 1
+        self.score_bias.copy_((often / often.mean(1, keepdim=True)).log2())
 
     def forward(self, codes: Tensor, scored: list[int] | None = None) -> Tensor:
         """Return the bits `[B, books, T]` of codes `[B, n, T]` of packets.

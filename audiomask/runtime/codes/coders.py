@@ -76,14 +76,11 @@ class Plain:
 class Likely:
     """A coder that gives a code the fewer bits, the likelier it is.
 
-    A packet is one whole number, by asymmetric numeral systems (Duda 2009) without any rounding: with the
-    weight f of a code, the sum c of those before it and the sum m of all,
-
-        x' = m (x // f) + c + x mod f       which grows by the factor m / f and is undone by
-        x = f (x' // m) + x' mod m - c      where c <= x' mod m < c + f tells the code
-
-    begun with the last code and x = 0, and written with its lowest byte first. Codes are in the order of
-    `Plain`, which takes the place of a number that would be as long; it is told by the length.
+    A packet is a fraction v / 256^bytes of 1, by arithmetic coding (Rissanen 1976) in whole numbers of any
+    length, so that nothing is rounded. With the weight f of a code, the sum c of those before it and the sum
+    m of all, it is the code whose c <= m v < c + f, and (m v - c) / f is the fraction of the codes behind it.
+    The shortest fraction is taken, its first byte first. Codes are in the order of `Plain`, which takes the
+    place of a fraction that would be as long; it is told by the length.
     """
 
     number = 1
@@ -106,34 +103,35 @@ class Likely:
 
     def encode(self, codes: np.ndarray) -> bytes:
         weights, before, totals = (x.ravel().tolist() for x in self.probabilities.weigh(codes.swapaxes(1, 2)))
-        number = 0
-        for weight, start, total in zip(reversed(weights), reversed(before), reversed(totals), strict=True):
-            high, low = divmod(number, weight)
-            number = high * total + start + low
-        size = max(self.least(codes.shape), -(-number.bit_length() // 8))
-        if size >= self.most(codes.shape):
-            return self._plain.encode(codes)
-        return number.to_bytes(size, "little")
+        low, width, whole = 0, 1, 1  # the fractions from low / whole on, below (low + width) / whole
+        for weight, start, total in zip(weights, before, totals, strict=True):
+            low, width, whole = low * total + start * width, width * weight, whole * total
+        size = max(self.least(codes.shape), (whole.bit_length() - width.bit_length()) // 8)
+        while size < self.most(codes.shape):
+            first = -(-(low << 8 * size) // whole)
+            if first * whole < (low + width) << 8 * size:
+                return first.to_bytes(size, "big")
+            size += 1
+        return self._plain.encode(codes)
 
     def decode(self, data: bytes, shape: Shape) -> np.ndarray:
         if not self.least(shape) <= len(data) < self.most(shape):
             return self._plain.decode(data, shape)
         streams, books, frames = shape
-        number = int.from_bytes(data, "little")
+        above, below = int.from_bytes(data, "big"), 1 << 8 * len(data)  # the fraction
         codes = np.empty((streams, frames, books), np.int64)
         for stream in codes:
             for frame, reading in zip(stream, self.probabilities.frames(), strict=False):
                 for book in range(books):
                     weights = reading.weights()
                     ends = weights.cumsum()
-                    number, place = divmod(number, int(ends[-1]))
-                    code = int(ends.searchsorted(place, "right"))
+                    above *= int(ends[-1])
+                    code = int(ends.searchsorted(above // below, "right"))
                     weight = int(weights[code])
-                    number = number * weight + place - int(ends[code]) + weight
+                    above -= (int(ends[code]) - weight) * below
+                    below *= weight
                     frame[book] = code
                     reading.take(code)
-        if number:
-            raise ValueError(f"{len(data)} bytes are no {' x '.join(map(str, shape))} codes")
         return codes.swapaxes(1, 2)
 
 

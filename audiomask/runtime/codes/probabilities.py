@@ -40,7 +40,8 @@ CEILING = 255  # of what a layer gives; vectors are held to it on both sides
 ROWS = 256  # frames that are weighed at once
 TOP = 2**16  # of the table: the likeliest code has this weight, and every code 1 at least
 _TYPES: dict[str, np.dtype] = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
-NUMBERS = ("groups", "past_shift", "into_shift", "score_shift")  # in the metadata, with name and codec
+KEY = "probabilities"  # of the metadata: a JSON object with name, codec and numbers
+NUMBERS = ("groups", "past_shift", "into_shift", "score_shift")
 
 
 class ProbabilitiesError(AudioError):
@@ -127,7 +128,7 @@ class Probabilities:
                 data = file.read(MOST_BYTES + 1)
             facts, arrays = _parse(data)
             made: dict[str, Any] = arrays | {key: int(facts[key]) for key in NUMBERS}
-            made |= {"name": facts["name"], "codec": bytes.fromhex(facts["codec"])}
+            made |= {"name": str(facts["name"]), "codec": bytes.fromhex(facts["codec"])}
             return cls(hash=hashlib.sha256(data).digest()[:HASH], **made)
         except OSError as error:
             raise ProbabilitiesError(f"{path}: cannot be read ({error.strerror})") from None
@@ -235,8 +236,8 @@ class Frame:
         self._book += 1
 
 
-def _parse(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return metadata and tensors of safetensors; ValueError or KeyError if they are damaged."""
+def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return facts and tensors of safetensors; ValueError or KeyError if they are damaged."""
     size = int.from_bytes(data[:8], "little")
     if not 8 < len(data) <= MOST_BYTES or size > len(data) - 8:
         raise ValueError(f"{len(data)} bytes")
@@ -250,4 +251,4 @@ def _parse(data: bytes) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         if not 0 <= first <= last <= len(data) - 8 - size or prod(shape) * kind.itemsize != last - first:
             raise ValueError(f"tensor {name} is not where it should be")
         arrays[name] = np.frombuffer(data[8 + size + first : 8 + size + last], kind).reshape(shape)
-    return entries["__metadata__"], arrays
+    return json.loads(entries["__metadata__"][KEY]), arrays

@@ -69,9 +69,9 @@ def test_likely_codes_come_back_in_fewer_bytes(tiny, shape, seed, likeliest):
     assert tiny.least(shape) <= len(data) <= tiny.most(shape) == Plain(16).most(shape)
     np.testing.assert_array_equal(tiny.decode(data, shape), codes)
     weights, _, totals = tiny.probabilities.weigh(codes.swapaxes(1, 2))
-    bits = np.log2(totals / weights).sum()
-    if tiny.least(shape) + 1 < bits / 8 < tiny.most(shape) - 1:
-        assert abs(len(data) - bits / 8) <= 4  # the first code may be cheaper than its bits
+    size = np.log2(totals / weights).sum() / 8
+    if tiny.least(shape) + 1 < size < tiny.most(shape) - 1.2:
+        assert len(data) <= size + 1.2  # a bit more, and up to whole bytes; by luck it is less
 
 
 def test_to_encode_and_to_decode_are_the_same_weights(tiny):
