@@ -10,9 +10,11 @@ from audiomask.runtime.codes.probabilities import KEY, Probabilities
 SHIFTS = {"past_shift": 8, "into_shift": 8, "score_shift": 5}
 
 
-def write(path, codec=bytes(8), books=6, levels=16, seed=0, name="tiny", **changes):
+def write(
+    path, codec=bytes(8), books=6, levels=16, seed=0, name="tiny", width=4, hidden=16, inner=8, **changes
+):
     """Write a file of them, and read it again."""
-    rng, groups, width, past, hidden, inner = np.random.default_rng(seed), 3, 4, 2, 16, 8
+    rng, groups, past = np.random.default_rng(seed), 3, 2
     wide = groups * width
 
     def drawn(*shape, kind=np.int8, most=127):
@@ -32,3 +34,15 @@ def write(path, codec=bytes(8), books=6, levels=16, seed=0, name="tiny", **chang
     facts = {"name": name, "codec": codec.hex(), "groups": groups} | SHIFTS | changes.pop("facts", {})
     save_file(tensors | changes, path, {KEY: json.dumps(facts)})
     return Probabilities.load(path)
+
+
+def drawn(probabilities, shape, seed=0, likeliest=0.9):
+    """Codes `[streams, books, frames]`, so large a fraction of which are the likeliest at their place."""
+    rng, found = np.random.default_rng(seed), np.empty(shape, np.int64)
+    for stream in found.swapaxes(1, 2):
+        for codes, frame in zip(stream, probabilities.frames(), strict=False):
+            for book in range(shape[1]):
+                best = int(frame.weights().argmax())
+                codes[book] = best if rng.random() < likeliest else rng.integers(probabilities.levels)
+                frame.take(codes[book])
+    return found

@@ -1,4 +1,4 @@
-"""Write what a network says of codes as a file for the runtime, in whole numbers, and check it."""
+"""Write the probabilities of codes for the runtime, in whole numbers, and check them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCE = 0.01  # of the bits that torch and the runtime may differ by: the ta
 
 
 def export(model: Hunch, out: Path) -> Probabilities:
-    """Write the probabilities of a network; `ExportError` where the runtime disagrees with torch."""
+    """Write a network's probabilities; `ExportError` if the runtime disagrees with torch."""
     wide, shift = UNIT * FINE, (UNIT * SCORE // STEPS).bit_length() - 1
 
     def whole(x: Tensor, scale: int, most: float = math.inf) -> np.ndarray:

@@ -71,7 +71,7 @@ class Hunch(nn.Module):
 
     @torch.no_grad()
     def begin(self, counts: Tensor) -> None:
-        """Begin with codes as likely as they are often, `counts [books, levels]`, whatever is around them."""
+        """Begin with codes as likely as they are often, `counts [books, levels]`."""
         often = counts.to(self.score_bias) + 1
         self.score_bias.copy_((often / often.mean(1, keepdim=True)).log2())
 

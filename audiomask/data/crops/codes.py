@@ -24,11 +24,11 @@ from audiomask.runtime.player import Player
 
 @dataclass(frozen=True)
 class Coded:
-    """A file of codes `[frames, books]` of recordings one after the other, and where each begins."""
+    """A file of codes `[frames, books]` of recordings that follow one another."""
 
     path: Path
     header: Header
-    offsets: np.ndarray  # in frames, the end of the last one too
+    offsets: np.ndarray  # where each begins, in frames, and where the last one ends
 
 
 def coded(prefix: Path, encoder: Artifact) -> Coded:

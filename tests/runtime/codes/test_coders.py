@@ -45,18 +45,6 @@ def tiny(tmp_path_factory):
     return Likely(16, likely.write(tmp_path_factory.mktemp("odds") / "tiny_prob.safetensors"))
 
 
-def codes_by(coder, shape, seed, likeliest):
-    """Codes `shape`, so large a fraction of which are the likeliest at their place."""
-    rng, found = np.random.default_rng(seed), np.empty(shape, np.int64)
-    for stream in found.swapaxes(1, 2):
-        for codes, frame in zip(stream, coder.probabilities.frames(), strict=False):
-            for book in range(shape[1]):
-                best = int(frame.weights().argmax())
-                codes[book] = best if rng.random() < likeliest else rng.integers(coder.probabilities.levels)
-                frame.take(codes[book])
-    return found
-
-
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 6), st.integers(1, 12)),
     st.integers(0, 99),
@@ -64,7 +52,7 @@ def codes_by(coder, shape, seed, likeliest):
 )
 @settings(max_examples=60, deadline=None)
 def test_likely_codes_come_back_in_fewer_bytes(tiny, shape, seed, likeliest):
-    codes = codes_by(tiny, shape, seed, likeliest)
+    codes = likely.drawn(tiny.probabilities, shape, seed, likeliest)
     data = tiny.encode(codes)
     assert tiny.least(shape) <= len(data) <= tiny.most(shape) == Plain(16).most(shape)
     np.testing.assert_array_equal(tiny.decode(data, shape), codes)
