@@ -15,9 +15,9 @@ def drawn(header=HEADER, frames=150, books=12, seed=0):
     return codes.reshape(header.streams * header.books, frames)
 
 
-def packed(codes, header=HEADER, samples=None, blocks=(7, 64, 1)):
+def packed(codes, header=HEADER, samples=None, blocks=(7, 64, 1), probabilities=None):
     """The bytes of a file, made of blocks of several lengths."""
-    packer, at = Packer(header), 0
+    packer, at = Packer(header, probabilities), 0
     data = packer.head()
     while at < codes.shape[1]:
         n = blocks[at % len(blocks)]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import between, note, positive
 from audiomask.runtime.artifact import ArtifactError
-from audiomask.runtime.catalogue import codec_part
+from audiomask.runtime.catalogue import codec_part, probabilities_of
 from audiomask.runtime.files.batch import Report
 from audiomask.runtime.files.coded import books_of, sizes
 
@@ -44,6 +44,13 @@ def output_of(args: argparse.Namespace) -> str | None:
             "-o -: standard output is a terminal; send it on with > or |, or name a file with -o"
         )
     return out
+
+
+def tell_plain(args: argparse.Namespace) -> None:
+    """Print that codes are packed in plain bits, if nobody asked for that."""
+    artifact = codec_part(args.model, "enc")
+    if not getattr(args, "plain", False) and probabilities_of(artifact) is None:
+        note(f"{artifact.name} has no probabilities; its codes are packed in plain bits", quiet=args.quiet)
 
 
 def tell_sizes(reports: Sequence[Report], quiet: bool) -> None:

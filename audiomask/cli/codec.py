@@ -14,7 +14,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from audiomask.cli import Adder
-from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_sizes
+from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_plain, tell_sizes
 from audiomask.cli._common import note, table
 from audiomask.cli._files import (
     add_batch_arguments,
@@ -37,6 +37,7 @@ def add_arguments(add: Adder) -> None:
     add_codec_arguments(add, kbps=True)
     add_output_arguments(add, "the input's suffix, 16 bits")
     add_loss_arguments(add)
+    add("--plain", "pack codes in plain bits, without the codec's probabilities")
     add("--no-scores", "do not measure PESQ and ESTOI")
 
 
@@ -46,16 +47,17 @@ def run(args: argparse.Namespace) -> int:
     same = {name: getattr(args, name) for name in ("subtype", "clip", "rate", "threads")}
     loss = loss_of(args) if args.loss else None
     options = Options(overwrite=args.force, loss=loss, **same)
-    code, reports = run_sounds(args, partial(work, args.model, books, options))
+    tell_plain(args)
+    code, reports = run_sounds(args, partial(work, args.model, books, options, args.plain))
     tell_sizes(reports, args.quiet)
     if args.out != "-":
         _show(args, reports)
     return code
 
 
-def work(model: str | None, books: int, options: Options) -> ThereAndBack:
+def work(model: str | None, books: int, options: Options, plain: bool = False) -> ThereAndBack:
     """Return the work of the verb."""
-    encode = Encode(model, books, Options(threads=options.threads))
+    encode = Encode(model, books, Options(threads=options.threads), plain=plain)
     return ThereAndBack(encode, Decode(model, options))
 
 

@@ -12,7 +12,8 @@ With --raw, standard input is bare samples and packets leave as soon as their fr
   arecord -f S16_LE -r 16000 -t raw | audiomask encode - --raw s16le --frames-per-packet 1 |
     audiomask decode - --raw s16le --jitter 0 | aplay -f S16_LE -r 16000
 
-docs/codec.md has the format. A codec's encoder is found by the name that audiomask export was given.
+Where a codec has probabilities of its codes (STEM_prob.safetensors), they make packets smaller; --plain does
+without. docs/codec.md has the format. A codec's encoder is found by the name that audiomask export got.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from audiomask.audio import FORMATS as FORMATS_OF_SOUND
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_sizes
+from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_plain, tell_sizes
 from audiomask.cli._common import between, note, positive
 from audiomask.cli._files import add_batch_arguments, run_sounds
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm, send
@@ -46,6 +47,7 @@ def add_arguments(add: Adder) -> None:
         "frames of codes in a packet (default: half a second of them): fewer are sooner there and cost more"
     )
     add("--frames-per-packet N", packet, type=between(1, 255, int))
+    add("--plain", "pack codes in plain bits, without the codec's probabilities")
     add("--format", "of the output (default: by -o, or amk)", choices=sorted(s[1:] for s in SUFFIXES))
     add("--raw", "standard input is bare samples of this format", choices=tuple(FORMATS))
     add("--rate HZ", "of the samples of --raw (default 16000)", type=between(MIN_RATE, MAX_RATE, int, "Hz"))
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     suffix = f".{args.format}" if args.format else suffix if suffix in SUFFIXES else ".amk"
     books = books_wanted(args)
     options = Options(overwrite=args.force, threads=args.threads)
-    load = partial(Encode, args.model, books, options, args.frames_per_packet, suffix)
+    load = partial(Encode, args.model, books, options, args.frames_per_packet, suffix, args.plain)
+    if suffix == ".amk":
+        tell_plain(args)
     code, reports = run_sounds(args, load)
     tell_sizes(reports, args.quiet)
     return code
@@ -84,11 +88,13 @@ def _live(args: argparse.Namespace) -> int:
 
 def _pipe(args: argparse.Namespace) -> None:
     books, rate, channels = books_wanted(args), args.rate or 16000, args.channels or 1
-    encode = Encode(args.model, books, Options())
+    encode = Encode(args.model, books, Options(), plain=args.plain)
+    tell_plain(args)
     (artifact,) = encode.family
     how = {"sample_rate": rate, "channels": channels, "threads": args.threads}
     player = Player(artifact, outputs=[encode.port.name], controls=encode.options.controls, **how)
-    packer = Packer(header := header_of(artifact, rate, channels, args.frames_per_packet))
+    header = header_of(artifact, rate, channels, args.frames_per_packet, encode.probabilities)
+    packer = Packer(header, encode.probabilities)
     pipe, fd, name, samples = Pipe(args.raw, channels, player.first), sys.stdout.fileno(), encode.port.name, 0
     wait = (header.frames - 1) * header.stride / header.clock
     note(

@@ -8,10 +8,12 @@ audiomask export exp/denoise -o denoise_48k.onnx --arg sample_rate=48000 --card 
 
 A variant has other numbers inside: int8 (large products in eight bits) or float16 (weights stored in two
 bytes). Its error, PESQ and speed are measured on real speech, and it is refused where it does not pay. A file
-that ends in .pt2 is a torch program, for servers with a GPU.
+that ends in .pt2 is a torch program, for servers with a GPU. STEM_prob.safetensors packs codes of the codec
+STEM.
 
 audiomask export denoise.onnx -o denoise_int8.onnx --variant int8
 audiomask export exp/denoise -o denoise.pt2 --hops 4
+audiomask export exp/hunch -o gist_prob.safetensors
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ CARD = ("version", "description", "licence", "training", "scores", "default")
 def add_arguments(add: Adder) -> None:
     source = "a training run, or a folder with its weights; for a variant also an artifact"
     add("model RUN|DIR|ONNX", source, type=Path)
-    add("-o --out FILE", "the .onnx or .pt2 file to write", type=Path, required=True)
+    add("-o --out FILE", "the .onnx, .pt2 or .safetensors file to write", type=Path, required=True)
     add("-f --force", "overwrite the file")
     add("--check", "also play the file with the runtime and compare")
     add("--card JSON", "what it says of itself: " + ", ".join(CARD), type=Path)
@@ -63,15 +65,20 @@ def _free(out: Path, force: bool) -> None:
 
 
 def _usage(args: argparse.Namespace) -> None:
-    if args.out.suffix not in (".onnx", ".pt2"):
-        raise UsageError(f"{args.out}: the name of a model ends in .onnx, of a torch program in .pt2")
+    if args.out.suffix not in (".onnx", ".pt2", ".safetensors"):
+        raise UsageError(
+            f"{args.out}: the name of a model ends in .onnx, of a torch program in .pt2, of probabilities of "
+            "codes in .safetensors"
+        )
     program, artifact = args.out.suffix == ".pt2", args.model.suffix == ".onnx"
+    graph = args.out.suffix == ".onnx"
     for option, value, fits, what in (
         ("--hops", args.hops, program, "is for .pt2 files"),
-        ("--variant", args.variant, not program, "is for .onnx files"),
-        ("--check", args.check, not program and not args.variant, "is for plain .onnx files"),
+        ("--variant", args.variant, graph, "is for .onnx files"),
+        ("--check", args.check, graph and not args.variant, "is for plain .onnx files"),
         ("--corpus", args.corpus, args.variant, "is for --variant"),
         ("--ungated", args.ungated, args.variant, "is for --variant"),
+        ("--card", args.card, graph or program, "is for .onnx and .pt2 files"),
         ("--part", args.part, not artifact, "is for a run; an artifact is one part"),
         ("--card", args.card, not artifact, "is for a run; an artifact keeps its card"),
         ("--arg", args.arg, not artifact, "is for a run; an artifact's weights are fixed"),
@@ -91,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
         _variant(args, args.model, args.out)
         return 0
 
+    if args.out.suffix == ".safetensors":
+        return _probabilities(args)
     from audiomask import weights
     from audiomask.export.packing import ExportError
     from audiomask.streaming import StreamingModel
@@ -113,6 +122,26 @@ def run(args: argparse.Namespace) -> int:
         _free(out, args.force)
     for name, out in outs.items():
         _export(args, *parts[name], out, card)
+    return 0
+
+
+def _probabilities(args: argparse.Namespace) -> int:
+    from audiomask import weights
+    from audiomask.export.packing import ExportError
+    from audiomask.export.probabilities import export
+    from audiomask.models.hunch import Hunch
+
+    model, config = weights.load(args.model, **parse_changes(args.arg))
+    if not isinstance(model, Hunch):
+        raise ExportError(
+            f"{args.model}: {config['class_path']} knows no probabilities of codes; name an .onnx file"
+        )
+    _free(args.out, args.force)
+    made = export(model, args.out)
+    size = args.out.stat().st_size / 1e6
+    print(
+        f"{args.out}: probabilities of {made.name}, {made.books} books of {made.levels} codes, {size:.2f} MB"
+    )
     return 0
 
 

@@ -1,7 +1,8 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
 `NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a
-corpus, `Music` takes songs in their channels, `Sounds` and `LabelledSounds` take any recordings.
+corpus, `Music` takes songs in their channels, `Codes` those of a codec, `Sounds` and `LabelledSounds` any
+recordings.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Clips, Crops, LabelledClips, confidences
+from audiomask.data.crops.codes import DrawnPackets, PackedCodes, Packets, coded
 from audiomask.data.crops.labels import LabelledCrops, count, labels_of
 from audiomask.data.crops.music import MusicClips, MusicCrops, read_stems
 from audiomask.data.crops.packed import Corpus, PackedAudio, SpeechAndNoise, pack
@@ -29,6 +31,7 @@ from audiomask.data.crops.shards import ShardedAudio, Share, label_counts, shard
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 from audiomask.data.simulate.packet_loss import Traced
 from audiomask.masks.packets import TRACE_MS
+from audiomask.runtime.catalogue import codec_part
 
 
 @dataclass(eq=False)
@@ -299,6 +302,41 @@ class Music(Rows):
 
     def clips(self, path: str) -> Dataset[Any]:
         return MusicClips(path, self.sample_rate, self.channels, self.heard)
+
+
+class Codes(Rows):
+    """Provides packets of the codes that a codec makes of recordings.
+
+    Args:
+        train, valid: Data directories.
+        codec: See `catalogue.codec_part`; None for the shipped one.
+        segment: Frames of a packet.
+        rest: See `Rows`; the sample rate is the codec's.
+    """
+
+    def __init__(self, train: str, valid: str, codec: str | None = None, segment: int = 25, **rest: Any):
+        self.encoder = codec_part(codec, "enc")
+        super().__init__(train, valid, sample_rate=self.encoder.sample_rate, segment=segment, **rest)
+
+    def _coded(self, path: str) -> PackedCodes:
+        """Return the codes of a data directory; make them if they are missing."""
+        if sharded(path):
+            raise AudioError(f"{path}: shards are not coded here; name a data directory")
+        return PackedCodes(coded(self._pack(path), self.encoder), self.segment)
+
+    def prepare_data(self) -> None:
+        for path in (self.train_dir, self.valid_dir):
+            self._coded(path)
+
+    def counts(self) -> np.ndarray:
+        """Return how often each code of each book is in the training data, `[books, levels]`."""
+        return self._coded(self.train_dir).counts()
+
+    def rows(self) -> Dataset[Any]:
+        return DrawnPackets(self._coded(self.train_dir), self.seed)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return Packets(self._coded(path))
 
 
 class PairedSpeech(Rows):

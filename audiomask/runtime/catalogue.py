@@ -8,10 +8,12 @@ import mmap
 import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from audiomask.runtime.artifact import KEY, Artifact, ArtifactError
+from audiomask.runtime.codes.probabilities import Probabilities
 from audiomask.runtime.onnx_parser import metadata
 
 PRETRAINED = Path(__file__).resolve().parent.parent / "pretrained"
@@ -82,6 +84,7 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     return sorted(found, key=lambda a: a.sample_rate)
 
 
+PROBABILITIES = "_prob.safetensors"  # the end of the name of what packs a codec's codes
 PARTS = {"enc": "encode", "dec": "decode"}  # of a codec: how their files end, and their tasks
 
 
@@ -146,6 +149,40 @@ def codec_hash(artifact: Artifact) -> bytes:
             "audiomask export"
         )
     return hashlib.sha256(" ".join(str(parts[key]) for key in sorted(parts)).encode()).digest()[:8]
+
+
+def probabilities_of(part: Artifact, wanted: bytes = b"") -> Probabilities | None:
+    """Return the probabilities of a codec's codes, STEM_prob.safetensors beside its parts.
+
+    None stands for none, where no certain ones are `wanted` by their hash. Raises `ArtifactError` for those
+    of another codec, and where the wanted ones are not there.
+    """
+    path = Path(re.sub(r"_(enc|dec)(\.onnx)?$", "", str(part.path)) + PROBABILITIES)
+    try:
+        status = path.stat()
+    except OSError:
+        if not wanted:
+            return None
+        raise ArtifactError(
+            f"{path}: is missing, and packets were coded by the probabilities {wanted.hex()}; put it there"
+        ) from None
+    found = _probabilities(path, status.st_mtime_ns, status.st_size)
+    if found.codec != codec_hash(part):
+        raise ArtifactError(
+            f"{path}: is of another codec ({found.codec.hex()}) than {part.path} ({codec_hash(part).hex()}); "
+            "train and export probabilities for this one, or take the file away"
+        )
+    if wanted and found.hash != wanted:
+        raise ArtifactError(
+            f"{path}: are the probabilities {found.hash.hex()}, and packets were coded by {wanted.hex()}; "
+            "take the audiomask that wrote them"
+        )
+    return found
+
+
+@lru_cache(4)
+def _probabilities(path: Path, *changes: int) -> Probabilities:
+    return Probabilities.load(path)
 
 
 class _Rated(Protocol):

@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import codec_pair
+import likely
 import numpy as np
 import pytest
 import small_artifacts
@@ -17,7 +19,7 @@ from codes import damaged, drawn, packed
 from audiomask import Player
 from audiomask.audio import AudioError, read
 from audiomask.runtime.artifact import Artifact
-from audiomask.runtime.catalogue import codec_part
+from audiomask.runtime.catalogue import codec_hash, codec_part
 from audiomask.runtime.codes.container import MARK, Packet, Unpacker
 from audiomask.runtime.codes.files import AmkFile
 from audiomask.runtime.files.coded import header_of
@@ -183,6 +185,83 @@ def test_headers_made_by_hand(here, cli, tiny, changes):
     (here / "a.amk").write_bytes(packed(drawn(header, 20, books=2), header))
     done = cli("decode", "a.amk", "-m", tiny, "-o", "b.wav")
     assert (done.code, "a.amk: its header does not fit gist" in done.err) == (1, True)
+
+
+@pytest.fixture
+def likely_pair(tiny, tmp_path_factory):
+    """The codec with probabilities of its codes."""
+    folder = tmp_path_factory.mktemp("likely")
+    for part in ("enc", "dec"):
+        shutil.copy(f"{tiny}_{part}.onnx", folder)
+    encoder = codec_part(folder, "enc")
+    hash, file = codec_hash(encoder), folder / "tiny_prob.safetensors"
+    return folder / "tiny", likely.write(file, hash, name="gist", score=np.zeros((6, 16, 8), np.int8))
+
+
+def test_probabilities_are_taken_where_they_lie(here, cli, tiny, likely_pair):
+    pair, odds = likely_pair
+    wav("a.wav", 40000)
+    assert "gist has no probabilities; its codes are packed" in cli("encode", "a.wav", "-m", tiny, *PLAIN).err
+    shutil.move("a.amk", "plain.amk")
+    assert "no probabilities" not in cli("encode", "a.wav", "-m", pair, *PLAIN).err
+    assert (
+        "no probabilities"
+        not in cli("encode", "a.wav", "-m", tiny, *PLAIN, "--plain", "-f", "-o", "p.amk").err
+    )
+    assert (here / "p.amk").read_bytes() == (here / "plain.amk").read_bytes()
+    with AmkFile("a.amk") as file:
+        assert (file.header.coder, file.header.probabilities) == (1, odds.hash)
+    for name in ("a", "plain"):
+        assert cli("decode", f"{name}.amk", "-m", pair, "-o", f"{name}_back.wav").code == 0
+    assert (here / "a_back.wav").read_bytes() == (here / "plain_back.wav").read_bytes()
+    for words in (["codec", "a.wav"], ["codec", "a.wav", "--plain"]):
+        assert cli(*words, "-m", pair, *PLAIN, "-f", "-o", "c.wav").code == 0
+        assert (here / "c.wav").read_bytes() == (here / "a_back.wav").read_bytes()
+
+
+def test_probabilities_that_are_missing_or_others_are_an_error(here, cli, tiny, likely_pair):
+    """Never is anything taken in their place."""
+    pair, odds = likely_pair
+    wav("a.wav")
+    assert cli("encode", "a.wav", "-m", pair, *PLAIN).code == 0
+    done = cli("decode", "a.amk", "-m", tiny, "-o", "b.wav")
+    assert done.code == 1
+    assert (
+        f"tiny_prob.safetensors: is missing, and packets were coded by the probabilities {odds.hash.hex()}"
+        in done.err
+    )
+    codec = codec_hash(codec_part(pair, "enc"))
+    likely.write(f"{pair}_prob.safetensors", codec, seed=1)
+    done = cli("decode", "a.amk", "-m", pair, "-o", "b.wav")
+    assert (done.code, "and packets were coded by" in done.err) == (1, True)
+    likely.write(f"{pair}_prob.safetensors", codec, books=3)
+    done = cli("encode", "a.wav", "-m", pair, *PLAIN, "-f")
+    assert (done.code, "are of 3 books of 16 codes, and 6 of 16 are coded" in done.err) == (1, True)
+    likely.write(f"{pair}_prob.safetensors", bytes(8))
+    done = cli("encode", "a.wav", "-m", pair, *PLAIN, "-f")
+    assert (done.code, "is of another codec" in done.err) == (1, True)
+    assert cli("encode", "a.wav", "-m", pair, *PLAIN, "--plain", "-f").code == 0
+    with open(f"{pair}_prob.safetensors", "wb") as file:  # noqa: PTH123
+        file.write(b"nothing")
+    done = cli("encode", "a.wav", "-m", pair, *PLAIN, "-f")
+    assert (done.code, "holds no probabilities of codes" in done.err) == (1, True)
+    assert not (here / "b.wav").exists()
+
+
+def test_packets_by_probabilities_go_through_pipes(here, likely_pair):
+    pair, odds = likely_pair
+    x = (2000 * np.random.default_rng(0).standard_normal(30000)).astype("<i2").tobytes()
+    run = partial(subprocess.run, capture_output=True, check=True)
+    words = [sys.executable, "-m", "audiomask"]
+    encode = [*words, "encode", "-", "-m", str(pair), *PLAIN, "--raw", "s16le", "--frames-per-packet", "1"]
+    decode = [*words, "decode", "-", "-m", str(pair), "--raw", "s16le"]
+    likely_bytes = run(encode, input=x).stdout
+    plain_bytes = run([*encode, "--plain"], input=x).stdout
+    header = next(iter(Unpacker().push(likely_bytes)))
+    assert (header.coder, header.probabilities) == (1, odds.hash)
+    sounds = [run(decode, input=data).stdout for data in (likely_bytes, plain_bytes)]
+    assert sounds[0] == sounds[1]
+    assert len(sounds[0]) == 60000
 
 
 def test_without_a_name_the_shipped_codec_is_taken_that_a_file_names(here, cli, tiny, another, monkeypatch):

@@ -28,7 +28,8 @@ from zlib import crc32
 import numpy as np
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE, AudioError
-from audiomask.runtime.codes.coders import CODERS, Coder
+from audiomask.runtime.codes.coders import CODERS, Coder, Likely, coder_of
+from audiomask.runtime.codes.probabilities import HASH, Probabilities
 
 MAGIC, MARK, LAST = b"AMK\x01", b"\xb5K", b"AMKE"  # of header (with the version), packet and end
 HEAD = struct.Struct("<4sBBBBBHIHI8sB")
@@ -58,7 +59,8 @@ class Header:
         streams: Streams of codes: one for each channel, or one for all.
         books, levels: Codebooks of a stream and codes of a book.
         frames: Frames of a packet; the last one may have fewer.
-        coder: Key of `CODERS`.
+        coder: One of `CODERS`.
+        probabilities: Hash of those that packets are coded by, if coder is `Likely`.
 
     Raises ValueError for values that nobody can decode.
     """
@@ -74,6 +76,7 @@ class Header:
     levels: int
     frames: int
     coder: int = 0
+    probabilities: bytes = b""
 
     def __post_init__(self) -> None:
         bounds = {
@@ -92,6 +95,8 @@ class Header:
             raise ValueError(
                 f"its packets are coded in a way ({self.coder}) that only a newer audiomask knows"
             )
+        if len(self.probabilities) != (HASH if self.coder == Likely.number else 0):
+            raise ValueError(f"{len(self.probabilities)} bytes are no hash of probabilities")
         if not 1 <= len(self.name.encode()) <= 255 or not self.name.isprintable():
             raise ValueError(f"{self.name!r} is no name of a codec")
         most = self.coder_of().most((self.streams, self.books, self.frames))
@@ -100,8 +105,9 @@ class Header:
                 f"a packet of {self.frames} frames may have {most} bytes, and holds {MAX_PAYLOAD}"
             )
 
-    def coder_of(self) -> Coder:
-        return CODERS[self.coder](self.levels)
+    def coder_of(self, probabilities: Probabilities | None = None) -> Coder:
+        """Return what packs and unpacks codes; without probabilities it may know sizes only."""
+        return coder_of(self.coder, self.levels, probabilities)
 
     @property
     def kbps(self) -> float:
@@ -125,7 +131,7 @@ class Header:
         name = self.name.encode()
         fields = (self.coder, self.channels, self.streams, self.books, self.frames, self.levels - 1)
         more = (self.clock, self.stride, self.rate, self.hash, len(name))
-        data = HEAD.pack(MAGIC, *fields, *more) + name
+        data = HEAD.pack(MAGIC, *fields, *more) + name + self.probabilities
         return data + WORD.pack(crc32(data))
 
 
@@ -139,11 +145,15 @@ class Packet:
     payload: bytes
     at: int = 0
 
-    def codes(self, header: Header) -> np.ndarray:
-        """Return codes `[streams x books, frames]`, -1 for none; ValueError for a bad payload."""
+    def codes(self, header: Header, coder: Coder | None = None) -> np.ndarray:
+        """Return codes `[streams x books, frames]`, -1 for none; ValueError for a bad payload.
+
+        The `coder` is the header's `coder_of`, which may need probabilities.
+        """
+        coder = coder or header.coder_of()
         shape = (header.streams, self.books, self.frames)
         codes = np.full((header.streams, header.books, self.frames), -1, np.int64)
-        codes[:, : self.books] = header.coder_of().decode(self.payload, shape)
+        codes[:, : self.books] = coder.decode(self.payload, shape)
         return codes.reshape(-1, self.frames)
 
 
@@ -166,15 +176,15 @@ class End:
 
 
 Record = Header | Packet | End
-MAX_END = END.size + ENTRIES * PLACE.size + HEAD.size + 255 + 3 * WORD.size
+MAX_END = END.size + ENTRIES * PLACE.size + HEAD.size + 255 + HASH + 3 * WORD.size
 
 
 class Packer:
     """A maker of the bytes of one file, which gives them as soon as they are known."""
 
-    def __init__(self, header: Header):
+    def __init__(self, header: Header, probabilities: Probabilities | None = None):
         self.header, self._head = header, header.to_bytes()
-        self._coder, self._seed = header.coder_of(), header.seed
+        self._coder, self._seed = header.coder_of(probabilities), header.seed
         self._waiting = np.zeros((header.streams, header.books, 0), np.int64)
         self.packets, self.size, self._every = 0, 0, EVERY
         self._places: list[int] = []
@@ -296,7 +306,8 @@ class Unpacker:
         _, number, books, frames, length = PACKET.unpack_from(buffer, at)
         if not (1 <= books <= header.books and 1 <= frames <= header.frames):
             return None, 0
-        if length > self._coder.most((header.streams, books, frames)):
+        shape = header.streams, books, frames
+        if not self._coder.least(shape) <= length <= self._coder.most(shape):
             return None, 0
         if len(buffer) < body + length:
             return None, body + length - at
@@ -319,14 +330,16 @@ def parse_header(data: bytes | bytearray, at: int = 0) -> tuple[Header | None, i
         return None, HEAD.size
     magic, coder, channels, streams, books, frames, levels, *rest, length = HEAD.unpack_from(data, at)
     clock, stride, rate, hash = rest
-    stop = at + HEAD.size + length
+    more = at + HEAD.size + length
+    stop = more + (HASH if coder == Likely.number else 0)
     if len(data) < stop + WORD.size:
         return None, stop + WORD.size - at
     if magic != MAGIC or WORD.unpack_from(data, stop)[0] != crc32(data[at:stop]):
         return None, 0
     try:
-        name = bytes(data[at + HEAD.size : stop]).decode()
-        header = Header(name, hash, clock, stride, rate, channels, streams, books, levels + 1, frames, coder)
+        name, sound = bytes(data[at + HEAD.size : more]).decode(), (clock, stride, rate, channels)
+        by = coder, bytes(data[more:stop])
+        header = Header(name, hash, *sound, streams, books, levels + 1, frames, *by)
     except ValueError:  # UnicodeDecodeError is one
         return None, 0
     return header, stop + WORD.size - at

@@ -170,9 +170,10 @@ class AmkFile(CodesFile):
                 words = "is no .amk file; make one with: audiomask encode"
             raise NotCodesError(f"{self.name}: {words}")
         self.header: Header = header
+        self.coder = header.coder_of()
         if self.end and self.end.header != header:  # of another file, that was appended
             self.end = None
-        least = PACKET.size + WORD.size + header.coder_of().most((header.streams, 1, header.frames))
+        least = PACKET.size + WORD.size + self.coder.least((header.streams, 1, header.frames))
         bound = GAP_S * header.clock // header.stride + GAP_TIMES * header.frames * ceil(size / least)
         self._bound = bound if self.end is None else min(bound, header.needs(self.end.samples))
         self._survey()
@@ -245,7 +246,7 @@ class AmkFile(CodesFile):
                 self.concealed += start - at
             at = start + packet.frames
             try:
-                yield packet.codes(self.header)
+                yield packet.codes(self.header, self.coder)
             except ValueError:  # its sum is right, and its codes are none: nobody's encoder wrote it
                 self._damaged += 1
                 self.concealed += packet.frames

@@ -14,6 +14,7 @@ from math import ceil
 import numpy as np
 
 from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.codes.coders import Coder
 from audiomask.runtime.codes.container import End, Header, NotCodesError, Packet, Unpacker
 from audiomask.runtime.packets.jitter_buffer import LEAP_S, Counts, JitterBuffer
 from audiomask.runtime.player import Player
@@ -23,10 +24,13 @@ class Received:
     """A player of an `.amk` stream that comes piece by piece.
 
     Packets go through a `JitterBuffer` that waits `jitter_ms` for each. `decoder_of` finds the decoder of a
-    header, or raises `AudioError`. Attributes: `header`, once it has come; `counts` of packets.
+    header and what unpacks its codes, or raises `AudioError`. Attributes: `header`, once it has come;
+    `counts` of packets.
     """
 
-    def __init__(self, jitter_ms: float, decoder_of: Callable[[Header], Artifact], threads: int = 1):
+    def __init__(
+        self, jitter_ms: float, decoder_of: Callable[[Header], tuple[Artifact, Coder]], threads: int = 1
+    ):
         self.jitter_ms, self._decoder_of, self._threads = jitter_ms, decoder_of, threads
         self._unpacker = Unpacker()
         self.header: Header | None = None
@@ -76,7 +80,7 @@ class Received:
 
     def _begin(self, header: Header | None) -> None:
         assert header
-        artifact = self._decoder_of(header)
+        artifact, self._coder = self._decoder_of(header)
         rows = header.streams * header.books
         self._player = Player(artifact, sample_rate=header.rate, channels=rows, threads=self._threads)
         period = header.frames * header.stride / header.clock
@@ -96,7 +100,7 @@ class Received:
                 parts.append(self._frames(None, start))  # the first ones were lost; else we join late
             self._began = True
             try:
-                parts.append(self._frames(packet.codes(self.header), packet.frames))
+                parts.append(self._frames(packet.codes(self.header, self._coder), packet.frames))
             except ValueError:
                 self._damaged += 1
                 parts.append(self._frames(None, packet.frames))

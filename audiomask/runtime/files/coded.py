@@ -24,10 +24,12 @@ from audiomask.audio.atomic import hidden, remedy
 from audiomask.audio.sources import Source
 from audiomask.ports import Port
 from audiomask.runtime.artifact import Artifact, ArtifactError
-from audiomask.runtime.catalogue import PRETRAINED, codec_hash, codec_part
+from audiomask.runtime.catalogue import PRETRAINED, codec_hash, codec_part, probabilities_of
+from audiomask.runtime.codes.coders import Coder, Likely
 from audiomask.runtime.codes.container import FRAMES_S, Header, Packer
 from audiomask.runtime.codes.ecdc import EcdcFile, EcdcWriter, kind_of
 from audiomask.runtime.codes.files import AmkFile, CodesFile
+from audiomask.runtime.codes.probabilities import Probabilities
 from audiomask.runtime.files.batch import Job, Report, Tick, Work
 from audiomask.runtime.files.packet_loss import Losses
 from audiomask.runtime.files.play import Enhance, Options
@@ -58,14 +60,26 @@ def books_of(artifact: Artifact, kbps: float) -> int:
     return books
 
 
-def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None = None) -> Header:
-    """Return the header of a file of codes, so many `frames` a packet; may raise `AudioError`."""
+def header_of(
+    artifact: Artifact,
+    rate: int,
+    channels: int,
+    frames: int | None = None,
+    probabilities: Probabilities | None = None,
+) -> Header:
+    """Return the header of a file of codes, so many `frames` a packet; may raise `AudioError`.
+
+    Packets are plain bits without `probabilities`.
+    """
     port = code_port(artifact)
     stride, streams = port.rate.denominator, channels // artifact.streams[0].channels
     facts: dict[str, Any] = {
         "name": artifact.name, "hash": codec_hash(artifact), "clock": artifact.sample_rate, "stride": stride,
         "rate": rate, "channels": channels, "streams": streams, "books": port.channels, "levels": port.levels,
     }  # fmt: skip
+    if probabilities:
+        check_fit(probabilities, port.channels, port.levels)
+        facts |= {"coder": Likely.number, "probabilities": probabilities.hash}
     wanted = (
         [frames]
         if frames is not None
@@ -78,6 +92,25 @@ def header_of(artifact: Artifact, rate: int, channels: int, frames: int | None =
         except ValueError as error:
             why = error
     raise AudioError(f"{artifact.name}, {rate} Hz, {channels} channels: cannot be packed; {why}")
+
+
+def check_fit(probabilities: Probabilities, books: int, levels: int) -> None:
+    """Raise `AudioError` unless probabilities are of so many books and levels."""
+    if probabilities.books < books or probabilities.levels != levels:
+        raise AudioError(
+            f"the probabilities of {probabilities.name} are of {probabilities.books} books of "
+            f"{probabilities.levels} codes, and {books} of {levels} are coded; train them for this codec"
+        )
+
+
+def unpacking(header: Header, decoder: Artifact) -> Coder:
+    """Return what unpacks the codes of a decoder's codec, or raise `AudioError`."""
+    if header.coder != Likely.number:
+        return header.coder_of()
+    probabilities = probabilities_of(decoder, header.probabilities)
+    assert probabilities
+    check_fit(probabilities, header.books, header.levels)
+    return header.coder_of(probabilities)
 
 
 def check_header(header: Header, decoder: Artifact, name: str) -> None:
@@ -138,9 +171,9 @@ class _Sink:
 class AmkSink(_Sink):
     """A sink of codes into an `.amk` file, whose length is `facts["frames"]` at the end."""
 
-    def __init__(self, path: Path, port: Port, overwrite: bool, header: Header, facts: Mapping[str, Any]):
+    def __init__(self, path: Path, port: Port, overwrite: bool, packer: Packer, facts: Mapping[str, Any]):
         super().__init__(path, port, overwrite)
-        self._packer, self._facts = Packer(header), facts
+        self._packer, self._facts = packer, facts
         self._file.write(self._packer.head())
 
     def _put(self, codes: np.ndarray) -> None:
@@ -181,6 +214,7 @@ class Encode(Enhance):
         options: Options of the batch.
         frames: Frames of a packet; None for about `FRAMES_S` seconds.
         suffix: Suffix of the files, `.amk` or `.ecdc`.
+        plain: Pack plain bits; false: by the codec's probabilities, if there are any (`probabilities`).
 
     The `result` of a report is the size of the file in bytes.
     """
@@ -192,10 +226,12 @@ class Encode(Enhance):
         options: Options,
         frames: int | None = None,
         suffix: str = ".amk",
+        plain: bool = False,
     ):
         artifact = codec_part(model, "enc")
         self._books, self._frames_of_packet, self._suffix = books, frames, suffix
         self.port = code_port(artifact)
+        self.probabilities = None if plain or suffix == ".ecdc" else probabilities_of(artifact)
         named = [port.name for port in artifact.controls.values() if port.type == "int"]
         controls = {named[0]: books} if named else {}
         if not named and books != self.port.channels:
@@ -207,10 +243,11 @@ class Encode(Enhance):
 
     def sink(self, output: Output, path: Path, model: Any, facts: dict[str, Any], reader: Any) -> _Sink:
         info = reader.info
-        header = header_of(model, info.rate, info.channels, self._frames_of_packet)
+        header = header_of(model, info.rate, info.channels, self._frames_of_packet, self.probabilities)
         if self._suffix == ".ecdc":
             return EcdcSink(path, self.port, self.overwrite, header, self._books, facts)
-        return AmkSink(path, self.port, self.overwrite, header, facts)
+        packer = Packer(header, self.probabilities)
+        return AmkSink(path, self.port, self.overwrite, packer, facts)
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         report = super().do(job, reader, tick)
@@ -271,10 +308,14 @@ class Decode(Enhance):
                 )
             return artifact
         assert isinstance(reader, AmkFile)
-        return self.decoder_of(reader.header, reader.name)
+        artifact, reader.coder = self.decoder_of(reader.header, reader.name)
+        return artifact
 
-    def decoder_of(self, header: Header, name: str = "standard input") -> Artifact:
-        """Return the decoder that a header names, or raise `AudioError` if it is not at hand."""
+    def decoder_of(self, header: Header, name: str = "standard input") -> tuple[Artifact, Coder]:
+        """Return the decoder that a header names, and what unpacks its codes.
+
+        Raises `AudioError` if one of them is not at hand.
+        """
         artifact = self.family[0]
         if codec_hash(artifact) != header.hash and not self._named:
             shipped = {path.name for path in PRETRAINED.glob("*_dec.onnx")}
@@ -283,7 +324,7 @@ class Decode(Enhance):
                     self._found[header.name] = codec_part(PRETRAINED / header.name, "dec")
                 artifact = self._found[header.name]
         check_header(header, artifact, name)
-        return artifact
+        return artifact, unpacking(header, artifact)
 
     def check(self, sources: Any) -> None:
         """Load the decoder, or raise `AudioError`."""

@@ -17,8 +17,11 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import probabilities_of
+from audiomask.runtime.codes.coders import Likely
 from audiomask.runtime.codes.container import End, Header, Packer, Packet, Unpacker, parse_header
-from audiomask.runtime.files.coded import books_of, check_header, code_port, header_of
+from audiomask.runtime.codes.probabilities import Probabilities
+from audiomask.runtime.files.coded import books_of, check_header, code_port, header_of, unpacking
 from audiomask.runtime.net.batching import Stream
 from audiomask.runtime.net.requests import BadValue, Refusal, rest
 from audiomask.runtime.packets.intake import Intake
@@ -29,11 +32,12 @@ from audiomask.runtime.player import Player
 Codec = tuple[Artifact, Artifact]  # encoder and decoder
 MAX_ROWS = 8  # channels: each costs as much as a stream
 MOST_BYTES, MOST_PACKETS = 65536, 16  # of a message
+MOST_LIKELY = 600  # codes of a packet that is coded by probabilities: unpacking takes 30 us for each
 DONE_S = 1.0  # of lost sound at the end of a signal, that is computed at once
 # Of the hello's codec: types, and values where none is given.
 FIELDS = {
     "do": (str, "both"), "kbps": ((int, float), 6.0), "frames": (int, 1), "header": (str, None),
-    "jitter_ms": ((int, float), 60), "realtime": (bool, True),
+    "plain": (bool, True), "jitter_ms": ((int, float), 60), "realtime": (bool, True),
 }  # fmt: skip
 
 
@@ -82,13 +86,14 @@ class Coder:
 class Encoder(Coder):
     """A coder of sound `[channels, T]` to bytes of packets; the end of a signal comes last."""
 
-    def __init__(self, header: Header, player: Player):
+    def __init__(self, header: Header, player: Player, probabilities: Probabilities | None = None):
         super().__init__(header, player)
         self._name, self._samples = player.ports[0].name, 0
+        self._probabilities = probabilities
         self._begin()
 
     def _begin(self) -> None:
-        self._packer, self._samples = Packer(self.header), 0
+        self._packer, self._samples = Packer(self.header, self._probabilities), 0
         self._packer.head()
 
     def codes(self, x: np.ndarray | None) -> Generator[Any, None, np.ndarray]:
@@ -117,7 +122,7 @@ class Decoder(Coder):
 
     def __init__(self, header: Header, player: Player):
         super().__init__(header, player)
-        self.outputs = header.channels
+        self.outputs, self.coder = header.channels, unpacking(header, player.artifact)
         frames = header.clock / header.stride
         self.pace = frames, 1, ceil(player.latency / header.rate * frames)
         self.end: End | None = None
@@ -147,8 +152,10 @@ class Decoder(Coder):
 class ThereAndBack(Encoder):
     """A coder of sound to the sound that its codes become, which counts their bytes."""
 
-    def __init__(self, header: Header, player: Player, decoder: Decoder):
-        super().__init__(header, player)
+    def __init__(
+        self, header: Header, player: Player, decoder: Decoder, probabilities: Probabilities | None = None
+    ):
+        super().__init__(header, player, probabilities)
         self._decoder, self.outputs = decoder, header.channels
         self.ports = decoder.ports
         self.delay = player.delay + decoder.delay  # the decoder gets a frame whole
@@ -207,7 +214,10 @@ def coder(
         if asked["header"] is not None:
             raise BadValue("header is of who decodes; leave it out")
         width = encoder.streams[0].channels
-        header = header_of(encoder, rate, channels or width, asked["frames"])
+        odds = None if asked["plain"] else probabilities_of(encoder)
+        if odds is None and not asked["plain"]:
+            raise BadValue(f"{encoder.name} has no probabilities to pack by; leave out plain")
+        header = header_of(encoder, rate, channels or width, asked["frames"], odds)
         books = books_of(encoder, asked["kbps"])
         named = [port.name for port in encoder.controls.values() if port.type == "int"]
         how: dict[str, Any] = {
@@ -217,9 +227,9 @@ def coder(
         }
         player = Player(encoder, outputs=[code_port(encoder).name], **how)
         if asked["do"] == "encode":
-            return Encoder(header, player), Pcm(form, header.channels), asked
+            return Encoder(header, player, odds), Pcm(form, header.channels), asked
         back = Decoder(header, _decoding(decoder, header))
-        return ThereAndBack(header, player, back), Pcm(form, header.channels), asked
+        return ThereAndBack(header, player, back, odds), Pcm(form, header.channels), asked
     except AudioError as error:
         raise BadValue(str(error)) from None
 
@@ -239,6 +249,9 @@ def _header(text: str | None, decoder: Artifact) -> Header:
     check_header(found, decoder, "header")
     if found.channels > MAX_ROWS:
         raise BadValue(f"channels {found.channels} are outside 1 to {MAX_ROWS}")
+    count = found.streams * found.books * found.frames
+    if found.coder == Likely.number and count > MOST_LIKELY:
+        raise BadValue(f"packets of {count} codes by probabilities are too slow; {MOST_LIKELY} are taken")
     return found
 
 
@@ -262,6 +275,9 @@ class CodeIntake(Intake):
         wait = header.samples(depth * header.frames)
         self.facts = {"jitter": wait, "delay": wait + coder.latency, "realtime": realtime}
 
+    def _waiting(self, packet: Packet) -> bytes:
+        return CodePcm.waiting(packet.codes(self.header, self.coder.coder))
+
     def arrived(self, data: bytes, now: float) -> None:
         if len(data) > MOST_BYTES:
             raise Refusal(
@@ -275,7 +291,7 @@ class CodeIntake(Intake):
                 self.coder.end = record
             elif isinstance(record, Packet):
                 try:
-                    self.jitter.put(record.number, CodePcm.waiting(record.codes(self.header)), now)
+                    self.jitter.put(record.number, self._waiting(record), now)
                 except ValueError:
                     records = []
         if not records:

@@ -4,7 +4,9 @@ import re
 import tracemalloc
 import zlib
 from dataclasses import replace
+from functools import partial
 
+import likely
 import numpy as np
 import pytest
 from codes import HEADER, damaged, drawn, packed
@@ -12,21 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiomask.audio import AudioError
-from audiomask.runtime.codes.container import END, HEAD, LAST, MAGIC, MARK, PACKET, WORD, Packet, Unpacker
+from audiomask.runtime.codes.coders import Likely
+from audiomask.runtime.codes.container import END, LAST, MAGIC, MARK, PACKET, WORD, Packet, Unpacker
 from audiomask.runtime.codes.files import AmkFile, NotCodesError, in_order
 
 FEW = replace(HEADER, frames=5)  # frames of a packet: many packets
+SMALL = replace(FEW, books=6, levels=16)  # what `likely` has probabilities of
 
 
-def whole(path, frames=64):
+def whole_file(path, frames=64, probabilities=None):
     """Codes `[rows, frames]` and flags of what a file holds."""
     with AmkFile(path) as file:
+        if probabilities and file.header.probabilities == probabilities.hash:
+            file.coder = file.header.coder_of(probabilities)
         blocks = list(file.blocks(frames, {"codes": 1, "lost": 1}))
         codes, lost = (np.concatenate([b[key] for b in blocks], axis=1) for key in ("codes", "lost"))
         assert codes.shape[1] == lost.shape[1] == file.frames
         assert all(b["codes"].shape[1] == min(frames, file.most) for b in blocks[:-1])
         assert file.position == file.info.frames
         return codes, lost[0] > 0, file
+
+
+whole = whole_file
 
 
 def written(tmp_path, data):
@@ -54,17 +63,30 @@ def test_many_channels_come_in_smaller_blocks(tmp_path):
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), codes)
 
 
-def test_packets_outside_the_damage_come_out_exactly(tmp_path):
+@pytest.fixture(scope="module")
+def odds(tmp_path_factory):
+    return likely.write(tmp_path_factory.mktemp("odds") / "tiny_prob.safetensors")
+
+
+@pytest.mark.parametrize("coded", ["plain", "likely"])
+def test_packets_outside_the_damage_come_out_exactly(tmp_path, odds, coded):
     """A thousand files, each damaged once; what the damage left whole is computed from the bytes."""
-    codes = drawn(FEW, 163)
-    data = packed(codes, FEW)
+    header, probabilities = FEW, None
+    if coded == "likely":
+        header, probabilities = replace(SMALL, coder=Likely.number, probabilities=odds.hash), odds
+    codes = drawn(header, 163)
+    if probabilities:
+        packets = [likely.drawn(odds, (1, 6, 5), seed)[0] for seed in range(33)]
+        codes = np.concatenate(packets, axis=1)[:, :163]
+    data = packed(codes, header, probabilities=probabilities)
+    whole = partial(whole_file, probabilities=probabilities)
     pieces = {r.number: data[r.at : r.at + 14 + len(r.payload)] for r in _packets(data)}
     assert len(pieces) == 33
     read = refused = 0
     for bad in damaged(data, 1000):
         path = written(tmp_path, bad)
         intact = [n for n, piece in pieces.items() if piece in bad]
-        if not intact or not _has_header(bad, data):
+        if not intact or not _has_header(bad, data, header):
             with pytest.raises(AudioError, match=re.escape(str(path))):
                 whole(path)
             refused += 1
@@ -89,8 +111,8 @@ def _packets(data):
     return [r for r in Unpacker().push(data, last=True) if isinstance(r, Packet)]
 
 
-def _has_header(bad, data):
-    return data[: HEAD.size + 8] in bad
+def _has_header(bad, data, header):
+    return data[: len(header.to_bytes())] in bad
 
 
 def test_packets_in_any_order_and_double_ones(tmp_path):
@@ -141,6 +163,27 @@ def test_a_packet_that_nobody_wrote_is_lost(tmp_path):
     assert lost.tolist() == [5 <= n < 10 for n in range(15)]
     np.testing.assert_array_equal(got[:, ~lost], codes[:, ~lost])
     assert any("damaged" in note for note in file.notes)
+
+
+def test_a_packet_by_probabilities_that_nobody_wrote_is_bounded(tmp_path, odds):
+    """Its sum is right and its bytes are random: some codes come of it, or it is lost."""
+    header = replace(SMALL, coder=Likely.number, probabilities=odds.hash)
+    packets = [likely.drawn(odds, (1, 6, 5), seed)[0] for seed in range(10)]
+    codes, rng = np.concatenate(packets, axis=1), np.random.default_rng(0)
+    data = bytearray(packed(codes, header, probabilities=odds))
+    for n, packet in enumerate(_packets(bytes(data))):
+        at, size = packet.at, len(packet.payload)
+        assert size < 15, "plain codes have 15 bytes"
+        if n == 4:
+            continue
+        data[at + 14 : at + 14 + size] = rng.bytes(size)
+        crc = zlib.crc32(data[at + 14 : at + 14 + size], zlib.crc32(data[at : at + 10], header.seed))
+        data[at + 10 : at + 14] = WORD.pack(crc)
+    got, lost, _ = whole(written(tmp_path, bytes(data)), probabilities=odds)
+    np.testing.assert_array_equal(got[:, 20:25], codes[:, 20:25])
+    assert ((got[:, ~lost] >= 0) & (got[:, ~lost] < 16)).all()
+    with pytest.raises(AudioError, match="none were given to unpack them"):
+        whole(tmp_path / "a.amk")
 
 
 @pytest.mark.parametrize("number", [2**32 - 1, 10**6])

@@ -1,17 +1,20 @@
 """Sockets of audiomask serve that encode, decode, or do both."""
 
 import json
+import shutil
 import time
 from base64 import b64decode, b64encode
 from dataclasses import replace
 
 import codec_pair
+import likely
 import numpy as np
 import pytest
 from codes import HEADER
 from serving import Running, ending, sound
 
 from audiomask import Player
+from audiomask.runtime.catalogue import codec_hash, codec_part
 from audiomask.runtime.codes.container import End, Packet, Unpacker, parse_header
 
 
@@ -67,6 +70,43 @@ def test_a_socket_encodes_as_a_file_does(server, tiny, noise):
         assert np.array_equal(codes, encoded(tiny, x, 22050))
         again = packets(ws, x)  # a new signal, numbered from 0
         assert again[1] == data
+
+
+def test_packets_by_probabilities(tiny, toy16, noise, tmp_path):
+    for part in ("enc", "dec"):
+        shutil.copy(f"{tiny}_{part}.onnx", tmp_path)
+    hash = codec_hash(codec_part(tmp_path, "enc"))
+    odds = likely.write(tmp_path / "tiny_prob.safetensors", hash, score=np.zeros((6, 16, 8), np.int8))
+    x, running = noise(1, 16000), Running(tmp_path / "tiny", toy16)
+    try:
+        with running.open({"codec": CODE | {"plain": False}}) as ws:
+            head, data, _ = packets(ws, x)
+        header = parse_header(head)[0]
+        assert (header.coder, header.probabilities) == (1, odds.hash)
+        found = [r for r in Unpacker(header).push(data, last=True) if isinstance(r, Packet)]
+        coder = header.coder_of(odds)
+        codes = np.concatenate([p.codes(header, coder) for p in found], axis=1)
+        assert np.array_equal(codes, encoded(tiny, x))
+        hello = {"do": "decode", "header": b64encode(head).decode(), "realtime": False}
+        with running.open({"codec": hello}) as ws:
+            for r in found:
+                ws.send(data[r.at : r.at + 14 + len(r.payload)])
+            ws.send('{"type": "flush"}')
+            y, _ = sound(ws)
+        np.testing.assert_allclose(y[:16000], played(tiny, codes)[0, :16000], atol=1e-5)
+        wide = replace(header, frames=255)
+        with running.open() as ws:
+            hello |= {"header": b64encode(wide.to_bytes()).decode()}
+            ws.send(json.dumps({"type": "hello", "codec": hello}))
+            assert "too slow" in ending(ws)[0]["message"]
+    finally:
+        running.stop()
+
+
+def test_who_has_no_probabilities_says_so(server):
+    with server.open() as ws:
+        ws.send(json.dumps({"type": "hello", "codec": CODE | {"plain": False}}))
+        assert "has no probabilities to pack by" in ending(ws)[0]["message"]
 
 
 def test_books_change_while_sound_runs(server, noise):
