@@ -57,14 +57,16 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.weights}: config and weights")
     if not isinstance(model, StreamingModel) or not args.out:
         return 0
-    parts = weights.part_configs(config)
-    for part, own in parts.items():
+    parts = {"": (model, config)}
+    if set(configs := weights.part_configs(config)) != {""}:
+        parts = {name: (weights.load_model(own).eval(), own) for name, own in configs.items()}
+        for half, _ in parts.values():
+            half.load_state_dict(model.state_dict())
+        card["parts"] = {name: weights.fingerprint(*part) for name, part in parts.items()}
+    for part, (model, own) in parts.items():
         out = args.out.with_name(f"{args.out.stem}_{part}.onnx") if part else args.out
-        if part:
-            if out.exists() and not args.force:
-                raise UsageError(f"{out} exists; -f overwrites it")
-            state, model = model.state_dict(), weights.load_model(own).eval()
-            model.load_state_dict(state)
+        if part and out.exists() and not args.force:
+            raise UsageError(f"{out} exists; -f overwrites it")
         document = export(model, out, own, **card)
         error = max(document["equality"], check_file(model, out))
         rate = document["sample_rate"]

@@ -105,6 +105,31 @@ def test_a_last_segment_of_any_length_is_coded(length):
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("length", [1, 7, 71, 72, 73, 79, 80, 81, 72 * 3 + 7, 72 * 3 + 8, 72 * 3 + 75])
+@torch.no_grad()
+def test_a_stream_that_is_told_its_end_equals_the_whole(length):
+    """With the last segments in one call with others, and beside a row without an end."""
+    parts = {cls: tiny(cls, "segments") for cls in (EnCodec, EnCodecEncoder, EnCodecDecoder)}
+    model, encoder, decoder = parts.values()
+    count = -(-length // 72)
+    x = 0.1 * torch.randn(2, 2, length)
+    told = torch.tensor([min(80, length - at) for at in range(0, length, 72)]).expand(2, 1, -1).clone()
+    told[1] = 0
+    wanted = model.encoded(x[:1])
+    given = torch.nn.functional.pad(x, (0, 72 * (count + 1) - length))
+    (codes, scale), _ = encoder.step(
+        given, encoder.initial_state(2), length=torch.nn.functional.pad(told, (0, 1))
+    )
+    codes, scale = codes[:, :, 10:], scale[:, :, 1:]
+    for n, (theirs, level) in enumerate(wanted):
+        assert torch.equal(codes[:1, :, 10 * n : 10 * n + theirs.shape[2]], theirs)
+        torch.testing.assert_close(scale[:1, :, n : n + 1], level)
+    y, _ = decoder.step(codes, decoder.initial_state(2), scale=scale, length=told)
+    want = model.decoded(wanted, length)
+    assert (y[:1, :, :length] - want).abs().max() < 1e-5 * want.abs().max()
+    assert y.isfinite().all()
+
+
 @torch.no_grad()
 def test_stages_that_nobody_wants_are_left_out():
     model = tiny(EnCodecEncoder, "zeros")
