@@ -103,9 +103,7 @@ class EcdcFile(CodesFile):
                 raise ValueError(f"says that it has {self.books!r} books, of 1 to {self.kind.books}")
             self.lm = entry["lm"]
             if type(self.lm) is not bool:
-                raise ValueError(
-                    f"says neither that it has a language model nor that it has none: {self.lm!r}"
-                )
+                raise ValueError(f"says {self.lm!r} where it is to say whether it has a language model")
         except KeyError as error:
             raise NotCodesError(f"{self.name}: its header lacks {error}; write it again") from None
         except ValueError as error:
@@ -227,7 +225,7 @@ class EcdcFile(CodesFile):
                 "scale": np.full((1, 1), level, np.float32),
                 "length": np.full((1, 1), length, np.int64),
             }
-            reached, at = at + length, at + kind.stride
+            reached, at = at + min(length, kind.stride), at + kind.stride
             self.position = min(self.info.frames, at)
         self.held, self.position = min(self.held, reached), self.info.frames
 
