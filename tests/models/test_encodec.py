@@ -9,6 +9,7 @@ from audiomask import checkpoints, weights
 from audiomask.cli import main
 from audiomask.models.encodec import EnCodec, EnCodecDecoder, EnCodecEncoder, from_authors
 from audiomask.nn.seanet import whole
+from audiomask.runtime.catalogue import codec_hash, codec_part
 
 TINY = {"filters": 2, "ratios": [4, 2], "latent": 2, "stages": 4, "levels": 64}
 SEGMENTS = {"causal": False, "norm": "time_group_norm", "reflect": True, "segment": 80, "overlap": 0.1}
@@ -222,6 +223,7 @@ def test_the_verb_writes_both_parts(tmp_path, capsys):
     assert "MIT" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.glob("*.onnx")) == ["a_dec.onnx", "a_enc.onnx"]
     assert sorted(weights.load_parts(tmp_path / "w")) == ["dec", "enc"]
+    assert codec_hash(codec_part(tmp_path / "a", "enc")) == codec_hash(codec_part(tmp_path / "a", "dec"))
 
 
 def test_weights_of_audiocraft_are_not_for_commercial_use(tmp_path):
