@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import between, note, positive
@@ -25,6 +26,12 @@ def add_codec_arguments(add: Adder, *, kbps: bool) -> None:
             f"kbit/s of the codes of a channel (default {DEFAULT_KBPS:g}); a wrong one shows which there are"
         )
         add("--kbps KBPS", rate, type=between(0, 1000, above=True), default=DEFAULT_KBPS)
+
+
+def add_language_argument(add: Adder, what: str, **options: Any) -> None:
+    """Add `--lm`, the folder of EnCodec's language model."""
+    words = f"{what}; its bytes hang on the processor and --threads, as with the authors' program"
+    add("--lm DIR", f"the language model for .ecdc files (STEM_lm beside the codec): {words}", **options)
 
 
 def books_wanted(args: argparse.Namespace) -> int:

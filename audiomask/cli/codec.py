@@ -1,7 +1,8 @@
 """Encode recordings and decode them again, to hear and measure what a bit rate leaves.
 
 Inputs, outputs and errors are those of audiomask enhance. Size and kbit/s are of the whole .amk file, with
-header, packets and index. Where the extra [score] is installed, PESQ-WB and ESTOI follow:
+header, packets and index, or .ecdc file, of EnCodec at 48 kHz. Where the extra [score] is installed, PESQ-WB
+and ESTOI follow:
 
   audiomask codec talk.wav -o back.wav --kbps 3
   audiomask codec talks/ -o back/ --kbps 6 --loss drop:0.1        # lose packets of 20 ms on the way
@@ -23,6 +24,8 @@ from audiomask.cli._files import (
     loss_of,
     run_sounds,
 )
+from audiomask.runtime.catalogue import codec_part
+from audiomask.runtime.codes.ecdc import segment_of
 from audiomask.runtime.files.batch import Report
 from audiomask.runtime.files.coded import Decode, Encode, ThereAndBack, sizes
 from audiomask.runtime.files.play import Options
@@ -57,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 def work(model: str | None, books: int, options: Options, plain: bool = False) -> ThereAndBack:
     """Return the work of the verb."""
-    encode = Encode(model, books, Options(threads=options.threads), plain=plain)
+    suffix = ".ecdc" if segment_of(codec_part(model, "enc")) else ".amk"
+    encode = Encode(model, books, Options(threads=options.threads), suffix=suffix, plain=plain)
     return ThereAndBack(encode, Decode(model, options))
 
 

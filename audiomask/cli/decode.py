@@ -8,7 +8,8 @@ concealed by the decoder, with a warning, and all other packets come out as they
   audiomask decode - < talk.amk > talk.wav
 
 With --raw, standard output is bare samples, each as soon as it is known, of packets of which some may be
-missing, late or double. An .ecdc file needs the codec that it was made by, EnCodec at 24 kHz.
+missing, late or double. An .ecdc file needs the codec that it was made by, EnCodec at 24 or 48 kHz, and
+perhaps its language model (--lm), on such a processor and with as many --threads as it was made on.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._codec import add_codec_arguments, output_of
+from audiomask.cli._codec import add_codec_arguments, add_language_argument, output_of
 from audiomask.cli._common import between, note
 from audiomask.cli._files import (
     add_batch_arguments,
@@ -42,6 +43,7 @@ def add_arguments(add: Adder) -> None:
     inputs = "file, folder, glob, .scp or -"
     add_batch_arguments(add, inputs, "file, folder or - (default: NAME_decoded.wav beside the input)")
     add_codec_arguments(add, kbps=False)
+    add_language_argument(add, "what some were coded by")
     add_output_arguments(add, "wav, 16 bits")
     add_loss_arguments(add)
     add("--raw", "standard output is bare samples of this format", choices=tuple(FORMATS))
@@ -63,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-o {args.out}: is sound, such as out.wav; codes are what it is made of")
     if args.jitter is not None:
         raise UsageError(f"--jitter {args.jitter:g}: is for live packets; give --raw")
-    return run_sounds(args, partial(Decode, args.model, options(args)))[0]
+    return run_sounds(args, partial(Decode, args.model, options(args), args.lm))[0]
 
 
 def _live(args: argparse.Namespace) -> int:
     if args.inputs != ["-"] or args.out != "-":
         raise UsageError("--raw: is for standard input and output, as in: audiomask decode - --raw s16le")
-    for option in ("ray", "rate", "format", "subtype", "clip", "loss"):
+    for option in ("ray", "rate", "format", "subtype", "clip", "loss", "lm"):
         if getattr(args, option):
             raise UsageError(f"--{option}: is of files; leave out --raw")
     check_piped("packets and samples", "decode - --raw s16le < in.amk > out.pcm")

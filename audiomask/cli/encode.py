@@ -12,6 +12,8 @@ With --raw, standard input is bare samples and packets leave as soon as their fr
   arecord -f S16_LE -r 16000 -t raw | audiomask encode - --raw s16le --frames-per-packet 1 |
     audiomask decode - --raw s16le --jitter 0 | aplay -f S16_LE -r 16000
 
+  audiomask encode talk.wav -m encodec_24khz -o talk.ecdc --lm      # for EnCodec's own program
+
 Where a codec has probabilities of its codes (STEM_prob.safetensors), they make packets smaller; --plain does
 without. docs/codec.md has the format. A codec's encoder is found by the name that audiomask export got.
 """
@@ -27,7 +29,14 @@ from pathlib import Path
 from audiomask.audio import FORMATS as FORMATS_OF_SOUND
 from audiomask.audio import MAX_RATE, MIN_RATE
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._codec import add_codec_arguments, books_wanted, output_of, tell_plain, tell_sizes
+from audiomask.cli._codec import (
+    add_codec_arguments,
+    add_language_argument,
+    books_wanted,
+    output_of,
+    tell_plain,
+    tell_sizes,
+)
 from audiomask.cli._common import between, note, positive
 from audiomask.cli._files import add_batch_arguments, run_sounds
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm, send
@@ -43,6 +52,7 @@ def add_arguments(add: Adder) -> None:
     add_batch_arguments(add, inputs, "file, folder or - (default: beside the input)")
     add("--filename TEMPLATE", "of {stem} {model} {ext}", default="{stem}.{ext}")
     add_codec_arguments(add, kbps=True)
+    add_language_argument(add, "codes by it, which takes long", nargs="?", const="")
     packet = (
         "frames of codes in a packet (default: half a second of them): fewer are sooner there and cost more"
     )
@@ -65,9 +75,20 @@ def run(args: argparse.Namespace) -> int:
     if suffix in FORMATS_OF_SOUND or (args.format and suffix in SUFFIXES - {f".{args.format}"}):
         raise UsageError(f"-o {args.out}: codes go into {' or '.join(sorted(SUFFIXES))}, by the suffix")
     suffix = f".{args.format}" if args.format else suffix if suffix in SUFFIXES else ".amk"
+    if args.lm is not None and suffix != ".ecdc":
+        raise UsageError("--lm: is for .ecdc files; name one with -o, or give --format ecdc")
     books = books_wanted(args)
     options = Options(overwrite=args.force, threads=args.threads)
-    load = partial(Encode, args.model, books, options, args.frames_per_packet, suffix, args.plain)
+    load = partial(
+        Encode,
+        args.model,
+        books,
+        options,
+        args.frames_per_packet,
+        suffix,
+        plain=args.plain,
+        language=args.lm,
+    )
     if suffix == ".amk":
         tell_plain(args)
     code, reports = run_sounds(args, load)

@@ -17,7 +17,8 @@ The networks are those of `nn.seanet`, the codebooks those of `nn.quantize`. The
 at 24 kHz and 14,856,294 at 48 kHz, as published (weight norm counted). The causal network streams 320 samples
 at a time, and those of audiocraft with the delay of their look-ahead. That of 48 kHz works on segments of a
 second, each 1 % over the next, and divides each by 1e-8 + the RMS of its mono mix, which goes beside the
-codes as `scale`; where two overlap they are cross-faded.
+codes as `scale`; where two overlap they are cross-faded. Its parts may be told the `length` of a segment at
+the end of a signal, which is then coded as the authors do.
 
 Padding with zeros streams without delay. Padding with the mirror image, by which the authors trained, waits
 for what is mirrored: 7 frames in the encoder and 6 in the decoder (173 ms in all).
@@ -32,6 +33,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import partial
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -39,18 +42,31 @@ from torch import Tensor, nn
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
 from audiomask.nn.quantize import ResidualQuantizer
-from audiomask.nn.seanet import Style, seanet_decoder, seanet_encoder, whole
-from audiomask.streaming import Port, Sequential, State
+from audiomask.nn.seanet import Style, before_end, ending, ends, seanet_decoder, seanet_encoder, whole
+from audiomask.streaming import Port, Residual, Sequential, State, either, to_onnx
 
 QUIET = 1e-8  # added to the level of a segment
 TINY = 1e-24  # least power of a segment, below which its root has no slope
 
 
-def _levelled(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return segments `[N, C, T]` over their level, and that level `[N, 1, 1]`."""
+def _levelled(x: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return segments `[N, C, T]` over their level, and that level `[N, 1, 1]`.
+
+    Of a segment with a `length [N, 1, 1]`, what follows is silent and does not count.
+    """
     power = x.mean(1, keepdim=True).square().mean(2, keepdim=True)
+    power = power if length is None else power * (x.shape[2] / length)
     scale = QUIET + power.clamp_min(TINY).sqrt()
     return x / scale, scale
+
+
+def _used(length: Tensor, segment: int) -> tuple[Tensor, Tensor]:
+    """Return the samples `[N, 1, 1]` of segments that count, and whether all of all do.
+
+    Of `length [B, n]`, 0 and what is beyond the segment mean all of it.
+    """
+    short = (length > 0) & (length < segment)
+    return torch.where(short, length, segment).flatten()[:, None, None], ~short.any()
 
 
 def _triangle(length: int, like: Tensor) -> Tensor:
@@ -65,7 +81,36 @@ class _Segments(Sequential):
     def __init__(self, *blocks: nn.Module, segment: int, stride: int, frames: int, channels: int) -> None:
         super().__init__(*blocks)
         self.stride, self.over, self.frames, self.channels = stride, segment - stride, frames, channels
+        self.segment = segment
         self.path = ()  # the blocks see segments and have no clock
+
+    def run_ending(self, x: Tensor, length: Tensor, full: Tensor) -> Tensor:
+        """Return `whole` of segments x `[N, C, T]`, or `ending` if any of `length [N, 1, 1]` is short.
+
+        The latter takes longer. `full []` says whether none is.
+        """
+        for forwards, group in groupby(self.children(), lambda child: isinstance(child, Residual)):
+            blocks = tuple(group)
+            if forwards:  # in time, so the end does not matter; an LSTM is in no branch of a graph
+                x = _whole(x, length, blocks)[0]
+            else:
+                ways = partial(_whole, blocks=blocks), partial(_ending, blocks=blocks)
+                (x,) = either(full, *ways, (x, length), to_onnx())
+            for block in blocks:
+                length = ends(block, length)
+        return x
+
+
+def _whole(x: Tensor, length: Tensor, blocks: Sequence[nn.Module]) -> tuple[Tensor]:
+    for block in blocks:
+        x = whole(block, x)
+    return (x,)
+
+
+def _ending(x: Tensor, length: Tensor, blocks: Sequence[nn.Module]) -> tuple[Tensor]:
+    for block in blocks:
+        x, length = ending(block, x, length), ends(block, length)
+    return (x,)
 
 
 class SegmentEncoder(_Segments):
@@ -77,15 +122,26 @@ class SegmentEncoder(_Segments):
         self.rate = Fraction(self.frames, self.stride)
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
-        return {"past": torch.zeros(batch, self.channels, self.stride, device=device, dtype=dtype)}
+        return {
+            "past": torch.zeros(batch, self.channels, self.stride, device=device, dtype=dtype),
+            "length": torch.zeros(batch, 1, dtype=torch.int64, device=device),  # of the segment under way
+        }
 
-    def step(self, x, state, **controls):
+    def step(self, x, state, length=None, **controls):
+        batch, begun = x.shape[0], state["length"]
+        length = (
+            torch.zeros_like(x[:, 0, :: self.stride], dtype=torch.int64) if length is None else length[:, 0]
+        )
+        length = torch.cat([begun, length], 1)
         x = torch.cat([state["past"], x], 2)
         hops = x.unflatten(2, (-1, self.stride)).transpose(1, 2)  # [B, n + 1, C, stride]
-        segments = torch.cat([hops[:, :-1], hops[:, 1:, :, : self.over]], 3)
-        z, scale = _levelled(segments.flatten(0, 1))
-        z = whole(self, z).unflatten(0, (x.shape[0], -1)).transpose(1, 2).flatten(2)
-        return (z, scale.view(x.shape[0], 1, -1)), {"past": x[:, :, -self.stride :]}
+        segments = torch.cat([hops[:, :-1], hops[:, 1:, :, : self.over]], 3).flatten(0, 1)
+        used, full = _used(length[:, :-1], self.segment)
+        segments, scale = _levelled(torch.where(before_end(used, segments), segments, 0.0), used)
+        z = self.run_ending(segments, used, full)
+        z = torch.where(before_end(ends(self, used), z), z, 0.0)
+        z = z.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+        return (z, scale.view(batch, 1, -1)), {"past": x[:, :, -self.stride :], "length": length[:, -1:]}
 
 
 class SegmentDecoder(_Segments):
@@ -100,19 +156,26 @@ class SegmentDecoder(_Segments):
         # how much the segment before weighs in what it shares with the next: nothing before the first
         return {"tail": tail, "weight": tail[:, :1].clone(), **self.gate_state(batch, device)}
 
-    def step(self, x, state, *beside, **controls):
+    def step(self, x, state, *beside, length=None, **controls):
         batch, over, (scale,) = x.shape[0], self.over, beside
         before = self.before(x, state)
-        y = whole(self, x.unflatten(2, (-1, self.frames)).transpose(1, 2).flatten(0, 1))
-        y = y.unflatten(0, (batch, -1)) * scale.mT[..., None]  # [B, n, C, segment]
-        weight = _triangle(self.stride + over, y)
-        rise, fall = weight[:over], weight[self.stride :].expand(*y.shape[:2], 1, over)
+        z = x.unflatten(2, (-1, self.frames)).transpose(1, 2).flatten(0, 1)
+        length = torch.zeros_like(scale, dtype=torch.int64) if length is None else length
+        used, full = _used(length[:, 0], self.segment)
+        frame = self.segment // self.frames
+        used = (used + frame - 1) // frame
+        z = torch.where(before_end(used, z), z, 0.0)
+        y = self.run_ending(z, used, full)
+        real = before_end(used * frame, y)
+        weight = torch.where(real, _triangle(self.segment, y), 0.0).unflatten(0, (batch, -1))
+        y = torch.where(real, y, 0.0).unflatten(0, (batch, -1)) * scale.mT[..., None]  # [B, n, C, segment]
+        rise, fall = weight[..., :over], weight[..., self.stride :]
         if before is not None:
-            real = (~before[:, :: self.frames, None, None]).to(y.dtype)
-            y, fall = y * real, fall * real
+            heard = (~before[:, :: self.frames, None, None]).to(y.dtype)
+            y, fall = y * heard, fall * heard
         tails = torch.cat([state["tail"][:, None], y[..., self.stride :] * fall], 1)
         weights = torch.cat([state["weight"][:, None], fall], 1)
-        shared = (tails[:, :-1] + y[..., :over] * rise) / (weights[:, :-1] + rise)
+        shared = (tails[:, :-1] + y[..., :over] * rise) / (weights[:, :-1] + rise).clamp_min(TINY)
         y = torch.cat([shared, y[..., over : self.stride]], 3).transpose(1, 2).flatten(2)
         return y, {"tail": tails[:, -1], "weight": weights[:, -1], **self.advance(x, state)}
 
@@ -174,6 +237,8 @@ class EnCodec(Codec):
             self.encoder = SegmentEncoder(*encoder, **sizes, channels=channels)
             self.decoder = SegmentDecoder(*decoder, **sizes, channels=channels)
             rate = Fraction(1, self.step_samples)
+            doc = "samples of the segment that count; 0: all of them"
+            self.told = (Port("length", type="int", rate=rate, levels=segment + 1, doc=doc),)
             self.beside = (Port("scale", type="float", rate=rate, doc="level of the mono mix of a segment"),)
         elif norm == "time_group_norm":
             raise ValueError("time_group_norm looks at a whole signal: give the samples of a segment")

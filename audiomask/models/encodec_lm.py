@@ -5,15 +5,25 @@ frame's codes and gives, for each codebook of the next frame alone, the probabil
 published it has 5 layers of 200 channels and sees 3.5 s: 15,559,768 parameters for the 32 codebooks of
 24 kHz, 8,986,584 for the 16 of 48 kHz. Parameters bear the authors' names, so state dicts load unchanged.
 
-It is here to read and write the authors' files with it. Its probabilities are floating point: they differ in
-their last bits between processors and numbers of threads, and then what one has written another cannot read.
+It is here to read and write the authors' files with it: `Predictions`, for `runtime.codes.ecdc`. Its
+probabilities are floating point. They differ in their last bits between processors and numbers of threads,
+and then what one has written another cannot read; on the same they are the package's to the last bit, frame
+by frame, because the same operators of torch run in the same order.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from audiomask import weights
 
 Memory = list[Tensor]  # what each layer was given, `[B, frames, dim]`
 
@@ -94,7 +104,67 @@ class EnCodecLM(nn.Module):
             memory: What this returned with the frames before; None at the start.
             start: Number of those frames.
         """
-        x = torch.stack([embed(code + 1) for embed, code in zip(self.emb, before.unbind(1), strict=False)])
-        x, memory = self.transformer(x.sum(0), memory, start)
+        first, *others = (e(code + 1) for e, code in zip(self.emb, before.unbind(1), strict=False))
+        x, memory = self.transformer(sum(others, first), memory, start)
         heads = self.linears[: before.shape[1]]
-        return torch.stack([head(x) for head in heads], 1).softmax(-1), memory
+        logits = torch.stack([head(x) for head in heads], 1).permute(0, 3, 1, 2)  # the order decides on bits
+        return logits.softmax(1).permute(0, 2, 3, 1), memory
+
+
+CONTEXT = {32: 262, 16: 525}  # frames of 3.5 s, by the codebooks of 24 and 48 kHz
+AUTHORS_CLASS, AUTHORS_LICENCE = "EnCodecLM", "MIT (the weights of the package encodec)"
+
+
+def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return arguments and state dict of `EnCodecLM` from a published state dict."""
+    books = sum(bool(re.fullmatch(r"emb\.\d+\.weight", key)) for key in state)
+    hidden, dim = state["transformer.layers.0.linear1.weight"].shape
+    arguments = {
+        "books": books, "levels": state["linears.0.weight"].shape[0], "dim": dim, "hidden": hidden,
+        "layers": sum(key.endswith(".linear1.weight") for key in state), "context": CONTEXT[books],
+    }  # fmt: skip
+    return arguments, dict(state)
+
+
+class Predictions:
+    """A language model that predicts frame after frame, in numpy, with a fixed number of threads.
+
+    Args:
+        folder: Its config and weights, as `audiomask import encodec_lm FILE --weights FOLDER` writes them.
+        threads: Threads of torch: a file is read with as many as it was written with.
+
+    Raises `WeightsError` for a folder that holds no such model.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 1) -> None:
+        config, state = weights.read(folder)
+        wanted = f"{__name__}.{AUTHORS_CLASS}"
+        if config.get("class_path") != wanted:
+            raise weights.WeightsError(f"{folder}: holds {config.get('class_path')!r}, not {wanted}")
+        self.model = weights.load_model(config, EnCodecLM)
+        try:
+            self.model.load_state_dict(state)
+        except RuntimeError as error:
+            raise weights.WeightsError(f"{folder}: the weights do not fit the config: {error}") from error
+        self.model.eval()
+        self.books, self.threads = len(self.model.emb), threads
+        self.levels = self.model.linears[0].out_features
+        self._memory: Memory | None = None
+        self._frames = 0
+
+    def begin(self) -> None:
+        """Go to the start of a signal."""
+        self._memory, self._frames = None, 0
+
+    @torch.no_grad()
+    def after(self, codes: np.ndarray) -> np.ndarray:
+        """Return probabilities `[n, levels]` after a frame of codes `[n]`, -1 before the first frame."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            before = torch.from_numpy(codes.astype(np.int64))[None, :, None]
+            found, self._memory = self.model(before, self._memory, self._frames)
+        finally:
+            torch.set_num_threads(threads)
+        self._frames += 1
+        return found[0, :, 0].numpy()

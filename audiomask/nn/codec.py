@@ -15,7 +15,8 @@
 
 Each part holds the weights of the whole and exports what it runs. A code of -1 stands for none, so a decoder
 plays any number of the codebooks. What else a decoder needs of an encoder, such as the level of a segment,
-goes `beside` the codes: the encoder puts out (latents, *beside), and the decoder takes them so.
+goes `beside` the codes: the encoder puts out (latents, *beside), and the decoder takes them so. Streams that
+both parts may be `told` besides, such as where a signal ends, are keyword arguments of their steps.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Codec(StreamingModel):
     informed = False
     channels = 1
     beside: tuple[Port, ...] = ()
+    told: tuple[Port, ...] = ()
     encoder: Streaming
     decoder: Streaming
     quantizer: Any  # a ResidualQuantizer, or what has its methods
@@ -69,14 +71,14 @@ class Codec(StreamingModel):
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "decoder": self.decoder}
 
-    def latents(self, x: Tensor, step: Steps) -> tuple[Tensor, ...]:
+    def latents(self, x: Tensor, step: Steps, **told: Tensor) -> tuple[Tensor, ...]:
         """Return latents `[B, D, T / stride]` of sound, and what goes beside their codes."""
-        z = step("encoder", x)
+        z = step("encoder", x, **told)
         return z if isinstance(z, tuple) else (z,)
 
-    def encode(self, x: Tensor, books: Tensor | None, step: Steps) -> tuple[Tensor, ...]:
+    def encode(self, x: Tensor, books: Tensor | None, step: Steps, **told: Tensor) -> tuple[Tensor, ...]:
         """Return codes `[B, n, T / stride]`, -1 from codebook `books [B]` on, and what is beside."""
-        z, *beside = self.latents(x, step)
+        z, *beside = self.latents(x, step, **told)
         books = self.control("books", books, z)
         return self.sending(self.quantizer.encode(z, books), books), *beside
 
@@ -85,12 +87,12 @@ class Codec(StreamingModel):
         order = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
         return torch.where(order < books[:, None, None], codes, -1)
 
-    def decode(self, z: Tensor, lost: Tensor | None, step: Steps, *beside: Tensor) -> Tensor:
+    def decode(self, z: Tensor, lost: Tensor | None, step: Steps, *beside: Tensor, **told: Tensor) -> Tensor:
         """Return the sound of quantized latents `[B, D, T / stride]`."""
         if self.informed:
             lost = torch.zeros_like(z[:, :1]) if lost is None else lost
             z = torch.cat([z * (1 - lost), lost], 1)
-        return step("decoder", z, *beside)
+        return step("decoder", z, *beside, **told)
 
     def step(self, x, state, lost=None, books=None, **controls):
         step = Steps(self, state)
@@ -114,22 +116,23 @@ class Encodes(Codec):
     """The part of a codec that makes codes of sound."""
 
     def connect(self) -> None:
-        self.task, self.inputs = "encode", (self.audio, self.sent)
+        self.task, self.inputs = "encode", (self.audio, *self.told, self.sent)
         self.outputs = (self.codes, *self.beside)
         self.compose(self.encoder)
 
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder}
 
-    def step(self, x, state, lost=None, books=None, **controls):
+    def step(self, x, state, lost=None, books=None, **told):
         step = Steps(self, state)
-        made = self.encode(x, books, step)
+        made = self.encode(x, books, step, **told)
         return (made if self.beside else made[0]), step.states
 
     def distances(self, port: str, codes: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         x = inputs["audio"]
         step = Steps(self, self.initial_state(len(x), x.device, x.dtype))
-        return self.quantizer.distances(self.latents(x, step)[0], codes)
+        told = {port.name: inputs[port.name] for port in self.told}
+        return self.quantizer.distances(self.latents(x, step, **told)[0], codes)
 
 
 class Decodes(Codec):
@@ -137,14 +140,14 @@ class Decodes(Codec):
 
     def connect(self) -> None:
         self.task = "decode"
-        self.inputs = (self.codes, *self.beside, *([self.lost] if self.informed else []))
+        self.inputs = (self.codes, *self.beside, *self.told, *([self.lost] if self.informed else []))
         self.outputs = (self.sound,)
         self.compose(self.decoder)
 
     def named_blocks(self) -> dict[str, nn.Module]:
         return {"decoder": self.decoder}
 
-    def step(self, x, state, lost=None, books=None, **beside):
+    def step(self, x, state, lost=None, books=None, **given):
         step = Steps(self, state)
-        more = [beside[port.name] for port in self.beside]
-        return self.decode(self.quantizer.decode(x), lost, step, *more), step.states
+        beside = [given.pop(port.name) for port in self.beside]
+        return self.decode(self.quantizer.decode(x), lost, step, *beside, **given), step.states

@@ -14,7 +14,7 @@ Each stride doubles the channels, or halves them. A convolution of extent E and 
 all before the signal if it is causal, else by the larger half. `whole` runs a network over a whole signal as
 its authors do: what fills the last window of a strided convolution is padding of that layer, whereas in a
 stream it is what the layers below make of the silence after the end. They differ in a signal's last frame,
-where it is not full, and in the look-ahead.
+where it is not full, and in the look-ahead. `ending` does so for rows that end at places of their own.
 """
 
 from __future__ import annotations
@@ -63,11 +63,18 @@ class Style:
 class TimeGroupNorm(nn.GroupNorm):
     """A norm of `[N, C, T]` over channels and time, summed in two steps in a graph: T is long."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not to_onnx():
-            return super().forward(x)
-        x = x - x.mean(2, keepdim=True).mean(1, keepdim=True)
-        power = x.square().mean(2, keepdim=True).mean(1, keepdim=True)
+    def forward(self, x: Tensor, length: Tensor | None = None) -> Tensor:
+        """Return x `[N, C, T]`, normed; only the first `length [N, 1, 1]` frames of a row count."""
+        if length is None:
+            if not torch.compiler.is_compiling() and not to_onnx():
+                return super().forward(x)
+            x = x - x.mean(2, keepdim=True).mean(1, keepdim=True)
+            power = x.square().mean(2, keepdim=True).mean(1, keepdim=True)
+        else:
+            real, part = before_end(length, x), x.shape[2] / length
+            x = torch.where(real, x, 0.0)
+            x = torch.where(real, x - x.mean(2, keepdim=True).mean(1, keepdim=True) * part, 0.0)
+            power = x.square().mean(2, keepdim=True).mean(1, keepdim=True) * part
         return x * (power + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
 
 
@@ -76,6 +83,11 @@ class ELU(nn.ELU):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.maximum(x, x.clamp_max(0).exp() - 1) if to_onnx() else super().forward(x)
+
+
+def before_end(length: Tensor, x: Tensor) -> Tensor:
+    """Return which frames `[N, 1, T]` of x lie before the end of their row."""
+    return torch.arange(x.shape[2], device=x.device) < length
 
 
 class Conv(Conv1d):
@@ -143,6 +155,24 @@ class Conv(Conv1d):
             x = F.pad(x, (before, after))
         return self.norm(self.convolved(x))
 
+    def ending(self, x: Tensor, length: Tensor) -> Tensor:
+        """Return `whole` of the first `length [N, 1, 1]` frames of each row."""
+        before, after = self.padding, self.after + -length % self.hop
+        x = torch.where(before_end(length, x), x, 0.0)
+        if self.reflect:
+            last = torch.maximum(length, after.clamp_min(before) + 1) - 1  # a mirror needs one frame more
+            place = torch.arange(-before, x.shape[2] + self.after, device=x.device).abs()
+            place = torch.where(place > last, 2 * last - place, place).clamp(0, x.shape[2] - 1)
+            x = x.gather(2, place.expand(-1, x.shape[1], -1))
+        else:
+            x = F.pad(x, (before, self.after))
+        y = F.conv1d(x, self.weight, self.bias, self.hop, 0, self.dilation, self.groups)
+        return _normed(self.norm, y, ends(self, length))
+
+
+def _normed(norm: nn.Module, y: Tensor, length: Tensor) -> Tensor:
+    return norm(y, length) if isinstance(norm, TimeGroupNorm) else norm(y)
+
 
 class UpConv(ConvTranspose1d):
     """A transposed convolution `[B, in, T]` -> `[B, out, T stride]`, its kernel of two strides."""
@@ -173,6 +203,13 @@ class UpConv(ConvTranspose1d):
         y = self.norm(F.conv_transpose1d(x, self.weight, self.bias, self.stride))
         return y[:, :, self.trim : self.trim + x.shape[2] * self.stride]
 
+    def ending(self, x: Tensor, length: Tensor) -> Tensor:
+        """Return `whole` of the first `length [N, 1, 1]` frames of each row."""
+        x = torch.where(before_end(length, x), x, 0.0)
+        y = F.conv_transpose1d(x, self.weight, self.bias, self.stride)
+        y = _normed(self.norm, y, (length + 1) * self.stride)
+        return y[:, :, self.trim : self.trim + x.shape[2] * self.stride]
+
 
 def whole(block: Any, x: Tensor) -> Tensor:
     """Run a network over a whole signal as its authors do, by its blocks' own `whole`."""
@@ -191,6 +228,35 @@ def whole(block: Any, x: Tensor) -> Tensor:
             x, _ = block.layer(x, [zero, zero], None, i)
         return x.permute(1, 2, 0)
     return block(x)
+
+
+def ends(block: nn.Module, length: Tensor) -> Tensor:
+    """Return how many frames a network of this module makes of so many."""
+    if isinstance(block, Conv):
+        return (length + block.hop - 1) // block.hop
+    if isinstance(block, UpConv):
+        return length * block.stride
+    if isinstance(block, Sequential):
+        for child in block.children():
+            length = ends(child, length)
+    return length
+
+
+def ending(block: nn.Module, x: Tensor, length: Tensor) -> Tensor:
+    """Return `whole` of the first `length [N, 1, 1]` frames of each row of x `[N, C, T]`.
+
+    T are whole strides. Beyond the first `ends(block, length)` frames of a row the output is nothing.
+    """
+    if isinstance(block, Conv | UpConv):
+        return block.ending(x, length)
+    if isinstance(block, Parallel):
+        first, *rest = (ending(branch, x, length) for branch in block.branches)
+        return sum(rest, first)
+    if isinstance(block, Sequential):
+        for child in block.children():
+            x, length = ending(child, x, length), ends(child, length)
+        return x
+    return whole(block, x)  # frame by frame, or forwards in time
 
 
 def _unit(style: Style, channels: int, shortcut: bool, room: int) -> Parallel:

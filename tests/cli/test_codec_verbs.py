@@ -294,8 +294,9 @@ def test_without_a_name_the_shipped_codec_is_taken_that_a_file_names(here, cli, 
         (["decode", "a.wav", "--jitter", "20"], 2, "--jitter 20: is for live packets"),
         (["decode", "a.wav", "-o", "b.wav"], 1, "a.wav: is no .amk file; make one with: audiomask encode"),
         (["decode", "no.amk", "-o", "b.wav"], 1, "no.amk: no such file"),
-        (["encode", "a.wav", "-o", "a.ecdc", *PLAIN], 1, "holds codes of EnCodec at 24 kHz only"),
+        (["encode", "a.wav", "-o", "a.ecdc", *PLAIN], 1, "holds codes of EnCodec at 24 or 48 kHz only"),
         (["encode", "a.wav", "--frames-per-packet", "0", *PLAIN], 2, "outside 1 to 255"),
+        (["encode", "a.wav", "--lm", "--kbps", "1.2"], 2, "--lm: is for .ecdc files; name one with -o"),
         (["encode", "a.wav", "-o", "b.flac", *PLAIN], 2, "-o b.flac: codes go into .amk or .ecdc"),
         (["encode", "a.wav", "-o", "b.ecdc", "--format", "amk", *PLAIN], 2, "-o b.ecdc: codes go into"),
         (["decode", "a.amk", "-o", "b.amk"], 2, "-o b.amk: is sound, such as out.wav"),
@@ -337,7 +338,7 @@ def test_ecdc_needs_its_codec(here, cli, tiny):
     done = cli("decode", "encodec_24khz.ecdc", "encodec_48khz.ecdc", "-m", tiny, "-o", "out/")
     assert done.code == 1
     assert "encodec_24khz.ecdc: is of encodec_24khz, and -m is gist" in done.err
-    assert "encodec_48khz.ecdc: is of encodec_48khz, in segments with a level each" in done.err
+    assert "encodec_48khz.ecdc: is of encodec_48khz, and -m is gist" in done.err
 
 
 FRAMES = {"name": "codes", "type": "codes", "rate": "1/320", "channels": 32, "levels": 1024}
@@ -380,6 +381,11 @@ def test_ecdc_there_and_back(here, cli):
     x, rate = read("b.wav")
     assert (rate, x.shape) == (24000, (1, 24001))
     assert np.abs(x - read("a.wav")[0])[:, :24000].max() < 0.02  # the last frame is mostly silence
+    done = cli("encode", "a.wav", "-m", "./like", "--kbps", "24", "-o", "b.ecdc", "--lm")
+    assert done.code == 1
+    assert (
+        "like_lm: is no folder, and a language model is one; make it with: audiomask import enc" in done.err
+    )
     wav("two.wav", channels=2)
     done = cli("encode", "two.wav", "-m", "./like", "--kbps", "24", "--format", "ecdc")
     assert (done.code, ".ecdc holds one channel, not 2" in done.err) == (1, True)

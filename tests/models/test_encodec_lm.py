@@ -1,9 +1,11 @@
 """EnCodec's language model has the published sizes, runs frame by frame, and equals the package's."""
 
+import numpy as np
 import pytest
 import torch
 
-from audiomask.models.encodec_lm import EnCodecLM
+from audiomask import checkpoints, weights
+from audiomask.models.encodec_lm import EnCodecLM, Predictions
 
 TINY = {"books": 3, "levels": 8, "dim": 16, "heads": 2, "hidden": 12, "layers": 2, "context": 5}
 
@@ -42,6 +44,31 @@ def test_fewer_codebooks():
     assert model(frames(4, 2))[0].shape == (2, 2, 4, 8)
 
 
+@torch.no_grad()
+def test_a_checkpoint_becomes_predictions(tmp_path):
+    torch.manual_seed(0)
+    model = EnCodecLM(16, 64, 16, hidden=24, layers=2, context=525).eval()
+    torch.save(model.state_dict(), tmp_path / "lm.th")
+    found, config, card = checkpoints.load("encodec_lm", [tmp_path / "lm.th"])
+    assert "MIT" in card["licence"]
+    predictions = Predictions(weights.save(tmp_path / "lm", found, config))
+    assert (predictions.books, predictions.levels) == (16, 64)
+    codes = frames(5, 2, 64)[:1]
+    for _ in range(2):
+        predictions.begin()
+        memory = None
+        for t in range(5):
+            wanted, memory = model(codes[:, :, t : t + 1], memory, t)
+            np.testing.assert_array_equal(predictions.after(codes[0, :, t].numpy()), wanted[0, :, 0].numpy())
+
+
+def test_a_folder_of_another_model_makes_no_predictions(tmp_path):
+    config = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 1, "out_features": 1}}
+    weights.save(tmp_path, torch.nn.Linear(1, 1), config)
+    with pytest.raises(weights.WeightsError, match=r"holds 'torch\.nn\.Linear', not audiomask\.models\.enc"):
+        Predictions(tmp_path)
+
+
 @pytest.mark.peer
 @torch.no_grad()
 def test_equals_the_package():
@@ -57,4 +84,4 @@ def test_equals_the_package():
         now = codes[:, :, t : t + 1]
         want, states, offset = peer(now + 1, states, offset)
         got, memory = ours(now, memory, t)
-        torch.testing.assert_close(got, want.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-7)
+        assert torch.equal(got, want.permute(0, 2, 3, 1))  # to the last bit, or its files cannot be read

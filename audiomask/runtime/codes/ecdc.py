@@ -1,4 +1,4 @@
-"""Read and write `.ecdc` files of EnCodec, plain ones, without its language model.
+"""Read and write `.ecdc` files of EnCodec, with and without its language model.
 
     file = EcdcFile("speech.ecdc")
     for scale, codes in file.segments():     # [books, frames]; the scale is None at 24 kHz
@@ -6,11 +6,13 @@
 A file (github.com/facebookresearch/encodec, `binary.py` and `compress.py`) is, in big-endian order: "ECDC", a
 byte 0, the length of the header in 4 bytes, the header in JSON, then the segments. The header is `{"m":
 model, "al": samples, "nc": books, "lm": false}`. A segment is its scale as a float32, of the 48 kHz model
-only, and its codes of 10 bits, frame after frame, the lowest bit first, filled up to a byte. There is no sum
-that would show damage.
+only, and its codes, frame after frame: of 10 bits, the lowest bit first, or, with `"lm": true`, in as many as
+`arithmetic` needs by the probabilities of a language model, which begins anew. It is filled up to a byte.
+There is no sum that would show damage.
 
 The number of a segment's frames is ceil(samples / 320). The authors' reader computes it in floats and refuses
-files of .28, .56, .68 s and others for a frame too many; this one reads them.
+files of .28, .56, .68 s and others for a frame too many; this one reads them. How many bytes a segment with
+the language model has is known when it has been read, so such a file, cut, may promise more than it holds.
 """
 
 from __future__ import annotations
@@ -20,13 +22,16 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 
 from audiomask.audio import AudioError, AudioInfo
 from audiomask.audio.reader import check_readable
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.codes.arithmetic import ArithmeticReader, ArithmeticWriter, quantized
 from audiomask.runtime.codes.coders import Plain
 from audiomask.runtime.codes.container import NotCodesError
 from audiomask.runtime.codes.files import CodesFile, Piece
@@ -36,6 +41,23 @@ MAX_HEAD = 4096  # bytes of JSON; the authors' files have 60
 STRIDE, LEVELS = 320, 1024
 WIDTH = 20  # digits that a writer leaves for the length, which it learns at the end
 FRAMES = 4096  # that are read at once; a multiple of 4, so that they are whole bytes
+# Frames that the bytes of a file with the language model may promise: ten seconds, and a hundred a byte.
+SOME, EACH = 750, 100
+AT_ONCE = 150  # frames that are read with the language model before they are played: a segment of 48 kHz
+LOUD = 1e4  # no level of a segment is greater: full scale is 1
+
+
+class Language(Protocol):
+    """A model that predicts the codes of a frame, such as `models.encodec_lm.Predictions`."""
+
+    books: int
+    levels: int
+
+    def begin(self) -> None:
+        """Go to the start of a segment."""
+
+    def after(self, codes: np.ndarray) -> np.ndarray:
+        """Return probabilities `[n, levels]` after a frame of codes `[n]`, -1 before the first."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +75,18 @@ KINDS = {"encodec_24khz": Kind(24000, 1, 32), "encodec_48khz": Kind(48000, 2, 16
 
 
 class EcdcFile(CodesFile):
-    """A plain `.ecdc` file of so many `samples`, coded by `books` books of `model`.
+    """An `.ecdc` file of so many `samples`, coded by `books` books of `model`.
 
-    As a `CodesFile`, which may be decoded, it has to be of the 24 kHz model, and gives as many rows as that
-    has books. Raises `NotCodesError` for what is no such file, `AudioError` for one that cannot be read.
+    One with `lm` is read once it is given a `language`. `blocks` gives as many rows as the model has books
+    and, at 48 kHz, one segment after the other with its `scale` and its `length` in samples. Raises
+    `NotCodesError` for what is no such file, `AudioError` for one that cannot be read.
     """
+
+    padded = False
 
     def __init__(self, path: str | Path, *, name: str | None = None):
         self.path, self.name = str(path), name or str(path)
+        self.language: Language | None = None
         check_readable(self.path)
         with open(self.path, "rb") as file:  # noqa: PTH123 - Path would lose the text the user typed
             head = file.read(HEAD.size + MAX_HEAD)
@@ -75,8 +101,9 @@ class EcdcFile(CodesFile):
                 raise ValueError(f"says that it has {self.samples!r} samples")
             if type(self.books) is not int or not 1 <= self.books <= self.kind.books:
                 raise ValueError(f"says that it has {self.books!r} books, of 1 to {self.kind.books}")
-            if entry["lm"] is not False:
-                raise ValueError("is coded by EnCodec's language model, which is not read here")
+            self.lm = entry["lm"]
+            if type(self.lm) is not bool:
+                raise ValueError(f"says {self.lm!r} where it is to say whether it has a language model")
         except KeyError as error:
             raise NotCodesError(f"{self.name}: its header lacks {error}; write it again") from None
         except ValueError as error:
@@ -85,7 +112,10 @@ class EcdcFile(CodesFile):
             ) from None
         kind = self.kind
         # No memory or time is taken for samples that are promised and are not there.
-        self.held = self._held(size - self._start)
+        size -= self._start
+        self.held = (
+            min(self.samples, (SOME + EACH * size) * STRIDE * bool(size)) if self.lm else self._held(size)
+        )
         if not self.held:
             raise NotCodesError(f"{self.name}: holds no codes; copy it again")
         self.frames = -(-self.held // STRIDE)
@@ -111,36 +141,93 @@ class EcdcFile(CodesFile):
     def segments(self) -> Iterator[tuple[float | None, np.ndarray]]:
         """Yield the scale of each segment, if it has one, and its codes `[books, frames]`.
 
-        The only segment of the 24 kHz model comes in parts. A cut file ends with its last whole frame.
+        The only segment of the 24 kHz model comes in parts. A cut file ends with its last whole frame. Raises
+        `AudioError` where a language model is needed that has not been given.
         """
-        kind, plain = self.kind, Plain(LEVELS)
-        step = kind.stride or self.samples
+        kind, step = self.kind, self.kind.stride or self.samples
+        if self.lm and self.language is None:
+            raise AudioError(f"{self.name}: is coded by EnCodec's language model; name its folder with --lm")
         with open(self.path, "rb") as file:  # noqa: PTH123
             file.seek(self._start)
-            for at in range(0, self.samples, step):
+            total = min(self.samples, self.held) if self.lm else self.samples
+            for at in range(0, total, step):
                 scale = None
                 if kind.segment:
                     data = file.read(SCALE.size)
                     if len(data) < SCALE.size:
                         return
                     (scale,) = SCALE.unpack(data)
-                left = -(-min(self.samples - at, kind.segment or self.samples) // STRIDE)
-                while left:
-                    n = min(left, FRAMES)
-                    data = file.read(plain.most((1, self.books, n)))
-                    whole = min(n, len(data) * 8 // (10 * self.books))
-                    if whole:
-                        data = data[: plain.most((1, self.books, whole))]
-                        yield scale, plain.decode(data, (1, self.books, whole))[0]
-                    if whole < n:
-                        return
-                    left -= n
+                frames = left = -(-min(total - at, kind.segment or total) // STRIDE)
+                for codes in self._predicted(file, frames) if self.lm else self._plain(file, frames):
+                    left -= codes.shape[1]
+                    yield scale, codes
+                if left:
+                    return
+
+    def _plain(self, file: BinaryIO, frames: int) -> Iterator[np.ndarray]:
+        """Yield a segment, in parts, as far as it is there."""
+        plain = Plain(LEVELS)
+        for at in range(0, frames, FRAMES):
+            n = min(frames - at, FRAMES)
+            data = file.read(plain.most((1, self.books, n)))
+            whole = min(n, len(data) * 8 // (10 * self.books))
+            if whole:
+                yield plain.decode(data[: plain.most((1, self.books, whole))], (1, self.books, whole))[0]
+            if whole < n:
+                return
+
+    def _predicted(self, file: BinaryIO, frames: int) -> Iterator[np.ndarray]:
+        """Yield a segment in parts, as far as there are bits, by the probabilities of the language model."""
+        assert self.language
+        self.language.begin()
+        reader, codes, waiting = ArithmeticReader(file), np.full(self.books, -1, np.int64), []
+        for _ in range(frames):
+            ends, codes = quantized(self.language.after(codes)), np.empty(self.books, np.int64)
+            for book in range(self.books):
+                code = reader.pull(ends[book])
+                if code is None:  # the end, or damage
+                    frames = 0
+                    break
+                codes[book] = code
+            if not frames:
+                break
+            waiting.append(codes)
+            if len(waiting) == AT_ONCE:
+                yield np.stack(waiting, 1)
+                waiting = []
+        if waiting:
+            yield np.stack(waiting, 1)
 
     def pieces(self) -> Iterator[Piece]:
+        reached = 0
         for _, codes in self.segments():
-            padded = np.full((self.kind.books, codes.shape[1]), -1, np.int64)
-            padded[: self.books] = codes
-            yield padded
+            reached += codes.shape[1]
+            yield self._rows(codes, codes.shape[1])
+        self.held = min(self.held, reached * STRIDE)
+
+    def _rows(self, codes: np.ndarray, frames: int) -> np.ndarray:
+        """Return so many frames of all books of the model, -1 where there are none."""
+        padded = np.full((self.kind.books, frames), -1, np.int64)
+        padded[: self.books, : codes.shape[1]] = codes
+        return padded
+
+    def blocks(self, hops: int, per_hop: Mapping[str, int]) -> Iterator[dict[str, np.ndarray]]:
+        kind = self.kind
+        if not kind.segment:
+            yield from super().blocks(hops, per_hop)
+            return
+        at = reached = 0
+        for scale, codes in self.segments():  # each comes in one part
+            length = min(codes.shape[1] * STRIDE, self.samples - at)
+            level = scale if scale is not None and abs(scale) < LOUD else 0.0  # not so for NaN
+            yield {
+                "codes": self._rows(codes, kind.segment // STRIDE),
+                "scale": np.full((1, 1), level, np.float32),
+                "length": np.full((1, 1), length, np.int64),
+            }
+            reached, at = at + min(length, kind.stride), at + kind.stride
+            self.position = min(self.info.frames, at)
+        self.held, self.position = min(self.held, reached), self.info.frames
 
     @property
     def notes(self) -> list[str]:
@@ -167,25 +254,38 @@ def _parse(head: bytes) -> tuple[dict, int]:
 
 
 class EcdcWriter:
-    """A writer of an `.ecdc` file of `books` books into a `file` that can seek.
+    """A writer of an `.ecdc` file of `books` books into a `file` that can seek, with a `language` or without.
 
     The header leaves room for the length, which `finish` fills in.
     """
 
-    def __init__(self, file: BinaryIO, model: str, books: int):
-        self._file, self.model, self.books = file, model, books
-        if not 1 <= books <= KINDS[model].books:
-            raise ValueError(f"{books} books are outside 1 to {KINDS[model].books}")
+    def __init__(self, file: BinaryIO, model: str, books: int, language: Language | None = None):
+        self._file, self.model, self.books, self._language = file, model, books, language
+        most = min(KINDS[model].books, language.books if language else books)
+        if not 1 <= books <= most:
+            raise ValueError(f"{books} books are outside 1 to {most}")
         self._plain, self._waiting = Plain(LEVELS), np.zeros((books, 0), np.int64)
+        self._begin()
         file.write(self._head(0))
 
+    def _begin(self) -> None:
+        self._arithmetic, self._before = ArithmeticWriter(self._file), np.full(self.books, -1, np.int64)
+        if self._language:
+            self._language.begin()
+
     def _head(self, samples: int) -> bytes:
-        entry = {"m": self.model, "al": samples, "nc": self.books, "lm": False}
+        entry = {"m": self.model, "al": samples, "nc": self.books, "lm": self._language is not None}
         text = json.dumps(entry).replace(f'"al": {samples}', f'"al": {samples:{WIDTH}d}').encode()
         return HEAD.pack(b"ECDC", 0, len(text)) + text
 
     def push(self, codes: np.ndarray) -> None:
         """Append codes `[books, frames]` to the segment."""
+        if self._language:
+            for frame in codes.T:
+                ends, self._before = quantized(self._language.after(self._before)), frame
+                for code, row in zip(frame.tolist(), ends, strict=True):
+                    self._arithmetic.push(code, row)
+            return
         self._waiting = np.concatenate((self._waiting, codes), axis=1)
         whole = self._waiting.shape[1] // 4 * 4  # frames of whole bytes
         self._write(self._waiting[:, :whole])
@@ -196,6 +296,10 @@ class EcdcWriter:
 
     def close_segment(self) -> None:
         """Fill the segment up to a byte."""
+        if self._language:
+            self._arithmetic.finish()
+            self._begin()
+            return
         self._write(self._waiting)
         self._waiting = self._waiting[:, :0]
 
@@ -210,12 +314,23 @@ class EcdcWriter:
         self._file.write(self._head(samples))
 
 
-def kind_of(facts: Mapping[str, object]) -> str:
-    """Return the model whose files hold an encoder's codes; raise `AudioError` for none."""
+def kind_of(part: Artifact) -> str:
+    """Return the model whose files hold the codes of a codec's part; raise `AudioError` for none."""
+    ports = {port.name: port for port in (*part.streams, *part.outputs)}
+    codes = next((port for port in ports.values() if port.type == "codes"), None)
+    sound = next((port for port in ports.values() if port.type == "pcm"), None)
     for name, kind in KINDS.items():
-        wanted = {"clock": kind.rate, "stride": STRIDE, "levels": LEVELS, "books": kind.books}
-        if not kind.segment and all(facts[key] == value for key, value in wanted.items()):
+        rate = Fraction(kind.segment // STRIDE, kind.stride) if kind.segment else Fraction(1, STRIDE)
+        wanted = kind.rate, kind.books, LEVELS, rate, kind.channels, kind.segment
+        if codes and sound and wanted == (
+            part.sample_rate, codes.channels, codes.levels, codes.rate, sound.channels, segment_of(part),
+        ):  # fmt: skip
             return name
     raise AudioError(
-        f"{facts['model']}: an .ecdc file holds codes of EnCodec at 24 kHz only; write .amk instead"
+        f"{part.name}: an .ecdc file holds codes of EnCodec at 24 or 48 kHz only; write .amk instead"
     )
+
+
+def segment_of(part: Artifact) -> int:
+    """Return the samples of the segments that a part of a codec is told the `length` of; 0 for none."""
+    return next((p.levels - 1 for p in part.streams if p.name == "length" and p.type == "int"), 0)

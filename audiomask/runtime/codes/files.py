@@ -55,6 +55,7 @@ class CodesFile(AbstractContextManager["CodesFile"]):
     info: AudioInfo
     frames: int  # of codes
     most = 2**30  # frames that are worth handing over at once
+    padded = True  # with lost frames, where `pieces` ends before all of them
     lost: np.ndarray | None = None
     position = 0  # in samples of the sound
     concealed = 0  # frames that were missing or damaged
@@ -67,7 +68,7 @@ class CodesFile(AbstractContextManager["CodesFile"]):
         """Yield frames of codes, and flags of those that are lost, by name, so many hops at a time."""
         (codes, size), *others = per_hop.items()
         at, take = 0, size * max(1, min(hops, self.most // size))
-        for x, lost in _joined(self.pieces(), self.info.channels, take, self.frames):
+        for x, lost in _joined(self.pieces(), self.info.channels, take, self.frames, self.padded):
             if self.lost is not None:
                 lost = lost | self.lost[at : at + len(lost)]
                 x = np.where(lost, -1, x)
@@ -86,15 +87,15 @@ class CodesFile(AbstractContextManager["CodesFile"]):
 
 
 def _joined(
-    pieces: Iterable[Piece], rows: int, size: int, total: int
+    pieces: Iterable[Piece], rows: int, size: int, total: int, padded: bool = True
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield codes `[rows, size]` and flags `[size]`: missing ones of `total` frames are lost."""
+    """Yield codes `[rows, size]` and flags `[size]`: missing ones of `total` frames are lost, if `padded`."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     held = done = 0
 
     def split(piece: Piece) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if isinstance(piece, np.ndarray):
-            for at in range(0, piece.shape[1], size):
+            for at in range(0, max(1, piece.shape[1]), size):
                 part = piece[:, at : at + size]
                 yield part, np.zeros(part.shape[1], bool)
         else:
@@ -103,7 +104,11 @@ def _joined(
                 yield np.full((rows, n), -1, np.int64), np.ones(n, bool)
 
     def rest() -> Iterator[Piece]:
+        nonlocal total
         yield from pieces
+        if not padded:
+            total = done + held
+            yield np.zeros((rows, 0), np.int64)
         yield total - done - held
 
     for piece in rest():

@@ -10,10 +10,13 @@ the length of the sound.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,16 @@ from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import PRETRAINED, codec_hash, codec_part, probabilities_of
 from audiomask.runtime.codes.coders import Coder, Likely
 from audiomask.runtime.codes.container import FRAMES_S, Header, Packer
-from audiomask.runtime.codes.ecdc import EcdcFile, EcdcWriter, kind_of
+from audiomask.runtime.codes.ecdc import (
+    KINDS,
+    LEVELS,
+    STRIDE,
+    EcdcFile,
+    EcdcWriter,
+    Language,
+    kind_of,
+    segment_of,
+)
 from audiomask.runtime.codes.files import AmkFile, CodesFile
 from audiomask.runtime.codes.probabilities import Probabilities
 from audiomask.runtime.files.batch import Job, Report, Tick, Work
@@ -36,20 +48,30 @@ from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.files.sinks import Output
 
 SUFFIXES = frozenset({".amk", ".ecdc"})
+BULK_S = 2  # seconds of sound in a block of what is coded in segments
 
 
 def code_port(artifact: Artifact) -> Port:
     """Return the port of an encoder's codes, or raise `ArtifactError` if no file can hold them."""
     ports = [port for port in artifact.outputs if port.type == "codes"]
-    if len(ports) != 1 or ports[0].levels < 2 or ports[0].rate.numerator != 1:
+    whole = segment_of(artifact) or (ports and ports[0].rate.numerator == 1)
+    if len(ports) != 1 or ports[0].levels < 2 or not whole:
         raise ArtifactError(f"{artifact.path}: makes no codes of a known number at a whole stride")
     return ports[0]
+
+
+def frame_rate(artifact: Artifact) -> Fraction:
+    """Return an encoder's frames of codes a second, without what segments share."""
+    rate = code_port(artifact).rate
+    if segment := segment_of(artifact):
+        rate = Fraction(code_port(artifact).per_hop(artifact.hop), segment)
+    return artifact.sample_rate * rate
 
 
 def books_of(artifact: Artifact, kbps: float) -> int:
     """Return how many books have so many kbit/s; `ArtifactError` names the rates there are."""
     port = code_port(artifact)
-    each = artifact.sample_rate * port.rate * (port.levels - 1).bit_length() / 1000
+    each = frame_rate(artifact) * (port.levels - 1).bit_length() / 1000
     books = round(kbps / each)
     if not 1 <= books <= port.channels or abs(books * each - kbps) > 1e-3 * each:
         most = float(port.channels * each)
@@ -72,6 +94,8 @@ def header_of(
     Packets are plain bits without `probabilities`.
     """
     port = code_port(artifact)
+    if segment_of(artifact):
+        raise AudioError(f"{artifact.name}: codes segments, which only .ecdc files hold; write X.ecdc")
     stride, streams = port.rate.denominator, channels // artifact.streams[0].channels
     facts: dict[str, Any] = {
         "name": artifact.name, "hash": codec_hash(artifact), "clock": artifact.sample_rate, "stride": stride,
@@ -187,22 +211,78 @@ class EcdcSink(_Sink):
     """A sink of codes `[books, frames]` into an `.ecdc` file, which keeps the first `books`."""
 
     def __init__(
-        self, path: Path, port: Port, overwrite: bool, header: Header, books: int, facts: Mapping[str, Any]
+        self,
+        path: Path,
+        port: Port,
+        overwrite: bool,
+        writer: tuple[str, int, Language | None],
+        clock: Fraction,
+        facts: Mapping[str, Any],
     ):
-        model = kind_of(vars(header) | {"model": header.name})
-        if header.streams > 1:
-            raise AudioError(
-                f"{path}: .ecdc holds one channel, not {header.streams}; write .amk, or mix down"
-            )
         super().__init__(path, port, overwrite)
-        self._writer, self._header, self._facts = EcdcWriter(self._file, model, books), header, facts
+        self._writer, self._clock, self._facts = EcdcWriter(self._file, *writer), clock, facts
 
     def _put(self, codes: np.ndarray) -> None:
         self._writer.push(codes[: self._writer.books])
 
     def _finish(self) -> None:
-        header = self._header
-        self._writer.finish(-(-self._facts["frames"] * header.clock // header.rate))
+        self._writer.finish(ceil(self._facts["frames"] * self._clock))
+
+
+class SegmentsSink(EcdcSink):
+    """A sink of segments into an `.ecdc` file: their codes, `scale`, and `length` in samples."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._waiting: dict[str, list[np.ndarray]] = {}
+
+    def write(self, frames: Mapping[str, np.ndarray]) -> None:
+        for name, x in frames.items():
+            self._waiting.setdefault(name, []).extend(x.T)
+        size = KINDS[self._writer.model].segment // STRIDE
+        while len(self._waiting[self.port.name]) >= size and self._waiting["scale"]:
+            self._segment(size)
+
+    def _segment(self, size: int) -> None:
+        scales, lengths, codes = (self._waiting[name] for name in ("scale", "length", self.port.name))
+        try:
+            self._writer.open_segment(float(scales.pop(0)[0]))
+            self._put(np.stack(codes[: -(-int(lengths.pop(0)[0]) // STRIDE)], axis=1))
+            self._writer.close_segment()
+        except OSError as error:
+            raise AudioError(f"{self.path}: cannot be written ({error.strerror}); make room") from None
+        del codes[:size]
+
+    def _finish(self) -> None:
+        if self._waiting and self._waiting["scale"]:
+            self._segment(len(self._waiting[self.port.name]))
+        super()._finish()
+
+
+def language_of(part: Artifact, folder: str | None, threads: int) -> Language:
+    """Return EnCodec's language model, from a folder or from NAME_lm beside NAME_enc.onnx, NAME_dec.onnx.
+
+    Raises `AudioError` where it is not there, or does not fit, or torch is not installed.
+    """
+    found = Path(folder or re.sub(r"_(enc|dec)\.onnx$", "_lm", str(part.path)))
+    if not found.is_dir():
+        raise AudioError(
+            f"{found}: is no folder, and a language model is one; make it with: "
+            f"audiomask import encodec_lm FILE --weights {found}"
+        )
+    try:
+        from audiomask.models.encodec_lm import Predictions
+    except ImportError as error:
+        raise AudioError(
+            f"a language model needs torch ({error}); pip install 'audiomask[train]', or leave out --lm"
+        ) from None
+    language = Predictions(found, threads)
+    books = KINDS[kind_of(part)].books
+    if (language.books, language.levels) != (books, LEVELS):
+        raise AudioError(
+            f"{found}: predicts {language.books} books of {language.levels}, and {part.name} has {books}"
+        )
+    return language
 
 
 class Encode(Enhance):
@@ -215,6 +295,8 @@ class Encode(Enhance):
         frames: Frames of a packet; None for about `FRAMES_S` seconds.
         suffix: Suffix of the files, `.amk` or `.ecdc`.
         plain: Pack plain bits; false: by the codec's probabilities, if there are any (`probabilities`).
+        language: Folder of the language model that `.ecdc` files are to be coded by; "" for that beside the
+            model, None for none.
 
     The `result` of a report is the size of the file in bytes.
     """
@@ -227,9 +309,13 @@ class Encode(Enhance):
         frames: int | None = None,
         suffix: str = ".amk",
         plain: bool = False,
+        language: str | None = None,
     ):
         artifact = codec_part(model, "enc")
-        self._books, self._frames_of_packet, self._suffix = books, frames, suffix
+        self._segment = segment_of(artifact)
+        lm = None if language is None else language_of(artifact, language, options.threads)
+        self._language: Language | None = lm
+        self._books, self._frames_of_packet, self.suffix = books, frames, suffix
         self.port = code_port(artifact)
         self.probabilities = None if plain or suffix == ".ecdc" else probabilities_of(artifact)
         named = [port.name for port in artifact.controls.values() if port.type == "int"]
@@ -239,15 +325,45 @@ class Encode(Enhance):
         super().__init__([artifact], replace(options, controls=controls))
 
     def outputs_of(self, model: Any) -> list[Output]:
-        return [Output("codes", (self.port,), self._suffix)]
+        ports = (port for port in model.outputs if port.name == "scale" and self._segment)
+        return [Output("codes", (self.port, *ports), self.suffix)]
 
     def sink(self, output: Output, path: Path, model: Any, facts: dict[str, Any], reader: Any) -> _Sink:
         info = reader.info
-        header = header_of(model, info.rate, info.channels, self._frames_of_packet, self.probabilities)
-        if self._suffix == ".ecdc":
-            return EcdcSink(path, self.port, self.overwrite, header, self._books, facts)
-        packer = Packer(header, self.probabilities)
-        return AmkSink(path, self.port, self.overwrite, packer, facts)
+        if self.suffix != ".ecdc":
+            header = header_of(model, info.rate, info.channels, self._frames_of_packet, self.probabilities)
+            return AmkSink(path, self.port, self.overwrite, Packer(header, self.probabilities), facts)
+        writer = kind_of(model), self._books, self._language
+        if info.channels > (most := model.streams[0].channels):
+            holds = f".ecdc holds {'one channel' if most == 1 else f'{most} channels'}, not {info.channels}"
+            raise AudioError(f"{path}: {holds}; write .amk, or mix down")
+        clock = Fraction(model.sample_rate, info.rate)
+        kind = SegmentsSink if self._segment else EcdcSink
+        return kind(path, self.port, self.overwrite, writer, clock, facts)
+
+    def _open(self, model: Any, reader: Any) -> Any:
+        if self._segment and reader.info.channels == 1:
+            return self._player(model, sample_rate=reader.info.rate, channels=model.streams[0].channels)
+        return super()._open(model, reader)
+
+    def _frames(self, reader: Any, model: Any, player: Any, losses: Any) -> Iterator[dict[str, np.ndarray]]:
+        if not self._segment:
+            yield from super()._frames(reader, model, player, losses)
+            return
+        clock, stride = Fraction(model.sample_rate, reader.info.rate), model.hop
+        rows, begun, taken = model.streams[0].channels, 0, 0
+        for block, last in _blocks(reader, ceil((self._segment - stride + 1) / clock)):
+            taken += block.shape[1]
+            samples = taken * clock
+            if last:
+                ends = [ceil(samples) - n * stride for n in range(begun, ceil(samples / stride))]
+            else:
+                ends = [self._segment] * (int(samples / stride) - begun)
+            begun += len(ends)
+            length = np.array([ends], np.int64).clip(0, self._segment)
+            y = player.feed(np.broadcast_to(block, (rows, block.shape[1])), length=length)
+            yield {**y, "length": length}
+        yield player.flush()
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         report = super().do(job, reader, tick)
@@ -259,6 +375,19 @@ class Encode(Enhance):
                 f"of the {reader.info.rate} Hz input"
             )
         return report
+
+
+def _blocks(reader: Any, least: int) -> Iterator[tuple[np.ndarray, bool]]:
+    """Yield blocks of a recording, after each but the last of which at least so many samples come."""
+    block = None
+    for after in reader.blocks(ceil(BULK_S * reader.info.rate)):
+        if block is not None and after.shape[1] >= least:
+            yield block, False
+            block = after
+        else:
+            block = after if block is None else np.concatenate((block, after), axis=1)
+    if block is not None:
+        yield block, True
 
 
 def open_codes(path: str | Path, *, name: str | None = None, **stretch: Any) -> CodesFile:
@@ -279,9 +408,12 @@ class Decode(Enhance):
     Args:
         model: See `catalogue.codec_part`; None for the shipped codec that a file names.
         options: Options of the batch; its `loss` takes frames away, which the decoder conceals.
+        language: Folder of the language model that some `.ecdc` files need, by default that beside the model.
     """
 
-    def __init__(self, model: str | None, options: Options):
+    def __init__(self, model: str | None, options: Options, language: str | None = None):
+        self._folder = language
+        self._language: Language | None = None
         self._named, self._loss = model is not None, options.loss
         self._found: dict[str, Artifact] = {}
         super().__init__([codec_part(model, "dec")], replace(options, loss=None))
@@ -294,18 +426,17 @@ class Decode(Enhance):
         """Return the decoder of a file's codes; `AudioError` if it is not at hand."""
         artifact = self.family[0]
         if isinstance(reader, EcdcFile):
-            kind, codes = reader.kind, artifact.streams[0]
-            if kind.segment:
-                raise AudioError(
-                    f"{reader.name}: is of {reader.model}, in segments with a level each, which is not "
-                    "decoded here; decode it with the encodec package"
-                )
-            theirs = kind.rate, kind.books, 1024, artifact.sample_rate / 320
-            ours = artifact.sample_rate, codes.channels, codes.levels, artifact.sample_rate * codes.rate
-            if theirs != ours:
+            try:
+                ours = kind_of(artifact)
+            except AudioError:
+                ours = ""
+            if ours != reader.model:
                 raise AudioError(
                     f"{reader.name}: is of {reader.model}, and -m is {artifact.name}; name that one"
                 )
+            if reader.lm and reader.language is None:
+                reader.language = self._language or language_of(artifact, self._folder, self.threads)
+                self._language = reader.language
             return artifact
         assert isinstance(reader, AmkFile)
         artifact, reader.coder = self.decoder_of(reader.header, reader.name)
@@ -361,9 +492,9 @@ class ThereAndBack(Work):
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="audiomask-") as folder:
-            codes = Path(folder) / "codes.amk"
+            codes = Path(folder) / f"codes{self.encode.suffix}"
             encoded = self.encode.do(Job(job.source, {"codes": codes}), reader, tick)
-            with AmkFile(codes, name=str(job.source)) as file:
+            with open_codes(codes, name=str(job.source)) as file:
                 report = self.decode.do(job, file, tick)
         report.notes = encoded.notes + report.notes
         report.result, report.elapsed = encoded.result, time.perf_counter() - start

@@ -53,7 +53,7 @@ def outputs_of(model: Any, wanted: str | None = None) -> list[Output]:
 
 def needed(streams: Sequence[Port]) -> list[Port]:
     """Return the streams that somebody must give: all but those with a meaning when left alone."""
-    return [streams[0], *(port for port in streams[1:] if port.type not in ("lost", "noise"))]
+    return [streams[0], *(port for port in streams[1:] if port.type not in ("lost", "noise", "int"))]
 
 
 class Sound(Writer):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from audiomask.audio import AudioError
+from audiomask.ports import Port
 from audiomask.runtime.codes.container import NotCodesError
 from audiomask.runtime.codes.ecdc import KINDS, EcdcFile, EcdcWriter, kind_of
 
@@ -29,9 +30,25 @@ def drawn(books, frames, seed=0):
     return np.random.default_rng(seed).integers(0, 1024, (books, frames))
 
 
-def written(books, pieces, samples, model="encodec_24khz"):
+class Repeats:
+    """A language model that expects the codes of a frame to come again."""
+
+    books, levels = 32, 1024
+
+    def begin(self):
+        self.frames = 0
+
+    def after(self, codes):
+        assert (codes < 0).all() == (self.frames == 0)
+        self.frames += 1
+        found = np.full((len(codes), 1024), 0.5 / 1024, np.float32)
+        found[np.arange(len(codes)), codes] += np.float32(0.5)
+        return found
+
+
+def written(books, pieces, samples, model="encodec_24khz", language=None):
     file = io.BytesIO()
-    writer = EcdcWriter(file, model, books)
+    writer = EcdcWriter(file, model, books, language)
     for piece in pieces:
         writer.push(piece)
     writer.finish(samples)
@@ -62,25 +79,71 @@ def test_lengths_that_the_authors_reader_refuses(tmp_path, seconds):
     assert (file.frames, file.notes) == (frames, [])
 
 
-@pytest.mark.parametrize("samples", [400, 47520, 47521, 48000, 100000])
-def test_segments_of_the_48_khz_model(tmp_path, samples):
+def segments(samples, books=2, language=None):
+    """The bytes of a file of 48 kHz, and the scales and codes in it."""
     file, wanted = io.BytesIO(), []
-    writer = EcdcWriter(file, "encodec_48khz", 2)
+    writer = EcdcWriter(file, "encodec_48khz", books, language)
     for n, at in enumerate(range(0, samples, 47520)):
-        wanted.append((0.5 + n, drawn(2, -(-min(48000, samples - at) // 320), n)))
+        wanted.append((0.5 + n, drawn(books, -(-min(48000, samples - at) // 320), n)))
         writer.open_segment(wanted[-1][0])
         writer.push(wanted[-1][1])
         writer.close_segment()
     writer.finish(samples)
-    data = file.getvalue()
+    return file.getvalue(), wanted
+
+
+@pytest.mark.parametrize("language", [None, Repeats()], ids=["plain", "lm"])
+@pytest.mark.parametrize("samples", [400, 47520, 47521, 48000, 100000])
+def test_segments_of_the_48_khz_model(tmp_path, samples, language):
+    data, wanted = segments(samples, language=language)
     read = EcdcFile(file_of(tmp_path, data))
+    read.language = language
     assert (read.samples, read.held, read.notes) == (samples, samples, [])
     for (scale, codes), (theirs, given) in zip(read.segments(), wanted, strict=True):
         assert scale == theirs
         np.testing.assert_array_equal(codes, given)
+    at, blocks = 0, list(read.blocks(1, {}))
+    for block, (scale, given) in zip(blocks, wanted, strict=True):
+        assert block["codes"].shape == (16, 150)
+        np.testing.assert_array_equal(block["codes"][:2, : given.shape[1]], given)
+        assert (block["codes"][2:] == -1).all()
+        assert (block["codes"][:, given.shape[1] :] == -1).all()
+        assert (block["scale"][0, 0], block["length"][0, 0]) == (scale, min(48000, samples - at))
+        at += 47520
+    assert (read.position, read.notes) == (samples, [])
     cut = EcdcFile(file_of(tmp_path, data[:-1]))
-    assert cut.held < samples
+    cut.language = language
     assert sum(codes.shape[1] for _, codes in cut.segments()) == sum(c.shape[1] for _, c in wanted) - 1
+    list(cut.blocks(1, {}))
+    assert cut.held < samples
+    assert "truncated" in cut.notes[0]
+
+
+@pytest.mark.parametrize("seconds", [0.28, 1.0, 3.0])
+def test_codes_by_a_language_model_are_fewer_bytes_and_come_back(tmp_path, seconds):
+    samples, language = round(24000 * seconds), Repeats()
+    codes = np.repeat(drawn(8, -(-samples // 3200)), 10, axis=1)[:, : -(-samples // 320)]
+    data = written(8, [codes[:, :5], codes[:, 5:]], samples, language=language)
+    assert len(data) < 0.5 * len(written(8, [codes], samples))
+    file = EcdcFile(file_of(tmp_path, data))
+    with pytest.raises(AudioError, match=r"language model; name its folder with --lm"):
+        list(file.segments())
+    file.language = language
+    np.testing.assert_array_equal(np.concatenate([c for _, c in file.segments()], axis=1), codes)
+    blocks = list(file.blocks(64, {"codes": 1}))
+    np.testing.assert_array_equal(np.concatenate([b["codes"] for b in blocks], axis=1)[:8], codes)
+    assert (file.position, file.notes) == (samples, [])
+
+
+def test_a_promise_beyond_the_bytes_of_a_language_model_ends_with_them(tmp_path):
+    language = Repeats()
+    data = written(2, [drawn(2, 300)], 2**60, language=language)
+    file = EcdcFile(file_of(tmp_path, data))
+    file.language = language
+    assert file.info.frames < 320 * (750 + 100 * len(data))
+    played = sum(block["codes"].shape[1] for block in file.blocks(64, {"codes": 1}))
+    assert 300 <= played < 310  # the bits that fill the last byte may tell a few more
+    assert "truncated" in file.notes[0]
 
 
 def test_a_cut_file_plays_what_is_there(tmp_path):
@@ -116,8 +179,8 @@ def test_samples_that_are_not_there_take_nothing(tmp_path):
         (head(samples=True), "it has True samples"),
         (head(books=33), "it has 33 books, of 1 to 32"),
         (head(books="2"), "it has '2' books"),
-        (head(lm=True), "language model"),
-        (head(lm=0), "language model"),
+        (head(lm=0), "says 0 where it is to say whether it has a language model"),
+        (head(lm=True), "holds no codes"),
         (head(), "holds no codes"),
     ],
 )
@@ -126,29 +189,57 @@ def test_what_is_no_such_file(tmp_path, data, words):
         EcdcFile(file_of(tmp_path, data))
 
 
-def test_a_thousand_damaged_files(tmp_path):
+@pytest.mark.parametrize("language", [None, Repeats()], ids=["plain", "lm"])
+@pytest.mark.parametrize("rate", [24000, 48000])
+def test_a_thousand_damaged_files(tmp_path, rate, language):
     from codes import damaged
 
-    codes = drawn(8, 150)
-    data = written(8, [codes], 48000)
+    if rate == 24000:
+        data = written(8, [drawn(8, 60)], 19200, language=language)
+    else:
+        data, _ = segments(60000, language=language)
     read = 0
     for bad in damaged(data, 1000):
         try:
             file = EcdcFile(file_of(tmp_path, bad))
         except AudioError:
             continue
-        assert sum(c.shape[1] for _, c in file.segments()) == file.frames < 1000
+        file.language = language
+        given = list(file.blocks(64, {"codes": 1, "scale": 1, "length": 1}))
+        assert sum(block["codes"].shape[1] for block in given) < 2000
+        assert all(block["codes"].min() >= -1 and block["codes"].max() < 1024 for block in given)
+        assert all(np.isfinite(block["scale"]).all() for block in given if "scale" in block)
+        assert file.held <= file.samples
         read += 1
     assert read > 500
 
 
+def part(rate=24000, channels=1, books=32, levels=1024, stride="1/320", segment=0):
+    """What an encoder's artifact says of itself."""
+    sound, codes = Port("audio", channels=channels), {"channels": books, "levels": levels, "rate": stride}
+    length = [Port("length", type="int", rate="1/47520", levels=segment + 1)] if segment else []
+    codes = Port("codes", type="codes", **codes)
+    return SimpleNamespace(name="x", sample_rate=rate, streams=(sound, *length), outputs=(codes,))
+
+
 def test_only_encodecs_codes_are_written():
-    facts = {"clock": 24000, "stride": 320, "levels": 1024, "books": 32, "model": "x"}
-    assert kind_of(facts) == "encodec_24khz"
-    with pytest.raises(AudioError, match=r"x: an \.ecdc file holds codes of EnCodec at 24 kHz only"):
-        kind_of(facts | {"clock": 16000})
-    with pytest.raises(ValueError, match="33 books are outside 1 to 32"):
-        EcdcWriter(io.BytesIO(), "encodec_24khz", 33)
+    assert kind_of(part()) == "encodec_24khz"
+    wide = {"rate": 48000, "channels": 2, "books": 16, "stride": "5/1584", "segment": 48000}
+    assert kind_of(part(**wide)) == "encodec_48khz"
+    for wrong in (
+        {"rate": 16000},
+        {"books": 16},
+        {"levels": 512},
+        {"stride": "1/160"},
+        wide | {"segment": 0},
+    ):
+        with pytest.raises(
+            AudioError, match=r"x: an \.ecdc file holds codes of EnCodec at 24 or 48 kHz only"
+        ):
+            kind_of(part(**wrong))
+    for books, language in ((33, None), (32, SimpleNamespace(books=16))):
+        with pytest.raises(ValueError, match=f"{books} books are outside 1 to"):
+            EcdcWriter(io.BytesIO(), "encodec_24khz", books, language)
 
 
 @pytest.fixture(scope="module")
