@@ -52,6 +52,6 @@ def test_the_keys_of_the_hello_are_described():
 
     table = PAGE.partition("## Over a socket")[2].partition("\n\nThe answer")[0]
     assert set(re.findall(r"^\| (`.*?`) \|", table, re.M)) == {
-        "`do`", "`kbps`, `frames`", "`header`", "`jitter_ms`, `realtime`"
+        "`do`", "`kbps`, `frames`", "`plain`", "`header`", "`jitter_ms`, `realtime`"
     }  # fmt: skip
     assert set(re.findall(r"`(\w+)`", table)) >= set(FIELDS)
