@@ -207,7 +207,7 @@ def build(folder, name, models=MODELS, **changes):
     def told(ports, prefix):
         said = []
         for port in ports:
-            kind = "int64" if port["type"] in ("codes", "bits") else "float"
+            kind = "int64" if port["type"] in ("codes", "bits", "int") else "float"
             frames = f", T_{port['name']}" if port["kind"] == "stream" else ""
             said.append(f"{kind}[B, {port['channels']}{frames}] {port['name']}")
         for state in meta["states"]:

@@ -393,6 +393,76 @@ def test_ecdc_there_and_back(here, cli):
     assert (done.code, "has one rate, of all its 32 books" in done.err) == (1, True)
 
 
+SEGMENTS = {"type": "codes", "rate": "5/1584", "channels": 16, "levels": 1024}
+LENGTH = {"name": "length", "type": "int", "rate": "1/47520", "levels": 48001}
+LEVEL = {"name": "scale", "type": "float", "rate": "1/47520"}
+WIDE = {  # the ports of EnCodec at 48 kHz; codes, scales and sound tell the length of their segment
+    "wide_enc": ([{"name": "audio", "type": "pcm", "channels": 2}, LENGTH],
+                 [{"name": "codes", **SEGMENTS}, LEVEL], 47520, 0, None, """
+    column = Constant <value = int64[4] {0, 1, -1, 1}> ()
+    length4 = Reshape (length, column)
+    stride = Constant <value = int64 {320}> ()
+    number = Div (length4, stride)
+    times = Constant <value = int64[4] {1, 16, 1, 150}> ()
+    tiled = Tile (number, times)
+    flat = Constant <value = int64[3] {0, 16, -1}> ()
+    codes = Reshape (tiled, flat)
+    float_length = Cast <to: int = 1> (length)
+    full = Constant <value = float {48000.0}> ()
+    scale = Div (float_length, full)"""),
+    "wide_dec": ([{"name": "codes", **SEGMENTS}, LEVEL, LENGTH],
+                 [{"name": "decoded", "type": "pcm", "channels": 2}], 47520, 0, None, """
+    float_length = Cast <to: int = 1> (length)
+    full = Constant <value = float {48000.0}> ()
+    share = Div (float_length, full)
+    product = Mul (share, scale)
+    column = Constant <value = int64[4] {0, 1, -1, 1}> ()
+    product4 = Reshape (product, column)
+    times = Constant <value = int64[4] {1, 2, 1, 47520}> ()
+    tiled = Tile (product4, times)
+    flat = Constant <value = int64[3] {0, 2, -1}> ()
+    decoded = Reshape (tiled, flat)"""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "channels"),
+    [
+        (1, 48000, 2),
+        (47520, 48000, 2),
+        (47521, 48000, 1),
+        (95140, 48000, 2),
+        (96001, 48000, 2),
+        (300000, 44100, 1),
+    ],
+)
+def test_segments_are_told_where_the_sound_ends(here, cli, samples, rate, channels):
+    from audiomask.runtime.codes.ecdc import EcdcFile
+
+    for part in ("enc", "dec"):
+        more = {"sample_rate": 48000, "task": f"{part}ode", "parts": {"enc": "1", "dec": "2"}}
+        small_artifacts.build(here, f"wide_{part}", WIDE, **more)
+    wav("a.wav", samples, rate, channels)
+    done = cli("encode", "a.wav", "-m", "./wide", "--kbps", "24", "-o", "a.ecdc")
+    assert done.code == 0, done.err
+    total = -(-samples * 48000 // rate)
+    lengths = [min(48000, total - at) for at in range(0, total, 47520)]
+    file = EcdcFile("a.ecdc")
+    assert (file.samples, file.books) == (total, 16)
+    for length, (scale, codes) in zip(lengths, file.segments(), strict=True):
+        assert scale == pytest.approx(length / 48000)
+        assert codes.shape == (16, -(-length // 320))
+        assert (codes == length // 320).all()
+    assert cli("decode", "a.ecdc", "-m", "./wide", "-o", "b.wav", "--subtype", "FLOAT").code == 0
+    y, found = read("b.wav")
+    assert (found, y.shape) == (48000, (2, total))
+    wanted = np.repeat([(n / 48000) ** 2 for n in lengths], 47520)[:total]
+    np.testing.assert_allclose(y, np.stack([wanted, wanted]), atol=1e-6)
+    assert cli("codec", "a.wav", "-m", "./wide", "--kbps", "24", "-o", "c.wav", "--no-scores").code == 0
+    done = cli("encode", "a.wav", "-m", "./wide", "--kbps", "24", "-o", "a.amk")
+    assert (done.code, "codes segments, which only .ecdc files hold" in done.err) == (1, True)
+
+
 # --- pipes --------------------------------------------------------------------------------------------------
 
 
