@@ -52,7 +52,7 @@ KBITS[2, 3] = KBITS[2, 2]
 
 
 def kind_of(data: bytes) -> str:
-    """Return the kind of file, a key of MAGIC, that begins with `data`, or "" if it has no magic."""
+    """Return the kind of file, a key of MAGIC, that begins with `data`; "" for none."""
     match = BEGINNING.match(data)
     return str(match.lastgroup) if match else ""
 

@@ -34,7 +34,7 @@ def _mp4(file: Span) -> int:
 
 
 def _matroska(file: Span) -> int:
-    """Return the end of the header of Matroska and the segment with all the rest, 0 where it is open."""
+    """Return the end of the header of Matroska and of its segment, 0 where that is open."""
     end = 0
     for name in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):
         head = file.peek(end, 12)

@@ -1,4 +1,4 @@
-"""Find where a FLAC file ends: its last frame says how long it is, its header may leave that open or lie."""
+"""Find where a FLAC file ends, by its last frame, for its header may be open or lie."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _shape(head: bytes) -> tuple[int, int, int, int]:
 
 
 def _frames(file: Span, at: int, fixed: int) -> Iterator[tuple[int, tuple[int, int, int]]]:
-    """Yield place and head of the frames from `at` that follow each other, up to those of another file."""
+    """Yield place and head of the frames from `at` that follow each other in one file."""
     like, before = file.peek(at, 16), -1
     like = like if _frame(like, 0, fixed, b"") else b""
     while at < file.size:

@@ -171,7 +171,7 @@ def _plain(a: dict[str, Any]) -> bool:
 
 
 def _flat(to: Rewriter, x: str) -> str:
-    """Return the signal `[B, C, T]` that x `[B, C, 1, T]` was (see `nn.conv`), or "" if it was none."""
+    """Return the signal `[B, C, T]` that x `[B, C, 1, T]` was (see `nn.conv`); "" for none."""
     made = [n for n in to.nodes if n.op_type == "Unsqueeze" and n.output[0] == x and n.input[1] in to.weights]
     axes = [numpy_helper.to_array(to.weights[n.input[1]]).tolist() for n in made]
     return made[0].input[0] if axes == [[2]] else ""

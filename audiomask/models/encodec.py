@@ -85,7 +85,7 @@ class _Segments(Sequential):
         self.path = ()  # the blocks see segments and have no clock
 
     def run_ending(self, x: Tensor, length: Tensor, full: Tensor) -> Tensor:
-        """Return `whole` of segments x `[N, C, T]`, or `ending` if any of `length [N, 1, 1]` is short.
+        """Return `whole` of segments x `[N, C, T]`, or `ending` if a `length [N, 1, 1]` is short.
 
         The latter takes longer. `full []` says whether none is.
         """

@@ -127,7 +127,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
 
 
 class Predictions:
-    """A language model that predicts frame after frame, in numpy, with a fixed number of threads.
+    """A language model that predicts frame after frame, with a fixed number of threads.
 
     Args:
         folder: Its config and weights, as `audiomask import encodec_lm FILE --weights FOLDER` writes them.
@@ -158,7 +158,7 @@ class Predictions:
 
     @torch.no_grad()
     def after(self, codes: np.ndarray) -> np.ndarray:
-        """Return probabilities `[n, levels]` after a frame of codes `[n]`, -1 before the first frame."""
+        """Return probabilities `[n, levels]` after a frame of codes `[n]`, -1 before the first."""
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:

@@ -69,7 +69,7 @@ class Engine:
         self._bound: _Bound | None = None
 
     def hop(self, inputs: Streams) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-        """Run one hop; return its outputs, and what `mend` does if there are numbers that are not finite.
+        """Run one hop and return its outputs, and what `mend` does to numbers not finite.
 
         All memory is bound to the graph once: for one hop of a small model, handing arrays over takes a tenth
         of the time. Each call reads one of two copies of the states, and writes the other, the new `state`.
@@ -93,7 +93,7 @@ class Engine:
         return outputs, None if sound else self.mend(outputs)
 
     def mend(self, outputs: dict[str, np.ndarray]) -> np.ndarray | None:
-        """Mute and reset rows in which something is not finite; return their flags `[batch]`, if any.
+        """Mute and reset rows in which something is not finite; return their flags, if any.
 
         A state that holds a NaN would never recover, and one with an infinity may mute the model for ever.
         """

@@ -1,4 +1,4 @@
-"""Code symbols by given probabilities, bit for bit as the package encodec does (its `quantization/ac.py`).
+"""Code symbols by given probabilities, bit for bit as the package encodec does.
 
     writer = ArithmeticWriter(file)
     for code, row in zip(codes, quantized(probabilities)):      # [n], [n, levels]
@@ -24,7 +24,7 @@ WHOLE = 2**BITS
 
 
 def quantized(probabilities: np.ndarray) -> np.ndarray:
-    """Return the ends `[n, levels]` of the parts of `WHOLE`, of float32 probabilities `[n, levels]`."""
+    """Return the ends `[n, levels]` of the parts of `WHOLE`, of probabilities `[n, levels]`."""
     known = np.floor(probabilities / ROUND) * ROUND
     scale = np.float32((1 - LEAST * probabilities.shape[1] / WHOLE) * WHOLE)
     return np.cumsum(np.floor(scale * known).astype(np.int64) + LEAST, axis=1)

@@ -177,7 +177,7 @@ class EcdcFile(CodesFile):
                 return
 
     def _predicted(self, file: BinaryIO, frames: int) -> Iterator[np.ndarray]:
-        """Yield a segment in parts, as far as there are bits, by the probabilities of the language model."""
+        """Yield a segment in parts, as far as there are bits, by the language model."""
         assert self.language
         self.language.begin()
         reader, codes, waiting = ArithmeticReader(file), np.full(self.books, -1, np.int64), []
@@ -254,7 +254,7 @@ def _parse(head: bytes) -> tuple[dict, int]:
 
 
 class EcdcWriter:
-    """A writer of an `.ecdc` file of `books` books into a `file` that can seek, with a `language` or without.
+    """A writer of an `.ecdc` file of `books` books into a `file` that can seek.
 
     The header leaves room for the length, which `finish` fills in.
     """
@@ -315,7 +315,7 @@ class EcdcWriter:
 
 
 def kind_of(part: Artifact) -> str:
-    """Return the model whose files hold the codes of a codec's part; raise `AudioError` for none."""
+    """Return the model whose files hold a part's codes; raise `AudioError` for none."""
     ports = {port.name: port for port in (*part.streams, *part.outputs)}
     codes = next((port for port in ports.values() if port.type == "codes"), None)
     sound = next((port for port in ports.values() if port.type == "pcm"), None)
@@ -332,5 +332,5 @@ def kind_of(part: Artifact) -> str:
 
 
 def segment_of(part: Artifact) -> int:
-    """Return the samples of the segments that a part of a codec is told the `length` of; 0 for none."""
+    """Return the samples of segments that a part is told the `length` of; 0 for none."""
     return next((p.levels - 1 for p in part.streams if p.name == "length" and p.type == "int"), 0)

@@ -89,7 +89,7 @@ class CodesFile(AbstractContextManager["CodesFile"]):
 def _joined(
     pieces: Iterable[Piece], rows: int, size: int, total: int, padded: bool = True
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield codes `[rows, size]` and flags `[size]`: missing ones of `total` frames are lost, if `padded`."""
+    """Yield codes `[rows, size]` and flags `[size]`; if `padded`, missing frames are lost."""
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     held = done = 0
 

@@ -260,7 +260,7 @@ class SegmentsSink(EcdcSink):
 
 
 def language_of(part: Artifact, folder: str | None, threads: int) -> Language:
-    """Return EnCodec's language model, from a folder or from NAME_lm beside NAME_enc.onnx, NAME_dec.onnx.
+    """Return EnCodec's language model, from a folder or from NAME_lm beside the codec.
 
     Raises `AudioError` where it is not there, or does not fit, or torch is not installed.
     """
@@ -378,7 +378,7 @@ class Encode(Enhance):
 
 
 def _blocks(reader: Any, least: int) -> Iterator[tuple[np.ndarray, bool]]:
-    """Yield blocks of a recording, after each but the last of which at least so many samples come."""
+    """Yield blocks of a recording, each but the last with so many samples after it."""
     block = None
     for after in reader.blocks(ceil(BULK_S * reader.info.rate)):
         if block is not None and after.shape[1] >= least:
