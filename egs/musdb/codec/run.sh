@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # A codec for stereo music on MUSDB18-HQ, tested on its 50 songs; see RESULTS.md.
 # ./run.sh --corpus DIR, with the folders train and test as the archive has them. MUSDB18's .stem.mp4 are unpacked first.
-
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -29,13 +28,11 @@ train_set=$data/train valid_set=$data/valid noise="" metrics=si_sdr,lsd
 . ../../utils/codec.sh
 [ -n "$corpus" ] || { echo "$0: error: name the unpacked MUSDB18-HQ or MUSDB18 with --corpus" >&2; exit 2; }
 
-unpack() { # MUSDB18 keeps mix and stems as streams of one file; MUSDB18-HQ needs nothing
-  python3 local/unpack_stems.py "$corpus" "$data/unpacked"
-}
+# MUSDB18 keeps mix and stems as streams of one file; MUSDB18-HQ needs nothing
+unpack() { python3 local/unpack_stems.py "$corpus" "$data/unpacked"; }
 prepare() { # 14 songs of train select the model, as is usual; the songs of test are for nothing else
-  local from=$corpus
-  if [ -d "$data/unpacked" ]; then from=$data/unpacked; fi
-  audiomask data import musdb "$from" "$data" --bad-files "$bad_files" -f
+  if [ -d "$data/unpacked" ]; then corpus=$data/unpacked; fi
+  audiomask data import musdb "$corpus" "$data" --bad-files "$bad_files" -f
   audiomask data validate "$train_set" "$valid_set" "$data/test"
 }
 train() { # stems or whole songs, as the recipe says
@@ -44,18 +41,15 @@ train() { # stems or whole songs, as the recipe says
     --seed_everything "$seed" --out "$exp" $fresh $train_options
 }
 play_tests() { # through both parts, in constant memory: with all codebooks, or as many as --books names
-  for part in $tests; do
-    $enhance_cmd python3 local/there_and_back.py "$exp/codec" "$data/$part" "$exp/decoded/$part" --books ${books:-all}
-  done
+  for part in $tests; do $enhance_cmd python3 local/there_and_back.py "$exp/codec" "$data/$part" "$exp/decoded/$part" \
+    --books ${books:-all}; done
 }
 score_tests() {
-  for part in $tests; do
-    for count in ${books:-all}; do
-      echo "$part, books: $count, $(cat "$exp/decoded/$part/$count/kbps")"
-      audiomask score --ref "$data/$part" --est "$exp/decoded/$part/$count" --metrics "$metrics" \
-        --json "$exp/scores_${part}_$count.json" -f
-    done
-  done
+  for part in $tests; do for count in ${books:-all}; do
+    echo "$part, books: $count, $(cat "$exp/decoded/$part/$count/kbps")"
+    audiomask score --ref "$data/$part" --est "$exp/decoded/$part/$count" --metrics "$metrics" \
+      --json "$exp/scores_${part}_$count.json" -f
+  done; done
 }
 
 stage 1 unpack "$corpus"
