@@ -21,7 +21,7 @@ def mend_numbers(found: Scan, at: int, content: bytes, order: str) -> int:
     """Return the bytes of a frame of PCM; mend the one number that contradicts the others."""
     tag, channels, rate, speed, unit, bits = struct.unpack(f"{order}HHIIHH", content[:16])
     width = channels * ((bits + 7) // 8)
-    if width == unit or not channels or not unit or (bits > 16 and 8 * unit == 32 * channels):
+    if width == unit or not channels or not unit or (16 < bits < 32 and 8 * unit == 32 * channels):
         return int(unit)  # 24 bits may lie in 32
     if 0 < width * rate == speed:
         found.patches[at + 12] = struct.pack(f"{order}H", width)

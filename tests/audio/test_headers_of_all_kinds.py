@@ -150,6 +150,26 @@ def test_numbers_that_contradict_each_other_are_refused(tmp_path):
         read(tmp_path / "a")
 
 
+@pytest.mark.parametrize("format", ["WAV", "RF64", "W64"])
+@pytest.mark.parametrize("subtype", ["PCM_32", "FLOAT"])
+def test_sixty_four_bits_in_four_bytes_are_not_believed(tmp_path, format, subtype):
+    """One channel has 32 bits then; two may be one of 64, unless RF64 says how many are used."""
+    for x in (X[:1], X):
+        data = made(tmp_path, "a", x, format=format, subtype=subtype)
+        whole, at = plain(tmp_path / "a"), data.index(b"fmt ") + (24 if format == "W64" else 8) + 14
+        wrong = data[:at] + struct.pack("<H", 64) + data[at + 2 :]
+        if len(x) == 1 or format == "RF64":
+            y, notes = heard(tmp_path / "a", wrong)
+            assert np.array_equal(y, whole)
+            assert "64 bits, where 32" in notes
+        else:
+            (tmp_path / "a").write_bytes(wrong)
+            with pytest.raises(
+                AudioError, match="contradicts itself: 2 channels of 64 bits in frames of 8 bytes"
+            ):
+                read(tmp_path / "a")
+
+
 @pytest.mark.parametrize(("field", "wrong"), [(36, 6), (44, 7), (48, 16)])
 def test_numbers_of_caf_that_contradict_each_other_are_refused(tmp_path, field, wrong):
     """Two numbers say how long a packet is, and none says which of them is wrong."""
