@@ -11,7 +11,7 @@ from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.kaldi.health import validate
 
 CORPUS = Path(__file__).parents[2] / "egs/mini/denoise/corpus"
-SMALL = {"channels": 8, "wider": [16, 16], "blocks": [1, 1], "latent": 6, "stages": 6, "groups": 3}
+SMALL = {"channels": 8, "wider": "[16,16]", "blocks": "[1,1]", "latent": 6, "stages": 6, "groups": 3}
 TINY = (
     *("--max-steps", 2, "--epoch-steps", 2, "--batch-size", 2, "--train-options"),
     " ".join(f"--model.model.{k} {v}" for k, v in SMALL.items())
