@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
+from audiomask.nn.conv import WEIGHT_NORM
 from audiomask.nn.quantize import FactorizedQuantizer
 from audiomask.nn.seanet import Conv, Style, UpConv, whole
 from audiomask.streaming import Residual, Sequential
@@ -141,7 +142,6 @@ class DACDecoder(Decodes, DAC):
 
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "DAC", "MIT (Descript's weights)"
-KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -152,7 +152,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
     new, words = {}, {}
     for key, value in state.items():
         home, _, kind = key.rpartition(".")
-        kind = KINDS.get(kind, kind)
+        kind = WEIGHT_NORM.get(kind, kind)
         if found := re.fullmatch(r"quantizer\.quantizers\.(\d+)\.codebook\.weight", key):
             words[int(found[1])] = value
         elif found := re.fullmatch(r"quantizer\.quantizers\.(\d+)\.(in|out)_proj", home):
@@ -169,13 +169,13 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
     kernels = {
         key: value
         for key, value in new.items()
-        if re.fullmatch(rf"encoder\.\d+\.4\.{KINDS['weight_v']}", key)
+        if re.fullmatch(rf"encoder\.\d+\.4\.{WEIGHT_NORM['weight_v']}", key)
     }
     ratios = [kernels[key].shape[2] // 2 for key in sorted(kernels, key=lambda key: int(key.split(".")[1]))]
     rate = 44100 if ratios == [2, 4, 8, 8] else 24000 if stages == 32 else 16000
-    width, latent, _ = new[f"decoder.0.{KINDS['weight_v']}"].shape
+    width, latent, _ = new[f"decoder.0.{WEIGHT_NORM['weight_v']}"].shape
     arguments = {
-        "filters": new[f"encoder.0.{KINDS['weight_v']}"].shape[0], "ratios": ratios, "latent": latent,
+        "filters": new[f"encoder.0.{WEIGHT_NORM['weight_v']}"].shape[0], "ratios": ratios, "latent": latent,
         "width": width, "dim": dim, "stages": stages, "levels": levels,
         "sample_rate": rate, "name": f"dac_{rate // 1000}khz",
     }  # fmt: skip

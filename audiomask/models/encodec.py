@@ -41,6 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
+from audiomask.nn.conv import WEIGHT_NORM
 from audiomask.nn.quantize import ResidualQuantizer
 from audiomask.nn.seanet import Style, before_end, ending, ends, seanet_decoder, seanet_encoder, whole
 from audiomask.streaming import Port, Residual, Sequential, State, either, to_onnx
@@ -302,14 +303,13 @@ def _licence(arguments: Mapping[str, Any]) -> str:
 
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "EnCodec", _licence
-KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
 def _ours(key: str) -> str:
     """Return our name of a tensor, from the authors' name or that of transformers."""
     side, _, place, *rest = key.split(".")
     name = ".".join(rest)
-    name = KINDS.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    name = WEIGHT_NORM.get(name.rpartition(".")[2], name.rpartition(".")[2])
     if "parametrizations" in rest:
         name = ".".join(rest[rest.index("parametrizations") :])
     if "norm" in rest[:-1]:

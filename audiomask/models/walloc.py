@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
-from audiomask.nn.conv import Conv1d, ConvTranspose1d
+from audiomask.nn.conv import WEIGHT_NORM, Conv1d, ConvTranspose1d
 from audiomask.nn.quantize import ScalarQuantizer
-from audiomask.nn.wavelets import Join, Split, joins, splits
-from audiomask.streaming import Parallel, Residual, Sequential
+from audiomask.nn.seanet import whole
+from audiomask.nn.wavelets import joins, splits
+from audiomask.streaming import Residual, Sequential
 
 DILATIONS = (1, 3, 9)
 FILTER = 129  # taps of the last filter
@@ -63,15 +64,39 @@ class Gain(nn.Module):
         return x * self.factor
 
 
-def _conv(channels: int, out: int, kernel: int = 7, dilation: int = 1, bias: bool = True) -> Conv1d:
-    ahead = (kernel - 1) * dilation // 2
-    conv = Conv1d(channels, out, kernel, dilation=dilation, bias=bias, lookahead=ahead)
+class Centred(Conv1d):
+    """A convolution of `[B, C, T]` that sees as many frames ahead as before."""
+
+    def __init__(self, channels: int, out: int, kernel: int, dilation: int = 1, bias: bool = True) -> None:
+        ahead = (kernel - 1) * dilation // 2
+        super().__init__(channels, out, kernel, dilation=dilation, bias=bias, lookahead=ahead)
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the output for a whole signal, with zeros around it."""
+        return self.convolved(F.pad(x, (self.extent - 1 - self.lookahead, self.lookahead)))
+
+
+class Up(ConvTranspose1d):
+    """A transposed convolution of two frames and a stride of 1."""
+
+    def __init__(self, channels: int, out: int, trim: int, padded: bool) -> None:
+        super().__init__(channels, out, 2, trim=trim)
+        self.padded = padded
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Return the output for a whole signal; if `padded`, a frame less."""
+        y = F.conv_transpose1d(x, self.weight, self.bias)
+        return y[:, :, 1:-1] if self.padded else y[:, :, int(self.delay) :][:, :, : x.shape[2]]
+
+
+def _conv(channels: int, out: int, kernel: int = 7, dilation: int = 1, bias: bool = True) -> Centred:
+    conv = Centred(channels, out, kernel, dilation, bias)
     weight_norm(conv)
     return conv
 
 
-def _stage(channels: int, out: int, trim: int) -> Sequential:
-    up = ConvTranspose1d(channels, out, 2, trim=trim)
+def _stage(channels: int, out: int, trim: int, padded: bool) -> Sequential:
+    up = Up(channels, out, trim, padded)
     weight_norm(up)
     units = [
         Residual(Snake(out), _conv(out, out, 7, dilation), Snake(out), _conv(out, out, 1), shape=out)
@@ -127,13 +152,12 @@ class WaLLoC(Codec):
             }
         )
         self.quantizer = ScalarQuantizer(latent, bits)
-        ahead = (FILTER - 1) // 2
-        last = {"post": Conv1d(channels, channels, FILTER, lookahead=ahead)} if post else {}
+        last = {"post": Centred(channels, channels, FILTER)} if post else {}
         self.decoder = Sequential(
             {
                 "into": _conv(latent, inner),
-                "wide": _stage(inner, inner, 0),
-                "narrow": _stage(inner, latent, 1),
+                "wide": _stage(inner, inner, 0, padded),
+                "narrow": _stage(inner, latent, 1, padded),
                 "snake": Snake(latent),
                 "out": _conv(latent, bands, bias=False),
                 "packets": Sequential(*joins(channels, levels)),
@@ -162,7 +186,7 @@ class WaLLoC(Codec):
 
     def decoded(self, codes: Tensor, length: int) -> Tensor:
         """Return the sound `[B, C, length]` of what `encoded` returned."""
-        y = whole(self.decoder, self.quantizer.decode(codes), self.padded)
+        y = whole(self.decoder, self.quantizer.decode(codes))
         return y[:, :, :length].clamp(-1, 1)
 
 
@@ -172,29 +196,6 @@ class WaLLoCEncoder(Encodes, WaLLoC):
 
 class WaLLoCDecoder(Decodes, WaLLoC):
     """The part of WaLLoC that makes sound `[B, C, 2^J T]` of codes `[B, latent, T]`."""
-
-
-def whole(block: nn.Module, x: Tensor, padded: bool = False) -> Tensor:
-    """Run a network of this module over a whole signal as its authors do.
-
-    If `padded`, each transposed convolution takes a frame away.
-    """
-    if isinstance(block, Split | Join):
-        return block.whole(x)
-    if isinstance(block, Conv1d):
-        x = F.pad(x, (block.extent - 1 - block.lookahead, block.lookahead))
-        return F.conv1d(x, block.weight, block.bias, dilation=block.dilation)
-    if isinstance(block, ConvTranspose1d):
-        y = F.conv_transpose1d(x, block.weight, block.bias)
-        return y[:, :, 1:-1] if padded else y[:, :, int(block.delay) :][:, :, : x.shape[2]]
-    if isinstance(block, Parallel):
-        first, *rest = (whole(branch, x, padded) for branch in block.branches)
-        return sum(rest, first)
-    if isinstance(block, Sequential):
-        for child in block.children():
-            x = whole(child, x, padded)
-        return x
-    return block(x)
 
 
 AUTHORS_CLASS = "WaLLoC"
@@ -207,7 +208,6 @@ IN_STAGE, IN_UNIT = (
     {"snake1": "0", "conv_t1": "1"},
     {"snake1": "0", "conv1": "1", "snake2": "2", "conv2": "3"},
 )
-KINDS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
 def _ours(key: str) -> str:
@@ -217,7 +217,7 @@ def _ours(key: str) -> str:
     if path[0] == "block":
         inner = path[2:]
         home += [IN_STAGE[inner[0]]] if len(inner) == 1 else [PLACES[inner[0]], IN_UNIT[inner[1]]]
-    return ".".join(["decoder", *home, KINDS.get(kind, kind)])
+    return ".".join(["decoder", *home, WEIGHT_NORM.get(kind, kind)])
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

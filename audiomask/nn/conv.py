@@ -19,6 +19,11 @@ from audiomask.streaming import State, Streaming, simplest, to_onnx
 
 # Weights from which on a kernel of a single frame is faster as a convolution than as a product, in a graph.
 WIDE = 1 << 15
+# What torch's old weight norm, of most published state dicts, called its tensors, and what it calls them now.
+WEIGHT_NORM = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
 
 
 class _Conv(Streaming):

@@ -1,6 +1,7 @@
 """Gist: its sizes and latency, and codes that are the same however and wherever they are made."""
 
 import built_once
+import codec_pair
 import numpy as np
 import onnx
 import pytest
@@ -11,15 +12,7 @@ from audiomask.models.gist import Gist, GistDecoder, GistEncoder
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.player import Player
 
-TINY = {
-    "channels": 8,
-    "wider": [16, 16],
-    "blocks": [1, 1],
-    "latent": 6,
-    "stages": 3,
-    "groups": 3,
-    "levels": 16,
-}
+TINY = codec_pair.TINY | {"stages": 3}
 
 
 def part(cls=Gist, **changes):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from codec_pair import TINY
 from small_trainings import ROOT, checkpoint, killed_equals_whole, train
 
 from audiomask import weights
@@ -12,16 +13,6 @@ from audiomask.losses import L1Loss, Objective
 from audiomask.masks.packets import Uniform
 from audiomask.models.gist import Gist, GistDecoder, GistEncoder
 from audiomask.tasks.signals import Signals
-
-TINY = {
-    "channels": 8,
-    "wider": [16, 16],
-    "blocks": [1, 1],
-    "latent": 6,
-    "stages": 2,
-    "groups": 3,
-    "levels": 16,
-}
 
 
 def coding(**changes) -> Coding:
