@@ -202,7 +202,9 @@ def test_the_client_of_the_docs_for_twenty_seconds(server, tmp_path):
     )  # fmt: skip
     counts = ast.literal_eval(done.stdout.partition("packets: ")[2])
     assert counts["received"] == 900
-    assert 100 <= counts["lost"] < 200, counts  # a busy machine stalls now and then for longer than 60 ms
+    # the last packet is one of the hundred, and the flush may come before it is missed; a busy machine stalls
+    # now and then for longer than 60 ms
+    assert 99 <= counts["lost"] < 200, counts
 
 
 def test_the_client_of_the_docs(server, tmp_path):
