@@ -132,10 +132,10 @@ function parseEnd(bytes, at) {
   const stop = at + copy + size + 8;
   if (bytes.length < stop) return [null, stop - at];
   if (view.getUint32(stop - 4, true) !== crc32(bytes.subarray(at, stop - 4))) return [null, 0];
-  return [{ header, samples, packets }, stop - at];
+  return [{ header, samples, packets, at, stop }, stop - at];
 }
 
-/** Return `[packet, size]` likewise: `{number, books, frames, payload, at, size}`. */
+/** Return `[packet, size]` likewise: `{number, books, frames, payload, at, stop}`. */
 function parsePacket(bytes, at, header, seed) {
   const view = viewOf(bytes);
   if (bytes.length < at + PACKET) return [null, PACKET];
@@ -147,7 +147,7 @@ function parsePacket(bytes, at, header, seed) {
   if (bytes.length < at + size) return [null, size];
   const payload = bytes.subarray(at + PACKET, at + size);
   if (view.getUint32(at + 10, true) !== crc32(payload, crc32(bytes.subarray(at, at + 10), seed))) return [null, 0];
-  return [{ number, books, frames, payload, at, size }, size];
+  return [{ number, books, frames, payload, at, stop: at + size }, size];
 }
 
 /** Give the records of bytes, `{header}`, `{packet}` or `{end}`, and `{skipped}` bytes that are none. `header` of the
@@ -189,7 +189,7 @@ const booksIn = (rows, books) =>
 
 /** A maker of the bytes of one file, which gives them as soon as they are known; see container.py.
  *
- * Attributes: `packets` so far; `frames` in them; `size` of all bytes; `plain`, what the packets would have without
+ * Attributes: `packets` so far; `frames` in them; `size` of the header and them; `plain`, what they would have without
  * probabilities. */
 export class Packer {
   #head; #seed; #coder; #plain; #waiting; #places = []; #every = EVERY; #weigh = []; #found = [];

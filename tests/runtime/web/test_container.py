@@ -1,4 +1,4 @@
-"""The page packs and reads .amk files, in Node, as Python does: the same bytes, and of damaged ones the same codes."""
+"""The page packs and reads .amk files, in Node, as Python does: the same bytes, also of damaged ones."""
 
 import base64
 import json
