@@ -88,9 +88,9 @@ async function listModels() {
     $("token-form").hidden = error.code !== "token";
     throw error;
   }
-  const reasons = [...refused].map(([reason, names]) => `${names.join(", ")}: ${reason}`);
+  const reasons = [...refused].map(([reason, names]) => `${names.join(", ")} (${reason})`);
   $("refused").hidden = !reasons.length;
-  $("refused").textContent = `Not for this page: ${reasons.join("; ")}.`;
+  $("refused").textContent = `Not for this page: ${reasons.join(", ")}.`;
   if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
   const title = (m) => `${m.name} (${m.codec ? "codec, " : ""}${kilohertz(m)})`;
@@ -201,8 +201,11 @@ async function openFile(file) {
     player.pause();
     take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate }, after: null };
     if (note) complain(`${file.name}: ${note}.`);
-    if (coded && model().codec) present(take.before); // to code it once more is not what it was opened for
-    else await process();
+    if (coded && model().codec) {
+      show("rate", `${rate} Hz`);
+      show("length", clock(sound[0].length / rate));
+      present(take.before); // to code it once more is not what it was opened for
+    } else await process();
   } catch (error) {
     complain(`${file.name} cannot be used: ${error.message}.`);
     say("ready", take?.after ? ready() : "Ready");

@@ -23,7 +23,7 @@ async function list(path, headers) {
 /** An entry of the list of models, with what the page wants to know of it. */
 function model(entry) {
   const document = checkDocument(entry);
-  if (document.lost) throw new ArtifactError("is informed of lost packets, and the page loses those of codecs only");
+  if (document.lost) throw new ArtifactError("informed of lost packets, and the page loses those of codecs only");
   const file = { url: address(entry.url ?? `models/${entry.name}.onnx`) };
   return { ...document, ...file, width: document.streams[0].channels, sounds: sounds(document) };
 }

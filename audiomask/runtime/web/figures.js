@@ -29,9 +29,8 @@ export function showCodes(codes) {
   for (const id of ["bytes", "packets"]) $(id).parentElement.hidden = !codes;
   if (!codes) return;
   const { bytes, plain, frames, lost } = codes;
-  const kbps = ((8 * bytes) / 1000).toFixed(2);
-  const without = plain === bytes ? "" : `, ${Math.round(plain)} as plain bits`;
-  show("bytes", bytes ? `${Math.round(bytes)} (${kbps} kbit/s)${without}` : "\u2013");
+  const without = plain === bytes ? "" : ` (plain ${Math.round(plain)})`;
+  show("bytes", bytes ? `${Math.round(bytes)}${without}` : "\u2013");
   show("packets", `${lost} of ${frames}`);
 }
 

@@ -5,7 +5,7 @@
 // {event: "sound", ...}. See runner.js for the other side.
 
 import { Codec, decodeAmk } from "./codec.js";
-import { Probabilities } from "./coders.js";
+import { Likely, Probabilities } from "./coders.js";
 import { Player } from "./player.js";
 import { Remote, RemoteCodec } from "./remote.js";
 import { Ring } from "./ring.js";
@@ -16,6 +16,7 @@ const TAP_MS = 30; // how often sound and figures go to the page
 const BREATH_MS = 50; // how often messages are let in while there is always something to do
 const LATE_S = 1; // sound that waits longer than this is given up, or a stall would never end
 const FILE_BLOCK_S = 0.25;
+const WARM = 10; // frames of codes
 const REMOTE_BLOCK_S = 0.01; // a frame on the wire
 
 const breathe = () => new Promise((done) => setTimeout(done));
@@ -67,8 +68,12 @@ const load = ({ url, headers }) => once(url, () => fetchModel(url, headers));
 
 async function loadProbabilities({ probabilities: file }, headers) {
   if (!file) return null;
-  const made = await once(file.url, async () => Probabilities.parse(await fetched(file.url, headers)));
-  return Object.assign(made, { hash: file.hash });
+  return once(file.url, async () => {
+    const made = Probabilities.parse(await fetched(file.url, headers));
+    const weigh = new Likely(made.levels, made).weighing();
+    for (let n = 0; n < WARM; n++) weigh(new Array(made.books).fill(0)); // the first ones are slow too
+    return Object.assign(made, { hash: file.hash });
+  });
 }
 
 /** The files of a codec as `Codec` takes them. */
