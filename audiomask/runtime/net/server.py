@@ -310,7 +310,6 @@ class Service(Hub):
         odds, path = probabilities_of(encoder), probabilities_path(encoder)
         return {
             "name": name,
-            "codec": encoder.name,
             "hash": codec_hash(encoder).hex(),
             "encoder": self._entry("codecs", encoder),
             "decoder": self._entry("codecs", decoder),

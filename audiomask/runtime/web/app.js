@@ -38,7 +38,7 @@ let mix = {}; // of the session's, or of the line's of a codec
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
 let take = null; // {name, before, after}, each {rows, rate}; of a codec {codes: bytes} too
-let asking = false; // for the microphone
+let asking = false; // for the microphone, or for what an .amk holds
 let round = 0; // counts what was begun, so that what is outdated knows
 
 // ---- what is said
@@ -217,8 +217,12 @@ async function decodeCodes(bytes) {
   const { header } = new Amk(new Uint8Array(bytes));
   const made = models.find((m) => m.codec?.hash === header.hash);
   if (!made) throw new Error(`it was made by ${header.name}, and no such codec is offered here; try: audiomask decode`);
+  clearTimeout(timer);
+  asking = true;
   say("busy", "Decoding");
-  return runner.decode({ bytes: new Uint8Array(bytes), codec: made.codec, headers: headers() });
+  const options = { bytes: new Uint8Array(bytes), codec: made.codec, headers: headers() };
+  const told = (done) => say("busy", `Decoding: ${Math.round(100 * done)} %`);
+  return runner.decode(options, told).finally(() => (asking = false));
 }
 
 async function decode(bytes) {

@@ -29,7 +29,7 @@ function model(entry) {
 }
 
 /** Likewise of the list of codecs. Such a model has `codec`, its files and hash, and `kbps` of a book. */
-function codec({ name, codec: title, hash, encoder, decoder, probabilities }) {
+function codec({ name, hash, encoder, decoder, probabilities }) {
   const [from, to] = [checkDocument(encoder), checkDocument(decoder)];
   const { codes, books, kbps } = pairOf(from, to);
   const begin = Math.max(1, Math.min(codes.channels, Math.round(KBPS / kbps)));
@@ -37,7 +37,7 @@ function codec({ name, codec: title, hash, encoder, decoder, probabilities }) {
   const files = { encoder: address(encoder.url), decoder: address(decoder.url), hash };
   const odds = probabilities && { url: address(probabilities.url), hash: probabilities.sha256.slice(0, 16) };
   return {
-    name, title, task: "codec", sample_rate: from.sample_rate, latency: from.latency + to.delay, width: from.streams[0].channels,
+    name, task: "codec", sample_rate: from.sample_rate, latency: from.latency + to.delay, width: from.streams[0].channels,
     sounds: to.outputs.map((output) => output.name), controls: { ...from.controls, ...(port && { [port.name]: port }) },
     codec: { ...files, probabilities: odds }, books: port, kbps, most: codes.channels,
   };

@@ -13,6 +13,7 @@ import { uniform } from "./ports.js";
 import { concat, join, part, zeros } from "./rows.js";
 
 const RECENT_S = 1; // of codes, whose bytes a second are told
+const MOST = 2 ** 28; // samples of all channels that are decoded of a file: 1 GB
 const NOTHING = { frames: 0, bytes: 0, plain: 0 };
 
 /** Return what a page has to know of a codec by the documents of its parts: `codes`, the encoder's port; `books`, the
@@ -185,6 +186,9 @@ export async function decodeAmk({ decoder, probabilities, hash }, bytes, progres
   if (String(theirs) !== String(ours)) throw new Error(`it was made by another ${header.name} than the one that is offered here`);
   if (header.coder && header.probabilities !== probabilities?.hash) {
     throw new Error("it was coded by probabilities that are not offered here");
+  }
+  if (amk.samples * header.channels > MOST) {
+    throw new Error("it is of more sound than this page can hold; try: audiomask decode");
   }
   const player = new Player(decoder, { sampleRate: header.rate, channels: header.streams * header.books });
   const parts = [];

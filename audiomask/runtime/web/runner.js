@@ -68,8 +68,10 @@ export class Runner {
     return this.#call("codes");
   }
 
-  /** The bytes of an .amk to {rate, sound, note}, by its `codec`; `headers`: of requests for the codec's files. */
-  decode(options) {
+  /** The bytes of an .amk to {rate, sound, note}, by its `codec`; `headers`: of requests for the codec's files;
+   * `onprogress(done)`: with the fraction that is done. */
+  decode(options, onprogress = () => {}) {
+    this.#onsound = ({ done }) => onprogress(done);
     return this.#call("decode", options);
   }
 

@@ -198,10 +198,12 @@ const calls = {
 
   /** The sound of an .amk, decoded in this worker. */
   async decode({ bytes, ...options }) {
-    const me = ++run;
+    let breath = performance.now();
     return decodeAmk(await loadCodec(options), bytes, async (done) => {
-      if (me !== run) throw new Error("another sound was opened");
+      if (performance.now() - breath < BREATH_MS) return;
+      postMessage({ event: "decoding", done });
       await breathe();
+      breath = performance.now();
     });
   },
 

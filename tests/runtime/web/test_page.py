@@ -12,8 +12,9 @@ from options import keywords
 from pages import CARD, MODES, REASON, ROOT, dropped, page_driver, same
 from starlette.responses import PlainTextResponse
 
+from audiomask.runtime.codes.files import AmkFile
 from audiomask.runtime.net import server
-from audiomask.runtime.net.server import PAGE, Service, Settings, offer
+from audiomask.runtime.net.server import PAGE, Service, Settings, offer, offer_codecs
 from audiomask.runtime.session import Session
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(REASON), reason=REASON)]
@@ -488,10 +489,17 @@ def test_the_examples_of_the_docs(browser, models, tmp_path, noise):
     for text in re.findall(r"^```js\n(.*?)^```$", (ROOT / "docs/browser.md").read_text(), re.M | re.S):
         (tmp_path / "web" / re.match(r"// (\w+\.js)", text)[1]).write_text(text)
     x = noise(1, 24000)
-    with (
-        page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
-        page_driver.Page(browser, url) as page,
-    ):
+    service = Service(models, Settings(page=tmp_path / "web"), codecs=offer_codecs(["gist"]))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        call = """async (x) => {
+            const { talk } = await import("/talk.js");
+            const { sound, file } = await talk(Float32Array.from(x));
+            return [sound, [...file]];
+        }"""
+        sound, file = page.at.evaluate(call, x[0].tolist())
+        (tmp_path / "talk.amk").write_bytes(bytes(file))
+        assert len(sound) == AmkFile(tmp_path / "talk.amk").info.frames == 24000
+        assert np.abs(sound).max() > 0.1
         call = """async (x) => {
             const { denoise } = await import("/denoise.js");
             return (await denoise(Float32Array.from(x))).flatMap((part) => [...part]);
@@ -651,7 +659,7 @@ def test_models_that_are_told_of_losses_are_not_offered(browser, toy, repeats, f
         names = page.at.eval_on_selector_all("#model option", "all => all.map((one) => one.value)")
         assert names == ["toy_16k", "toy_48k"]
         reason = "informed of lost packets, and the page loses those of codecs only"
-        assert page.text("refused") == f"Not for this page: repeats ({reason})."
+        assert page.text("refused") == f"Not for this page: repeat_16k, repeat_48k ({reason})."
         for mode in MODES:
             page.choose(mode)
             page.open(folder / "speech.wav")

@@ -1,4 +1,4 @@
-"""A codec in the page of audiomask serve, in a real browser, in both of its ways, against its parts in Python."""
+"""A codec in the page of audiomask serve, in a real browser and both of its ways, against Python."""
 
 import json
 import re
@@ -170,6 +170,58 @@ def test_a_sound_card_at_another_rate(browser, site, decoded, mode):
         same(got, sound)
         assert heard.shape[1] > rate
         assert page.errors == []
+
+
+# What a source plays, and what comes out of a live session of a codec, of which A is heard after 2 s.
+SWITCHED = """async (sound) => {
+    const { Runner } = await import("/runner.js");
+    const [{ encoder, decoder, hash }] = await (await fetch("/codecs")).json();
+    const context = new AudioContext({ sampleRate: 16000 });
+    const buffer = new AudioBuffer({ length: sound.length, sampleRate: 16000 });
+    buffer.copyToChannel(Float32Array.from(sound), 0);
+    const source = new AudioBufferSourceNode(context, { buffer });
+    const runner = new Runner();
+    const codec = { encoder: encoder.url, decoder: decoder.url, hash, probabilities: null };
+    const place = { mode: "browser", codec, rate: 16000, channels: 1, controls: { books: 18 } };
+    const info = await runner.open(place);
+    const lag = info.latency + 3200;
+    const live = await runner.live(context, source, info, { lag });
+    const [merger, tap] = [new ChannelMergerNode(context), context.createScriptProcessor(4096, 2, 1)];
+    const heard = [[], []];
+    tap.onaudioprocess = ({ inputBuffer }) => {
+        heard.forEach((row, c) => row.push(...inputBuffer.getChannelData(c)));
+    };
+    source.connect(merger, 0, 0);
+    live.node.connect(merger, 0, 1);
+    merger.connect(tap).connect(context.destination);
+    await context.resume();
+    source.start();
+    await new Promise((done) => setTimeout(done, 2000));
+    live.setEnhanced(false);
+    await new Promise((done) => setTimeout(done, 2300));
+    await live.stop();
+    return [lag, heard];
+}"""
+
+
+def test_a_and_b_are_heard_at_the_same_moment(page, folder):
+    x, _ = sf.read(folder / "speech.wav", dtype="float32")
+    lag, heard = page.at.evaluate(SWITCHED, x.tolist())
+    page.errors.clear()  # a ScriptProcessorNode is deprecated, and needs no file of its own
+    played, out = np.array(heard)
+    size = 2 * len(out)
+    begin = np.flatnonzero(played)[0]
+
+    def late(first, last):
+        """By how much the output between two seconds is behind what was played."""
+        piece = np.zeros_like(out)
+        span = slice(begin + int(first * 16000), begin + int(last * 16000))
+        piece[span] = out[span]
+        match = np.fft.irfft(np.fft.rfft(piece, size) * np.conj(np.fft.rfft(played, size)), size)
+        return match.argmax()
+
+    assert late(2.4, 4) == lag  # A
+    assert abs(late(0.3, 1.7) - lag) < 16  # B, to a millisecond
 
 
 def test_packets_are_lost_alike_in_both_ways(page, folder):
