@@ -1,6 +1,6 @@
 """Take pictures for the docs of the page of ``audiomask serve``: with a file, live in the dark, with a codec.
 
-python tools/release/picture_page.py        # writes page_file.png, page_live.png, page_codec.png in docs/images
+python tools/release/picture_page.py        # writes page_file.png, page_live.png, page_codec.png
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLEAN = ROOT / "egs/mini/denoise/corpus/demo/mixture_clean.flac"
 NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
 WINDOW = {"viewport": {"width": 1080, "height": 1010}}
+TALL = {"viewport": {"width": 1080, "height": 1130}}  # for a codec's controls and figures
 LIVE_MS = 11_000  # until the picture scrolls
 COLOURS = 96  # keeps a noisy picture under 300 kB
 
@@ -55,7 +56,7 @@ def main() -> None:
                 page.at.wait_for_timeout(LIVE_MS)
                 page.at.screenshot(path=out / "page_live.png")
                 page.stop()
-            with page_driver.Page(browser, url, color_scheme="light", **WINDOW) as page:
+            with page_driver.Page(browser, url, color_scheme="light", **TALL) as page:
                 page.choose(model="gist")
                 page.open(Path(folder, "speech.wav"))
                 with page.working():

@@ -4,7 +4,9 @@
 import { catalogue } from "./catalogue.js";
 import { Amk } from "./container.js";
 import { DRY, LOSS, showControls } from "./controls.js";
-import { clock, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, startPictures } from "./figures.js";
+import {
+  clock, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, startPictures,
+} from "./figures.js";
 import { Playback } from "./playback.js";
 import { concat, join, zeros } from "./rows.js";
 import { Runner } from "./runner.js";
@@ -140,7 +142,8 @@ const fits = ({ minimum, maximum }, value) =>
 function showPorts() {
   const { controls, books, codec } = model();
   const ports = Object.values(controls);
-  values = Object.fromEntries(Object.entries(values).filter(([name, value]) => controls[name] && fits(controls[name], value)));
+  const kept = ([name, value]) => controls[name] && fits(controls[name], value);
+  values = Object.fromEntries(Object.entries(values).filter(kept));
   if (books) values[books.name] ??= books.default; // which is the page's, not the encoder's
   showCodes(codec && { bytes: 0, plain: 0, frames: 0, lost: 0 });
   $("save-codes").hidden = !codec;
@@ -321,10 +324,11 @@ async function startLive() {
     if (!navigator.mediaDevices) {
       throw new Error("browsers give the microphone only to pages from localhost or over https");
     }
-    const wishes = { channelCount: model().width, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    const { width } = model();
+    const wishes = { channelCount: width, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
     await context.resume();
-    const info = await openSession(context.sampleRate, model().width);
+    const info = await openSession(context.sampleRate, width);
     if (info.rate_out !== info.rate) {
       const words = `makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`;
       throw new Error(`${model().name} ${words}`);

@@ -33,12 +33,14 @@ function codec({ name, hash, encoder, decoder, probabilities }) {
   const [from, to] = [checkDocument(encoder), checkDocument(decoder)];
   const { codes, books, kbps } = pairOf(from, to);
   const begin = Math.max(1, Math.min(codes.channels, Math.round(KBPS / kbps)));
-  const port = books && { ...books, default: begin, label: "Bit rate", scale: kbps, unit: "kbit/s", doc: "of the codes of one channel" };
+  const shown = { label: "Bit rate", scale: kbps, unit: "kbit/s", doc: "of the codes of one channel" };
+  const port = books && { ...books, ...shown, default: begin };
   const files = { encoder: address(encoder.url), decoder: address(decoder.url), hash };
   const odds = probabilities && { url: address(probabilities.url), hash: probabilities.sha256.slice(0, 16) };
   return {
-    name, task: "codec", sample_rate: from.sample_rate, latency: from.latency + to.delay, width: from.streams[0].channels,
-    sounds: to.outputs.map((output) => output.name), controls: { ...from.controls, ...(port && { [port.name]: port }) },
+    name, task: "codec", sample_rate: from.sample_rate, latency: from.latency + to.delay,
+    width: from.streams[0].channels, sounds: to.outputs.map((output) => output.name),
+    controls: { ...from.controls, ...(port && { [port.name]: port }) },
     codec: { ...files, probabilities: odds }, books: port, kbps, most: codes.channels,
   };
 }

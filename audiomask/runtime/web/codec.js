@@ -34,7 +34,7 @@ export function pairOf(encoder, decoder) {
     refuse("it does not turn one sound into codes and these into one sound");
   }
   const [port] = codes;
-  const alike = ["channels", "levels"].every((key) => port[key] === heard[key]) && Number(port.rate) === Number(heard.rate);
+  const alike = ["channels", "levels", "rate"].every((key) => Number(port[key]) === Number(heard[key]));
   if (!alike || encoder.sample_rate !== decoder.sample_rate || sounds[0].channels !== sound.channels) {
     refuse("its encoder and its decoder do not fit each other");
   }
@@ -83,7 +83,8 @@ export class Line {
     this.#parts.push(packets);
     const { frames, size, plain } = this.#packer;
     this.#recent.push({ frames, bytes: size - this.#parts[0].length, plain });
-    while (this.#recent.length > 2 && this.#seconds(frames - this.#recent[1].frames) >= RECENT_S) this.#recent.shift();
+    const recent = this.#recent;
+    while (recent.length > 2 && this.#seconds(frames - recent[1].frames) >= RECENT_S) recent.shift();
   }
 
   #seconds(frames) {
@@ -183,7 +184,9 @@ export async function decodeAmk({ decoder, probabilities, hash }, bytes, progres
   const [codes] = streams;
   const theirs = [header.hash, header.clock, header.stride, header.books, header.levels, header.channels];
   const ours = [hash, clock, codes.rate.under, codes.channels, codes.levels, header.streams * outputs[0].channels];
-  if (String(theirs) !== String(ours)) throw new Error(`it was made by another ${header.name} than the one that is offered here`);
+  if (String(theirs) !== String(ours)) {
+    throw new Error(`it was made by another ${header.name} than the one that is offered here`);
+  }
   if (header.coder && header.probabilities !== probabilities?.hash) {
     throw new Error("it was coded by probabilities that are not offered here");
   }

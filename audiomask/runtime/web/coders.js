@@ -148,7 +148,9 @@ class Frame {
     let most = scores[0];
     for (let code = 1; code < scores.length; code++) if (scores[code] > most) most = scores[code];
     const [{ table, score_shift: shift }, last] = [of, of.table.length - 1];
-    for (let code = 0; code < scores.length; code++) scores[code] = table[Math.min(last, (most - scores[code]) >> shift)];
+    for (let code = 0; code < scores.length; code++) {
+      scores[code] = table[Math.min(last, (most - scores[code]) >> shift)];
+    }
     return scores;
   }
 

@@ -36,7 +36,7 @@ export function crc32(bytes, sum = 0) {
 }
 
 const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-const unhex = (text) => Uint8Array.from({ length: text.length / 2 }, (_, n) => parseInt(text.slice(2 * n, 2 * n + 2), 16));
+const unhex = (text) => Uint8Array.from(text.match(/../g) ?? [], (byte) => parseInt(byte, 16));
 const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 const bytesOf = (...numbers) => {
   const view = new DataView(new ArrayBuffer(numbers.reduce((sum, [, size]) => sum + size, 0)));
@@ -64,18 +64,17 @@ function checked(header) {
   if (channels % streams) throw new Error(`${channels} channels are no whole number for each of ${streams} streams`);
   if (!/^(?:[^\p{C}\p{Z}]| )+$/u.test(name)) throw new Error("it has no name of a codec");
   const most = coderOf(header).most([streams, books, frames]);
-  if (most > MAX_PAYLOAD) throw new Error(`a packet of ${frames} frames may have ${most} bytes, and holds ${MAX_PAYLOAD}`);
+  if (most > MAX_PAYLOAD) throw new Error(`${frames} frames may have ${most} bytes, and a packet holds ${MAX_PAYLOAD}`);
   return header;
 }
 
-/** Return the header of a file of about half a second a packet, or of so many `frames`. `facts`: all other fields. */
-export function headerOf(facts, frames = null) {
-  let many = frames ?? Math.min(255, Math.max(1, Math.round((FRAMES_S * facts.clock) / facts.stride)));
-  for (;; many--) {
+/** Return the header of a file of about half a second a packet, by its other fields. Throws an Error as above. */
+export function headerOf(facts) {
+  for (let frames = Math.min(255, Math.max(1, Math.round((FRAMES_S * facts.clock) / facts.stride))); ; frames--) {
     try {
-      return checked({ ...facts, frames: many });
+      return checked({ ...facts, frames });
     } catch (error) {
-      if (frames !== null || many === 1) throw error;
+      if (frames === 1) throw error;
     }
   }
 }
@@ -104,7 +103,8 @@ export function parseHeader(bytes, at = 0) {
   const more = at + HEAD - 4 + view.getUint8(at + 29);
   const stop = more + (coder === 1 ? HASH : 0);
   if (bytes.length < stop + 4) return [null, stop + 4 - at];
-  if (view.getUint32(at, true) !== MAGIC || view.getUint32(stop, true) !== crc32(bytes.subarray(at, stop))) return [null, 0];
+  const whole = view.getUint32(stop, true) === crc32(bytes.subarray(at, stop));
+  if (view.getUint32(at, true) !== MAGIC || !whole) return [null, 0];
   const [channels, streams, books, frames] = bytes.subarray(at + 5);
   try {
     const header = {
@@ -124,7 +124,8 @@ function parseEnd(bytes, at) {
   const view = viewOf(bytes);
   if (bytes.length < at + END) return [null, END];
   const samples = Number(view.getBigUint64(at + 4, true));
-  const [packets, every, entries] = [view.getUint32(at + 12, true), view.getUint16(at + 16, true), view.getUint16(at + 18, true)];
+  const packets = view.getUint32(at + 12, true);
+  const [every, entries] = [view.getUint16(at + 16, true), view.getUint16(at + 18, true)];
   if (entries > ENTRIES || !every || samples >= 2 ** 62) return [null, 0];
   const copy = END + 8 * entries;
   const [header, size] = parseHeader(bytes, at + copy);
@@ -180,7 +181,8 @@ export function* records(bytes, header = null) {
 export function codesOf({ books, frames, payload }, header, coder) {
   const found = coder.decode(payload, [header.streams, books, frames]);
   const none = () => new Float64Array(frames).fill(-1);
-  return found.flatMap((rows) => Array.from({ length: header.books }, (_, book) => (rows[book] ? Float64Array.from(rows[book]) : none())));
+  const all = Array.from({ length: header.books });
+  return found.flatMap((rows) => all.map((_, book) => (rows[book] ? Float64Array.from(rows[book]) : none())));
 }
 
 /** Return how many of the first books all frames of rows [streams x books] have. */
@@ -217,7 +219,9 @@ export class Packer {
     for (let t = 0; t < codes[0].length; t++) {
       const frame = part(codes, t, t + 1);
       const there = booksIn(frame, books);
-      this.#weigh.forEach((weigh, n) => this.#found[n].push(weigh(frame.slice(n * books, n * books + there).flatMap((row) => [...row]))));
+      this.#weigh.forEach((weigh, n) => {
+        this.#found[n].push(weigh(frame.slice(n * books, n * books + there).map(([code]) => code)));
+      });
       this.#waiting = join([this.#waiting, frame]);
       if (this.#waiting[0].length === frames) made.push(this.#packet());
     }
@@ -247,7 +251,7 @@ export class Packer {
     const shape = [streams, books, frames];
     const codes = Array.from({ length: streams }, (_, n) => this.#waiting.slice(n * all, n * all + books));
     const found = this.#found.flat();
-    const weighed = found.length && found.every((frame) => frame.length === books); // else beside books that are not sent
+    const weighed = found.length && found.every((frame) => frame.length === books); // else by books that are not sent
     const payload = weighed ? this.#coder.write(found.flat(), codes, shape) : this.#coder.encode(codes, shape);
     if (this.packets && this.packets % this.#every === 0) this.#enter();
     const head = bytesOf([MARK, 2], [this.packets % NUMBERS, 4], [books, 1], [frames, 1], [payload.length, 2]);
@@ -301,7 +305,8 @@ export class Amk {
     this.frames = whole ? most : reached;
     this.samples = whole ? end.samples : samplesOf(header, reached);
     if (!reached || !this.samples) throw new Error("there is no whole packet in it");
-    this.note = [whole ? "" : "its end is missing", skipped ? `${skipped} bytes are no packet` : ""].filter(Boolean).join(", ");
+    const notes = [whole ? "" : "its end is missing", skipped ? `${skipped} bytes are no packet` : ""];
+    this.note = notes.filter(Boolean).join(", ");
   }
 
   /** Give all frames in their order: `{codes, frames}`, codes null where they are missing. */

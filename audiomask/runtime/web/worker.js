@@ -88,8 +88,10 @@ async function loadCodec({ codec, headers }) {
 class Local {
   static async open(options, onsound) {
     const { rate: sampleRate, channels, output, dry, controls, codec } = options;
-    if (codec) return new Local(new Codec(await loadCodec(options), options), options, onsound);
-    return new Local(new Session(await load(options), { sampleRate, channels, output, dry, controls }), options, onsound);
+    const session = codec
+      ? new Codec(await loadCodec(options), options)
+      : new Session(await load(options), { sampleRate, channels, output, dry, controls });
+    return new Local(session, options, onsound);
   }
 
   constructor(session, { rate, channels }, onsound) {
