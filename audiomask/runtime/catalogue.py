@@ -151,13 +151,18 @@ def codec_hash(artifact: Artifact) -> bytes:
     return hashlib.sha256(" ".join(str(parts[key]) for key in sorted(parts)).encode()).digest()[:8]
 
 
+def probabilities_path(part: Artifact) -> Path:
+    """Return where the probabilities of a codec's codes are, if there are any."""
+    return Path(re.sub(r"_(enc|dec)(\.onnx)?$", "", str(part.path)) + PROBABILITIES)
+
+
 def probabilities_of(part: Artifact, wanted: bytes = b"") -> Probabilities | None:
     """Return the probabilities of a codec's codes, STEM_prob.safetensors beside its parts.
 
     None stands for none, where no certain ones are `wanted` by their hash. Raises `ArtifactError` for those
     of another codec, and where the wanted ones are not there.
     """
-    path = Path(re.sub(r"_(enc|dec)(\.onnx)?$", "", str(part.path)) + PROBABILITIES)
+    path = probabilities_path(part)
     try:
         status = path.stat()
     except OSError:

@@ -23,6 +23,7 @@ import small_artifacts
 from audiomask.audio import AudioError
 from audiomask.ports import Port, gaussian
 from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import PRETRAINED
 from audiomask.runtime.net.server import PAGE
 from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
@@ -78,6 +79,8 @@ def folder(tmp_path_factory, toys, toy, array3, repeat16, tagger16):
         shutil.copy(path, folder / f"{name}.onnx")
     for name in small_artifacts.MODELS:
         small_artifacts.build(folder, name)
+    for part in ("enc", "dec"):
+        shutil.copy(PRETRAINED / f"gist_{part}.onnx", folder)
     start, states = np.linspace(-1, 1, 257, dtype=np.float32), toys.document()["states"]
     for name, initial in (("bytes", {"base64": base64.b64encode(start).decode()}), ("list", start.tolist())):
         entries = [{**states[0], "initial": initial}, states[1]]

@@ -1,6 +1,6 @@
-"""Take the pictures of docs/browser.md: the page of ``audiomask serve`` with a file, and live in the dark.
+"""Take pictures for the docs of the page of ``audiomask serve``: with a file, live in the dark, with a codec.
 
-python tools/release/picture_page.py        # writes docs/images/page_file.png and docs/images/page_live.png
+python tools/release/picture_page.py        # writes page_file.png, page_live.png, page_codec.png
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ import soundfile as sf
 import soxr
 from PIL import Image
 
-from audiomask.runtime.net.server import PAGE, Service, Settings, offer
+from audiomask.runtime.net.server import PAGE, Service, Settings, offer, offer_codecs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import page_driver
 
 ROOT = Path(__file__).resolve().parents[2]
+CLEAN = ROOT / "egs/mini/denoise/corpus/demo/mixture_clean.flac"
 NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
 WINDOW = {"viewport": {"width": 1080, "height": 1010}}
+TALL = {"viewport": {"width": 1080, "height": 1130}}  # for a codec's controls and figures
 LIVE_MS = 11_000  # until the picture scrolls
 COLOURS = 96  # keeps a noisy picture under 300 kB
 
@@ -42,7 +44,9 @@ def main() -> None:
         file, microphone = Path(folder, "helicopter.wav"), Path(folder, "microphone.wav")
         sf.write(file, sound, rate, subtype="FLOAT")
         sf.write(microphone, soxr.resample(sound, rate, 48000), 48000)
-        service = Service(offer([]), Settings(page=PAGE))
+        speech, rate = sf.read(CLEAN, dtype="float32")
+        sf.write(Path(folder, "speech.wav"), speech, rate, subtype="FLOAT")
+        service = Service(offer([]), Settings(page=PAGE), codecs=offer_codecs([]))
         with page_driver.serving(service) as url, page_driver.chromium(microphone) as browser:
             with page_driver.Page(browser, url, color_scheme="light", **WINDOW) as page:
                 page.open(file)
@@ -52,7 +56,13 @@ def main() -> None:
                 page.at.wait_for_timeout(LIVE_MS)
                 page.at.screenshot(path=out / "page_live.png")
                 page.stop()
-    for name in ("page_file.png", "page_live.png"):
+            with page_driver.Page(browser, url, color_scheme="light", **TALL) as page:
+                page.choose(model="gist")
+                page.open(Path(folder, "speech.wav"))
+                with page.working():
+                    page.at.get_by_label("Packets lost").fill("0.05")
+                page.at.screenshot(path=out / "page_codec.png")
+    for name in ("page_file.png", "page_live.png", "page_codec.png"):
         Image.open(out / name).convert("RGB").quantize(COLOURS, kmeans=2).save(out / name, optimize=True)
         print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
 

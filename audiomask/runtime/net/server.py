@@ -12,6 +12,7 @@ import ipaddress
 import mimetypes
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +33,8 @@ from audiomask.runtime.catalogue import (
     codec_part,
     family,
     is_codec,
+    probabilities_of,
+    probabilities_path,
     resolve,
     shipped,
 )
@@ -118,6 +121,7 @@ def offer_codecs(names: list[str]) -> dict[str, Codec]:
         encoder, decoder = (codec_part(name, part) for part in PARTS)
         if codec_hash(encoder) != codec_hash(decoder):
             raise ArtifactError(f"{decoder.path}: is of another codec than {encoder.path}; export both anew")
+        probabilities_of(encoder)  # raises for those of another codec
         found[encoder.path.stem.removesuffix("_enc")] = encoder, decoder
     return found
 
@@ -142,7 +146,13 @@ class Service(Hub):
         super().__init__(families, settings, report)
         self.codecs = dict(codecs or {})
         self.refused = dict(refused or {})
-        self.hashes = {stem: hashlib.sha256(a.data).hexdigest() for stem, a in self.artifacts.items()}
+        self.files: dict[str, tuple[bytes, str]] = {}  # to be fetched: content and SHA-256
+        self.listed = [
+            self._entry("models", artifact)
+            | {"family": family(artifact), "default": artifact in self.families[0]}
+            for artifact in self.artifacts.values()
+        ]
+        self.coded = [self._codec(name, *codec) for name, codec in self.codecs.items()]
         self.sockets: set[Socket] = set()
         self.draining = False  # no new sockets are taken
         for suffix, type_ in TYPES.items():
@@ -151,7 +161,9 @@ class Service(Hub):
             Route("/health", self._health),
             Route("/metrics", self._metrics),
             Route("/models", self._models),
-            Route("/models/{name}.onnx", self._model),
+            Route("/codecs", self._codecs),
+            Route("/models/{name}", partial(self._file, "models")),
+            Route("/codecs/{name}", partial(self._file, "codecs")),
         ]
         if settings.page:
             routes.append(Mount("/", StaticFiles(directory=settings.page, html=True)))
@@ -256,7 +268,7 @@ class Service(Hub):
         app: Any = self._http
         if stranger := self._stranger(headers):
             app = PlainTextResponse(f"refused: {stranger}\n", 403)
-        elif path.startswith(("/metrics", "/models")) and not self.fits(self._bearer(headers)):
+        elif path.startswith(("/metrics", "/models", "/codecs")) and not self.fits(self._bearer(headers)):
             app = PlainTextResponse("refused: token\n", 401, {"WWW-Authenticate": "Bearer"})
         await app(scope, receive, secured)
 
@@ -281,30 +293,43 @@ class Service(Hub):
         }
         return Response(self.counters.text(gauges), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    async def _models(self, request: Request) -> Response:
-        entries = [
-            {
-                "name": stem,
-                "family": family(artifact),
-                "default": artifact in self.families[0],
-                "url": f"/models/{stem}.onnx",
-                "bytes": len(artifact.data),
-                "sha256": self.hashes[stem],
-                **{key: artifact.meta.get(key) for key in ("description", "licence", *REQUIRED[2:])},
-            }
-            for stem, artifact in self.artifacts.items()
-        ]
-        return JSONResponse(entries, headers={"Cache-Control": "no-cache"})
+    def _offered(self, folder: str, name: str, data: bytes) -> dict[str, Any]:
+        """Let clients fetch a file, and return what a list says of it."""
+        url, digest = f"/{folder}/{name}", hashlib.sha256(data).hexdigest()
+        self.files[url] = data, digest
+        return {"url": url, "bytes": len(data), "sha256": digest}
 
-    async def _model(self, request: Request) -> Response:
-        stem = request.path_params["name"]
-        if stem not in self.artifacts:
-            return PlainTextResponse(f"no such model; there are: {' '.join(self.artifacts)}\n", 404)
-        tag = f'"{self.hashes[stem]}"'
-        headers = {"ETag": tag, "Cache-Control": "no-cache"}
-        if tag in request.headers.get("if-none-match", ""):
+    def _entry(self, folder: str, artifact: Artifact) -> dict[str, Any]:
+        """Offer an artifact, and return its entry in a list."""
+        stem = artifact.path.stem
+        facts = {key: artifact.meta.get(key) for key in ("description", "licence", *REQUIRED[2:])}
+        return {"name": stem, **self._offered(folder, f"{stem}.onnx", artifact.data), **facts}
+
+    def _codec(self, name: str, encoder: Artifact, decoder: Artifact) -> dict[str, Any]:
+        """Offer the files of a codec, and return its entry in the list."""
+        odds, path = probabilities_of(encoder), probabilities_path(encoder)
+        return {
+            "name": name,
+            "hash": codec_hash(encoder).hex(),
+            "encoder": self._entry("codecs", encoder),
+            "decoder": self._entry("codecs", decoder),
+            "probabilities": self._offered("codecs", path.name, path.read_bytes()) if odds else None,
+        }
+
+    async def _models(self, request: Request) -> Response:
+        return JSONResponse(self.listed, headers={"Cache-Control": "no-cache"})
+
+    async def _codecs(self, request: Request) -> Response:
+        return JSONResponse(self.coded, headers={"Cache-Control": "no-cache"})
+
+    async def _file(self, folder: str, request: Request) -> Response:
+        url = f"/{folder}/{request.path_params['name']}"
+        if url not in self.files:
+            return PlainTextResponse(f"no such file; there are: {' '.join(self.files)}\n", 404)
+        data, digest = self.files[url]
+        headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+        if headers["ETag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        data = self.artifacts[stem].data
         headers["Content-Length"] = str(len(data))
         return StreamingResponse(_pieces(data), headers=headers, media_type=TYPES[".onnx"])
 

@@ -1,13 +1,16 @@
 // The page: a microphone or a file through a model, in this browser or on the server, seen and heard before and
 // after. What is done with sound is in runner.js and behind it; this file connects it with what is on the page.
 
-import { checkDocument } from "./artifact.js";
-import { DRY, showControls } from "./controls.js";
-import { clock, meter, milliseconds, pictures, restMeters, show, showFigures, startPictures } from "./figures.js";
+import { catalogue } from "./catalogue.js";
+import { Amk } from "./container.js";
+import { DRY, LOSS, showControls } from "./controls.js";
+import {
+  clock, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, startPictures,
+} from "./figures.js";
 import { Playback } from "./playback.js";
 import { concat, join, zeros } from "./rows.js";
 import { Runner } from "./runner.js";
-import { choose, sounds } from "./session.js";
+import { choose } from "./session.js";
 import { readWav, writeWav } from "./wav.js";
 
 const BUFFER_MS = { browser: 30, server: 100 }; // spare time between the session and the loudspeaker
@@ -33,11 +36,11 @@ const player = new Playback(context, {
 
 let models = [];
 let values = {}; // of the model's controls
-let mix = {}; // of the session's
+let mix = {}; // of the session's, or of the line's of a codec
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
-let take = null; // {name, before, after}, each {rows, rate}
-let asking = false; // for the microphone
+let take = null; // {name, before, after}, each {rows, rate}; of a codec {codes: bytes} too
+let asking = false; // for the microphone, or for what an .amk holds
 let round = 0; // counts what was begun, so that what is outdated knows
 
 // ---- what is said
@@ -73,38 +76,29 @@ const explain = (error) => HINTS[error.code] ?? HINTS[error.name] ?? sentence(er
 // ---- the choice of model and place
 
 const mode = () => document.querySelector("[name=mode]:checked").value;
-const model = () => models.find((m) => m.name === $("model").value);
+const model = () => models[$("model").selectedIndex];
 const token = () => $("token").value || new URLSearchParams(location.hash.slice(1)).get("token") || "";
 const headers = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
 
 async function listModels() {
   say("loading", "Looking for models");
-  let answer;
+  let refused;
   try {
-    answer = await fetch(new URL("models", document.baseURI), { headers: headers() });
-  } catch {
-    throw new Error("the server cannot be reached; start it with \u201caudiomask serve\u201d and load the page again");
+    ({ models, refused } = await catalogue(headers()));
+    $("token-form").hidden = true;
+  } catch (error) {
+    $("token-form").hidden = error.code !== "token";
+    throw error;
   }
-  $("token-form").hidden = answer.status !== 401;
-  if (answer.status === 401) throw new Error("this server asks for a token");
-  if (!answer.ok) throw new Error(`the server has no list of models (it answers ${answer.status})`);
-  models = (await answer.json()).flatMap(playable);
+  const reasons = [...refused].map(([reason, names]) => `${names.join(", ")} (${reason})`);
+  $("refused").hidden = !reasons.length;
+  $("refused").textContent = `Not for this page: ${reasons.join(", ")}.`;
   if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
-  $("model").replaceChildren(...models.map((m) => new Option(`${m.name} (${kilohertz(m)})`, m.name)));
+  const title = (m) => `${m.name} (${m.codec ? "codec, " : ""}${kilohertz(m)})`;
+  $("model").replaceChildren(...models.map((m) => new Option(title(m), m.name)));
   const preferred = models.filter((m) => m.default);
-  $("model").value = choose(preferred.length ? preferred : models, context.sampleRate).name;
-}
-
-/** A model of the list in a list, if the page can play it. Not if it is informed of lost packets: the page loses
- * none. */
-function playable(entry) {
-  try {
-    const document = checkDocument(entry);
-    return document.lost ? [] : [{ ...document, sounds: sounds(document) }];
-  } catch {
-    return [];
-  }
+  $("model").selectedIndex = models.indexOf(choose(preferred.length ? preferred : models, context.sampleRate));
 }
 
 /** Make the chosen model ready in the chosen place; with a sound at hand, put it through. */
@@ -118,7 +112,7 @@ async function prepare() {
     showPorts();
     showOutputs();
     $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
-    if (mode() === "browser") await runner.load({ url: modelUrl(), headers: headers() });
+    if (mode() === "browser") await runner.load(files());
     if (mine !== round) return;
     if (take) await process();
     else say("ready", "Ready");
@@ -138,23 +132,32 @@ function fail(error) {
   $("where").textContent = "Sound is sent to this server.";
 }
 
-const modelUrl = () => new URL(model().url ?? `models/${model().name}.onnx`, document.baseURI).href;
+const files = () => ({ url: model().url, codec: model().codec, headers: headers() });
+const mixer = () => (model().codec ? LOSS : DRY);
+
+/** Whether a value of another model's control is one of this one too. */
+const fits = ({ minimum, maximum }, value) =>
+  [value].flat().every((one) => one >= (minimum ?? -Infinity) && one <= (maximum ?? Infinity));
 
 function showPorts() {
-  const ports = Object.values(model().controls);
-  values = Object.fromEntries(Object.entries(values).filter(([name]) => ports.some((port) => port.name === name)));
+  const { controls, books, codec } = model();
+  const ports = Object.values(controls);
+  const kept = ([name, value]) => controls[name] && fits(controls[name], value);
+  values = Object.fromEntries(Object.entries(values).filter(kept));
+  if (books) values[books.name] ??= books.default; // which is the page's, not the encoder's
+  showCodes(codec && { bytes: 0, plain: 0, frames: 0, lost: 0 });
+  $("save-codes").hidden = !codec;
   const shown = new Map(ports.map((port) => [port, values[port.name]]));
-  shown.set(DRY, mix.dry).set(buffering, spare ?? BUFFER_MS[mode()]);
-  showControls($("controls"), [...ports, DRY, buffering], shown, (port, value) => {
+  shown.set(mixer(), mix[mixer().name]).set(buffering, spare ?? BUFFER_MS[mode()]);
+  showControls($("controls"), [...ports, mixer(), buffering], shown, (port, value) => {
     if (port === buffering) {
       spare = value;
       if (live) live.handle.setLag(lagOf(live.info));
       return;
     }
     const changed = { [port.name]: value };
-    if (port === DRY) mix = changed;
-    else Object.assign(values, changed);
-    const request = port === DRY ? [{}, changed] : [changed];
+    Object.assign(port === mixer() ? mix : values, changed);
+    const request = port === mixer() ? [{}, changed] : [changed];
     if (live) runner.set(...request).catch((error) => complain(explain(error)));
     else if (take && !asking) later();
   });
@@ -177,17 +180,16 @@ function later() {
 }
 
 async function openSession(rate, channels) {
-  const place = mode() === "server"
-    ? { url: new URL("ws", document.baseURI).href.replace(/^http/, "ws"), model: model().name, token: token() }
-    : { url: modelUrl(), headers: headers() };
-  const options = { rate, channels, output: $("output").value, controls: values, ...mix };
-  const info = await runner.open({ mode: mode(), ...place, ...options });
+  const { name, codec, books, kbps, most } = model();
+  const url = mode() === "server" ? new URL("ws", document.baseURI).href.replace(/^http/, "ws") : model().url;
+  const place = { ...files(), url, model: name, token: token() };
+  const coded = codec && { kbps: kbps * (books ? values[books.name] : most) };
+  const options = { rate, channels, output: $("output").value, controls: values, [mixer().name]: mix[mixer().name] };
+  const info = await runner.open({ mode: mode(), ...place, ...coded, ...options });
   $("latency").textContent = milliseconds(info.latency / rate);
   $("rate").textContent = `${rate} Hz`;
   return info;
 }
-
-const width = () => model().streams[0].channels;
 
 // ---- a file, or a recording once more
 
@@ -196,15 +198,34 @@ async function openFile(file) {
   complain("");
   try {
     const bytes = await file.arrayBuffer();
-    const { rate, sound, note } = readWav(bytes) ?? (await decode(bytes));
+    const coded = /\.amk$/i.test(file.name) || new TextDecoder().decode(bytes.slice(0, 3)) === "AMK";
+    const { rate, sound, note } = coded ? await decodeCodes(bytes) : (readWav(bytes) ?? (await decode(bytes)));
     if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
     player.pause();
     take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate }, after: null };
     if (note) complain(`${file.name}: ${note}.`);
-    await process();
+    if (coded && model().codec) {
+      show("rate", `${rate} Hz`);
+      show("length", clock(sound[0].length / rate));
+      present(take.before); // to code it once more is not what it was opened for
+    } else await process();
   } catch (error) {
     complain(`${file.name} cannot be used: ${error.message}.`);
+    say("ready", take?.after ? ready() : "Ready");
   }
+}
+
+/** The sound of an .amk, by its codec, in this browser. */
+async function decodeCodes(bytes) {
+  const { header } = new Amk(new Uint8Array(bytes));
+  const made = models.find((m) => m.codec?.hash === header.hash);
+  if (!made) throw new Error(`it was made by ${header.name}, and no such codec is offered here; try: audiomask decode`);
+  clearTimeout(timer);
+  asking = true;
+  say("busy", "Decoding");
+  const options = { bytes: new Uint8Array(bytes), codec: made.codec, headers: headers() };
+  const told = (done) => say("busy", `Decoding: ${Math.round(100 * done)} %`);
+  return runner.decode(options, told).finally(() => (asking = false));
 }
 
 async function decode(bytes) {
@@ -229,9 +250,11 @@ async function process() {
 
 async function enhance(mine) {
   const { rows: before, rate } = take.before;
+  const { width } = model();
+  take.codes = null;
   await runner.cancel();
-  if (width() > 1 && before.length !== width()) {
-    throw new Error(`${model().name} takes ${width()} channels, and this sound has ${before.length}`);
+  if (width > 1 && before.length !== width) {
+    throw new Error(`${model().name} takes ${width} channels, and this sound has ${before.length}`);
   }
   say("busy", "Working");
   const info = await openSession(rate, before.length);
@@ -254,9 +277,28 @@ async function enhance(mine) {
     say("busy", `Working: ${Math.round((100 * count) / after[0].length)} %, ${speed.toFixed(1)} times real time`);
   });
   if (!done || mine !== round) return;
-  await runner.close();
+  take.codes = await keepCodes();
   finish({ rows: after, rate: info.rate_out });
 }
+
+/** Close the session, and keep what a codec has made. */
+async function keepCodes() {
+  const made = await runner.codes();
+  await runner.close();
+  if (made) showCodes(made.figures);
+  return made?.file ?? null;
+}
+
+/** Show a take as a whole. */
+function present(after) {
+  const { rows, rate } = take.before;
+  startPictures({ before: rate, after: after.rate }, rows[0].length / rate / pictures.before.width);
+  pictures.before.push(rows[0]);
+  pictures.after.push(after.rows[0]);
+  finish(after);
+}
+
+const ready = () => `Ready: ${take.name}, ${clock(player.duration)}`;
 
 function finish(after) {
   take.after = after;
@@ -264,7 +306,7 @@ function finish(after) {
   for (const side of ["before", "after"]) {
     $(side).parentElement.append(Object.assign(document.createElement("span"), { className: "head" }));
   }
-  say("ready", `Ready: ${take.name}, ${clock(player.duration)}`);
+  say("ready", ready());
   showTransport();
 }
 
@@ -282,10 +324,11 @@ async function startLive() {
     if (!navigator.mediaDevices) {
       throw new Error("browsers give the microphone only to pages from localhost or over https");
     }
-    const wishes = { channelCount: width(), echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    const { width } = model();
+    const wishes = { channelCount: width, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
     await context.resume();
-    const info = await openSession(context.sampleRate, width());
+    const info = await openSession(context.sampleRate, width);
     if (info.rate_out !== info.rate) {
       const words = `makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`;
       throw new Error(`${model().name} ${words}`);
@@ -350,7 +393,7 @@ async function stopLive(words = "") {
     words ||= explain(error);
   });
   stream.getTracks().forEach((track) => track.stop());
-  await runner.close();
+  const codes = await keepCodes();
   context.suspend();
   restMeters();
   const rate = context.sampleRate;
@@ -359,11 +402,8 @@ async function stopLive(words = "") {
   complain(words);
   if (!length) return say("ready", "Ready");
   const [before, after] = both.map((sound) => ({ rows: sound.map((row) => row.slice(0, length)), rate }));
-  take = { name: "microphone", before, after };
-  startPictures({ before: rate, after: rate }, length / rate / pictures.before.width);
-  pictures.before.push(before.rows[0]);
-  pictures.after.push(after.rows[0]);
-  finish(after);
+  take = { name: "microphone", before, after, codes };
+  present(after);
 }
 
 // ---- listening and saving
@@ -376,11 +416,12 @@ function listen() {
 }
 
 function showTransport() {
-  const ready = Boolean(take?.after);
-  for (const id of ["play", "save", "save-input", "seek"]) $(id).disabled = !ready;
+  const there = Boolean(take?.after);
+  for (const id of ["play", "save", "save-input", "seek"]) $(id).disabled = !there;
+  $("save-codes").disabled = !take?.codes;
   $("play").textContent = player.playing ? "Pause" : "Play";
-  const at = ready ? player.position : 0;
-  const all = ready ? player.duration : 0;
+  const at = there ? player.position : 0;
+  const all = there ? player.duration : 0;
   if (document.activeElement !== $("seek") || player.playing) $("seek").value = all ? at / all : 0;
   $("clock").textContent = `${clock(at)} / ${clock(all)}`;
   for (const head of document.querySelectorAll(".head")) head.style.left = `${all ? (100 * at) / all : 0}%`;
@@ -400,10 +441,12 @@ function togglePlay() {
   if (!player.playing) restMeters();
 }
 
-function save({ rows, rate }, suffix) {
+const saveSound = ({ rows, rate }, suffix) => save(writeWav(rows, rate), `${take.name}_${suffix}.wav`);
+
+function save(blob, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(writeWav(rows, rate));
-  link.download = `${take.name}_${suffix}.wav`;
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
@@ -411,7 +454,7 @@ function save({ rows, rate }, suffix) {
 // ---- events
 
 const toggleMic = () => (live ? stopLive() : startLive());
-const saveResult = () => take?.after && save(take.after, model().task);
+const saveResult = () => take?.after && saveSound(take.after, model().task);
 const KEYS = {
   " ": () => {
     const other = document.querySelector("[name=listen]:not(:checked)");
@@ -451,7 +494,8 @@ $("token-form").addEventListener("submit", (event) => {
 $("listen").addEventListener("change", listen);
 $("play").addEventListener("click", togglePlay);
 $("save").addEventListener("click", saveResult);
-$("save-input").addEventListener("click", () => save(take.before, "input"));
+$("save-input").addEventListener("click", () => saveSound(take.before, "input"));
+$("save-codes").addEventListener("click", () => save(new Blob([take.codes]), `${take.name}.amk`));
 $("seek").addEventListener("input", () => {
   player.seek($("seek").value * player.duration);
   showTransport();

@@ -87,28 +87,38 @@ export class Probabilities {
   *frames() {
     let before = Array.from({ length: this.reach }, (_, n) => this.start.slice(n * this.wide, (n + 1) * this.wide));
     for (;;) {
-      const frame = new Frame(this, before.flatMap((vector) => [...vector]));
+      const frame = new Frame(this, Int32Array.from(before.flatMap((vector) => [...vector])));
       yield frame;
       before = [frame.vector(), ...before.slice(0, -1)];
     }
   }
 }
 
-/** Return how much the rows of a matrix have of x, each of `size` numbers of which x begins at `from`. */
-function rows(matrix, first, count, size, from, x) {
-  const sums = new Float64Array(count);
-  for (let row = 0; row < count; row++) {
+/** Add to `sums` how much the rows of a matrix have of x: each has `size` numbers, of which x begins at `from`.
+ * Whole numbers below 2^23, see probabilities.py. Four rows at once take half the time; those beyond the last count
+ * for nothing. */
+function rows(matrix, first, size, from, x, sums) {
+  for (let row = 0; row < sums.length; row += 4) {
     const at = (first + row) * size + from;
-    let sum = 0;
-    for (let n = 0; n < x.length; n++) sum += matrix[at + n] * x[n];
-    sums[row] = sum;
+    const [at1, at2, at3] = [at + size, at + 2 * size, at + 3 * size];
+    let [sum, sum1, sum2, sum3] = [0, 0, 0, 0];
+    for (let n = 0; n < x.length; n++) {
+      sum = (sum + Math.imul(matrix[at + n], x[n])) | 0;
+      sum1 = (sum1 + Math.imul(matrix[at1 + n], x[n])) | 0;
+      sum2 = (sum2 + Math.imul(matrix[at2 + n], x[n])) | 0;
+      sum3 = (sum3 + Math.imul(matrix[at3 + n], x[n])) | 0;
+    }
+    sums[row] += sum;
+    sums[row + 1] += sum1;
+    sums[row + 2] += sum2;
+    sums[row + 3] += sum3;
   }
   return sums;
 }
 
 function held(sums, bias, first, shift) {
-  const [half, step] = [Math.floor(2 ** shift / 2), 2 ** shift];
-  return sums.map((sum, n) => Math.min(CEILING, Math.max(0, Math.floor((sum + bias[first + n] + half) / step))));
+  const half = 2 ** shift >> 1;
+  return sums.map((sum, n) => Math.min(CEILING, Math.max(0, (sum + bias[first + n] + half) >> shift)));
 }
 
 class Frame {
@@ -117,8 +127,9 @@ class Frame {
 
   constructor(of, before) {
     this.of = of;
-    this.y = held(rows(of.past, 0, of.hidden, before.length, 0, before), of.past_bias, 0, of.past_shift);
-    this.#sums = new Float64Array(of.wide);
+    const sums = rows(of.past, 0, before.length, 0, before, new Int32Array(of.hidden));
+    this.y = held(sums, of.past_bias, 0, of.past_shift);
+    this.#sums = new Int32Array(of.wide);
   }
 
   vector() {
@@ -129,17 +140,18 @@ class Frame {
   weights() {
     const { of } = this;
     const [book, size] = [this.#book, of.hidden + of.wide];
-    const sums = rows(of.into, book * of.inner, of.inner, size, 0, this.y);
-    rows(of.into, book * of.inner, of.inner, size, of.hidden, this.vector()).forEach((sum, n) => (sums[n] += sum));
+    const sums = rows(of.into, book * of.inner, size, 0, this.y, new Int32Array(of.inner));
+    rows(of.into, book * of.inner, size, of.hidden, this.vector(), sums);
     const x = held(sums, of.into_bias, book * of.inner, of.into_shift);
-    const scores = rows(of.score, book * of.levels, of.levels, of.inner, 0, x);
-    let most = -Infinity;
-    for (let code = 0; code < of.levels; code++) {
-      scores[code] += of.score_bias[book * of.levels + code];
-      most = Math.max(most, scores[code]);
+    const codes = [book * of.levels, (book + 1) * of.levels];
+    const scores = rows(of.score, codes[0], of.inner, 0, x, of.score_bias.slice(...codes));
+    let most = scores[0];
+    for (let code = 1; code < scores.length; code++) if (scores[code] > most) most = scores[code];
+    const [{ table, score_shift: shift }, last] = [of, of.table.length - 1];
+    for (let code = 0; code < scores.length; code++) {
+      scores[code] = table[Math.min(last, (most - scores[code]) >> shift)];
     }
-    const [step, last] = [2 ** of.score_shift, of.table.length - 1];
-    return scores.map((score) => of.table[Math.min(last, Math.floor((most - score) / step))]);
+    return scores;
   }
 
   take(code) {
@@ -165,24 +177,32 @@ export class Likely {
   }
 
   encode(codes, shape) {
-    const [streams, books, frames] = shape;
-    const found = []; // of each code: its weight, the sum before it, the sum of all
-    for (let stream = 0; stream < streams; stream++) {
-      const reading = this.probabilities.frames();
-      for (let t = 0; t < frames; t++) {
-        const frame = reading.next().value;
-        for (let book = 0; book < books; book++) {
-          const [weights, code] = [frame.weights(), codes[stream][book][t]];
-          let [before, total] = [0, 0];
-          weights.forEach((weight, n) => {
-            if (n < code) before += weight;
-            total += weight;
-          });
-          found.push([weights[code], before, total].map(BigInt));
-          frame.take(code);
-        }
-      }
-    }
+    const found = codes.flatMap((rows) => {
+      const weigh = this.weighing();
+      return Array.from(rows[0], (_, t) => weigh(rows.map((row) => row[t]))).flat();
+    });
+    return this.write(found, codes, shape);
+  }
+
+  /** Return a function for the frames of a stream one after the other: it takes the codes of a frame, and says of
+   * each its weight, the sum before it, and the sum of all. */
+  weighing() {
+    const reading = this.probabilities.frames();
+    return (codes) => {
+      const frame = reading.next().value;
+      return codes.map((code) => {
+        const weights = frame.weights();
+        let [before, total] = [0, 0];
+        for (let n = 0; n < code; n++) before += weights[n];
+        for (let n = 0; n < weights.length; n++) total += weights[n];
+        frame.take(code);
+        return [weights[code], before, total].map(BigInt);
+      });
+    };
+  }
+
+  /** Return the bytes of codes, of which `weighing` has found so much, stream after stream. */
+  write(found, codes, shape) {
     let [low, width, whole] = [0n, 1n, 1n];
     for (const [weight, before, total] of found)
       [low, width, whole] = [low * total + before * width, width * weight, whole * total];

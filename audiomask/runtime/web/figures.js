@@ -17,10 +17,21 @@ export function show(id, text, alarming = false) {
   $(id).classList.toggle("alarm", alarming);
 }
 
-export function showFigures({ rtf, seconds, dropped, faults, cleaned }) {
+export function showFigures({ rtf, seconds, dropped, faults, cleaned, codes }) {
   show("rtf", rtf === null ? "on the server" : rtf.toFixed(3), rtf >= 1);
   const notes = [[dropped, "samples dropped"], [faults, "faults of the model"], [cleaned, "samples cleaned"]];
   show("length", [clock(seconds), ...notes.filter(([n]) => n).map(([n, words]) => `${n} ${words}`)].join(", "));
+  showCodes(codes);
+}
+
+/** Show bytes a second of a codec's packets, and how many were lost; nothing of what is no codec. */
+export function showCodes(codes) {
+  for (const id of ["bytes", "packets"]) $(id).parentElement.hidden = !codes;
+  if (!codes) return;
+  const { bytes, plain, frames, lost } = codes;
+  const without = plain === bytes ? "" : ` (plain ${Math.round(plain)})`;
+  show("bytes", bytes ? `${Math.round(bytes)}${without}` : "\u2013");
+  show("packets", `${lost} of ${frames}`);
 }
 
 const levels = { before: -METER_DB, after: -METER_DB };

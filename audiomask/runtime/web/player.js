@@ -37,7 +37,7 @@ export const differ = (a, b) => Object.keys(a).some((key) => a[key].some((value,
  *
  * `model`: from `loadModel`. `sampleRate` of the sound that goes in and out in Hz, default the model's; a port
  * of sound at another rate than the model's clock keeps its own. `channels` of a block: independent rows of a
- * model of one channel; a model of M channels takes M. `outputs`: names of the output ports that are wanted,
+ * model of one channel; a model of M channels takes M, or of codes a multiple. `outputs`: names of the output ports that are wanted,
  * default all. `controls`: values of the model's controls.
  *
  * Attributes: `first`, the port of the block; `ports` of the output; `rows` and `rates` (frames per second) by
@@ -61,8 +61,9 @@ export class Player {
     const width = this.first.channels;
     const sound = this.first.type === "pcm";
     this.channels = channels ?? width;
-    if (this.channels < 1 || (width !== 1 && this.channels !== width)) {
-      const each = width > 1 && sound ? ", one for each of its microphones" : "";
+    const alike = sound && width > 1; // while codes of several recordings may be stacked as rows
+    if (this.channels < 1 || (alike ? this.channels !== width : this.channels % width)) {
+      const each = alike ? ", one for each of its microphones" : "";
       throw new ArtifactError(`${name}: takes ${width} channels, not ${this.channels}${each}`);
     }
     const batch = this.channels / width;

@@ -119,6 +119,9 @@ export function gaussian(rows, frames, start = 0, seed = 0) {
   });
 }
 
+/** Return a number from 0 to below 1 that looks drawn, and is always the same one for `n`. */
+export const uniform = (n) => hash(n + 0x9e3779b9) / 2 ** 32;
+
 function hash(x) {
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
   x = Math.imul(x ^ (x >>> 15), 0x846ca68b);

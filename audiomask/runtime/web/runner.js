@@ -37,20 +37,22 @@ export class Runner {
     await context.audioWorklet?.addModule(new URL("./worklet.js", import.meta.url));
   }
 
-  /** Get a model (`url` of the .onnx file) ready to run in this browser. */
+  /** Get a model (`url` of the .onnx file) or a `codec` ready to run in this browser. */
   load(options) {
     return this.#call("load", options);
   }
 
   /** Open a session. `mode`: "browser" (then `url` of the model) or "server" (then `url` of the websocket,
    * `model`, `token`); `rate` in Hz, `channels`, `output` (name of the one that is heard of several), `dry`,
-   * `controls`. Resolves to what is known of it: outputs (channels) at rate_out Hz, hop, delay, latency in
-   * samples of `rate`. */
+   * `controls`. Of a codec there are `codec`: {encoder, decoder: addresses of the .onnx files, hash: in hexadecimal,
+   * probabilities: {url, hash} or null}, and `loss`, a fraction; on the server `model`, `token`, and `kbps` to begin
+   * with too. Resolves to what is known of it: outputs (channels) at rate_out Hz, hop, delay, latency in samples of
+   * `rate`. */
   open(options) {
     return this.#call("open", options);
   }
 
-  /** Change controls of the open session, and the mix: `dry`, `bypass`. */
+  /** Change controls of the open session, and the mix: `dry`, `bypass`; of a codec `loss`. */
   set(controls, mix = {}) {
     return this.#call("set", { controls, mix });
   }
@@ -59,6 +61,18 @@ export class Runner {
   file(sound, onsound) {
     this.#onsound = onsound;
     return this.#call("file", { sound });
+  }
+
+  /** What the open codec has made, once its sound is at an end: {file: the bytes of an .amk, figures}; else null. */
+  codes() {
+    return this.#call("codes");
+  }
+
+  /** The bytes of an .amk to {rate, sound, note}, by its `codec`; `headers`: of requests for the codec's files;
+   * `onprogress(done)`: with the fraction that is done. */
+  decode(options, onprogress = () => {}) {
+    this.#onsound = ({ done }) => onprogress(done);
+    return this.#call("decode", options);
   }
 
   cancel() {

@@ -4,7 +4,10 @@
 // Calls come as {id, type, ...} and are answered with {id, value} or {id, error}; between them go events
 // {event: "sound", ...}. See runner.js for the other side.
 
-import { Remote } from "./remote.js";
+import { Codec, decodeAmk } from "./codec.js";
+import { Likely, Probabilities } from "./coders.js";
+import { Player } from "./player.js";
+import { Remote, RemoteCodec } from "./remote.js";
 import { Ring } from "./ring.js";
 import { zeros } from "./rows.js";
 import { Session, loadModel } from "./session.js";
@@ -13,12 +16,13 @@ const TAP_MS = 30; // how often sound and figures go to the page
 const BREATH_MS = 50; // how often messages are let in while there is always something to do
 const LATE_S = 1; // sound that waits longer than this is given up, or a stall would never end
 const FILE_BLOCK_S = 0.25;
+const WARM = 10; // frames of codes
 const REMOTE_BLOCK_S = 0.01; // a frame on the wire
 
 const breathe = () => new Promise((done) => setTimeout(done));
 
 let runtime = null; // the promise of onnxruntime-web
-const models = new Map(); // address to the promise of a model
+const models = new Map(); // address to the promise of what was made of the file there
 
 function loadRuntime() {
   runtime ??= import("./vendor/ort.wasm.min.mjs").then(
@@ -35,36 +39,65 @@ function loadRuntime() {
   return runtime;
 }
 
-async function fetchModel(url, headers) {
+async function fetched(url, headers) {
   const answer = await fetch(url, { headers }).catch(() => null);
-  if (!answer?.ok) {
-    const words = answer ? `the server answers ${answer.status}` : "the server cannot be reached";
-    throw Object.assign(new Error(`the model ${url.split("/").at(-1)} was not found: ${words}`), { code: "no-model" });
-  }
-  const model = await loadModel(await loadRuntime(), await answer.arrayBuffer());
-  const session = new Session(model);
-  await session.feed(zeros(session.channels, session.hop)); // the first step is slow, live it would be late
+  if (answer?.ok) return new Uint8Array(await answer.arrayBuffer());
+  const words = answer ? `the server answers ${answer.status}` : "the server cannot be reached";
+  throw Object.assign(new Error(`the model ${url.split("/").at(-1)} was not found: ${words}`), { code: "no-model" });
+}
+
+async function fetchModel(url, headers) {
+  const model = await loadModel(await loadRuntime(), await fetched(url, headers));
+  const player = new Player(model);
+  const frames = player.first.perHop(model.artifact.hop);
+  await player.feed(player.first.neutral(1, frames)); // the first step is slow, live it would be late
   return model;
 }
 
-function load({ url, headers }) {
+/** What is at an address, made once; another try may succeed. */
+function once(url, make) {
   if (!models.has(url)) {
-    const model = loadRuntime().then(() => fetchModel(url, headers));
-    model.catch(() => models.delete(url)); // another try may succeed
-    models.set(url, model);
+    const made = make();
+    made.catch(() => models.delete(url));
+    models.set(url, made);
   }
   return models.get(url);
+}
+
+const load = ({ url, headers }) => once(url, () => fetchModel(url, headers));
+
+async function loadProbabilities({ probabilities: file }, headers) {
+  if (!file) return null;
+  return once(file.url, async () => {
+    const made = Probabilities.parse(await fetched(file.url, headers));
+    const weigh = new Likely(made.levels, made).weighing();
+    for (let n = 0; n < WARM; n++) weigh(new Array(made.books).fill(0)); // the first ones are slow too
+    return Object.assign(made, { hash: file.hash });
+  });
+}
+
+/** The files of a codec as `Codec` takes them. */
+async function loadCodec({ codec, headers }) {
+  const [encoder, decoder, probabilities] = await Promise.all([
+    load({ url: codec.encoder, headers }), load({ url: codec.decoder, headers }), loadProbabilities(codec, headers),
+  ]);
+  return { encoder, decoder, probabilities, hash: codec.hash };
 }
 
 /** A session in this worker, with the calls of `Remote`. */
 class Local {
   static async open(options, onsound) {
-    return new Local(await load(options), options, onsound);
+    const { rate: sampleRate, channels, output, dry, controls, codec } = options;
+    const session = codec
+      ? new Codec(await loadCodec(options), options)
+      : new Session(await load(options), { sampleRate, channels, output, dry, controls });
+    return new Local(session, options, onsound);
   }
 
-  constructor(model, { rate, channels, output, dry, controls }, onsound) {
-    this.session = new Session(model, { sampleRate: rate, channels, output, dry, controls });
-    const { outputs, rateOut, hop, delay, latency } = this.session;
+  constructor(session, { rate, channels }, onsound) {
+    this.session = session;
+    this.line = session.line;
+    const { outputs, rateOut, hop, delay, latency } = session;
     this.info = { rate, channels, outputs, rate_out: rateOut, hop, delay, latency };
     this.onsound = onsound;
     this.busy = 0; // seconds
@@ -90,6 +123,12 @@ class Local {
   }
 
   close() {}
+}
+
+/** A session on the server, of a model or a codec. */
+async function away({ codec, ...options }, onsound) {
+  if (!codec) return Remote.open(options, onsound);
+  return RemoteCodec.open({ ...options, probabilities: await loadProbabilities(codec, options.headers) }, onsound);
 }
 
 /** Gathers sound and figures for the page. */
@@ -119,7 +158,7 @@ class Tap {
   send(now = false, keep = true) {
     if (!now && performance.now() - this.#sent < TAP_MS) return;
     this.#sent = performance.now();
-    const { session, info, busy } = this.engine;
+    const { session, info, busy, line } = this.engine;
     const seconds = this.#fed / info.rate;
     const figures = {
       seconds,
@@ -129,6 +168,7 @@ class Tap {
       dropped: this.dropped,
       cleaned: session?.cleaned ?? 0,
       faults: session?.faults ?? 0,
+      codes: line?.figures(),
     };
     postMessage({ event: "sound", before: keep ? this.#before : [], after: this.#after, figures });
     this.#before = [];
@@ -142,15 +182,31 @@ let source = null; // the ring of the live sound
 
 const calls = {
   load: async (options) => {
-    const { artifact } = await load(options);
-    return artifact.name;
+    if (options.codec) await loadCodec(options);
+    else await load(options);
   },
 
   async open({ mode, ...options }) {
     engine?.close();
     engine = null;
-    engine = await (mode === "server" ? Remote : Local).open(options, () => {});
+    engine = await (mode === "server" ? away : Local.open)(options, () => {});
     return engine.info;
+  },
+
+  /** What the open codec has made, once nothing more comes: an .amk and its figures; null of a model. */
+  codes() {
+    return engine?.line?.finish() ?? null;
+  },
+
+  /** The sound of an .amk, decoded in this worker. */
+  async decode({ bytes, ...options }) {
+    let breath = performance.now();
+    return decodeAmk(await loadCodec(options), bytes, async (done) => {
+      if (performance.now() - breath < BREATH_MS) return;
+      postMessage({ event: "decoding", done });
+      await breathe();
+      breath = performance.now();
+    });
   },
 
   set({ controls, mix }) {

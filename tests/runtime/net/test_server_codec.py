@@ -1,10 +1,12 @@
 """Sockets of audiomask serve that encode, decode, or do both."""
 
+import hashlib
 import json
 import shutil
 import time
 from base64 import b64decode, b64encode
 from dataclasses import replace
+from functools import partial
 
 import codec_pair
 import likely
@@ -14,8 +16,10 @@ from codes import HEADER
 from serving import Running, ending, sound
 
 from audiomask import Player
+from audiomask.runtime.artifact import ArtifactError
 from audiomask.runtime.catalogue import codec_hash, codec_part
 from audiomask.runtime.codes.container import End, Packet, Unpacker, parse_header
+from audiomask.runtime.net.server import offer_codecs
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +250,36 @@ def test_codecs_are_named_and_a_server_without_one_says_so(server, toy16, serve)
     with serve(toy16).open() as ws:
         ws.send(json.dumps({"type": "hello", "codec": CODE}))
         assert "no codec is offered here" in ending(ws)[0]["message"]
+
+
+def test_codecs_are_listed_with_their_files(tiny, toy16, serve, tmp_path):
+    for part in ("enc", "dec"):
+        shutil.copy(f"{tiny}_{part}.onnx", tmp_path)
+    encoder = codec_part(tmp_path, "enc")
+    likely.write(tmp_path / "tiny_prob.safetensors", codec_hash(encoder))
+    token = "a token of some length"
+    running = serve(tmp_path / "tiny", toy16, token=token)
+    assert running.get("/codecs").status == running.get("/codecs/tiny_enc.onnx").status == 401
+    get = partial(running.get, Authorization=f"Bearer {token}")
+    (entry,) = json.loads(get("/codecs").body)
+    assert (entry["name"], entry["hash"]) == ("tiny", codec_hash(encoder).hex())
+    assert entry["encoder"]["outputs"] == encoder.meta["outputs"]
+    assert entry["decoder"]["inputs"][0]["levels"] == 16
+    files = {"encoder": "tiny_enc.onnx", "decoder": "tiny_dec.onnx", "probabilities": "tiny_prob.safetensors"}
+    for key, name in files.items():
+        data = get(entry[key]["url"]).body
+        assert data == (tmp_path / name).read_bytes()
+        assert (entry[key]["bytes"], entry[key]["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    assert get("/codecs/toy_16k.onnx").status == get("/models/tiny_enc.onnx").status == 404
+    assert json.loads(serve(toy16).get("/codecs").body) == []
+
+
+def test_probabilities_of_another_codec_are_refused_at_once(tiny, tmp_path):
+    for part in ("enc", "dec"):
+        shutil.copy(f"{tiny}_{part}.onnx", tmp_path)
+    likely.write(tmp_path / "tiny_prob.safetensors", bytes(8))
+    with pytest.raises(ArtifactError, match="is of another codec"):
+        offer_codecs([str(tmp_path / "tiny")])
 
 
 def test_the_end_is_a_record_too(server, noise):

@@ -1,10 +1,7 @@
 """The page of ``audiomask serve`` in a real browser, in both of its ways, against the session in Python."""
 
-import base64
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,20 +9,16 @@ import small_artifacts
 import soundfile as sf
 import soxr
 from options import keywords
+from pages import CARD, MODES, REASON, ROOT, dropped, page_driver, same
 from starlette.responses import PlainTextResponse
 
+from audiomask.runtime.codes.files import AmkFile
 from audiomask.runtime.net import server
-from audiomask.runtime.net.server import PAGE, Service, Settings, offer
+from audiomask.runtime.net.server import PAGE, Service, Settings, offer, offer_codecs
 from audiomask.runtime.session import Session
 
-ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tools/bench"))
-import page_driver  # noqa: E402 - beside the tools that use it too
-
-REASON = page_driver.missing()
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(REASON), reason=REASON)]
 NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
-MODES = ("browser", "server")
 ELSEWHERE = "elsewhere.test"  # a name of this machine that browsers do not trust as they trust localhost
 
 
@@ -39,12 +32,6 @@ class NoSockets(Service):
 def whole(model, x, rate, **options):
     session = Session(model, sample_rate=rate, channels=len(x), **keywords(options))
     return np.concatenate((session.feed(x), np.reshape(session.flush(), (session.outputs, -1))), 1)
-
-
-def same(got, want):
-    """Equal to 1e-4 of peak."""
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() < 1e-4 * np.abs(want).max()
 
 
 @pytest.fixture(scope="module")
@@ -355,20 +342,8 @@ def test_keys_and_labels(page, folder):
     assert nameless == []
 
 
-DROP = """([name, text]) => {
-    const data = new DataTransfer();
-    data.items.add(new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], name));
-    const drop = (type) => document.dispatchEvent(new DragEvent(type, { dataTransfer: data, bubbles: true }));
-    drop("dragenter");
-    const shown = document.body.classList.contains("dropping");
-    drop("drop");
-    return [shown, document.body.classList.contains("dropping")];
-}"""
-
-
 def test_a_file_is_dropped(page, folder):
-    text = base64.b64encode((folder / "stereo.wav").read_bytes()).decode()
-    assert page.at.evaluate(DROP, ["two channels.wav", text]) == [True, False]
+    assert dropped(page, "two channels.wav", (folder / "stereo.wav").read_bytes()) == [True, False]
     page.at.wait_for_selector("#save:enabled")
     assert page.text("status") == "Ready: two channels, 0:02"
     assert page.saved()[0].shape[0] == 2
@@ -514,10 +489,17 @@ def test_the_examples_of_the_docs(browser, models, tmp_path, noise):
     for text in re.findall(r"^```js\n(.*?)^```$", (ROOT / "docs/browser.md").read_text(), re.M | re.S):
         (tmp_path / "web" / re.match(r"// (\w+\.js)", text)[1]).write_text(text)
     x = noise(1, 24000)
-    with (
-        page_driver.serving(Service(models, Settings(page=tmp_path / "web"))) as url,
-        page_driver.Page(browser, url) as page,
-    ):
+    service = Service(models, Settings(page=tmp_path / "web"), codecs=offer_codecs(["gist"]))
+    with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
+        call = """async (x) => {
+            const { talk } = await import("/talk.js");
+            const { sound, file } = await talk(Float32Array.from(x));
+            return [sound, [...file]];
+        }"""
+        sound, file = page.at.evaluate(call, x[0].tolist())
+        (tmp_path / "talk.amk").write_bytes(bytes(file))
+        assert len(sound) == AmkFile(tmp_path / "talk.amk").info.frames == 24000
+        assert np.abs(sound).max() > 0.1
         call = """async (x) => {
             const { denoise } = await import("/denoise.js");
             return (await denoise(Float32Array.from(x))).flatMap((part) => [...part]);
@@ -637,13 +619,6 @@ def test_noise_and_a_message(browser, ported, folder, mode):
         assert page.errors == []
 
 
-# The sound card runs at a rate of ours.
-CARD = """const Made = AudioContext;
-window.AudioContext = class extends Made {
-    constructor(options) { super({ ...options, sampleRate: RATE }); }
-};"""
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_an_output_at_another_rate(browser, ported, folder, mode):
     """It is saved and heard at its own, and lasts as long as what went in."""
@@ -683,6 +658,8 @@ def test_models_that_are_told_of_losses_are_not_offered(browser, toy, repeats, f
     with page_driver.serving(service) as url, page_driver.Page(browser, url) as page:
         names = page.at.eval_on_selector_all("#model option", "all => all.map((one) => one.value)")
         assert names == ["toy_16k", "toy_48k"]
+        reason = "informed of lost packets, and the page loses those of codecs only"
+        assert page.text("refused") == f"Not for this page: repeat_16k, repeat_48k ({reason})."
         for mode in MODES:
             page.choose(mode)
             page.open(folder / "speech.wav")
