@@ -95,7 +95,7 @@ class TFLoudnessLoss(SignalLoss):
         self.stride = int(self.frame * (1 - overlap))
         self.gate = round(GATE_S * sample_rate)
         k = torch.from_numpy(k_weighting(sample_rate, self.frame)).float()
-        self.register_buffer("k", torch.fft.rfft(k, 2 * self.frame), persistent=False)
+        self.register_buffer("k", k, persistent=False)
         low_passes = torch.from_numpy(mel_low_passes(sample_rate, bands)).float()
         self.register_buffer("low_passes", low_passes, persistent=False)
 
@@ -110,7 +110,9 @@ class TFLoudnessLoss(SignalLoss):
         x = F.pad(self._split(x), (0, (frames - 1) * self.stride + self.frame - x.shape[1]))
         x = x.unfold(2, self.frame, self.stride)
         # a filter at rest at the start of each window: the impulse response as far as the window reaches
-        x = torch.fft.irfft(torch.fft.rfft(x, 2 * self.frame) * self.k, 2 * self.frame)[..., : self.frame]
+        length = 2 * self.frame
+        spectrum = torch.fft.rfft(x, length) * torch.fft.rfft(self.k, length)
+        x = torch.fft.irfft(spectrum, length)[..., : self.frame]
         power = x.square().unfold(3, self.gate, round(self.gate * (1 - GATE_OVERLAP))).mean(4)
         return -0.691 + 10 * torch.log10(power + EPSILON)
 
