@@ -11,6 +11,7 @@ from torch import nn
 
 from audiomask.frontend.resample import Resample
 from audiomask.frontend.stft import Analysis, Synthesis, magnitude
+from audiomask.masks.hearing import Johnston, Model1
 from audiomask.models.mimi import Halve
 from audiomask.nn.attention import CausalAttention
 from audiomask.nn.conv import ComplexConv2d, Conv1d, Conv2d, ConvTranspose1d
@@ -89,6 +90,9 @@ BLOCKS: dict[str, tuple[Callable[[], Streaming], tuple[int, ...]]] = {
         lambda: Sequential(Delay(5, 1), Analysis(64, 32), Magnitude(), Conv2d(1, 1, (2, 1), freqs=33)),
         (1,),
     ),
+    "johnston": (lambda: Sequential(Analysis(64, 32, "hann"), Johnston(8000, 64)), (1,)),
+    "johnston-late": (lambda: Sequential(Delay(5, 1), Analysis(64, 16, "hann"), Johnston(44100, 64)), (1,)),
+    "model1": (lambda: Sequential(Analysis(256, 128, "hann"), Model1(16000, 256)), (1,)),
     "resample-down": (lambda: Resample(48000, 16000, zeros=6), (1,)),
     "resample-up": (lambda: Resample(16000, 24000, zeros=6), (1,)),
 }

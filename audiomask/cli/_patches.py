@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,20 @@ KINDS = (*PLAIN, *NOISE, *SCORED, "disjoint", "curriculum")
 FIXED = ("time_frequency", "disjoint", "curriculum")  # their other settings determine what they hide
 
 
-def add_arguments(add: Adder) -> None:
+def add_arguments(add: Adder, others: str = "") -> None:
+    """Add the options; `others` says which kinds there are beside patches."""
     add("--kind NAME", f"all (the default), or one of {', '.join(KINDS)}; with {{kind}} in "
-        "the name of the picture, a picture each")  # fmt: skip
+        f"the name of the picture, a picture each{others}")  # fmt: skip
     add("--ratio 0..1", "share of patches to hide (default .8)", type=float)
     add("--seed N", "draw another mask (default 0)", type=int)
     add("--replay MASK", "draw a mask that masks --save wrote", type=Path)
 
 
-def check(args: argparse.Namespace, patches: bool) -> None:
-    """Raise `UsageError` for options that do not go together; `patches`: of one recording."""
+def check(args: argparse.Namespace, patches: bool, others: Sequence[str] = ()) -> None:
+    """Raise `UsageError` for options that do not go together; `patches`: of one recording.
+
+    `others` are kinds beside those of patches.
+    """
     options = ("kind", "ratio", "seed", "save", "replay")
     given = [name for name in options if getattr(args, name, None) is not None]
     if given and not patches:
@@ -50,8 +55,10 @@ def check(args: argparse.Namespace, patches: bool) -> None:
         raise UsageError(
             f"--replay draws what was saved; leave --{next(n for n in given if n != 'replay')} out"
         )
-    if args.kind not in (None, "all", *KINDS):
-        raise UsageError(f"--kind {args.kind}: there are all, {', '.join(KINDS)}")
+    if args.kind not in (None, "all", *KINDS, *others):
+        raise UsageError(f"--kind {args.kind}: there are all, {', '.join((*KINDS, *others))}")
+    if args.kind in others and len(given) > 1:
+        raise UsageError(f"--{given[1]} is for patches, and --kind {args.kind} has none")
     if args.ratio is not None and (not 0 < args.ratio < 1 or args.kind in FIXED):
         why = f"of {args.kind} is fixed" if args.kind in FIXED else "lies between 0 and 1"
         raise UsageError(f"--ratio {args.ratio:g}: the share that is hidden {why}")

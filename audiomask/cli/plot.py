@@ -3,6 +3,7 @@
   audiomask plot spectrogram noisy.wav enhanced.wav -o comparison.png     waveform above, side by side
   audiomask plot masks clean.wav noisy.wav -o masks.png       the ideal masks of clean in noisy
   audiomask plot masks talk.wav -o hidden.png --kind block    what masked pretraining hides of one recording
+  audiomask plot masks talk.wav -o heard.png --kind hearing   what one recording hides from the ear
   audiomask plot reconstruction exp/audio_mae talk.wav -o guessed.png     and what a network makes of it
 
 All panels of a figure share their scales, so that levels can be compared.
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audiomask.audio import check_writable
-from audiomask.cli import Adder, UsageError, _figures, _patches, _reconstruction
+from audiomask.cli import Adder, UsageError, _figures, _hearing, _patches, _reconstruction
 from audiomask.cli._figures import read_part, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HEARING = "hearing"  # the kind of mask that hides nothing from a network, but sound from the ear
 FLOOR_DB, TOP_DB = -100.0, -20.0  # re a full-scale sine: a 16-bit file's noise up to loud speech
 
 
@@ -33,7 +35,10 @@ def add_arguments(add: Adder) -> None:
     picture, made = add.actions("PICTURE"), "what a pretrained network makes of what is hidden"
     for name, (add_own, text) in {
         "spectrogram": (_add_files, "waveform and spectrogram of each recording, side by side"),
-        "masks": (_add_masks, "ideal masks of two recordings, or what pretraining hides of one"),
+        "masks": (
+            _add_masks,
+            "ideal masks of two recordings; what pretraining hides of one, or what it masks",
+        ),
         "reconstruction": (_reconstruction.add_arguments, made),
     }.items():
         add = picture(name, text, picture=name)
@@ -49,7 +54,8 @@ def _add_files(add: Adder) -> None:
 def _add_masks(add: Adder) -> None:
     _add_files(add)
     hidden = "patches that pretraining hides of one recording"
-    _patches.add_arguments(Adder(add.parser.add_argument_group(hidden)))
+    heard = f"; or {HEARING}: how strong a sound may be before it is heard beside the recording"
+    _patches.add_arguments(Adder(add.parser.add_argument_group(hidden)), heard)
     add("--save MASK", "write the mask too, as .npz; with one --kind", type=Path)
 
 
@@ -69,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
     if masks:
         if count > 2:
             raise UsageError(f"masks takes one recording, or a clean and a noisy one; {count} were given")
-        _patches.check(args, count == 1)
+        _patches.check(args, count == 1, [HEARING])
         if count == 1:
-            return _patches.run(args)
+            return (_hearing if args.kind == HEARING else _patches).run(args)
     check_writable(args.out, overwrite=args.force)
     parts = [(_title(file), *read_part(file, args)) for file in args.files]
     if masks:

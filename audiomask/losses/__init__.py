@@ -9,6 +9,8 @@ from audiomask.losses.discriminators import (
     SpectrumDiscriminator,
     STFTDiscriminator,
 )
+from audiomask.losses.loudness import TFLoudnessLoss
+from audiomask.losses.masking import NoiseToMaskLoss
 from audiomask.losses.objective import Objective, WeightedSum
 from audiomask.losses.perceptual import PESQLoss, pesq_disturbance
 from audiomask.losses.spectral import (
