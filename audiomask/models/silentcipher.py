@@ -63,7 +63,7 @@ from audiomask.streaming import Delay, Port, Sequential, State, Steps, Streaming
 
 ENERGY = 0.002837200844477648  # mean of x^2 over VCTK, to which inputs are scaled
 TINY = 1e-20  # least power, below which a root has no slope
-FRAMES = 512  # that a search over phases runs at once
+FRAMES = 128  # of whole signals that the networks run over at once
 THRESHOLDS = {"johnston": Johnston, "model1": Model1}
 
 Run = Callable[[str, Tensor], Tensor]
@@ -275,6 +275,14 @@ class SilentCipher(StreamingModel):
         names = ("analysis", "running", "encoder", "carrier", "decoder", "spectrum", "synthesis")
         return {name: getattr(self, name) for name in names}
 
+    def _told(self, message: Tensor | None, like: Tensor) -> Tensor:
+        message = self.control("message", message, like)
+        if message.shape[-1] != self.length - 1:
+            raise ValueError(
+                f"a message of {message.shape[-1]} symbols; {self.name}'s have {self.length - 1}"
+            )
+        return message
+
     def message(self, number: int) -> Tensor:
         """Return the control `message [1, length - 1]` of a number of `bits` bits, or a little more."""
         return torch.tensor([digits(number, self.length - 1, self.symbols)])
@@ -288,9 +296,7 @@ class SilentCipher(StreamingModel):
     def step(self, x, state, message=None, sdr=None, **controls):
         step = Steps(self, state)
         spectrum, level, carrier = self._heard(x, step, self.bins)
-        tokens, step.states["spelt"] = self._tokens(
-            self.control("message", message, x), state["spelt"], carrier
-        )
+        tokens, step.states["spelt"] = self._tokens(self._told(message, x), state["spelt"], carrier)
         mark = self._mark(carrier, tokens, step)
         y = self._marked(step("spectrum", spectrum), mark, level, self.control("sdr", sdr, x))
         return step("synthesis", y), step.states
@@ -309,15 +315,14 @@ class SilentCipher(StreamingModel):
         """
         old, place = spelt[:, :-1], spelt[:, -1:]
         lag = int(self.encoder.delay)
-        places = place + torch.arange(carrier.shape[2], device=carrier.device) + (-lag) % self.length
-        places = places % self.length
+        frames = torch.arange(carrier.shape[2], device=carrier.device)
+        places = (place + frames + -lag % self.length) % self.length
         fresh = (places == 0).long().cumsum(1) > 0
         end = torch.zeros_like(place)
         before, after = (torch.cat([symbols + 1, end], 1).gather(1, places) for symbols in (old, message))
         kept = torch.where(fresh[:, -1:], message, old)
-        return torch.where(fresh, after, before), torch.cat(
-            [kept, (place + carrier.shape[2]) % self.length], 1
-        )
+        place = (place + carrier.shape[2]) % self.length
+        return torch.where(fresh, after, before), torch.cat([kept, place], 1)
 
     # --- what both ways share ---
 
@@ -345,7 +350,7 @@ class SilentCipher(StreamingModel):
         self, x: Tensor, message: Tensor, sdr: Tensor | float | None = None, clip_statistics: bool = False
     ) -> Tensor:
         """Return whole signals x `[B, 1, T]` marked with `message [B, length - 1]`, or one for all."""
-        message = message.expand(len(x), -1)
+        message = self._told(message, x).expand(len(x), -1)
         spectrum = self._spectra(_padded(x, self.size))
         level = magnitude(spectrum).square().mean((2, 3), keepdim=True).sqrt()
         carrier = magnitude(spectrum * _scale(x)[..., None])
@@ -367,7 +372,14 @@ class SilentCipher(StreamingModel):
         return self.pooling(self._whole(clip_statistics)("detector", carrier)).squeeze(3)
 
     @torch.no_grad()
-    def read(self, x: Tensor, every: int = 0, coarse: int = 1, clip_statistics: bool = False) -> Reading:
+    def read(
+        self,
+        x: Tensor,
+        every: int = 0,
+        coarse: int = 1,
+        seconds: float = math.inf,
+        clip_statistics: bool = False,
+    ) -> Reading:
         """Return the message in a whole signal x `[T]`.
 
         Args:
@@ -375,17 +387,22 @@ class SilentCipher(StreamingModel):
             every: Search for where frames begin, at every so many samples over a hop, as after a crop; 0
                 takes the start of x. The authors take 10, for which 205 signals are decoded at 44.1 kHz.
             coarse: In a search, first try every so many of these phases, then those about the best.
+            seconds: The search listens to so much of x; all of it is then read at the phase that was found.
             clip_statistics: As the released code does.
         """
         x = x[None, None] * _scale(x[None, None])
         phases = list(range(0, min(self.size // 2, x.shape[2]), every)) if every else []
         phases = phases or [0]
-        tried = self._readings(x, phases[::coarse], clip_statistics)
+        part = x[..., : int(min(seconds * self.sample_rate, x.shape[2]))]
+        tried = self._readings(part, phases[::coarse], clip_statistics)
         if coarse > 1:
             at = phases.index(_best(tried))
             around = phases[max(0, at - coarse + 1) : at + coarse]
-            tried |= self._readings(x, [p for p in around if p not in tried], clip_statistics)
-        return tried[_best(tried)][1]
+            tried |= self._readings(part, [p for p in around if p not in tried], clip_statistics)
+        best = _best(tried)
+        if part.shape[2] < x.shape[2]:
+            tried = self._readings(x, [best], clip_statistics)
+        return tried[best][1]
 
     def _readings(
         self, x: Tensor, phases: Sequence[int], clip_statistics: bool
@@ -408,10 +425,23 @@ class SilentCipher(StreamingModel):
         return torch.view_as_real(y).permute(0, 3, 2, 1)
 
     def _whole(self, clip_statistics: bool) -> Run:
+        """Return what runs a network over whole signals, some frames and their neighbours at a time."""
+
         def run(name: str, x: Tensor) -> Tensor:
-            for layer in () if name == "carrier" else getattr(self, name):
-                x = layer.whole(x, clip_statistics)
-            return x
+            if name == "carrier":
+                return x
+            layers: list[Gated] = list(getattr(self, name))
+            frames, reach = FRAMES, sum(layer.side for layer in layers)
+            if clip_statistics:
+                frames, reach = x.shape[2], 0
+            pieces = []
+            for start in range(0, x.shape[2], frames):
+                first = max(0, start - reach)
+                y = x[:, :, first : start + frames + reach]
+                for layer in layers:
+                    y = layer.whole(y, clip_statistics)
+                pieces.append(y[:, :, start - first :][:, :, :frames])
+            return torch.cat(pieces, 2)
 
         return run
 

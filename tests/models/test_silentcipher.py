@@ -207,6 +207,30 @@ def test_a_short_band_is_that_of_all_bins():
     contract.assert_close([ours], [theirs], "fewer bins", 1e-4)
 
 
+def test_a_long_signal_is_run_in_pieces_of_the_same_result(monkeypatch):
+    model, x, message = small(), noise(64 * 100), torch.tensor([[0, 1, 2]])
+    with torch.no_grad():
+        once = [model.marked(x, message, 30.0) - x, model.logits(x)]
+        monkeypatch.setattr(silentcipher, "FRAMES", 7)
+        pieces = [model.marked(x, message, 30.0) - x, model.logits(x)]
+        own = model.logits(x, clip_statistics=True)
+        monkeypatch.setattr(silentcipher, "FRAMES", 1000)
+        contract.assert_close([own], [model.logits(x, clip_statistics=True)], "statistics of the whole clip")
+    contract.assert_close(pieces, once, "pieces", 1e-4)  # of the mark, 30 dB weaker
+
+
+def test_messages_of_another_length_are_refused():
+    model, x = small(), noise(640)
+    for symbols in (2, 4):
+        message = torch.zeros(1, symbols, dtype=torch.int64)
+        with pytest.raises(ValueError, match="have 3"):
+            model.marked(x, message)
+        with pytest.raises(ValueError, match="have 3"):
+            model(x, message=message)
+    with pytest.raises(ValueError, match="'message' has no default and must be given"):
+        model(x)
+
+
 def test_sizes_that_do_not_fit_are_refused():
     for sizes, words in (
         ({"masking": "bark"}, "johnston, model1 or none"),
@@ -297,12 +321,13 @@ def test_a_message_is_read_from_its_start():
 
 
 @pytest.mark.parametrize("crop", [32, 64 * 4 + 27, 64 * 11 + 45])
-@pytest.mark.parametrize("coarse", [1, 3])
-def test_a_crop_is_read_by_a_search(crop, coarse):
+@pytest.mark.parametrize("options", [{}, {"coarse": 3}, {"coarse": 2, "seconds": 0.25}])
+def test_a_crop_is_read_by_a_search(crop, options):
     model = hearing_tones()
     x = tones(model, 54321, 6)[crop:]
-    reading = model.read(x, every=4, coarse=coarse)
+    reading = model.read(x, every=4, **options)
     assert reading.number == 54321
+    assert reading.repetitions >= 4
     assert reading.confidence > 0.9
     off = (crop + reading.phase + model.hop // 2) % model.hop  # of the middle of a tone
     assert min(off, model.hop - off) <= 40
