@@ -349,8 +349,13 @@ class SilentCipher(StreamingModel):
     def marked(
         self, x: Tensor, message: Tensor, sdr: Tensor | float | None = None, clip_statistics: bool = False
     ) -> Tensor:
-        """Return whole signals x `[B, 1, T]` marked with `message [B, length - 1]`, or one for all."""
+        """Return whole signals x `[B, 1, T]` marked with `message [B, length - 1]`, or one for all.
+
+        Raises ValueError for a message of another length, or of other symbols.
+        """
         message = self._told(message, x).expand(len(x), -1)
+        if message.min() < 0 or message.max() >= self.symbols:
+            raise ValueError(f"{self.name}: symbols of a message are 0 to {self.symbols - 1}")
         spectrum = self._spectra(_padded(x, self.size))
         level = magnitude(spectrum).square().mean((2, 3), keepdim=True).sqrt()
         carrier = magnitude(spectrum * _scale(x)[..., None])
@@ -432,7 +437,7 @@ class SilentCipher(StreamingModel):
                 return x
             layers: list[Gated] = list(getattr(self, name))
             frames, reach = FRAMES, sum(layer.side for layer in layers)
-            if clip_statistics:
+            if clip_statistics or self.training:  # which take statistics of all frames
                 frames, reach = x.shape[2], 0
             pieces = []
             for start in range(0, x.shape[2], frames):

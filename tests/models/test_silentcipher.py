@@ -100,12 +100,13 @@ def test_a_new_message_begins_with_a_repetition():
     own = model._mark
     model._mark = lambda carrier, tokens, run: (seen.append(tokens), own(carrier, tokens, run))[1]
     state = model.initial_state(1)
-    messages = [[0, 1, 2]] * 3 + [[2, 2, 1]] * 5
+    messages = [[0, 1, 2]] * 4 + [[2, 2, 1]] * 5  # after two symbols of the third repetition
     for message in messages:
         _, state = model.step(noise(3 * hop), state, message=torch.tensor([message]))
     tokens = torch.cat(seen, 1)[0, lag:].tolist()
     rows = [tokens[i : i + length] for i in range(0, len(tokens) - length + 1, length)]
-    assert rows == [[1, 2, 3, 0]] * 2 + [[3, 3, 2, 0]] * (len(rows) - 2)
+    assert rows == [[1, 2, 3, 0]] * 3 + [[3, 3, 2, 0]] * (len(rows) - 3)
+    assert len(rows) > 4
 
 
 def test_the_stream_is_the_whole_signal_once_its_level_is_known():
@@ -219,7 +220,14 @@ def test_a_long_signal_is_run_in_pieces_of_the_same_result(monkeypatch):
     contract.assert_close(pieces, once, "pieces", 1e-4)  # of the mark, 30 dB weaker
 
 
-def test_messages_of_another_length_are_refused():
+def test_training_takes_the_statistics_of_all_frames(monkeypatch):
+    model, x = small().train(), noise(64 * 100)
+    once = model.logits(x)
+    monkeypatch.setattr(silentcipher, "FRAMES", 7)
+    contract.assert_close([model.logits(x).detach()], [once.detach()], "training")
+
+
+def test_other_messages_are_refused():
     model, x = small(), noise(640)
     for symbols in (2, 4):
         message = torch.zeros(1, symbols, dtype=torch.int64)
@@ -227,6 +235,9 @@ def test_messages_of_another_length_are_refused():
             model.marked(x, message)
         with pytest.raises(ValueError, match="have 3"):
             model(x, message=message)
+    for symbol in (-1, 3):
+        with pytest.raises(ValueError, match="are 0 to 2"):
+            model.marked(x, torch.tensor([[0, symbol, 1]]))
     with pytest.raises(ValueError, match="'message' has no default and must be given"):
         model(x)
 
@@ -320,18 +331,31 @@ def test_a_message_is_read_from_its_start():
     assert reading.phase == 0
 
 
-@pytest.mark.parametrize("crop", [32, 64 * 4 + 27, 64 * 11 + 45])
 @pytest.mark.parametrize("options", [{}, {"coarse": 3}, {"coarse": 2, "seconds": 0.25}])
-def test_a_crop_is_read_by_a_search(crop, options):
-    model = hearing_tones()
+@pytest.mark.parametrize("crop", [64 * 4 + 29, 64 * 11 + 36])
+def test_a_crop_is_read_by_a_search(crop, options, monkeypatch):
+    """Crops after which each frame hears two tones; the search finds frames that hear one."""
+    model, listened = hearing_tones(), []
     x = tones(model, 54321, 6)[crop:]
+    own = model._readings
+    monkeypatch.setattr(model, "_readings", lambda *given: (listened.append(given), own(*given))[1])
     reading = model.read(x, every=4, **options)
     assert reading.number == 54321
     assert reading.repetitions >= 4
-    assert reading.confidence > 0.9
-    off = (crop + reading.phase + model.hop // 2) % model.hop  # of the middle of a tone
-    assert min(off, model.hop - off) <= 40
+    assert reading.confidence > 0.98
+    assert model.read(x).confidence < 0.95
+    off = (crop + reading.phase) % model.hop  # of frames from tones
+    assert min(off, model.hop - off) <= 24
     assert reading.phase % 4 == 0
+    phases, coarse = list(range(0, 64, 4)), options.get("coarse", 1)
+    assert list(listened[0][1]) == phases[::coarse]
+    if coarse > 1:  # and then every one between the best and its neighbours
+        best = silentcipher._best(own(*listened[0]))
+        around = {best + 4 * k for k in range(1 - coarse, coarse) if k} & set(phases)
+        assert set(listened[1][1]) == around
+    if "seconds" in options:
+        assert listened[0][0].shape[2] == 2000
+        assert (listened[2][0].shape[2], listened[2][1]) == (len(x), [reading.phase])
 
 
 def test_a_search_decodes_phases_together_as_alone(monkeypatch):
