@@ -3,7 +3,8 @@
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
 its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`, or a function of those
 arguments that returns it; where the network takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is
-what `read` returns. Nothing is unpickled but tensors and plain containers of tensors.
+what `read` returns, or, for a module with `AUTHORS_FILES`, the contents of those files of a folder by name.
+Nothing is unpickled but tensors and plain containers of tensors.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, TypeAlias
 
 import onnx
 import torch
+import yaml
 from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -32,6 +34,7 @@ from audiomask import models, weights
 from audiomask.audio import AudioError
 
 Source: TypeAlias = Mapping[str, Tensor] | Sequence[onnx.GraphProto]
+Contents: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 # The keys under which trainers keep the network, the better one first.
 HOLDERS = ("best_state", "ema", "model_state_dict", "state_dict", "model", "generator", "state")
@@ -100,6 +103,37 @@ def read(paths: Sequence[str | Path]) -> Source:
     return _tensors(files[0])
 
 
+def read_folder(paths: Sequence[str | Path], names: Sequence[str]) -> tuple[Contents, list[Path]]:
+    """Return the contents of the files `names` of a folder, and their paths.
+
+    They are state dicts, and mappings in YAML. `paths` are the folder, or all of its files. Raises
+    CheckpointError for files that are missing or cannot be read.
+    """
+    given = [Path(path) for path in paths]
+    if len(given) == 1 and given[0].is_dir():
+        given = [given[0] / name for name in names]
+    files = {path.name: path for path in given}
+    if set(files) != set(names) or len(given) != len(names):
+        raise CheckpointError(
+            f"{', '.join(map(str, paths))}: give the folder, or each of its files: {', '.join(names)}"
+        )
+    for path in given:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+    content = {name: (_options if name.endswith(".yaml") else _tensors)(files[name]) for name in names}
+    return content, [files[name] for name in names]
+
+
+def _options(path: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: no options in it, which are `name: value` by line")
+    return content
+
+
 def load(
     family: str, paths: Sequence[str | Path], **changes: Any
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
@@ -111,8 +145,13 @@ def load(
     if family not in families():
         raise CheckpointError(f"no importer for {family!r}; there are: {', '.join(families())}")
     module = _module(family)
-    source = read(paths)
-    names = ", ".join(Path(path).name for path in paths)
+    source: Source | Contents
+    files: Sequence[str | Path] = paths
+    if hasattr(module, "AUTHORS_FILES"):
+        source, files = read_folder(paths, module.AUTHORS_FILES)
+    else:
+        source = read(paths)
+    names = ", ".join(Path(path).name for path in files)
     (takes,) = inspect.signature(module.from_authors).parameters.values()
     graphs = "GraphProto" in str(takes.annotation)
     if graphs == isinstance(source, Mapping):
@@ -135,10 +174,10 @@ def load(
         words = " ".join(str(error).split())
         raise CheckpointError(f"{names}: does not fit {name}({config['init_args']}): {words}") from error
     licence = module.AUTHORS_LICENCE
-    digest = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+    digest = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files]
     card = {
         "description": f"{module.AUTHORS_CLASS}, the authors' weights",
         "licence": licence(arguments) if callable(licence) else licence,
-        "training": {"imported": [Path(p).name for p in paths], "sha256": digest},
+        "training": {"imported": [Path(p).name for p in files], "sha256": digest},
     }
     return model.eval(), config, card

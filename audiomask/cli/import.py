@@ -10,9 +10,11 @@ audiomask import audio_mae pretrained.pth --weights exp/audio_mae
 audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
 audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
+audiomask import silentcipher 44_1_khz/73999_iteration -o silentcipher.onnx
 
-A network that only serves to train from, such as the last, has no ONNX file. A codec has two: `-o NAME.onnx`
-writes NAME_enc.onnx and NAME_dec.onnx.
+A network that only serves to train from, such as audio_mae, has no ONNX file. One that has parts has a file
+for each: `-o NAME.onnx` writes NAME_enc.onnx and NAME_dec.onnx of a codec, and NAME_mark.onnx and
+NAME_detect.onnx of a marker.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from audiomask.cli._common import parse_changes
 
 def add_arguments(add: Adder) -> None:
     add("family FAMILY", "the network's name")
-    add("files FILE", "the checkpoint; for dtln its two ONNX files", nargs="+")
+    add("files FILE", "the checkpoint; for dtln its two ONNX files, for silentcipher its folder", nargs="+")
     add("-o --out FILE", "the ONNX file to write", type=Path)
     add("-f --force", "overwrite the file")
     add("--weights DIR", "also keep config and weights here, to train on from them", type=Path)
