@@ -1,4 +1,4 @@
-"""List the kinds of attack on marked sound, each with what it does, its parameters and where it is from.
+"""List the kinds of attack on marked sound: what they do, their parameters, their source.
 
 `KINDS` is the one table: `attacks` reads specs by it, and `audiomask attack --list` and docs/attacks.md print
 it. The function of a kind takes sound `[B, C, T]`, a `Scene` and the values of its parameters. It returns
@@ -30,7 +30,7 @@ NUMBERS = 16  # uniform numbers that a row of an attack may draw
 
 @dataclass(frozen=True)
 class Scene:
-    """What an attack may look at beside the sound."""
+    """A view of what an attack may look at beside the sound."""
 
     rate: int
     draws: RowDraws  # a row's random numbers
@@ -49,7 +49,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of an attack: a number from `low` to `high`, or a path where there is no range."""
+    """A parameter: a number from `low` to `high`, or a path where there is no range."""
 
     name: str
     unit: str = ""
@@ -102,7 +102,7 @@ def _sound(path: str, rate: int) -> np.ndarray:
 
 
 def material(path: str, x: Tensor, scene: Scene) -> Tensor:
-    """Return sound like `x` from a file, or a file of a folder, from a random place on, repeated."""
+    """Return sound like `x` from a random place of a file or of a folder's file, repeated."""
     files = [source.path for source in find_audio([path])]
     which, where = (scene.draws.uniform(0, 1).tolist() for _ in range(2))
     rows = []
@@ -171,7 +171,7 @@ def _from(x: Tensor, begin: Tensor, length: int) -> Tensor:
 
 
 def _start(x: Tensor, scene: Scene, length: int) -> Tensor:
-    """Return random first samples `[B]` of stretches of `length`; AudioError where there is no room."""
+    """Return random first samples `[B]` of stretches of `length`; AudioError if they do not fit."""
     if not 1 <= length <= x.shape[2]:
         raise AudioError(
             f"{length / scene.rate:g} s cannot be cut out of {x.shape[2] / scene.rate:g} s; give fewer"
@@ -222,9 +222,9 @@ def flowing(flow: Callable[..., Iterator[np.ndarray]], x: Tensor, scene: Scene, 
     return straight_through(x, np.stack(made))
 
 
-def vorbis(x: Tensor, scene: Scene, kbps: float) -> Tensor:
+def at_once(code: Callable[..., np.ndarray], x: Tensor, scene: Scene, *values: Any) -> Tensor:
     rows = x.detach().cpu().float().numpy()
-    return straight_through(x, np.stack([lossy.through_vorbis(row, scene.rate, kbps) for row in rows]))
+    return straight_through(x, np.stack([code(row, scene.rate, *values) for row in rows]))
 
 
 def by_ffmpeg(name: str) -> Callable[..., Iterator[np.ndarray]]:
@@ -489,7 +489,7 @@ _TABLE: Iterable[Kind] = (
     Kind(
         "vorbis",
         "Vorbis, at the quality that comes nearest",
-        vorbis,
+        partial(at_once, lossy.through_vorbis),
         (_kbps(8, 500, 48),),
         RAW,
         "straight-through",
@@ -506,6 +506,15 @@ _TABLE: Iterable[Kind] = (
         _kbps(0.1, 100, 6),
         Parameter("STEM"),
         act=neural,
+    ),
+    Kind(
+        "lyra",
+        "Lyra v2, each channel, by the model files of its repository",
+        partial(at_once, lossy.through_lyra),
+        (_kbps(0.2, 9.2, 6), Parameter("FOLDER")),
+        "audiomask",
+        "straight-through",
+        reach=None,
     ),
 )
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _TABLE}

@@ -1,4 +1,4 @@
-"""Attack marked sound, to see what of a mark survives: codecs, noise, filters, speed, crops, rooms.
+"""Attack marked sound, to see what of a mark survives codecs, noise, speed, crops, rooms.
 
     attack = Attack("opus:12+noise:20")
     y = attack(x, sample_rate=16000, seeds=torch.arange(8))      # x [8, C, T], of any rate
@@ -141,6 +141,13 @@ def rows() -> list[tuple[str, str, str, str, str]]:
                 values.append(f"{p.name} {p.low:g} to {p.high:g} {p.unit}".rstrip() + f" ({p.default:g})")
         found.append((form(kind), kind.doc, "; ".join(values), kind.gradient, kind.source))
     return found
+
+
+def markdown() -> str:
+    """Return the table of kinds as docs/attacks.md has it."""
+    head = ("kind", "what it does", "values", "gradient", "in")
+    lines = [head, tuple("---" for _ in head), *((f"`{row[0]}`", *row[1:]) for row in rows())]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 
 
 def _seeds(seeds: Tensor | int, count: int) -> Tensor:
@@ -314,4 +321,16 @@ class Stream:
         return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-__all__ = ["KINDS", "SUITES", "Attack", "AttackError", "Kind", "Moved", "Stream", "form", "parse", "rows"]
+__all__ = [
+    "KINDS",
+    "SUITES",
+    "Attack",
+    "AttackError",
+    "Kind",
+    "Moved",
+    "Stream",
+    "form",
+    "markdown",
+    "parse",
+    "rows",
+]

@@ -1,4 +1,4 @@
-"""Distort sounds `[B, C, T]` as the world does: filters, loudness processing, noise, speed and pitch.
+"""Distort sounds `[B, C, T]`: filters, loudness processing, noise, speed and pitch.
 
     y = filtered(x, low_pass_at(4000.0), 16000)
     z = limited(compressed(y, 16000, threshold_db=-24.0, ratio=4.0), 16000, -6.0)
@@ -35,7 +35,7 @@ def _fast(length: int) -> int:
 
 
 def filtered(x: Tensor, response: Response, sample_rate: int) -> Tensor:
-    """Return `x` through a filter that rings for at most a second; before and after x is silence."""
+    """Return `x` through a filter that rings for at most a second, with silence around x."""
     n = _fast(x.shape[-1] + sample_rate)
     gain = response(n, sample_rate).to(x.device)
     gain = gain[:, None] if gain.ndim == 2 else gain
@@ -86,7 +86,7 @@ def rotator(degrees: float) -> Response:
 
 
 def all_pass(corner_hz: float) -> Response:
-    """Return the all-pass of first order, whose phase falls from 0 through -90 degrees at `corner_hz`."""
+    """Return the all-pass of first order, whose phase is -90 degrees at `corner_hz`."""
 
     def response(n: int, rate: int) -> Tensor:
         s = 1j * torch.fft.rfftfreq(n, 1 / rate) / corner_hz
@@ -96,7 +96,7 @@ def all_pass(corner_hz: float) -> Response:
 
 
 def small_loudspeaker(corner_hz: float) -> Response:
-    """Return a closed box of second order (Butterworth), which falls by 12 dB an octave below `corner_hz`."""
+    """Return a closed box (Butterworth) that falls by 12 dB an octave below `corner_hz`."""
 
     def response(n: int, rate: int) -> Tensor:
         s = 1j * torch.fft.rfftfreq(n, 1 / rate) / corner_hz
@@ -106,7 +106,7 @@ def small_loudspeaker(corner_hz: float) -> Response:
 
 
 def overloaded(x: Tensor) -> Tensor:
-    """Return `x` as a cone that reaches its end moves: linear when soft, 2.4 dB less at full scale."""
+    """Return `x` after a cone that is linear when soft and 2.4 dB softer at full scale."""
     return torch.tanh(x)
 
 
@@ -201,7 +201,7 @@ def played(x: Tensor, factor: float, sample_rate: int) -> tuple[Tensor, float]:
 
 
 def stretched(x: Tensor, rate: float, sample_rate: int) -> Tensor:
-    """Return `x` at `rate` times the tempo and the same pitch, round(T / rate) samples: a phase vocoder."""
+    """Return `x` at `rate` times the tempo, round(T / rate) samples, by a phase vocoder."""
     from audiomask.frontend.torchaudio_import import torchaudio
 
     n_fft = 2 ** round(math.log2(0.046 * sample_rate))  # 2048 at 44.1 kHz
@@ -222,7 +222,7 @@ def pitched(x: Tensor, semitones: float, sample_rate: int) -> Tensor:
 
 
 def jittered(x: Tensor, moves: Tensor) -> Tensor:
-    """Return `x [B, C, T]` read at n + `moves[B, T]` samples, of at most 8, between samples by a sinc."""
+    """Return `x [B, C, T]` read at n + `moves [B, T]` samples, of at most 8, by a sinc."""
     margin = TAPS // 2 + 8
     padded = F.pad(x, (margin, margin))
     parts = []

@@ -1,4 +1,4 @@
-"""Send sound through codecs and back, block by block: Opus, MP3, AAC, Vorbis, and neural codecs.
+"""Send sound through codecs and back: Opus, MP3, AAC, Vorbis, Lyra, neural codecs.
 
     blocks = through_ffmpeg(iter([x]), 16000, "opus", 12.0)      # x [C, T]
     y = np.concatenate(list(blocks), axis=1)                     # [C, T], aligned with x
@@ -14,12 +14,15 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from audiomask.audio import AudioError, media
+from audiomask.data.kaldi.directory import resampled
+from audiomask.data.simulate.lyra import FRAME, RATE, Lyra
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.catalogue import codec_part
 from audiomask.runtime.codes.ecdc import segment_of
@@ -38,7 +41,7 @@ SEARCH = 7  # halvings of the range of Vorbis' quality
 
 
 def exactly(blocks: Blocks, taken: list[int]) -> Iterator[np.ndarray]:
-    """Yield blocks until `taken[0]` samples, which is right once all input is taken, cut or padded."""
+    """Yield as many samples as `taken[0]`, which is right once all input is taken."""
     last, given = None, 0
     for y in blocks:
         last = y
@@ -181,7 +184,7 @@ def _parts(stem: str | None) -> tuple[Artifact, Artifact]:
 
 
 def through_codec(blocks: Blocks, rate: int, kbps: float, stem: str | None = None) -> Iterator[np.ndarray]:
-    """Yield sound that went through a neural codec at `kbps` kbit/s a channel, each channel by itself.
+    """Yield sound that went through a neural codec at `kbps` kbit/s for each channel.
 
     `stem` is what `catalogue.codec_part` takes, None the shipped codec. Raises `AudioError` for a codec that
     cannot be found or has no such rate, and for those that code segments of two channels (EnCodec at 48 kHz).
@@ -208,6 +211,17 @@ def through_codec(blocks: Blocks, rate: int, kbps: float, stem: str | None = Non
             yield _only(back.flush())
 
     yield from exactly(made(), taken)
+
+
+def through_lyra(x: np.ndarray, rate: int, kbps: float, models: str) -> np.ndarray:
+    """Return `x [C, T]` through Lyra v2 at `kbps` kbit/s for each channel; see `lyra.Lyra`."""
+    coder, wide = Lyra(kbps, Path(models)), resampled(x, rate, RATE)
+    made = []
+    for row in np.pad(wide, ((0, 0), (0, -wide.shape[1] % FRAME))):
+        coder.start()
+        made.append(coder(row))
+    y = resampled(np.stack(made)[:, : wide.shape[1]], RATE, rate)[:, : x.shape[1]]
+    return np.pad(y, ((0, 0), (0, x.shape[1] - y.shape[1])))
 
 
 def _only(frames: dict[str, np.ndarray]) -> np.ndarray:
