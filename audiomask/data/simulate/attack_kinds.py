@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audiomask import audio
+from audiomask import audio, weights
 from audiomask.audio import AudioError
 from audiomask.audio.sources import find_audio
 from audiomask.data.kaldi.directory import resampled
 from audiomask.data.simulate import channel, lossy
 from audiomask.data.simulate import distortions as d
 from audiomask.data.simulate.degrade import RowDraws, equaliser, room_response, statistical_rooms
+from audiomask.nn.codec import Codec
 
 EQ_POINTS = 6
 NUMBERS = 16  # uniform numbers that a row of an attack may draw
@@ -235,6 +236,27 @@ def neural(x: Tensor, scene: Scene, kbps: float, *stem: str) -> Tensor:
     rows = x.detach().cpu().float().flatten(0, 1).numpy()  # channels are coded one by one: all rows at once
     made = list(lossy.through_codec(iter([rows]), scene.rate, kbps, *stem))
     return straight_through(x, np.concatenate(made, 1).reshape(x.shape))
+
+
+@lru_cache(4)
+def _network(folder: str) -> Codec:
+    """Return the codec of one channel whose weights a folder holds, itself not trained."""
+    model, _ = weights.load(folder)
+    if not isinstance(model, Codec) or model.channels != 1 or model.beside:
+        raise AudioError(f"{folder}: {type(model).__name__} is no codec of one channel without segments")
+    return model.requires_grad_(False)
+
+
+def network(x: Tensor, scene: Scene, kbps: float, folder: str) -> Tensor:
+    model = _network(folder).to(x.device)
+    codes = model.codes
+    each = float(model.sample_rate * codes.rate) * (codes.levels - 1).bit_length() / 1000
+    books = round(kbps / each)
+    if not 1 <= books <= codes.channels or abs(books * each - kbps) > 1e-3 * each:
+        raise AudioError(f"{folder}: has 1 to {codes.channels} times {each:g} kbit/s, not {kbps:g}")
+    rows = d.converted(x.flatten(0, 1)[:, None], scene.rate, model.sample_rate)
+    y, _ = model.learn(rows, books=torch.full((len(rows),), books, device=x.device))
+    return d.converted(y, model.sample_rate, scene.rate)[..., : x.shape[2]].reshape(x.shape)
 
 
 def _coder(
@@ -506,6 +528,14 @@ _TABLE: Iterable[Kind] = (
         _kbps(0.1, 100, 6),
         Parameter("STEM"),
         act=neural,
+    ),
+    Kind(
+        "network",
+        "a neural codec with its own gradients, each channel, by its weights (--weights of audiomask import)",
+        network,
+        (_kbps(0.1, 100, 6), Parameter("FOLDER")),
+        f"{SEAL}, {RAW}, {MARK}",
+        reach=None,
     ),
     Kind(
         "lyra",

@@ -175,12 +175,13 @@ def _converter(source: int, target: int) -> Resample:
 
 def resampled_via(x: Tensor, sample_rate: int, via_hz: int) -> Tensor:
     """Return `x` converted to another rate and back, aligned and as long."""
-    if via_hz == sample_rate:
-        return x
-    y = x.flatten(0, 1)[:, None]
-    for pair in ((sample_rate, via_hz), (via_hz, sample_rate)):
-        y = _converter(*pair).to(x.device)(y)
+    y = converted(converted(x.flatten(0, 1)[:, None], sample_rate, via_hz), via_hz, sample_rate)
     return y[..., : x.shape[-1]].reshape(x.shape)
+
+
+def converted(x: Tensor, sample_rate: int, wanted: int) -> Tensor:
+    """Return `x [B, 1, T]` at another rate, aligned, ceil(T * wanted / sample_rate) samples."""
+    return x if wanted == sample_rate else _converter(sample_rate, wanted).to(x.device)(x)
 
 
 def played(x: Tensor, factor: float, sample_rate: int) -> tuple[Tensor, float]:
