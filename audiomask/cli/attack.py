@@ -10,7 +10,7 @@ by the seed:
   audiomask attack --list
 
 Nothing is late: a codec's delay is cut off. Most attacks take recordings of any length; those that need all
-of one at once (speed, crops, an SNR) refuse more than 2^25 samples, 11 minutes at 48 kHz.
+of one at once (speed, crops, an SNR) refuse more than 2^24 samples, 5.8 minutes at 48 kHz.
 """
 
 from __future__ import annotations
