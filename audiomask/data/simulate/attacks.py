@@ -30,7 +30,7 @@ from audiomask.data.simulate.degrade import RowDraws
 from audiomask.masks.markov import mixed
 
 STRETCH_S = 30  # of a long recording that is worked on at once, where an attack permits that
-MOST = 2**24  # samples of all channels that are held where all are needed: .7 GB, 2 GB for a phase vocoder
+MOST = 2**24  # samples of all channels that are held where all are needed: .8 GB, 2.6 for a vocoder
 
 
 class AttackError(ValueError):
