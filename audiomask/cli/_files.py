@@ -20,9 +20,8 @@ from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import add_model_arguments, between, controls, cores, failures, note, positive
 from audiomask.runtime.files import batch
 from audiomask.runtime.files.batch import Job, Report, Work
-from audiomask.runtime.files.coded import ThereAndBack
 from audiomask.runtime.files.packet_loss import Loss, loss_models
-from audiomask.runtime.files.play import Enhance, Options
+from audiomask.runtime.files.play import Options
 from audiomask.runtime.files.sinks import Output
 from audiomask.runtime.packets.jitter_buffer import shape
 
@@ -237,7 +236,7 @@ def sound_options(args: argparse.Namespace, **more: Any) -> Options:
 
 def run_sounds(
     args: argparse.Namespace,
-    load: Callable[[], Enhance | ThereAndBack],
+    load: Callable[[], Work],
     arranged: Callable[[list[Job]], list[Job]] = lambda jobs: jobs,
 ) -> tuple[int, list[Report]]:
     """Run all inputs through the model that `load` finds, here or on the machines of a cluster.

@@ -165,6 +165,18 @@ def level_gain(heard: Tensor, all_of_it: Tensor, level_dbfs: Tensor, sample_rate
     return torch.minimum(scale, 0.99 / all_of_it.abs().flatten(1).amax(1).clamp(min=EPS))
 
 
+def room_response(x: np.ndarray, rate: int, wanted: int, name: str) -> np.ndarray:
+    """Return an impulse response `x [T]` at another rate, from the direct sound (gain 1) on.
+
+    AudioError for one without a sample, which `name` names.
+    """
+    h = resampled(x, rate, wanted)
+    peak = np.abs(h).argmax() if len(h) else 0
+    if not len(h) or h[peak] == 0:
+        raise AudioError(f"{name}: a silent room response; choose another, or remove it")
+    return np.ascontiguousarray(h[peak:] / h[peak], np.float32)
+
+
 def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
     """Return impulse responses `[N, length]` of a directory, from the direct sound (gain 1) on.
 
@@ -174,12 +186,8 @@ def measured_rooms(path: str | Path, sample_rate: int, length: int) -> Tensor:
     rooms = torch.zeros(len(data.utterance_keys), length)
     for row, utterance in zip(rooms, data.utterances(), strict=True):
         x, rate = data.load(utterance)
-        h = resampled(x[0], rate, sample_rate)
-        peak = np.abs(h).argmax() if len(h) else 0
-        if not len(h) or h[peak] == 0:
-            raise AudioError(f"{utterance.key}: a silent room response; remove it from {path}")
-        h = h[peak : peak + length] / h[peak]
-        row[: len(h)] = torch.from_numpy(np.ascontiguousarray(h, np.float32))
+        h = room_response(x[0], rate, sample_rate, f"{utterance.key} of {path}")[:length]
+        row[: len(h)] = torch.from_numpy(h)
     return rooms
 
 

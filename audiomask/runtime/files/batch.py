@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio import AudioError, check_writable
-from audiomask.audio.sources import Source
+from audiomask.audio.sources import SUFFIXES, Source
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.catalogue import choose
 
@@ -62,11 +62,16 @@ class Work:
     """The work that is done on each recording; a subclass defines `do`."""
 
     family: Sequence[Any] = ()  # models
+    outputs: Sequence[Any] = ()  # the files that a recording becomes, each a `sinks.Output`
+    suffixes: frozenset[str] = SUFFIXES  # of its inputs in a folder
     overwrite, threads = False, 1  # whether files may exist; threads that a job needs
 
     def do(self, job: Job, reader: Any, tick: Tick) -> Report:
         """Do a job whose recording is open, or raise `AudioError` and leave none of its files."""
         raise NotImplementedError
+
+    def check(self, sources: Sequence[Source]) -> None:
+        """Load what is needed first, or raise `AudioError` for what no recording can change."""
 
     def model_of(self, reader: Any) -> str:
         """Return the name of the model that a recording goes through."""

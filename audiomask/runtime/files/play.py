@@ -54,12 +54,7 @@ class Options:
 
 
 class Enhance(Work):
-    """Work that runs recordings through a family of models, into a file for each output.
-
-    `suffixes` are those of its inputs in a folder.
-    """
-
-    suffixes: frozenset[str]
+    """Work that runs recordings through a family of models, into a file for each output."""
 
     def __init__(self, family: Sequence[Artifact | Classical], options: Options):
         self.family, self.options = family, options
