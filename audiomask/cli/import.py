@@ -10,6 +10,7 @@ audiomask import audio_mae pretrained.pth --weights exp/audio_mae
 audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
 audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
+audiomask import audioseal generator_base.pth -o audioseal_generator.onnx
 
 A network that only serves to train from, such as the last, has no ONNX file. A codec has two: `-o NAME.onnx`
 writes NAME_enc.onnx and NAME_dec.onnx.
