@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         if part and outs[part].exists() and not args.force:
             raise UsageError(f"{outs[part]} exists; -f overwrites it")
         models[part] = weights.load_model(own).eval() if part else model, own
-        models[part][0].load_state_dict(state)
+        models[part][0].load_state_dict(weights.part_tensors(state, part))
     if len(models) > 1:  # they belong together, and say so
         card["parts"] = {part: weights.fingerprint(*pair) for part, pair in models.items()}
     for part, (network, own) in models.items():

@@ -38,6 +38,48 @@ from audiomask.streaming import Delay, Port, Sequential, Steps, StreamingModel, 
 Norm = Literal["weight_norm", "none"]
 
 
+class AudioSeal(StreamingModel):
+    """Both networks, to be trained together; it runs as the generator, and `detect` beside it.
+
+    Args:
+        bits, filters, ratios, latent, lstm, causal, norm, sample_rate: See `AudioSealGenerator`.
+    """
+
+    name, task = "audioseal", "watermark"
+    parts = {
+        "mark": "audiomask.models.audioseal.AudioSealGenerator",
+        "detect": "audiomask.models.audioseal.AudioSealDetector",
+    }
+
+    def __init__(
+        self,
+        bits: int = 16,
+        filters: int = 32,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        latent: int = 128,
+        lstm: int = 2,
+        causal: bool = False,
+        norm: Norm = "none",
+        sample_rate: int = 16000,
+    ) -> None:
+        super().__init__()
+        self.sample_rate = sample_rate
+        sizes: dict[str, Any] = {
+            "bits": bits, "filters": filters, "ratios": ratios, "latent": latent, "lstm": lstm,
+            "causal": causal, "norm": norm, "sample_rate": sample_rate,
+        }  # fmt: skip
+        self.mark, self.detect = AudioSealGenerator(**sizes), AudioSealDetector(**sizes)
+        self.inputs, self.outputs = self.mark.inputs, self.mark.outputs
+        self.compose(self.mark)
+
+    def named_blocks(self) -> dict[str, nn.Module]:
+        return {"mark": self.mark}
+
+    def step(self, x, state, **controls):
+        step = Steps(self, state)
+        return step("mark", x, **controls), step.states
+
+
 class AudioSealGenerator(StreamingModel):
     """A network that adds a message to sound `[B, 1, T]`.
 
@@ -134,14 +176,15 @@ class AudioSealDetector(StreamingModel):
         )
         self.compose(self.encoder, self.samples)
 
-    def step(self, x, state, **controls):
+    def step(self, x, state, raw=False, **controls):
         step = Steps(self, state)
-        return self.judged(step("samples", step("encoder", x))), step.states
+        return self.judged(step("samples", step("encoder", x)), raw), step.states
 
-    def judged(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `present` and `message` of samples `[B, width, T]`."""
+    def judged(self, y: Tensor, raw: bool = False) -> tuple[Tensor, Tensor]:
+        """Return `present`, or if `raw` its logit, and `message` of samples `[B, width, T]`."""
         y = self.head(y)
-        return torch.sigmoid(y[:, 1:2] - y[:, :1]), y[:, 2:]
+        score = y[:, 1:2] - y[:, :1]
+        return score if raw else score.sigmoid(), y[:, 2:]
 
     def detected(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return `present` and `message` of whole signals `[B, 1, T]` as the authors' network does."""
