@@ -117,7 +117,7 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def part_tensors(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors of the part `name` of a network with these: its child's of that name, or all."""
+    """Return the tensors of a part `name`: those of the child of that name, else all."""
     own = {key.removeprefix(f"{name}."): x for key, x in state.items() if key.startswith(f"{name}.")}
     return own or dict(state)
 

@@ -1,4 +1,4 @@
-"""Train a watermark: a network that marks sound, and one that finds the mark after an attack.
+"""Train a watermark: one network marks sound, one finds the mark after an attack.
 
 In a recipe:
 
@@ -26,7 +26,7 @@ from audiomask.tasks.signals import Signals
 
 
 class Watermark(Signals):
-    """Trains a marker to be inaudible, by the objective, and its detector, by two terms beside it.
+    """Trains a marker by an objective, and its detector by two terms beside it.
 
     `detection` is the negative log-likelihood of where the mark is, and of its absence in rows that are
     marked as a whole, before they are; `message` is the cross-entropy of the bits where the mark is. Both are
