@@ -1,10 +1,12 @@
 """Load other people's checkpoints, without trusting them, into our class of the network.
 
 A family is a module of `audiomask.models` with a function `from_authors(source) -> (arguments, tensors)` for
-its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`, or a function of those
-arguments that returns it; where the network takes spectrograms, `AUTHORS_FRONTEND` makes them. `source` is
-what `read` returns, or, for a module with `AUTHORS_FILES`, the contents of those files of a folder by name.
-Nothing is unpickled but tensors and plain containers of tensors.
+its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LICENCE`; either may be a
+function of those arguments. Where the network takes spectrograms, `AUTHORS_FRONTEND` makes them.
+`AUTHORS_OPTIONS` says of arguments that the weights do not tell by which keys they are found in a file.
+`source` is what `read` returns, or, for a module with `AUTHORS_FILES`, the contents of those files of a
+folder by name. Nothing is unpickled but tensors and plain containers of tensors; bags of options are opened,
+and nothing in them is run.
 """
 
 from __future__ import annotations
@@ -43,9 +45,29 @@ HOLDERS = ("best_state", "ema", "model_state_dict", "state_dict", "model", "gene
 class _Bag:
     """A class without code, that stands for those in which authors keep their options."""
 
+    def __init__(self, *content: Any) -> None:
+        pass
+
+
+def _nothing(*content: Any) -> dict[str, Any]:
+    return {}
+
 
 # What may lie beside the weights: bags of values without code, as the classes are called in the files.
-BAGS: list[Any] = [argparse.Namespace, types.SimpleNamespace, (_Bag, "__main__.Config")]
+# OmegaConf keeps with each value what type it is to have, and a cache.
+_OMEGACONF = (
+    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
+    *(f"omegaconf.nodes.{name}Node" for name in ("Any", "String", "Integer", "Float", "Boolean")),
+    *(f"builtins.{name}" for name in ("dict", "list", "tuple", "str", "int", "float", "bool")),
+    "typing.Any",
+)
+BAGS: list[Any] = [
+    argparse.Namespace,
+    types.SimpleNamespace,
+    *((_Bag, name) for name in ("__main__.Config", *_OMEGACONF)),
+    (_nothing, "collections.defaultdict"),
+]
 
 
 class CheckpointError(AudioError):
@@ -62,12 +84,12 @@ def _module(family: str) -> ModuleType:
     return importlib.import_module(f"audiomask.models.{family}")
 
 
-def _tensors(path: Path) -> Mapping[str, Tensor]:
+def _content(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(BAGS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds Python objects beside its tensors, or is damaged; it is not unpickled. Where you "
@@ -76,11 +98,31 @@ def _tensors(path: Path) -> Mapping[str, Tensor]:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read as a checkpoint: {error}") from error
+
+
+def _tensors(path: Path, content: Any) -> Mapping[str, Tensor]:
     while isinstance(content, Mapping):
         if content and all(isinstance(value, Tensor) for value in content.values()):
             return {str(key).removeprefix("module."): value for key, value in content.items()}
         content = next((content[key] for key in HOLDERS if key in content), None)
     raise CheckpointError(f"{path}: no state dict in it; looked under {', '.join(HOLDERS)}")
+
+
+def _option(content: Any, place: Sequence[str]) -> float | None:
+    """Return the number or truth value that lies at these keys; None without one."""
+    for key in place:
+        if isinstance(content, str):
+            try:
+                content = yaml.safe_load(content)
+            except yaml.YAMLError:
+                return None
+        if isinstance(content, _Bag):
+            content = vars(content).get("_content")
+        if not isinstance(content, Mapping):
+            return None
+        content = content.get(key)
+    content = vars(content).get("_val") if isinstance(content, _Bag) else content
+    return content if isinstance(content, int | float) else None
 
 
 def _graph(path: Path) -> onnx.GraphProto:
@@ -90,17 +132,21 @@ def _graph(path: Path) -> onnx.GraphProto:
         raise CheckpointError(f"{path}: cannot be read as ONNX: {error}") from error
 
 
-def read(paths: Sequence[str | Path]) -> Source:
-    """Return a state dict (one file) or ONNX graphs (one or more); CheckpointError otherwise."""
+def read(paths: Sequence[str | Path]) -> tuple[Source, Any]:
+    """Return a state dict (one file) or ONNX graphs (one or more), and all that is in the file.
+
+    Raises CheckpointError otherwise.
+    """
     files = [Path(path) for path in paths]
     for path in files:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
     if all(path.suffix == ".onnx" for path in files):
-        return [_graph(path) for path in files]
+        return [_graph(path) for path in files], None
     if len(files) != 1:
         raise CheckpointError(f"{len(files)} files given; only ONNX graphs come in several")
-    return _tensors(files[0])
+    content = _content(files[0])
+    return _tensors(files[0], content), content
 
 
 def read_folder(paths: Sequence[str | Path], names: Sequence[str]) -> tuple[Contents, list[Path]]:
@@ -120,8 +166,11 @@ def read_folder(paths: Sequence[str | Path], names: Sequence[str]) -> tuple[Cont
     for path in given:
         if not path.is_file():
             raise CheckpointError(f"{path}: no such file")
-    content = {name: (_options if name.endswith(".yaml") else _tensors)(files[name]) for name in names}
-    return content, [files[name] for name in names]
+    contents = {
+        name: _options(path) if name.endswith(".yaml") else _tensors(path, _content(path))
+        for name, path in ((name, files[name]) for name in names)
+    }
+    return contents, [files[name] for name in names]
 
 
 def _options(path: Path) -> Mapping[str, Any]:
@@ -147,10 +196,11 @@ def load(
     module = _module(family)
     source: Source | Contents
     files: Sequence[str | Path] = paths
+    content: Any = None
     if hasattr(module, "AUTHORS_FILES"):
         source, files = read_folder(paths, module.AUTHORS_FILES)
     else:
-        source = read(paths)
+        source, content = read(paths)
     names = ", ".join(Path(path).name for path in files)
     (takes,) = inspect.signature(module.from_authors).parameters.values()
     graphs = "GraphProto" in str(takes.annotation)
@@ -163,7 +213,16 @@ def load(
         arguments, tensors = module.from_authors(source)
     except (KeyError, IndexError, ValueError) as error:  # any other is a mistake of ours
         raise CheckpointError(f"{names}: not a checkpoint of {family}: {error!r}") from error
-    name = f"{module.__name__}.{module.AUTHORS_CLASS}"
+    for option, place in getattr(module, "AUTHORS_OPTIONS", {}).items():
+        value = changes.get(option, _option(content, place))
+        if value is None:
+            raise CheckpointError(f"{names}: nothing in it says what {option} is; give --arg {option}=VALUE")
+        arguments[option] = value
+    kind, licence = (
+        entry(arguments) if callable(entry) else entry
+        for entry in (module.AUTHORS_CLASS, module.AUTHORS_LICENCE)
+    )
+    name = f"{module.__name__}.{kind}"
     config: dict[str, Any] = {"class_path": name, "init_args": {**arguments, **changes}}
     if hasattr(module, "AUTHORS_FRONTEND"):
         config[weights.FRONTEND] = module.AUTHORS_FRONTEND
@@ -173,11 +232,10 @@ def load(
     except RuntimeError as error:
         words = " ".join(str(error).split())
         raise CheckpointError(f"{names}: does not fit {name}({config['init_args']}): {words}") from error
-    licence = module.AUTHORS_LICENCE
     digest = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files]
     card = {
-        "description": f"{module.AUTHORS_CLASS}, the authors' weights",
-        "licence": licence(arguments) if callable(licence) else licence,
+        "description": f"{kind}, the authors' weights",
+        "licence": licence,
         "training": {"imported": [Path(p).name for p in files], "sha256": digest},
     }
     return model.eval(), config, card

@@ -97,8 +97,8 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return, by name, the configs of the streaming models that make up a network.
 
     A network names their classes as `parts`, such as `{"enc": "codec.Encoder", "dec": "codec.Decoder"}`. They
-    take its arguments, and the front end where they have one, and hold its weights. A network without parts
-    is its only one, "". Raises WeightsError where no front end is given.
+    take its arguments, and the front end where they have one, and hold its weights (`part_tensors`). A
+    network without parts is its only one, "". Raises WeightsError where no front end is given.
     """
     path = config.get("class_path")
     parts: Mapping[str, str] = getattr(class_of(path), "parts", {}) if path else {}
@@ -114,6 +114,12 @@ def part_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 raise _no_frontend(config)
         found[name] = {"class_path": path, "init_args": arguments}
     return found or {"": dict(config)}
+
+
+def part_tensors(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors of a part `name`: those of the child of that name, else all."""
+    own = {key.removeprefix(f"{name}."): x for key, x in state.items() if key.startswith(f"{name}.")}
+    return own or dict(state)
 
 
 def load_frontend(folder: str | Path, **changes: Any) -> Any:
@@ -140,7 +146,10 @@ def _no_frontend(config: Mapping[str, Any]) -> WeightsError:
 def load_parts(folder: str | Path, **changes: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Return model and config, as `load` does, by part (`part_configs`); `changes` are for all."""
     config, state = read(folder)
-    return {name: _assemble(folder, part, state, changes) for name, part in part_configs(config).items()}
+    return {
+        name: _assemble(folder, part, part_tensors(state, name), changes)
+        for name, part in part_configs(config).items()
+    }
 
 
 def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:

@@ -1,9 +1,15 @@
 """Other people's checkpoints are read without being run, and named when they do not belong."""
 
 import pickle
+import sys
+import types
+from collections import defaultdict
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from audiomask import checkpoints
 from audiomask.checkpoints import CheckpointError
@@ -106,3 +112,82 @@ def test_no_state_dict_and_no_file(tmp_path):
         checkpoints.load("demucs", [tmp_path / "b.th"])
     with pytest.raises(CheckpointError, match="2 files"):
         checkpoints.load("demucs", [tmp_path / "a.th"] * 2)
+
+
+class Filled:
+    """An object of a class of OmegaConf, as its pickle has it: a dictionary, and no code."""
+
+    def __init__(self, **values):
+        self.__dict__ |= values
+
+
+def omegaconf_of(monkeypatch, value, **more):
+    """A configuration as OmegaConf pickles it, by stand-ins for its classes."""
+    classes = {
+        "dictconfig": ["DictConfig"],
+        "listconfig": ["ListConfig"],
+        "nodes": ["AnyNode"],
+        "base": ["Metadata", "ContainerMetadata"],
+    }
+    made, modules = {}, {"omegaconf": types.ModuleType("omegaconf")}
+    for home, kinds in classes.items():
+        module = modules[f"omegaconf.{home}"] = types.ModuleType(home)
+        for kind in kinds:
+            made[kind] = type(kind, (Filled,), {"__module__": f"omegaconf.{home}"})
+            setattr(module, kind, made[kind])
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def node(value, parent):
+        kind = {dict: "DictConfig", list: "ListConfig"}.get(type(value), "AnyNode")
+        held = type(value) if isinstance(value, dict | list) else None
+        data = {"ref_type": Any, "object_type": held, "resolver_cache": defaultdict(dict)} | more
+        own = made[kind](_metadata=made["Metadata" if kind == "AnyNode" else "ContainerMetadata"](**data))
+        if kind == "AnyNode":
+            own._val = value
+        elif kind == "ListConfig":
+            own._content = [node(item, own) for item in value]
+        else:
+            own._content = {key: node(item, own) for key, item in value.items()}
+        own._parent = parent
+        return own
+
+    return node(value, None)
+
+
+@pytest.fixture
+def optional(monkeypatch):
+    """Demucs, as if no weight told whether it is causal."""
+    from audiomask.models import demucs
+
+    monkeypatch.setattr(demucs, "AUTHORS_OPTIONS", {"causal": ("xp.cfg", "net", "causal")}, raising=False)
+
+
+@pytest.mark.parametrize("kind", ["omegaconf", "yaml", "plain"])
+def test_an_option_beside_the_weights_is_read(tmp_path, monkeypatch, optional, kind):
+    config = {"net": {"ratios": [8, 5], "causal": True, "norm": None}, "seed": 1}
+    wrap = {"omegaconf": partial(omegaconf_of, monkeypatch), "yaml": yaml.safe_dump, "plain": dict}[kind]
+    torch.save({"model": small().state_dict(), "xp.cfg": wrap(config)}, tmp_path / "a.th")
+    monkeypatch.undo()
+    assert checkpoints._option(checkpoints.read([tmp_path / "a.th"])[1], ("xp.cfg", "net", "causal")) is True
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"net": {}}, {"net": {"causal": "${other}"}}, {"net": True}, "net: [", "causal", None]
+)
+def test_an_option_that_is_nowhere_has_to_be_given(tmp_path, optional, config):
+    torch.save({"model": small().state_dict(), "xp.cfg": config}, tmp_path / "a.th")
+    with pytest.raises(
+        CheckpointError, match=r"a\.th: nothing in it says what causal is; give --arg causal="
+    ):
+        checkpoints.load("demucs", [tmp_path / "a.th"])
+    _, found, _ = checkpoints.load("demucs", [tmp_path / "a.th"], causal=True)
+    assert found["init_args"]["causal"] is True
+
+
+def test_an_omegaconf_pickle_runs_nothing(tmp_path, monkeypatch, capsys):
+    config = omegaconf_of(monkeypatch, {"net": {"causal": True}}, flags={"readonly": Trap()})
+    torch.save({"model": small().state_dict(), "xp.cfg": config}, tmp_path / "a.th")
+    with pytest.raises(CheckpointError, match="not unpickled"):
+        checkpoints.load("demucs", [tmp_path / "a.th"])
+    assert capsys.readouterr().out == ""

@@ -11,6 +11,7 @@ audiomask import encodec encodec_24khz-d7cc33bc.th -o encodec.onnx
 audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
 audiomask import silentcipher 44_1_khz/73999_iteration -o silentcipher.onnx
+audiomask import audioseal generator_base.pth -o audioseal_generator.onnx
 
 A network that only serves to train from, such as audio_mae, has no ONNX file. One that has parts has a file
 for each: `-o NAME.onnx` writes NAME_enc.onnx and NAME_dec.onnx of a codec, and NAME_mark.onnx and
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if part and outs[part].exists() and not args.force:
             raise UsageError(f"{outs[part]} exists; -f overwrites it")
         models[part] = weights.load_model(own).eval() if part else model, own
-        models[part][0].load_state_dict(state)
+        models[part][0].load_state_dict(weights.part_tensors(state, part))
     if len(models) > 1:  # they belong together, and say so
         card["parts"] = {part: weights.fingerprint(*pair) for part, pair in models.items()}
     for part, (network, own) in models.items():

@@ -41,9 +41,17 @@ import torch
 from torch import Tensor, nn
 
 from audiomask.nn.codec import Codec, Decodes, Encodes
-from audiomask.nn.conv import WEIGHT_NORM
 from audiomask.nn.quantize import ResidualQuantizer
-from audiomask.nn.seanet import Style, before_end, ending, ends, seanet_decoder, seanet_encoder, whole
+from audiomask.nn.seanet import (
+    Style,
+    authors_name,
+    before_end,
+    ending,
+    ends,
+    seanet_decoder,
+    seanet_encoder,
+    whole,
+)
 from audiomask.streaming import Port, Residual, Sequential, State, either, to_onnx
 
 QUIET = 1e-8  # added to the level of a segment
@@ -305,19 +313,6 @@ def _licence(arguments: Mapping[str, Any]) -> str:
 AUTHORS_CLASS, AUTHORS_LICENCE = "EnCodec", _licence
 
 
-def _ours(key: str) -> str:
-    """Return our name of a tensor, from the authors' name or that of transformers."""
-    side, _, place, *rest = key.split(".")
-    name = ".".join(rest)
-    name = WEIGHT_NORM.get(name.rpartition(".")[2], name.rpartition(".")[2])
-    if "parametrizations" in rest:
-        name = ".".join(rest[rest.index("parametrizations") :])
-    if "norm" in rest[:-1]:
-        name = f"norm.{name}"
-    home = {"block": f"branches.1.{rest[1]}.", "shortcut": "branches.0.", "lstm": "branches.1."}
-    return f"{side}.{place}.{home.get(rest[0], '')}{name}"
-
-
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return arguments and state dict of `EnCodec` from a published state dict.
 
@@ -329,7 +324,7 @@ def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str,
         if found := re.fullmatch(r"quantizer(?:\.vq)?\.layers\.(\d+)\._?codebook\.(\w+)", key):
             books[int(found[1]), found[2]] = value
         elif re.match(r"(en|de)coder\.(model|layers)\.\d+\.", key):
-            new[_ours(key)] = value
+            new[authors_name(key)] = value
         else:
             raise KeyError(key)
     stages = 1 + max(i for i, _ in books)

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from audiomask.nn.conv import Conv1d, ConvTranspose1d
+from audiomask.nn.conv import WEIGHT_NORM, Conv1d, ConvTranspose1d
 from audiomask.nn.recurrent import LSTM
 from audiomask.streaming import Parallel, Residual, Sequential, to_onnx
 
@@ -321,3 +321,19 @@ def seanet_decoder(
         width, room = width // 2, room * ratio
         blocks.append(_unit(style, width, shortcut, room))
     return [*blocks, ELU(), Conv(style, filters, channels, last, room=room)]
+
+
+def authors_name(key: str) -> str:
+    """Return the name here of a tensor of encodec, audiocraft, audioseal or transformers.
+
+    Theirs begin with encoder.model, decoder.model, or layers for model.
+    """
+    side, _, place, *rest = key.split(".")
+    name = ".".join(rest)
+    name = WEIGHT_NORM.get(name.rpartition(".")[2], name.rpartition(".")[2])
+    if "parametrizations" in rest:
+        name = ".".join(rest[rest.index("parametrizations") :])
+    if "norm" in rest[:-1]:
+        name = f"norm.{name}"
+    home = {"block": f"branches.1.{rest[1]}.", "shortcut": "branches.0.", "lstm": "branches.1."}
+    return f"{side}.{place}.{home.get(rest[0], '')}{name}"
