@@ -30,7 +30,7 @@ class Watermark(Signals):
 
     `detection` is the negative log-likelihood of where the mark is, and of its absence in rows that are
     marked as a whole, before they are; `message` is the cross-entropy of the bits where the mark is. Both are
-    means over the attacks that a step has drawn, beside none (San Roman et al. 2024, sections 3.2 and 3.3).
+    means over the attacks that a step has drawn, beside none (San Roman et al. 2024).
 
     Args:
         model: The two networks.

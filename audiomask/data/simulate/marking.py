@@ -16,9 +16,9 @@ APART = 0x3A4C  # from the seeds of what is marked
 class Marking(Simulation):
     """Gives a marker the signal that another simulation makes, and a message.
 
-    The signal is wanted back. A detector is to learn where a mark is, so parts of the marked signal are replaced: `mask [B, 1, T]` is 0
-    there, and `fill [B, 1, T]` is what they become (San Roman et al. 2024, section 3.2). The message and the
-    mask are drawn for each row; without any of the three, a row stays marked as a whole.
+    The signal is wanted back. A detector is to learn where a mark is, so parts of the marked signal are
+    replaced: `mask [B, 1, T]` is 0 there, and `fill [B, 1, T]` is what they become (San Roman et al. 2024).
+    The message and the mask are drawn for each row; without any of the three, a row stays marked as a whole.
 
     Args:
         sent: Makes the signal to be marked.
