@@ -1,0 +1,1 @@
+"""Make the carriers of Hallmark from a key, and find them again."""

@@ -1,0 +1,99 @@
+"""Make the carriers that say a message, from a key that nobody else has.
+
+    carrier = Carrier(read_key("me.key"))
+    second = carrier.wave(0xBEEF)                      # [16000], to be repeated
+
+A carrier is a second of noise, flat from 200 to 6800 Hz, whose phases come from the key:
+
+    r = sqrt(1/3) p + sqrt(2/3) sum_j b_j d(n - 125 j) / sqrt(128),        j = 0 .. 127, n modulo 16000
+
+The pilot p tells that a mark is there, and where its seconds begin. The b_j, 1 or -1, are the codeword of the
+message by a linear code of 128 bits; as each multiplies the same d, one correlation finds them all. Phases and
+code are the bits of SHA-256 in counter mode, the same in any language.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from audiomask.audio import AudioError
+
+RATE, PERIOD = 16000, 16000  # Hz, samples
+LOW_HZ, HIGH_HZ = 200, 6800  # of the carrier; a bin of the period is 1 Hz wide
+BITS, PARTS = 16, 128
+PILOT = 1 / 3  # of the power
+
+
+def read_key(path: str | Path) -> bytes:
+    """Return the 16 bytes of a key, which a file holds as 32 hex digits; may raise `AudioError`."""
+    try:
+        text = Path(path).read_bytes()[:100].decode("ascii", "replace").strip()
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
+    if not re.fullmatch("[0-9a-fA-F]{32}", text):
+        raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key {path} makes one")
+    return bytes.fromhex(text)
+
+
+def new_key() -> str:
+    """Return 32 hex digits that nobody can guess."""
+    return secrets.token_hex(16)
+
+
+def draw(key: bytes, label: str, count: int) -> np.ndarray:
+    """Return so many bytes that follow from key and label, as uint8."""
+    start, size = key + label.encode(), hashlib.sha256().digest_size
+    blocks = (hashlib.sha256(start + i.to_bytes(4, "little")).digest() for i in range(-(-count // size)))
+    return np.frombuffer(b"".join(blocks)[:count], np.uint8)
+
+
+def _noise(key: bytes, label: str) -> np.ndarray:
+    """Return the spectrum `[PERIOD / 2 + 1]` of a second of noise of power 1 in each of its bins."""
+    hz = np.arange(PERIOD // 2 + 1)
+    turns = draw(key, label, 2 * len(hz)).view("<u2") / 65536
+    return np.exp(2j * np.pi * turns) * np.sqrt(PERIOD) * ((hz >= LOW_HZ) & (hz <= HIGH_HZ))
+
+
+def _code() -> tuple[np.ndarray, np.ndarray]:
+    """Return the signs `[256, PARTS]` that the low and the high byte of a message give the codeword."""
+    rows = np.unpackbits(draw(b"", "code", BITS * PARTS // 8)).reshape(BITS, PARTS)
+    bits = np.arange(256)[:, None] >> np.arange(8) & 1
+    low, high = (1.0 - 2 * (bits @ part % 2) for part in (rows[:8].astype(int), rows[8:].astype(int)))
+    return low, high
+
+
+class Carrier:
+    """All that a key says of a mark.
+
+    Attributes: `pilot` and `data`, spectra of p and d `[8001]`; `low` and `high`, see `_code`.
+    """
+
+    def __init__(self, key: bytes):
+        if len(key) != 16:
+            raise ValueError(f"a key of {len(key)} bytes; it has 16")
+        self.pilot, self.data = _noise(key, "pilot"), _noise(key, "data")
+        self.low, self.high = _code()
+
+    def codeword(self, message: int) -> np.ndarray:
+        """Return the signs `[PARTS]` of a message of 16 bits."""
+        if not 0 <= message < 2**BITS:
+            raise ValueError(f"message {message}: wants 0 to {2**BITS - 1}")
+        return self.low[message % 256] * self.high[message // 256]
+
+    def wave(self, message: int) -> np.ndarray:
+        """Return the second `[PERIOD]` that says the message, of power 1 in the bins that it has."""
+        comb = np.zeros(PERIOD)
+        comb[:: PERIOD // PARTS] = self.codeword(message)
+        parts = np.sqrt((1 - PILOT) / PARTS) * np.fft.rfft(comb) * self.data
+        return np.fft.irfft(np.sqrt(PILOT) * self.pilot + parts, PERIOD).astype(np.float32)
+
+    def decode(self, soft: np.ndarray) -> tuple[int, float]:
+        """Return the message whose codeword agrees best with `soft [PARTS]`, and the sum that it has."""
+        sums = (self.low * soft) @ self.high.T
+        at = int(sums.argmax())
+        return at // 256 + at % 256 * 256, float(sums.flat[at])
