@@ -58,13 +58,6 @@ def site():
 
 
 @pytest.fixture
-def page(browser, site):
-    with page_driver.Page(browser, site) as page:
-        yield page
-        assert page.errors == []
-
-
-@pytest.fixture
 def decoded(cli, tmp_path):
     """`audiomask decode` of bytes, and the file that it read."""
 
