@@ -12,10 +12,9 @@ from torch import Tensor
 
 from audiomask.frontend.stft import Analysis, power
 from audiomask.losses.waveform import SignalLoss
-from audiomask.masks.hearing import Johnston, Model1, Threshold
+from audiomask.masks.hearing import EARS
 
 Ear: TypeAlias = Literal["johnston", "model1"]
-EARS: dict[str, type[Threshold]] = {"johnston": Johnston, "model1": Model1}
 
 
 class NoiseToMaskLoss(SignalLoss):

@@ -325,6 +325,9 @@ class Model1(Threshold):
         return torch.where(kept, masked, 0.0).sum(1, keepdim=True)
 
 
+EARS: dict[str, type[Threshold]] = {"johnston": Johnston, "model1": Model1}
+
+
 def _slopes(d: Tensor) -> tuple[Tensor, Tensor]:
     """Return a and b of model 1's masking function vf = a + b X at distances d in Bark."""
     far, below = d < -1, d < 0

@@ -56,7 +56,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, magnitude
-from audiomask.masks.hearing import Johnston, Model1
+from audiomask.masks.hearing import EARS
 from audiomask.nn.conv import Conv2d
 from audiomask.nn.norm import RunningLevel
 from audiomask.streaming import Delay, Port, Sequential, State, Steps, StreamingModel
@@ -64,7 +64,6 @@ from audiomask.streaming import Delay, Port, Sequential, State, Steps, Streaming
 ENERGY = 0.002837200844477648  # mean of x^2 over VCTK, to which inputs are scaled
 TINY = 1e-20  # least power, below which a root has no slope
 FRAMES = 128  # of whole signals that the networks run over at once
-THRESHOLDS = {"johnston": Johnston, "model1": Model1}
 
 Run = Callable[[str, Tensor], Tensor]
 
@@ -231,8 +230,8 @@ class SilentCipher(StreamingModel):
         name: str = "silentcipher",
     ) -> None:
         super().__init__()
-        if masking not in (*THRESHOLDS, "none"):
-            raise ValueError(f"no masking {masking!r}: use {', '.join(THRESHOLDS)} or none")
+        if masking not in (*EARS, "none"):
+            raise ValueError(f"no masking {masking!r}: use {', '.join(EARS)} or none")
         if not 0 < band <= size // 2 + 1:
             raise ValueError(f"a band of {band} bins: frames of {size} samples have {size // 2 + 1}")
         if symbols < 2 or length < 2 or min(encoder_layers, decoder_layers, detector_layers) < 2:
@@ -255,7 +254,7 @@ class SilentCipher(StreamingModel):
         self.spelling = nn.Linear(symbols + 1, band)
         self.detector = _stack([1, *[detector_width] * (detector_layers - 1), symbols + 1], band)
         self.pooling = nn.Linear(band, 1)
-        self.threshold = None if masking == "none" else THRESHOLDS[masking](sample_rate, size)
+        self.threshold = None if masking == "none" else EARS[masking](sample_rate, size)
         self.connect(sdr)
 
     def connect(self, sdr: float) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from audiomask.data.example import Example, Simulation
+from audiomask.data.simulate.attacks import Attack
 from audiomask.losses import Objective
 from audiomask.models.audioseal import AudioSeal
 from audiomask.tasks.signals import Signals
@@ -36,8 +37,8 @@ class Watermark(Signals):
         model: The two networks.
         objective: Compares the marked sound with the sound; it names `detection` and `message` as `outside`.
         simulation: Makes the examples: `data.simulate.marking.Marking`.
-        attacks: Modules that map `[B, 1, T]` to the like. Where one changes the length, as a change of speed
-            does, the mask is stretched alike.
+        attacks: Specs, such as "opus:16" or "speed:0.8..1.2", see `data.simulate.attacks`. The mask follows
+            the sound where one moves it.
         attack_p: Probability that a step draws an attack, for each of them.
         temperature: Divides the logits of the bits.
         rest: See `Signals`.
@@ -48,13 +49,13 @@ class Watermark(Signals):
         model: AudioSeal,
         objective: Objective,
         simulation: Simulation,
-        attacks: Sequence[nn.Module] = (),
+        attacks: Sequence[str] = (),
         attack_p: float = 0.1,
         temperature: float = 0.1,
         **rest: Any,
     ):
         super().__init__(model, objective, simulation, **rest)
-        self.attacks, self.attack_p, self.temperature = nn.ModuleList(attacks), attack_p, temperature
+        self.attacks, self.attack_p, self.temperature = [*map(Attack, attacks)], attack_p, temperature
 
     def run(self, example: Example) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         made, terms = super().run(example)
@@ -67,19 +68,26 @@ class Watermark(Signals):
         whole = mask.amin((1, 2)) > 0
         sounds = torch.cat([mask * marked + (1 - mask) * given["fill"], audio[whole]])
         present = torch.cat([mask, torch.zeros_like(audio[whole])])
-        ways: list[nn.Module] = [nn.Identity()]
-        if self.training:
-            ways += [attack for attack in self.attacks if torch.rand(()) < self.attack_p]
-        found = [self._terms(way(sounds), present, given["message"]) for way in ways]
+        heard = [(sounds, present)]
+        for attack in self.attacks if self.training else ():
+            if torch.rand(()) < self.attack_p:
+                heard.append(self._attacked(attack, sounds, present))
+        found = [self._terms(*pair, given["message"]) for pair in heard]
         terms = {name: torch.stack([term[name] for term in found]).mean() for name in found[0]}
         right = {name: terms.pop(name) for name in ("bits_right", "samples_right")}
         self.record("train" if self.training else "val", right, len(marked))
         return terms
 
+    def _attacked(self, attack: Attack, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sound `[B, 1, N]` after an attack, and where the mark is in it."""
+        moved = attack.moved(x.float(), self.model.sample_rate, int(torch.randint(2**31, ())))
+        at = (moved.begin[:, None] + moved.speed * torch.arange(moved.audio.shape[2])).round().long()
+        inside = ((at >= 0) & (at < x.shape[2])).to(x.device)
+        at = at.clamp(0, x.shape[2] - 1).to(x.device)
+        return moved.audio, present.gather(2, at[:, None]) * inside[:, None]
+
     def _terms(self, x: Tensor, present: Tensor, message: Tensor) -> dict[str, Tensor]:
         rows, detector = len(message), self.model.detect
-        if x.shape[2] != present.shape[2]:
-            present = F.interpolate(present, size=x.shape[2])
         score, logits = detector(x, raw=True)
         wrong = F.binary_cross_entropy_with_logits(score, present, reduction="none")
         bits = message[..., None].expand(-1, -1, x.shape[2]).to(logits.dtype)

@@ -17,7 +17,7 @@ from audiomask import checkpoints
 from audiomask.checkpoints import CheckpointError
 from audiomask.cli import main
 from audiomask.frontend.stft import Analysis, power
-from audiomask.masks.hearing import Johnston
+from audiomask.masks.hearing import EARS, Johnston
 from audiomask.models import silentcipher
 from audiomask.models.silentcipher import (
     SilentCipher,
@@ -161,7 +161,7 @@ def test_the_mark_stays_under_the_threshold(masking):
         None, None
     ]
     hear = Analysis(512, 256, "hann")
-    limit = silentcipher.THRESHOLDS[masking](16000, 512).step(hear(x), None)[0]
+    limit = EARS[masking](16000, 512).step(hear(x), None)[0]
     above = {}
     for kind in ("none", masking):
         model = small(masking=kind, size=512, band=128)

@@ -3,25 +3,15 @@
 import pytest
 import torch
 from small_trainings import ROOT, checkpoint, train
-from torch import nn
 
 from audiomask import weights
 from audiomask.data.example import Example, Simulation
+from audiomask.data.simulate.attacks import Attack
 from audiomask.losses import L1Loss, Objective
 from audiomask.models.audioseal import AudioSeal, AudioSealDetector, AudioSealGenerator
 from audiomask.tasks.watermark import Watermark
 
 TINY = {"bits": 2, "filters": 4, "ratios": [4, 2], "latent": 8}
-
-
-class Half(nn.Module):
-    """Plays twice as fast, and counts."""
-
-    heard = 0
-
-    def forward(self, x):
-        self.heard += 1
-        return x[:, :, ::2]
 
 
 def task(**more) -> Watermark:
@@ -59,16 +49,39 @@ def test_terms_are_the_papers():
 
 
 def test_attacks_are_drawn_in_training_only():
-    half = Half()
-    made, given = task(attacks=[half], attack_p=1.0), batch()
+    made, given = task(attacks=["gain:-20", "polarity"], attack_p=1.0), batch()
+    heard = []
+    made.model.detect.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
     untouched = made.eval().found(given["audio"], given)
-    assert half.heard == 0
+    assert len(heard) == 1
     attacked = made.train().found(given["audio"], given)
-    assert half.heard == 1
+    assert len(heard) == 4
+    torch.testing.assert_close(heard[2], 0.1 * heard[1])
+    assert torch.equal(heard[3], -heard[1])
     assert attacked["detection"] != untouched["detection"]
     made.attack_p = 0.0
     made.found(given["audio"], given)
-    assert half.heard == 1
+    assert len(heard) == 5
+
+
+@pytest.mark.parametrize(
+    ("spec", "length", "marked"),  # samples of the result, and which of them are marked in rows 1 to 3
+    [("speed:2", 128, (0, 50)), ("shift:0.0025", 216, (0, 60)), ("shift:-0.0025", 296, (40, 140))],
+)
+def test_the_mask_follows_the_sound(spec, length, marked):
+    made, given = task(), batch()
+    x, present = made._attacked(Attack(spec), given["audio"], given["mask"])
+    assert x.shape == present.shape == (4, 1, length)
+    want = torch.zeros(length)
+    want[slice(*marked)] = 1
+    assert (present[1:] == want).all()
+
+
+def test_the_gradient_goes_through_an_attack():
+    made, given = task(attacks=["mp3:64"], attack_p=1.0).train(), batch()
+    marked = given["audio"].clone().requires_grad_()
+    made.found(marked, given)["message"].backward()
+    assert marked.grad.abs().sum() > 0
 
 
 def test_bits_and_places_are_learnt():

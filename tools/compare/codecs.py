@@ -178,8 +178,8 @@ def curves(points: Sequence[Point], names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(4 * len(names), 3.5), layout="constrained")
     lines: dict[str, list[Point]] = {}
     for point in points:
-        codec, _, rest = point.name.partition(" ")
-        lines.setdefault(f"{codec}{rest.partition(' ')[2]}", []).append(point)
+        codec, _, *rest = point.name.split(" ")
+        lines.setdefault(" ".join([codec, *rest]), []).append(point)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for label, line in lines.items():
             line = sorted(line, key=lambda point: point.kbps)

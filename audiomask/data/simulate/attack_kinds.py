@@ -99,6 +99,8 @@ def wind(x: Tensor, scene: Scene, snr_db: float) -> Tensor:
 @lru_cache(64)
 def _sound(path: str, rate: int) -> np.ndarray:
     x, given = audio.read(path)
+    if not x.any():
+        raise AudioError(f"{path}: is silent; choose another sound")
     return resampled(x, given, rate)
 
 

@@ -238,6 +238,7 @@ async function decode(bytes) {
 
 /** The whole take through the model, as fast as it goes. What goes wrong is said, and can be tried again. */
 async function process() {
+  clearTimeout(timer); // what it waits for is done here
   const mine = ++round;
   try {
     await enhance(mine);
@@ -252,6 +253,7 @@ async function enhance(mine) {
   const { rows: before, rate } = take.before;
   const { width } = model();
   take.codes = null;
+  showTransport(); // there is nothing to save until it is made anew
   await runner.cancel();
   if (width > 1 && before.length !== width) {
     throw new Error(`${model().name} takes ${width} channels, and this sound has ${before.length}`);

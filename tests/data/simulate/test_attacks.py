@@ -302,6 +302,13 @@ def test_crops_shifts_and_splices_say_what_was_where():
             Attack(spec)(x, RATE, other=-x if "+" in spec else None)
 
 
+@pytest.mark.parametrize("kind", ["background:20", "splice:0.1"])
+def test_silent_material_is_refused(kind, tmp_path):
+    sf.write(tmp_path / "silent.wav", np.zeros(4000), 16000)
+    with pytest.raises(AudioError, match=r"silent\.wav: is silent; choose another sound"):
+        Attack(f"{kind}:{tmp_path / 'silent.wav'}")(torch.randn(1, 1, 8000), 16000)
+
+
 def test_jitter_reads_beside_the_samples():
     x = tone(1000, 3 * N)
     moves = torch.full((1, 3 * N), 0.25)

@@ -65,13 +65,6 @@ def site(models):
         yield url
 
 
-@pytest.fixture
-def page(browser, site):
-    with page_driver.Page(browser, site) as page:
-        yield page
-        assert page.errors == []
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_comes_out_as_offline(page, folder, models, mode):
     page.choose(mode)

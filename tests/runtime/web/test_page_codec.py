@@ -58,13 +58,6 @@ def site():
 
 
 @pytest.fixture
-def page(browser, site):
-    with page_driver.Page(browser, site) as page:
-        yield page
-        assert page.errors == []
-
-
-@pytest.fixture
 def decoded(cli, tmp_path):
     """`audiomask decode` of bytes, and the file that it read."""
 
@@ -117,6 +110,34 @@ def test_a_file_there_and_back(page, folder, decoded, mode):
     page.choose(model="sieve_16k")
     assert page.at.locator("#bytes").is_hidden()
     assert page.at.locator("#save-codes").is_hidden()
+
+
+# Whether packets can be saved, at each change of what the page says of itself.
+SAVABLE = """window.savable = [], new MutationObserver(() => window.savable.push(
+    [document.body.dataset.state, !document.querySelector("#save-codes").disabled]
+)).observe(document.body, { attributeFilter: ["data-state"] })"""
+
+
+def made_once(page):
+    *busy, last = page.at.evaluate("savable")
+    assert {tuple(state) for state in busy} == {("busy", False)}
+    assert last == ["ready", True]
+
+
+def test_packets_that_are_not_made_yet_cannot_be_saved(page, folder, decoded):
+    page.choose("browser", "gist")
+    page.open(folder / "speech.wav")
+    page.at.evaluate(SAVABLE)
+    with page.working():
+        page.at.get_by_label("Bit rate").fill("4")
+    made_once(page)
+    assert {packet.books for packet in decoded(downloaded(page))[2].packets()} == {4}
+    # What opening a file does at once is not done a second time when the slider has come to rest.
+    page.at.evaluate("savable.length = 0")
+    page.at.get_by_label("Bit rate").fill("6")
+    page.open(folder / "stereo.wav")
+    page.at.wait_for_timeout(600)
+    made_once(page)
 
 
 @pytest.mark.parametrize("mode", MODES)
