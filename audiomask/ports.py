@@ -57,6 +57,8 @@ class Port:
         span: of an output, how many samples a frame is made from, the last ones up to its time; 0 for
             unlimited or unknown.
         levels: of codes, how many there are; 0 for unknown.
+        added: of an output of sound, that it is to be added to the sound that came in, which players do at
+            the rate of that sound.
         default: of a control, a number or one for each channel; None where it must be given.
 
     Raises ValueError for values that do not fit together.
@@ -71,6 +73,7 @@ class Port:
     labels: tuple[str, ...] = ()
     span: int = 0
     levels: int = 0
+    added: bool = False
     default: Any = None
     minimum: float | None = None
     maximum: float | None = None
@@ -143,7 +146,7 @@ class Port:
                 entry["reference"] = self.reference
         else:
             entry |= {key: getattr(self, key) for key in ("default", "minimum", "maximum", "unit")}
-        entry |= {key: getattr(self, key) for key in ("span", "levels", "doc") if getattr(self, key)}
+        entry |= {key: getattr(self, key) for key in ("span", "levels", "added", "doc") if getattr(self, key)}
         return entry | ({"labels": list(self.labels)} if self.labels else {})
 
 

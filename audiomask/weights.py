@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -160,9 +161,24 @@ def load(folder: str | Path, **changes: Any) -> tuple[Any, dict[str, Any]]:
     return _assemble(folder, *read(folder), changes)
 
 
+def _designed(path: Path) -> dict[str, Any]:
+    """Return the config of a model that has no weights; may raise `WeightsError`."""
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise WeightsError(f"{path}: holds no class_path and init_args of a model")
+    if load_model(config, nn.Module).state_dict():
+        raise WeightsError(f"{path}: this model has weights; give a folder that `audiomask train` wrote")
+    return config
+
+
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return config and tensors of a folder, see `load`."""
+    """Return config and tensors of a folder, see `load`; of a model without weights a .yaml is enough."""
     folder = Path(folder)
+    if folder.suffix == ".yaml":
+        return _designed(folder), {}
     if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
         folder = folder / "model"
     for name in (CONFIG, WEIGHTS):

@@ -6,16 +6,16 @@ key can make, is added to sound, shaped to lie below the threshold that the soun
     X, R = STFT of sound x and carrier r (32 ms, hop 8)
     W = R sqrt(T) 10^(-m / 20),      T the masking threshold of X (`masks.hearing`)
     m = closest + (farthest - closest) clip(1 + (T - max T) / span, 0, 1) dB
-    added = strength * the signal of W
+    mark = strength * the signal of W
 
 max T is the loudest of the last second. Loud places are far from T, for they have the energy; soft ones near
 it, for there codecs and noise leave as much of the mark for less. |R|^2 is cut at `crest` times its mean. A
 frame gets no more than a part of its own power (`ceiling`): under the threshold of hearing there is room for
 a mark in silence, too, but silence is to stay silent.
 
-It works at 16 kHz and below 6.8 kHz. Sound of any rate is brought to that, and what is added comes back to
-its rate: of the sound nothing else is changed. What the carrier says, and how it is found, is
-`runtime.marks`.
+It works at 16 kHz and below 6.8 kHz. Sound of any rate is brought to that, and the mark comes back to its
+rate before it is added: nothing else of the sound is changed. The carrier is a control, half a period that is
+repeated with opposite sign each time; what it says, and how it is found, is `runtime.marks`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ import torch.nn.functional as F
 
 from audiomask.frontend.stft import Analysis, Synthesis, window
 from audiomask.masks.hearing import Johnston, Model1
-from audiomask.streaming import Context, Port, Steps, StreamingModel
+from audiomask.streaming import Context, Port, State, Steps, StreamingModel
 
 
 class Hallmark(StreamingModel):
-    """A marker that maps sound and carrier `[B, 1, T]` to what is to be added, `[B, 1, T]`.
+    """A marker that maps sound `[B, 1, T]` to what is to be added to it, `[B, 1, T]`.
 
     Args:
         ear: Threshold, "model1" or "johnston".
@@ -45,7 +45,7 @@ class Hallmark(StreamingModel):
 
     task = "mark"
     sample_rate = 16000
-    SIZE, HOP, SECOND = 512, 128, 125
+    SIZE, HOP, SECOND, PERIOD = 512, 128, 125, 8192
 
     def __init__(
         self,
@@ -69,15 +69,23 @@ class Hallmark(StreamingModel):
         self.density = float(shape.square().sum())  # |R|^2 in the mean, of a carrier of power 1 in all bins
         self.inputs = (
             Port("audio"),
-            Port("carrier", doc="noise of power 1"),
+            Port("carrier", "control", channels=self.PERIOD // 2, doc="half a period, of power 1"),
             Port("strength", "control", default=1.0, minimum=0.0, maximum=4.0, doc="gain of the mark"),
         )
-        self.outputs = (Port("added"),)
+        self.outputs = (Port("mark", added=True),)
         self.compose(self.sound, self.synthesis)
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        place = torch.zeros(batch, dtype=torch.int64, device=device)  # in the period
+        return {**super().initial_state(batch, device, dtype), "place": place}
 
     def step(self, x, state, carrier=None, strength=None, **controls):
         step = Steps(self, state)
-        z, r = step("sound", x), step("carried", carrier)
+        half = self.control("carrier", carrier, x)
+        at = state["place"][:, None] + torch.arange(x.shape[2], device=x.device)
+        step.states["place"] = (state["place"] + x.shape[2]) % self.PERIOD
+        period = torch.cat((half, -half), 1).gather(1, at % self.PERIOD)
+        z, r = step("sound", x), step("carried", period[:, None])
         t = step("threshold", z)  # [B, 1, T, F]
         level = 10 * torch.log10(t + 1e-20)
         recent = step("second", level.amax(3))  # [B, 1, 124 + T]

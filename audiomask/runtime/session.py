@@ -31,7 +31,7 @@ class Session(Player):
 
     Args:
         dry: fraction 0..1 of the untouched signal in the output, with the same delay; where M channels become
-            one, it is that of the reference channel.
+            one, it is that of the reference channel. All of it is in an output that a model adds to it.
         bypass: play only the untouched signal, with the same delay, while the model goes on processing.
         trim: align the first sample out with the first one in; `flush` completes the length. False, for sound
             cards, makes each `feed` return exactly as many samples as it got, `lag` later.
@@ -183,8 +183,12 @@ class Session(Player):
         if not self._done[name]:  # nothing has been heard yet that a change could click against
             self._mix.now = self._mix.target
         dry = self._mix.take(n)
-        if dry is not None:
-            y = {name: (1 - dry) * wet + dry * late[:, :n] for name, wet in y.items()}
+        for port in self.ports:
+            wet = y[port.name]
+            if port.added:
+                y[port.name] = late[:, :n] + (wet if dry is None else (1 - dry) * wet)
+            elif dry is not None:
+                y[port.name] = (1 - dry) * wet + dry * late[:, :n]
         self._late = late[:, n:]
         return y
 

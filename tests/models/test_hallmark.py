@@ -13,8 +13,8 @@ def sounds(seconds: float = 1.5):
     """Harmonics that swell over noise, `[1, 1, T]`, and a carrier."""
     rng, t = np.random.default_rng(0), np.arange(int(seconds * 125) * 128) / 16000
     x = sum(np.sin(2 * np.pi * 150 * k * t) / k for k in range(1, 30)) * (0.05 + 0.1 * np.sin(3 * t) ** 2)
-    pair = x + 0.003 * rng.standard_normal(len(t)), rng.standard_normal(len(t))
-    return tuple(torch.from_numpy(each).float()[None, None] for each in pair)
+    x, carrier = x + 0.003 * rng.standard_normal(len(t)), rng.standard_normal(4096)
+    return torch.from_numpy(x).float()[None, None], torch.from_numpy(carrier).float()[None]
 
 
 def added(model, x, carrier, **controls):

@@ -140,7 +140,7 @@ class Enhance(Work):
         report = reported(job, reader, model.name, player.faults, "were muted")
         report.bursts = losses.bursts() if losses else None
         report.notes += [text for sink in sinks for text in sink.notes]
-        full = [s.rate for s in outputs if isinstance(s, Sound) and s.port.rate == 1]
+        full = [s.rate for s in outputs if isinstance(s, Sound) and s.port.rate == 1 and not s.port.added]
         if not self.takes_codes and full and model.sample_rate < min(info.rate, *full):
             report.notes.append(
                 f"{job.source}: {model.name} works at {model.sample_rate} Hz, so nothing above "

@@ -1,15 +1,19 @@
 """Make the carriers that say a message, from a key that nobody else has.
 
     carrier = Carrier(read_key("me.key"))
-    second = carrier.wave(0xBEEF)                      # [16000], to be repeated
+    part = carrier.wave(0xBEEF)                 # [4096], to be repeated with opposite sign each time
 
-A carrier is a second of noise, flat from 200 to 6800 Hz, whose phases come from the key:
+A carrier is noise, flat from 200 to 6800 Hz, of a period of 8192 samples whose second half is the first one
+turned over, so it has odd harmonics alone. Their phases come from the key:
 
-    r = sqrt(1/3) p + sqrt(2/3) sum_j b_j d(n - 125 j) / sqrt(128),        j = 0 .. 127, n modulo 16000
+    r = sqrt(1/3) p + sqrt(2/3) sum_j b_j d(n - 32 j) / sqrt(128),        j = 0 .. 127
 
-The pilot p tells that a mark is there, and where its seconds begin. The b_j, 1 or -1, are the codeword of the
-message by a linear code of 128 bits; as each multiplies the same d, one correlation finds them all. Phases and
-code are the bits of SHA-256 in counter mode, the same in any language.
+The pilot p tells that a mark is there, and where its periods begin. The b_j, 1 or -1, are the codeword of
+the message by a linear code of 128 bits; as each multiplies the same d, one correlation finds them all.
+Phases and code are the bits of SHA-256 in counter mode, the same in any language.
+
+As the carrier repeats, it can be found to repeat, without the key: so the speed is found at which it is
+played. What repeats in sound itself, be it a tone or a loop, seldom turns over with it.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ import numpy as np
 
 from audiomask.audio import AudioError
 
-RATE, PERIOD = 16000, 16000  # Hz, samples
-LOW_HZ, HIGH_HZ = 200, 6800  # of the carrier; a bin of the period is 1 Hz wide
+RATE, PERIOD = 16000, 8192  # Hz, samples
+LOW_HZ, HIGH_HZ = 200, 6800  # of the carrier
 BITS, PARTS = 16, 128
+STEP = PERIOD // 2 // PARTS  # samples between the parts of a codeword
 PILOT = 1 / 3  # of the power
 
 
@@ -52,31 +57,32 @@ def draw(key: bytes, label: str, count: int) -> np.ndarray:
     return np.frombuffer(b"".join(blocks)[:count], np.uint8)
 
 
-def _noise(key: bytes, label: str) -> np.ndarray:
-    """Return the spectrum `[PERIOD / 2 + 1]` of a second of noise of power 1 in each of its bins."""
-    hz = np.arange(PERIOD // 2 + 1)
-    turns = draw(key, label, 2 * len(hz)).view("<u2") / 65536
-    return np.exp(2j * np.pi * turns) * np.sqrt(PERIOD) * ((hz >= LOW_HZ) & (hz <= HIGH_HZ))
+def _phases(key: bytes, label: str) -> np.ndarray:
+    """Return a spectrum `[PERIOD / 2 + 1]` of magnitude 1 at odd harmonics in the band, and 0 elsewhere."""
+    k = np.arange(PERIOD // 2 + 1)
+    turns = draw(key, label, 2 * len(k)).view("<u2") / 65536
+    hz = k * RATE / PERIOD
+    return np.exp(2j * np.pi * turns) * ((hz >= LOW_HZ) & (hz <= HIGH_HZ) & (k % 2 == 1))
 
 
 def _code() -> tuple[np.ndarray, np.ndarray]:
     """Return the signs `[256, PARTS]` that the low and the high byte of a message give the codeword."""
     rows = np.unpackbits(draw(b"", "code", BITS * PARTS // 8)).reshape(BITS, PARTS)
     bits = np.arange(256)[:, None] >> np.arange(8) & 1
-    low, high = (1.0 - 2 * (bits @ part % 2) for part in (rows[:8].astype(int), rows[8:].astype(int)))
+    low, high = (1 - 2 * (bits @ part.astype(int) % 2).astype(np.float32) for part in (rows[:8], rows[8:]))
     return low, high
 
 
 class Carrier:
     """All that a key says of a mark.
 
-    Attributes: `pilot` and `data`, spectra of p and d `[8001]`; `low` and `high`, see `_code`.
+    Attributes: `pilot` and `data`, spectra of p and d of magnitude 1, `[4097]`; `low`, `high`: see `_code`.
     """
 
     def __init__(self, key: bytes):
         if len(key) != 16:
             raise ValueError(f"a key of {len(key)} bytes; it has 16")
-        self.pilot, self.data = _noise(key, "pilot"), _noise(key, "data")
+        self.pilot, self.data = _phases(key, "pilot"), _phases(key, "data")
         self.low, self.high = _code()
 
     def codeword(self, message: int) -> np.ndarray:
@@ -86,14 +92,19 @@ class Carrier:
         return self.low[message % 256] * self.high[message // 256]
 
     def wave(self, message: int) -> np.ndarray:
-        """Return the second `[PERIOD]` that says the message, of power 1 in the bins that it has."""
+        """Return the half period `[4096]` that says the message, as dense as noise of power 1."""
         comb = np.zeros(PERIOD)
-        comb[:: PERIOD // PARTS] = self.codeword(message)
+        comb[: PERIOD // 2 : STEP] = self.codeword(message)
         parts = np.sqrt((1 - PILOT) / PARTS) * np.fft.rfft(comb) * self.data
-        return np.fft.irfft(np.sqrt(PILOT) * self.pilot + parts, PERIOD).astype(np.float32)
+        wave = np.fft.irfft(np.sqrt(2 * PERIOD) * (np.sqrt(PILOT) * self.pilot + parts), PERIOD)
+        return wave[: PERIOD // 2].astype(np.float32)
 
     def decode(self, soft: np.ndarray) -> tuple[int, float]:
         """Return the message whose codeword agrees best with `soft [PARTS]`, and the sum that it has."""
-        sums = (self.low * soft) @ self.high.T
+        sums = self.sums(soft)
         at = int(sums.argmax())
-        return at // 256 + at % 256 * 256, float(sums.flat[at])
+        return at, float(sums[at])
+
+    def sums(self, soft: np.ndarray) -> np.ndarray:
+        """Return how well `soft [PARTS]` agrees with the codeword of each message, `[65536]`."""
+        return ((self.high * soft.astype(np.float32)) @ self.low.T).ravel()

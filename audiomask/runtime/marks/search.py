@@ -1,46 +1,57 @@
-"""Find a carrier in sound at 16 kHz: where its seconds begin, how fast it is played, what it says.
+"""Find a carrier in some seconds of sound at 16 kHz: at which speed, where its periods begin, what it says.
 
-    found = search(x, carrier)                      # x [T], some seconds
+    white = [whitened(x, floor) for floor in FLOORS]             # x [T]
+    found = search(white, carrier)
     found.score, found.message
 
-Sound is whitened first: each bin of its spectrogram is divided by about its own magnitude, so that loud places
-count no more than soft ones, where most of the mark is. Then for a speed s and a drift,
+Sound is whitened first: each bin of its spectrogram is divided by about its own magnitude, so that loud
+places count no more than soft ones, where most of the mark is. Then for a speed and a drift,
 
-    Y(f) = sum_b X_b(f) e^(i 2 pi f drift b)        X_b: spectrum of second b, played at 1 / s
-    c(n) = the signal of Y conj(P)                  P: spectrum of the pilot; for the data likewise
-    z(n) = c(n) / sqrt(2 / N sum |Y|^2)             of N samples a second
+    Y(f) = sum_b X_b(f) e^(i 2 pi f drift b)        X_b: spectrum of period b, at the mark's own speed
+    z(n) = sqrt(2 / sum |Y|^2) Re sum_f Y(f) conj(P(f)) e^(i 2 pi f n)          P: the pilot, |P| = 1
 
-The phases of P are those of a secret key. Whatever the sound is, z of a wrong key, or without a mark, is a sum
-of as many terms of independent random phase: its mean is 0 and its variance 1.
+and likewise for the data. The phases of P are those of a secret key, so whatever the sound is, z without a
+mark, or by a wrong key, is a sum of terms of independent random phase: of mean 0 and variance 1, with tails
+below those of a Gaussian variable.
+
+The speed needs no key (`speeds`): the carrier is the same, turned over, after half a period. The correlation
+of the whitened sound with itself, at such lags, is greatest in sum at the right speed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 import soxr
 
-from audiomask.runtime.marks.carrier import HIGH_HZ, LOW_HZ, PARTS, PERIOD, PILOT, RATE, Carrier
+from audiomask.runtime.marks.carrier import HIGH_HZ, LOW_HZ, PARTS, PERIOD, PILOT, RATE, STEP, Carrier
 
 SIZE, HOP = 512, 128
 FLOORS = (1e-6, 1e-4)  # of the loudest bin: the softer one trusts soft places, the other is for noisy sound
-DRIFTS = np.arange(-4, 5) / 4  # samples a second, 62 ppm at most: what clocks differ by
-BEST = 16  # places of the pilot at which the data are looked at
+DRIFTS = np.arange(-4, 5) / 8  # samples a period, 61 ppm at most: what clocks differ by
+BEST = 8  # places of the pilot at which the data are looked at
+REACH = 0.25  # greatest change of speed
+SPEEDS = 6  # that are looked at
+SURE = 11.0  # a score that needs no further search
 
 
 class Found(NamedTuple):
-    """The place that fits best. `score` is in standard deviations; `start`: samples at which a second begins,
-    of the sound at 1 / `speed`; `drift` in samples a second; `sign`: -1 where the polarity is turned."""
+    """The place that fits best, in `view`, the one of several whitenings.
+
+    `score` is in standard deviations; `start`: sample at which a period begins, of the sound at 1 / `speed`;
+    `drift` in samples a period; `soft [PARTS]`: how well each part of a codeword fits.
+    """
 
     score: float
     message: int
-    pilot: float
     speed: float
     drift: float
     start: int
-    sign: int
+    soft: np.ndarray
+    view: int = 0
 
 
 def whitened(x: np.ndarray, floor: float) -> np.ndarray:
@@ -49,101 +60,82 @@ def whitened(x: np.ndarray, floor: float) -> np.ndarray:
     window = np.sin(np.pi * np.arange(SIZE) / SIZE).astype(np.float32)
     padded = np.pad(x.astype(np.float32), (SIZE - HOP, n * HOP - len(x)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, SIZE)[::HOP]
-    spectra = np.fft.rfft(frames * window)
+    spectra = scipy.fft.rfft(frames * window)
     power = np.pad(spectra.real**2 + spectra.imag**2, 1, mode="edge")
     power = power[:-2] + power[1:-1] + power[2:]
     power = (power[:, :-2] + power[:, 1:-1] + power[:, 2:]) / 9
-    frames = np.fft.irfft(spectra / np.sqrt(power + (floor * power.max() + 1e-20)), SIZE) * window
-    y = np.zeros((len(frames) + SIZE // HOP, HOP))
+    frames = scipy.fft.irfft(spectra / np.sqrt(power + (floor * power.max() + 1e-20)), SIZE) * window
+    y = np.zeros((len(frames) + SIZE // HOP, HOP), np.float32)
     for i in range(SIZE // HOP):
         y[i : i + len(frames)] += frames[:, i * HOP : (i + 1) * HOP]
     return y.ravel()[SIZE - HOP :][: len(x)]
 
 
-def seconds(v: np.ndarray) -> np.ndarray:
-    """Return the spectra `[B, 8001]` of the seconds of sound `[T]`, in the band of the carrier."""
-    whole = np.pad(v, (0, -len(v) % PERIOD)).reshape(-1, PERIOD)
-    x = np.fft.rfft(whole)
-    x[:, :LOW_HZ] = x[:, HIGH_HZ + 1 :] = 0
-    return x
-
-
-def search(x: np.ndarray, carrier: Carrier, speeds: Sequence[float] = (1.0,)) -> Found:
-    """Return the best place of a carrier in sound `[T]` that was played at one of `speeds`."""
+def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[float]:
+    """Return the likeliest speeds of a carrier in whitened sound `[T]`, the best one first."""
+    n, half = len(v), PERIOD // 2
+    spectrum = scipy.fft.rfft(v, scipy.fft.next_fast_len(2 * n, real=True))
+    edges = np.array([LOW_HZ * (1 - reach), HIGH_HZ * (1 + reach)]) * 2 * (len(spectrum) - 1) / RATE
+    power = spectrum.real**2 + spectrum.imag**2
+    power[: int(edges[0])] = power[int(edges[1]) :] = 0
+    alike = scipy.fft.irfft(power)[:n]
+    turns = np.arange(1, max(2, int((n - half) * (1 - reach) / half)))
+    at = np.arange(1 / (1 + reach), 1 / (1 - reach), 0.5 / (turns[-1] * half))  # periods over ours
+    total = np.zeros(len(at), np.float32)
+    for k in turns:
+        lags = np.rint(k * half * at).astype(np.int64)
+        total += (-1) ** k * alike[np.minimum(lags, n - 1)]
     found = []
-    for speed in speeds:
-        slow = x if speed == 1 else soxr.resample(x, RATE, RATE * speed, quality="HQ")
-        for floor in FLOORS:
-            found.append(_at_one_speed(seconds(whitened(slow, floor)), carrier, speed))
-    return max(found)
+    for _ in range(count):
+        best = int(total.argmax())
+        found.append(float(1 / at[best]))
+        total[max(0, best - 8) : best + 9] = -np.inf
+    return found
 
 
-def _at_one_speed(x: np.ndarray, carrier: Carrier, speed: float) -> Found:
-    ramp = np.exp(2j * np.pi / PERIOD * np.arange(x.shape[1]) * DRIFTS[:, None])  # [drifts, F]
-    y = np.zeros_like(ramp)
+def periods(v: np.ndarray, speed: float = 1.0) -> np.ndarray:
+    """Return the spectra `[B, 4097]` of the periods of whitened sound `[T]` that is played at `speed`."""
+    v = v if speed == 1 else soxr.resample(v, RATE, RATE * speed, quality="HQ")
+    return scipy.fft.rfft(np.pad(v, (0, -len(v) % PERIOD)).reshape(-1, PERIOD))
+
+
+def best(found: Iterable[Found]) -> Found:
+    """Return the one of the greatest score."""
+    return max(found, key=lambda one: one.score)
+
+
+def search(views: Sequence[np.ndarray], carrier: Carrier, speed: float = 1.0, sure: float = SURE) -> Found:
+    """Return the best place of a carrier in whitened sound `[T]`, of which there are several `views`.
+
+    Other speeds than `speed` are looked at where its score is below `sure`.
+    """
+
+    def at(speed: float) -> Found:
+        return best(place(periods(v, speed), carrier, speed)._replace(view=i) for i, v in enumerate(views))
+
+    found = at(speed)
+    if found.score < sure and len(views[0]) >= PERIOD * 3 // 2:
+        others = {1.0, *speeds(views[0])} - {speed}
+        found = best((found, *map(at, sorted(others))))
+    return found
+
+
+def place(x: np.ndarray, carrier: Carrier, speed: float) -> Found:
+    """Return the best place of a carrier in spectra of periods, see `periods`."""
+    ramp = np.exp(2j * np.pi / PERIOD * np.arange(x.shape[1]) * DRIFTS[:, None]).astype(np.complex64)
+    y = np.zeros_like(ramp)  # [drifts, F]
     for spectrum in x[::-1]:  # Horner's rule
         y = y * ramp + spectrum
-    scale = np.sqrt(2 / PERIOD * (y.real**2 + y.imag**2).sum(1, keepdims=True)) + 1e-12
-    pilots = np.fft.irfft(y * carrier.pilot.conj(), PERIOD) / scale
-    best: list[Found] = []
-    at = np.argpartition(np.abs(pilots).ravel(), -BEST)[-BEST:]
-    parts = PERIOD // PARTS * np.arange(PARTS)
-    for i in np.unique(at // PERIOD):
-        data = np.fft.irfft(y[i] * carrier.data.conj(), PERIOD) / scale[i]
-        for start in at[at // PERIOD == i] % PERIOD:
-            pilot = float(pilots[i, start])
-            sign = 1 if pilot >= 0 else -1
-            message, total = carrier.decode(sign * data[(start + parts) % PERIOD])
-            score = np.sqrt(PILOT) * abs(pilot) + np.sqrt((1 - PILOT) / PARTS) * total
-            best.append(Found(float(score), message, abs(pilot), speed, float(DRIFTS[i]), int(start), sign))
-    return max(best)
-
-
-# --- speed --------------------------------------------------------------------------------------------------
-
-SLOW_RATE, SLOW_HZ = 4000, 1900  # the pilot's lower part finds the speed
-LEVELS = 4  # of the tree: 16 blocks of a quarter second
-BLOCK, STEP, RANGE = SLOW_RATE // 4, 0.002, 0.2  # samples; of the speeds that are tried, each twice .1 %
-LIMIT = 16.0  # the greatest z^2 of a block, so that no block decides alone
-
-
-def fastest(x: np.ndarray, carrier: Carrier, count: int = 3, reach: float = RANGE) -> list[float]:
-    """Return the likeliest speeds of sound `[T]` of 4 s or more, from 1 - `reach` to 1 + `reach`.
-
-    Squares of z of quarter seconds are added up along straight lines of drift, by a tree (Taylor 1974).
-    """
-    v = soxr.resample(whitened(x, FLOORS[0]), RATE, SLOW_RATE, quality="HQ")
-    pilot = carrier.pilot[: SLOW_RATE // 2 + 1].copy()
-    pilot[SLOW_HZ:] = 0
-    found = []
-    for speed in 1 + STEP * np.arange(-round(reach / STEP), round(reach / STEP) + 1):
-        lines = _lines(soxr.resample(v, SLOW_RATE, SLOW_RATE * speed, quality="LQ"), pilot)
-        lag = lines.max(1)
-        best = int(lag.argmax())
-        found.append((float(lag[best]), speed * (1 - (best - len(lag) // 2) / ((2**LEVELS - 1) * BLOCK))))
-    return [float(speed) for _, speed in sorted(found, reverse=True)[:count]]
-
-
-def _lines(v: np.ndarray, pilot: np.ndarray) -> np.ndarray:
-    """Return the sums `[lags, 4000]` of z^2 over blocks, by the lag of the last one and the place in a second."""
-    blocks = 2**LEVELS
-    v = np.pad(v[: blocks * BLOCK], (0, max(0, blocks * BLOCK - len(v)))).reshape(blocks, BLOCK)
-    placed = np.zeros((blocks, SLOW_RATE))
-    every = SLOW_RATE // BLOCK
-    for i in range(every):
-        placed[i::every, i * BLOCK : (i + 1) * BLOCK] = v[i::every]
-    x = np.fft.rfft(placed)
-    x[:, :LOW_HZ] = x[:, SLOW_HZ:] = 0
-    norm = np.sqrt(2 * PERIOD * (x.real**2 + x.imag**2).sum(1, keepdims=True)) / SLOW_RATE + 1e-12
-    z = np.fft.irfft(x * pilot.conj()) / norm
-    sums = np.minimum(z * z, LIMIT)[:, None]  # [groups, lags, places]
-    for level in range(1, LEVELS + 1):
-        first, second, most = sums[::2], sums[1::2], 2**level
-        half, middle = most // 2 if level > 1 else 0, sums.shape[1] // 2
-        lags = range(-most, most + 1)
-        parts = []
-        for lag in lags:
-            own = max(-half, min(half, int(lag / 2)))
-            parts.append(first[:, middle + own] + np.roll(second[:, middle + own], own - lag, 1))
-        sums = np.stack(parts, 1)
-    return sums[0]
+    y *= carrier.pilot != 0
+    y *= PERIOD / np.sqrt(2 * (y.real**2 + y.imag**2).sum(1, keepdims=True) + 1e-20)
+    pilots = scipy.fft.irfft(y * carrier.pilot.conj(), PERIOD)
+    at = np.argpartition(pilots.ravel(), -BEST)[-BEST:]
+    drifts, starts = np.unravel_index(at, pilots.shape)
+    data = {i: scipy.fft.irfft(y[i] * carrier.data.conj(), PERIOD) for i in set(drifts)}
+    places = []
+    for i, start in zip(drifts, starts, strict=True):
+        soft = data[i][(start + STEP * np.arange(PARTS)) % PERIOD]
+        message, total = carrier.decode(soft)
+        score = np.sqrt(PILOT) * pilots[i, start] + np.sqrt((1 - PILOT) / PARTS) * total
+        places.append(Found(float(score), message, speed, float(DRIFTS[i]), int(start), soft))
+    return best(places)

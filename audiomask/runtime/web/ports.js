@@ -60,7 +60,7 @@ export const TYPES = {
 };
 const RENAMED = { mask: "lost", constant: "control" }; // in artifacts of format 1
 const DEFAULTS = {
-  kind: "stream", rate: "1", channels: 1, reference: 0, labels: [], span: 0, levels: 0,
+  kind: "stream", rate: "1", channels: 1, reference: 0, labels: [], span: 0, levels: 0, added: false,
   default: null, minimum: null, maximum: null, unit: "", doc: "",
 };
 

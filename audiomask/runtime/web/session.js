@@ -51,7 +51,7 @@ class Ramp {
 /**
  * A player that one listens to.
  *
- * `dry`: fraction 0..1 of the untouched signal, delayed alike; `bypass`: all of it. `trim`: the first sample out
+ * `dry`: fraction 0..1 of the untouched signal, delayed alike (all of it is in an output that is added to it); `bypass`: all of it. `trim`: the first sample out
  * belongs to the first one in; false: each `feed` returns as many samples as it got, `lag` later, which a promise
  * that blocks are multiples of `block` may shorten. `output`: name of the one output of sound that is heard,
  * default all. The others are those of `Player`.
@@ -158,10 +158,11 @@ export class Session extends Player {
     // At the start nothing has been heard yet that a change could click against.
     if (!this._done[name]) this.#mix.now = this.#mix.target;
     const dry = this.#mix.take(count);
-    if (dry) {
-      for (const [output, rows] of Object.entries(y)) {
-        y[output] = rows.map((row, c) => row.map((wet, n) => (1 - dry(n)) * wet + dry(n) * late[c][n]));
-      }
+    for (const { name: output, added } of this.ports) {
+      if (!dry && !added) continue;
+      const share = dry ?? (() => 0);
+      const kept = added ? () => 1 : share;
+      y[output] = y[output].map((row, c) => row.map((wet, n) => (1 - share(n)) * wet + kept(n) * late[c][n]));
     }
     this.#late = late.map((row) => row.slice(count));
     return y;
