@@ -175,7 +175,7 @@ def _designed(path: Path) -> dict[str, Any]:
 
 
 def read(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return config and tensors of a folder, see `load`; of a model without weights a .yaml is enough."""
+    """Return config and tensors of a folder, see `load`, or of a .yaml without weights."""
     folder = Path(folder)
     if folder.suffix == ".yaml":
         return _designed(folder), {}

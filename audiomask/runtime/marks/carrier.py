@@ -58,7 +58,7 @@ def draw(key: bytes, label: str, count: int) -> np.ndarray:
 
 
 def _phases(key: bytes, label: str) -> np.ndarray:
-    """Return a spectrum `[PERIOD / 2 + 1]` of magnitude 1 at odd harmonics in the band, and 0 elsewhere."""
+    """Return a spectrum `[PERIOD / 2 + 1]`: of magnitude 1 at odd harmonics in the band, else 0."""
     k = np.arange(PERIOD // 2 + 1)
     turns = draw(key, label, 2 * len(k)).view("<u2") / 65536
     hz = k * RATE / PERIOD
@@ -66,7 +66,7 @@ def _phases(key: bytes, label: str) -> np.ndarray:
 
 
 def _code() -> tuple[np.ndarray, np.ndarray]:
-    """Return the signs `[256, PARTS]` that the low and the high byte of a message give the codeword."""
+    """Return the signs `[256, PARTS]` that the two bytes of a message, low and high, stand for."""
     rows = np.unpackbits(draw(b"", "code", BITS * PARTS // 8)).reshape(BITS, PARTS)
     bits = np.arange(256)[:, None] >> np.arange(8) & 1
     low, high = (1 - 2 * (bits @ part.astype(int) % 2).astype(np.float32) for part in (rows[:8], rows[8:]))
@@ -100,7 +100,7 @@ class Carrier:
         return wave[: PERIOD // 2].astype(np.float32)
 
     def decode(self, soft: np.ndarray) -> tuple[int, float]:
-        """Return the message whose codeword agrees best with `soft [PARTS]`, and the sum that it has."""
+        """Return the message whose codeword agrees best with `soft [PARTS]`, and its sum."""
         sums = self.sums(soft)
         at = int(sums.argmax())
         return at, float(sums[at])

@@ -1,4 +1,4 @@
-"""Tell whether sound is marked, with which message, where, and how sure that is: block by block.
+"""Tell whether sound is marked, block by block: with which message, where, how surely.
 
     detector = Detector(read_key("me.key"), sample_rate=48000, channels=2)
     for block in blocks:                    # [2, T], any T
@@ -32,7 +32,7 @@ from audiomask.runtime.polyphase import Polyphase
 
 WINDOW, EVERY = 5 * RATE, 5 * RATE // 2
 LEAST = RATE  # samples of sound that are enough to search
-TRIALS = 3e8
+TRIALS = 2.2e10
 ALARM = 1e-6  # the greatest p of what counts as marked
 FRAME = RATE // 40  # 25 ms
 CHANGE = 8.0  # log likelihood that a change of mind costs

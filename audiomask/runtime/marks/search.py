@@ -1,4 +1,4 @@
-"""Find a carrier in some seconds of sound at 16 kHz: at which speed, where its periods begin, what it says.
+"""Find a carrier in some seconds of sound: at which speed, from where, and what it says.
 
     white = [whitened(x, floor) for floor in FLOORS]             # x [T]
     found = search(white, carrier)
@@ -94,7 +94,7 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
 
 
 def periods(v: np.ndarray, speed: float = 1.0) -> np.ndarray:
-    """Return the spectra `[B, 4097]` of the periods of whitened sound `[T]` that is played at `speed`."""
+    """Return the spectra `[B, 4097]` of periods of whitened sound `[T]`, played at `speed`."""
     v = v if speed == 1 else soxr.resample(v, RATE, RATE * speed, quality="HQ")
     return scipy.fft.rfft(np.pad(v, (0, -len(v) % PERIOD)).reshape(-1, PERIOD))
 
@@ -105,7 +105,7 @@ def best(found: Iterable[Found]) -> Found:
 
 
 def search(views: Sequence[np.ndarray], carrier: Carrier, speed: float = 1.0, sure: float = SURE) -> Found:
-    """Return the best place of a carrier in whitened sound `[T]`, of which there are several `views`.
+    """Return the best place of a carrier in whitened sound, of which there are `views [T]`.
 
     Other speeds than `speed` are looked at where its score is below `sure`.
     """
