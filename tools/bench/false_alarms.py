@@ -6,7 +6,7 @@ Windows of 5 s of unmarked sound, each with a key of its own, are searched at al
 Made sounds are among them: noise, silence with a click, hum, steady tones, sweeps, clipped and stepped sound,
 loops. For each kind of sound the table has the quantiles of the p-values, which should be those of a uniform
 variable, the p-value of Kolmogorov and Smirnov's test of that, and the smallest p beside how many there are.
-`fitted` is the TRIALS of `runtime.marks.detector` of greatest likelihood.
+`fitted` are the likeliest TRIALS and GROWTH of `runtime.marks.detector`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from audiomask.audio import AudioError, Reader
 from audiomask.audio.sources import find_audio
 from audiomask.runtime.marks import detector
 from audiomask.runtime.marks.carrier import RATE, Carrier
-from audiomask.runtime.marks.search import FLOORS, search, whitened
+from audiomask.runtime.marks.search import search, whitened
 from audiomask.runtime.polyphase import Polyphase
 
 
@@ -68,13 +68,20 @@ def made(count: int) -> Iterator[tuple[str, np.ndarray]]:
 
 def score(x: np.ndarray, seed: int) -> float:
     """Return the score of a window by a key of its own."""
-    views = [whitened(x, floor) for floor in FLOORS]
-    return search(views, Carrier(np.random.default_rng(seed).bytes(16)), sure=math.inf).score
+    return search(whitened(x), Carrier(np.random.default_rng(seed).bytes(16)), sure=math.inf).score
 
 
-def likelihood(trials: float, scores: np.ndarray) -> float:
-    """Return the mean log likelihood of scores that are the greatest of so many Gaussian variables."""
-    return float(np.mean(np.log(trials) + stats.norm.logpdf(scores) - trials * stats.norm.sf(scores)))
+def fitted(scores: np.ndarray) -> tuple[float, float]:
+    """Return the likeliest TRIALS and GROWTH of the scores, without the limit of MOST."""
+
+    def unlikely(fit: np.ndarray) -> float:
+        trials = np.exp(fit[0] + fit[1] * (scores - 6.5))
+        tail, density = stats.norm.sf(scores), stats.norm.pdf(scores)
+        slope = trials * (density - fit[1] * tail)
+        return float(np.mean(trials * tail - np.log(np.maximum(slope, 1e-300))))
+
+    trials, growth = optimize.minimize(unlikely, [23.0, 0.0], method="Nelder-Mead").x
+    return math.exp(trials), float(growth)
 
 
 def main() -> None:
@@ -92,17 +99,18 @@ def main() -> None:
         scores[f"({kind})"].append(score(x, 10**6 + n))
     if args.folders:
         scores["all recordings"] = [s for kind, some in scores.items() if kind[0] != "(" for s in some]
-    print("| sound | windows | p at 10, 50, 90 % | uniform? | greatest score | smallest p, times windows | fitted |")
+    print(
+        "| sound | windows | p at 10, 50, 90 % | uniform? | greatest score | smallest p x windows | fitted |"
+    )
     print("|---|---|---|---|---|---|---|")
     for kind, some in scores.items():
         s = np.array(some)
         p = np.array([detector.p_value(one) for one in s])
-        fit = optimize.minimize_scalar(lambda e: -likelihood(math.exp(e), s), bounds=(5, 40), method="bounded")
         quantiles = ", ".join(f"{q:.2f}" for q in np.quantile(p, [0.1, 0.5, 0.9]))
         uniform = stats.kstest(p, "uniform").pvalue
         print(
             f"| {kind} | {len(s)} | {quantiles} | {uniform:.2g} | {s.max():.2f} | {p.min() * len(s):.2g} | "
-            f"{math.exp(fit.x):.2g} |"
+            "{:.2g}, {:.2f} |".format(*fitted(s))
         )
 
 

@@ -32,6 +32,8 @@ LOW_HZ, HIGH_HZ = 200, 6800  # of the carrier
 BITS, PARTS = 16, 128
 STEP = PERIOD // 2 // PARTS  # samples between the parts of a codeword
 PILOT = 1 / 3  # of the power
+HZ = np.arange(PERIOD // 2 + 1) * RATE / PERIOD
+HARMONICS = (HZ >= LOW_HZ) & (HZ <= HIGH_HZ) & (np.arange(len(HZ)) % 2 == 1)  # that a carrier has
 
 
 def read_key(path: str | Path) -> bytes:
@@ -59,10 +61,8 @@ def draw(key: bytes, label: str, count: int) -> np.ndarray:
 
 def _phases(key: bytes, label: str) -> np.ndarray:
     """Return a spectrum `[PERIOD / 2 + 1]`: of magnitude 1 at odd harmonics in the band, else 0."""
-    k = np.arange(PERIOD // 2 + 1)
-    turns = draw(key, label, 2 * len(k)).view("<u2") / 65536
-    hz = k * RATE / PERIOD
-    return np.exp(2j * np.pi * turns) * ((hz >= LOW_HZ) & (hz <= HIGH_HZ) & (k % 2 == 1))
+    turns = draw(key, label, 2 * len(HARMONICS)).view("<u2") / 65536
+    return np.exp(2j * np.pi * turns) * HARMONICS
 
 
 def _code() -> tuple[np.ndarray, np.ndarray]:

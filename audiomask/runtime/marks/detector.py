@@ -9,13 +9,15 @@
 Windows of 5 s, 2.5 s apart, are searched (`search`): at the speed of the last mark first, then at all. The
 p-value of a window comes from its score S, a sum of terms of independent random phase of the key:
 
-    p = 1 - exp(-TRIALS Q(S)),      Q: the tail of a Gaussian variable
+    p = 1 - exp(-N Q(S)),      N = min(MOST, TRIALS e^(GROWTH (S - 6.5)))
 
-where TRIALS, the number of independent places, speeds and messages that are tried, is fitted to unmarked
-sound (tools/bench/false_alarms.py). That of n windows is 1 - (1 - min p)^n.
+Q is the tail of a Gaussian variable, and MOST the number of places, drifts, speeds and messages that could be
+tried, which makes p an upper bound. As only the best places are asked for a message, fewer of the small scores
+are seen: N of these is fitted to unmarked sound (tools/bench/false_alarms.py), so that p is uniform there. The
+p-value of n windows is 1 - (1 - min p)^n.
 
-Within a marked window the carrier is known, so that every 25 ms can be asked for it. Their log likelihoods,
-marked against unmarked, go through the Viterbi algorithm, which seldom changes its mind.
+Within a marked window and beside it the carrier is known, so that every 25 ms can be asked for it. Their log
+likelihoods, marked against unmarked, go through the Viterbi algorithm, which seldom changes its mind.
 """
 
 from __future__ import annotations
@@ -27,16 +29,19 @@ import numpy as np
 import soxr
 
 from audiomask.runtime.marks.carrier import BITS, PARTS, PERIOD, RATE, Carrier
-from audiomask.runtime.marks.search import FLOORS, Found, search, whitened
+from audiomask.runtime.marks.search import Found, search, whitened
 from audiomask.runtime.polyphase import Polyphase
 
 WINDOW, EVERY = 5 * RATE, 5 * RATE // 2
+BESIDE = 4 * EVERY  # samples before a window and after it that are asked for its mark
 LEAST = RATE  # samples of sound that are enough to search
-TRIALS = 2.2e10
+TRIALS, GROWTH = 5.2e9, 1.33
+MOST = 2.3e10  # 2 weights, 21 drifts of 5 speeds, 8192 places, 65536 messages
 ALARM = 1e-6  # the greatest p of what counts as marked
 FRAME = RATE // 40  # 25 ms
 CHANGE = 8.0  # log likelihood that a change of mind costs
-UNSEARCHED = -10.0  # log likelihood of a frame in no marked window
+SILENT = 0.3  # the part of marked frames that may show nothing of the mark
+UNSEARCHED = math.log(SILENT)  # log likelihood of a frame that is far from all marked windows
 
 
 @dataclass
@@ -60,7 +65,8 @@ class Detection:
 
 def p_value(score: float, searches: int = 1) -> float:
     """Return the probability of such a score in so many searches of unmarked sound."""
-    return -math.expm1(-searches * TRIALS * 0.5 * math.erfc(score / math.sqrt(2)))
+    trials = min(MOST, TRIALS * math.exp(GROWTH * (score - 6.5)))
+    return -math.expm1(-searches * trials * 0.5 * math.erfc(score / math.sqrt(2)))
 
 
 class Detector:
@@ -79,8 +85,10 @@ class Detector:
         if self._in:
             self._in.reset()
         self._held = np.zeros((self.channels, 0), np.float32)  # from sample `_at` on, at 16 kHz
+        self._before = np.zeros(0, np.float32)  # the whitened sound before that
         self._at = self._taken = self._searches = 0
-        self._speed, self._score = 1.0, 0.0
+        self._score = 0.0
+        self._last: tuple[Found, int] | None = None  # the last mark, and `_at` then
         self._marks: dict[int, Found] = {}  # the best of each message
         self._evidence = np.zeros(0, np.float32)  # log likelihoods of frames
 
@@ -131,38 +139,44 @@ class Detector:
     def _judge(self, x: np.ndarray) -> None:
         """Search a window `[C, T]`."""
         x = np.where(np.abs(x) < 2.0**32, x, np.float32(0))  # no NaN
-        if not x.any():
-            self._searches += 1
-            return
-        white = np.array([[whitened(row, floor) for row in x] for floor in FLOORS])  # [floors, C, T]
-        views = list(white.sum(1))
-        found = search(views, self.carrier, self._speed)
-        searches = 1
+        self._searches += 1
+        speed = self._last[0].speed if self._last else 1.0
+        white = np.array([whitened(row) for row in x])
+        v = white.sum(0)
+        found, searches = search(v, self.carrier, speed), 1
         if self.channels > 1 and p_value(found.score) > ALARM:
-            for c in range(self.channels):
-                own = list(white[:, c])
-                one = search(own, self.carrier, self._speed)
+            for row in white:
+                one = search(row, self.carrier, speed)
                 if one.score > found.score:
-                    found, views = one, own
+                    found, v = one, row
             searches += self.channels
-        self._searches += searches
+        self._searches += searches - 1
         self._score = max(self._score, found.score)
-        if p_value(found.score, searches) > ALARM:
-            return
-        self._speed = found.speed
-        if found.message not in self._marks or self._marks[found.message].score < found.score:
-            self._marks[found.message] = found
-        frames = self._likelihoods(views[found.view], found)
-        at = self._at // FRAME
-        more = at + len(frames) - len(self._evidence)
+        if p_value(found.score, searches) <= ALARM:
+            self._last = found, self._at
+            if found.message not in self._marks or self._marks[found.message].score < found.score:
+                self._marks[found.message] = found
+            self._weigh(np.concatenate((self._before, v)), self._at - len(self._before), found, self._at)
+        elif self._last and self._at - self._last[1] <= BESIDE:
+            self._weigh(v, self._at, *self._last)
+        self._before = np.concatenate((self._before, v[:EVERY]))[-BESIDE:]
+
+    def _weigh(self, v: np.ndarray, start: int, found: Found, at: int) -> None:
+        """Ask frames of whitened sound from sample `start` on for a mark that was found at `at`."""
+        frames = self._likelihoods(v, found, start - at)
+        first = start // FRAME
+        more = first + len(frames) - len(self._evidence)
         self._evidence = np.pad(self._evidence, (0, max(0, more)), constant_values=UNSEARCHED)
-        there = self._evidence[at : at + len(frames)]
+        there = self._evidence[first : first + len(frames)]
         np.maximum(there, frames, out=there)
 
-    def _likelihoods(self, v: np.ndarray, found: Found) -> np.ndarray:
-        """Return for frames of whitened sound how much likelier it is, in log, that they are marked."""
+    def _likelihoods(self, v: np.ndarray, found: Found, start: int) -> np.ndarray:
+        """Return for frames of whitened sound how much likelier it is, in log, that they are marked.
+
+        They begin `start` samples after the window in which the mark was found.
+        """
         slow = v if found.speed == 1 else soxr.resample(v, RATE, RATE * found.speed, quality="HQ")
-        t = np.arange(len(slow))
+        t = np.arange(len(slow)) + start * found.speed
         half = self.carrier.wave(found.message)
         place = np.rint(t - found.start - found.drift * (t // PERIOD)).astype(np.int64) % PERIOD
         products = slow * np.concatenate((half, -half))[place]
@@ -172,11 +186,11 @@ class Detector:
             for each in (products, np.square(slow))
         )
         u = sums / np.sqrt(power * np.square(half).mean() + 1e-12)  # of variance 1
-        mean = max(1.0, found.score / math.sqrt(len(u)))
+        mean = max(1.0, found.score / math.sqrt(WINDOW / FRAME))
         for _ in range(3):
-            kept = viterbi(mean * u - mean**2 / 2)
-            mean = max(1.0, float(u[kept].mean())) if kept.any() else mean
-        return mean * u - mean**2 / 2
+            there = viterbi(_evidence(u, mean))
+            mean = max(1.0, float(u[there].mean())) if there.any() else mean
+        return np.where(power > 0, _evidence(u, mean), 0)
 
     def _segments(self) -> list[tuple[float, float]]:
         edges = np.flatnonzero(np.diff(np.pad(viterbi(self._evidence), 1).astype(int))) * (FRAME / RATE)
@@ -192,6 +206,11 @@ class Detector:
             against = sums[numbers >> i & 1 != bit].max()
             bits.append((bit, float(1 / (1 + math.exp(-2 * height * (sums[found.message] - against) / 2)))))
         return bits
+
+
+def _evidence(u: np.ndarray, mean: float) -> np.ndarray:
+    """Return log likelihoods of u: of variance 1, and `mean` where it is marked and not silent."""
+    return np.log(SILENT + (1 - SILENT) * np.exp(mean * u - mean**2 / 2))
 
 
 def viterbi(evidence: np.ndarray) -> np.ndarray:
