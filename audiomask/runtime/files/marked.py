@@ -49,6 +49,8 @@ def read_messages(path: str | Path) -> dict[str, int]:
         raise AudioError(f"{path}: cannot be read ({error.strerror}); check the name") from None
     found: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         name, *message = line.strip().rsplit(maxsplit=1)
         try:
             if not message:
@@ -159,7 +161,8 @@ class Heard:
         if spans := [f"{start:.1f}-{end:.1f}" for start, end in facts["segments"]]:
             more = f" and {len(spans) - SHOWN} more" if len(spans) > SHOWN else ""
             words.append(f"{', '.join(spans[:SHOWN])}{more} s")
-        words.append(f"speed {facts['speed']:.4g}")
+        if facts["speed"] is not None:
+            words.append(f"speed {facts['speed']:.4g}")
         if others := facts.get("others"):
             words.append(f"other messages {' '.join(others)}")
         return f"{name}: marked, {', '.join(words)}"

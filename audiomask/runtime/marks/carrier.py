@@ -43,7 +43,7 @@ def read_key(path: str | Path) -> bytes:
         why = f"{path}: no key can be read there ({error.strerror})"
         raise AudioError(f"{why}; {remedy or 'check the name and its rights'}") from error
     if not re.fullmatch("[0-9a-fA-F]{32}", text):
-        raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key {path} makes one")
+        raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key FILE makes one")
     return bytes.fromhex(text)
 
 
