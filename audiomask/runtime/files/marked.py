@@ -35,7 +35,7 @@ SHOWN = 6  # segments in a line for people
 
 
 def parse_message(text: str) -> int:
-    """Return the message of 1 to 4 hex digits, which may begin with 0x; ValueError says what is wrong."""
+    """Return the message of 1 to 4 hex digits, which may begin with 0x; may raise ValueError."""
     if not re.fullmatch(rf"(0[xX])?[0-9a-fA-F]{{1,{DIGITS}}}", text):
         raise ValueError(f"{text!r} is no message: 1 to {DIGITS} hex digits, as in beef")
     return int(text, 16)
