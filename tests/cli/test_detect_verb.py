@@ -23,6 +23,7 @@ from audiomask.cli.detect import _print
 from audiomask.runtime.files.marked import LEAST_P, Heard, listen
 from audiomask.runtime.marks.carrier import Carrier
 from audiomask.runtime.marks.detector import Detection
+from audiomask.runtime.marks.search import fast_length
 from audiomask.runtime.session import Session
 
 KEYS = ["file", "present", "p", "message", "bits", "segments", "speed"]
@@ -87,6 +88,23 @@ def test_a_wrong_key_finds_nothing(detect, here):
     (fact,) = entries(detect("a.wav", "--json").out)
     assert not fact["present"]
     assert fact["p"] > 1e-6
+
+
+def test_the_core_is_enough(here):
+    """Without scipy, which the core does not install."""
+    sf.write("a.wav", marked(speech(1.2)), 16000)
+    program = "import sys; sys.modules['scipy'] = None; from audiomask.cli import main; sys.exit(main())"
+    words = ["detect", "a.wav", "--key", "me.key", "--json"]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert entries(done.stdout)[0]["message"] == "beef"
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 1000, 159_999, 160_000, 160_001, 163_841, 196_609, 262_145])
+def test_lengths_for_the_transform(n):
+    made = fast_length(n)
+    assert n <= made < 1.4 * n + 1
+    assert any(made % m == 0 and (made // m).bit_count() == 1 for m in (1, 3, 5))
 
 
 def test_the_speed(detect, here):

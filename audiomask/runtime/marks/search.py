@@ -24,7 +24,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.fft
 import soxr
 
 from audiomask.runtime.marks.carrier import HIGH_HZ, LOW_HZ, PARTS, PERIOD, PILOT, RATE, STEP, Carrier
@@ -60,25 +59,30 @@ def whitened(x: np.ndarray, floor: float) -> np.ndarray:
     window = np.sin(np.pi * np.arange(SIZE) / SIZE).astype(np.float32)
     padded = np.pad(x.astype(np.float32), (SIZE - HOP, n * HOP - len(x)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, SIZE)[::HOP]
-    spectra = scipy.fft.rfft(frames * window)
+    spectra = np.fft.rfft(frames * window)
     power = np.pad(spectra.real**2 + spectra.imag**2, 1, mode="edge")
     power = power[:-2] + power[1:-1] + power[2:]
     power = (power[:, :-2] + power[:, 1:-1] + power[:, 2:]) / 9
-    frames = scipy.fft.irfft(spectra / np.sqrt(power + (floor * power.max() + 1e-20)), SIZE) * window
-    y = np.zeros((len(frames) + SIZE // HOP, HOP), np.float32)
+    flat = np.fft.irfft(spectra / np.sqrt(power + (floor * power.max() + 1e-20)), SIZE) * window
+    y = np.zeros((len(flat) + SIZE // HOP, HOP), np.float32)
     for i in range(SIZE // HOP):
-        y[i : i + len(frames)] += frames[:, i * HOP : (i + 1) * HOP]
+        y[i : i + len(flat)] += flat[:, i * HOP : (i + 1) * HOP]
     return y.ravel()[SIZE - HOP :][: len(x)]
+
+
+def fast_length(n: int) -> int:
+    """Return the least 1, 3 or 5 times a power of two that is not below n."""
+    return min(m << (-(-n // m) - 1).bit_length() for m in (1, 3, 5))
 
 
 def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[float]:
     """Return the likeliest speeds of a carrier in whitened sound `[T]`, the best one first."""
     n, half = len(v), PERIOD // 2
-    spectrum = scipy.fft.rfft(v, scipy.fft.next_fast_len(2 * n, real=True))
+    spectrum = np.fft.rfft(v, fast_length(2 * n))
     edges = np.array([LOW_HZ * (1 - reach), HIGH_HZ * (1 + reach)]) * 2 * (len(spectrum) - 1) / RATE
     power = spectrum.real**2 + spectrum.imag**2
     power[: int(edges[0])] = power[int(edges[1]) :] = 0
-    alike = scipy.fft.irfft(power)[:n]
+    alike = np.fft.irfft(power)[:n]
     turns = np.arange(1, max(2, int((n - half) * (1 - reach) / half)))
     at = np.arange(1 / (1 + reach), 1 / (1 - reach), 0.5 / (turns[-1] * half))  # periods over ours
     total = np.zeros(len(at), np.float32)
@@ -96,7 +100,7 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
 def periods(v: np.ndarray, speed: float = 1.0) -> np.ndarray:
     """Return the spectra `[B, 4097]` of the periods of whitened sound `[T]` that is played at `speed`."""
     v = v if speed == 1 else soxr.resample(v, RATE, RATE * speed, quality="HQ")
-    return scipy.fft.rfft(np.pad(v, (0, -len(v) % PERIOD)).reshape(-1, PERIOD))
+    return np.fft.rfft(np.pad(v, (0, -len(v) % PERIOD)).reshape(-1, PERIOD))
 
 
 def best(found: Iterable[Found]) -> Found:
@@ -128,10 +132,10 @@ def place(x: np.ndarray, carrier: Carrier, speed: float) -> Found:
         y = y * ramp + spectrum
     y *= carrier.pilot != 0
     y *= PERIOD / np.sqrt(2 * (y.real**2 + y.imag**2).sum(1, keepdims=True) + 1e-20)
-    pilots = scipy.fft.irfft(y * carrier.pilot.conj(), PERIOD)
+    pilots = np.fft.irfft(y * carrier.pilot.conj(), PERIOD)
     at = np.argpartition(pilots.ravel(), -BEST)[-BEST:]
     drifts, starts = np.unravel_index(at, pilots.shape)
-    data = {i: scipy.fft.irfft(y[i] * carrier.data.conj(), PERIOD) for i in set(drifts)}
+    data = {i: np.fft.irfft(y[i] * carrier.data.conj(), PERIOD) for i in set(drifts)}
     places = []
     for i, start in zip(drifts, starts, strict=True):
         soft = data[i][(start + STEP * np.arange(PARTS)) % PERIOD]
