@@ -115,6 +115,14 @@ def test_the_speed(detect, here):
     assert fact["speed"] == pytest.approx(1.05, abs=1e-4)
 
 
+@pytest.mark.parametrize(("made", "heard"), [(48000, 8000), (8000, 48000), (8000, 8000), (44100, 11025)])
+def test_other_rates(detect, here, made, heard):
+    sf.write("a.wav", soxr.resample(marked(speech(2, made), rate=made), made, heard), heard)
+    (fact,) = entries(detect("a.wav", "--json").out)
+    assert (fact["message"], fact["speed"]) == ("beef", pytest.approx(1, abs=1e-4))
+    assert fact["p"] < 1e-20
+
+
 def test_several_messages(detect, here):
     x = speech(6)
     sf.write("a.wav", np.concatenate([marked(x, 1), marked(x, 2)]), 16000)
