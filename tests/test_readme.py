@@ -31,11 +31,12 @@ def commands(verb: str, page: str = "") -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """What the commands find: noisy.wav, reference.wav, recordings/."""
+    """What the commands find: noisy.wav, reference.wav, talk.wav, recordings/."""
     where = tmp_path
     for source, name in (("mixture_noisy", "noisy"), ("mixture_clean", "reference")):
         x, rate = sf.read(DEMO / f"{source}.flac", frames=40000)
         sf.write(where / f"{name}.wav", x, rate)
+    sf.write(where / "talk.wav", x, rate)
     (where / "recordings").mkdir()
     sf.write(where / "recordings" / "one.wav", x, rate)
     return where
@@ -84,6 +85,8 @@ def test_the_first_steps_run(folder):
         *commands("enhance", "README.md"),
         *commands("plot", "README.md"),
         *commands("tag", "README.md"),
+        *commands("mark", "README.md"),
+        *commands("detect", "README.md"),
     ]:
         result = shell(f"{line} -f" if " -o " in line else line, folder)
         assert result.returncode == 0, f"{line}\n{result.stderr}"

@@ -93,7 +93,7 @@ class Source:
                     yield reader
             except AudioError as error:
                 if self.path == "-" and "not audio" in str(error):
-                    raise AudioError(f"{error}; for bare samples use: audiomask stream") from None
+                    raise AudioError(f"{error}; bare samples go through audiomask stream, or --raw") from None
                 raise
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from audiomask.audio import MAX_CHANNELS, MAX_RATE, MIN_RATE
@@ -99,6 +99,16 @@ def refuse_told(artifacts: Iterable[Artifact], remedy: str) -> None:
     for artifact in artifacts:
         if artifact.lost and artifact.streams[0].type == "pcm":  # of frames of codes none is lost
             raise UsageError(f"{artifact.name}: conceals losses that it is told of; {remedy}")
+
+
+def refuse_unset(artifacts: Iterable[Artifact], given: Container[str]) -> None:
+    """Raise `UsageError` if a model has a control without a default that is not `given`."""
+    for artifact in artifacts:
+        for port in artifact.unset(given):
+            remedy = f"give --set {port.name}=VALUE"
+            if port.channels > 1:  # which no option here can give
+                remedy = f"its task is {artifact.task}: see audiomask {artifact.task} --help"
+            raise UsageError(f"{artifact.name}: cannot run without its control {port.name}; {remedy}")
 
 
 def one_output(artifact: Artifact, name: str | None, option: str = "--output") -> Port:

@@ -26,11 +26,17 @@ from audiomask.runtime.files.sinks import Output
 from audiomask.runtime.packets.jitter_buffer import shape
 
 
-def add_batch_arguments(add: Adder, inputs: str, out: str) -> None:
-    """Add what every verb on files takes: inputs, -o, -f, --allow-pipes, -j, --ray, -q."""
-    add("inputs INPUT", inputs, nargs="+")
-    add("-o --out PATH", out)
-    add("-f --force", "overwrite outputs that exist")
+def add_batch_arguments(add: Adder, inputs: str, out: str | None, nargs: str = "+") -> None:
+    """Add what every verb on files takes: inputs, -o, -f, --allow-pipes, -j, --ray, -q.
+
+    A verb whose `out` is None writes no files, and has neither -o nor -f.
+    """
+    add("inputs INPUT", inputs, nargs=nargs)
+    if out is None:
+        add.parser.set_defaults(out=None, force=False)
+    else:
+        add("-o --out PATH", out)
+        add("-f --force", "overwrite outputs that exist")
     add("--allow-pipes", "run the shell commands of a .scp")
     add("-j --jobs N", "files at once (default: one per core)", type=positive)
     add("--ray ADDRESS", "spread the files over a Ray cluster with a shared disk: auto, HOST:PORT, or local")

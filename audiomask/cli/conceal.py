@@ -24,7 +24,7 @@ import numpy as np
 
 from audiomask.audio import check_writable, replacing
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import controls, note
+from audiomask.cli._common import controls, note, refuse_unset
 from audiomask.cli._files import add_loss_arguments, add_sound_arguments, loss_of, run_sounds, sound_options
 from audiomask.masks.packets import Bursts
 from audiomask.runtime.catalogue import resolve
@@ -63,7 +63,9 @@ def work(model: str | None, packet_ms: float, options: Options) -> Enhance:
     """Return the work of the verb: a classical method for such packets, or a family of models."""
     if model in NAMES:
         return Enhance([Classical(model, packet_ms)], options)
-    return Enhance(resolve(model, task="conceal"), options)
+    family = resolve(model, task="conceal")
+    refuse_unset(family, options.controls)
+    return Enhance(family, options)
 
 
 def _lossy(jobs: list[Job]) -> list[Job]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from audiomask.cli._common import refuse_told
+from audiomask.cli._common import refuse_told, refuse_unset
 from audiomask.cli._files import add_sound_arguments, run_sounds, sound_options
 from audiomask.runtime.catalogue import resolve
 from audiomask.runtime.files.play import Enhance, Options
@@ -31,4 +31,5 @@ def work(model: str | None, options: Options) -> Enhance:
     """Return the work of the verb; `UsageError` for a model that has to be informed of losses."""
     family = resolve(model)
     refuse_told(family, "use audiomask conceal")
+    refuse_unset(family, options.controls)
     return Enhance(family, options)

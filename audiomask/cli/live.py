@@ -23,7 +23,16 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError, trace
-from audiomask.cli._common import add_model_arguments, between, controls, note, one_output, refuse_told, table
+from audiomask.cli._common import (
+    add_model_arguments,
+    between,
+    controls,
+    note,
+    one_output,
+    refuse_told,
+    refuse_unset,
+    table,
+)
 from audiomask.cli._terminal import keys, screen
 from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.card import portaudio
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     cards = _find(sd, args)
     family = resolve(args.model)
     refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
+    refuse_unset(family, controls(args))
     rate = args.rate or _rate(sd, cards, family)
     artifact = choose(family, rate)
     sounds(artifact)  # refuses a model that makes no sound

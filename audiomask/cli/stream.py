@@ -32,7 +32,15 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import add_model_arguments, between, controls, note, one_output, refuse_told
+from audiomask.cli._common import (
+    add_model_arguments,
+    between,
+    controls,
+    note,
+    one_output,
+    refuse_told,
+    refuse_unset,
+)
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm
 from audiomask.runtime.catalogue import choose, resolve
 from audiomask.runtime.files.sinks import needed
@@ -73,6 +81,7 @@ def _pipe(args: argparse.Namespace) -> None:
     family = resolve(args.model, task="enhance" if args.packets is None else "conceal")
     if args.packets is None:
         refuse_told(family, "give --packets MS and numbered packets")
+    refuse_unset(family, controls(args))
     artifact = choose(family, args.rate)
     first, port = artifact.streams[0], one_output(artifact, args.output)
     how: dict[str, Any] = {"sample_rate": args.rate, "channels": args.channels, "threads": args.threads}

@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +158,10 @@ class Artifact:
     @property
     def controls(self) -> dict[str, Port]:
         return {port.name: port for port in self.inputs if not port.is_stream}
+
+    def unset(self, given: Container[str] = ()) -> list[Port]:
+        """Return the controls that have to be given, having no default, and are not among `given`."""
+        return [port for port in self.controls.values() if port.default is None and port.name not in given]
 
     @property
     def streams(self) -> tuple[Port, ...]:

@@ -104,7 +104,7 @@ def test_standard_input(tree, monkeypatch):
     with source.open() as reader:
         assert (reader.info.frames, reader.name) == (100, "standard input")
     Input.buffer = io.BytesIO(b"\1\2" * 1000)
-    words = "standard input: not audio .* use: audiomask stream"
+    words = "standard input: not audio .*; bare samples go through audiomask stream, or --raw"
     with pytest.raises(AudioError, match=words), source.open():
         pass
 

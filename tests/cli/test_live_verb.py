@@ -550,3 +550,9 @@ def test_the_picture_is_drawn_on_a_terminal(monkeypatch):
     with verb.screen(False) as show:
         show("in [....] lag 1")
     assert "in [....] lag 1" in "".join(written)
+
+
+def test_a_model_that_needs_a_control_names_its_verb(cli, desk):
+    done = cli("live", "-m", "hallmark")
+    assert done.code == 2
+    assert "hallmark: cannot run without its control carrier; its task is mark" in done.err

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from audiomask.audio import AudioError
+from audiomask.audio import AudioError, replacing
 
 RATE, PERIOD = 16000, 8192  # Hz, samples
 LOW_HZ, HIGH_HZ = 200, 6800  # of the carrier
@@ -41,15 +41,22 @@ def read_key(path: str | Path) -> bytes:
     try:
         text = Path(path).read_bytes()[:100].decode("ascii", "replace").strip()
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read: {error.strerror}") from error
+        remedy = f"audiomask mark --new-key {path} makes one" if isinstance(error, FileNotFoundError) else ""
+        why = f"{path}: no key can be read there ({error.strerror})"
+        raise AudioError(f"{why}; {remedy or 'check the name and its rights'}") from error
     if not re.fullmatch("[0-9a-fA-F]{32}", text):
-        raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key {path} makes one")
+        raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key FILE makes one")
     return bytes.fromhex(text)
 
 
-def new_key() -> str:
-    """Return 32 hex digits that nobody can guess."""
-    return secrets.token_hex(16)
+def write_key(path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a new key, which nobody can guess, to a file that its owner alone may read.
+
+    Raises `AudioError` for a path that cannot be written, or that exists without `overwrite`.
+    """
+    with replacing(path, overwrite=overwrite) as part:
+        part.touch(0o600)
+        part.write_text(f"{secrets.token_hex(16)}\n", "ascii")
 
 
 def draw(key: bytes, label: str, count: int) -> np.ndarray:

@@ -11,10 +11,10 @@ p-value of a window comes from its score S, a sum of terms of independent random
 
     p = 1 - exp(-N Q(S)),      N = min(MOST, TRIALS e^(GROWTH (S - 6.5)))
 
-Q is the tail of a Gaussian variable, and MOST the number of places, drifts, speeds and messages that could be
-tried, which makes p an upper bound. As only the best places are asked for a message, fewer of the small scores
-are seen: N of these is fitted to unmarked sound (tools/bench/false_alarms.py), so that p is uniform there. The
-p-value of n windows is 1 - (1 - min p)^n.
+Q is the tail of a Gaussian variable, and MOST the number of places, drifts, speeds and messages that could
+be tried, which makes p an upper bound. As only the best places are asked for a message, small scores are seen
+less often: N of these is fitted to unmarked sound (tools/bench/false_alarms.py), so that p is uniform there.
+The p-value of n windows is 1 - (1 - min p)^n.
 
 Within a marked window and beside it the carrier is known, so that every 25 ms can be asked for it. Their log
 likelihoods, marked against unmarked, go through the Viterbi algorithm, which seldom changes its mind.

@@ -92,7 +92,7 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     if not names:
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
-            if not all(
+            if artifact.unset() or not all(
                 any(p.type == "pcm" for p in ports) for ports in (artifact.streams[:1], artifact.outputs)
             ):
                 continue  # other verbs play it

@@ -229,6 +229,8 @@ class Socket:
         artifact = choose(self.hub.models[model] if model else (informed or self.hub.families)[0], rate)
         if artifact.lost and packets is None:
             raise BadValue(f"{artifact.name} conceals losses that it is told of; say packets in the hello")
+        if missing := artifact.unset(wanted.get("controls") or ()):
+            raise BadValue(f"{artifact.name} cannot run without {missing[0].name}; say it as one of controls")
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
             raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS * width}")

@@ -358,8 +358,24 @@ def test_what_is_offered(toy, tmp_path, toys):
         Running(path)
     offered = [[a.name for a in family] for family in server_module.offer([])]
     assert offered[0] == [a.name for a in catalogue.resolve(None)]
-    played = [a.name for a in catalogue.shipped() if a.task not in ("tag", "encode", "decode")]
+    played = [a.name for a in catalogue.shipped() if a.task not in ("tag", "encode", "decode", "mark")]
     assert sorted(name for names in offered for name in names) == sorted(played)
+
+
+def test_a_control_without_a_default_belongs_into_the_hello(toys, tmp_path):
+    meta = toys.document()
+    meta["inputs"][1]["default"] = None
+    path = toys.build(tmp_path / "toy.onnx", metadata=json.dumps(meta))
+    assert [port.name for port in Artifact.load(path).unset()] == ["strength"]
+    server = Running(path)
+    try:
+        with server.open({}) as ws:
+            assert ws.ready["code"] == "bad_value"
+            assert "toy cannot run without strength; say it as one of controls" in ws.ready["message"]
+        with server.open({"controls": {"strength": 0.5}}) as ws:
+            assert ws.ready["type"] == "ready"
+    finally:
+        server.stop()
 
 
 def test_a_damaged_model_is_named(toy16, toys, tmp_path, monkeypatch):
