@@ -245,7 +245,7 @@ def heading(rows: Sequence[dict[str, Any]]) -> str:
         if values:
             parts.append(f"{name} {mean(values):.2f}{unit} ({worst(values):.2f} at worst)")
         if len(values) < len(rows):
-            parts.append(f"{name} not of {len(rows) - len(values)} clips, which have none")
+            parts.append(f"no {name} of {len(rows) - len(values)} of {len(rows)} clips")
     return ", ".join(parts)
 
 
