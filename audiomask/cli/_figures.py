@@ -36,11 +36,18 @@ def read_part(file: str, args: argparse.Namespace) -> tuple[np.ndarray, int]:
     return x[args.channel], rate
 
 
+def image_format(path: Path) -> str:
+    """Return the image format of a path; `AudioError` for a suffix that is none."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kind = path.suffix[1:].lower()
+    if kind not in FigureCanvasBase.get_supported_filetypes():
+        raise AudioError(f"{path}: '{path.suffix}' is not a picture; use .png, .pdf, .svg or .jpg")
+    return kind
+
+
 def save(figure: Figure, path: Path, dpi: int = 110) -> None:
     """Write a figure, which appears whole; `AudioError` for a suffix that is no image format."""
-    kinds = figure.canvas.get_supported_filetypes()
-    kind = path.suffix[1:].lower()
-    if kind not in kinds:
-        raise AudioError(f"{path}: '{path.suffix}' is not a picture; use .png, .pdf, .svg or .jpg")
+    kind = image_format(path)
     with replacing(path) as part:
         figure.savefig(part, format=kind, dpi=dpi)

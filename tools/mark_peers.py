@@ -1,0 +1,95 @@
+"""The watermarks that are compared, each behind one small interface: ours, and those of other packages."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+
+class MissingPeer(RuntimeError):
+    """The package of a watermark is not installed; the message says how to get it."""
+
+
+class Refused(ValueError):
+    """A clip that the watermark does not take; the message says why."""
+
+
+class Marker:
+    """A watermark for mono sound `[T]` float32."""
+
+    name: str  # with the version
+    bits: int  # of a message; 0 where it says only that there is a mark
+    rate: int | None  # of the sound that it takes, in Hz; None: any
+    threshold: float  # a score as high as that is a mark found
+
+    def mark(self, x: np.ndarray, rate: int, message: np.ndarray) -> np.ndarray:
+        """Return `x` with a message, bool `[bits]`; may raise `Refused`."""
+        raise NotImplementedError
+
+    def detect(self, x: np.ndarray, rate: int) -> tuple[float, np.ndarray | None]:
+        """Return a score, higher where a mark is likelier, and the message, bool `[bits]`, if any."""
+        raise NotImplementedError
+
+
+def _package(distribution: str, module: str, install: str) -> tuple[Any, str]:
+    """Return an imported module and the version of its distribution, or raise `MissingPeer`."""
+    try:
+        return importlib.import_module(module), version(distribution)
+    except (ImportError, PackageNotFoundError) as error:
+        raise MissingPeer(f"{distribution} does not import ({error}); pip install {install}") from error
+
+
+class Perth(Marker):
+    """Perth's implicit watermark, as Chatterbox uses it: presence alone, by networks at 32 kHz."""
+
+    bits, rate, threshold = 0, None, 0.5  # it rounds the score, and brings sound to its own rate and back
+    INSTALL = "resemble-perth librosa torchaudio 'setuptools<81'"
+
+    def __init__(self) -> None:
+        # It imports torchaudio, for what is pure Python there.
+        _package("torchaudio", "audiomask.frontend.torchaudio_import", self.INSTALL)
+        # The package itself hides why an import failed: then its class is None.
+        inner = "perth.perth_net.perth_net_implicit.perth_watermarker"
+        module, found = _package("resemble-perth", inner, self.INSTALL)
+        with contextlib.redirect_stdout(sys.stderr):  # it prints which checkpoint it loads
+            self.marker = module.PerthImplicitWatermarker()
+        self.name = f"Perth (resemble-perth {found})"
+
+    def mark(self, x: np.ndarray, rate: int, message: np.ndarray) -> np.ndarray:
+        return self.marker.apply_watermark(x, sample_rate=rate)
+
+    def detect(self, x: np.ndarray, rate: int) -> tuple[float, None]:
+        return float(self.marker.get_watermark(x, sample_rate=rate, round=False)), None
+
+
+class Aware(Marker):
+    """AWARE over the whole clip: its sound is optimised until a network with random weights reads 20 bits."""
+
+    bits, rate, threshold = 20, 16000, 0.5
+    # Without its own pins: the package asks for torch 2.7.1 and numpy 1.26.4, but runs with newer ones.
+    INSTALL = "librosa resampy webrtcvad-wheels 'setuptools<81'; pip install --no-deps aware"
+
+    def __init__(self) -> None:
+        models, found = _package("aware", "aware.utils.models", self.INSTALL)
+        self.service, _ = _package("aware", "aware.service", self.INSTALL)
+        self.embedder, self.detector = models.load("AWARE")
+        self.name = f"AWARE (aware {found})"
+
+    def mark(self, x: np.ndarray, rate: int, message: np.ndarray) -> np.ndarray:
+        try:
+            return self.service.embed_watermark(x, rate, message.astype(np.int32), self.embedder)
+        except ValueError as error:  # its voice detector heard no speech
+            raise Refused(str(error)) from error
+
+    def detect(self, x: np.ndarray, rate: int) -> tuple[float, np.ndarray]:
+        bits, confidence = self.service.detect_watermark(x, rate, self.detector)
+        return float(confidence), bits.astype(bool)
+
+
+MARKERS: dict[str, Callable[[], Marker]] = {"perth": Perth, "aware": Aware}
