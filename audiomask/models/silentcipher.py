@@ -367,11 +367,11 @@ class SilentCipher(StreamingModel):
         return y[:, None, : x.shape[2]]
 
     def learn(self, x: Tensor, message: Tensor | None = None, **inputs: Any):
-        """Return whole signals x `[B, 1, T]` marked, with the level of the whole, as the authors train."""
+        """Return whole signals x `[B, 1, T]` marked, with the level of the whole, for training."""
         return self.marked(x, self._told(message, x)), {}
 
     def tokens(self, message: Tensor, frames: Tensor) -> Tensor:
-        """Return the tokens of `message [B, length - 1]` in `frames [B, n]`, -1 where those are below 0."""
+        """Return the tokens of `message [B, length - 1]` in `frames [B, n]`, -1 in frames below 0."""
         spelt = F.pad(message + 1, (0, 1)).gather(1, frames % self.length)
         return torch.where(frames >= 0, spelt, -1)
 

@@ -64,7 +64,7 @@ class Marks(Signals):
         raise NotImplementedError
 
     def attacked(self, attack: Attack, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sound `[B, 1, N]` after an attack, and where its samples were in `x`, float64 `[B, N]`."""
+        """Return sound `[B, 1, N]` after an attack, and where its samples were, float64 `[B, N]`."""
         moved = attack.moved(x.float(), self.model.sample_rate, int(torch.randint(2**31, ())))
         at = moved.begin[:, None] + moved.speed * torch.arange(moved.audio.shape[2])
         return moved.audio, at.to(x.device)
@@ -177,7 +177,7 @@ class SymbolWatermark(Marks):
         return {"symbols": F.cross_entropy(logits, wanted, ignore_index=-1)}
 
     def _frames(self, at: Tensor, frames: int, length: int) -> Tensor:
-        """Return the frames of the marked sound that are nearest to those of the attacked, -1 outside.
+        """Return the frames of marked sound that are nearest to those of the attacked, -1 outside.
 
         The centre of a frame is the sample of its number times the hop; `at [B, N]` says where that was.
         """

@@ -67,9 +67,7 @@ def main() -> None:
             right = read == (bits > 0)
             row.append([found, false, right.mean(), right.all()])
     names = ("found", "false", "bits", "messages")
-    table = {
-        spec: dict(zip(names, np.mean(row, 0).tolist(), strict=True)) for spec, row in rows.items()
-    }
+    table = {spec: dict(zip(names, np.mean(row, 0).tolist(), strict=True)) for spec, row in rows.items()}
     print(f"{len(snr)} recordings, SNR of the mark {np.mean(snr):.1f} dB")
     print(f"{'attack':24}" + "".join(f"{name:>10}" for name in names))
     for spec, values in table.items():

@@ -1,4 +1,4 @@
-"""Recipes of watermarks: on the corpus that is here, and on a small tree of VoxPopuli; whole runs are slow."""
+"""Recipes of watermarks: on the corpus that is here, on a small tree of VoxPopuli; whole runs are slow."""
 
 import json
 from pathlib import Path

@@ -245,7 +245,7 @@ def run(data, tmp_path_factory):
     options = {f"model__model__{name}": value for name, value in small.items()}
     train(
         data, out, 2, recipe=ROOT / "recipes/watermark/audioseal.yaml", model__simulation__bits=3,
-        **options, data__valid=data / "speech_valid", data__steps=2, data__segment=8000,
+        **options, model__attack_p=1.0, data__valid=data / "speech_valid", data__steps=2, data__segment=8000,
     )  # fmt: skip
     return out
 

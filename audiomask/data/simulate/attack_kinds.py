@@ -244,10 +244,11 @@ def neural(x: Tensor, scene: Scene, kbps: float, *stem: str) -> Tensor:
 
 @lru_cache(4)
 def _network(folder: str) -> Codec:
-    """Return the codec of one channel whose weights a folder holds, "" for Gist's, itself not trained."""
+    """Return the codec of one channel whose weights a folder holds, or ours, itself not trained."""
     if not folder and not GIST.is_dir():
         raise AudioError(f"{GIST} is in a checkout of the repository only; give a folder, network:6:FOLDER")
-    model, _ = weights.load(folder or GIST)
+    with torch.random.fork_rng():  # its first weights are drawn: a run that is resumed draws at another step
+        model, _ = weights.load(folder or GIST)
     if not isinstance(model, Codec) or model.channels != 1 or model.beside:
         raise AudioError(f"{folder}: {type(model).__name__} is no codec of one channel without segments")
     return model.requires_grad_(False)

@@ -408,6 +408,13 @@ def test_our_codec_with_its_gradients_is_the_one_that_ships():
         Attack("network:9.5")(x, RATE)
 
 
+def test_a_codec_that_is_loaded_on_the_way_draws_nothing():
+    attack_kinds._network.cache_clear()
+    state = torch.get_rng_state()
+    Attack("network:6")(speechlike(1), RATE)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_our_codec_is_missed_where_only_the_package_is(monkeypatch, tmp_path):
     monkeypatch.setattr(attack_kinds, "GIST", tmp_path / "gist")
     attack_kinds._network.cache_clear()
