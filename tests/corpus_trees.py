@@ -141,6 +141,24 @@ def libritts(folder: Path) -> Path:
     return folder
 
 
+def voxpopuli(folder: Path) -> Path:
+    """Four sittings as its scripts leave them: segments of speech in two languages, and transcribed ones."""
+    sittings = ["20180206-0900-PLENARY-5", "20190115-0900-PLENARY-3", "20200115-1500-PLENARY-9"]
+    for i, sitting in enumerate([*sittings, "20200210-1700-COMMITTEE-ENVI"]):
+        names = [
+            f"unlabelled_data/{lang}/{sitting[:4]}/{sitting}_{lang}_{n}"
+            for lang in ("de", "en")
+            for n in range(2 if lang == "en" else 1)
+        ]
+        if i < 2:
+            names.append(f"transcribed_data/en/{sitting[:4]}/{sitting}-en_{sitting[:8]}-11:03:54_{i}")
+        for n, name in enumerate(names):
+            path = folder / f"{name}.ogg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sf.write(path, excerpt("speech", (3 * i + n) % 8), RATE, format="OGG", subtype="VORBIS")
+    return folder
+
+
 def musdb(folder: Path) -> Path:
     """HQ: three songs to train on, two of those of the validation, one to test on, in stereo at 44.1 kHz."""
     songs = {

@@ -1,8 +1,8 @@
 """Attack marked sound as the world may: codecs, noise, filters, speed, crops, rooms.
 
 Inputs, outputs and errors are those of audiomask enhance; the output has the input's rate and format. A kind
-is NAME[:VALUE[:VALUE]], as --list shows; + joins several, one after the other, and a value LOW..HIGH is drawn
-by the seed:
+is NAME[:VALUE[:VALUE]], as --list shows; + joins several, one after the other, and a value LOW..HIGH, or one
+of A/B/C, is drawn by the seed:
 
   audiomask attack marked.wav --kind opus:12 -o attacked.wav
   audiomask attack marked/ --kind speed:0.9..1.1+opus:16 -o attacked/ --seed 1

@@ -358,14 +358,22 @@ class SilentCipher(StreamingModel):
         spectrum = self._spectra(_padded(x, self.size))
         level = magnitude(spectrum).square().mean((2, 3), keepdim=True).sqrt()
         carrier = magnitude(spectrum * _scale(x)[..., None])
-        places = torch.arange(spectrum.shape[2], device=x.device) % self.length
-        tokens = F.pad(message + 1, (0, 1))[:, places]
+        tokens = self.tokens(message, torch.arange(spectrum.shape[2], device=x.device).expand(len(x), -1))
         bins = carrier.shape[3] if clip_statistics else self.bins
         mark = self._mark(carrier[..., :bins], tokens, self._whole(clip_statistics))
         y = self._marked(spectrum, mark, level, self.control("sdr", sdr, x))
         y = torch.complex(y[:, 0], y[:, 1]).mT
         y = torch.istft(y, self.size, self.size // 2, window=self.analysis.window)
         return y[:, None, : x.shape[2]]
+
+    def learn(self, x: Tensor, message: Tensor | None = None, **inputs: Any):
+        """Return whole signals x `[B, 1, T]` marked, with the level of the whole, for training."""
+        return self.marked(x, self._told(message, x)), {}
+
+    def tokens(self, message: Tensor, frames: Tensor) -> Tensor:
+        """Return the tokens of `message [B, length - 1]` in `frames [B, n]`, -1 in frames below 0."""
+        spelt = F.pad(message + 1, (0, 1)).gather(1, frames % self.length)
+        return torch.where(frames >= 0, spelt, -1)
 
     def logits(self, x: Tensor, clip_statistics: bool = False) -> Tensor:
         """Return the logits `[B, symbols + 1, frames]` of whole signals x `[B, 1, T]`."""

@@ -207,7 +207,8 @@ def _gru(x: Tensor, h: Tensor, w: Tensor, r: Tensor, *biases: Tensor) -> tuple[T
         biases = biases or (w.new_zeros(len(w)),) * 2
         y, h = _TrainedGRU.apply(x, h[0], w, r, *biases)
         return y, h[None]
-    return torch.gru(x, h, [w, r, *biases], bool(biases), 1, 0.0, False, False, False)
+    train = torch.is_grad_enabled()  # cuDNN goes back through no other, not even without dropout
+    return torch.gru(x, h, [w, r, *biases], bool(biases), 1, 0.0, train, False, False)
 
 
 def trains_here(x: Tensor) -> bool:
@@ -355,7 +356,8 @@ class _Recurrent(Streaming):
         if self.mode == "GRU":
             y, h = _gru(x, start[0], w, r, *biases)
             return y, [h]
-        y, *end = torch.lstm(x, start, [w, r, *biases], self.bias, 1, 0.0, False, False, False)
+        train = torch.is_grad_enabled()  # see `_gru`
+        y, *end = torch.lstm(x, start, [w, r, *biases], self.bias, 1, 0.0, train, False, False)
         return y, end
 
 

@@ -8,6 +8,9 @@ In a recipe:
         model: {class_path: audiomask.models.audioseal.AudioSeal}
         objective: {class_path: audiomask.losses.Objective, init_args: {outside: [detection, message], ...}}
         simulation: {class_path: audiomask.data.simulate.marking.Marking}
+
+`Watermark` is for a detector that finds a mark sample by sample, as AudioSeal's; `SymbolWatermark` for one
+that reads symbols frame by frame, as SilentCipher's.
 """
 
 from __future__ import annotations
@@ -23,10 +26,51 @@ from audiomask.data.example import Example, Simulation
 from audiomask.data.simulate.attacks import Attack
 from audiomask.losses import Objective
 from audiomask.models.audioseal import AudioSeal
+from audiomask.models.silentcipher import SilentCipher
 from audiomask.tasks.signals import Signals
 
 
-class Watermark(Signals):
+class Marks(Signals):
+    """A base that trains a marker, whose detector hears the mark after attacks.
+
+    A subclass says by `found` what the detector makes of it.
+
+    Args:
+        model: The networks.
+        objective: Compares the marked sound with the sound, and names the terms of `found` as `outside`.
+        simulation: Makes the examples: `data.simulate.marking.Marking`.
+        attacks: Specs, such as "opus:16" or "speed:0.8..1.2", see `data.simulate.attacks`.
+        rest: See `Signals`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        simulation: Simulation,
+        attacks: Sequence[str] = (),
+        **rest: Any,
+    ):
+        super().__init__(model, objective, simulation, **rest)
+        self.attacks = [*map(Attack, attacks)]
+
+    def run(self, example: Example) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        made, terms = super().run(example)
+        (marked,) = made.values()
+        return made, terms | self.found(marked, example.given)
+
+    def found(self, marked: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the terms of the detector for marked sound `[B, 1, T]`."""
+        raise NotImplementedError
+
+    def attacked(self, attack: Attack, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return sound `[B, 1, N]` after an attack, and where its samples were, float64 `[B, N]`."""
+        moved = attack.moved(x.float(), self.model.sample_rate, int(torch.randint(2**31, ())))
+        at = moved.begin[:, None] + moved.speed * torch.arange(moved.audio.shape[2])
+        return moved.audio, at.to(x.device)
+
+
+class Watermark(Marks):
     """Trains a marker by an objective, and its detector by two terms beside it.
 
     `detection` is the negative log-likelihood of where the mark is, and of its absence in rows that are
@@ -35,13 +79,11 @@ class Watermark(Signals):
 
     Args:
         model: The two networks.
-        objective: Compares the marked sound with the sound; it names `detection` and `message` as `outside`.
-        simulation: Makes the examples: `data.simulate.marking.Marking`.
-        attacks: Specs, such as "opus:16" or "speed:0.8..1.2", see `data.simulate.attacks`. The mask follows
-            the sound where one moves it.
+        objective: Names `detection` and `message` as `outside`.
+        attacks: The mask follows the sound where one moves it.
         attack_p: Probability that a step draws an attack, for each of them.
         temperature: Divides the logits of the bits.
-        rest: See `Signals`.
+        simulation, rest: See `Marks`.
     """
 
     def __init__(
@@ -54,16 +96,10 @@ class Watermark(Signals):
         temperature: float = 0.1,
         **rest: Any,
     ):
-        super().__init__(model, objective, simulation, **rest)
-        self.attacks, self.attack_p, self.temperature = [*map(Attack, attacks)], attack_p, temperature
-
-    def run(self, example: Example) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        made, terms = super().run(example)
-        (marked,) = made.values()
-        return made, terms | self.found(marked, example.given)
+        super().__init__(model, objective, simulation, attacks, **rest)
+        self.attack_p, self.temperature = attack_p, temperature
 
     def found(self, marked: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the terms of the detector for marked sound `[B, 1, T]`."""
         audio, mask = given["audio"], given["mask"]
         whole = mask.amin((1, 2)) > 0
         sounds = torch.cat([mask * marked + (1 - mask) * given["fill"], audio[whole]])
@@ -80,11 +116,11 @@ class Watermark(Signals):
 
     def _attacked(self, attack: Attack, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return sound `[B, 1, N]` after an attack, and where the mark is in it."""
-        moved = attack.moved(x.float(), self.model.sample_rate, int(torch.randint(2**31, ())))
-        at = (moved.begin[:, None] + moved.speed * torch.arange(moved.audio.shape[2])).round().long()
-        inside = ((at >= 0) & (at < x.shape[2])).to(x.device)
-        at = at.clamp(0, x.shape[2] - 1).to(x.device)
-        return moved.audio, present.gather(2, at[:, None]) * inside[:, None]
+        audio, at = self.attacked(attack, x)
+        at = at.round().long()
+        inside = (at >= 0) & (at < x.shape[2])
+        at = at.clamp(0, x.shape[2] - 1)
+        return audio, present.gather(2, at[:, None]) * inside[:, None]
 
     def _terms(self, x: Tensor, present: Tensor, message: Tensor) -> dict[str, Tensor]:
         rows, detector = len(message), self.model.detect
@@ -102,3 +138,50 @@ class Watermark(Signals):
             "bits_right": right.float().mean(),
             "samples_right": seen.float().mean(),
         }
+
+
+class SymbolWatermark(Marks):
+    """Trains a marker and its detector by what the detector reads in each frame.
+
+    `symbols` is the cross-entropy of the frame's symbol after one of the attacks, or none of them, which a
+    step draws with equal chance (Singh et al. 2024). How soft the mark is lies in the marker, so an objective
+    may give its losses the weight 0.
+
+    Args:
+        model: The network.
+        objective: Names `symbols` as `outside`.
+        simulation, attacks, rest: See `Marks`.
+    """
+
+    def __init__(
+        self,
+        model: SilentCipher,
+        objective: Objective,
+        simulation: Simulation,
+        attacks: Sequence[str] = (),
+        **rest: Any,
+    ):
+        super().__init__(model, objective, simulation, attacks, **rest)
+
+    def found(self, marked: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        x, at = marked, torch.arange(marked.shape[2], device=marked.device).expand(len(marked), -1)
+        drawn = int(torch.randint(len(self.attacks) + 1, ())) if self.training else 0
+        if drawn:
+            x, at = self.attacked(self.attacks[drawn - 1], marked)
+        logits = self.model.logits(x)
+        wanted = self.model.tokens(given["message"], self._frames(at, logits.shape[2], marked.shape[2]))
+        known = wanted >= 0
+        with torch.no_grad():
+            right = (logits.argmax(1) == wanted)[known].float().mean()
+        self.record("train" if self.training else "val", {"symbols_right": right}, len(marked))
+        return {"symbols": F.cross_entropy(logits, wanted, ignore_index=-1)}
+
+    def _frames(self, at: Tensor, frames: int, length: int) -> Tensor:
+        """Return the frames of marked sound that are nearest to those of the attacked, -1 outside.
+
+        The centre of a frame is the sample of its number times the hop; `at [B, N]` says where that was.
+        """
+        hop = self.model.hop
+        here = at[:, ::hop][:, :frames]
+        near = torch.where((here >= 0) & (here < length), (here / hop).round(), -1)
+        return F.pad(near, (0, frames - near.shape[1]), value=-1).long()

@@ -119,3 +119,15 @@ def test_plain_layers_export_at_any_size():
 def test_export_refuses_what_the_operator_cannot_do():
     with pytest.raises(ValueError, match="time-first"):
         _onnx_module(nn.GRU(2, 2, batch_first=True), torch.zeros(1, 1, 2), [torch.zeros(1, 1, 2)])
+
+
+@pytest.mark.parametrize(("layer", "name"), [(LSTM, "lstm"), (GRU, "gru")])
+def test_gradients_are_asked_for_as_cudnn_needs_it(layer, name, monkeypatch):
+    """In evaluation mode too: a codec that attacks a mark is not trained, and gradients go through it."""
+    asked, own = [], getattr(torch, name)
+    monkeypatch.setattr(torch, name, lambda *given: (asked.append(given[6]), own(*given))[1])
+    block, x = layer(2, 3).eval().to(torch.bfloat16), torch.randn(1, 2, 4).to(torch.bfloat16)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            block.step(x, block.initial_state(1, dtype=torch.bfloat16))
+    assert asked == [True, False]

@@ -24,8 +24,10 @@ from audiomask.data.simulate import channel, lossy
 from audiomask.data.simulate import distortions as d
 from audiomask.data.simulate.degrade import RowDraws, equaliser, room_response, statistical_rooms
 from audiomask.nn.codec import Codec
+from audiomask.runtime.catalogue import PRETRAINED
 
 EQ_POINTS = 6
+GIST = PRETRAINED / "gist"  # weights of the codec that ships
 NUMBERS = 16  # uniform numbers that a row of an attack may draw
 
 
@@ -242,8 +244,11 @@ def neural(x: Tensor, scene: Scene, kbps: float, *stem: str) -> Tensor:
 
 @lru_cache(4)
 def _network(folder: str) -> Codec:
-    """Return the codec of one channel whose weights a folder holds, itself not trained."""
-    model, _ = weights.load(folder)
+    """Return the codec of one channel whose weights a folder holds, or ours, itself not trained."""
+    if not folder and not GIST.is_dir():
+        raise AudioError(f"{GIST} is in a checkout of the repository only; give a folder, network:6:FOLDER")
+    with torch.random.fork_rng():  # its first weights are drawn: a run that is resumed draws at another step
+        model, _ = weights.load(folder or GIST)
     if not isinstance(model, Codec) or model.channels != 1 or model.beside:
         raise AudioError(f"{folder}: {type(model).__name__} is no codec of one channel without segments")
     return model.requires_grad_(False)
@@ -255,7 +260,9 @@ def network(x: Tensor, scene: Scene, kbps: float, folder: str) -> Tensor:
     each = float(model.sample_rate * codes.rate) * (codes.levels - 1).bit_length() / 1000
     books = round(kbps / each)
     if not 1 <= books <= codes.channels or abs(books * each - kbps) > 1e-3 * each:
-        raise AudioError(f"{folder}: has 1 to {codes.channels} times {each:g} kbit/s, not {kbps:g}")
+        raise AudioError(
+            f"{folder or model.name}: has 1 to {codes.channels} times {each:g} kbit/s, not {kbps:g}"
+        )
     rows = d.converted(x.flatten(0, 1)[:, None], scene.rate, model.sample_rate)
     y, _ = model.learn(rows, books=torch.full((len(rows),), books, device=x.device))
     return d.converted(y, model.sample_rate, scene.rate)[..., : x.shape[2]].reshape(x.shape)
@@ -533,9 +540,9 @@ _TABLE: Iterable[Kind] = (
     ),
     Kind(
         "network",
-        "a neural codec with its own gradients, each channel, by its weights (--weights of audiomask import)",
+        "a neural codec with its own gradients, each channel: ours, or by the weights of audiomask import",
         network,
-        (_kbps(0.1, 100, 6), Parameter("FOLDER")),
+        (_kbps(0.1, 100, 6), Parameter("FOLDER", default="")),
         f"{SEAL}, {RAW}, {MARK}",
         reach=None,
     ),

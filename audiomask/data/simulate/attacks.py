@@ -4,9 +4,9 @@
     y = attack(x, sample_rate=16000, seeds=torch.arange(8))      # x [8, C, T], of any rate
 
 A spec is KIND[:VALUE[:VALUE]], of the kinds of `attack_kinds.KINDS`; a `+` joins several, one after another.
-A value LOW..HIGH is drawn evenly, once for a batch. All else that is random is drawn by each row from its
-seed, so a row comes out the same in any batch. Kinds are differentiable, codecs straight-through: what comes
-out has been coded, and the gradient is that of the untouched sound.
+A value LOW..HIGH is drawn evenly, and of A/B/C one is, once for a batch. All else that is random is drawn by
+each row from its seed, so a row comes out the same in any batch. Kinds are differentiable, codecs
+straight-through: what comes out has been coded, and the gradient is that of the untouched sound.
 
 `Attack.moved` says besides where the sound came from, in time; `Stream` runs through long recordings.
 """
@@ -37,7 +37,11 @@ class AttackError(ValueError):
     """A spec that cannot be read; the message says what would do."""
 
 
-Value = float | str | tuple[float, float]  # a pair: to be drawn between
+class OneOf(tuple[float, ...]):
+    """Values of which one is drawn."""
+
+
+Value = float | str | OneOf | tuple[float, float]  # a pair: to be drawn between
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,19 @@ class Step:
     def __str__(self) -> str:
         def text(value: Value) -> str:
             if isinstance(value, tuple):
-                return "..".join(f"{end:g}" for end in value)
+                return ("/" if isinstance(value, OneOf) else "..").join(f"{end:g}" for end in value)
             return value if isinstance(value, str) else f"{value:g}"
 
         return ":".join([self.kind.name, *(text(value) for value in self.values if value != "")])
 
     def drawn(self, seed: int) -> Step:
-        """Return this step with ranges replaced by values from a seed."""
+        """Return this step with ranges and choices replaced by values from a seed."""
         numbers = torch.rand(max(1, len(self.values)), generator=torch.Generator().manual_seed(seed)).tolist()
         values: list[Value] = []
         for number, value, parameter in zip(numbers, self.values, self.kind.parameters, strict=False):
-            if isinstance(value, tuple):
+            if isinstance(value, OneOf):
+                value = value[math.floor(number * len(value))]
+            elif isinstance(value, tuple):
                 low, high = value
                 value = low + number * (high - low)
                 if parameter.whole:  # each as often
@@ -115,6 +121,8 @@ def _step(spec: str) -> Step:
             if pair[0] > pair[1]:
                 raise AttackError(f"{spec}: {parameter.name} {text} runs downwards; give the lower one first")
             values.append(pair)
+        elif "/" in text:
+            values.append(OneOf(_number(one, parameter, spec) for one in text.split("/")))
         else:
             values.append(_number(text, parameter, spec))
     return Step(kind, tuple(values))
@@ -170,7 +178,7 @@ class Attack(nn.Module):
         return "+".join(map(str, self.steps))
 
     def drawn(self, seed: int) -> list[Step]:
-        """Return the steps with ranges replaced by values from a seed."""
+        """Return the steps with ranges and choices replaced by values from a seed."""
         return [step.drawn(int(mixed(torch.tensor(seed + i)))) for i, step in enumerate(self.steps)]
 
     def forward(

@@ -22,13 +22,14 @@ class Marking(Simulation):
 
     Args:
         sent: Makes the signal to be marked.
-        bits: Bits of a message.
+        bits: Bits of a message, or symbols.
         silence_p: Probability that a row becomes silent in its parts.
         replace_p: Probability that another row of the batch takes their place.
         remove_p: Probability that the same row without the mark does.
         windows: Parts of a row at most, of equal length.
         covered: Fraction of a row that they cover, where they do not overlap.
         invert_p: Probability that all but the parts is replaced.
+        levels: Number of symbols that a message may be of; they are 0 to levels - 1.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Marking(Simulation):
         windows: int = 5,
         covered: float = 0.5,
         invert_p: float = 0.5,
+        levels: int = 2,
     ):
         super().__init__(sent.sample_rate, sent.segment)
         if min(silence_p, replace_p, remove_p) < 0 or silence_p + replace_p + remove_p > 1:
@@ -48,11 +50,13 @@ class Marking(Simulation):
                 f"silence_p {silence_p}, replace_p {replace_p}, remove_p {remove_p}: want probabilities "
                 "whose sum is 1 at most"
             )
+        if levels < 2:
+            raise ValueError(f"{levels} levels: want two at least")
         if windows < 1 or not 0 < covered < 1:
             raise ValueError(f"{windows} windows that cover {covered}: want one at least, and a fraction")
         self.sent, self.bits, self.windows, self.covered = sent, bits, windows, covered
         self.silence_p, self.replace_p, self.remove_p = silence_p, replace_p, remove_p
-        self.invert_p = invert_p
+        self.invert_p, self.levels = invert_p, levels
 
     @property
     def crop(self) -> int:
@@ -67,7 +71,7 @@ class Marking(Simulation):
         else:
             x, seeds = self.sent.example(batch).given["audio"], batch["seed"]
         draws = RowDraws(seeds ^ APART, self.bits + 3 + self.windows, x.device)
-        message = draws.chance(0.5, self.bits).long()
+        message = draws.uniform(0, self.levels, self.bits).long().clamp(max=self.levels - 1)
         kind = draws.uniform(0, 1, 1, 1)
         mask = self._mask(draws, x.shape[2])
         whole = kind >= self.silence_p + self.replace_p + self.remove_p

@@ -15,7 +15,7 @@ import torch
 
 from audiomask import weights
 from audiomask.audio import AudioError, media
-from audiomask.data.simulate import attacks, lossy
+from audiomask.data.simulate import attack_kinds, attacks, lossy
 from audiomask.data.simulate import distortions as d
 from audiomask.data.simulate.attacks import KINDS, SUITES, Attack, AttackError, Stream, form, parse, rows
 from audiomask.models.gist import Gist
@@ -396,6 +396,32 @@ def test_a_codec_with_gradients_is_its_artifact(tiny_codec, rate):
         Attack(f"network:0.9:{folder}")(x, rate)
 
 
+def test_our_codec_with_its_gradients_is_the_one_that_ships():
+    x = speechlike(2)[..., :4000].requires_grad_()
+    y, made = Attack("network:6")(x, RATE), Attack("gist:6")(x.detach(), RATE)
+    inside = slice(0, -2 * RATE // 50)  # behind the end one codes silence, the other nothing
+    assert rms((y - made)[..., inside]) < 1e-4 * rms(made)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x)
+    assert torch.isfinite(gradient).all()
+    assert not torch.allclose(gradient, 2 * y)
+    with pytest.raises(AudioError, match=r"gist: has 1 to 18 times 0\.5 kbit/s, not 9\.5"):
+        Attack("network:9.5")(x, RATE)
+
+
+def test_a_codec_that_is_loaded_on_the_way_draws_nothing():
+    attack_kinds._network.cache_clear()
+    state = torch.get_rng_state()
+    Attack("network:6")(speechlike(1), RATE)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_our_codec_is_missed_where_only_the_package_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(attack_kinds, "GIST", tmp_path / "gist")
+    attack_kinds._network.cache_clear()
+    with pytest.raises(AudioError, match=r"network:6:FOLDER"):
+        Attack("network:6")(speechlike(1), RATE)
+
+
 class Half:
     """In place of LiteRT: networks that halve the samples, and remember how many signals were begun."""
 
@@ -470,7 +496,7 @@ def test_specs():
     steps = parse("opus:12 + bandpass:300+echo:0.1..0.5:.2+splice:1:a:b.wav")
     assert [step.kind.name for step in steps] == ["opus", "bandpass", "echo", "splice"]
     assert [step.values for step in steps] == [(12.0,), (300.0, 8000.0), ((0.1, 0.5), 0.2), (1.0, "a:b.wav")]
-    text = "opus:12+bandpass:300:8000+echo:0.1..0.5:0.2+splice:1:a:b.wav+polarity"
+    text = "opus:12/16.5+bandpass:300:8000+echo:0.1..0.5:0.2+splice:1:a/b:b.wav+polarity"
     assert str(Attack(text)) == text
     for spec, message in {
         "": "nothing: is no attack; there are noise white",
@@ -479,6 +505,8 @@ def test_specs():
         "opus:nan": "is no number",
         "opus:5000": "is no number from",
         "opus:20..10": "runs downwards",
+        "opus:6/5000": r"KBPS '5000' is no number from",
+        "opus:6/": r"KBPS '' is no number from",
         "quantise:8.5": "BITS '8.5' is no whole number",
         "polarity:1": "polarity takes no value",
         "ir": "give ir:FILE",
@@ -505,6 +533,14 @@ def test_the_table_is_complete():
             assert p.is_path or p.default is None or p.low <= p.default <= p.high
     for specs in SUITES.values():
         assert all(str(Attack(spec)) for spec in specs)
+
+
+def test_one_of_several_is_drawn_evenly_and_by_the_seed():
+    drawn = [Attack("network:3/6/12:x/y").drawn(seed)[0].values for seed in range(300)]
+    assert {folder for _, folder in drawn} == {"x/y"}
+    rates = [rate for rate, _ in drawn]
+    assert {n: pytest.approx(100, abs=30) for n in (3, 6, 12)} == {n: rates.count(n) for n in (3, 6, 12)}
+    assert drawn[:5] == [Attack("network:3/6/12:x/y").drawn(seed)[0].values for seed in range(5)]
 
 
 def test_ranges_are_drawn_evenly_and_by_the_seed():

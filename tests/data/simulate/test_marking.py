@@ -39,6 +39,12 @@ def test_parts_are_replaced_as_often_as_published():
     assert float(given["message"].float().mean()) == pytest.approx(0.5, abs=0.03)
 
 
+def test_messages_of_symbols():
+    drawn = examples(1000, levels=3)["message"]
+    assert drawn.dtype == torch.int64
+    assert [float((drawn == s).float().mean()) for s in range(3)] == [pytest.approx(1 / 3, abs=0.03)] * 3
+
+
 def test_a_row_replays_in_any_batch():
     many, few = examples(12, replace_p=0.0), examples(5, replace_p=0.0)
     for name, value in few.items():
@@ -53,7 +59,14 @@ def test_recordings_are_marked_as_they_are():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"silence_p": 0.5, "replace_p": 0.4}, {"remove_p": -0.1}, {"windows": 0}, {"covered": 1.0}]
+    "wrong",
+    [
+        {"silence_p": 0.5, "replace_p": 0.4},
+        {"remove_p": -0.1},
+        {"windows": 0},
+        {"covered": 1.0},
+        {"levels": 1},
+    ],
 )
 def test_what_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="want"):
