@@ -180,12 +180,13 @@ class Service(Hub):
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette):
         self.workers = [Worker(self.counters) for _ in range(self.settings.threads)]
+        self.searcher = Worker(self.counters, timed=False)
         watch = asyncio.create_task(self._watch())
         try:
             yield
         finally:
             watch.cancel()
-            for worker in self.workers:
+            for worker in (*self.workers, self.searcher):
                 worker.stop()
 
     async def _watch(self) -> None:
