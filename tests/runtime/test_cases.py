@@ -2,8 +2,8 @@
 
 A case is a model, options, and actions: `["feed", frames, {...}]` (of the first stream, with `lost` spans,
 `spoil`ed samples, other `streams` by their frames, or a wrong number of `rows`), `["set", controls, mix]`,
-`["flush"]`, `["reset"]`. What is fed follows from the case, see `given`, and so do controls of many values, which
-are as many `steps` of it.
+`["flush"]`, `["reset"]`. What is fed follows from the case, see `given`, and so do controls of many
+values: as many `steps` of it.
 """
 
 import base64

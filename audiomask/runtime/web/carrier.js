@@ -14,6 +14,9 @@ const [BITS, PARTS] = [16, 128];
 const STEP = PERIOD / 2 / PARTS; // samples between the parts of a codeword
 const PILOT = 1 / 3; // of the power
 
+/** Whether a model of this document marks sound by a carrier. */
+export const marksBy = ({ task, controls }) => task === "mark" && controls.carrier?.channels === PERIOD / 2;
+
 /** Return the bytes of a key, 32 hex digits, or null for a text that is none. */
 export const parseKey = (text) =>
   /^[0-9a-f]{32}$/i.test(text) ? Uint8Array.from(text.match(/../g), (pair) => parseInt(pair, 16)) : null;

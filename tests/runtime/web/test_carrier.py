@@ -19,7 +19,8 @@ for (const [key, messages] of JSON.parse(process.argv[3])) {
   const waves = messages.map((text) => [...carrier.wave(parseMessage(text))]);
   made.push({ spectra, signs: messages.map((text) => carrier.codeword(parseMessage(text))), waves });
 }
-const refused = ["", "00", "g".repeat(32), "0".repeat(31), "0".repeat(33), " " + "0".repeat(32)].map(parseKey);
+const texts = ["", "00", "g".repeat(32), "0".repeat(31), "0".repeat(33), " " + "0".repeat(32)];
+const refused = texts.map(parseKey);
 const none = ["", "12345", "0x1f", "-1", "g", "1 "].map(parseMessage);
 console.log(JSON.stringify({ made, keys: [newKey(), newKey()], refused, none }));
 """
