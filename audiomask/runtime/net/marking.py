@@ -120,7 +120,7 @@ def marking(
         finder = Finder(secret, rate, channels or 1, every)
         return finder, Pcm(form, finder.channels), {"do": "detect", "every": every}
     if asked["do"] != "mark":
-        raise BadValue(f"do is {asked['do'][:20]!r}, none of mark detect")
+        raise BadValue("do is none of mark detect")
     if every is not None:
         raise BadValue("every is of who detects; leave it out")
     if not re.fullmatch(f"[0-9a-fA-F]{{1,{BITS // 4}}}", message or ""):

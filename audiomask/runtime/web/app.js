@@ -160,8 +160,8 @@ function showPorts() {
   $("save-codes").hidden = !codec;
   $("marks").hidden = !marks;
   $("found").hidden = !finding();
-  const made = [$("after").closest(".picture"), $("listen"), $("save"), $("message-field")];
-  for (const element of made) element.hidden = finding();
+  const others = [$("modes"), $("after").closest(".picture"), $("listen"), $("save"), $("message-field")];
+  for (const element of others) element.hidden = finding();
   const shown = new Map(ports.map((port) => [port, values[port.name]]));
   shown.set(mixer(), mix[mixer().name]).set(buffering, spare ?? BUFFER_MS[mode()]);
   showControls($("controls"), [...ports, buffering], shown, (port, value) => {

@@ -142,7 +142,7 @@ def test_a_splice_is_shown_where_it_is_marked(page, folder):
     assert abs(end - 9) < 0.1
     assert page.text("segments") == f"{start:.2f}\u2013{end:.2f} s"
     # What marks alone make is out of sight, and nothing of it can be saved.
-    for name in ("save", "after", "listen", "message-field"):
+    for name in ("modes", "save", "after", "listen", "message-field"):
         assert page.at.locator(f"#{name}").is_hidden()
     page.at.keyboard.press("d")
     with page.working():
