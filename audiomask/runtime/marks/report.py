@@ -16,7 +16,7 @@ def spell(message: int) -> str:
 
 
 def document(found: Detection) -> dict[str, Any]:
-    """Return a detection as JSON has it: messages in hex, `bits` and `segments` as lists of pairs."""
+    """Return a detection as JSON has it: messages in hex, `bits` and `segments` in pairs."""
     return {
         "present": found.present,
         "p": found.p,

@@ -104,7 +104,10 @@ Job = tuple[Callable[[], Any], Future]
 
 
 class Worker:
-    """A thread that computes, and the event loop's end of it; `timed`: its turns are in the histograms."""
+    """A thread that computes, and the event loop's end of it.
+
+    The histograms of the counters have its turns if it is `timed`.
+    """
 
     def __init__(self, counters: Counters, timed: bool = True):
         self.counters, self.timed, self.load = counters, timed, 0

@@ -43,7 +43,7 @@ def is_marker(artifact: Artifact) -> bool:
 
 
 class Finder:
-    """A session that detects marks: it is fed as a `Player` is, and gives reports, texts of JSON."""
+    """A session that detects marks: fed as a `Player` is, it gives reports, texts of JSON."""
 
     outputs = faults = 0
     ports = ()

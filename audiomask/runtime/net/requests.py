@@ -56,7 +56,7 @@ def field(
 
 
 def rest(entry: dict[str, Any], **fields: tuple) -> dict[str, Any]:
-    """Take the last fields, each as `field` has them, out of a command; raise `Refusal` for more."""
+    """Take the last fields out of a command, see `field`; raise `Refusal` for more."""
     found = {name: field(entry, name, *spec) for name, spec in fields.items()}
     if entry:
         raise BadValue(f"unknown: {' '.join(entry)[:100]}")

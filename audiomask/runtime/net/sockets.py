@@ -380,7 +380,7 @@ class Socket:
         self._put(json.dumps(report))
 
     def _deliver(self, output: bytes | str | Exception, since: float) -> None:
-        """Take from the worker bytes of sound, a report, or the exception that its computation raised."""
+        """Take from the worker bytes of sound, a report, or the exception that was raised."""
         stream = self.stream
         if stream is None or self._closed:
             return
