@@ -52,8 +52,10 @@ function say(state, words) {
   const busy = state === "live" || state === "busy";
   $("model").disabled = busy || !models.length;
   $("output").disabled = busy;
-  for (const input of document.getElementsByName("mode")) input.disabled = busy || input.dataset.missing === "true";
-  for (const input of $("marks").querySelectorAll("input, #new-key")) input.disabled = state === "live";
+  for (const input of document.querySelectorAll("[name=mode], [name=do]")) {
+    input.disabled = busy || input.dataset.missing === "true";
+  }
+  for (const id of ["key", "new-key", "mark-message"]) $(id).disabled = state === "live";
   $("mic").disabled = !(state === "ready" || state === "live");
   $("open").disabled = !(state === "ready");
   $("mic").textContent = state === "live" ? "Stop the microphone" : "Start the microphone";

@@ -209,8 +209,8 @@ def test_what_is_missing_is_said(page, folder):
     page.choose("browser", "hallmark")
     for key, message, words in (
         ("", "1", "Give a key of 32 hex digits, or make a new one and save it."),
-        ("0011", "1", "Give a key of 32 hex digits, or make a new one and save it."),
-        (KEY, "xyz", "Give a message of 1 to 4 hex digits."),
+        (KEY + "0", "1", "Give a key of 32 hex digits, or make a new one and save it."),
+        (KEY, "12345", "Give a message of 1 to 4 hex digits."),
     ):
         page.at.fill("#key", key)
         page.at.fill("#mark-message", message)
@@ -233,7 +233,8 @@ def test_the_microphone_is_marked(browser, site, mode):
     with page_driver.Page(browser, site, scripts=(CARD.replace("RATE", "16000"),)) as page:
         marking(page, mode, OTHER, "1234")
         page.start()
-        assert page.at.is_disabled("#key")
+        for one in ("#key", "#new-key", "#mark-message", "[name=do][value=detect]"):
+            assert page.at.is_disabled(one)
         page.at.wait_for_timeout(3500)
         page.stop()
         assert not page.at.is_disabled("#key")
