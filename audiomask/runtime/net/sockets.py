@@ -66,7 +66,7 @@ class Hub:
         self.families, self.settings, self.report = families, settings, report
         self.counters = Counters()
         self.workers: list[Worker] = []
-        self.searcher: Worker | None = None  # of those who detect: a search takes many turns' time
+        self.searcher: Worker  # of those who detect: a search takes many turns' time
         self.artifacts = {a.path.stem: a for group in families for a in group}
         self.codecs: dict[str, Codec] = {}  # by what a hello may name
         self.models: dict[str, list[Artifact]] = {}  # by what a hello may name: file, model, family
@@ -221,17 +221,13 @@ class Socket:
             raise BadValue(f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
             raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
-        for kind, asked in (("codec", codec), ("mark", mark)):
-            if asked is None:
-                continue
+        if codec is not None or mark is not None:
+            kind, asked, begin = ("codec", codec, self._code) if mark is None else ("mark", mark, self._mark)
             if packets is not None or output is not None or None not in (codec, mark):
-                raise BadValue(f"what else is said is not of such a socket; say {kind} alone")
+                raise BadValue(f"packets, output, codec and mark are of different sockets; say {kind} alone")
             if channels is not None and not 1 <= channels <= MAX_ROWS:
                 raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS}")
-            if kind == "codec":
-                await self._code(asked, model, rate, channels, form, wanted)
-            else:
-                await self._mark(asked, model, rate, channels, form, wanted)
+            await begin(asked, model, rate, channels, form, wanted)
             return
         if model is not None and model not in self.hub.models:
             names = " ".join(self.hub.models)
@@ -283,7 +279,7 @@ class Socket:
 
     def _open(self, session: Any, pcm: Pcm) -> None:
         workers = [self.hub.searcher] if isinstance(session, Finder) else self.hub.workers
-        worker = min(filter(None, workers), key=lambda w: w.load)
+        worker = min(workers, key=lambda w: w.load)
         self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
         worker.load += 1
         self.heard = self._loop.time()

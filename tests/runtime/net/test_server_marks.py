@@ -226,7 +226,7 @@ WRONG = [
     ({"mark": DETECT, "controls": {"strength": 1}}, "who detects has no controls"),
     ({"mark": DETECT, "model": "toy_16k"}, "does not mark by a key; these do: hallmark"),
     ({"mark": MARK, "packets": {}}, "say mark alone"),
-    ({"mark": MARK, "codec": {}}, "say codec alone"),
+    ({"mark": MARK, "codec": {}}, "say mark alone"),
     ({"mark": MARK, "channels": 9}, "channels 9 are outside 1 to 8"),
     ({"token": 12345678901234567890}, "token is of a wrong type"),
 ]
