@@ -28,9 +28,16 @@ function given(port, rows, count, start, spans = []) {
 const text = (row) => Buffer.from(Float64Array.from(row).buffer).toString("base64");
 const failed = (error) => ({ error: error.message, kind: error.name });
 
+/** Controls, those of many values filled in: see `set_up` in test_cases.py. */
+const filled = (controls) => Object.fromEntries(Object.entries(controls).map(([name, value]) => {
+  const steps = value.steps && given({ type: "pcm" }, 1, value.steps, 0)[0];
+  return [name, steps ? Array.from(steps, (x) => 16 * x) : value];
+}));
+
 async function replay(model, one) {
-  const { sample_rate: sampleRate, ...options } = one.options ?? {};
-  const player = new (one.as === "Player" ? Player : Session)(model, { sampleRate, ...options });
+  const { sample_rate: sampleRate, controls = {}, ...options } = one.options ?? {};
+  const made = { sampleRate, controls: filled(controls), ...options };
+  const player = new (one.as === "Player" ? Player : Session)(model, made);
   const at = {};
   const results = [];
   for (const [kind, ...words] of one.actions) {

@@ -2,7 +2,8 @@
 
 A case is a model, options, and actions: `["feed", frames, {...}]` (of the first stream, with `lost` spans,
 `spoil`ed samples, other `streams` by their frames, or a wrong number of `rows`), `["set", controls, mix]`,
-`["flush"]`, `["reset"]`. What is fed follows from the case, see `given`.
+`["flush"]`, `["reset"]`. What is fed follows from the case, see `given`, and so do controls of many
+values: as many `steps` of it.
 """
 
 import base64
@@ -81,6 +82,7 @@ def folder(tmp_path_factory, toys, toy, array3, repeat16, tagger16):
         small_artifacts.build(folder, name)
     for part in ("enc", "dec"):
         shutil.copy(PRETRAINED / f"gist_{part}.onnx", folder)
+    shutil.copy(PRETRAINED / "hallmark.onnx", folder)
     start, states = np.linspace(-1, 1, 257, dtype=np.float32), toys.document()["states"]
     for name, initial in (("bytes", {"base64": base64.b64encode(start).decode()}), ("list", start.tolist())):
         entries = [{**states[0], "initial": initial}, states[1]]
@@ -117,13 +119,22 @@ def fed(player, at, count, lost=(), spoil=None, rows=None, streams=None):
     return block, others
 
 
+def set_up(options):
+    """Return options whose controls of many values are filled in."""
+    controls = {
+        name: 16 * given(Port(name), 1, value["steps"], 0)[0] if isinstance(value, dict) else value
+        for name, value in options.get("controls", {}).items()
+    }
+    return {**options, "controls": controls}
+
+
 def replay(path, case):
     """Return what each action gives: frames by port, None, or the words of its error; and the player, or the
     words why there is none.
     """
     kind = Player if case.get("as") == "Player" else Session
     try:
-        player = kind(load(path), **case.get("options", {}))
+        player = kind(load(path), **set_up(case.get("options", {})))
     except (ValueError, AudioError) as error:
         return [], str(error)
     at, results = {}, []

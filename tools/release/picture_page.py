@@ -1,6 +1,6 @@
-"""Take pictures for the docs of the page of ``audiomask serve``: with a file, live in the dark, with a codec.
+"""Take pictures for the docs of the page of ``audiomask serve``: a file, live in the dark, a codec, a mark.
 
-python tools/release/picture_page.py        # writes page_file.png, page_live.png, page_codec.png
+python tools/release/picture_page.py    # writes page_file.png, page_live.png, page_codec.png, page_mark.png
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import soundfile as sf
 import soxr
 from PIL import Image
 
+from audiomask.runtime.marks.carrier import Carrier, new_key
 from audiomask.runtime.net.server import PAGE, Service, Settings, offer, offer_codecs
+from audiomask.runtime.session import Session
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import page_driver
@@ -24,8 +27,21 @@ CLEAN = ROOT / "egs/mini/denoise/corpus/demo/mixture_clean.flac"
 NOISY = ROOT / "egs/mini/denoise/corpus/demo/mixture_noisy.flac"
 WINDOW = {"viewport": {"width": 1080, "height": 1010}}
 TALL = {"viewport": {"width": 1080, "height": 1130}}  # for a codec's controls and figures
+PARTLY_S = 2, 6  # of the speech: marked
 LIVE_MS = 11_000  # until the picture scrolls
 COLOURS = 96  # keeps a noisy picture under 300 kB
+
+
+PICTURES = ("page_file.png", "page_live.png", "page_codec.png", "page_mark.png")
+
+
+def marked(x: np.ndarray, rate: int, key: str) -> np.ndarray:
+    """Return sound `[T]` that is marked in part."""
+    carrier = Carrier(bytes.fromhex(key)).wave(0xBEEF)
+    session = Session("hallmark", sample_rate=rate, controls={"carrier": carrier})
+    y = np.concatenate((session.feed(x), session.flush()), axis=None)
+    start, stop = (second * rate for second in PARTLY_S)
+    return np.concatenate((x[:start], y[start:stop], x[stop:]))
 
 
 def main() -> None:
@@ -62,7 +78,16 @@ def main() -> None:
                 with page.working():
                     page.at.get_by_label("Packets lost").fill("0.05")
                 page.at.screenshot(path=out / "page_codec.png")
-    for name in ("page_file.png", "page_live.png", "page_codec.png"):
+            with page_driver.Page(browser, url, color_scheme="light", **WINDOW) as page:
+                key = new_key()
+                sf.write(Path(folder, "speech.wav"), marked(speech, rate, key), rate, subtype="FLOAT")
+                page.choose(model="hallmark")
+                page.at.check("[name=do][value=detect]", force=True)
+                page.wait("ready")
+                page.at.fill("#key", key)
+                page.open(Path(folder, "speech.wav"))
+                page.at.screenshot(path=out / "page_mark.png", full_page=True)
+    for name in PICTURES:
         Image.open(out / name).convert("RGB").quantize(COLOURS, kmeans=2).save(out / name, optimize=True)
         print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
 

@@ -9,7 +9,6 @@ A mark is that of `models.hallmark`, found again by `marks.detector`.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -26,11 +25,11 @@ from audiomask.runtime.files.batch import Job, Report, Tick, Work, reported
 from audiomask.runtime.files.play import Enhance, Options
 from audiomask.runtime.marks.carrier import BITS, RATE, Carrier
 from audiomask.runtime.marks.detector import LEAST, Detection, Detector
+from audiomask.runtime.marks.report import document
 
 BLOCK = 65536  # samples that are read at once
 DIGITS = BITS // 4
 LEAST_S = LEAST / RATE
-LEAST_P = sys.float_info.min  # stands for all p-values below it, of which some would be 0
 SHOWN = 6  # segments in a line for people
 
 
@@ -137,19 +136,9 @@ class Heard:
 
     def entry(self, source: str) -> dict[str, Any]:
         """Return the object of --json."""
-        found, at = self.found, self.start or 0.0
-        stretch = {} if self.end is None else {"from": round(at, 3), "to": round(self.end, 3)}
-        facts = {
-            "file": source,
-            **stretch,
-            "present": bool(found.present),
-            "p": max(float(found.p), LEAST_P),
-            "message": None if found.message is None else _hex(found.message),
-            "bits": [[int(bit), round(float(sure), 4)] for bit, sure in found.bits],
-            "segments": [[round(float(at + a), 3), round(float(at + b), 3)] for a, b in found.segments],
-            "speed": None if found.speed is None else round(float(found.speed), 6),
-        }
-        return facts | ({"others": [_hex(message) for message in found.others]} if found.others else {})
+        start = self.start or 0.0
+        stretch = {} if self.end is None else {"from": round(start, 3), "to": round(self.end, 3)}
+        return {"file": source, **stretch, **document(self.found, start)}
 
     def line(self, source: str) -> str:
         """Return a line for people."""
@@ -163,13 +152,9 @@ class Heard:
             words.append(f"{', '.join(spans[:SHOWN])}{more} s")
         if facts["speed"] is not None:
             words.append(f"speed {facts['speed']:.4g}")
-        if others := facts.get("others"):
+        if others := facts["others"]:
             words.append(f"other messages {' '.join(others)}")
         return f"{name}: marked, {', '.join(words)}"
-
-
-def _hex(message: int) -> str:
-    return f"{message:0{DIGITS}x}"
 
 
 def listen(

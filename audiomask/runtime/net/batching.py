@@ -41,8 +41,9 @@ class Stream:
 
     `lost` has a byte for each frame in the inbox, 1 where it did not arrive; it is empty where nothing can be
     lost. `max_rate` is the seconds of sound that may be taken per second, once `burst_s` seconds have been
-    taken at once; the rest stays in the inbox. `deliver(data, since)` gets bytes, or the exception that ended
-    the stream; `since` is when the oldest of the sound arrived, 0 for a stream that is ahead of real time.
+    taken at once; the rest stays in the inbox. `deliver(data, since)` gets bytes, a text, or the exception
+    that ended the stream; `since` is when the oldest of the sound arrived, 0 for a stream that is ahead of
+    real time.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Stream:
         session: Any,  # a `Session`, or what is fed alike
         pcm: Pcm,
         worker: Worker,
-        deliver: Callable[[bytes | Exception, float], None],
+        deliver: Callable[[bytes | str | Exception, float], None],
         max_rate: float,
         burst_s: float,
     ):
@@ -103,10 +104,13 @@ Job = tuple[Callable[[], Any], Future]
 
 
 class Worker:
-    """A thread that computes, and the event loop's end of it."""
+    """A thread that computes, and the event loop's end of it.
 
-    def __init__(self, counters: Counters):
-        self.counters, self.load = counters, 0
+    The histograms of the counters have its turns if it is `timed`.
+    """
+
+    def __init__(self, counters: Counters, timed: bool = True):
+        self.counters, self.timed, self.load = counters, timed, 0
         self._loop = asyncio.get_running_loop()
         self._ready: dict[Stream, None] = {}
         self._jobs: deque[Job] = deque()
@@ -223,11 +227,11 @@ class Worker:
 
     def _compute(self, turn: Turn, jobs: list[Job]) -> None:
         start = time.perf_counter()
-        outputs: list[bytes | Exception]
+        outputs: list[bytes | str | Exception]
         try:
             made = feed_all([stream.request(data) for stream, data, _ in turn])
             outputs = [
-                y if isinstance(y, Exception | bytes) else stream.pcm.encode(np.atleast_2d(y))
+                y if isinstance(y, Exception | bytes | str) else stream.pcm.encode(np.atleast_2d(y))
                 for (stream, _, _), y in zip(turn, made, strict=True)
             ]
         except Exception as error:  # nothing may end this thread, which all streams need
@@ -264,7 +268,8 @@ class Worker:
             stream.moved.set()
         if turn:
             rows = sum(stream.session.engine.batch for stream, _, _ in turn)
-            self.counters.histograms["stacked_rows"].observe(rows)
-            self.counters.histograms["turn_seconds"].observe(took)
+            if self.timed:
+                self.counters.histograms["stacked_rows"].observe(rows)
+                self.counters.histograms["turn_seconds"].observe(took)
             self._cost += 0.1 * (took / max(work, 1) - self._cost)
         self._plan()

@@ -36,18 +36,27 @@ def message(text: str) -> tuple[str, dict[str, Any]]:
     return found.pop("type"), found
 
 
-def field(entry: dict[str, Any], name: str, kinds: type | tuple[type, ...], default: Any) -> Any:
-    """Take a value out of a command and return it, or raise `Refusal` for a wrong type."""
+def field(
+    entry: dict[str, Any],
+    name: str,
+    kinds: type | tuple[type, ...],
+    default: Any,
+    secret: bool = False,
+) -> Any:
+    """Take a value out of a command and return it, or raise `Refusal` for a wrong type.
+
+    The error says the value too, unless it is a `secret`.
+    """
     value = entry.pop(name, None)
     if value is None:
         return default
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-        raise BadValue(f"{name} is {str(value)[:50]!r}, of a wrong type")
+        raise BadValue(f"{name} is {'' if secret else f'{str(value)[:50]!r}, '}of a wrong type")
     return value
 
 
 def rest(entry: dict[str, Any], **fields: tuple) -> dict[str, Any]:
-    """Take the last fields, each (kinds, default), out of a command; raise `Refusal` for more."""
+    """Take the last fields out of a command, see `field`; raise `Refusal` for more."""
     found = {name: field(entry, name, *spec) for name, spec in fields.items()}
     if entry:
         raise BadValue(f"unknown: {' '.join(entry)[:100]}")

@@ -40,6 +40,7 @@ from audiomask.runtime.catalogue import (
 )
 from audiomask.runtime.net.batching import Worker
 from audiomask.runtime.net.coding import Codec
+from audiomask.runtime.net.marking import is_marker
 from audiomask.runtime.net.requests import Refusal
 from audiomask.runtime.net.sockets import Hub, Settings, Socket
 from audiomask.runtime.session import Session, sounds
@@ -92,7 +93,7 @@ def offer(names: list[str], refused: dict[str, str] | None = None) -> list[list[
     if not names:
         others: dict[str, list[Artifact]] = {}
         for artifact in shipped():
-            if artifact.unset() or not all(
+            if (artifact.unset() and not is_marker(artifact)) or not all(
                 any(p.type == "pcm" for p in ports) for ports in (artifact.streams[:1], artifact.outputs)
             ):
                 continue  # other verbs play it
@@ -180,12 +181,13 @@ class Service(Hub):
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette):
         self.workers = [Worker(self.counters) for _ in range(self.settings.threads)]
+        self.searcher = Worker(self.counters, timed=False)
         watch = asyncio.create_task(self._watch())
         try:
             yield
         finally:
             watch.cancel()
-            for worker in self.workers:
+            for worker in (*self.workers, self.searcher):
                 worker.stop()
 
     async def _watch(self) -> None:

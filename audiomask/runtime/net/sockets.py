@@ -24,6 +24,7 @@ from audiomask.runtime.catalogue import choose, family
 from audiomask.runtime.net.batching import Stream, Worker
 from audiomask.runtime.net.coding import MAX_ROWS, Codec, CodeIntake, Coder, Decoder, coder
 from audiomask.runtime.net.counters import Counters
+from audiomask.runtime.net.marking import Finder, is_marker, marking
 from audiomask.runtime.net.requests import BadValue, Refusal, field, message, rest
 from audiomask.runtime.packets.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
@@ -65,6 +66,7 @@ class Hub:
         self.families, self.settings, self.report = families, settings, report
         self.counters = Counters()
         self.workers: list[Worker] = []
+        self.searcher: Worker  # of those who detect: a search takes many turns' time
         self.artifacts = {a.path.stem: a for group in families for a in group}
         self.codecs: dict[str, Codec] = {}  # by what a hello may name
         self.models: dict[str, list[Artifact]] = {}  # by what a hello may name: file, model, family
@@ -73,6 +75,9 @@ class Hub:
         for artifact in self.artifacts.values():
             self.models.setdefault(artifact.path.stem, [artifact])
             self.models.setdefault(artifact.name, [artifact])
+        self.markers = {
+            name: group[0] for name, group in self.models.items() if len(group) == 1 and is_marker(group[0])
+        }
 
     def fits(self, token: str | None) -> bool:
         """Return whether a client may come in; this takes as long for every token of one length."""
@@ -197,7 +202,7 @@ class Socket:
         kind, hello = message(first["text"])
         if kind != "hello":
             raise Refusal("unexpected", 1003, "the first message has to be the hello")
-        token = field(hello, "token", str, "")
+        token = field(hello, "token", str, "", secret=True)
         if not self.authorized and not self.hub.fits(token):
             raise Refusal("unauthorized", 1008, "the token is missing or wrong")
         model = field(hello, "model", str, None)
@@ -208,6 +213,7 @@ class Socket:
         version = field(hello, "version", int, VERSION)
         packets = field(hello, "packets", dict, None)
         codec = field(hello, "codec", dict, None)
+        mark = field(hello, "mark", dict, None, secret=True)
         wanted = rest(hello, **SET)
         if version != VERSION:
             raise BadValue(f"version {version} is not spoken here; {VERSION} is")
@@ -215,12 +221,13 @@ class Socket:
             raise BadValue(f"rate {rate} is outside {MIN_RATE} to {MAX_RATE} Hz")
         if form not in FORMATS:
             raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
-        if codec is not None:
-            if packets is not None or output is not None:
-                raise BadValue("packets and output are not of a codec's socket; say codec alone")
+        if codec is not None or mark is not None:
+            kind, asked, begin = ("codec", codec, self._code) if mark is None else ("mark", mark, self._mark)
+            if packets is not None or output is not None or None not in (codec, mark):
+                raise BadValue(f"packets, output, codec and mark are of different sockets; say {kind} alone")
             if channels is not None and not 1 <= channels <= MAX_ROWS:
                 raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS}")
-            await self._code(codec, model, rate, channels, form, wanted)
+            await begin(asked, model, rate, channels, form, wanted)
             return
         if model is not None and model not in self.hub.models:
             names = " ".join(self.hub.models)
@@ -229,6 +236,8 @@ class Socket:
         artifact = choose(self.hub.models[model] if model else (informed or self.hub.families)[0], rate)
         if artifact.lost and packets is None:
             raise BadValue(f"{artifact.name} conceals losses that it is told of; say packets in the hello")
+        if is_marker(artifact) and "carrier" not in wanted["controls"]:
+            raise BadValue(f"{artifact.name} marks by a key; say mark in the hello")
         if missing := artifact.unset(wanted.get("controls") or ()):
             raise BadValue(f"{artifact.name} cannot run without {missing[0].name}; say it as one of controls")
         width = artifact.streams[0].channels
@@ -260,8 +269,19 @@ class Socket:
             self.intake = CodeIntake(asked, self.stream, INBOX)
         self._ready(form, model or next(iter(self.hub.codecs)), codec=session.facts())
 
+    async def _mark(
+        self, mark: dict, model: str | None, rate: int, channels: int | None, form: str, wanted: dict
+    ) -> None:
+        """Do the rest of `_start` for a socket that marks or detects."""
+        given = self.hub.markers, model, rate, channels, form, mark
+        session, pcm, facts = await self._checked(asyncio.to_thread(marking, *given))
+        await self._checked(asyncio.to_thread(session.set, **wanted))
+        self._open(session, pcm)
+        self._ready(form, model or next(iter(self.hub.markers)), mark=facts)
+
     def _open(self, session: Any, pcm: Pcm) -> None:
-        worker = min(self.hub.workers, key=lambda w: w.load)
+        workers = [self.hub.searcher] if isinstance(session, Finder) else self.hub.workers
+        worker = min(workers, key=lambda w: w.load)
         self.stream = Stream(session, pcm, worker, self._deliver, self.hub.settings.max_rate, BURST_S)
         worker.load += 1
         self.heard = self._loop.time()
@@ -276,10 +296,10 @@ class Socket:
             "model": model,
             "rate": session.sample_rate,
             "format": form,
-            "output": session.ports[0].name,
+            "output": session.ports[0].name if session.ports else None,
             "controls": {
                 name: {key: getattr(port, key) for key in CONTROL}
-                for name, port in session.artifact.controls.items()
+                for name, port in (session.artifact.controls.items() if session.ports else ())
             },
             **{key: getattr(session, key) for key in CLOCK},
             **more,
@@ -357,13 +377,16 @@ class Socket:
             report["packets"] = self.intake.news("client")
         self._put(json.dumps(report))
 
-    def _deliver(self, output: bytes | Exception, since: float) -> None:
-        """Take from the worker bytes of sound, or the exception that its computation raised."""
+    def _deliver(self, output: bytes | str | Exception, since: float) -> None:
+        """Take from the worker bytes of sound, a report, or the exception that was raised."""
         stream = self.stream
         if stream is None or self._closed:
             return
         if isinstance(output, Exception):
             self._break(output)
+        elif isinstance(output, str):
+            if output:
+                self._put(output)
         elif output:
             outputs = stream.session.outputs  # 0 for one that encodes
             samples = len(output) // (stream.pcm.dtype.itemsize * outputs) if outputs else 0

@@ -1,11 +1,12 @@
 // The page: a microphone or a file through a model, in this browser or on the server, seen and heard before and
 // after. What is done with sound is in runner.js and behind it; this file connects it with what is on the page.
 
+import { Carrier, newKey, parseKey, parseMessage } from "./carrier.js";
 import { catalogue } from "./catalogue.js";
 import { Amk } from "./container.js";
 import { DRY, LOSS, showControls } from "./controls.js";
 import {
-  clock, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, startPictures,
+  clock, drawSegments, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, showFound, startPictures,
 } from "./figures.js";
 import { Playback } from "./playback.js";
 import { concat, join, zeros } from "./rows.js";
@@ -39,7 +40,7 @@ let values = {}; // of the model's controls
 let mix = {}; // of the session's, or of the line's of a codec
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
-let take = null; // {name, before, after}, each {rows, rate}; of a codec {codes: bytes} too
+let take = null; // {name, before, after}, each {rows, rate}; of a codec {codes: bytes} too, of a search {found}
 let asking = false; // for the microphone, or for what an .amk holds
 let round = 0; // counts what was begun, so that what is outdated knows
 
@@ -51,7 +52,10 @@ function say(state, words) {
   const busy = state === "live" || state === "busy";
   $("model").disabled = busy || !models.length;
   $("output").disabled = busy;
-  for (const input of document.getElementsByName("mode")) input.disabled = busy || input.dataset.missing === "true";
+  for (const input of document.querySelectorAll("[name=mode], [name=do]")) {
+    input.disabled = busy || input.dataset.missing === "true";
+  }
+  for (const id of ["key", "new-key", "mark-message"]) $(id).disabled = state === "live";
   $("mic").disabled = !(state === "ready" || state === "live");
   $("open").disabled = !(state === "ready");
   $("mic").textContent = state === "live" ? "Stop the microphone" : "Start the microphone";
@@ -77,6 +81,8 @@ const explain = (error) => HINTS[error.code] ?? HINTS[error.name] ?? sentence(er
 
 const mode = () => document.querySelector("[name=mode]:checked").value;
 const model = () => models[$("model").selectedIndex];
+const finding = () => Boolean(model()?.marks) && document.querySelector("[name=do]:checked").value === "detect";
+const away = () => mode() === "server" || finding(); // the detector is the server's
 const token = () => $("token").value || new URLSearchParams(location.hash.slice(1)).get("token") || "";
 const headers = () => (token() ? { Authorization: `Bearer ${token()}` } : {});
 
@@ -95,7 +101,7 @@ async function listModels() {
   $("refused").textContent = `Not for this page: ${reasons.join(", ")}.`;
   if (!models.length) throw new Error("the server offers no model for the page; start it with -m FILE");
   const kilohertz = (m) => `${m.sample_rate / 1000} kHz, ${Math.round((1000 * m.latency) / m.sample_rate)} ms`;
-  const title = (m) => `${m.name} (${m.codec ? "codec, " : ""}${kilohertz(m)})`;
+  const title = (m) => `${m.name} (${m.codec ? "codec, " : m.marks ? "marks, " : ""}${kilohertz(m)})`;
   $("model").replaceChildren(...models.map((m) => new Option(title(m), m.name)));
   const preferred = models.filter((m) => m.default);
   $("model").selectedIndex = models.indexOf(choose(preferred.length ? preferred : models, context.sampleRate));
@@ -111,8 +117,8 @@ async function prepare() {
     await Runner.prepare(context);
     showPorts();
     showOutputs();
-    $("where").textContent = mode() === "server" ? "Sound is sent to this server." : "Nothing leaves this machine.";
-    if (mode() === "browser") await runner.load(files());
+    showPlace();
+    if (!away()) await runner.load(files());
     if (mine !== round) return;
     if (take) await process();
     else say("ready", "Ready");
@@ -129,7 +135,14 @@ function fail(error) {
   remote.checked = true;
   showPorts(); // the buffer is another one there
   say("ready", "Ready");
-  $("where").textContent = "Sound is sent to this server.";
+  showPlace();
+}
+
+/** Say where the sound goes. */
+function showPlace() {
+  const what = model().marks ? "Sound and key are" : "Sound is";
+  const why = finding() ? ", which does the detecting" : "";
+  $("where").textContent = away() ? `${what} sent to this server${why}.` : "Nothing leaves this machine.";
 }
 
 const files = () => ({ url: model().url, codec: model().codec, headers: headers() });
@@ -140,16 +153,20 @@ const fits = ({ minimum, maximum }, value) =>
   [value].flat().every((one) => one >= (minimum ?? -Infinity) && one <= (maximum ?? Infinity));
 
 function showPorts() {
-  const { controls, books, codec } = model();
-  const ports = Object.values(controls);
+  const { controls, books, codec, marks } = model();
+  const ports = finding() ? [] : [...Object.values(controls), mixer()];
   const kept = ([name, value]) => controls[name] && fits(controls[name], value);
   values = Object.fromEntries(Object.entries(values).filter(kept));
   if (books) values[books.name] ??= books.default; // which is the page's, not the encoder's
   showCodes(codec && { bytes: 0, plain: 0, frames: 0, lost: 0 });
   $("save-codes").hidden = !codec;
+  $("marks").hidden = !marks;
+  $("found").hidden = !finding();
+  const others = [$("modes"), $("after").closest(".picture"), $("listen"), $("save"), $("message-field")];
+  for (const element of others) element.hidden = finding();
   const shown = new Map(ports.map((port) => [port, values[port.name]]));
   shown.set(mixer(), mix[mixer().name]).set(buffering, spare ?? BUFFER_MS[mode()]);
-  showControls($("controls"), [...ports, mixer(), buffering], shown, (port, value) => {
+  showControls($("controls"), [...ports, buffering], shown, (port, value) => {
     if (port === buffering) {
       spare = value;
       if (live) live.handle.setLag(lagOf(live.info));
@@ -179,13 +196,27 @@ function later() {
   timer = setTimeout(() => !live && take && process(), 300);
 }
 
+/** What a session has to know of marks: a `carrier` that is made here, or what the server makes one of. */
+async function marking() {
+  if (!model().marks) return {};
+  const [text, said] = [$("key").value.trim(), $("mark-message").value.trim()];
+  const [key, message] = [parseKey(text), parseMessage(said)];
+  if (!key) throw new Error("give a key of 32 hex digits, or make a new one and save it");
+  if (finding()) return { mark: { do: "detect", key: text } };
+  if (message === null) throw new Error("give a message of 1 to 4 hex digits");
+  if (away()) return { mark: { do: "mark", key: text, message: said } };
+  return { carrier: Array.from((await Carrier.of(key)).wave(message)) };
+}
+
 async function openSession(rate, channels) {
   const { name, codec, books, kbps, most } = model();
-  const url = mode() === "server" ? new URL("ws", document.baseURI).href.replace(/^http/, "ws") : model().url;
+  const { carrier, mark } = await marking();
+  const url = away() ? new URL("ws", document.baseURI).href.replace(/^http/, "ws") : model().url;
   const place = { ...files(), url, model: name, token: token() };
   const coded = codec && { kbps: kbps * (books ? values[books.name] : most) };
-  const options = { rate, channels, output: $("output").value, controls: values, [mixer().name]: mix[mixer().name] };
-  const info = await runner.open({ mode: mode(), ...place, ...coded, ...options });
+  const controls = carrier ? { ...values, carrier } : values;
+  const options = { rate, channels, output: $("output").value, controls, mark, [mixer().name]: mix[mixer().name] };
+  const info = await runner.open({ mode: away() ? "server" : "browser", ...place, ...coded, ...options });
   $("latency").textContent = milliseconds(info.latency / rate);
   $("rate").textContent = `${rate} Hz`;
   return info;
@@ -252,7 +283,8 @@ async function process() {
 async function enhance(mine) {
   const { rows: before, rate } = take.before;
   const { width } = model();
-  take.codes = null;
+  take.codes = take.found = null;
+  showFound(null);
   showTransport(); // there is nothing to save until it is made anew
   await runner.cancel();
   if (width > 1 && before.length !== width) {
@@ -275,6 +307,7 @@ async function enhance(mine) {
       pictures.after.push(sound[0]);
     }
     showFigures(made.figures);
+    take.found = made.figures.found;
     const speed = made.figures.seconds / made.figures.elapsed;
     say("busy", `Working: ${Math.round((100 * count) / after[0].length)} %, ${speed.toFixed(1)} times real time`);
   });
@@ -308,6 +341,7 @@ function finish(after) {
   for (const side of ["before", "after"]) {
     $(side).parentElement.append(Object.assign(document.createElement("span"), { className: "head" }));
   }
+  if (take.found) drawSegments(take.found.segments, player.duration);
   say("ready", ready());
   showTransport();
 }
@@ -335,7 +369,8 @@ async function startLive() {
       const words = `makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`;
       throw new Error(`${model().name} ${words}`);
     }
-    const recording = { before: [], after: [], pending: new Float32Array(0) };
+    const recording = { before: [], after: [], pending: new Float32Array(0), found: null };
+    showFound(null);
     startPictures({ before: info.rate, after: info.rate_out }, COLUMN_S);
     const handle = await runner.live(context, new MediaStreamAudioSourceNode(context, { mediaStream: stream }), info, {
       lag: lagOf(info),
@@ -380,6 +415,7 @@ function onLive(recording, { before, after, figures }) {
     recording.pending = recording.pending.slice(count);
   }
   showFigures(figures);
+  recording.found = figures.found;
   if (!live) return;
   const { info } = live;
   const device = context.baseLatency + (context.outputLatency || 0);
@@ -404,7 +440,7 @@ async function stopLive(words = "") {
   complain(words);
   if (!length) return say("ready", "Ready");
   const [before, after] = both.map((sound) => ({ rows: sound.map((row) => row.slice(0, length)), rate }));
-  take = { name: "microphone", before, after, codes };
+  take = { name: "microphone", before, after, codes, found: recording.found };
   present(after);
 }
 
@@ -456,7 +492,7 @@ function save(blob, name) {
 // ---- events
 
 const toggleMic = () => (live ? stopLive() : startLive());
-const saveResult = () => take?.after && saveSound(take.after, model().task);
+const saveResult = () => take?.after && !finding() && saveSound(take.after, model().task);
 const KEYS = {
   " ": () => {
     const other = document.querySelector("[name=listen]:not(:checked)");
@@ -488,6 +524,23 @@ $("file").addEventListener("change", () => {
 $("modes").addEventListener("change", prepare);
 $("model").addEventListener("change", prepare);
 $("output").addEventListener("change", prepare);
+$("doing").addEventListener("change", prepare);
+/** Another key or message: put the sound through again, once it is one. */
+function remark() {
+  complain("");
+  const known = parseKey($("key").value.trim()) && (finding() || parseMessage($("mark-message").value.trim()) !== null);
+  if (known && take && !asking) later();
+}
+for (const id of ["key", "mark-message"]) $(id).addEventListener("input", remark);
+$("new-key").addEventListener("click", () => {
+  $("key").value = newKey();
+  remark();
+});
+$("save-key").addEventListener("click", () => {
+  const text = $("key").value.trim();
+  if (parseKey(text)) save(new Blob([`${text}\n`], { type: "text/plain" }), "audiomask.key");
+  else complain("There is no key of 32 hex digits to save: make a new one.");
+});
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   models = [];

@@ -1,6 +1,7 @@
 // What the server offers, as the page plays it: models that make sound of sound, and codecs.
 
 import { ArtifactError, checkDocument } from "./artifact.js";
+import { marksBy } from "./carrier.js";
 import { pairOf } from "./codec.js";
 import { sounds } from "./session.js";
 
@@ -20,12 +21,15 @@ async function list(path, headers) {
   return answer.json();
 }
 
-/** An entry of the list of models, with what the page wants to know of it. */
+/** An entry of the list of models, with what the page wants to know of it; `marks`: whether it is by a carrier, which is
+ * then no control of the page's. */
 function model(entry) {
   const document = checkDocument(entry);
   if (document.lost) throw new ArtifactError("informed of lost packets, and the page loses those of codecs only");
   const file = { url: address(entry.url ?? `models/${entry.name}.onnx`) };
-  return { ...document, ...file, width: document.streams[0].channels, sounds: sounds(document) };
+  const marks = marksBy(document);
+  if (marks) delete document.controls.carrier;
+  return { ...document, ...file, marks, width: document.streams[0].channels, sounds: sounds(document) };
 }
 
 /** Likewise of the list of codecs. Such a model has `codec`, its files and hash, and `kbps` of a book. */

@@ -6,6 +6,8 @@ import { concat } from "./rows.js";
 
 const IN_FLIGHT_S = 2; // sound sent whose answer has not come yet, beyond the latency
 const MOST = 16; // packets of a message
+const WAITING = 2 ** 20; // bytes of a sound that is heard of only now and then
+const LOOK_MS = 20; // how often is looked whether they have gone
 
 /** Sound to interleaved samples. */
 function pack(sound) {
@@ -52,7 +54,8 @@ class Gate {
   }
 }
 
-/** A websocket of the server: `info`, its answer to the hello; `ondata(data)` gets what comes back, in order. */
+/** A websocket of the server: `info`, its answer to the hello; `ondata(data)` gets what comes back, in order, and
+ * `onreport(message)` what is detected. */
 class Socket {
   #socket; #flushed = false;
 
@@ -84,12 +87,18 @@ class Socket {
   #answer(message) {
     if (message.type === "ready") this.info = message;
     else if (message.type === "flushed") this.#flushed = true;
+    else if (message.type === "detected") this.onreport(message);
     else if (message.type === "error") this.gate.fail(`the server says: ${message.message} (${message.code})`);
   }
 
   send(message) {
     this.gate.check();
     this.#socket.send(typeof message === "object" && !ArrayBuffer.isView(message) ? JSON.stringify(message) : message);
+  }
+
+  /** Bytes that the network has not taken yet. */
+  get waiting() {
+    return this.#socket.bufferedAmount;
   }
 
   async flush() {
@@ -139,8 +148,9 @@ export class Remote extends Away {
 
   /** `url` of the websocket; the rest is the hello. `onsound(sound)` gets what comes back, in order. Throws an Error
    * that says why the server is not ready. */
-  static async open({ url, model, rate, channels, output, dry, controls, token }, onsound) {
-    const socket = await Socket.open(new Gate(), url, { model, rate, channels, output, dry, controls }, token);
+  static async open({ url, model, rate, channels, output, dry, controls, mark, token }, onsound) {
+    const what = mark ? { mark } : { output };
+    const socket = await Socket.open(new Gate(), url, { model, rate, channels, dry, controls, ...what }, token);
     return new Remote(socket, onsound);
   }
 
@@ -162,6 +172,44 @@ export class Remote extends Away {
   set(controls, mix) {
     this.#socket.send({ type: "set", controls, ...mix });
   }
+
+  close() {
+    this.#socket.close();
+  }
+}
+
+/** Marks that the server looks for: the sound passes as it is, and `found` is what is known of it by now. */
+export class RemoteFinder {
+  #socket;
+
+  /** Likewise; `mark`: {do: "detect", key}. */
+  static async open({ url, model, rate, channels, mark, token }, onsound) {
+    return new RemoteFinder(await Socket.open(new Gate(), url, { model, rate, channels, mark }, token), onsound);
+  }
+
+  constructor(socket, onsound) {
+    this.#socket = socket;
+    this.onsound = onsound;
+    const { rate, channels } = socket.info;
+    this.info = { rate, channels, outputs: channels, rate_out: rate, hop: 1, delay: 0, latency: 1 };
+    this.found = null;
+    socket.onreport = (found) => (this.found = found);
+  }
+
+  async feed(sound) {
+    while (this.#socket.waiting > WAITING) {
+      this.#socket.gate.check();
+      await new Promise((done) => setTimeout(done, LOOK_MS));
+    }
+    this.#socket.send(pack(sound));
+    this.onsound(sound);
+  }
+
+  flush() {
+    return this.#socket.flush();
+  }
+
+  set() {}
 
   close() {
     this.#socket.close();

@@ -46,8 +46,9 @@ export class Runner {
    * `model`, `token`); `rate` in Hz, `channels`, `output` (name of the one that is heard of several), `dry`,
    * `controls`. Of a codec there are `codec`: {encoder, decoder: addresses of the .onnx files, hash: in hexadecimal,
    * probabilities: {url, hash} or null}, and `loss`, a fraction; on the server `model`, `token`, and `kbps` to begin
-   * with too. Resolves to what is known of it: outputs (channels) at rate_out Hz, hop, delay, latency in samples of
-   * `rate`. */
+   * with too. `mark`, on the server: what its hello says of marks, {do: "mark", key, message} or {do: "detect", key};
+   * of the latter the figures have `found`, what was detected by now. Resolves to what is known of it: outputs
+   * (channels) at rate_out Hz, hop, delay, latency in samples of `rate`. */
   open(options) {
     return this.#call("open", options);
   }

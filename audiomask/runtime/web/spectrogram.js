@@ -1,6 +1,8 @@
 // A spectrogram that is drawn column by column as sound comes, on the mel scale; once the canvas is full it
 // scrolls.
 
+import { Fourier } from "./fourier.js";
+
 const LOW_DB = -95; // of full scale: black
 const HIGH_DB = -25; // white
 const WINDOW_S = 0.032;
@@ -16,53 +18,8 @@ const PALETTE = Array.from({ length: 256 }, (_, i) => {
   return STOPS[low].map((value, k) => value + (place - low) * (STOPS[low + 1][k] - value));
 });
 
-/** Magnitudes of the bins of a real signal: radix 2, in place. */
-class Fourier {
-  constructor(size) {
-    this.size = size;
-    this.re = new Float64Array(size);
-    this.im = new Float64Array(size);
-    this.window = Float64Array.from({ length: size }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / size));
-    this.cos = Float64Array.from({ length: size / 2 }, (_, n) => Math.cos((2 * Math.PI * n) / size));
-    this.sin = Float64Array.from({ length: size / 2 }, (_, n) => -Math.sin((2 * Math.PI * n) / size));
-    const bits = Math.log2(size);
-    this.order = Uint32Array.from({ length: size }, (_, n) => {
-      let turned = 0;
-      for (let b = 0; b < bits; b++) turned |= ((n >> b) & 1) << (bits - 1 - b);
-      return turned;
-    });
-  }
-
-  /** `at(n)`, n from 0 to size - 1, to the level of bin k in dB of full scale. */
-  levels(at) {
-    const { size, re, im, cos, sin, order, window } = this;
-    for (let n = 0; n < size; n++) {
-      re[order[n]] = at(n) * window[n];
-      im[order[n]] = 0;
-    }
-    for (let half = 1; half < size; half *= 2) {
-      const step = size / (2 * half);
-      for (let start = 0; start < size; start += 2 * half) {
-        for (let k = 0; k < half; k++) {
-          const a = start + k;
-          const b = a + half;
-          const c = cos[k * step];
-          const s = sin[k * step];
-          const x = re[b] * c - im[b] * s;
-          const y = re[b] * s + im[b] * c;
-          re[b] = re[a] - x;
-          im[b] = im[a] - y;
-          re[a] += x;
-          im[a] += y;
-        }
-      }
-    }
-    return (k) => 10 * Math.log10((re[k] ** 2 + im[k] ** 2) * (4 / size) ** 2 + 1e-20);
-  }
-}
-
 export class Spectrogram {
-  #canvas; #context; #past; #fourier; #bins; #hop = 1; #seen = 0; #next = 0; #column = 0;
+  #canvas; #context; #past; #fourier; #window; #bins; #hop = 1; #seen = 0; #next = 0; #column = 0;
 
   constructor(canvas) {
     this.#canvas = canvas;
@@ -81,7 +38,9 @@ export class Spectrogram {
     this.#canvas.width = Math.max(64, Math.round(this.#canvas.clientWidth * ratio));
     this.#canvas.height = Math.max(32, Math.round(this.#canvas.clientHeight * ratio));
     this.#fourier = new Fourier(2 ** Math.round(Math.log2(rate * WINDOW_S)));
-    this.#past = new Float32Array(this.#fourier.size);
+    const { size } = this.#fourier;
+    this.#window = Float64Array.from({ length: size }, (_, n) => 0.5 - 0.5 * Math.cos((2 * Math.PI * n) / size));
+    this.#past = new Float32Array(size);
     this.#hop = hop;
     this.#seen = this.#column = 0;
     this.#next = hop;
@@ -115,8 +74,9 @@ export class Spectrogram {
 
   /** The pixels of the column that ends here. */
   #colours() {
-    const { size } = this.#fourier;
-    const level = this.#fourier.levels((n) => this.#past[(this.#seen + n) & (size - 1)]);
+    const { size, re, im } = this.#fourier;
+    this.#fourier.run((n) => this.#past[(this.#seen + n) & (size - 1)] * this.#window[n]);
+    const level = (k) => 10 * Math.log10((re[k] ** 2 + im[k] ** 2) * (4 / size) ** 2 + 1e-20); // dB of full scale
     return this.#bins.map((bin) => {
       const low = Math.floor(bin);
       const db = level(low) + (bin - low) * (level(low + 1) - level(low));

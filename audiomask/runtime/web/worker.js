@@ -7,7 +7,7 @@
 import { Codec, decodeAmk } from "./codec.js";
 import { Likely, Probabilities } from "./coders.js";
 import { Player } from "./player.js";
-import { Remote, RemoteCodec } from "./remote.js";
+import { Remote, RemoteCodec, RemoteFinder } from "./remote.js";
 import { Ring } from "./ring.js";
 import { zeros } from "./rows.js";
 import { Session, loadModel } from "./session.js";
@@ -125,8 +125,9 @@ class Local {
   close() {}
 }
 
-/** A session on the server, of a model or a codec. */
+/** A session on the server, of a model or a codec, or one that detects marks. */
 async function away({ codec, ...options }, onsound) {
+  if (options.mark?.do === "detect") return RemoteFinder.open(options, onsound);
   if (!codec) return Remote.open(options, onsound);
   return RemoteCodec.open({ ...options, probabilities: await loadProbabilities(codec, options.headers) }, onsound);
 }
@@ -169,6 +170,7 @@ class Tap {
       cleaned: session?.cleaned ?? 0,
       faults: session?.faults ?? 0,
       codes: line?.figures(),
+      found: this.engine.found,
     };
     postMessage({ event: "sound", before: keep ? this.#before : [], after: this.#after, figures });
     this.#before = [];
@@ -268,12 +270,14 @@ const calls = {
         continue;
       }
       if (ahead > LATE_S * rate) {
-        await mine.flush(); // as many samples came out as went in: both sides can jump alike
         const lost = ahead - least;
+        const finder = mine instanceof RemoteFinder;
+        if (!finder) await mine.flush(); // as many samples came out as went in: both sides can jump alike
         at = (at + lost) | 0;
         tap.dropped += lost;
         tap.before(zeros(channels, lost));
-        mine.onsound(zeros(outputs, lost));
+        if (finder) await mine.feed(zeros(channels, lost)); // who hears of times, not of samples
+        else mine.onsound(zeros(outputs, lost));
         continue;
       }
       const count = Math.min(ahead, Math.ceil(rate / 10));

@@ -607,7 +607,7 @@ def test_noise_and_a_message(browser, ported, folder, mode):
             same(page.saved()[0], whole(models[name], x.T, rate))
         message = [1, 0, 1, 1, 0, 0, 1, 0, 1, 1, 1, 0, 0, 0, 1, 1]
         with page.working():
-            page.at.get_by_label("Message").fill(" ".join(map(str, message)))
+            page.at.get_by_label("Message", exact=True).fill(" ".join(map(str, message)))
         same(page.saved()[0], whole(models["marker"], x.T, rate, message=message))
         assert page.errors == []
 
