@@ -270,7 +270,7 @@ def test_bare_samples_are_marked_as_they_come(mark, here, rate, channels):
     assert process.returncode == 0, err
     y = np.frombuffer(y + rest, "<f4").reshape(-1, channels).T
     np.testing.assert_allclose(y, read("b.wav")[0], atol=1e-5)
-    assert f"hallmark, {rate} Hz, {channels} channels, f32le; latency 3" in err.decode()
+    assert f"hallmark, {rate} Hz, {channels} channels, f32le; latency 4" in err.decode()
 
 
 @pytest.mark.parametrize(

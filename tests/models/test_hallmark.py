@@ -60,8 +60,14 @@ def test_strength_scales_it_and_silence_stays_silent():
     assert added(model, soft, carrier).square().mean() < 0.05 * soft.square().mean()
 
 
-def test_loud_places_have_a_greater_margin():
-    x, carrier = sounds()
-    even = added(Hallmark(closest=10, farthest=10, budget=0).eval(), x, carrier)
-    tilted = added(Hallmark(closest=10, farthest=30, budget=0).eval(), x, carrier)
-    assert tilted.square().mean() < 0.1 * even.square().mean()
+@pytest.mark.parametrize("budget", [-26.3, -40.0])
+def test_it_has_its_part_of_the_energy_and_less_of_it_in_loud_places(budget):
+    x, carrier = sounds(4)
+    x = torch.cat((0.05 * x[..., :32000], x[..., 32000:]), 2)  # 2 s soft, 2 s loud
+    model = Hallmark(budget=budget).eval()
+    y = added(model, x, carrier)[..., model.delay :]
+    x = x[..., : y.shape[2]]
+    ratio = lambda part: 10 * torch.log10(y[part].square().sum() / x[part].square().sum())  # noqa: E731
+    soft, loud = ratio(np.s_[..., 8000:30000]), ratio(np.s_[..., 34000:])
+    assert budget - 2 < ratio(np.s_[...]) < budget + 0.5
+    assert loud < soft + 0.5

@@ -21,12 +21,12 @@ def spell(message: int) -> str:
 def document(found: Detection, start: float = 0.0) -> dict[str, Any]:
     """Return a detection, from `start` seconds on, as JSON has it: messages in hex, else pairs."""
     return {
-        "present": found.present,
-        "p": max(found.p, LEAST_P),
+        "present": bool(found.present),
+        "p": max(float(found.p), LEAST_P),
         "message": None if found.message is None else spell(found.message),
-        "bits": [[bit, round(sure, 6)] for bit, sure in found.bits],
-        "segments": [[round(start + a, 3), round(start + b, 3)] for a, b in found.segments],
-        "speed": None if found.speed is None else round(found.speed, 6),
+        "bits": [[int(bit), round(float(sure), 6)] for bit, sure in found.bits],
+        "segments": [[round(float(start + a), 3), round(float(start + b), 3)] for a, b in found.segments],
+        "speed": None if found.speed is None else round(float(found.speed), 6),
         "others": [spell(message) for message in found.others],
-        "seconds": round(found.seconds, 3),
+        "seconds": round(float(found.seconds), 3),
     }
