@@ -97,6 +97,7 @@ class Detector:
         x = np.atleast_2d(np.asarray(block, np.float32))
         if x.ndim != 2 or len(x) != self.channels:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
+        x = np.where(np.abs(x) < 2.0**32, x, np.float32(0))  # no NaN
         self._taken += x.shape[1]
         self._push(self._in.push(x) if self._in else x)
 
@@ -125,7 +126,7 @@ class Detector:
             message=first.message,
             bits=self._bits(first),
             segments=[(start, min(end, seconds)) for start, end in self._segments()],
-            speed=first.speed * (1 + first.drift / PERIOD),
+            speed=first.speed / (1 + first.drift / PERIOD),
             others=[mark.message for mark in others],
             seconds=seconds,
         )
@@ -138,8 +139,10 @@ class Detector:
 
     def _judge(self, x: np.ndarray) -> None:
         """Search a window `[C, T]`."""
-        x = np.where(np.abs(x) < 2.0**32, x, np.float32(0))  # no NaN
         self._searches += 1
+        if not x.any():
+            self._before = np.concatenate((self._before, x[0, :EVERY]))[-BESIDE:]
+            return
         speed = self._last[0].speed if self._last else 1.0
         white = np.array([whitened(row) for row in x])
         v = white.sum(0)
