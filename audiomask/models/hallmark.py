@@ -54,7 +54,7 @@ class Hallmark(StreamingModel):
     def __init__(
         self,
         ear: str = "model1",
-        closest: float = 5.0,
+        closest: float = 4.5,
         farthest: float = 22.0,
         span: float = 45.0,
         loud: float = 15.0,

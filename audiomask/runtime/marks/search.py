@@ -15,7 +15,8 @@ key, is a sum of terms of independent random phase: of mean 0 and variance 1, wi
 Gaussian variable.
 
 The speed needs no key (`speeds`): the carrier is the same, turned over, after half a period. The correlation
-of the whitened sound with itself, at such lags, is greatest in sum at the right speed.
+of the whitened sound with itself, at such lags, is greatest in sum at the right speed. What is alike by far,
+as loops and tones are, counts little more than the mark does.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ DRIFTS = np.arange(-4, 5) / 8  # samples a period, 61 ppm at most: what clocks d
 FEW = DRIFTS[3:6]  # about a speed that was found
 BEST = 8  # places of the pilot at which the data are looked at
 REACH = 0.25  # greatest change of speed
-SPEEDS = 4  # that are looked at
+SPEEDS = 5  # that are looked at
+MOST = 3  # times the mean: what one frequency or one lag may say about the speed
 SURE = 11.0  # a score that needs no further search
 
 
@@ -101,7 +103,11 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
     edges = np.array([LOW_HZ * (1 - reach), HIGH_HZ * (1 + reach)]) * 2 * (len(spectrum) - 1) / RATE
     power = spectrum.real**2 + spectrum.imag**2
     power[: int(edges[0])] = power[int(edges[1]) :] = 0
+    power = np.minimum(power, MOST * power.mean())  # of tones and loops
     alike = np.fft.irfft(power)[:n]
+    pairs = np.sqrt(n - np.arange(n))
+    usual = 1.5 * np.median(np.abs(alike / pairs)[half // 2 :])
+    alike = pairs * np.clip(alike / pairs, -MOST * usual, MOST * usual)
     turns = np.arange(1, max(2, int((n - half) * (1 - reach) / half)))
     at = np.arange(1 / (1 + reach), 1 / (1 - reach), 0.5 / (turns[-1] * half))  # periods over ours
     total = np.zeros(len(at), np.float32)

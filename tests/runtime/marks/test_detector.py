@@ -1,4 +1,4 @@
-"""Hallmark's detector finds marks at any speed, place and rate, says where they are, and nothing of others."""
+"""Hallmark's detector finds marks at any speed, place and rate, says where they are, and finds no others."""
 
 import itertools
 
@@ -113,7 +113,9 @@ def test_two_marks_one_after_the_other(clean):
 
 def test_p_values_of_unmarked_sound_are_uniform(clean, clip):
     keys = [draw(bytes(16), f"key {n}", 16).tobytes().hex() for n in range(60)]
-    p = [detected(clip if n % 2 else clean, key).p for n, key in enumerate(keys)]  # marked by another key, too
+    p = [
+        detected(clip if n % 2 else clean, key).p for n, key in enumerate(keys)
+    ]  # marked by another key, too
     assert stats.kstest(p, "uniform").pvalue > 0.01
     assert min(p) > 1e-4
 
