@@ -29,13 +29,16 @@ from audiomask.runtime.polyphase import Polyphase
 
 
 def recorded(folders: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield kind and sound `[T]` at 16 kHz of windows of recordings, mixed to one channel."""
+    """Yield kind and sound `[T]` at 16 kHz of windows of recordings, mixed to one channel.
+
+    Those of a folder follow one another.
+    """
     for folder in folders:
+        held = np.zeros(0, np.float32)
         for source in find_audio([folder]):
             try:
                 with Reader(source.path) as reader:
                     down = Polyphase(reader.info.rate, RATE, 1) if reader.info.rate != RATE else None
-                    held = np.zeros(0, np.float32)
                     for block in reader.blocks(reader.info.rate):
                         mono = block.mean(0, keepdims=True)
                         held = np.concatenate((held, (down.push(mono) if down else mono)[0]))
