@@ -79,7 +79,9 @@ def test_the_small_recipe_whole(recipe):
     done = run("--corpus", CORPUS)
     check(done, run.home / "exp/mini", "some_valid", ["gain:-6", "mp3:64"])
     assert done.stdout.count("blocks equal the whole") == 3
-    found = [json.loads(line) for line in (run.home / "exp/mini/hallmark/found.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line) for line in (run.home / "exp/mini/hallmark/found.jsonl").read_text().splitlines()
+    ]
     assert [(entry["present"], entry["message"]) for entry in found] == [(True, "beef"), (False, None)]
     assert found[0]["speed"] == pytest.approx(1.05, rel=1e-4)
     assert run("--corpus", CORPUS).stdout.count("done before") == 7

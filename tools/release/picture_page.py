@@ -6,6 +6,7 @@ python tools/release/picture_page.py    # writes page_file.png, page_live.png, p
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ import soundfile as sf
 import soxr
 from PIL import Image
 
-from audiomask.runtime.marks.carrier import Carrier, new_key
+from audiomask.runtime.marks.carrier import Carrier
 from audiomask.runtime.net.server import PAGE, Service, Settings, offer, offer_codecs
 from audiomask.runtime.session import Session
 
@@ -79,7 +80,7 @@ def main() -> None:
                     page.at.get_by_label("Packets lost").fill("0.05")
                 page.at.screenshot(path=out / "page_codec.png")
             with page_driver.Page(browser, url, color_scheme="light", **WINDOW) as page:
-                key = new_key()
+                key = secrets.token_hex(16)
                 sf.write(Path(folder, "speech.wav"), marked(speech, rate, key), rate, subtype="FLOAT")
                 page.choose(model="hallmark")
                 page.at.check("[name=do][value=detect]", force=True)
