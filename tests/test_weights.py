@@ -1,12 +1,14 @@
 """Models on disk and from configs."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from audiomask import weights
 from audiomask.nn.conv import Conv1d
+from audiomask.runtime.artifact import Artifact
 from audiomask.streaming import Sequential
 from audiomask.weights import WeightsError
 
@@ -78,3 +80,28 @@ def test_bad_folders_say_what_is_wrong(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG)[:-5])
     with pytest.raises(WeightsError, match="damaged"):
         weights.load(tmp_path)
+
+
+def test_a_model_without_weights_is_its_yaml(tmp_path):
+    path = tmp_path / "hall.yaml"
+    path.write_text("class_path: audiomask.models.hallmark.Hallmark\ninit_args: {closest: 6.0}\n")
+    model, config = weights.load(path)
+    assert (model.closest, config["init_args"]) == (6.0, {"closest": 6.0})
+    assert weights.load(path, closest=7.0)[0].closest == 7.0
+    for text, message in (
+        ("class_path: audiomask.nn.conv.Conv1d\n" + f"init_args: {CONFIG['init_args']}", "has weights"),
+        ("- 1", "holds no class_path"),
+        ("{", "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(WeightsError, match=message):
+            weights.load(path)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        weights.load(tmp_path / "none.yaml")
+
+
+def test_the_mark_that_ships_is_that_of_its_yaml():
+    root = Path(__file__).parents[1]
+    model, config = weights.load(root / "recipes/watermark/designed/hallmark.yaml")
+    shipped = Artifact.load(root / "audiomask/pretrained/hallmark.onnx")
+    assert shipped.meta["hash"] == weights.fingerprint(model, config)

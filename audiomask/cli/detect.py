@@ -7,8 +7,8 @@ probability that unmarked sound gives so much; what it says; where; and at which
   audiomask detect talk.mp4 --key me.key --json
   arecord -f S16_LE -r 16000 -t raw | audiomask detect - --raw s16le --key me.key --every 5
 
-JSON is one object a line: file, present, p, message, bits, segments, speed, and others, where there are
-further messages. With --every there is also one, with from and to, for each stretch of so many seconds by
+JSON is one object a line: file, present, p, message, bits, segments, speed, others (further messages) and
+seconds. With --every there is also one, with from and to, for each stretch of so many seconds by
 itself; of bare samples (--raw) it comes as soon as they are over. The exit code is 0 whether or not there is
 a mark, and 1 where an input cannot be read. Sound of less than a second, or silence, is never marked.
 """
@@ -34,7 +34,6 @@ from audiomask.runtime.files.batch import Report
 from audiomask.runtime.files.marked import LEAST_S, Detect, Heard, listen, unmarkable
 from audiomask.runtime.marks.carrier import read_key
 from audiomask.runtime.pcm import FORMATS
-from audiomask.runtime.player import GARBAGE
 
 
 def add_arguments(add: Adder) -> None:
@@ -84,16 +83,14 @@ def _live(args: argparse.Namespace, work: Detect) -> int:
         raise UsageError("-: samples are piped: audiomask detect - --raw s16le --key FILE < in.pcm")
     rate, channels = args.rate or 16000, args.channels or 1
     pipe = Pipe(args.raw, channels, Port("audio", channels=channels))
-    cleaned = samples = 0
+    samples = 0
 
     def blocks() -> Iterator[np.ndarray]:
-        nonlocal cleaned, samples
+        nonlocal samples
         for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
             x = pipe.decode(data)
             samples += x.shape[1]
-            good = np.abs(x) <= GARBAGE  # not so for NaN
-            cleaned += int(x.size - good.sum())
-            yield np.where(good, x, np.float32(0))
+            yield x
         if not samples:
             raise AudioError("standard input: is empty; pipe samples into it")
 
@@ -102,5 +99,5 @@ def _live(args: argparse.Namespace, work: Detect) -> int:
             _print(args, "standard input", heard)
         for text in unmarkable("standard input", samples / rate, heard.silent):
             note(f"warning: {text}")
-        pipe.warn(cleaned, 0)
+        pipe.warn(heard.cleaned, 0)
         return 128 + signal.SIGTERM if terminated.is_set() else 0

@@ -126,13 +126,14 @@ def unmarkable(source: Source | str, seconds: float, silent: bool) -> list[str]:
 class Heard:
     """All that was found in a recording, or between `start` and `end` in seconds.
 
-    `silent`: not one sample was other than 0.
+    `silent`: not one sample was other than 0. `cleaned`: see `Detector`.
     """
 
     found: Detection
     silent: bool
     start: float | None = None
     end: float | None = None
+    cleaned: int = 0
 
     def entry(self, source: str) -> dict[str, Any]:
         """Return the object of --json."""
@@ -185,7 +186,7 @@ def listen(
                 start, loud_part = taken, False
     if taken > start:
         yield stretch()
-    yield Heard(whole.flush(), not loud)
+    yield Heard(whole.flush(), not loud, cleaned=whole.cleaned)
 
 
 class Detect(Work):

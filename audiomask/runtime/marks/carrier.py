@@ -36,6 +36,11 @@ HZ = np.arange(PERIOD // 2 + 1) * RATE / PERIOD
 HARMONICS = (HZ >= LOW_HZ) & (HZ <= HIGH_HZ) & (np.arange(len(HZ)) % 2 == 1)  # that a carrier has
 
 
+def parse_key(text: str) -> bytes | None:
+    """Return the 16 bytes of 32 hex digits, or None for anything else."""
+    return bytes.fromhex(text) if re.fullmatch("[0-9a-fA-F]{32}", text) else None
+
+
 def read_key(path: str | Path) -> bytes:
     """Return the 16 bytes of a key, which a file holds as 32 hex digits; may raise `AudioError`."""
     try:
@@ -44,9 +49,9 @@ def read_key(path: str | Path) -> bytes:
         remedy = f"audiomask mark --new-key {path} makes one" if isinstance(error, FileNotFoundError) else ""
         why = f"{path}: no key can be read there ({error.strerror})"
         raise AudioError(f"{why}; {remedy or 'check the name and its rights'}") from error
-    if not re.fullmatch("[0-9a-fA-F]{32}", text):
+    if (key := parse_key(text)) is None:
         raise AudioError(f"{path}: no key, which is 32 hex digits; audiomask mark --new-key FILE makes one")
-    return bytes.fromhex(text)
+    return key
 
 
 def write_key(path: str | Path, *, overwrite: bool = False) -> None:

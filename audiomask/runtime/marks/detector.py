@@ -11,10 +11,10 @@ p-value of a window comes from its score S, a sum of terms of independent random
 
     p = 1 - exp(-N Q(S)),      N = min(MOST, TRIALS e^(GROWTH (S - 6.5)))
 
-Q is the tail of a Gaussian variable, and MOST the number of places, drifts, speeds and messages that could
-be tried, which makes p an upper bound. As only the best places are asked for a message, small scores are seen
-less often: N of these is fitted to unmarked sound (tools/bench/false_alarms.py), so that p is uniform there.
-The p-value of n windows is 1 - (1 - min p)^n.
+Q is the tail of a Gaussian variable, which S without a mark is taken for, and MOST the number of places,
+drifts, speeds and messages that could be tried: with it p is a bound. As only the best places are asked for a
+message, small scores are seen less often: N of these is fitted to unmarked sound
+(tools/bench/false_alarms.py), so that p is about uniform there. That of n windows is 1 - (1 - min p)^n.
 
 Within a marked window and beside it the carrier is known, so that every 25 ms can be asked for it. Their log
 likelihoods, marked against unmarked, go through the Viterbi algorithm, which seldom changes its mind.
@@ -30,6 +30,7 @@ import soxr
 
 from audiomask.runtime.marks.carrier import BITS, PARTS, PERIOD, RATE, Carrier
 from audiomask.runtime.marks.search import Found, search, whitened
+from audiomask.runtime.player import GARBAGE
 from audiomask.runtime.polyphase import Polyphase
 
 WINDOW, EVERY = 5 * RATE, 5 * RATE // 2
@@ -73,12 +74,14 @@ class Detector:
     """A detector of the marks of one key, in sound of any rate and number of channels.
 
     Channels are searched together, and where nothing is found each by itself, at one speed alone: a mark in
-    one channel is found in the sum, too, but those of channels of opposite polarity cancel.
+    one channel is found in the sum, too, but those of channels of opposite polarity cancel. `cleaned` samples
+    were NaN, infinite or garbage, and became 0.
     """
 
     def __init__(self, key: bytes, sample_rate: int = RATE, channels: int = 1):
         self.carrier, self.sample_rate, self.channels = Carrier(key), sample_rate, channels
         self._in = Polyphase(sample_rate, RATE, channels) if sample_rate != RATE else None
+        self.cleaned = 0
         self.reset()
 
     def reset(self) -> None:
@@ -98,7 +101,9 @@ class Detector:
         x = np.atleast_2d(np.asarray(block, np.float32))
         if x.ndim != 2 or len(x) != self.channels:
             raise ValueError(f"a block of shape {np.shape(block)} does not fit [{self.channels}, T]")
-        x = np.where(np.abs(x) < 2.0**32, x, np.float32(0))  # no NaN
+        good = np.abs(x) <= GARBAGE  # not so for NaN
+        self.cleaned += int(x.size - good.sum())
+        x = np.where(good, x, np.float32(0))
         self._taken += x.shape[1]
         self._push(self._in.push(x) if self._in else x)
 
@@ -192,9 +197,9 @@ class Detector:
         u = sums / np.sqrt(power * np.square(half).mean() + 1e-12)  # of variance 1
         mean = max(1.0, found.score / math.sqrt(WINDOW / FRAME))
         for _ in range(3):
-            there = viterbi(_evidence(u, mean))
+            there = viterbi(_log_likelihoods(u, mean))
             mean = max(1.0, float(u[there].mean())) if there.any() else mean
-        return np.where(power > 0, _evidence(u, mean), 0)
+        return np.where(power > 0, _log_likelihoods(u, mean), 0)
 
     def _segments(self) -> list[tuple[float, float]]:
         edges = np.flatnonzero(np.diff(np.pad(viterbi(self._evidence), 1).astype(int))) * (FRAME / RATE)
@@ -208,11 +213,11 @@ class Detector:
         for i in reversed(range(BITS)):
             bit = found.message >> i & 1
             against = sums[numbers >> i & 1 != bit].max()
-            bits.append((bit, float(1 / (1 + math.exp(-2 * height * (sums[found.message] - against) / 2)))))
+            bits.append((bit, float(1 / (1 + math.exp(-height * (sums[found.message] - against))))))
         return bits
 
 
-def _evidence(u: np.ndarray, mean: float) -> np.ndarray:
+def _log_likelihoods(u: np.ndarray, mean: float) -> np.ndarray:
     """Return log likelihoods of u: of variance 1, and `mean` where it is marked and not silent."""
     return np.log(SILENT + (1 - SILENT) * np.exp(mean * u - mean**2 / 2))
 

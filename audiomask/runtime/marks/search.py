@@ -11,8 +11,8 @@ count no more than soft ones, where most of the mark is. Then for a speed and a 
 
 and likewise for the data. The weights w fall with frequency, since codecs and noise leave less of the mark
 there. The phases of P are those of a secret key, so whatever the sound is, z without a mark, or by a wrong
-key, is a sum of terms of independent random phase: of mean 0 and variance 1, with tails below those of a
-Gaussian variable.
+key, is a sum of terms of independent random phase: of mean 0 and variance 1, and about Gaussian. Where few
+harmonics have all of the energy, as of a tone, z is bounded instead.
 
 The speed needs no key (`speeds`): the carrier is the same, turned over, after half a period. The correlation
 of the whitened sound with itself, at such lags, is greatest in sum at the right speed. What is alike by far,
@@ -49,7 +49,7 @@ FEW = DRIFTS[3:6]  # about a speed that was found
 BEST = 8  # places of the pilot at which the data are looked at
 REACH = 0.25  # greatest change of speed
 SPEEDS = 5  # that are looked at
-MOST = 3  # times the mean: what one frequency or one lag may say about the speed
+LIMIT = 3  # times the mean: what one frequency or one lag may say about the speed
 SURE = 11.0  # a score that needs no further search
 
 
@@ -103,11 +103,11 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
     edges = np.array([LOW_HZ * (1 - reach), HIGH_HZ * (1 + reach)]) * 2 * (len(spectrum) - 1) / RATE
     power = spectrum.real**2 + spectrum.imag**2
     power[: int(edges[0])] = power[int(edges[1]) :] = 0
-    power = np.minimum(power, MOST * power.mean())  # of tones and loops
+    power = np.minimum(power, LIMIT * power.mean())  # of tones and loops
     alike = np.fft.irfft(power)[:n]
     pairs = np.sqrt(n - np.arange(n))
     usual = 1.5 * np.median(np.abs(alike / pairs)[half // 2 :])
-    alike = pairs * np.clip(alike / pairs, -MOST * usual, MOST * usual)
+    alike = pairs * np.clip(alike / pairs, -LIMIT * usual, LIMIT * usual)
     turns = np.arange(1, max(2, int((n - half) * (1 - reach) / half)))
     at = np.arange(1 / (1 + reach), 1 / (1 - reach), 0.5 / (turns[-1] * half))  # periods over ours
     total = np.zeros(len(at), np.float32)

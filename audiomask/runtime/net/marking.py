@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from audiomask.runtime.artifact import Artifact
-from audiomask.runtime.marks.carrier import BITS, PERIOD, Carrier
+from audiomask.runtime.marks.carrier import BITS, PERIOD, Carrier, parse_key
 from audiomask.runtime.marks.carrier import RATE as CARRIER_RATE
 from audiomask.runtime.marks.report import document, spell
 from audiomask.runtime.net.requests import BadValue, rest
 from audiomask.runtime.pcm import Pcm
-from audiomask.runtime.player import GARBAGE
 from audiomask.runtime.session import Session
 
 HOPS = 4  # of a detector in a second: sound that is ahead of real time is taken hop by hop
@@ -52,12 +51,16 @@ class Finder:
         from audiomask.runtime.marks.detector import WINDOW, Detector  # slow to load, and few detect
 
         self.sample_rate = self.rate_out = sample_rate
-        self.channels, self.cleaned = channels, 0
+        self.channels = channels
         self.hop, self.latency = -(-sample_rate // HOPS), WINDOW * sample_rate // CARRIER_RATE
         self.delay = self.latency - self.hop
         self.engine = SimpleNamespace(batch=channels)  # rows of a hop, as work is counted
         self._detector, self._every = Detector(key, sample_rate, channels), every * sample_rate
         self._begin()
+
+    @property
+    def cleaned(self) -> int:
+        return self._detector.cleaned
 
     def _begin(self) -> None:
         self._fed, self._next = 0, self._every
@@ -70,9 +73,7 @@ class Finder:
     def feeding(self, x: np.ndarray, lost: Any = None) -> Generator[Any, None, str]:
         """Take a block `[channels, T]`, and return a report, or "" while none is due."""
         yield from ()
-        good = np.abs(x) <= GARBAGE  # not so for NaN
-        self.cleaned += int(x.size - good.sum())
-        self._detector.feed(np.where(good, x, np.float32(0)))
+        self._detector.feed(x)
         self._fed += x.shape[1]
         if self._fed < self._next:
             return ""
@@ -108,9 +109,8 @@ def marking(
     if name not in markers:
         raise BadValue(f"model {name[:50]!r} does not mark by a key; these do: {' '.join(markers)}")
     key, message, strength, every = (asked[k] for k in ("key", "message", "strength", "every"))
-    if not re.fullmatch("[0-9a-fA-F]{32}", key or ""):
+    if (secret := parse_key(key or "")) is None:
         raise BadValue("key is not 32 hex digits, as audiomask mark --new-key FILE writes them")
-    secret = bytes.fromhex(key)
     if asked["do"] == "detect":
         if message is not None or strength is not None:
             raise BadValue("message and strength are of who marks; leave them out")

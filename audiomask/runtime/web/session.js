@@ -51,7 +51,8 @@ class Ramp {
 /**
  * A player that one listens to.
  *
- * `dry`: fraction 0..1 of the untouched signal, delayed alike (all of it is in an output that is added to it); `bypass`: all of it. `trim`: the first sample out
+ * `dry`: fraction 0..1 of the untouched signal, delayed alike (all of it is in an output that is added to it);
+ * `bypass`: all of it. `trim`: the first sample out
  * belongs to the first one in; false: each `feed` returns as many samples as it got, `lag` later, which a promise
  * that blocks are multiples of `block` may shorten. `output`: name of the one output of sound that is heard,
  * default all. The others are those of `Player`.
