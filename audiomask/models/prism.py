@@ -43,7 +43,7 @@ BANDS = EACH * len(WIDTHS)
 class SplitMaskNet(Streaming):
     """A network that makes masks of spectra `[B, 2 C, T, F]`, frame by frame.
 
-    They are `[B, 2 C stems, T, F]`: the mask of stem s and channel c has its real part in channel 2 (C s + c).
+    They are `[B, 2 C stems, T, F]`: that of stem s and channel c has its real part in channel 2 (C s + c).
     They lag by `ahead` frames.
 
     Args:
