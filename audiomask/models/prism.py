@@ -50,6 +50,7 @@ class SplitMaskNet(Streaming):
         bins: F, 256 times a whole number and one. channels: C. stems: sounds to be told apart.
         width: D. hidden: units of a band's last layer. past, ahead: frames around one that it sees at once.
         blocks, heads, full, squeeze: See `nn.bandnet.BandNet`.
+        phase: Masks are complex. False makes real ones, by a softmax over the stems, to compare with.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class SplitMaskNet(Streaming):
         hidden: int = 128,
         past: int = 2,
         ahead: int = 2,
+        phase: bool = True,
     ):
         super().__init__()
         unit, rest = divmod(bins - 1, 256)
         if rest or not unit:
             raise ValueError(f"{bins} bins do not divide into bands; windows are multiples of 512 samples")
         self.channels, self.stems, self.width, self.past = channels, stems, width, past
+        self.parts = 2 if phase else 1  # of a mask
         self.sizes = [EACH * unit * n for n in WIDTHS]
 
         def weights(*shape: int) -> nn.Parameter:
@@ -81,7 +84,7 @@ class SplitMaskNet(Streaming):
             masks = size // EACH // shared
             seen = channels * masks * (3 if shared == 1 else 1)
             self.split.append(weights(EACH, seen, width))
-            self.heads.append(weights(EACH, hidden, 2 * channels * stems * masks))
+            self.heads.append(weights(EACH, hidden, self.parts * channels * stems * masks))
         with torch.no_grad():
             for head in self.heads:  # untrained, each stem is about its share of the mix
                 head.mul_(0.1)
@@ -144,15 +147,21 @@ class SplitMaskNet(Streaming):
     def _masks(self, x: Tensor, frames: int) -> Tensor:
         """Return masks `[B, 2 C stems, T, F]` of rows `[T B, bands, D]`."""
         x = F.relu(x.transpose(0, 1) @ self.last + self.last_bias)  # [bands, T B, hidden]
-        found, shape = [], (EACH, frames, -1, self.stems, self.channels, 2)
-        counts = [w.shape[2] // (2 * self.channels * self.stems) for w in self.heads]
+        found, shape = [], (EACH, frames, -1, self.stems, self.channels, self.parts)
+        counts = [w.shape[2] // (self.parts * self.channels * self.stems) for w in self.heads]
         for w, part, count in zip(self.heads, x.split(EACH), counts, strict=True):
             z = (part @ w).reshape(*shape, count)
-            found.append(z.permute(2, 3, 4, 5, 1, 0, 6).flatten(5))  # [B, stems, C, 2, T, masks]
-        z = gains.bounded(torch.cat(found, 5), 2.0, 3)
-        # Mixture consistency: the masks sum to 1.
-        one = torch.tensor([1.0, 0.0], device=z.device, dtype=z.dtype).reshape(1, 1, 2, 1, 1)
-        z = (z + ((one - z.sum(1)) / self.stems)[:, None]).flatten(1, 3)
+            found.append(z.permute(2, 3, 4, 5, 1, 0, 6).flatten(5))  # [B, stems, C, parts, T, masks]
+        z = torch.cat(found, 5)
+        if self.parts == 1:
+            z = z.softmax(1)
+            z = torch.cat([z, torch.zeros_like(z)], 3)
+        else:
+            z = gains.bounded(z, 2.0, 3)
+            # Mixture consistency: the masks sum to 1.
+            one = torch.tensor([1.0, 0.0], device=z.device, dtype=z.dtype).reshape(1, 1, 2, 1, 1)
+            z = z + ((one - z.sum(1)) / self.stems)[:, None]
+        z = z.flatten(1, 3)
         parts = z.split([EACH * count for count in counts], 3)
         wide = [
             part if n == 1 else part.repeat_interleave(n, 3) for part, n in zip(parts, SHARED, strict=True)
@@ -178,7 +187,7 @@ class Prism(Masked):
         size: int = 2048,
         hop: int = 1024,
         name: str = "prism",
-        **net: int,
+        **net: Any,
     ):
         super().__init__()
         self.name, self.sample_rate, self.stems = name, sample_rate, tuple(stems)

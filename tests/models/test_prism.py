@@ -18,7 +18,9 @@ def tiny(**more) -> Prism:
     return model
 
 
-@pytest.mark.parametrize("more", [{}, {"stems": ["drums", "bass"], "channels": 1, "ahead": 0, "hop": 128}])
+@pytest.mark.parametrize(
+    "more", [{}, {"stems": ["drums", "bass"], "channels": 1, "ahead": 0, "hop": 128}, {"phase": False}]
+)
 @pytest.mark.parametrize("promise", contract.CONTRACT, ids=lambda f: f.__name__)
 def test_contract(promise, more):
     promise(tiny(**more))
@@ -37,6 +39,19 @@ def test_stems_add_up_to_the_mix_and_differ():
         stems = tiny()(x)
     assert (sum(stems) - x).abs().max() < 1e-5
     assert (stems[0] - stems[1]).abs().max() > 0.01
+
+
+def test_real_masks_keep_the_phase_and_add_up():
+    x = torch.randn(1, 2, 5000, generator=torch.Generator().manual_seed(1))
+    model = tiny(phase=False)
+    with torch.no_grad():
+        assert (sum(model(x)) - x).abs().max() < 1e-5
+        spectrum = torch.randn(1, 4, 5, 257)
+        mask, _ = model.net.step(spectrum, model.net.initial_state(1))
+    mask = mask.unflatten(1, (3, 2, 2))
+    assert not mask[:, :, :, 1].any()
+    assert mask.min() >= 0
+    assert mask[:, :, :, 0].std() > 0.1
 
 
 def test_before_training_each_stem_is_about_its_share():
