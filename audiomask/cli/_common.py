@@ -82,6 +82,11 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
     return values | {name: value for name, value in given.items() if value is not None}
 
 
+def parse_gains(texts: Iterable[str]) -> dict[str, float]:
+    """Return decibels by stem of an option of NAME=DB, several with commas; may raise `UsageError`."""
+    return assigned("--gains", ",".join(texts).split(","), float, "NAME=DB, as in --gains vocals=-20")
+
+
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
     """Return the arguments of a model's class that `--arg NAME=VALUE` sets, by JSON or as text."""
 

@@ -97,7 +97,7 @@ class Player:
         names = outputs or [port.name for port in artifact.outputs]
         self.ports = tuple(output_port(artifact, name) for name in names)
         # Codes of several recordings, and pairs of channels that become pairs, may be stacked as rows.
-        one = self._sound and width > 1 and not alike(artifact)
+        one = self._sound and width > 1 and not artifact.alike
         if self.channels < 1 or (self.channels != width if one else self.channels % width):
             each = ", one for each of its microphones" if one else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
@@ -491,13 +491,6 @@ def find(model: str | Path | Artifact | None, rate: int | None = None) -> Artifa
         return model
     family = resolve(model)
     return choose(family, rate or family[-1].sample_rate)
-
-
-def alike(artifact: Artifact) -> bool:
-    """Return whether each output is sound like that which comes in: of its channels, at its rate."""
-    first = artifact.streams[0]
-    kind = first.type, first.channels, first.rate
-    return first.type == "pcm" and all((p.type, p.channels, p.rate) == kind for p in artifact.outputs)
 
 
 def output_port(artifact: Artifact, name: str) -> Port:

@@ -28,7 +28,7 @@ import numpy as np
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.crossfade import RAMP_S, Ramp, crossfade
 from audiomask.runtime.engine import Engine, Step
-from audiomask.runtime.player import Frames, Player, Work, _differ, alike, alone, find
+from audiomask.runtime.player import Frames, Player, Work, _differ, alone, find
 from audiomask.runtime.seats import Seats
 
 REMIX = "remix"  # the output of a session with gains
@@ -76,7 +76,7 @@ class Session(Player):
         artifact = find(model, sample_rate)
         names, width = sounds(artifact, output), artifact.streams[0].channels
         self._seats = None
-        if width <= 2 and alike(artifact):
+        if width <= 2 and artifact.alike:
             seats = Seats(width if channels is None else channels, speakers, width)
             self._seats = None if seats.plain else seats
         everything = sounds(artifact)
@@ -109,7 +109,7 @@ class Session(Player):
                 f"{artifact.name}: makes {self.outputs} channels at {self.rate_out} Hz of {self.channels} at "
                 f"{self.sample_rate} Hz, so it cannot give block for block; play it with trim=True"
             )
-        if (gains is not None or residual is not None) and not alike(artifact):
+        if (gains is not None or residual is not None) and not artifact.alike:
             raise ArtifactError(
                 f"{artifact.name}: does not make of a sound others of its kind; nothing in it can be turned"
             )
@@ -210,7 +210,7 @@ class Session(Player):
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> Any:  # type: ignore[override]
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
 
-        A block `[T]` that becomes one channel gives `[n]`, any other `[outputs, n]`; where several outputs are
+        A block `[T]` that becomes one channel gives `[n]`, any other `[outputs, n]`; where several are
         `heard`, they are a dict by name. What is `lost` (see `Player.feed`) is 0 in the dry sound too.
         """
         return alone(self.feeding(block, lost))
