@@ -191,7 +191,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-def document(name, models=MODELS, **changes):
+def document(name, models=MODELS, /, **changes):
     """Return the metadata of a model."""
     inputs, outputs, hop, delay, state, _ = models[name]
     return {
@@ -210,7 +210,7 @@ def document(name, models=MODELS, **changes):
     } | changes
 
 
-def build(folder, name, models=MODELS, **changes):
+def build(folder, name, models=MODELS, /, **changes):
     """Write a model as `folder/name.onnx` and return the path; `changes` of its document."""
     import onnx
     from onnx import helper, parser

@@ -94,13 +94,14 @@ def separators(name: str | Path | None = None, stems: Iterable[str] = ()) -> lis
     wanted = [*dict.fromkeys(stems)]
     kinds: dict[str, list[str]] = {}  # stems of families, that which is the default first
     if name is None:
-        metas = [meta for meta in _catalogue().values() if meta["task"] == "separate"]
-        for meta in sorted(metas, key=lambda meta: not meta["default"]):
+        metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == "separate"}
+        for meta in sorted(metas.values(), key=lambda meta: not meta["default"]):
             kinds.setdefault(family(meta["name"]), [port["name"] for port in meta["outputs"]])
         fitting = [kind for kind, made in kinds.items() if {*wanted} <= {*made}]
         if not kinds or (fitting and not wanted):
             return resolve(None, task="separate")  # or raises
-        found = resolve(fitting[0]) if fitting else []
+        found = _load_all(path for path, meta in metas.items() if family(meta["name"]) in fitting[:1])
+        found.sort(key=lambda artifact: artifact.sample_rate)
     else:
         found = resolve(name)
         for artifact in found:
