@@ -1,7 +1,10 @@
-"""Measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals.
+"""Measure quality: PESQ, STOI, SDR, SI-SDR, DNSMOS and more, with confidence intervals.
 
   audiomask score --ref clean/ --est enhanced/ --noisy noisy/ -j 2 --json scores.json
   audiomask score --est enhanced.wav --metrics dnsmos plcmos
+  audiomask score --ref songs/ --est separated/ --stems --metrics sdr,csdr     SONG/STEM.wav on both sides
+
+With --stems there is a row for each stem, and one for the mean of their means.
 
 Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name.
 Recordings that cannot be scored (silence, too short, other length) are counted in the table with their
@@ -23,8 +26,8 @@ from audiomask import metrics
 from audiomask.audio import AudioError, check_writable, replacing
 from audiomask.audio.sources import Source, find_audio
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import cores, positive
-from audiomask.metrics import Table
+from audiomask.cli._common import cores, note, positive
+from audiomask.metrics import Table, plain_summaries
 
 
 def add_arguments(add: Adder) -> None:
@@ -32,6 +35,10 @@ def add_arguments(add: Adder) -> None:
     add("--ref IN", f"clean references: {inputs}", nargs="+")
     add("--est IN", f"what is judged: {inputs}", nargs="+")
     add("--noisy IN", "unprocessed signals, scored beside the estimates", nargs="+")
+    stems = (
+        "judge separated sounds, SONG/STEM.wav; NAMES: these, comma-separated (default: those of both sides)"
+    )
+    add("--stems NAMES", stems, nargs="?", const="")
     add("--metrics NAME", "default: all usual ones; 'list' lists them", nargs="+")
     add("--json FILE", "write all figures, per file too", type=Path)
     add("-f --force", "overwrite the JSON file")
@@ -45,13 +52,16 @@ def run(args: argparse.Namespace) -> int:
         return 0
     names = [name for given in args.metrics or () for name in given.split(",") if name]
     if not args.metrics:
-        names = [n for n in metrics.DEFAULT if args.ref or not metrics.METRICS[n].reference]
+        usual = metrics.DEFAULT if args.stems is None else metrics.STEMS
+        names = [n for n in usual if args.ref or not metrics.METRICS[n].reference]
     if not args.est:
         raise UsageError("there is nothing to judge; give --est")
     try:
         metrics.columns(names)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if args.stems is not None and (args.noisy or not args.ref):
+        raise UsageError("--stems compares --ref with --est, without --noisy")
     wanting = [n for n in names if metrics.METRICS[n].reference]
     if wanting and not args.ref:
         raise UsageError(f"{', '.join(wanting)} need references; give --ref, or --metrics dnsmos plcmos")
@@ -61,9 +71,12 @@ def run(args: argparse.Namespace) -> int:
     with metrics.workers(args.jobs) as mapper:
         estimate = _score(args, args.est, names, mapper, "estimate")
         noisy = _score(args, args.noisy, names, mapper, "noisy") if args.noisy else None
-    _show(estimate, noisy)
+    if args.stems is not None:
+        _show_stems(estimate)
+    else:
+        _show(estimate, noisy)
     if args.json:
-        _write(args.json, estimate, noisy, names)
+        _write(args.json, estimate, noisy, names, stems=args.stems is not None)
     return 1 if estimate.errors or (noisy and noisy.errors) else 0
 
 
@@ -79,6 +92,8 @@ def _score(
     if references is not None and len(references) == len(estimates) == 1:
         # Two files are a pair, whatever their names.
         references = dict(zip(estimates, references.values(), strict=True))
+    if args.stems is not None:
+        references, estimates = _of_stems(args.stems, references or {}, estimates)
     pairs = [
         (key, references[key] if references else None, estimates[key])
         for key in estimates
@@ -106,6 +121,53 @@ def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
     return sources
 
 
+def _of_stems(
+    names: str, references: dict[str, Source], estimates: dict[str, Source]
+) -> tuple[dict[str, Source], dict[str, Source]]:
+    """Return the references and estimates of the stems named, or of those that both have."""
+    sides = []
+    for side in (references, estimates):
+        for key, source in side.items():
+            if "/" not in key:
+                raise AudioError(
+                    f"{source}: --stems compares SONG/STEM.wav, and this lies in no song's folder"
+                )
+        sides.append({key.rpartition("/")[2] for key in side})
+    chosen = {name for name in names.split(",") if name} or sides[0] & sides[1]
+    if lacking := chosen - sides[0]:
+        raise UsageError(f"--stems: no {', '.join(sorted(lacking))} among the references")
+    if not chosen:
+        raise AudioError(
+            f"no stem on both sides: {', '.join(sorted(sides[0]))}; {', '.join(sorted(sides[1]))}"
+        )
+    if others := (sides[0] | sides[1]) - chosen:
+        note(f"not scored: {', '.join(sorted(others))}")
+    first, second = (
+        {k: v for k, v in x.items() if k.rpartition("/")[2] in chosen} for x in (references, estimates)
+    )
+    return first, second
+
+
+def _show_stems(table: Table) -> None:
+    """Print a row for each stem and metric, and one for the mean over stems."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    songs = {key.rpartition("/")[0] for key in table.rows}
+    view = RichTable(title=f"{len(songs)} songs, mean and 95 % bootstrap interval over songs")
+    for head in ("metric", "stem", "mean", "95 %", "median", "songs", "none"):
+        view.add_column(head, justify="left" if head in ("metric", "stem") else "right", no_wrap=True)
+    stems = table.by_stem()
+    for column in table.columns:
+        for stem, summaries in stems.items():
+            s = summaries[column]
+            cells = [f"{s.mean:.3f}", f"{s.low:.3f} .. {s.high:.3f}", f"{s.median:.3f}", f"{s.n}"]
+            view.add_row(column, stem, *cells, str(s.failed or "-"), end_section=stem == "mean")
+    console = Console(highlight=False)
+    console.print(view)
+    _explain(console, {"estimate": table})
+
+
 def _show(estimate: Table, noisy: Table | None) -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -125,13 +187,16 @@ def _show(estimate: Table, noisy: Table | None) -> None:
     console.print(view)
     if noisy:
         console.print("change: mean over the files that have both values; none: files without a value")
-    for name, table in (("estimate", estimate), ("noisy", noisy)):
-        if table is None:
-            continue
+    _explain(console, {"estimate": estimate} | ({"noisy": noisy} if noisy else {}))
+
+
+def _explain(console: Any, tables: dict[str, Table]) -> None:
+    """Print why values are missing, and what was wrong with files."""
+    for name, table in tables.items():
         for (columns, reason), keys in table.reasons().items():
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             console.print(f"{name}: no {columns} for {keys[0]}{more}: {reason}", soft_wrap=True)
-        for line in [note for notes in table.notes.values() for note in notes]:
+        for line in [text for notes in table.notes.values() for text in notes]:
             print(f"audiomask: warning: {line}", file=sys.stderr)
         for line in table.errors.values():
             print(f"audiomask: {line}", file=sys.stderr)
@@ -144,9 +209,11 @@ def _change(estimate: Table, noisy: Table, column: str) -> float:
     ).mean
 
 
-def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str]) -> None:
+def _write(
+    path: Path, estimate: Table, noisy: Table | None, names: Sequence[str], *, stems: bool = False
+) -> None:
     versions: dict[str, str | None] = {}
-    for package in ("audiomask", "pesq", "pystoi", "speechmos", "onnxruntime", "numpy"):
+    for package in ("audiomask", "pesq", "pystoi", "speechmos", "museval", "onnxruntime", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
@@ -154,5 +221,7 @@ def _write(path: Path, estimate: Table, noisy: Table | None, names: Sequence[str
     data = {"metrics": list(names), "versions": versions, "estimate": estimate.to_json()}
     if noisy:
         data["noisy"] = noisy.to_json()
+    if stems:
+        data["stems"] = {stem: plain_summaries(summaries) for stem, summaries in estimate.by_stem().items()}
     with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -121,3 +121,48 @@ def test_names_pair_whether_accents_are_composed_or_apart(cli, tmp_path, monkeyp
     done = cli("score", "--ref", "ref", "--est", "est", "--metrics", "si_sdr")
     assert done.code == 0, done.err
     assert "2 files" in done.out
+
+
+@pytest.fixture
+def songs(tmp_path, monkeypatch):
+    """Folders ref and est of two songs; the estimates have 20 dB in the first, and 10 in the second."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    stems = {"one": ("vocals", "drums"), "two": ("vocals",)}
+    for i, (song, names) in enumerate(stems.items()):
+        for stem in names:
+            x = random.choice([-0.1, 0.1], (2 * 44100, 2))
+            for folder, y in (("ref", x), ("est", x * (1 + 10 ** (-1 + i / 2)))):
+                Path(folder, song).mkdir(parents=True, exist_ok=True)
+                soundfile.write(f"{folder}/{song}/{stem}.wav", y, 44100, "FLOAT")
+        soundfile.write(f"ref/{song}/mixture.wav", x, 44100, "FLOAT")
+    return tmp_path
+
+
+def test_stems_have_a_row_each_and_a_mean(songs, capsys):
+    assert run("--ref", "ref", "--est", "est", "--stems", "--json", "o.json", "-j", "1") == 0
+    done = capsys.readouterr()
+    assert "not scored: mixture" in done.err
+    rows = {tuple(line.split()[1:4:2]): line.split()[5] for line in done.out.splitlines() if " sdr " in line}
+    assert rows == {("sdr", "drums"): "20.000", ("sdr", "vocals"): "15.000", ("sdr", "mean"): "17.500"}
+    data = json.loads(Path("o.json").read_text())
+    assert data["metrics"] == ["sdr", "si_sdr", "snr"]
+    assert set(data["stems"]) == {"drums", "vocals", "mean"}
+    assert data["stems"]["mean"]["sdr"]["mean"] == pytest.approx(17.5, abs=1e-3)
+
+
+def test_named_stems_must_be_there_and_missing_estimates_are_failures(songs, capsys):
+    assert run("--ref", "ref", "--est", "est", "--stems", "bass", "-j", "1") == 2
+    assert "no bass among the references" in capsys.readouterr().err
+    assert run("--ref", "ref", "--est", "est", "--stems", "vocals", "-j", "1") == 0
+    assert "drums" not in capsys.readouterr().out
+    Path("est/two/vocals.wav").unlink()
+    assert run("--ref", "ref", "--est", "est", "--stems", "-j", "1") == 1
+    done = capsys.readouterr()
+    assert "there is no estimate named two/vocals" in done.err
+    vocals = next(line for line in done.out.splitlines() if " sdr " in line and "vocals" in line)
+    assert vocals.split("│")[-3:-1] == ["     1 ", "    1 "]
+    assert run("--ref", "ref/one", "--est", "est/one", "--stems") == 1
+    assert "lies in no song's folder" in capsys.readouterr().err
+    assert run("--ref", "ref", "--est", "est", "--noisy", "ref", "--stems") == 2
+    assert "without --noisy" in capsys.readouterr().err
