@@ -3,8 +3,10 @@
   audiomask score --ref clean/ --est enhanced/ --noisy noisy/ -j 2 --json scores.json
   audiomask score --est enhanced.wav --metrics dnsmos plcmos
   audiomask score --ref songs/ --est separated/ --stems --metrics sdr,csdr     SONG/STEM.wav on both sides
+  audiomask score --ref songs/ --oracles                    what ideal masks reach on the sum of the stems
 
-With --stems there is a row for each stem, and one for the mean of their means.
+With --stems there is a row for each stem, and one for the mean of their means. --oracles takes a folder of
+SONG/STEM.wav, or a Kaldi data directory that has a table for each stem beside wav.scp.
 
 Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name.
 Recordings that cannot be scored (silence, too short, other length) are counted in the table with their
@@ -14,6 +16,7 @@ reason. The exit code is 1 if a file could not be read or has no partner.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +29,9 @@ from audiomask import metrics
 from audiomask.audio import AudioError, check_writable, replacing
 from audiomask.audio.sources import Source, find_audio
 from audiomask.cli import Adder, UsageError
-from audiomask.cli._common import cores, note, positive
+from audiomask.cli._common import cores, note, positive, table
+from audiomask.cli._oracles import Summaries, lines, songs, stems_of_directory, tables
+from audiomask.masks.oracles import NAMES, WINDOW
 from audiomask.metrics import Table, plain_summaries
 
 
@@ -39,6 +44,9 @@ def add_arguments(add: Adder) -> None:
         "judge separated sounds, SONG/STEM.wav; NAMES: these, comma-separated (default: those of both sides)"
     )
     add("--stems NAMES", stems, nargs="?", const="")
+    oracles = f"score ideal masks; MASKS: of {' '.join(NAMES)}, comma-separated (default: all)"
+    add("--oracles MASKS", oracles, nargs="?", const=",".join(NAMES))
+    add("--window SAMPLES", "of the transform that --oracles masks", type=positive, default=WINDOW)
     add("--metrics NAME", "default: all usual ones; 'list' lists them", nargs="+")
     add("--json FILE", "write all figures, per file too", type=Path)
     add("-f --force", "overwrite the JSON file")
@@ -52,14 +60,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     names = [name for given in args.metrics or () for name in given.split(",") if name]
     if not args.metrics:
-        usual = metrics.DEFAULT if args.stems is None else metrics.STEMS
+        usual = metrics.DEFAULT if args.stems is None and args.oracles is None else metrics.STEMS
         names = [n for n in usual if args.ref or not metrics.METRICS[n].reference]
-    if not args.est:
+        if "csdr" in names and importlib.util.find_spec("museval") is None:
+            names.remove("csdr")
+            note("csdr is left out, which needs museval: pip install --no-deps museval scipy")
+    if not args.est and args.oracles is None:
         raise UsageError("there is nothing to judge; give --est")
     try:
         metrics.columns(names)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if args.oracles is not None:
+        return _oracles(args, names)
     if args.stems is not None and (args.noisy or not args.ref):
         raise UsageError("--stems compares --ref with --est, without --noisy")
     wanting = [n for n in names if metrics.METRICS[n].reference]
@@ -148,6 +161,48 @@ def _of_stems(
     return first, second
 
 
+def _oracles(args: argparse.Namespace, names: Sequence[str]) -> int:
+    """Score ideal masks on the stems of `--ref`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    masks = args.oracles.split(",")
+    if unknown := set(masks) - set(NAMES):
+        raise UsageError(f"--oracles: no mask {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    if args.est or args.noisy or not args.ref:
+        raise UsageError("--oracles takes --ref, the stems, and no --est or --noisy")
+    if args.window < 16 or args.window % 4:
+        raise UsageError(f"--window {args.window}: must be a multiple of 4, 16 at least")
+    if args.json:
+        check_writable(args.json, overwrite=args.force)
+    sources: dict[str, Source] = {}
+    for given in args.ref:
+        directory = (Path(given) / "wav.scp").is_file()
+        more = stems_of_directory(Path(given), args.allow_pipes) if directory else None
+        sources |= _by_key([given], args.allow_pipes) if more is None else more
+    found = songs(sources, [name for name in (args.stems or "").split(",") if name])
+    with metrics.workers(args.jobs) as mapper, Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scoring ideal masks", total=len(found))
+        made = tables(found, masks, names, args.window, mapper, lambda song: bar.advance(task))
+    first = next(iter(made.values()))
+    by_stem = {mask: scored.by_stem() for mask, scored in made.items()}
+    print(
+        f"{len(found)} songs; mean over songs, then over stems, with its 95 % bootstrap interval over songs"
+    )
+    for column in first.columns:
+        print("\n" + table(*lines(by_stem, column)))
+    _explain(Console(highlight=False), {"oracles": first})
+    if args.json:
+        data = {mask: plain_stems(by_stem[mask]) | made[mask].to_json() for mask in made}
+        _save(args.json, {"metrics": list(names), "window": args.window, "oracles": data})
+    return 1 if first.errors else 0
+
+
+def plain_stems(by_stem: Summaries) -> dict[str, Any]:
+    """Return the summaries of `Table.by_stem` as plain data."""
+    return {"stems": {stem: plain_summaries(rows) for stem, rows in by_stem.items()}}
+
+
 def _show_stems(table: Table) -> None:
     """Print a row for each stem and metric, and one for the mean over stems."""
     from rich.console import Console
@@ -190,15 +245,15 @@ def _show(estimate: Table, noisy: Table | None) -> None:
     _explain(console, {"estimate": estimate} | ({"noisy": noisy} if noisy else {}))
 
 
-def _explain(console: Any, tables: dict[str, Table]) -> None:
+def _explain(console: Any, scores: dict[str, Table]) -> None:
     """Print why values are missing, and what was wrong with files."""
-    for name, table in tables.items():
-        for (columns, reason), keys in table.reasons().items():
+    for name, scored in scores.items():
+        for (columns, reason), keys in scored.reasons().items():
             more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             console.print(f"{name}: no {columns} for {keys[0]}{more}: {reason}", soft_wrap=True)
-        for line in [text for notes in table.notes.values() for text in notes]:
+        for line in [text for notes in scored.notes.values() for text in notes]:
             print(f"audiomask: warning: {line}", file=sys.stderr)
-        for line in table.errors.values():
+        for line in scored.errors.values():
             print(f"audiomask: {line}", file=sys.stderr)
 
 
@@ -222,6 +277,10 @@ def _write(
     if noisy:
         data["noisy"] = noisy.to_json()
     if stems:
-        data["stems"] = {stem: plain_summaries(summaries) for stem, summaries in estimate.by_stem().items()}
+        data |= plain_stems(estimate.by_stem())
+    _save(path, data)
+
+
+def _save(path: Path, data: dict[str, Any]) -> None:
     with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
