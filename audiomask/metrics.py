@@ -1,10 +1,13 @@
-"""Score degraded against reference speech, in one table with one policy for missing scores.
+"""Score degraded against reference sound, in one table with one policy for missing scores.
 
 | column | metric | works at | range, better is higher unless said |
 |---|---|---|---|
 | pesq_wb, pesq_nb | PESQ, ITU-T P.862.2 and P.862.1 (package pesq) | 16 kHz | 1.04..4.64, 1.02..4.55 |
 | stoi, estoi | Taal 2011, Jensen & Taal 2016 (package pystoi) | 10 kHz | 0..1 |
 | si_sdr | Le Roux 2019, mean removed | the given rate | dB, limited to 100 |
+| sdr | global SDR, of all samples of all channels: s^2 / (s - e)^2 | the given rate | dB, limited to 100 |
+| csdr | SDR of BSS Eval v4, median over seconds (package museval) | the given rate | dB, limited to 100 |
+| snr | `sdr` of one channel | the given rate | dB, limited to 100 |
 | lsd | log-spectral distance, FFT 2048, hop 512, log10 power | the given rate | 0.., lower is better |
 | dnsmos_sig, _bak, _ovrl | DNSMOS P.835 (Reddy 2022), no reference | 16 kHz | 1..5 |
 | dnsmos_p808 | DNSMOS P.808 (Reddy 2021), no reference | 16 kHz | 1..5 |
@@ -21,7 +24,11 @@ A value that cannot be had is NaN with a reason, and every table counts it; noth
 - Level: never changed. DNSMOS and PLCMOS judge what a 16-bit file would play: samples clamped to full scale.
 - Rate: others are resampled (soxr); wide-band PESQ of a signal below 16 kHz is refused, not upsampled.
 - Not a number: a signal with NaN or infinite samples has no score.
-- Channels `[C, T]` are scored one by one and averaged; one NaN makes the average NaN.
+- Channels `[C, T]` are scored one by one and averaged; one NaN makes the average NaN. `sdr` and `csdr` sum
+  over the channels of a signal instead, so that a quiet channel counts for little.
+- Windows of `csdr` are not silent in reference nor estimate, others are left out, and so is what follows the
+  last whole one. Each stem is judged alone, where museval leaves out a window as soon as any stem of the song
+  is silent in it. Published tables have the median over songs; so has `Summary.median`.
 """
 
 from __future__ import annotations
@@ -33,7 +40,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,7 +54,7 @@ from audiomask.runtime.artifact import open_graph
 
 Array = np.ndarray
 SILENCE_PEAK = 2.0**-15  # one step of a 16-bit file
-SI_SDR_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries little more
+RATIO_LIMIT_DB = 100.0  # the ratio of identical signals is infinite; float32 carries little more
 PESQ_PIECE_S = 20.0  # 50 utterances of at least 0.2 s with pauses of at least 0.2 s cannot be shorter
 DNSMOS_WINDOW = 144160  # samples that both DNSMOS models were trained on, 9.01 s
 PLCMOS_FRAMES = 7  # what its pooling layers need to leave one frame
@@ -127,7 +134,46 @@ def _si_sdr(ref: Array, deg: Array, rate: int) -> float:
     wanted, unwanted = np.dot(target, target), np.square(deg - target).sum()
     if wanted == 0:
         raise Unscorable("the degraded signal holds nothing of the reference")
-    return 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-SI_SDR_LIMIT_DB / 10)))
+    return _ratio_db(wanted, unwanted)
+
+
+def _ratio_db(wanted: float, unwanted: float) -> float:
+    return 10 * math.log10(wanted / max(unwanted, wanted * 10 ** (-RATIO_LIMIT_DB / 10)))
+
+
+def _sdr(ref: Array, deg: Array, rate: int) -> float:
+    ref, deg = ref.astype(np.float64), deg.astype(np.float64)
+    return _ratio_db(np.square(ref).sum(), np.square(ref - deg).sum())
+
+
+@lru_cache(maxsize=1)
+def _bss_eval() -> Callable[..., Any]:
+    """Return museval's measure, from its file alone.
+
+    Its package imports musdb, which asks for FFmpeg.
+    """
+    found = importlib.util.find_spec("museval")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("csdr needs museval: pip install --no-deps museval scipy", name="museval")
+    file = Path(found.submodule_search_locations[0]) / "metrics.py"
+    spec = importlib.util.spec_from_file_location("museval_metrics", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.bss_eval
+
+
+def _csdr(ref: Array, deg: Array, rate: int) -> float:
+    # Within a window SDR sums over samples and channels alike, so channels may lie side by side in time; and
+    # the distortion filters, 512 taps that take a third of the song's duration, cancel out of it.
+    window = rate * len(np.atleast_2d(ref))
+    ref, deg = (x.T.reshape(1, -1, 1).astype(np.float64) for x in (ref, deg))
+    with np.errstate(divide="ignore"):  # windows that are equal
+        values = _bss_eval()(ref, deg, window=window, hop=window, filters_len=1)[0][0]
+    if np.isnan(values).all():
+        raise Unscorable("reference and estimate are in no window of 1 s both heard")
+    return min(float(np.nanmedian(values)), RATIO_LIMIT_DB)
 
 
 def _lsd(ref: Array, deg: Array, rate: int) -> float:
@@ -208,11 +254,15 @@ def _plcmos(x: Array) -> float:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measurement that fills `columns`, and may compare with a reference."""
+    """A measurement that fills `columns`, and may compare with a reference.
+
+    It is of one channel, the mean being taken over several, or `joint`, of `[C, T]`.
+    """
 
     columns: tuple[str, ...]
     compute: Callable[..., float | tuple[float, ...]]  # of reference, degraded, rate; or of samples at 16 kHz
     reference: bool = True
+    joint: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -221,12 +271,16 @@ METRICS: dict[str, Metric] = {
     "stoi": Metric(("stoi",), partial(_stoi, extended=False)),
     "estoi": Metric(("estoi",), partial(_stoi, extended=True)),
     "si_sdr": Metric(("si_sdr",), _si_sdr),
+    "sdr": Metric(("sdr",), _sdr, joint=True),
+    "csdr": Metric(("csdr",), _csdr, joint=True),
+    "snr": Metric(("snr",), _sdr),
     "lsd": Metric(("lsd",), _lsd),
     "dnsmos": Metric(("dnsmos_sig", "dnsmos_bak", "dnsmos_ovrl"), _dnsmos, reference=False),
     "dnsmos_p808": Metric(("dnsmos_p808",), _dnsmos_p808, reference=False),
     "plcmos": Metric(("plcmos",), _plcmos, reference=False),
 }
 DEFAULT = ("pesq_wb", "stoi", "estoi", "si_sdr", "dnsmos")
+STEMS = ("sdr", "si_sdr", "csdr")  # what is asked of separated sounds by default
 
 
 def columns(metrics: Iterable[str]) -> list[str]:
@@ -239,7 +293,7 @@ def columns(metrics: Iterable[str]) -> list[str]:
 
 
 def _silent(x: Array) -> bool:
-    return len(x) == 0 or float(np.abs(x).max()) < SILENCE_PEAK
+    return x.size == 0 or float(np.abs(x).max()) < SILENCE_PEAK
 
 
 def _fault(name: str, x: Array) -> str | None:
@@ -266,19 +320,28 @@ def score(
         refs = reference if reference is not None and reference.ndim == 2 else [reference] * len(degraded)
         if len(refs) != len(degraded):
             raise ValueError(f"{len(refs)} reference and {len(degraded)} degraded channels")
-        rows = [score(r, d, sample_rate, metrics) for r, d in zip(refs, degraded, strict=True)]
-        mean = Scores({c: float(np.mean([row[c] for row in rows])) for c in wanted})
+        joint = [m for m in metrics if METRICS[m].joint]
+        whole = _measure(None if reference is None else np.asarray(refs), degraded, sample_rate, joint)
+        alone = [m for m in metrics if not METRICS[m].joint]
+        rows = [_measure(r, d, sample_rate, alone) for r, d in zip(refs, degraded, strict=True)]
+        mean = {c: float(np.mean([row[c] for row in rows])) for c in columns(alone)} | whole
+        scores = Scores({c: mean[c] for c in wanted})
+        scores.reasons = whole.reasons
         for i, row in enumerate(rows):
             where = f"channel {i}: " if len(rows) > 1 else ""
-            mean.reasons |= {c: where + why for c, why in row.reasons.items()}
-        return mean
+            scores.reasons |= {c: where + why for c, why in row.reasons.items()}
+        return scores
     if degraded.ndim != 1 or (reference is not None and reference.ndim != 1):
         raise ValueError(f"signals of shape {degraded.shape}; score takes [T] or [C, T]")
+    return _measure(reference, degraded, sample_rate, metrics)
 
+
+def _measure(reference: Array | None, degraded: Array, sample_rate: int, metrics: Iterable[str]) -> Scores:
+    """Return the scores of a channel `[T]`, or of `[C, T]` by metrics that are joint."""
     fault = _fault("degraded", degraded)
     ref_fault = "there is no reference" if reference is None else _fault("reference", reference)
-    if reference is not None and len(reference) != len(degraded):
-        ref_fault = f"lengths differ: reference {len(reference)}, degraded {len(degraded)} samples"
+    if reference is not None and reference.shape[-1] != degraded.shape[-1]:
+        ref_fault = f"lengths differ: reference {reference.shape[-1]}, degraded {degraded.shape[-1]} samples"
     scores = Scores()
     for name in metrics:
         metric = METRICS[name]
@@ -305,19 +368,39 @@ class Summary:
     high: float
     n: int
     failed: int
+    median: float = math.nan
 
 
-def summarize(values: Iterable[float], resamples: int = 1000, seed: int = 0) -> Summary:
-    """Return mean and percentile bootstrap interval over files (Efron 1979); NaN without values."""
+def summarize(values: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Summary:
+    """Return mean and percentile bootstrap interval over files (Efron 1979); NaN without values.
+
+    `values` are a number for each file, or several, whose means over files are averaged, and so their
+    medians; in the interval files stay whole.
+    """
     given = np.asarray(list(values), dtype=np.float64)
-    x = given[~np.isnan(given)]
-    failed = len(given) - len(x)
+    given = given.reshape(len(given), -1)
+    failed = int(np.isnan(given).sum())
+    x = given[~np.isnan(given).all(1)]
     if len(x) == 0:
         return Summary(math.nan, math.nan, math.nan, 0, failed)
+
+    def average(x: Array, over_files: Callable[..., Array] = np.nanmean) -> float:
+        return float(np.mean(over_files(x[:, ~np.isnan(x).all(0)], axis=0)))
+
     random = np.random.default_rng(seed)
-    means = [x[random.integers(len(x), size=len(x))].mean() for _ in range(resamples)]
+    mean = average if np.isnan(x).any() else np.mean  # which is the same, and quick
+    means = [float(mean(x[random.integers(len(x), size=len(x))])) for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
-    return Summary(float(x.mean()), float(low), float(high), len(x), failed)
+    return Summary(average(x), float(low), float(high), len(x), failed, average(x, np.nanmedian))
+
+
+def _plain(entry: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(x) else x for name, x in entry.items()}
+
+
+def plain_summaries(summaries: Mapping[str, Summary]) -> dict[str, dict[str, float | None]]:
+    """Return summaries by column as plain data, in which None replaces NaN."""
+    return {column: _plain(vars(summary)) for column, summary in summaries.items()}
 
 
 @dataclass
@@ -338,6 +421,27 @@ class Table:
     def summary(self) -> dict[str, Summary]:
         return {c: summarize(row[c] for row in self.rows.values()) for c in self.columns}
 
+    def by_stem(self) -> dict[str, dict[str, Summary]]:
+        """Return by stem, of keys SONG/STEM, its `summary`; and as `mean` that of all stems' means.
+
+        A song without a stem counts where it has one. Raises KeyError for a key that names no song.
+        """
+        songs: dict[str, dict[str, Scores]] = {}
+        for key, row in self.rows.items():
+            song, slash, stem = key.rpartition("/")
+            if not slash:
+                raise KeyError(key)
+            songs.setdefault(song, {})[stem] = row
+        stems = sorted({stem for rows in songs.values() for stem in rows})
+        none = dict.fromkeys(self.columns, math.nan)
+        found: dict[str, dict[str, Summary]] = {stem: {} for stem in [*stems, "mean"]}
+        for c in self.columns:
+            for stem in stems:
+                found[stem][c] = summarize(rows[stem][c] for rows in songs.values() if stem in rows)
+            mean = summarize([rows.get(stem, none)[c] for stem in stems] for rows in songs.values())
+            found["mean"][c] = replace(mean, failed=sum(found[stem][c].failed for stem in stems))
+        return found
+
     def reasons(self) -> dict[tuple[str, str], list[str]]:
         """Return by columns and reason the keys of files without a value there for this reason."""
         files: dict[tuple[str, str], list[str]] = {}
@@ -349,13 +453,9 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data, in which None replaces NaN."""
-
-        def plain(entry: Mapping[str, float]) -> dict[str, float | None]:
-            return {name: None if math.isnan(x) else x for name, x in entry.items()}
-
         return {
-            "summary": {column: plain(vars(summary)) for column, summary in self.summary().items()},
-            "files": {k: {"scores": plain(row), "reasons": row.reasons} for k, row in self.rows.items()},
+            "summary": plain_summaries(self.summary()),
+            "files": {k: {"scores": _plain(row), "reasons": row.reasons} for k, row in self.rows.items()},
             "errors": self.errors,
             "notes": self.notes,
         }
@@ -401,7 +501,8 @@ def score_files(
     return table
 
 
-def _read(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
+def read_source(source: Source | Path, notes: list[str]) -> tuple[Array, int]:
+    """Return a whole recording `[C, T]` and its rate; `notes` gets what had to be mended in it."""
     source = source if isinstance(source, Source) else Source(str(source), Path(source).name)
     with source.open() as reader:
         x = np.concatenate(list(reader.blocks()), axis=1)
@@ -416,10 +517,10 @@ def _score_pair(
     key, reference_file, degraded_file = pair
     notes: list[str] = []
     try:
-        degraded, rate = _read(degraded_file, notes)
+        degraded, rate = read_source(degraded_file, notes)
         reference = None
         if reference_file is not None:
-            reference, its_rate = _read(reference_file, notes)
+            reference, its_rate = read_source(reference_file, notes)
             if (rate, len(degraded)) != (its_rate, len(reference)):
                 raise AudioError(
                     f"{degraded_file}: {rate} Hz and {len(degraded)} channels, but {reference_file}, its "

@@ -15,15 +15,19 @@ Networks hold complex numbers as pairs of real ones: `multiply` and `bounded` ar
 | `amplitude` | |S| / |Y| | 0..limit | Wang, Narayanan & Wang 2014 |
 | `phase_sensitive` | |S| / |Y| cos(arg S - arg Y) | low..high | Erdogan et al. 2015 |
 | `complex_ratio` | S / Y | plane, or the disc |M| <= limit | Williamson, Wang & Wang 2016 |
+
+`IDEAL` has them for any number of sources, and `multichannel_wiener` weighs the channels of a mixture by
+where its sources come from; `masks.oracles` runs them over songs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from audiomask.masks.markov import Array, module_of
+from audiomask.masks.markov import Array, like, module_of
 
 TINY = 1e-20  # added to powers, so that silence divides to 0: far below one 24-bit step in any spectrum
 
@@ -100,17 +104,67 @@ def bounded(z: Array, limit: float, axis: int = 1) -> Array:
     return z / (1 + z.square().sum(axis, keepdim=True) / limit**2).sqrt()
 
 
+def loudest(sources: Array) -> Array:
+    """Return 1 where a source is louder than each of the others, else 0, of sources `[N, ...]`."""
+    module, powers = module_of(sources), _power(sources)
+    if len(powers) < 2:
+        return module.ones_like(powers)
+    most = [
+        module.amax(module.concatenate([powers[:i], powers[i + 1 :]]), 0)  # of the others
+        for i in range(len(powers))
+    ]
+    return (powers > module.stack(most)) * module.ones_like(powers)
+
+
+def shares(sources: Array, exponent: float = 1.0) -> Array:
+    """Return (S^2 / sum of all S^2)^exponent of sources `[N, ...]`."""
+    powers = _power(sources)
+    return (powers / (powers.sum(0) + TINY)) ** exponent
+
+
+# The masks of sources `[N, ...]` in their mixture `[...]`, by name.
+IDEAL: dict[str, Callable[[Array, Array], Array]] = {
+    "binary": lambda sources, mixture: loudest(sources),
+    "ratio": lambda sources, mixture: shares(sources, 0.5),
+    "wiener": lambda sources, mixture: shares(sources),
+    "phase_sensitive": phase_sensitive,
+    "complex_bounded": lambda sources, mixture: complex_ratio(sources, mixture, limit=1.0),
+    "complex": complex_ratio,
+}
+
+
 def ideal(speech: Array, noise: Array) -> dict[str, Array]:
     """Return every ideal mask of speech in noise by name, for comparison and pictures."""
-    mixture = speech + noise
-    return {
-        "binary": binary(speech, noise),
-        "ratio": ratio(speech, noise),
-        "wiener": wiener(speech, noise),
-        "phase_sensitive": phase_sensitive(speech, mixture),
-        "complex_bounded": complex_ratio(speech, mixture, limit=1.0),
-        "complex": complex_ratio(speech, mixture),
-    }
+    sources = module_of(speech).stack([speech, noise])
+    return {name: mask(sources, speech + noise)[0] for name, mask in IDEAL.items()}
+
+
+def covariances(sources: Array) -> tuple[Array, Array]:
+    """Return sums over the frames of sources `[N, C, F, T]`: of S S^H `[N, F, C, C]`, of |S|^2 / C `[N, F]`.
+
+    Their quotient says how a source lies in the channels; sums of several stretches may be added.
+    """
+    module = module_of(sources)
+    outer = module.einsum("ncft,ndft->nfcd", sources, sources.conj())
+    return outer, _power(sources).sum(-1).sum(1) / sources.shape[1]
+
+
+def multichannel_wiener(powers: Array, spatial: Array, mixture: Array) -> Array:
+    """Return the sources `[N, C, F, T]` of least expected error in a mixture `[C, F, T]`.
+
+        v_j R_j (sum_k v_k R_k + e I)^-1 Y
+
+    The powers v are `[N, F, T]`, and R `[N, F, C, C]`, the spatial covariances, are those of `covariances`
+    over one another (Duong, Vincent & Gribonval 2010; R constant in time as in Nugraha, Liutkus & Vincent
+    2016). Of one channel it is `wiener`.
+    """
+    module, channels = module_of(mixture), mixture.shape[0]
+    total = module.einsum("nft,nfcd->ftcd", powers + 0j, spatial)
+    trace = module.einsum("ftcc->ft", total).real
+    # so little that it tells only where the matrix has no inverse, as where all sources are in the middle
+    total = total + (1e-10 * trace + TINY)[..., None, None] * like(np.eye(channels), mixture)
+    white = module.linalg.solve(total, module.einsum("cft->ftc", mixture)[..., None])[..., 0]
+    return module.einsum("nft,nfcd,ftd->ncft", powers + 0j, spatial, white)
 
 
 def draw(mask: np.ndarray, axes: Any, sample_rate: float, hop: int, title: str = "", top: float = 1.0) -> Any:
