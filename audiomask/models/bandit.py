@@ -192,8 +192,8 @@ def _without_other_stems(model: nn.Module, tensors: dict[str, Tensor], prefix: s
     """Drop the decoders of stems that `model` does not have."""
     assert isinstance(model, Bandit)
     for key in list(tensors):
-        part, _, rest = key.removeprefix(prefix).partition(".")
-        if part == "mask_estim" and rest.split(".")[0] not in model.mask_estim:
+        part, *place = key.removeprefix(prefix).split(".")
+        if part == "mask_estim" and place[0] not in model.mask_estim:
             del tensors[key]
 
 

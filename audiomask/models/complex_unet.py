@@ -120,7 +120,7 @@ class ComplexUNet(Masked):
         for i in reversed(range(len(widths))):
             above, width, freqs = widths[i - 1] if i else 2 * channels, widths[i], bins >> i
             down = Conv2d(
-                above, width, tuple(kernel), stride=(1, 2), padding=kernel[1] // 2, bias=False,
+                above, width, (kernel[0], kernel[1]), stride=(1, 2), padding=kernel[1] // 2, bias=False,
                 lookahead=ahead, freqs=freqs,
             )  # fmt: skip
             parts = [down, nn.BatchNorm2d(width), nn.LeakyReLU(0.2)]
