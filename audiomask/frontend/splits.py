@@ -16,6 +16,7 @@ They are the splits of Bandit (Watcharasupat et al. 2023, arXiv 2309.02539) as i
 | erb | triangles equidistant on the scale of equivalent rectangular bandwidths |
 
 Where no band reaches a bin, which happens at half the rate, it has no weight: whatever is masked is 0 there.
+Their code computes triangles in float32, which at 48 kHz adds that bin to the last band of erb.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from audiomask.frontend.bands import Array, htk, triangles
 
 @dataclass(frozen=True)
 class Band:
-    """The bins from `start` to before `stop`, and the weight of the band in each `[stop - start]`."""
+    """A band: its bins from `start` to before `stop`, and its weight in each, `[stop - start]`."""
 
     start: int
     stop: int
@@ -39,7 +40,7 @@ class Band:
 
 
 def split(kind: str, sample_rate: int, fft: int, bands: int = 0) -> list[Band]:
-    """Return the bands of a split; its number is given but for vox7, which has as many as the rate allows.
+    """Return the bands of a split, as many as are given; vox7 has as many as the rate allows.
 
     Raises ValueError for unknown splits and for bands so narrow that some hold no bin.
     """
@@ -113,7 +114,7 @@ def _bark(sample_rate: int, fft: int, bands: int) -> Array:
 
 
 def _scaled(to: Callable[[Array | float], Array], back: Callable[[Array], Array]) -> Callable[..., Array]:
-    """Return a bank of triangles equidistant on the scale `to`; the first holds what lies below it."""
+    """Return a bank of triangles equidistant on the scale `to`; the first holds what is below."""
 
     def bank(sample_rate: int, fft: int, bands: int) -> Array:
         corners = back(np.linspace(to(0.0), to(sample_rate / 2), bands + 2))

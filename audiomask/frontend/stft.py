@@ -279,7 +279,7 @@ class Centred(nn.Module):
         return y.reshape(batch, 2 * channels, frames, self.dft.bins)
 
     def signals(self, spectra: Tensor, length: int) -> Tensor:
-        """Return the signals of `length` samples that have these spectra, in the least-squares sense."""
+        """Return the signals of `length` samples that have these spectra, by least squares."""
         batch, parts, frames, bins = spectra.shape
         y = self.dft.inverse(spectra.reshape(-1, 2, frames, bins)) * self.window
         weight = self.window.square().expand(1, frames, self.size)

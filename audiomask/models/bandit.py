@@ -1,4 +1,4 @@
-"""Take dialogue, music and effects apart: Bandit, version 1 and 2, band-split networks of complex masks.
+"""Take dialogue, music and effects apart by masks of bands: Bandit, version 1 and 2.
 
 Watcharasupat, Wu, Ding, Orife, Hipple, Williams, Kramer, Lerch and Wolcott, "A Generalized Bandsplit Neural
 Network for Cinematic Audio Source Separation" (IEEE OJSP 2023, arXiv 2309.02539), and Watcharasupat, Wu and
@@ -148,7 +148,7 @@ class Bandit(StreamingModel):
         self.register_load_state_dict_pre_hook(_without_other_stems)
 
     def whole(self, x: Tensor) -> Tensor:
-        """Run the network over a whole `[B, C, T]`, as its authors do over 6 s; return `[B, S C, T]`."""
+        """Run the network over a whole `[B, C, T]`, as its authors do; return `[B, S C, T]`."""
         spectrum = self.stft.spectra(x.reshape(-1, 1, x.shape[2]))  # [N, 2, T', F]
         z = torch.stack(
             [
@@ -245,7 +245,7 @@ def _count(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def _bands_of(widths: list[int], shares: Sequence[tuple[int, Tensor]], usual: int) -> tuple[str, int]:
-    """Return kind and rate of the bands that have these widths and weights; `usual` rate where both fit."""
+    """Return kind and rate of the bands of these widths and weights; `usual` where both fit."""
     for rate in sorted((44100, 48000), key=lambda rate: rate != usual):
         for kind in ("vox7", *BANKS):
             try:

@@ -45,7 +45,10 @@ PARTS: dict[Kind, int] = {"magnitude": 1, "complex": 2, "phase": 3}
 
 
 def mask_of(z: Tensor, kind: Kind, bounded: bool) -> Tensor:
-    """Return the masks `[B, 2 N, T, F]`, or `[B, N, T, F]` of magnitudes, of z `[B, N PARTS, T, F]`."""
+    """Return the masks `[B, 2 N, T, F]`, or `[B, N, T, F]` of magnitudes, that z tells.
+
+    z is `[B, PARTS N, T, F]`.
+    """
     z = z.unflatten(1, (-1, PARTS[kind]))
     if kind == "complex":
         return (gains.bounded(z, 1.0, axis=2) if bounded else z).flatten(1, 2)

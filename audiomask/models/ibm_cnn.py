@@ -79,7 +79,7 @@ class Classifier(nn.Module):
 
 
 class MiddleFrame(Streaming):
-    """A block that gives the middle frame's probabilities, `[B, 1, T, F]`, of the frames around it."""
+    """A block that gives each frame's probabilities, `[B, 1, T, F]`, by the frames around it."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class IBMCNN(Masked):
         return tuple(y.split(1, 1)), state
 
     def cross_entropy(self, x: Tensor, voice: Tensor, reconstruct: bool = False) -> Tensor:
-        """Return the mean cross-entropy with the ideal binary mask of a `voice` in `x`, both `[B, 1, T]`.
+        """Return the cross-entropy with the ideal binary mask of a `voice` in `x`, both `[B, 1, T]`.
 
         To `reconstruct`, as an autoencoder, the target is the mixture's magnitude where the mask is 1.
         """

@@ -11,12 +11,12 @@ from audiomask.streaming import State, Streaming
 
 
 class Windowed(Streaming):
-    """A block that runs `network`, `[B, C, 2 hop]` -> `[B, D, 2 hop]`, over half-overlapping windows.
+    """A block that runs `network`, `[B, C, 2 hop]` -> `[B, D, 2 hop]`, over windows.
 
-    It maps `[B, C, T]` -> `[B, D, T]`, with D = C unless `outputs` are given. The middle of each window is
-    used, `hop` samples and `fade` more, in which it is cross-faded with the one before (linear weights that
-    sum to 1). Where the network looks no further than `hop / 2 - fade` samples to each side, the result is
-    that of the whole signal in silence:
+    It maps `[B, C, T]` -> `[B, D, T]`, with D = C unless `outputs` are given. Windows overlap by half, and
+    the middle of each is used, `hop` samples and `fade` more, in which it is cross-faded with the one before
+    (linear weights that sum to 1). Where the network looks no further than `hop / 2 - fade` samples to each
+    side, the result is that of the whole signal in silence:
 
         window k   |----before----|~fade~|--------used--------|----after----|
         window k + 1                      |----before---|~fade~|--------used ...

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from audiomask.frontend.stft import (
     Analysis,
+    Centred,
     RealDft,
     Synthesis,
     compress,
@@ -146,3 +147,28 @@ def test_gradients_at_silence_are_finite():
     x = torch.zeros(1, 2, 3, 4, requires_grad=True)
     (magnitude(x).sum() + compress(x).sum()).backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("pad", ["constant", "reflect"])
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("length", [256, 1000])
+def test_centred_transforms_equal_torch(pad, normalized, length):
+    x, hann = torch.randn(2, 3, length), torch.hann_window(128)
+    block = Centred(128, 32, pad=pad, normalized=normalized)
+    want = torch.stft(x.flatten(0, 1), 128, 32, window=hann, pad_mode=pad, return_complex=True)
+    want = want / hann.square().sum().sqrt() if normalized else want
+    got = block.spectra(x)
+    pairs = torch.view_as_real(want).permute(0, 3, 2, 1).reshape(got.shape)
+    torch.testing.assert_close(got, pairs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(block.signals(got, length), x, rtol=0, atol=1e-5)
+    changed = got * torch.rand(got.shape[-1])  # no longer of any signal
+    theirs = changed.unflatten(1, (3, 2)).flatten(0, 1).permute(0, 3, 2, 1).contiguous()
+    theirs = torch.view_as_complex(theirs)
+    theirs = theirs * hann.square().sum().sqrt() if normalized else theirs
+    want = torch.istft(theirs, 128, 32, window=hann, length=length).view(2, 3, -1)
+    torch.testing.assert_close(block.signals(changed, length), want, rtol=0, atol=1e-5)
+
+
+def test_centred_transforms_take_whole_hops():
+    with pytest.raises(ValueError, match="whole hops"):
+        Centred(128, 48)
