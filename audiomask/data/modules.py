@@ -306,7 +306,7 @@ class Music(Rows):
 
 
 class StemSounds(Rows):
-    """Provides recordings of stems for `simulate.stems`; a validation has the same rows each time.
+    """Provides recordings of stems for `simulate.stems`; validation rows never change.
 
     Args:
         train, valid: Data directories with a table STEM.scp for each stem; or folders with a data directory
