@@ -50,11 +50,12 @@ def read(
     sums: str | Path | None = None,
     stems: str = "vocals,drums,bass",
 ) -> DataDir:
-    """Return the directory of MoisesDB, which has no parts; `audiomask data split` makes them by artist.
+    """Return the directory of MoisesDB.
 
-    A song is a folder with data.json, which names the tracks STEM/ID.wav. `stems` get tables; other.scp has
-    the rest. The mixture, and stems of several tracks, are sums, written below `sums`; tracks that end
-    early go on in silence, and a stem that a song lacks is silence. Reading decodes the whole corpus.
+    It has no parts; `audiomask data split` makes them by speaker, who is the artist. A song is a folder with
+    data.json, which names the tracks STEM/ID.wav. `stems` get tables; other.scp has the rest. The mixture,
+    and stems of several tracks, are sums, written below `sums`; tracks that end early go on in silence, and
+    a stem that a song lacks is silence. Reading decodes the whole corpus.
     """
     folder, wanted = Path(folder), chosen(stems, STEMS)
     if sums is None:

@@ -40,7 +40,7 @@ CLASSES = (  # of instruments, as metadata.yaml writes them but for capitals and
 
 
 def instruments(track: Path) -> dict[Path, str]:
-    """Return the recordings of a track with the class of each; DataError if metadata.yaml is of no use."""
+    """Return the recordings of a track, with the class of each; DataError for bad metadata."""
     import yaml
 
     path = track / "metadata.yaml"
@@ -62,7 +62,7 @@ def read(
     sums: str | Path | None = None,
     stems: str = "drums,bass",
 ) -> dict[str, DataDir]:
-    """Return the directories of Slakh2100, which are train, valid and test; `omitted` is passed over.
+    """Return the directories of Slakh2100: train, valid and test, without its `omitted`.
 
     A song is PART/TRACK/mix.flac with stems/S00.flac and so on beside it, whose instruments metadata.yaml
     names. `stems` are classes of instruments that get tables; other.scp has the rest. A stem of several

@@ -1,4 +1,4 @@
-"""Make the stems of a song of the recordings of its instruments, for corpora that keep one file for each."""
+"""Make stems out of recordings of instruments, for corpora that keep one file for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REST = "other"
 
 
 def grouped(instruments: Mapping[Path, str], stems: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the recordings of each of `stems`, and in `other` the rest, from recordings by instrument."""
+    """Return the recordings of each of `stems`, and of `other`, from those by instrument."""
     groups: dict[str, list[Path]] = {name: [] for name in [*stems, REST]}
     for path, instrument in instruments.items():
         groups[instrument if instrument in stems else REST].append(path)
@@ -50,7 +50,7 @@ def sum_of(files: Sequence[Path], rate: int, channels: int, length: int) -> np.n
 def submixes(
     groups: Mapping[str, Sequence[Path]], out: Path, rate: int, channels: int, length: int
 ) -> dict[str, Path]:
-    """Return the file of each group: the sum `[channels, length]` of its recordings, written below `out`.
+    """Return a file for each group: the sum `[channels, length]`, written below `out`.
 
     A recording that is alone in its group and has this form is taken where it lies. A group of none is
     silence. Sums are FLAC of 24 bits, or float WAV where they exceed full scale. AudioError for a damaged
