@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -238,6 +239,59 @@ class Synthesis(Streaming):
             first = first + piece[:, :, :-i]
             state[f"piece{i}"] = piece[:, :, -i:]
         return first.reshape(batch, self.channels, frames * self.stride), state
+
+
+class Centred(nn.Module):
+    """A transform of whole signals, as `torch.stft` with centred frames, and back; it exports.
+
+    For networks that need the whole signal (see `nn.windowed`). Signals `[B, C, T]` have spectra
+    `[B, 2C, T // hop + 1, size // 2 + 1]`, with zeros beyond the ends, or their reflections (`pad`).
+    `normalized` spectra have power 1 in each bin for white noise of variance 1.
+    """
+
+    window: Tensor
+
+    def __init__(
+        self,
+        size: int = 2048,
+        hop: int = 512,
+        window: str | Tensor = "hann",
+        pad: Literal["constant", "reflect"] = "constant",
+        normalized: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 < hop <= size or size % hop or size % 2:
+            raise ValueError(f"frames of {size} samples at hop {hop}: an even number of whole hops is wanted")
+        self.size, self.hop, self.pad = size, hop, pad
+        w = _window(window, size)
+        w = w * w.square().sum().rsqrt() if normalized else w
+        self.register_buffer("window", w, persistent=False)
+        self.dft = RealDft(size)
+
+    def spectra(self, x: Tensor) -> Tensor:
+        """Return the spectra of signals."""
+        batch, channels, length = x.shape
+        frames, beside = length // self.hop + 1, self.size // 2
+        x = nn.functional.pad(x, (beside, beside), self.pad)[:, :, : (frames - 1) * self.hop + self.size]
+        hops = x.reshape(batch * channels, -1, self.hop)
+        x = torch.cat([hops[:, i : i + frames] for i in range(self.size // self.hop)], 2)
+        y = self.dft(x * self.window)
+        return y.reshape(batch, 2 * channels, frames, self.dft.bins)
+
+    def signals(self, spectra: Tensor, length: int) -> Tensor:
+        """Return the signals of `length` samples that have these spectra, in the least-squares sense."""
+        batch, parts, frames, bins = spectra.shape
+        y = self.dft.inverse(spectra.reshape(-1, 2, frames, bins)) * self.window
+        weight = self.window.square().expand(1, frames, self.size)
+        y = self._added(y) / self._added(weight).clamp_min(1e-11)
+        return y[:, self.size // 2 : self.size // 2 + length].reshape(batch, parts // 2, length)
+
+    def _added(self, frames: Tensor) -> Tensor:
+        """Return the sum `[N, T]` of overlapping frames `[N, F, size]`."""
+        pieces = frames.unflatten(2, (-1, self.hop)).unbind(2)
+        last = len(pieces) - 1
+        padded = [nn.functional.pad(piece, (0, 0, i, last - i)) for i, piece in enumerate(pieces)]
+        return torch.stack(padded).sum(0).flatten(1)
 
 
 # --- spectra ------------------------------------------------------------------------------------------------

@@ -59,7 +59,31 @@ def test_contract(promise):
     promise(as_model(blurred(32, 6), (1,)))
 
 
+@torch.no_grad()
+def test_channels_may_come_out_that_did_not_go_in():
+    x, network = torch.randn(2, 2, 500), Blur()
+
+    def three(x):
+        y = network(x.flatten(0, 1)[:, None]).view(x.shape)
+        return torch.cat([y, y.sum(1, keepdim=True)], 1)
+
+    got, want = Windowed(three, 64, 8, channels=2, outputs=3)(x), three(x)
+    assert got.shape == (2, 3, 500)
+    assert (got - want).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("overlap", [42, 50, 64])
+@torch.no_grad()
+def test_less_may_overlap(overlap):
+    network, fade = Blur(), overlap // 2 - 20
+    block, x = Windowed(network, 64, fade, overlap=overlap), torch.randn(2, 1, 500)
+    assert block.delay == overlap // 2 + fade
+    assert (block(x) - network(x)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(("hop", "fade"), [(63, 4), (64, 33), (64, 0)])
 def test_windows_that_cannot_be_are_refused(hop, fade):
-    with pytest.raises(ValueError, match="hop must be even"):
+    with pytest.raises(ValueError, match="the overlap must be even"):
         Windowed(torch.nn.Identity(), hop, fade)
+    with pytest.raises(ValueError, match="no more than the hop"):
+        Windowed(torch.nn.Identity(), 64, 4, overlap=66)
