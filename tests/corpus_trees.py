@@ -1,5 +1,6 @@
 """Small corpora in the layout of the real ones, made of the excerpts that ship in egs/mini/denoise/corpus."""
 
+import json
 import shutil
 from functools import lru_cache
 from pathlib import Path
@@ -175,6 +176,65 @@ def musdb(folder: Path) -> Path:
                 write_stereo(folder / f"{part}/{name}/{stem}.wav", stems[-1])
             write_stereo(folder / f"{part}/{name}/mixture.wav", sum(stems))
             number += 1
+    return folder
+
+
+def dnr(folder: Path) -> Path:
+    """Version 2 beside two languages of version 3, a track in each part; 44.1 kHz."""
+    places = [f"tr/100{i}" for i in range(2)] + ["cv/1002", "tt/1003"]
+    places += [
+        f"{language}/{part}/000001" for language in ("deu", "eng") for part in ("train", "val", "test")
+    ]
+    for number, place in enumerate(places):
+        new = place[2] != "/"
+        x = {
+            "speech": excerpt("speech", number % 8),
+            "music": 0.5 * excerpt("noise", number % 8),
+            "sfx": 0.5 * excerpt("noise", (number + 3) % 8),
+        }
+        for name, signal in x.items():
+            put(folder / place / f"{name}.wav", signal, 44100)
+        put(folder / place / ("mixture.wav" if new else "mix.wav"), sum(x.values()), 44100)
+        (folder / place / "annots.csv").write_text("file,class\n")
+    return folder
+
+
+def slakh(folder: Path) -> Path:
+    """Two songs to train on, one of each other part, of six instruments; the last was not rendered."""
+    classes = ("Drums", "Bass", "Piano", "Guitar", "Synth Lead", "Strings (continued)")
+    places = ("train/Track00001", "train/Track00002", "validation/Track01501", "test/Track01876")
+    for number, place in enumerate([*places, "omitted/Track00003"]):
+        lines, x = ["UUID: 1a81ae092884234f3264e2f45927f00a", "overall_gain: 0.17", "stems:"], []
+        for i, name in enumerate(classes):
+            rendered = i < len(classes) - 1
+            lines += [
+                f"  S{i:02}:",
+                f"    audio_rendered: {str(rendered).lower()}",
+                f"    inst_class: {name}",
+            ]
+            if rendered:
+                x.append(0.3 * excerpt(("noise", "speech")[i % 2], (number + i) % 8))
+                put(folder / place / f"stems/S{i:02}.flac", x[-1], 44100)
+        (folder / place / "metadata.yaml").write_text("\n".join(lines) + "\n")
+        put(folder / place / "mix.flac", sum(x), 44100)
+    return folder
+
+
+def moisesdb(folder: Path) -> Path:
+    """Three songs, two of one artist; their drums are two tracks, the second short, and one has no bass."""
+    for number, artist in enumerate(("A Band", "A Band", "B")):
+        song = folder / f"moisesdb_v0.1/song-{number}"
+        stems = {"vocals": 1, "drums": 2, "bass": int(number < 2), "guitar": 1, "percussion": 1}
+        about = []
+        for i, (stem, count) in enumerate(stems.items()):
+            names = [f"{number}{i}{n}" for n in range(count)]
+            for n, name in enumerate(names):
+                x = 0.3 * excerpt(("speech", "noise")[min(i, 1)], (number + i + n) % 8)
+                x = np.stack([x, 0.5 * x], 1)[: len(x) - 1600 * n]
+                write_stereo(song / stem / f"{name}.wav", soxr.resample(x, RATE, 44100))
+            tracks = [{"id": name, "extension": "wav", "trackType": stem} for name in names]
+            about += [{"stemName": stem, "tracks": tracks}] if tracks else []
+        (song / "data.json").write_text(json.dumps({"artist": artist, "song": "One", "stems": about}))
     return folder
 
 

@@ -3,6 +3,8 @@
 `build(folder, name)` writes one of `MODELS`. Each has a memory, and a reference in numpy beside it is
 `REFERENCES[name](**streams)`, of whole signals `[channels, frames]` with the controls at their defaults.
 
+`stems`: four sounds of one. `cinema`: three sounds of two channels of one such.
+
 `build(folder, name, PLAIN)` writes one without, whose outputs a test can name. `stems`: four sounds of one.
 `wide`: one port with the two channels of a stereo image. `triple`: every sample three times. `encoder` and
 `decoder`: a codec of two codebooks, whose codes are the mean of each hop in 16 bits, upper and lower byte.
@@ -19,6 +21,7 @@ LEVELS, LATE = 16, 48  # codes; samples by which most are late
 WEIGHTS = np.float32([0.01 * (n + 1) * (-1) ** n for n in range(16)])  # of the marker's bits
 HOP, GAINS = 160, {"vocals": 0.5, "drums": 0.25, "bass": -1.0, "other": 0.125}  # of the plain ones
 STEMS = {"vocals": (0.5, 0.0), "drums": (0.25, 1.0), "bass": (-0.5, 0.5), "other": (0.75, -1.5)}
+FILM = ("speech", "music", "effects")
 RAMP = np.arange(1, FRAME + 1, dtype=np.float32) / FRAME
 _AUDIO, _SOUND = {"name": "audio", "type": "pcm"}, {"name": "sound", "type": "pcm"}
 _CODES = {"name": "codes", "type": "codes", "rate": f"1/{FRAME}", "channels": 4, "levels": LEVELS}
@@ -88,6 +91,16 @@ MODELS = {
     square = Mul (late, late)
     rest = Sub (late, square)
     stems = Concat <axis: int = 1> (square, rest)"""),
+    "cinema": ([{**_AUDIO, "channels": 2}], [{"name": name, "type": "pcm", "channels": 2} for name in FILM],
+    128, LATE, (2, LATE), _LATER.format(x="audio") + """
+    middle = ReduceMean <keepdims: int = 1> (late, one)
+    both = Concat <axis: int = 1> (middle, middle)
+    square = Mul (late, late)
+    half = Constant <value = float {0.5}> ()
+    quarter = Constant <value = float {0.25}> ()
+    speech = Sub (both, square)
+    music = Mul (late, half)
+    effects = Mul (square, quarter)"""),
     "upsampler": ([_AUDIO], [{**_SOUND, "rate": "3"}], 64, 0, (1, 1), """
     line = Concat <axis: int = 2> (state, audio)
     before = Slice (line, zero, last, two)
@@ -178,7 +191,7 @@ PLAIN = {
 }  # fmt: skip
 
 
-def document(name, models=MODELS, **changes):
+def document(name, models=MODELS, /, **changes):
     """Return the metadata of a model."""
     inputs, outputs, hop, delay, state, _ = models[name]
     return {
@@ -197,7 +210,7 @@ def document(name, models=MODELS, **changes):
     } | changes
 
 
-def build(folder, name, models=MODELS, **changes):
+def build(folder, name, models=MODELS, /, **changes):
     """Write a model as `folder/name.onnx` and return the path; `changes` of its document."""
     import onnx
     from onnx import helper, parser
@@ -251,6 +264,7 @@ REFERENCES = {
     "decoder": _decoded,
     "stems": lambda audio: {name: a * audio + b * audio**2 for name, (a, b) in STEMS.items()},
     "stereo_stems": lambda audio: {"stems": np.concatenate((audio**2, audio - audio**2))},
+    "cinema": lambda audio: {"speech": audio.mean(0) - audio**2, "music": audio / 2, "effects": audio**2 / 4},
     "upsampler": lambda audio: {"sound": _interpolated(audio[0], np.arange(1, 4) / 3)},
     "dither": lambda audio, noise: {"sound": audio + 0.1 * noise},
     "marker": lambda audio: {"sound": audio},

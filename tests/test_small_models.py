@@ -1,7 +1,8 @@
-"""Eight small models of the families to come keep the contract, and play everywhere that they apply.
+"""Nine small models of the families to come keep the contract, and play everywhere that they apply.
 
 Each is one file and one YAML in `tests/small/`: the two parts of a codec, four stems as outputs, stereo stems
-as channels, an upsampler, a marker with 16 bits, a detector with two outputs, and a network that hears noise.
+as channels of two outputs and of three, an upsampler, a marker with 16 bits, a detector with two outputs, and
+a network that hears noise.
 """
 
 import contextlib
@@ -65,8 +66,8 @@ def check(model, path):
     return check_file(model, path, seconds=min(3.0, 1000 * model.hop / model.sample_rate))
 
 
-def test_there_are_eight():
-    assert len(MODELS) == 8
+def test_there_are_nine():
+    assert len(MODELS) == 9
 
 
 @each
@@ -224,6 +225,20 @@ def test_four_stems_and_stereo_stems(files, noise):
     stereo = Session(files("stereo"), channels=2, dry=0.5)
     y = stereo.feed(noise(2, 5000))
     assert {name: part.shape[0] for name, part in y.items()} == {"voice": 2, "backing": 2}
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 2), (44100, 2), (48000, 1), (8000, 6)])
+def test_stems_of_an_exported_model_are_turned(files, noise, rate, channels):
+    """In pieces as in one, and by the verb as by a session."""
+    x = noise(channels, 6000)
+    options = {"sample_rate": rate, "channels": channels, "gains": {"music": -20, "speech": 6}}
+    parts = []
+    for sizes in ([6000], [1, 700, 0, 3000, 2299]):
+        session = Session(files("cinema"), **options)
+        pieces = [session.feed(piece) for piece in np.split(x, np.cumsum(sizes), axis=1)]
+        parts.append(np.concatenate([*pieces, np.atleast_2d(session.flush())], 1))
+    np.testing.assert_allclose(parts[1], parts[0], atol=1e-5)
+    assert np.abs(parts[0] - x).max() > 1e-3
 
 
 def test_an_upsampler_has_a_rate_of_its_own(files, noise):

@@ -1,6 +1,7 @@
 """Print what of a watermark survives which attack, and whether one hears it.
 
     python tools/attack_report.py speech/ music/ --marker perth --clips 20 --attacks survival --json p.json
+    python tools/attack_report.py speech/ --marker exp/mini/watermark
     python tools/attack_report.py speech/ --marker aware --attacks opus:12 crop:1+noise:20 --picture roc.png
 
 marks a clip of each recording (mono, `--clips` of them spread over the recordings), attacks it and the
@@ -37,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from mark_peers import MARKERS, Marker, MissingPeer, Refused
+from mark_peers import MARKERS, Marker, MissingPeer, Refused, marker_of
 
 from audiomask import audio, metrics
 from audiomask.audio import AudioError, check_writable, replacing
@@ -279,7 +280,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="recordings, folders of them or globs")
-    parser.add_argument("--marker", required=True, choices=MARKERS, help="the watermark")
+    parser.add_argument(
+        "--marker",
+        required=True,
+        metavar="NAME",
+        help=f"the watermark: {', '.join(MARKERS)}, or STEM of exported parts STEM_mark and STEM_detect.onnx",
+    )
     parser.add_argument(
         "--attacks",
         nargs="+",
@@ -304,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_writable(path, overwrite=True)
         if args.picture:
             image_format(args.picture)
-        marker = MARKERS[args.marker]()
+        marker = marker_of(args.marker)
         if args.rate and marker.rate and args.rate != marker.rate:
             parser.error(f"--rate {args.rate}: {marker.name} takes {marker.rate} Hz")
         sources = long_enough(args.inputs, args.seconds, args.clips)

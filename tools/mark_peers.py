@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.marks.carrier import BITS, Carrier
 from audiomask.runtime.marks.detector import ALARM, Detector
 from audiomask.runtime.marks.report import LEAST_P
+from audiomask.runtime.player import Player
 from audiomask.runtime.session import Session
 
 
@@ -118,4 +120,38 @@ class Aware(Marker):
         return float(confidence), bits.astype(bool)
 
 
+class Exported(Marker):
+    """A network for marks of which both parts were exported: STEM_mark.onnx and STEM_detect.onnx.
+
+    The detector puts out `present` and `message` for each sample, as AudioSeal's. The score is the fraction
+    of samples that are held for marked.
+    """
+
+    threshold = 0.5
+
+    def __init__(self, stem: str) -> None:
+        self.marker, self.detector = (Artifact.load(f"{stem}_{part}.onnx") for part in ("mark", "detect"))
+        (self.message,) = (port for port in self.marker.controls.values() if port.type == "bits")
+        self.name, self.bits, self.rate = self.marker.name, self.message.channels, self.marker.sample_rate
+
+    @staticmethod
+    def played(part: Artifact, x: np.ndarray, **controls: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the outputs of a part for x `[T]`."""
+        player = Player(part, controls=controls)
+        ended = [player.feed(x[None]), player.flush()]
+        return {name: np.concatenate([made[name] for made in ended], 1) for name in ended[0]}
+
+    def mark(self, x: np.ndarray, rate: int, message: np.ndarray) -> np.ndarray:
+        return self.played(self.marker, x, **{self.message.name: message.astype(int)})["marked"][0]
+
+    def detect(self, x: np.ndarray, rate: int) -> tuple[float, np.ndarray]:
+        made = self.played(self.detector, x)
+        return float((made["present"] > 0.5).mean()), made["message"].mean(1) > 0
+
+
 MARKERS: dict[str, Callable[[], Marker]] = {"hallmark": Hallmark, "perth": Perth, "aware": Aware}
+
+
+def marker_of(name: str) -> Marker:
+    """Return one of `MARKERS` by its name, or that of a stem; may raise `MissingPeer` and `AudioError`."""
+    return MARKERS[name]() if name in MARKERS else Exported(name)

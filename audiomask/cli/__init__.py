@@ -24,6 +24,7 @@ from audiomask import __version__
 VERBS = {
     "enhance": "denoise recordings: files, folders, globs, Kaldi data directories, standard input",
     "conceal": "conceal lost packets of recordings, with losses from a trace, a model or the sound itself",
+    "separate": "separate recordings into their sounds: speech, music and effects, or the parts of a song",
     "encode": "turn recordings into a few kilobits a second: .amk files, or live packets in a pipe",
     "decode": "turn codes back into sound: .amk and .ecdc files, or packets in a pipe, damaged or not",
     "codec": "encode recordings and decode them again, to hear and measure what a bit rate leaves",
@@ -230,6 +231,7 @@ def _verb(verb: str, argv: list[str]) -> int:
     if verb in (
         "enhance",
         "conceal",
+        "separate",
         "encode",
         "decode",
         "codec",

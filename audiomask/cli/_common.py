@@ -82,6 +82,23 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
     return values | {name: value for name, value in given.items() if value is not None}
 
 
+def parse_gains(texts: Iterable[str]) -> dict[str, float]:
+    """Return decibels by stem of an option of NAME=DB, several with commas; may raise `UsageError`."""
+    return assigned("--gains", ",".join(texts).split(","), float, "NAME=DB, as in --gains vocals=-20")
+
+
+def add_gains(add: Adder) -> None:
+    """Add `--gains`, of a live sound; see `gains_of`."""
+    add("--gains NAME=DB,NAME=DB", "play the input with these sounds of the model turned", action="append")
+
+
+def gains_of(args: argparse.Namespace, output: str | None, option: str) -> dict[str, float] | None:
+    """Return what `--gains` says, None if it is not given; `UsageError` beside an `output`."""
+    if args.gains and output is not None:
+        raise UsageError(f"{option} {output}: is one sound by itself; leave it out, or --gains")
+    return parse_gains(args.gains) if args.gains else None
+
+
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
     """Return the arguments of a model's class that `--arg NAME=VALUE` sets, by JSON or as text."""
 

@@ -49,13 +49,15 @@ def add_sound_arguments(add: Adder) -> None:
     add_batch_arguments(add, inputs, "file, folder or - (default: beside the input)")
     add_model_arguments(add)
     add("--output NAME", "write this output of the model only (default: all of them)")
-    add_output_arguments(add, "the input's", ", and for models of several sounds")
+    names = "{stem}.{ext} with -o, {stem}_{source}.{ext} without, and for models of several sounds"
+    add_output_arguments(add, "the input's", names)
 
 
-def add_output_arguments(add: Adder, default: str, several: str = "") -> None:
-    """Add how files of sound are called and written, `default` being what they are else like."""
-    template = "of {stem} {source} {model} {ext}; default {stem}.{ext} with -o"
-    add("--filename TEMPLATE", f"{template}, {{stem}}_{{source}}.{{ext}} without{several}")
+def add_output_arguments(
+    add: Adder, default: str, names: str = "{stem}.{ext} with -o, {stem}_{source}.{ext} without"
+) -> None:
+    """Add how files of sound are called and written, else by `names` and like `default`."""
+    add("--filename TEMPLATE", f"of {{stem}} {{source}} {{model}} {{ext}}; default {names}")
     add("--format", f"of the output (default: {default})", choices=sorted(s[1:] for s in FORMATS))
     add("--subtype PCM_16|PCM_24|FLOAT", f"of the output (default: {default})")
     add("--rate HZ", "of the output (default: the input's)", type=positive)
@@ -123,9 +125,9 @@ def plan(
                 f"-o {out}: {out.suffix} cannot be written here; use another suffix, as in out.wav"
             )
     if single is not None and len(outputs) > 1:
-        names = " ".join(output.name for output in outputs)
+        names, option = " ".join(output.name for output in outputs), getattr(args, "chooses", "--output")
         raise UsageError(
-            f"-o {out}: is one file, and the model makes {names}; give a folder, or choose one with --output"
+            f"-o {out}: is one file, and the model makes {names}; give a folder, or choose one with {option}"
         )
     several = len({output.suffix for output in outputs}) < len(outputs)
     template = template or ("{stem}.{ext}" if out is not None and not several else "{stem}_{source}.{ext}")
@@ -167,9 +169,7 @@ def _place(source: Source, out: Path | None, template: str, words: dict[str, str
         name = template.format(stem=relative.stem, **words)
     except (KeyError, IndexError, ValueError):
         raise UsageError(f"--filename {template}: use only {{stem}} {{source}} {{model}} {{ext}}") from None
-    if out is None:
-        return Path(source.path).parent / name
-    target = out / relative.parent / name
+    target = Path(source.path).parent / name if out is None else out / relative.parent / name
     make_folder(target.parent)
     return target
 

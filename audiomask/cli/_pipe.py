@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from audiomask.audio import AudioError
-from audiomask.cli import UsageError, terminate
-from audiomask.cli._common import note
+from audiomask.audio import MAX_CHANNELS, AudioError
+from audiomask.cli import Adder, UsageError, terminate
+from audiomask.cli._common import between, note
 from audiomask.ports import Port
-from audiomask.runtime.pcm import Pcm
+from audiomask.runtime.artifact import Artifact
+from audiomask.runtime.catalogue import choose
+from audiomask.runtime.pcm import FORMATS, Pcm
+from audiomask.runtime.session import Session
 
 READ_BYTES = 65536  # a pipe's usual capacity; a read returns what is there, so this adds no delay
 GRACE_S = 5  # time after SIGTERM for a reader to take the rest; supervisors kill after 10 or more
@@ -88,6 +93,55 @@ def check_piped(what: str, files: str) -> None:
         raise UsageError("standard input and output must be open")
     if sys.stdin.isatty() or sys.stdout.isatty():
         raise UsageError(f"{what} are piped: audiomask {files}")
+
+
+def add_raw_arguments(add: Adder) -> None:
+    """Add `--raw` and `--channels`, which make standard input and output bare samples; see `run_raw`."""
+    add("--raw", "standard input and output are bare samples of this format", choices=tuple(FORMATS))
+    channels = between(1, MAX_CHANNELS, int)
+    add(
+        "--channels N",
+        "of the samples of --raw, interleaved (default 1); their --rate is 16000",
+        type=channels,
+    )
+
+
+def run_raw(
+    args: argparse.Namespace,
+    family: Sequence[Artifact],
+    example: str,
+    warnings: Callable[[float, bool], list[str]] = lambda seconds, silent: [],
+    **options: Any,
+) -> int:
+    """Play bare samples through a `Session` with `options`, and return the exit code.
+
+    `warnings` are of a sound's length and whether it was silent. Raises `UsageError`, with an `example` of
+    the verb, unless the command line is of a pipe.
+    """
+    if args.inputs != ["-"] or args.out != "-":
+        raise UsageError(f"--raw: is for standard input and output, as in: audiomask {example}")
+    for option in ("ray", "format", "subtype", "clip", "filename"):
+        if getattr(args, option):
+            raise UsageError(f"--{option}: is of files; leave out --raw")
+    check_piped("samples", example)
+    rate, channels, fd = args.rate or 16000, args.channels or 1, sys.stdout.fileno()
+    options |= {"sample_rate": rate, "channels": channels, "threads": args.threads}
+    with ended_by_sigterm(sys.stdin.fileno()) as terminated:
+        session = Session(choose(family, rate), **options)
+        source, sink = (Pipe(args.raw, channels, port) for port in (session.first, session.ports[0]))
+        form, ms = f"{rate} Hz, {channels} channels, {args.raw}", 1000 * session.latency / rate
+        note(f"{session.artifact.name}, {form}; latency {ms:.1f} ms", quiet=args.quiet)
+        samples, silent = 0, True
+        for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
+            x = source.decode(data)
+            samples, silent = samples + x.shape[1], silent and not x.any()
+            sink.write(fd, np.atleast_2d(session.feed(x)))
+        sink.write(fd, np.atleast_2d(session.flush()))
+        for text in warnings(samples / rate, silent):
+            note(f"warning: {text}")
+        source.warn(session.cleaned, session.faults)
+        sink.warn_clipped()
+        return 128 + signal.SIGTERM if terminated.is_set() else 0
 
 
 class Pipe(Pcm):

@@ -77,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
     suffix = f".{args.format}" if args.format else suffix if suffix in SUFFIXES else ".amk"
     if args.lm is not None and suffix != ".ecdc":
         raise UsageError("--lm: is for .ecdc files; name one with -o, or give --format ecdc")
+    for option in ("frames_per_packet", "plain"):
+        if suffix == ".ecdc" and getattr(args, option):
+            raise UsageError(f"--{option.replace('_', '-')}: is of .amk packets, which .ecdc files have not")
     books = books_wanted(args)
     options = Options(overwrite=args.force, threads=args.threads)
     load = partial(
@@ -99,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
 def _live(args: argparse.Namespace) -> int:
     if args.inputs != ["-"] or args.out != "-":
         raise UsageError("--raw: is for standard input and output, as in: audiomask encode - --raw s16le")
-    if args.format == "ecdc" or args.ray:
-        raise UsageError("--raw: makes .amk on this machine; leave out --format and --ray")
+    if args.format == "ecdc" or args.lm is not None or args.ray:
+        raise UsageError("--raw: makes .amk on this machine; leave out --format, --lm and --ray")
     check_piped("samples and packets", "encode - --raw s16le < in.pcm > out.amk")
     with ended_by_sigterm(sys.stdin.fileno()) as terminated:
         _pipe(args)

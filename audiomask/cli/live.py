@@ -24,9 +24,11 @@ import numpy as np
 from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError, trace
 from audiomask.cli._common import (
+    add_gains,
     add_model_arguments,
     between,
     controls,
+    gains_of,
     note,
     one_output,
     refuse_told,
@@ -38,7 +40,7 @@ from audiomask.runtime.artifact import Artifact
 from audiomask.runtime.card import portaudio
 from audiomask.runtime.card.live import Device, DeviceError, Live, Status, least_buffer
 from audiomask.runtime.card.recorder import Recorder
-from audiomask.runtime.catalogue import choose, resolve
+from audiomask.runtime.catalogue import choose, resolve, separators
 from audiomask.runtime.session import Session, sounds
 
 LEAST_BLOCK_MS, MOST_BLOCK_MS = 5, 40  # bounds of the default, so that calls are rare and blocks short
@@ -58,6 +60,7 @@ def add_arguments(add: Adder) -> None:
     rate = "of both devices (default: the model's, if they take it)"
     add_model_arguments(add, rate=rate, channels="of the microphone (default: what the model takes)")
     add("--model-output NAME", "play this output of the model, where it has several")
+    add_gains(add)
     block = between(1, 1000, unit="ms")
     add("--block MS", "work on blocks of this length (default: the model's hop)", type=block)
     lag = "from capture to play, to keep (default: the model's, two blocks, and a little for jitter)"
@@ -80,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
         print(table(("number", "name", "system", "in", "out", "Hz", "default"), rows))
         return 0
     cards = _find(sd, args)
-    family = resolve(args.model)
+    gains = gains_of(args, args.model_output, "--model-output")
+    family = separators(args.model, gains) if gains else resolve(args.model)
     refuse_told(family, "a microphone loses nothing; audiomask stream and serve take packets")
     refuse_unset(family, controls(args))
     rate = args.rate or _rate(sd, cards, family)
@@ -95,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
         dry=args.dry,
         trim=False,
         block=block,
-        output=one_output(artifact, args.model_output, "--model-output").name,
+        output=None if gains else one_output(artifact, args.model_output, "--model-output").name,
+        gains=gains,
         controls=controls(args),
     )
     compute_ms = _compute(session, block)

@@ -20,24 +20,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 from functools import partial
 
-import numpy as np
-
-from audiomask.audio import MAX_CHANNELS, AudioError
+from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._codec import output_of
-from audiomask.cli._common import add_model_arguments, between, note
+from audiomask.cli._common import add_model_arguments, note
 from audiomask.cli._files import add_batch_arguments, add_output_arguments, run_sounds
-from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm
-from audiomask.runtime.catalogue import choose
+from audiomask.cli._pipe import add_raw_arguments, run_raw
 from audiomask.runtime.files.marked import Mark, parse_message, read_messages, unmarkable
 from audiomask.runtime.files.play import Options
 from audiomask.runtime.marks.carrier import read_key, write_key
-from audiomask.runtime.pcm import FORMATS
-from audiomask.runtime.session import Session
 
 
 def add_arguments(add: Adder) -> None:
@@ -53,13 +46,7 @@ def add_arguments(add: Adder) -> None:
     )
     add_model_arguments(add, controls=False)
     add_output_arguments(add, "the input's")
-    add("--raw", "standard input and output are bare samples of this format", choices=tuple(FORMATS))
-    channels = between(1, MAX_CHANNELS, int)
-    add(
-        "--channels N",
-        "of the samples of --raw, interleaved (default 1); their --rate is 16000",
-        type=channels,
-    )
+    add_raw_arguments(add)
 
 
 def _message(text: str) -> int:
@@ -112,40 +99,9 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _live(args: argparse.Namespace) -> int:
-    if args.inputs != ["-"] or args.out != "-":
-        raise UsageError("--raw: is for standard input and output, as in: audiomask mark - --raw s16le ...")
-    for option in ("ray", "messages", "format", "subtype", "clip", "filename"):
-        if getattr(args, option):
-            raise UsageError(f"--{option}: is of files; leave out --raw")
-    check_piped("samples", "mark - --raw s16le --message HEX --key FILE < in.pcm > out.pcm")
+    if args.messages:
+        raise UsageError("--messages: is of files; leave out --raw")
     work = Mark(args.model, read_key(args.key), args.message, _options(args))
-    with ended_by_sigterm(sys.stdin.fileno()) as terminated:
-        _pipe(args, work)
-        return 128 + signal.SIGTERM if terminated.is_set() else 0
-
-
-def _pipe(args: argparse.Namespace, work: Mark) -> None:
-    rate, channels, fd = args.rate or 16000, args.channels or 1, sys.stdout.fileno()
-    session = Session(
-        choose(work.family, rate),
-        sample_rate=rate,
-        channels=channels,
-        threads=args.threads,
-        controls=work.controls_of(args.message),
-    )
-    source, sink = (Pipe(args.raw, channels, port) for port in (session.first, session.ports[0]))
-    ms = 1000 * session.latency / rate
-    note(
-        f"{session.artifact.name}, {rate} Hz, {channels} channels, {args.raw}; latency {ms:.1f} ms",
-        quiet=args.quiet,
-    )
-    samples, silent = 0, True
-    for data in chunks(sys.stdin.fileno(), READ_BYTES, exact=False):
-        x = source.decode(data)
-        samples, silent = samples + x.shape[1], silent and not x.any()
-        sink.write(fd, np.atleast_2d(session.feed(x)))
-    sink.write(fd, np.atleast_2d(session.flush()))
-    for text in unmarkable("standard input", samples / rate, silent):
-        note(f"warning: {text}")
-    source.warn(session.cleaned, session.faults)
-    sink.warn_clipped()
+    example = "mark - --raw s16le --message HEX --key FILE < in.pcm > out.pcm"
+    warnings = partial(unmarkable, "standard input")
+    return run_raw(args, work.family, example, warnings, controls=work.controls_of(args.message))

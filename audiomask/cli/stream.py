@@ -33,16 +33,18 @@ import numpy as np
 from audiomask.audio import AudioError
 from audiomask.cli import Adder, UsageError
 from audiomask.cli._common import (
+    add_gains,
     add_model_arguments,
     between,
     controls,
+    gains_of,
     note,
     one_output,
     refuse_told,
     refuse_unset,
 )
 from audiomask.cli._pipe import READ_BYTES, Pipe, check_piped, chunks, ended_by_sigterm
-from audiomask.runtime.catalogue import choose, resolve
+from audiomask.runtime.catalogue import choose, resolve, separators
 from audiomask.runtime.files.sinks import needed
 from audiomask.runtime.packets.jitter_buffer import RECORD, JitterBuffer, shape
 from audiomask.runtime.pcm import FORMATS
@@ -57,6 +59,7 @@ def add_arguments(add: Adder) -> None:
     add_model_arguments(add, rate="of the samples (default 16000)", channels=channels)
     add.parser.set_defaults(rate=16000)
     add("--output NAME", "write this output of the model, where it has several")
+    add_gains(add)
     add("--format", "of the samples, in and out", choices=tuple(FORMATS), default="s16le")
     block = between(0, 60_000, unit="ms", above=True)
     add("--block MS", "work on blocks of this length (default: whatever has arrived)", type=block)
@@ -78,16 +81,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pipe(args: argparse.Namespace) -> None:
-    family = resolve(args.model, task="enhance" if args.packets is None else "conceal")
+    gains = gains_of(args, args.output, "--output")
+    if gains:
+        family = separators(args.model, gains)
+    else:
+        family = resolve(args.model, task="enhance" if args.packets is None else "conceal")
     if args.packets is None:
         refuse_told(family, "give --packets MS and numbered packets")
     refuse_unset(family, controls(args))
     artifact = choose(family, args.rate)
-    first, port = artifact.streams[0], one_output(artifact, args.output)
+    first = artifact.streams[0]
+    port = artifact.outputs[0] if gains else one_output(artifact, args.output)
     how: dict[str, Any] = {"sample_rate": args.rate, "channels": args.channels, "threads": args.threads}
     player: Player
     if first.type == port.type == "pcm":
-        player = Session(artifact, dry=args.dry, output=port.name, controls=controls(args), **how)
+        heard = {"gains": gains} if gains else {"output": port.name}
+        player = Session(artifact, dry=args.dry, controls=controls(args), **heard, **how)
     else:
         for option in ("packets", "dry"):
             if getattr(args, option):

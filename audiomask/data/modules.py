@@ -1,8 +1,8 @@
 """Give each process of a training its batches, from the data that a recipe names.
 
 `NoisySpeech`, `NoisyArray` and `LossySpeech` mix speech and noise, `PairedSpeech` takes the pairs of a
-corpus, `Music` takes songs in their channels, `Codes` those of a codec, `Sounds` and `LabelledSounds` any
-recordings.
+corpus, `Music` takes songs in their channels, `StemSounds` the stems of mixes, `Codes` those of a codec,
+`Sounds` and `LabelledSounds` any recordings.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from audiomask.data.crops.music import MusicClips, MusicCrops, read_stems
 from audiomask.data.crops.packed import Corpus, PackedAudio, SpeechAndNoise, pack
 from audiomask.data.crops.pairs import PairCrops, Pairs
 from audiomask.data.crops.shards import ShardedAudio, Share, label_counts, sharded
+from audiomask.data.crops.stems import StemCrops
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
 from audiomask.data.simulate.packet_loss import Traced
 from audiomask.masks.packets import TRACE_MS
@@ -302,6 +303,81 @@ class Music(Rows):
 
     def clips(self, path: str) -> Dataset[Any]:
         return MusicClips(path, self.sample_rate, self.channels, self.heard)
+
+
+class StemSounds(Rows):
+    """Provides recordings of stems for `simulate.stems`; a validation has the same rows each time.
+
+    Args:
+        train, valid: Data directories with a table STEM.scp for each stem; or folders with a data directory
+            STEM for each, whose wav.scp is taken.
+        stems: Names of the stems; in a recipe those of the network, which fills them in.
+        channels: Channels of the sound.
+        mono: Stems that stand in the middle, whose recordings are mixed to one channel.
+        layers, together: See `StemCrops`.
+        clips: Rows of a validation.
+        rest: See `Rows`.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        valid: str,
+        stems: Sequence[str] | None = None,
+        channels: int = 2,
+        mono: Sequence[str] = (),
+        layers: dict[str, float] | None = None,
+        together: float = 0.0,
+        clips: int = 200,
+        **rest: Any,
+    ):
+        super().__init__(train, valid, **rest)
+        if not stems:
+            raise AudioError(f"{type(self).__name__}: give stems, by name")
+        self.stems, self.channels, self.together, self.count = tuple(stems), channels, together, clips
+        self.held = {stem: 1 if stem in mono else channels for stem in self.stems}
+        self.layers = dict(layers or {})
+        if unknown := sorted({*mono, *self.layers} - set(self.stems)):
+            raise AudioError(f"mono and layers name {unknown[0]}, and the stems are {' '.join(self.stems)}")
+
+    def _stem(self, path: str, stem: str) -> Path:
+        """Return the prefix of the packed recordings of a stem; make it if it is missing."""
+        if sharded(path):
+            raise AudioError(f"{path}: shards have no stems; give data directories")
+        folder, table = Path(path) / stem, "wav"
+        if not folder.is_dir():
+            folder, table = Path(path), stem
+        data = DataDir.read(folder)
+        listed = data.tables.get(f"{table}.scp")
+        if not listed:
+            raise AudioError(f"{path}: has neither {stem}.scp nor a data directory {stem}; see data.stems")
+        # Other stems may have other songs.
+        tables = {"wav.scp": listed, "utt2spk": data.tables.get("utt2spk", {})}
+        if cuts := data.tables.get("segments"):
+            tables["segments"] = {key: cut for key, cut in cuts.items() if cut.split()[0] in listed}
+        data = DataDir(tables, data.path)
+        channels = self.held[stem]
+
+        def read(u: Utterance) -> np.ndarray:
+            return read_stems(data, u, self.sample_rate, channels, ("wav",))
+
+        return packed(data, self.cache / f"{stem}_{channels}", self.sample_rate, read)
+
+    def prepare_data(self) -> None:
+        for path in (self.train_dir, self.valid_dir):
+            for stem in self.stems:
+                self._stem(path, stem)
+
+    def _crops(self, path: str, **more: Any) -> StemCrops:
+        corpora = {stem: PackedAudio(self._stem(path, stem)) for stem in self.stems}
+        given = (corpora, self.held, self.raw, self.channels, self.layers, self.together)
+        return StemCrops(*given, seed=self.seed, **more)
+
+    def rows(self) -> Dataset[Any]:
+        return self._crops(self.train_dir)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return self._crops(path, count=self.count)
 
 
 class Codes(Rows):

@@ -32,7 +32,7 @@ def _check(sample_rate: float, n_fft: int, bands: int, low: float, high: float) 
         raise ValueError(f"bands from {low} to {high} Hz do not lie within 0..{sample_rate / 2} Hz")
 
 
-def _triangles(corners: Array, at: Array) -> Array:
+def triangles(corners: Array, at: Array) -> Array:
     """Return triangles of peak 1 at places `at`; number b spans corners b to b + 2."""
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     up = (at[:, None] - left) / (centre - left)
@@ -53,17 +53,17 @@ def mel(sample_rate: float, n_fft: int, bands: int) -> Array:
     _check(sample_rate, n_fft, bands, 0, top)
     last = _KNEE + np.log(top / 1000.0) / _STEP if top >= 1000.0 else top * 3.0 / 200.0
     hz = _slaney_hz(np.linspace(0.0, last, bands + 2))
-    return _triangles(hz, _bins(sample_rate, n_fft)) * (2.0 / (hz[2:] - hz[:-2]))
+    return triangles(hz, _bins(sample_rate, n_fft)) * (2.0 / (hz[2:] - hz[:-2]))
 
 
 def htk(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:
     """Return triangles `[n_fft // 2 + 1, bands]` of torchaudio: HTK's mel, straight over Hz."""
     _check(sample_rate, n_fft, bands, low, high)
     hz = 700.0 * np.expm1(np.linspace(_htk(low), _htk(high), bands + 2) / 1127.0)
-    return _triangles(hz, _bins(sample_rate, n_fft))
+    return triangles(hz, _bins(sample_rate, n_fft))
 
 
 def kaldi(sample_rate: float, n_fft: int, bands: int, low: float, high: float) -> Array:
     """Return Kaldi's triangles `[n_fft // 2 + 1, bands]` of peak 1: straight over mel."""
     _check(sample_rate, n_fft, bands, low, high)
-    return _triangles(np.linspace(_htk(low), _htk(high), bands + 2), _htk(_bins(sample_rate, n_fft)))
+    return triangles(np.linspace(_htk(low), _htk(high), bands + 2), _htk(_bins(sample_rate, n_fft)))

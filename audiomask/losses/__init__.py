@@ -18,5 +18,6 @@ from audiomask.losses.spectral import (
     LogMelLoss,
     MelSpectrogramLoss,
     MultiResolutionSTFTLoss,
+    SpectralL1SNRLoss,
 )
-from audiomask.losses.waveform import L1Loss, SignalLoss, SISDRLoss, SNRLoss, SquaredLoss
+from audiomask.losses.waveform import L1Loss, L1SNRLoss, SignalLoss, SISDRLoss, SNRLoss, SquaredLoss

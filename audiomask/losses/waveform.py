@@ -1,4 +1,4 @@
-"""Compare waveforms: L1, squared error, signal-to-noise ratio and its scale-invariant form.
+"""Compare waveforms: L1, squared error, signal-to-noise ratios of three kinds.
 
 All losses of this package take an estimate and a reference `[B, T]` or `[B, 1, T]` at full scale 1.0, work in
 float32 whatever autocast says, and return the mean over the batch.
@@ -107,3 +107,37 @@ class SISDRLoss(SignalLoss):
         scale = (est * ref).mean(-1, keepdim=True) / (ref.square().mean(-1, keepdim=True) + POWER_FLOOR)
         target = scale * ref
         return _negative_ratio_db(target, est - target, self.max_db)
+
+
+class L1SNRLoss(SignalLoss):
+    """Computes a ratio of means, `scale log10((|e - s| + floor) / (|s| + floor))`.
+
+    Separators are trained with it, beside `SpectralL1SNRLoss`: Bandit (Watcharasupat et al. 2023)
+    with a `scale` of 10 and its version 2 with 20, both with a floor of 1e-3, which is -60 dB re full scale
+    and for signals at their own level: `Signals(relative=False)`. Rows whose reference is all NaN, stems that
+    nobody recorded, are left out of the mean. The authors take the channels of a signal as one row.
+    """
+
+    def __init__(self, scale: float = 10.0, floor: float = 1e-3, skip: int = 0) -> None:
+        super().__init__(skip)
+        if scale <= 0 or floor <= 0:
+            raise ValueError(f"scale {scale} and floor {floor}: both must be above 0")
+        self.scale, self.floor = scale, floor
+
+    def compute(self, est: Tensor, ref: Tensor) -> Tensor:
+        there = ~ref.isnan().all(-1)
+        return _mean_of(there, self.ratios(est, torch.where(there[:, None], ref, 0.0)))
+
+    def ratios(self, est: Tensor, ref: Tensor) -> Tensor:
+        """Return the ratio in each row, `[B]`, of signals `[B, T]`."""
+        return self.scale * l1_ratio(est - ref, ref, self.floor)
+
+
+def l1_ratio(error: Tensor, target: Tensor, floor: float) -> Tensor:
+    """Return log10 of mean absolute `error` over that of `target` in each row of `[B, ...]`."""
+    error, target = (x.flatten(1).abs().mean(1) + floor for x in (error, target))
+    return error.log10() - target.log10()
+
+
+def _mean_of(there: Tensor, rows: Tensor) -> Tensor:
+    return torch.where(there, rows, 0.0).sum() / there.sum().clamp_min(1)

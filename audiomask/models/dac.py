@@ -142,15 +142,51 @@ class DACDecoder(Decodes, DAC):
 
 
 AUTHORS_CLASS, AUTHORS_LICENCE = "DAC", "MIT (Descript's weights)"
+# Places of the package's lists, by what transformers calls them.
+UNIT = {"snake1": "0", "conv1": "1", "snake2": "2", "conv2": "3"}
+DOWN = {"res_unit1": "0", "res_unit2": "1", "res_unit3": "2", "snake1": "3", "conv1": "4"}
+UP = {"snake1": "0", "conv_t1": "1", "res_unit1": "2", "res_unit2": "3", "res_unit3": "4"}
+
+
+def _names_of_the_package(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of transformers under the package's names; one of the package as it is.
+
+    The weights that transformers keeps have no norm; here they are their own direction, and have its length.
+    """
+    if "encoder.conv1.weight" not in state:
+        return dict(state)
+    last = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.block."))
+    new = {}
+    for key, value in state.items():
+        side, *rest, kind = key.split(".")
+        if side in ("encoder", "decoder"):
+            block = "block" if side == "encoder" else "model"
+            if rest[0] == "block":
+                at, place, *unit = rest[1:]
+                inner = (DOWN if side == "encoder" else UP)[place]
+                rest = [
+                    block,
+                    str(int(at) + 1),
+                    "block",
+                    inner,
+                    *(p for u in unit for p in ("block", UNIT[u])),
+                ]
+            else:
+                rest = [block, {"conv1": "0", "snake1": str(last + 1), "conv2": str(last + 2)}[rest[0]]]
+        home = ".".join([side, *rest])
+        if kind == "weight" and not home.endswith(".codebook"):
+            new[f"{home}.weight_g"], kind = value.flatten(1).norm(dim=1)[:, None, None], "weight_v"
+        new[f"{home}.{kind}"] = value
+    return new
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `DAC` from a state dict of the package.
+    """Return arguments and state dict of `DAC` from a state dict of the package, or of transformers.
 
     The rate is not in the weights, and follows from the sizes: see the table above.
     """
     new, words = {}, {}
-    for key, value in state.items():
+    for key, value in _names_of_the_package(state).items():
         home, _, kind = key.rpartition(".")
         kind = WEIGHT_NORM.get(kind, kind)
         if found := re.fullmatch(r"quantizer\.quantizers\.(\d+)\.codebook\.weight", key):

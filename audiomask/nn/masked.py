@@ -29,7 +29,7 @@ class Masked(StreamingModel):
     """A denoiser that masks spectra and maps samples `[B, C, T]` to `[B, 1, T]`."""
 
     task = "enhance"
-    outputs = (Port("enhanced"),)
+    outputs: tuple[Port, ...] = (Port("enhanced"),)
 
     def between(self, analysis: Analysis, net: Streaming, synthesis: Synthesis) -> None:
         """Put the network between the transforms; its parts are registered where weights are named."""

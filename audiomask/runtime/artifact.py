@@ -168,6 +168,13 @@ class Artifact:
         return tuple(port for port in self.inputs if port.is_stream)
 
     @property
+    def alike(self) -> bool:
+        """Return whether each output is sound like that which comes in: of its channels, at its rate."""
+        first = self.streams[0]
+        kind = first.type, first.channels, first.rate
+        return first.type == "pcm" and all((p.type, p.channels, p.rate) == kind for p in self.outputs)
+
+    @property
     def lost(self) -> Port | None:
         """Return the stream that flags lost frames of the first one; None if the model has none."""
         return next((port for port in self.streams[1:] if port.type == "lost"), None)

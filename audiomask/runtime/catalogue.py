@@ -35,14 +35,15 @@ def shipped() -> list[Artifact]:
 
 
 def _catalogue() -> dict[Path, dict[str, Any]]:
-    """Return name, task and default of the models in the package without reading their graphs."""
+    """Return what chooses among the models in the package, without reading their graphs."""
     found = {}
     for path in sorted(PRETRAINED.glob("*.onnx")):
         try:
             with path.open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             meta = json.loads(metadata(data)[KEY])
-            found[path] = {"name": meta["name"], "task": meta["task"], "default": meta.get("default")}
+            found[path] = {key: meta[key] for key in ("name", "task", "outputs")}
+            found[path]["default"] = meta.get("default")
         except (OSError, ValueError, KeyError, TypeError):
             Artifact.load(path)  # raises an error that says what is wrong
     return found
@@ -82,6 +83,41 @@ def resolve(name: str | Path | None = None, *, task: str = "enhance") -> list[Ar
     if len(families) > 1:
         raise ArtifactError(f"{name}: holds several models ({' '.join(sorted(families))}); name one file")
     return sorted(found, key=lambda a: a.sample_rate)
+
+
+def separators(name: str | Path | None = None, stems: Iterable[str] = ()) -> list[Artifact]:
+    """Return the artifacts, by rising sample rate, that take out each of `stems`.
+
+    `name` is as in `resolve`; None means the default model to separate if it makes these stems, else one that
+    ships and does. Raises `ArtifactError`, with the models and stems that exist.
+    """
+    wanted = [*dict.fromkeys(stems)]
+    kinds: dict[str, list[str]] = {}  # stems of families, that which is the default first
+    if name is None:
+        metas = {path: meta for path, meta in _catalogue().items() if meta["task"] == "separate"}
+        for meta in sorted(metas.values(), key=lambda meta: not meta["default"]):
+            kinds.setdefault(family(meta["name"]), [port["name"] for port in meta["outputs"]])
+        fitting = [kind for kind, made in kinds.items() if {*wanted} <= {*made}]
+        if not kinds or (fitting and not wanted):
+            return resolve(None, task="separate")  # or raises
+        found = _load_all(path for path, meta in metas.items() if family(meta["name"]) in fitting[:1])
+        found.sort(key=lambda artifact: artifact.sample_rate)
+    else:
+        found = resolve(name)
+        for artifact in found:
+            if artifact.task != "separate" or not artifact.alike:
+                raise ArtifactError(
+                    f"{artifact.name}: takes no sound apart into its like; its task is {artifact.task}: see "
+                    f"audiomask {artifact.task} --help"
+                )
+        kinds = {family(found[0]): [port.name for port in found[0].outputs]}
+        found = found if {*wanted} <= {*kinds[family(found[0])]} else []
+    if not found:
+        missing = next((stem for stem in wanted if not any(stem in made for made in kinds.values())), None)
+        what = f"no model makes {missing}" if missing else f"no model makes all of {', '.join(wanted)}"
+        there = "; ".join(f"{kind}: {' '.join(made)}" for kind, made in kinds.items())
+        raise ArtifactError(f"{what}; there are {there}")
+    return found
 
 
 PROBABILITIES = "_prob.safetensors"  # the end of the name of what packs a codec's codes

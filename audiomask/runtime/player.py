@@ -59,7 +59,7 @@ class Player:
         sample_rate: rate in Hz of the sound that goes in and out; default the model's. A port of sound at
             another rate than the model's clock keeps its own, see `rates`.
         channels: channels of a block. For a model of one channel they are independent rows; a model of M
-            channels takes M, which is the default.
+            channels takes M, which is the default, and multiples if it gives M back.
         mix: mix the channels of a block into one row, see `audio.mixing`.
         threads: threads of the graph.
         outputs: names of the output ports that are wanted; default all.
@@ -94,17 +94,19 @@ class Player:
         self.first, width = artifact.streams[0], artifact.streams[0].channels
         self.channels, self.mix = width if channels is None else channels, mix and width == 1
         self._dtype, self._sound = self.first.dtype, self.first.type == "pcm"
-        alike = self._sound and width > 1  # while codes of several recordings may be stacked as rows
-        if self.channels < 1 or (self.channels != width if alike else self.channels % width):
-            each = ", one for each of its microphones" if alike else ""
+        names = outputs or [port.name for port in artifact.outputs]
+        self.ports = tuple(output_port(artifact, name) for name in names)
+        # Codes of several recordings, and pairs of channels that become pairs, may be stacked as rows.
+        one = self._sound and width > 1 and not artifact.alike
+        if self.channels < 1 or (self.channels != width if one else self.channels % width):
+            each = ", one for each of its microphones" if one else ""
             raise ArtifactError(f"{artifact.name}: takes {width} channels, not {self.channels}{each}")
         self._mixer = Mixer(self.sample_rate)
         batch = 1 if self.mix else self.channels // width
-        names = outputs or [port.name for port in artifact.outputs]
-        self.ports = tuple(output_port(artifact, name) for name in names)
         self.engine = Engine(artifact, batch, threads, [port.name for port in self.ports])
         ports = (*artifact.streams, *self.ports)
-        self.rows = {p.name: batch * p.channels for p in ports}
+        self._rows = {p.name: batch * p.channels for p in ports}  # of the graph
+        self.rows = dict(self._rows)
         bulk = BULK_HOPS if any(p.type == "pcm" for p in self.ports) else BULK_SILENT
         self.bulk = max(1, min(bulk, BULK_SECONDS * artifact.sample_rate // artifact.hop))
         # Flags that come with the samples of a sound; at another clock they are a stream like any other.
@@ -113,7 +115,7 @@ class Player:
         self._flagged = self._sound and (
             self._lost is None or (self._lost.rate, self._lost.channels) == (self.first.rate, 1)
         )
-        self._none = {p.name: np.zeros((self.rows[p.name], 0), p.dtype) for p in ports}
+        self._none = {p.name: np.zeros((self._rows[p.name], 0), p.dtype) for p in ports}
         self._convert()
         self.cleaned = self.faults = 0
         self._busy = self._changed = False
@@ -130,13 +132,13 @@ class Player:
         ratio = Fraction(rate, artifact.sample_rate)
         if rate != artifact.sample_rate:
             if self.first.type == "pcm" and self.first.rate == 1:
-                up = Polyphase(rate, artifact.sample_rate, self.rows[self.first.name])
+                up = Polyphase(rate, artifact.sample_rate, self._rows[self.first.name])
                 self._in[self.first.name] = up
                 if self._flagged and self._lost:
-                    self._in[self._lost.name] = Spread(up, self.rows[self._lost.name])
+                    self._in[self._lost.name] = Spread(up, self._rows[self._lost.name])
             for port in self.ports:
                 if port.type == "pcm" and port.rate == 1:
-                    self._out[port.name] = Polyphase(artifact.sample_rate, rate, self.rows[port.name])
+                    self._out[port.name] = Polyphase(artifact.sample_rate, rate, self._rows[port.name])
             self.rates |= dict.fromkeys((*self._in, *self._out), Fraction(rate))
         before = self._in[self.first.name].half if self._in else 0
         after = max((down.half for down in self._out.values()), default=0)
@@ -246,7 +248,7 @@ class Player:
             self._given[name] += frames
         self._inner += block.shape[1]
         for name, part in y.items():
-            part = part.reshape(self.rows[name], -1)
+            part = part.reshape(self._rows[name], -1)
             y[name] = part = self._trimmed(name, part) if self._skip[name] else part
             self._done[name] += part.shape[1]
         return y
@@ -261,7 +263,7 @@ class Player:
             streams[self._lost_name] = lost
         x, lost = self._checked(block, streams)
         if x.shape[1] == 0:
-            y = {port.name: self._none[port.name] for port in self.ports}
+            y = self._mixed({port.name: self._none[port.name] for port in self.ports}, x)
         else:
             self._begin()
             try:
@@ -287,8 +289,16 @@ class Player:
         return y
 
     def _mixed(self, y: Frames, x: np.ndarray) -> Frames:
-        """Return aligned frames of the output, `x` having come in."""
+        """Return aligned frames of each output, `x` having come in."""
         return y
+
+    def _seated(self, x: np.ndarray) -> np.ndarray:
+        """Return what the graph hears of a block."""
+        return x
+
+    def _silence(self, n: int) -> np.ndarray:
+        """Return the block of `n` frames that comes after the end."""
+        return self.first.neutral(self.engine.batch, n, self._inner).reshape(-1, n)
 
     def _begin(self) -> None:
         if self._busy:
@@ -314,9 +324,8 @@ class Player:
                     f"lost of shape {lost.shape} does not fit a block of shape {np.shape(block)}"
                 )
             x = np.where(lost, np.float32(0), x)
-            batch = self.engine.batch
-            rows = np.broadcast_to(lost, x.shape).reshape(batch, len(x) // batch, x.shape[1])
-            lost = np.asarray(rows.any(axis=1))
+            rows, batch = self._seated(np.broadcast_to(lost, x.shape)), self.engine.batch
+            lost = np.asarray(rows.reshape(batch, len(rows) // batch, x.shape[1]).any(axis=1))
         if streams and (unknown := sorted(set(streams) - set(self._held))):
             raise ValueError(
                 f"{self.artifact.name} has no stream {unknown[0]}; it has {' '.join(self._held)}"
@@ -332,7 +341,7 @@ class Player:
 
     def _push(self, x: np.ndarray, lost: Given = None, streams: Mapping[str, Given] | None = None) -> Work:
         """Take a checked block and give the aligned frames that it completes, by port."""
-        given = {self.first.name: x}
+        given = {self.first.name: self._seated(x)}
         if len(self._held) > 1:  # all of it is checked before anything is taken
             given |= self._others(x.shape[1], lost, streams or {})
         for name, frames in given.items():
@@ -358,17 +367,17 @@ class Player:
             x = lost if self._flagged and port is self._lost else streams.get(name)
             if x is None:
                 count = max(0, int(end) - start)
-                x = port.neutral(batch, count, start).reshape(self.rows[name], count)
+                x = port.neutral(batch, count, start).reshape(self._rows[name], count)
             else:
                 x = np.atleast_2d(np.asarray(x, port.dtype))
-                if x.ndim != 2 or len(x) not in (1, self.rows[name]):
-                    raise ValueError(f"{name} of shape {x.shape} does not fit [{self.rows[name]}, T]")
+                if x.ndim != 2 or len(x) not in (1, self._rows[name]):
+                    raise ValueError(f"{name} of shape {x.shape} does not fit [{self._rows[name]}, T]")
                 if abs(start + x.shape[1] - end) >= 1:
                     raise ValueError(
                         f"{name} has {x.shape[1]} frames, not the {float(end) - start:g} that go with {n} of "
                         f"{self.first.name}"
                     )
-                x = np.broadcast_to(x, (self.rows[name], x.shape[1]))
+                x = np.broadcast_to(x, (self._rows[name], x.shape[1]))
             parts[name] = x
         return parts
 
@@ -396,7 +405,8 @@ class Player:
             parts = yield from self._rest(due)
         left = {}
         for name, n in due.items():
-            y = np.concatenate([self._none[name], *(part[name] for part in parts)], axis=1)
+            none = np.zeros((self.rows[name], 0), self._none[name].dtype)
+            y = np.concatenate([none, *(part[name] for part in parts)], axis=1)
             left[name] = y[:, : max(0, n - self._done[name] + y.shape[1])]
         return left
 
@@ -406,8 +416,7 @@ class Player:
         hop = Fraction(self.artifact.hop, self.artifact.sample_rate)
         while (missing := max((n - self._done[name]) / self.rates[name] for name, n in due.items())) > 0:
             n = ceil(max(missing, hop) * clock)
-            x = self.first.neutral(self.engine.batch, n, self._inner).reshape(-1, n)
-            parts.append((yield from self._push(x)))
+            parts.append((yield from self._push(self._silence(n))))
         return parts
 
     def _hops(self, given: Frames) -> Work:
@@ -437,7 +446,7 @@ class Player:
         if not runs:
             return self._none[name]
         y = runs[0][name] if len(runs) == 1 else np.concatenate([run[name] for run in runs], axis=2)
-        return self._trimmed(name, y.reshape(self.rows[name], -1))
+        return self._trimmed(name, y.reshape(self._rows[name], -1))
 
     def _trimmed(self, name: str, y: np.ndarray) -> np.ndarray:
         """Return an output `[rows, frames]` without its frames before the signal."""

@@ -9,7 +9,7 @@ from audiomask.audio import AudioError
 
 
 def complete(config: Any) -> None:
-    """Put the network's sample rate and `data.segment` where they are needed and not written.
+    """Put the network's sample rate and stems, and `data.segment`, where they are not written.
 
     That is the data module, and the simulation with the ones inside it.
 
@@ -25,6 +25,7 @@ def complete(config: Any) -> None:
     known = {
         "sample_rate": ("the sample rate of the model", maker.get("init_args", {}).get("sample_rate", own)),
         "segment": ("data.segment", data.get("segment")),
+        "stems": ("those of the model are", maker.get("init_args", {}).get("stems")),
     }
     places, part, place = {"data": data}, task.get("simulation"), "model.simulation"
     while part is not None:

@@ -156,6 +156,22 @@ def test_sound_goes_through_and_is_recorded(cli, desk, delay):
     assert "xruns 0 in 0 out 0 mended" in line
 
 
+def test_stems_are_turned(cli, desk, tmp_path):
+    """A model of two channels plays a microphone of one, whose sound loses half of one stem."""
+    model = small_artifacts.build(tmp_path, "cinema", task="separate")
+    words = ["live", "-m", model, "--channels", 1, "--rate", RATE, "--record-in", "in.wav", "--seconds", 2]
+    done = cli(*words, "--record-out", "out.wav", "--gains", "music=-inf")
+    assert done.code == 0, done.err
+    x, y = read("in.wav")[0][0], read("out.wav")[0][0]
+    lag = desk.live.session.lag
+    assert np.abs(x).max() > 1e-3
+    np.testing.assert_allclose(y[lag:], x[: len(x) - lag] / 2, atol=2 / 32768)
+    done = cli("live", "-m", model, "--gains", "choir=1")
+    assert (done.code, "no model makes choir; there are cinema" in done.err) == (1, True)
+    done = cli("live", "-m", model, "--gains", "music=1", "--model-output", "speech")
+    assert (done.code, "--model-output speech: is one sound by itself" in done.err) == (2, True)
+
+
 def test_every_millisecond_of_the_lag_is_explained(cli, desk, delay):
     """The rows add up, and ours to the lag that is kept."""
     err = cli("live", "-m", delay, "--seconds", 1, "--rate", 48000, "--block", 10).err

@@ -291,3 +291,23 @@ def test_a_pipe_of_several_sounds_asks_for_one(models, noise):
     assert (code, "--output choir: stems has vocals drums bass other" in err) == (2, True)
     code, out, err = pipe(x.tobytes(), "-m", models["detector"], "--output", "present")
     assert (code, np.frombuffer(out, "<f4").shape) == (0, (2 * 7,))
+
+
+@pytest.fixture(scope="module")
+def cinema(tmp_path_factory):
+    return small_artifacts.build(tmp_path_factory.mktemp("cinema"), "cinema", task="separate")
+
+
+@pytest.mark.parametrize(("channels", "rate"), [(2, 44100), (1, 16000)])
+def test_a_pipe_with_stems_turned(cinema, noise, channels, rate):
+    x = noise(channels, 5000)
+    how = ["--rate", str(rate), "--channels", str(channels)]
+    code, out, err = pipe(x.T.tobytes(), "-m", cinema, "--gains", "speech=-20,music=3", *how)
+    assert code == 0, err
+    session = Session(cinema, sample_rate=rate, channels=channels, gains={"speech": -20, "music": 3})
+    y = np.concatenate([np.atleast_2d(part) for part in (session.feed(x), session.flush())], 1)
+    np.testing.assert_allclose(np.frombuffer(out, "<f4").reshape(-1, channels).T, y, atol=1e-5)
+    code, _, err = pipe(b"", "-m", cinema, "--gains", "choir=1")
+    assert (code, "no model makes choir; there are cinema: speech music effects" in err) == (1, True)
+    code, _, err = pipe(b"", "-m", cinema, "--gains", "speech=1", "--output", "music")
+    assert (code, "--output music: is one sound by itself; leave it out, or --gains" in err) == (2, True)

@@ -12,7 +12,8 @@ from audiomask.data.kaldi.health import validate
 CORPUS = Path(__file__).parents[2] / "egs/mini/denoise/corpus"
 SMALL = {"filters": 2, "ratios": "[8,5]", "latent": 4}
 TINY = (
-    *("--max-steps", 2, "--epoch-steps", 2, "--batch-size", 2, "--attacks", "gain:-6", "--train-options"),
+    *("--max-steps", 2, "--epoch-steps", 2, "--batch-size", 2, "--attacks", "gain:-6", "--clip-s", 1),
+    "--train-options",
     " ".join(f"--model.model.{k} {v}" for k, v in SMALL.items())
     + " --data.segment 8000 --trainer.accelerator cpu --data.workers 0",
 )
@@ -66,8 +67,7 @@ def check(done, exp: Path, part: str, attacks):
     found = json.loads((exp / f"survival_{part}.json").read_text())
     assert list(found["attacks"]) == ["none", *attacks]
     for row in found["attacks"].values():
-        assert set(row) == {"found", "false", "bits", "messages"}
-        assert all(0 <= value <= 1 for value in row.values())
+        assert all(0 <= row[name] <= 1 for name in ("found", "false", "message", "bits", "AUC"))
     assert all(path.is_file() for path in (exp / "watermark_mark.onnx", exp / "watermark_detect.onnx"))
 
 

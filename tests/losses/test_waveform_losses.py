@@ -12,6 +12,9 @@ ALL = {
     "snr30": losses.SNRLoss(max_db=30.0),
     "si_sdr": losses.SISDRLoss(),
     "stft": losses.MultiResolutionSTFTLoss(),
+    "l1snr": losses.L1SNRLoss(),
+    "l1snr_joint": losses.SpectralL1SNRLoss(),
+    "l1snr_parts": losses.SpectralL1SNRLoss(20.0, joint=False, fft=512, hop=128),
     "compressed": losses.CompressedSpectralLoss(under=2.0),
 }
 
@@ -117,7 +120,8 @@ def test_batch_with_channel_axis_is_the_same(name):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.L1Loss, losses.SNRLoss, losses.SISDRLoss, losses.CompressedSpectralLoss]
+    "loss",
+    [losses.L1Loss, losses.SNRLoss, losses.SISDRLoss, losses.L1SNRLoss, losses.CompressedSpectralLoss],
 )
 def test_skip_leaves_the_start_out(loss):
     est, ref = signals()

@@ -213,3 +213,51 @@ def test_equals_the_package_from_start_to_tail(package, kind):
         ).abs().max() < 1e-5 * fewer.abs().max()
         theirs, loss = peer.quantizer(their_z), ours.quantizer(their_z)[1]
         torch.testing.assert_close(loss, theirs[4] + 0.25 * theirs[3])
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    return pytest.importorskip("transformers", exc_type=ImportError)
+
+
+SMALL = {"encoder_hidden_size": 2, "decoder_hidden_size": 8, "n_codebooks": 3, "codebook_dim": 2}
+KINDS = {
+    "44kHz": {"sampling_rate": 44100},
+    "odd": SMALL | {"downsampling_ratios": [2, 5]},
+    "three": SMALL | {"downsampling_ratios": [2, 4, 8]},
+}
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@torch.no_grad()
+def test_equals_that_of_transformers(transformers, kind, tmp_path):
+    """It fills up no frame, so lengths are whole ones."""
+    torch.manual_seed(0)
+    peer = lively(transformers.DacModel(transformers.DacConfig(**kind)).eval())
+    peer.save_pretrained(tmp_path)
+    ours, config, _ = checkpoints.load("dac", [tmp_path / "model.safetensors"])
+    assert isinstance(ours, DAC)
+    assert config["init_args"]["sample_rate"] == kind.get("sampling_rate", 16000)
+    for frames in (14, 5):
+        length = frames * peer.config.hop_length
+        x = 0.1 * torch.randn(1, 1, length)
+        want = peer(x)
+        codes = ours.encoded(x)
+        assert torch.equal(codes, want.audio_codes)
+        z, their_z = whole(ours.encoder, x), peer.encoder(x)
+        assert (z - their_z).abs().max() < 1e-5 * their_z.abs().max()
+        y, their_y = ours.decoded(codes, length)[:, 0], want.audio_values
+        assert 0 <= length - their_y.shape[1] <= 8
+        assert (y[:, : their_y.shape[1]] - their_y).abs().max() < 1e-5 * their_y.abs().max()
+
+
+def test_names_of_transformers_that_are_none(tmp_path):
+    for more in (
+        {},
+        {"encoder.block.0.res_unit4.conv1.weight": torch.ones(2, 2, 7)},
+        {"encoder.block.x": torch.ones(1)},
+    ):
+        torch.save({"encoder.conv1.weight": torch.ones(2, 1, 7)} | more, tmp_path / "a.pth")
+        with pytest.raises(checkpoints.CheckpointError, match="not a checkpoint of dac"):
+            checkpoints.load("dac", [tmp_path / "a.pth"])

@@ -1,5 +1,10 @@
 """EnCodec's language model has the published sizes, runs frame by frame, and equals the package's."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +72,64 @@ def test_a_folder_of_another_model_makes_no_predictions(tmp_path):
     weights.save(tmp_path, torch.nn.Linear(1, 1), config)
     with pytest.raises(weights.WeightsError, match=r"holds 'torch\.nn\.Linear', not audiomask\.models\.enc"):
         Predictions(tmp_path)
+
+
+MEMORY = """
+import io, resource, sys
+from pathlib import Path
+import numpy as np, torch
+from audiomask import weights
+from audiomask.audio import AudioError
+from audiomask.models.encodec_lm import CONTEXT, EnCodecLM, Predictions
+from audiomask.runtime.codes.ecdc import KINDS, EcdcFile, EcdcWriter
+from codes import damaged
+
+folder, books = Path(sys.argv[1]), int(sys.argv[2])
+torch.manual_seed(0)
+sizes = {"books": books, "context": CONTEXT[books]}
+config = {"class_path": "audiomask.models.encodec_lm.EnCodecLM", "init_args": sizes}
+language = Predictions(weights.save(folder / "lm", EnCodecLM(**sizes), config))
+model = next(name for name, kind in KINDS.items() if kind.books == books)
+file = io.BytesIO()
+writer = EcdcWriter(file, model, 2, language)
+if KINDS[model].segment:
+    writer.open_segment(0.1)
+writer.push(np.random.default_rng(0).integers(0, 1024, (2, 40)))
+writer.finish(40 * 320)
+
+def play(data):
+    (folder / "a.ecdc").write_bytes(data)
+    try:
+        codes = EcdcFile(folder / "a.ecdc")
+        codes.language = language
+        return sum(block["codes"].shape[1] for block in codes.blocks(64, {"codes": 1, "scale": 1}))
+    except AudioError:
+        return 0
+
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+assert play(file.getvalue()) >= 40
+before = peak()
+absurd = file.getvalue().replace(b'"al":' + b" " * 16 + b"12800", b'"al": ' + b"9" * 18 + b"  ")
+assert absurd != file.getvalue()
+print(sum(play(bad) > 0 for bad in (absurd, *damaged(file.getvalue(), 40))), peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere ru_maxrss is in bytes")
+@pytest.mark.parametrize("books", [32, 16])
+def test_damaged_files_take_no_more_memory(tmp_path, books):
+    """With weights of the published size, in a process of its own; a file that is whole is the measure."""
+    tests = Path(__file__).parents[1]
+    words = [sys.executable, "-c", MEMORY, str(tmp_path), str(books)]
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    played, more = map(int, done.stdout.split())
+    assert played > 10
+    assert more < 200
 
 
 @pytest.mark.peer

@@ -1,11 +1,12 @@
 """audiomask.runtime.catalogue: a name, a file or a folder means its models, and only those are read."""
 
 import pytest
+import small_artifacts
 
 from audiomask.runtime import artifact as module
 from audiomask.runtime import catalogue
 from audiomask.runtime.artifact import ArtifactError
-from audiomask.runtime.catalogue import choose, family, resolve
+from audiomask.runtime.catalogue import choose, family, resolve, separators
 from audiomask.runtime.onnx_parser import parse
 
 
@@ -67,3 +68,26 @@ def test_only_the_family_that_is_wanted_is_read(toys, tmp_path, monkeypatch):
     (tmp_path / "two_16k.onnx").write_bytes((tmp_path / "two_16k.onnx").read_bytes()[:900])
     with pytest.raises(ArtifactError, match=r"two_16k\.onnx: is no ONNX model"):
         resolve()
+
+
+def test_separators_by_their_stems(tmp_path, monkeypatch):
+    """A folder here that is called like a model is no model."""
+    monkeypatch.setattr(catalogue, "PRETRAINED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    for name in ("shipped", "cinema", "band"):
+        (tmp_path / name).mkdir()
+    small_artifacts.build(tmp_path / "shipped", "cinema", task="separate", default=True)
+    for rate in (48, 16):
+        name = f"band_{rate}k"
+        path = small_artifacts.build(tmp_path, "stems", task="separate", name=name, sample_rate=1000 * rate)
+        path.rename(tmp_path / "shipped" / f"{name}.onnx")
+    assert [a.name for a in separators()] == ["cinema"]
+    assert [a.name for a in separators(stems=["music", "music"])] == ["cinema"]
+    assert [a.name for a in separators(stems=["drums", "vocals"])] == ["band_16k", "band_48k"]
+    assert [a.name for a in separators("shipped/cinema.onnx", ["music"])] == ["cinema"]
+    with pytest.raises(
+        ArtifactError, match="no model makes choir; there are cinema: speech music effects; band"
+    ):
+        separators(stems=["music", "choir"])
+    with pytest.raises(ArtifactError, match="no model makes all of music, bass"):
+        separators(stems=["music", "bass"])

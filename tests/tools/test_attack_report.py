@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import corpus_trees
 import numpy as np
@@ -197,7 +198,7 @@ def test_what_is_heard():
     [
         (["--attacks", "opus:12", "tickle:3"], 2, "tickle:3: is no attack; there are noise"),
         (["--attacks", "opus:900"], 2, "opus:900: KBPS '900' is no number from"),
-        (["--marker", "nobody"], 2, "invalid choice: 'nobody'"),
+        (["--marker", "nobody"], 1, "nobody_mark.onnx: cannot be read"),
         (["--rate", "48000"], 2, "--rate 48000: tones takes 16000 Hz"),
         (["--seconds", "0"], 2, "0 is not more than 0"),
         (["--seconds", "3"], 1, "no recording is 3 s long; give fewer --seconds"),
@@ -252,6 +253,36 @@ def test_silence_is_left_out(tmp_path, capsys):
     assert "1 clips" in out
     assert "a.wav: left out, as good as silent" in err
     assert json.loads((tmp_path / "s.json").read_text())["clips"][0]["rate"] == RATE
+
+
+def test_exported_parts_are_a_marker(monkeypatch):
+    """The graphs are toys: one adds a constant, which says all bits, and the other looks for it."""
+
+    def play(part, controls):
+        if part.name == "mark":
+            return lambda x: {"marked": x + 0.25 + 0 * controls["bits"].sum()}
+        return lambda x: {"present": (x > 0.2) * 1.0, "message": np.repeat(x, 3, 0) * [[1], [-1], [1]]}
+
+    class Toy:
+        def __init__(self, part, controls):
+            self.feed = play(part, controls)
+
+        def flush(self):
+            return {name: y[:, :0] for name, y in self.feed(np.zeros((1, 1))).items()}
+
+    def load(path):
+        kind = path.removeprefix("some/stem_").removesuffix(".onnx")
+        port = SimpleNamespace(name="bits", type="bits", channels=3)
+        return SimpleNamespace(name=kind, sample_rate=RATE, controls={"bits": port})
+
+    monkeypatch.setattr(mark_peers, "Artifact", SimpleNamespace(load=load))
+    monkeypatch.setattr(mark_peers, "Player", Toy)
+    marker = mark_peers.marker_of("some/stem")
+    assert (marker.bits, marker.rate) == (3, RATE)
+    y = marker.mark(np.zeros(100), RATE, np.ones(3, bool))
+    found, bits = marker.detect(y, RATE)
+    assert (found, bits.tolist()) == (1.0, [True, False, True])
+    assert marker.detect(np.zeros(100), RATE)[0] == 0 < marker.threshold < found
 
 
 @pytest.mark.peer

@@ -6,8 +6,9 @@ Both have the same random weights, at 24 kHz and 6 kbit/s. In every round each t
 has the least of its times: seconds of sound a second, and our time as a multiple of the package's, for steps
 of one hop (13 ms) and of eight. Below them is Gist, the codec that ships: another codec, on as many seconds
 of sound at 16 kHz and at the same 6 kbit/s, a frame (20 ms) a step, and as files are coded; `--gist` takes
-other artifacts of it. `--reflect` plays the mirrored start, which the published weights of EnCodec were
-trained with.
+other artifacts of it. `--lyra-models lyra/model_coeffs` puts Lyra v2 beside it, at 6 kbit/s too, frame by
+frame under LiteRT with one thread; its times are with its quantizer. `--reflect` plays the mirrored start,
+which the published weights of EnCodec were trained with.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 import audiomask.frontend.torchaudio_import  # noqa: F401 (encodec imports torchaudio)
+from audiomask.data.simulate.lyra import FRAME, Lyra
 from audiomask.export.onnx_file import export
 from audiomask.models.encodec import EnCodecDecoder, EnCodecEncoder, from_authors
 from audiomask.runtime.catalogue import codec_part
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument(
         "--gist", default="gist", help="STEM of other artifacts, STEM_enc.onnx and STEM_dec.onnx"
     )
+    parser.add_argument("--lyra-models", type=Path, help="folder of the .tflite files of Lyra v2")
     parser.add_argument("--dir", type=Path, help="folder that keeps the artifacts")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -101,6 +104,12 @@ def main() -> None:
         for hops in (1, BULK_HOPS):
             sides["encode"][f"gist, {hops}"] = stream(gist["enc"], sound, hops * 320)
             sides["decode"][f"gist, {hops}"] = stream(gist["dec"], sent, hops)
+        if args.lyra_models:
+            lyra = Lyra(6.0, args.lyra_models)
+            given_lyra = sound.reshape(-1, FRAME)
+            indices = [lyra.encode(frame) for frame in given_lyra]
+            sides["encode"]["lyra, 1"] = lambda: [lyra.encode(frame) for frame in given_lyra]
+            sides["decode"]["lyra, 1"] = lambda: [lyra.decode(index) for index in indices]
         print("| side | who, hops a step | x real time | time / package |")
         print("|---|---|---|---|")
         for side, runs in sides.items():

@@ -37,7 +37,7 @@ HASH = 8  # bytes
 MOST_BYTES = 2**24  # of a file
 EXACT = 2**24  # whole numbers below it are float32
 CEILING = 255  # of what a layer gives; vectors are held to it on both sides
-ROWS = 256  # frames that are weighed at once
+ROWS = 256  # books of frames that are weighed at once: what lies between layers stays in a cache
 TOP = 2**16  # of the table: the likeliest code has this weight, and every code 1 at least
 _TYPES: dict[str, np.dtype] = {"I8": np.dtype("<i1"), "I32": np.dtype("<i4")}
 KEY = "probabilities"  # of the metadata: a JSON object with name, codec and numbers
@@ -139,18 +139,23 @@ class Probabilities:
 
     @cached_property
     def _wide(self) -> dict[str, np.ndarray]:
-        """Return the tensors of layers as float32, which hold the same whole numbers."""
+        """Return the tensors of layers as float32, which hold the same whole numbers, and the table.
+
+        Matrices of books are transposed. Scores are over 2^score_shift: this power of two only moves a point.
+        """
         hidden, as_float = len(self.past), lambda x: np.ascontiguousarray(x, np.float32)
+        step = np.float32(2.0**-self.score_shift)
         return {
             "past": as_float(self.past),
             "past_bias": as_float(self.past_bias + self._half(self.past_shift)),
-            "after": as_float(self.into[:, :, :hidden]),
+            "after": as_float(self.into[:, :, :hidden].swapaxes(1, 2)),
             "after_bias": as_float(self.into_bias + self._half(self.into_shift)),
-            "beside": as_float(self.into[:, :, hidden:]),
-            "score": as_float(self.score),
-            "score_bias": as_float(self.score_bias),
+            "beside": as_float(self.into[:, :, hidden:].swapaxes(1, 2)),
+            "score": as_float(self.score.swapaxes(1, 2)) * step,
+            "score_bias": as_float(self.score_bias) * step,
             "start": as_float(self.start),
             "embed": as_float(self.embed),
+            "table": self.table.astype(np.int64),
         }
 
     @staticmethod
@@ -163,41 +168,38 @@ class Probabilities:
         return np.clip(np.floor(sums * np.float32(2.0**-shift)), 0, CEILING)
 
     def _weights(self, scores: np.ndarray) -> np.ndarray:
-        """Return weights of the codes by their scores `[..., levels]`."""
-        below = (scores.max(-1, keepdims=True) - scores) * np.float32(2.0**-self.score_shift)
-        return self.table.take(below.astype(np.int64), mode="clip").astype(np.int64)
+        """Return weights of the codes by their scores `[..., levels]`, each over 2^score_shift."""
+        places = (scores.max(-1, keepdims=True) - scores).astype(np.int32)
+        return self._wide["table"].take(places, mode="clip")
 
     def weigh(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return weights of codes `[streams, frames, books]`, the sums before them, and of all."""
         w, wide = self._wide, self.start.shape[1]
         streams, frames, books = codes.shape
         order = np.arange(books)
-        vectors = w["embed"][order, codes]  # [streams, frames, books, D]
-        so_far = np.zeros((streams, frames, books + 1, self.groups, vectors.shape[3]), np.float32)
-        for book in order:
-            so_far[:, :, book + 1] = so_far[:, :, book]
-            so_far[:, :, book + 1, book % self.groups] += vectors[:, :, book]
-        so_far = np.clip(so_far, -CEILING, CEILING).reshape(streams, frames, books + 1, wide)
-        before = np.concatenate(
-            (np.repeat(w["start"][None, ::-1], streams, 0), so_far[:, :-1, books]), axis=1
-        )
+        sums = np.zeros((streams, frames, books + 1, self.groups, self.embed.shape[2]), np.float32)
+        sums[:, :, order + 1, order % self.groups] = w["embed"][order, codes]
+        sums = np.clip(sums.cumsum(2), -CEILING, CEILING).reshape(streams, frames, books + 1, wide)
+        before = np.concatenate((np.repeat(w["start"][None, ::-1], streams, 0), sums[:, :-1, books]), axis=1)
         reach = len(self.start)
         seen = np.concatenate([before[:, reach - 1 - n : reach - 1 - n + frames] for n in range(reach)], -1)
-        seen, beside = seen.reshape(-1, seen.shape[2]), so_far.reshape(-1, books + 1, wide)
-        flat = codes.reshape(-1, books)
-        found = np.empty((3, len(flat), books), np.int64)
-        for at in range(0, len(flat), ROWS):
-            rows = slice(at, at + ROWS)
-            y = self._held(seen[rows] @ w["past"].T + w["past_bias"], self.past_shift)
-            for book in order:
-                sums = y @ w["after"][book].T + beside[rows, book] @ w["beside"][book].T
-                x = self._held(sums + w["after_bias"][book], self.into_shift)
-                weights = self._weights(x @ w["score"][book].T + w["score_bias"][book])
-                ends, code = weights.cumsum(1), flat[rows, book][:, None]
-                weight = np.take_along_axis(weights, code, 1)
-                end = np.take_along_axis(ends, code, 1)
-                found[:, rows, book] = weight[:, 0], (end - weight)[:, 0], ends[:, -1]
-        weight, start, total = found.reshape(3, streams, frames, books)
+        y = self._held(seen.reshape(-1, reach * wide) @ w["past"].T + w["past_bias"], self.past_shift)
+        # by books: numpy multiplies the matrices of all of them in one call, which a single frame needs
+        beside = np.ascontiguousarray(sums[:, :, :books].reshape(-1, books, wide).swapaxes(0, 1))
+        x = y @ w["after"][:books] + beside @ w["beside"][:books] + w["after_bias"][:books, None]
+        x, code = self._held(x, self.into_shift), codes.reshape(-1, books).T
+        found = np.empty((3, books, len(y)), np.int64)
+        turn = max(1, ROWS // books)
+        for at in range(0, len(y), turn):
+            rows = slice(at, at + turn)
+            weights = self._weights(x[:, rows] @ w["score"][:books] + w["score_bias"][:books, None])
+            first = np.arange(0, weights.size, self.levels).reshape(books, -1)
+            place, flat = first + code[:, rows], weights.ravel()
+            # the sum of those before a code, and of the rest; `reduceat` gives one weight for a sum of none
+            parts = np.add.reduceat(flat, np.stack((first, place), 2).ravel()).reshape(*place.shape, 2)
+            start = np.where(place > first, parts[..., 0], 0)
+            found[:, :, rows] = flat[place], start, start + parts[..., 1]
+        weight, start, total = found.swapaxes(1, 2).reshape(3, streams, frames, books)
         return weight, start, total
 
     def frames(self) -> Iterator[Frame]:
@@ -216,7 +218,7 @@ class Frame:
         self._of, self._book = of, 0
         w = of._wide
         y = of._held(w["past"] @ before.ravel() + w["past_bias"], of.past_shift)
-        self._after = w["after"] @ y + w["after_bias"]
+        self._after = y @ w["after"] + w["after_bias"]
         self._sums = np.zeros((of.groups, of.embed.shape[2]), np.float32)
 
     @property
@@ -227,8 +229,8 @@ class Frame:
         """Return the weights `[levels]` of the next book's codes."""
         of, book = self._of, self._book
         w = of._wide
-        x = of._held(self._after[book] + w["beside"][book] @ self.vector, of.into_shift)
-        return of._weights(w["score"][book] @ x + w["score_bias"][book])
+        x = of._held(self._after[book] + self.vector @ w["beside"][book], of.into_shift)
+        return of._weights(x @ w["score"][book] + w["score_bias"][book])
 
     def take(self, code: int) -> None:
         """Go on to the next book; this one's code is `code`."""

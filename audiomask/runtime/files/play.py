@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiomask.audio import AudioError, Reader, choose_format
+from audiomask.audio import AudioError, AudioInfo, Reader, choose_format
 from audiomask.audio.sources import SUFFIXES, Source
 from audiomask.ports import Port
 from audiomask.runtime.artifact import Artifact, ArtifactError
@@ -55,6 +55,8 @@ class Options:
 
 class Enhance(Work):
     """Work that runs recordings through a family of models, into a file for each output."""
+
+    whole = False  # whether the outputs hold what is above the model's band too
 
     def __init__(self, family: Sequence[Artifact | Classical], options: Options):
         self.family, self.options = family, options
@@ -141,7 +143,7 @@ class Enhance(Work):
         report.bursts = losses.bursts() if losses else None
         report.notes += [text for sink in sinks for text in sink.notes]
         full = [s.rate for s in outputs if isinstance(s, Sound) and s.port.rate == 1 and not s.port.added]
-        if not self.takes_codes and full and model.sample_rate < min(info.rate, *full):
+        if not (self.takes_codes or self.whole) and full and model.sample_rate < min(info.rate, *full):
             report.notes.append(
                 f"{job.source}: {model.name} works at {model.sample_rate} Hz, so nothing above "
                 f"{model.sample_rate // 2} Hz is left of the {info.rate} Hz input"
@@ -166,7 +168,7 @@ class Enhance(Work):
     def _sound(self, job: Job, port: Port, rows: int, rate: Any, reader: Any, rate_out: int | None) -> Sound:
         """Return the sink of a port that gives `rows` channels at `rate` Hz, of a recording."""
         path, options, info = job.files[port.name], self.options, reader.info
-        format, subtype = choose_format(path, subtype=options.subtype, like=info)
+        format, subtype = self.format_of(path, info)
         how: dict[str, Any] = {"format": format, "subtype": subtype, "clip": options.clip}
         how |= {"overwrite": options.overwrite, "mask": info.mask if rows == info.channels else 0}
         if info.frames < 2**62:
@@ -174,6 +176,10 @@ class Enhance(Work):
         if isinstance(reader, Reader):
             how["tags"] = reader.tags
         return Sound(path, port, rows, rate, rate_out, **how)
+
+    def format_of(self, path: Path, info: AudioInfo) -> tuple[str, str]:
+        """Return format and subtype of a file that is made of a recording."""
+        return choose_format(path, subtype=self.options.subtype, like=info)
 
     def _open(self, model: Artifact | Classical, reader: Any) -> Any:
         rate, channels, wanted = reader.info.rate, reader.info.channels, model.streams[0].channels
@@ -212,7 +218,7 @@ class Enhance(Work):
         info = reader.info
 
         def named(y: Any) -> dict[str, np.ndarray]:
-            by_port = y if isinstance(y, dict) else {player.ports[0].name: y}
+            by_port = y if isinstance(y, dict) else {self.outputs[0].name: y}
             return {name: np.atleast_2d(x) for name, x in by_port.items()}  # a session of one channel: [n]
 
         if isinstance(reader, Codes | CodesFile):

@@ -14,6 +14,7 @@ exp=exp/mini
 config=../../../recipes/watermark/audioseal.yaml
 small="--model.model.filters 4 --model.model.latent 16 --data.segment 8000"
 attacks="gain:-6 mp3:64"
+clip_s=2
 own_attack=speed:1.05+opus:16+noise:30
 max_steps=4
 epoch_steps=4
@@ -53,6 +54,6 @@ stage 1 prepare "$corpus"
 stage 2 choose
 stage 3 train "$config" "$train_set" "$valid_set"
 stage 4 export_watermark
-stage 5 survive "$data/some_valid" ../../utils/survive.py
+stage 5 survive "$data/some_valid" "$root/tools/attack_report.py"
 stage 6 blocks local/check_blocks.py
 stage 7 hallmark "$corpus/demo/mixture_clean.flac"

@@ -16,6 +16,7 @@ data=data
 exp=exp/audioseal
 config=../../../recipes/watermark/audioseal.yaml
 attacks="speed:1.25 resample:32000 echo:0.5:0.5 white:0.001 white:0.01 pink:0.1 lowpass:5000 highpass:500 smooth:10 gain:-6 mp3:64 aac:64 opus:16 network:6"
+clip_s=5
 max_steps=600000
 batch_size=16
 epoch_steps=2000
@@ -51,4 +52,4 @@ prepare() { # a sitting stays together, in whatever languages it is heard: they 
 stage 1 prepare $(printf "$corpus/%s " $parts)
 stage 2 train "$config" "$train_set" "$valid_set"
 stage 3 export_watermark
-stage 4 survive "$data/test" ../../utils/survive.py
+stage 4 survive "$data/test" "$root/tools/attack_report.py"

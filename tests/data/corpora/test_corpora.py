@@ -3,14 +3,19 @@
 import shutil
 
 import corpus_trees
+import numpy as np
 import pytest
 
+from audiomask import audio
 from audiomask.data.corpora.chime3 import read as from_chime3
+from audiomask.data.corpora.dnr import read as from_dnr
 from audiomask.data.corpora.dns import read as from_dns
 from audiomask.data.corpora.librispeech import read as from_librispeech
+from audiomask.data.corpora.moisesdb import read as from_moisesdb
 from audiomask.data.corpora.musdb import STEMS
 from audiomask.data.corpora.musdb import read as from_musdb
 from audiomask.data.corpora.plc import read as from_plc
+from audiomask.data.corpora.slakh import read as from_slakh
 from audiomask.data.corpora.vctk import read as from_vctk
 from audiomask.data.corpora.voicebank import read as from_voicebank
 from audiomask.data.kaldi.directory import DataError
@@ -137,6 +142,109 @@ def test_musdb_compressed(tree, sound):
     assert {name: len(data.recordings) for name, data in parts.items()} == {"train": 3, "valid": 2, "test": 1}
     assert parts["test"].tables["wav.scp"]["C_-_Four"].endswith("test/C - Four.stem.mp4")
     assert "vocals.scp" not in parts["test"].tables
+
+
+def test_dnr(tree, sound):
+    parts = sound(from_dnr(tree("dnr")))
+    keys = {name: data.recordings for name, data in parts.items()}
+    languages = ["deu_000001", "eng_000001"]
+    assert keys == {
+        "train": ["1000", "1001", *languages],
+        "valid": ["1002", *languages],
+        "test": ["1003", *languages],
+    }
+    valid = parts["valid"].tables
+    assert valid["effects.scp"]["eng_000001"].endswith("eng/val/000001/sfx.wav")
+    assert valid["wav.scp"]["eng_000001"].endswith("mixture.wav")
+    assert valid["wav.scp"]["1002"].endswith("cv/1002/mix.wav")
+    assert set(valid) == {f"{x}.scp" for x in ("wav", "speech", "music", "effects")} | {
+        "utt2spk",
+        "spk2utt",
+        "reco2dur",
+    }
+
+
+def test_dnr_of_one_language(tree):
+    folder = tree("dnr") / "eng"
+    assert from_dnr(folder)["train"].recordings == ["000001"]
+    (folder / "train/000001/mixture.wav").unlink()
+    with pytest.raises(DataError, match="mixture is missing"):
+        from_dnr(folder)
+
+
+def stems_of(data, key, names):
+    """The signals `[C, T]` of a recording, by table."""
+    u = next(u for u in data.utterances() if u.key == key)
+    return {name: data.load(u, name)[0] for name in ("wav", *names)}
+
+
+def test_slakh(tree, sound, tmp_path):
+    pytest.importorskip("yaml")
+    folder = tree("slakh")
+    parts = sound(from_slakh(folder, sums=tmp_path / "sums"))
+    keys = {name: data.recordings for name, data in parts.items()}
+    assert keys == {
+        "train": ["Track00001", "Track00002"],
+        "valid": ["Track01501"],
+        "test": ["Track01876"],
+    }
+    tables = parts["test"].tables
+    assert tables["bass.scp"]["Track01876"] == str(folder / "test/Track01876/stems/S01.flac")
+    assert tables["other.scp"]["Track01876"] == str(tmp_path / "sums/Track01876/other.flac")
+    x = stems_of(parts["test"], "Track01876", ("drums", "bass", "other"))
+    assert np.abs(x["wav"] - x["drums"] - x["bass"] - x["other"]).max() < 1e-4  # five files of 16 bits
+    more = from_slakh(folder, sums=tmp_path / "more", stems="piano,guitar,organ")["train"]
+    assert {name for name in more.tables if name.endswith(".scp")} == {
+        f"{name}.scp" for name in ("wav", "piano", "guitar", "organ", "other")
+    }
+    x = stems_of(more, "Track00001", ("piano", "guitar", "organ", "other"))
+    assert not x["organ"].any()
+    assert x["piano"].any()
+    assert np.abs(x["wav"] - x["piano"] - x["guitar"] - x["other"]).max() < 1e-4
+    for how, message in (
+        ({}, "--sums"),
+        ({"sums": tmp_path, "stems": "lute"}, "no 'lute' among bass, brass"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_slakh(folder, **how)
+    (folder / "test/Track01876/metadata.yaml").write_text("stems: [")
+    with pytest.raises(DataError, match=r"metadata\.yaml: not the metadata of a song"):
+        from_slakh(folder, sums=tmp_path / "sums")
+
+
+def test_moisesdb(tree, sound, tmp_path):
+    folder = tree("moisesdb")
+    data = sound({"": from_moisesdb(folder, sums=tmp_path / "sums")})[""]
+    assert data.recordings == ["song-0", "song-1", "song-2"]
+    assert data.speakers == ["A_Band", "B"]
+    for key in data.recordings:
+        x = stems_of(data, key, ("vocals", "drums", "bass", "other"))
+        assert np.abs(x["wav"] - sum(x[name] for name in x if name != "wav")).max() < 1e-6
+        assert x["bass"].any() == (key != "song-2")
+    vocals = data.tables["vocals.scp"]["song-0"]
+    assert vocals == str(folder / "moisesdb_v0.1/song-0/vocals/000.wav")
+    guitar = from_moisesdb(folder, sums=tmp_path / "more", stems="guitar").tables
+    assert guitar["guitar.scp"]["song-1"].endswith("song-1/guitar/130.wav")
+    assert "vocals.scp" not in guitar
+    with pytest.raises(ValueError, match="--sums"):
+        from_moisesdb(folder)
+    about = folder / "moisesdb_v0.1/song-1/data.json"
+    for text in ("{", "{}", '{"stems": [{"stemName": "bass"}]}', '{"stems": 3}', '{"stems": []}'):
+        about.write_text(text)
+        with pytest.raises(DataError, match=r"song-1/data\.json: (not the data of a song|names no tracks)"):
+            from_moisesdb(folder, sums=tmp_path / "sums")
+
+
+def test_sums_that_go_beyond_full_scale_are_kept(tree, tmp_path):
+    folder = tree("moisesdb")
+    for path in (folder / "moisesdb_v0.1/song-0").glob("*/*.wav"):
+        x, rate = audio.read(path)
+        audio.write(path, x / np.abs(x).max(), rate, overwrite=True)
+    data = from_moisesdb(folder, sums=tmp_path / "sums")
+    assert data.tables["wav.scp"]["song-0"].endswith("mixture.wav")
+    x = stems_of(data, "song-0", ("vocals", "drums", "bass", "other"))
+    assert np.abs(x["wav"]).max() > 1
+    assert np.abs(x["wav"] - sum(x[name] for name in x if name != "wav")).max() < 1e-6
 
 
 def test_all_faults_come_at_once(tree):

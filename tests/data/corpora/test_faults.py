@@ -10,12 +10,15 @@ from audiomask import audio
 from audiomask.data.corpora import (
     audioset,
     chime3,
+    dnr,
     dns,
     esc10,
     esc50,
     folder,
+    moisesdb,
     musdb,
     plc,
+    slakh,
     speechcommands,
     vctk,
     voicebank,
@@ -24,9 +27,11 @@ from audiomask.data.kaldi.directory import DataDir, DataError
 
 READERS = {
     module.__name__.rpartition(".")[2]: module.read
-    for module in (audioset, chime3, dns, esc10, esc50, musdb, plc, speechcommands, voicebank)
+    for module in (audioset, chime3, dnr, dns, esc10, esc50, musdb, plc, speechcommands, voicebank)
 }
 READERS["vctk"] = lambda folder, **how: {"": vctk.read(folder, **how)}
+READERS["slakh"] = lambda folder, **how: slakh.read(folder, sums=folder.parent / "sums", **how)
+READERS["moisesdb"] = lambda folder, **how: {"": moisesdb.read(folder, sums=folder.parent / "sums", **how)}
 FAULTS = [
     ("plc", "test_train/train/clean_signals/2.wav", "missing", "what was sent"),
     ("plc", "test_train/train/lossy_signals/2.wav", "missing", "nothing of its name"),
@@ -51,6 +56,13 @@ FAULTS = [
     ("musdb", "train/A Band - One/bass.wav", "missing", "its bass partner"),
     ("musdb", "train/Leaf - Summerghost/other.wav", "truncated", "copy or unpack it again"),
     ("musdb", "train/B - Three/mixture.wav", "not audio", "not audio"),
+    ("dnr", "tr/1000/sfx.wav", "missing", "its effects partner"),
+    ("dnr", "eng/train/000001/music.wav", "truncated", "copy or unpack it again"),
+    ("slakh", "train/Track00001/stems/S01.flac", "missing", "no such file"),
+    ("slakh", "train/Track00002/stems/S03.flac", "truncated", "truncated"),
+    ("slakh", "train/Track00002/mix.flac", "not audio", "not audio"),
+    ("moisesdb", "moisesdb_v0.1/song-1/drums/111.wav", "missing", "no such file"),
+    ("moisesdb", "moisesdb_v0.1/song-1/guitar/130.wav", "truncated", "truncated"),
     ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "missing", "is listed in esc50.csv and missing"),
     ("esc50", "ESC-50-master/audio/3-3001-A-10.wav", "truncated", "truncated"),
     ("esc10", "002 - Rain/4-4001-A.wav", "empty", "is empty"),

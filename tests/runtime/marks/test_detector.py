@@ -111,6 +111,20 @@ def test_two_marks_one_after_the_other(clean):
     assert found.segments == [pytest.approx((0, 10), abs=0.1)]
 
 
+def test_marked_twice(clean):
+    """By two keys, each finds its own mark in all of it; by one, the mark is found in all of it, too."""
+    other = bytes(range(1, 17))
+    x = np.concatenate((clean, clean[::-1]))
+    twice = marked(marked(x, 0x1234), 0xBEEF, carrier=Carrier(other))
+    for key, message in ((KEY, 0x1234), (other.hex(), 0xBEEF)):
+        found = detected(twice, key)
+        assert (found.message, found.others) == (message, [])
+        assert found.segments == [pytest.approx((0, len(x) / 16000), abs=0.1)]
+    found = detected(marked(marked(x, 0x1234), 0xBEEF))
+    assert {found.message, *found.others} <= {0x1234, 0xBEEF}
+    assert found.segments == [pytest.approx((0, len(x) / 16000), abs=0.1)]
+
+
 def test_p_values_of_unmarked_sound_are_uniform(clean, clip):
     keys = [draw(bytes(16), f"key {n}", 16).tobytes().hex() for n in range(60)]
     p = [
