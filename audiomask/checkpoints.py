@@ -5,8 +5,8 @@ its class `AUTHORS_CLASS`, and the licence of the published weights, `AUTHORS_LI
 function of those arguments. Where the network takes spectrograms, `AUTHORS_FRONTEND` makes them.
 `AUTHORS_OPTIONS` says of arguments that the weights do not tell by which keys they are found in a file.
 `source` is what `read` returns, or, for a module with `AUTHORS_FILES`, the contents of those files of a
-folder by name. Nothing is unpickled but tensors and plain containers of tensors; bags of options are opened,
-and nothing in them is run.
+folder by name, or, for one with `AUTHORS_SEVERAL`, state dicts by the names of any files. Nothing is
+unpickled but tensors and plain containers of tensors; bags of options are opened, and nothing in them is run.
 """
 
 from __future__ import annotations
@@ -173,6 +173,25 @@ def read_folder(paths: Sequence[str | Path], names: Sequence[str]) -> tuple[Cont
     return contents, [files[name] for name in names]
 
 
+def read_each(paths: Sequence[str | Path]) -> tuple[Contents, list[Path]]:
+    """Return the state dicts of files by their names, and their paths.
+
+    `paths` are files, or a folder, of which its .pth files are taken. Raises CheckpointError for files that
+    are missing or cannot be read, or have one name.
+    """
+    files = [Path(path) for path in paths]
+    if len(files) == 1 and files[0].is_dir():
+        files = sorted(files[0].glob("*.pth"))
+    for path in files:
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file")
+    if not files or len({path.name for path in files}) < len(files):
+        raise CheckpointError(
+            f"{', '.join(map(str, paths))}: give .pth files of different names, or their folder"
+        )
+    return {path.name: _tensors(path, _content(path)) for path in files}, files
+
+
 def _options(path: Path) -> Mapping[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())
@@ -199,6 +218,8 @@ def load(
     content: Any = None
     if hasattr(module, "AUTHORS_FILES"):
         source, files = read_folder(paths, module.AUTHORS_FILES)
+    elif hasattr(module, "AUTHORS_SEVERAL"):
+        source, files = read_each(paths)
     else:
         source, content = read(paths)
     names = ", ".join(Path(path).name for path in files)

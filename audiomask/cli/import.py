@@ -12,6 +12,7 @@ audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
 audiomask import silentcipher 44_1_khz/73999_iteration -o silentcipher.onnx
 audiomask import audioseal generator_base.pth -o audioseal_generator.onnx
+audiomask import open_unmix vocals-b62c91ce.pth drums-9619578f.pth bass-8d85a5bd.pth -o umx.onnx
 
 A network that only serves to train from, such as audio_mae, has no ONNX file. One that has parts has a file
 for each: `-o NAME.onnx` writes NAME_enc.onnx and NAME_dec.onnx of a codec, and NAME_mark.onnx and
@@ -29,7 +30,11 @@ from audiomask.cli._common import parse_changes
 
 def add_arguments(add: Adder) -> None:
     add("family FAMILY", "the network's name")
-    add("files FILE", "the checkpoint; for dtln its two ONNX files, for silentcipher its folder", nargs="+")
+    add(
+        "files FILE",
+        "the checkpoint; for dtln two ONNX files, for silentcipher its folder, for open_unmix a file a stem",
+        nargs="+",
+    )
     add("-o --out FILE", "the ONNX file to write", type=Path)
     add("-f --force", "overwrite the file")
     add("--weights DIR", "also keep config and weights here, to train on from them", type=Path)

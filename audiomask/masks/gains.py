@@ -140,7 +140,9 @@ def ideal(speech: Array, noise: Array) -> dict[str, Array]:
 
 
 def covariances(sources: Array) -> tuple[Array, Array]:
-    """Return sums over the frames of sources `[N, C, F, T]`: of S S^H `[N, F, C, C]`, of |S|^2 / C `[N, F]`.
+    """Return sums over frames of sources `[N, C, F, T]`.
+
+    They are those of S S^H, `[N, F, C, C]`, and of |S|^2 / C, `[N, F]`.
 
     Their quotient says how a source lies in the channels; sums of several stretches may be added.
     """

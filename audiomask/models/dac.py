@@ -149,7 +149,7 @@ UP = {"snake1": "0", "conv_t1": "1", "res_unit1": "2", "res_unit2": "3", "res_un
 
 
 def _names_of_the_package(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict of transformers under the package's names; one of the package as it is.
+    """Return a state dict of transformers under the package's names, and others as they are.
 
     The weights that transformers keeps have no norm; here they are their own direction, and have its length.
     """
@@ -181,7 +181,7 @@ def _names_of_the_package(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_authors(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `DAC` from a state dict of the package, or of transformers.
+    """Return arguments and state dict of `DAC` from one of the package or of transformers.
 
     The rate is not in the weights, and follows from the sizes: see the table above.
     """

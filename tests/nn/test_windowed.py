@@ -72,7 +72,18 @@ def test_channels_may_come_out_that_did_not_go_in():
     assert (got - want).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("overlap", [42, 50, 64])
+@torch.no_grad()
+def test_less_may_overlap(overlap):
+    network, fade = Blur(), overlap // 2 - 20
+    block, x = Windowed(network, 64, fade, overlap=overlap), torch.randn(2, 1, 500)
+    assert block.delay == overlap // 2 + fade
+    assert (block(x) - network(x)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize(("hop", "fade"), [(63, 4), (64, 33), (64, 0)])
 def test_windows_that_cannot_be_are_refused(hop, fade):
-    with pytest.raises(ValueError, match="hop must be even"):
+    with pytest.raises(ValueError, match="the overlap must be even"):
         Windowed(torch.nn.Identity(), hop, fade)
+    with pytest.raises(ValueError, match="no more than the hop"):
+        Windowed(torch.nn.Identity(), 64, 4, overlap=66)
