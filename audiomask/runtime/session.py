@@ -205,7 +205,8 @@ class Session(Player):
 
     @property
     def _key(self) -> tuple:
-        return *super()._key, self.engine.outputs, tuple(self.heard), self.lag
+        seats = tuple(self._seats.order) if self._seats else ()
+        return *super()._key, self.engine.outputs, tuple(self.heard), seats, self.lag
 
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> Any:  # type: ignore[override]
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.
