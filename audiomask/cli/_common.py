@@ -83,7 +83,7 @@ def controls(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_gains(texts: Iterable[str]) -> dict[str, float]:
-    """Return decibels by stem of options NAME=DB,NAME=DB; may raise `UsageError`."""
+    """Return decibels by stem of `--gains NAME=DB,NAME=DB`; may raise `UsageError`."""
     return assigned("--gains", ",".join(texts).split(","), float, "NAME=DB, as in --gains vocals=-20")
 
 

@@ -96,7 +96,7 @@ def check_piped(what: str, files: str) -> None:
 
 
 def add_raw_arguments(add: Adder) -> None:
-    """Add `--raw` and `--channels`, of bare samples in standard input and output; see `run_raw`."""
+    """Add `--raw` and `--channels`, for bare samples in a pipe; see `run_raw`."""
     add("--raw", "standard input and output are bare samples of this format", choices=tuple(FORMATS))
     channels = between(1, MAX_CHANNELS, int)
     add(

@@ -82,7 +82,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
         if args.exact:
             raise UsageError("--exact: is of stems; leave out --gains, which changes their sum")
         return Wanted(gains=parse_gains(args.gains))
-    if args.two_stems:
+    if args.two_stems is not None:
         return Wanted((args.two_stems,), f"no_{args.two_stems}", exact=bool(args.exact))
     stems = [name.strip() for name in (args.stems or "").split(",")]
     if args.stems is not None and not all(stems):

@@ -169,7 +169,7 @@ class Artifact:
 
     @property
     def alike(self) -> bool:
-        """Return whether each output is sound like that which comes in: of its channels, at its rate."""
+        """Return whether each output is sound of the input's channels and rate."""
         first = self.streams[0]
         kind = first.type, first.channels, first.rate
         return first.type == "pcm" and all((p.type, p.channels, p.rate) == kind for p in self.outputs)

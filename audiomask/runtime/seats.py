@@ -20,8 +20,8 @@ LEFT_RIGHT = ("FL FR", "FLC FRC", "SL SR", "BL BR", "TFL TFR", "TBL TBR")
 class Seats:
     """A plan of which channel sits where, in rows of `width` channels (1 or 2) of a model.
 
-    Attributes: `rows`, channels that the model plays in all; `low`, the channels that it does not; `plain`,
-    whether everything stays where it is.
+    Attributes: `rows`, channels that the model plays in all, and `order`, which they are; `low`, the channels
+    that it does not; `plain`, whether everything stays where it is.
     """
 
     def __init__(self, channels: int, mask: int, width: int):
@@ -40,16 +40,16 @@ class Seats:
             groups = found + [(n, n) for n in range(channels) if n not in (*paired, *self.low)]
         else:
             groups = [(n, min(n + 1, channels - 1)) for n in range(0, channels, 2)]
-        self._given = [n for group in groups for n in group]
-        self.rows = len(self._given)
-        self._heard = sorted({*self._given})
-        places = [[row for row, n in enumerate(self._given) if n == heard] for heard in self._heard]
+        self.order = [n for group in groups for n in group]
+        self.rows = len(self.order)
+        self._heard = sorted({*self.order})
+        places = [[row for row, n in enumerate(self.order) if n == heard] for heard in self._heard]
         self._places = np.array([(rows[0], rows[-1]) for rows in places]).T
-        self.plain = self._given == list(range(channels))
+        self.plain = self.order == list(range(channels))
 
     def seated(self, x: np.ndarray) -> np.ndarray:
         """Return what the model hears, `[rows, T]`, of `x [channels, T]`."""
-        return x[self._given]
+        return x[self.order]
 
     def gathered(self, y: np.ndarray) -> np.ndarray:
         """Return `[channels, T]` of what the model makes, `[rows, T]`; `low` is silent."""

@@ -171,7 +171,8 @@ class Session(Player):
                 f"{self.artifact.name}: makes {self.outputs} channels at {self.rate_out} Hz of "
                 f"{self.channels} at {self.sample_rate} Hz; dry and bypass need the same"
             )
-        for name, gain in (gains or {}).items():
+        turned = {name: float(gain) for name, gain in (gains or {}).items()}
+        for name, gain in turned.items():
             if name not in self._ramps:
                 which = f"it has: {' '.join(self._ramps)}" if self._ramps else "it was made without gains"
                 raise ArtifactError(f"{self.artifact.name}: has no sound {name!r} to turn; {which}")
@@ -180,9 +181,8 @@ class Session(Player):
         super().set(controls or {})
         self.dry, self.bypass = dry, bypass
         self._mix.target = 1.0 if bypass else dry
-        for name, gain in (gains or {}).items():
-            self.gains[name] = float(gain)
-            self._ramps[name].target = 10 ** (gain / 20) - 1
+        for name, gain in turned.items():
+            self.gains[name], self._ramps[name].target = gain, 10 ** (gain / 20) - 1
 
     def reset(self) -> None:
         super().reset()
@@ -205,7 +205,8 @@ class Session(Player):
 
     @property
     def _key(self) -> tuple:
-        return *super()._key, self.engine.outputs, tuple(self.heard), self.lag
+        seats = tuple(self._seats.order) if self._seats else ()
+        return *super()._key, self.engine.outputs, tuple(self.heard), seats, self.lag
 
     def feed(self, block: np.ndarray, lost: np.ndarray | None = None) -> Any:  # type: ignore[override]
         """Take `block [T]` (one channel) or `[C, T]`, any T, and return the samples that are ready.

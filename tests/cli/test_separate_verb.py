@@ -356,6 +356,7 @@ def test_bare_samples(here, cli, models, channels, rate, words):
         (["--gains", "music=99"], 1, "gain music = 99 dB is outside -inf to 24"),
         (["--gains", "music"], 2, "--gains music: expected NAME=DB, as in --gains vocals=-20"),
         (["--gains", "music=loud"], 2, "--gains music=loud: expected NAME=DB"),
+        (["--two-stems", ""], 1, "no model makes all of"),
         (["--stems", "a,,b"], 2, "--stems a,,b: expected names"),
         (["--stems", "music", "--two-stems", "music"], 2, "not allowed with"),
         (["--gains", "music=1", "--exact"], 2, "--exact: is of stems"),

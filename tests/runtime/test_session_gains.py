@@ -260,6 +260,19 @@ def test_channels_of_unknown_speakers_are_pairs(models, channels, groups):
             np.testing.assert_allclose(y[name], want, atol=1e-6)
 
 
+def test_a_snapshot_is_of_one_layout(models):
+    film5, x = "FL FR FC BL BR", film("FL FR FC BL BR")
+    sessions = [Session(models["cinema"], channels=5, speakers=mask) for mask in (mask_of(film5), 0)]
+    sessions[0].feed(x)
+    kept = sessions[0].snapshot()
+    with pytest.raises(ValueError, match="does not fit"):
+        sessions[1].restore(kept)
+    want = sessions[0].feed(x)
+    sessions[0].restore(kept)
+    for name, y in sessions[0].feed(x).items():
+        np.testing.assert_array_equal(y, want[name])
+
+
 def test_one_channel_comes_as_one(models, noise):
     x = noise(1, 3000)[0]
     for options in ({"gains": {"music": -6}}, {"output": "music"}):

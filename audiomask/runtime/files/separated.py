@@ -94,7 +94,7 @@ class Separate(Enhance):
 
 
 def shared(frames: Iterable[dict[str, np.ndarray]], name: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield sounds `[C, n]` by name with that of `name` shared among the others, some of it later.
+    """Yield sounds `[C, n]` by name, that of `name` shared among the others, somewhat later.
 
     In each bin of the spectra of sine windows that overlap by half, the residual goes to stems by their
     energy; the squares of such windows sum to 1, and so do the fractions.

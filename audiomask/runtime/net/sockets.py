@@ -15,6 +15,7 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from math import inf, isinf
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from audiomask.runtime.net.marking import Finder, is_marker, marking
 from audiomask.runtime.net.requests import BadValue, Refusal, field, message, rest
 from audiomask.runtime.packets.intake import Intake
 from audiomask.runtime.pcm import FORMATS, Pcm
-from audiomask.runtime.session import Session, sounds
+from audiomask.runtime.session import REMIX, Session, sounds
 
 VERSION = 1
 INBOX = OUTBOX = 2**18  # bytes: four seconds of one channel at 16 kHz in f32le
@@ -39,6 +40,7 @@ MAX_MESSAGES = 1000  # per second and socket: blocks of a millisecond; each cost
 CONTROL = ("minimum", "maximum", "default", "unit", "doc")  # facts on a control in the answer to the hello
 CLOCK = ("channels", "outputs", "rate_out", "hop", "delay", "latency")  # facts on the session in it
 SET: dict[str, tuple] = {"controls": (dict, {}), "dry": ((int, float), None), "bypass": (bool, None)}
+SET["gains"] = (dict, None)  # decibels, or null for silence
 FOUND = {1002: "protocol", 1007: "bad_message", 1009: "too_big"}  # errors that uvicorn finds, by its close
 BURST_S = 10.0  # seconds of sound taken as fast as they come before the input rate is limited
 
@@ -214,7 +216,7 @@ class Socket:
         packets = field(hello, "packets", dict, None)
         codec = field(hello, "codec", dict, None)
         mark = field(hello, "mark", dict, None, secret=True)
-        wanted = rest(hello, **SET)
+        wanted = _settings(hello)
         if version != VERSION:
             raise BadValue(f"version {version} is not spoken here; {VERSION} is")
         if not MIN_RATE <= rate <= MAX_RATE:
@@ -223,8 +225,9 @@ class Socket:
             raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
         if codec is not None or mark is not None:
             kind, asked, begin = ("codec", codec, self._code) if mark is None else ("mark", mark, self._mark)
-            if packets is not None or output is not None or None not in (codec, mark):
-                raise BadValue(f"packets, output, codec and mark are of different sockets; say {kind} alone")
+            if packets is not None or output is not None or "gains" in wanted or None not in (codec, mark):
+                words = "packets, output, gains, codec and mark are of different sockets"
+                raise BadValue(f"{words}; say {kind} alone")
             if channels is not None and not 1 <= channels <= MAX_ROWS:
                 raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS}")
             await begin(asked, model, rate, channels, form, wanted)
@@ -243,8 +246,11 @@ class Socket:
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
             raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS * width}")
-        if output is None and len(heard := sounds(artifact)) > 1:
-            words = f"{artifact.name} makes several sounds; say as output in the hello which one is heard: "
+        if output is not None and "gains" in wanted:
+            raise BadValue(f"output {output[:50]!r} is one sound by itself, and gains are of all; say one")
+        if output is None and "gains" not in wanted and len(heard := sounds(artifact)) > 1:
+            words = f"{artifact.name} makes several sounds; say in the hello gains of them, or as output "
+            words += "which one is heard: "
             raise BadValue(words + " ".join(heard))
 
         # It is made in a thread of its own, since the filters of odd rates take a while.
@@ -290,13 +296,14 @@ class Socket:
         """Answer the hello."""
         assert self.stream
         session = self.stream.session
+        gains = getattr(session, "gains", {})
         ready = {
             "type": "ready",
             "version": VERSION,
             "model": model,
             "rate": session.sample_rate,
             "format": form,
-            "output": session.ports[0].name if session.ports else None,
+            "output": None if not session.ports else REMIX if gains else session.ports[0].name,
             "controls": {
                 name: {key: getattr(port, key) for key in CONTROL}
                 for name, port in (session.artifact.controls.items() if session.ports else ())
@@ -304,6 +311,8 @@ class Socket:
             **{key: getattr(session, key) for key in CLOCK},
             **more,
         }
+        if gains:
+            ready["gains"] = {name: None if isinf(gain) else gain for name, gain in gains.items()}
         if self.intake:
             ready["packets"] = self.intake.facts
         self._put(json.dumps(ready))
@@ -335,12 +344,14 @@ class Socket:
         kind, command = message(event["text"])
         if kind not in ("set", "flush", "close"):
             raise Refusal("unexpected", 1003, f"a message of type {kind[:50]!r} has no meaning here")
-        wanted = rest(command, **(SET if kind == "set" else {}))
+        wanted = _settings(command) if kind == "set" else rest(command)
         if kind == "close":
             await self.depart(1000)
         elif kind == "flush":
             await self._flush()
         else:
+            if "gains" in wanted and not isinstance(stream.session, Session):
+                raise BadValue("gains turn the sounds of a model that separates, and here is none")
             while (stream.whole or stream.flying) and not self._closed:  # sound that came before it
                 await stream.move()
             await self._checked(worker.call(lambda: stream.session.set(**wanted)))
@@ -458,6 +469,15 @@ class Socket:
             if since:
                 self.hub.counters.histograms["block_seconds"].observe(self._loop.time() - since)
         self._sending = False
+
+
+def _settings(command: dict[str, Any]) -> dict[str, Any]:
+    """Return what a command sets of a session, as keywords; `Refusal` for anything else in it."""
+    wanted = rest(command, **SET)
+    gains = wanted.pop("gains")
+    if gains is None:
+        return wanted
+    return wanted | {"gains": {name: -inf if gain is None else gain for name, gain in gains.items()}}
 
 
 class _Gone(Exception):

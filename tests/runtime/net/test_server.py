@@ -115,6 +115,53 @@ def test_of_several_sounds_one_is_heard(serve, tmp_path, noise):
             assert close_to(sound(ws)[0][None], want)
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(16000, 2), (44100, 1)])
+def test_stems_are_turned(serve, tmp_path, noise, rate, channels):
+    running = serve(small_artifacts.build(tmp_path, "cinema", task="separate"))
+    x, gains = noise(channels, 6000), {"speech": -20, "music": None}
+    hello = {"rate": rate, "channels": channels, "gains": gains}
+    with running.open(hello) as ws:
+        assert (ws.ready["output"], ws.ready["outputs"]) == ("remix", channels)
+        assert ws.ready["gains"] == {"speech": -20, "music": None, "effects": 0}
+        ws.send(x.T.astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        how = {"sample_rate": rate, "gains": {"speech": -20, "music": -np.inf}}
+        want = offline(model(running, "cinema"), x, **how)
+        assert close_to(sound(ws)[0].reshape(-1, channels).T, want)
+        ws.send('{"type": "set", "gains": {"speech": 0, "music": 0}}')
+        ws.send(x.T.astype("<f4").tobytes())
+        ws.send('{"type": "flush"}')
+        np.testing.assert_array_equal(sound(ws)[0].reshape(-1, channels).T, x)
+        ws.send('{"type": "set", "gains": {"choir": 1}}')
+        error, code = ending(ws)
+        assert "has no sound 'choir' to turn; it has: speech music effects" in error["message"]
+        assert code == 1007
+
+
+@pytest.mark.parametrize(
+    ("hello", "words"),
+    [
+        ({"gains": {"music": 99}}, "gain music = 99 dB is outside -inf to 24"),
+        ({"gains": {"music": "loud"}}, "loud"),
+        ({"gains": {"music": 10**400}}, "too large"),
+        ({"gains": [1]}, "gains is '[1]', of a wrong type"),
+        ({"gains": {}, "output": "music"}, "output 'music' is one sound by itself, and gains are of all"),
+        ({"gains": {}, "mark": {"key": "0" * 32}}, "packets, output, gains, codec and mark are of different"),
+        ({"model": "upsampler", "gains": {}}, "does not make of a sound others of its kind"),
+    ],
+)
+def test_gains_that_cannot_be(serve, tmp_path, hello, words):
+    running = serve(*(small_artifacts.build(tmp_path, name) for name in ("cinema", "upsampler")))
+    with running.open(hello) as ws:
+        assert (ws.ready["code"], words in ws.ready["message"]) == ("bad_value", True), ws.ready
+
+
+def test_sessions_without_gains_take_none(running):
+    with running.open({}) as ws:
+        ws.send('{"type": "set", "gains": {"enhanced": 1}}')
+        assert "has no sound 'enhanced' to turn; it was made without gains" in ending(ws)[0]["message"]
+
+
 def test_an_output_at_another_rate(serve, tmp_path, noise):
     """It is counted in seconds of its own rate, and has no dry sound to be mixed with."""
     running = serve(small_artifacts.build(tmp_path, "upsampler"))
