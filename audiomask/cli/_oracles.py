@@ -1,4 +1,4 @@
-"""Score what ideal masks make of songs with known stems, for `audiomask score --oracles`."""
+"""Score what ideal masks make of songs whose stems are known, for `score --oracles`."""
 
 from __future__ import annotations
 
@@ -83,7 +83,10 @@ def tables(
     mapper: Callable[..., Iterable[Any]] = map,
     on_song: Callable[[str], None] = lambda song: None,
 ) -> dict[str, Table]:
-    """Return by mask the scores of every SONG/STEM; songs that cannot be read have failed."""
+    """Return by mask the scores of every SONG/STEM.
+
+    Songs that cannot be read are entered as failed.
+    """
     made = {mask: Table(columns(metrics)) for mask in masks}
     measure = partial(_measure, tuple(masks), tuple(metrics), window)
     for song, rows, notes in mapper(measure, list(found.items())):
@@ -100,9 +103,9 @@ def tables(
 
 
 def lines(found: Mapping[str, Summaries], column: str) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of a metric's table: means with intervals over songs, and of stems.
+    """Return head and rows of a metric's table.
 
-    `found` has `Table.by_stem` by mask.
+    A row has mean and interval over songs, and the mean of each stem; `found` has `Table.by_stem` by mask.
     """
     stems = [stem for stem in next(iter(found.values())) if stem != "mean"]
     rows = []

@@ -140,11 +140,10 @@ def ideal(speech: Array, noise: Array) -> dict[str, Array]:
 
 
 def covariances(sources: Array) -> tuple[Array, Array]:
-    """Return sums over frames of sources `[N, C, F, T]`.
+    """Return sums of S S^H, `[N, F, C, C]`, and |S|^2 / C, `[N, F]`, of sources `[N, C, F, T]`.
 
-    They are those of S S^H, `[N, F, C, C]`, and of |S|^2 / C, `[N, F]`.
-
-    Their quotient says how a source lies in the channels; sums of several stretches may be added.
+    They are over all frames; those of several stretches may be added. Their quotient says how a source lies
+    in the channels.
     """
     module = module_of(sources)
     outer = module.einsum("ncft,ndft->nfcd", sources, sources.conj())

@@ -23,7 +23,7 @@ PIECE = 1 << 19  # samples that are worked on at once
 
 
 def separated(sources: Array, mask: str, window: int = WINDOW) -> Array:
-    """Return float32 estimates of sources `[N, C, T]` in their sum, by one of `NAMES`.
+    """Return estimates `[N, C, T]` of sources `[N, C, T]` in their sum, by one of `NAMES`.
 
     The transform is a Hann window of `window` samples at a quarter of it. A song goes through in pieces that
     overlap by more than a window, so that memory stays small; they join without a seam.
@@ -57,7 +57,7 @@ def _transform(window: int) -> Any:
 
 
 def _spectra(sources: Array, window: int) -> Iterator[tuple[int, int, Array]]:
-    """Yield pieces (start, stop, spectra `[N, C, F, T]`), a window wider at both ends."""
+    """Yield (start, stop, spectra `[N, C, F, T]`) of pieces, a window wider at both ends."""
     length = sources.shape[2]
     step = PIECE // window * window
     for start in range(0, length, step):

@@ -157,7 +157,7 @@ class OpenUnmix(StreamingModel):
 
 
 def refined(y: Tensor, x: Tensor, steps: int = 1) -> Tensor:
-    """Return estimates y `[B, S, C, 2, T, F]` in x `[B, C, 2, T, F]` after steps of EM.
+    """Return estimates y `[B, S, C, 2, T, F]` in a mixture x `[B, C, 2, T, F]`, refined by EM.
 
     Axis 3 of y and 2 of x holds real and imaginary parts; C is 1 or 2. Expectations are over all frames.
     """
@@ -214,7 +214,7 @@ LEFT_OUT = re.compile(r"(stft|transform|istft)\..*|sample_rate")  # what older f
 
 
 def from_authors(source: Mapping[str, Mapping[str, Tensor]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return arguments and state dict of `OpenUnmix` from those of its files, by their names.
+    """Return arguments and state dict of `OpenUnmix` from state dicts by names of files.
 
     A file is called after its target, which ends before a hyphen: vocals-b62c91ce.pth. The transform and the
     rate are not in the weights; they are those of the published models of that many bins.
