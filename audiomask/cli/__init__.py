@@ -39,7 +39,7 @@ VERBS = {
     "models": "list the models that ship, or show the card of one",
     "train": "train a model from a recipe",
     "weights": "average trained weights, or grow them into a larger network",
-    "score": "measure quality: PESQ, STOI, SI-SDR, DNSMOS and more, with confidence intervals",
+    "score": "measure quality: PESQ, STOI, SDR, SI-SDR, DNSMOS and more, with confidence intervals",
     "import": "take over a checkpoint of its authors: demucs, cleanunet, gtcrn, dtln and others",
     "export": "turn a trained model into one self-describing ONNX file, and check it",
     "bench": "measure speed and latency of a model on this machine",

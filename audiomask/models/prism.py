@@ -40,6 +40,20 @@ SHARED = (1, 1, 2, 4)  # bins of a mask
 BANDS = EACH * len(WIDTHS)
 
 
+class Banded(nn.Module):
+    """A linear layer of its own for each band, `[bands, N, C]` -> `[bands, N, D]`."""
+
+    def __init__(self, bands: int, inputs: int, outputs: int, scale: float = 1.0, bias: bool = False):
+        super().__init__()
+        self.maps = bands  # that the weight stacks, for Muon
+        self.weight = nn.Parameter(torch.randn(bands * inputs, outputs) * scale * inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(bands, 1, outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight.unflatten(0, (self.maps, -1))
+        return y if self.bias is None else y + self.bias
+
+
 class SplitMaskNet(Streaming):
     """A network that makes masks of spectra `[B, 2 C, T, F]`, frame by frame.
 
@@ -75,19 +89,14 @@ class SplitMaskNet(Streaming):
         self.channels, self.stems, self.width, self.past = channels, stems, width, past
         self.parts = 2 if phase else 1  # of a mask
         self.sizes = [EACH * unit * n for n in WIDTHS]
-
-        def weights(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape) * shape[1] ** -0.5)
-
-        self.split, self.heads = nn.ParameterList(), nn.ParameterList()
+        self.split, self.heads, self.counts = nn.ModuleList(), nn.ModuleList(), list[int]()
         for size, shared in zip(self.sizes, SHARED, strict=True):
             masks = size // EACH // shared
             seen = channels * masks * (3 if shared == 1 else 1)
-            self.split.append(weights(EACH, seen, width))
-            self.heads.append(weights(EACH, hidden, self.parts * channels * stems * masks))
-        with torch.no_grad():
-            for head in self.heads:  # untrained, each stem is about its share of the mix
-                head.mul_(0.1)
+            self.split.append(Banded(EACH, seen, width))
+            # Untrained, each stem is about its share of the mix.
+            self.heads.append(Banded(EACH, hidden, self.parts * channels * stems * masks, 0.1))
+            self.counts.append(masks)
         self.split_norm = nn.BatchNorm1d(BANDS * width)
         self.context = Context(past, ahead, (width, BANDS))
         self.compose(self.context)
@@ -98,7 +107,7 @@ class SplitMaskNet(Streaming):
         self.full_gru = GRU(squeeze, full)
         self.full_out = nn.Linear(full, BANDS * width)
         self.blocks = nn.ModuleList(Block(width, BANDS, heads) for _ in range(blocks))
-        self.last, self.last_bias = weights(BANDS, width, hidden), nn.Parameter(torch.zeros(BANDS, 1, hidden))
+        self.last = Banded(BANDS, width, hidden, bias=True)
         self.early = Gate()  # marks the frames before the signal
         self.early.align(ahead)
 
@@ -133,24 +142,23 @@ class SplitMaskNet(Streaming):
         p = power(spectrum) + 1e-6  # [B, C, T, F]
         z = torch.cat([spectrum * (p**-0.35).repeat_interleave(2, 1), p**0.15], 1)
         found, at, (batch, _, frames, _) = [], 0, z.shape
-        for w, size, shared in zip(self.split, self.sizes, SHARED, strict=True):
+        for split, size, shared in zip(self.split, self.sizes, SHARED, strict=True):
             if shared == 1:
                 x = z[..., at : at + size]
             else:
                 x = p[..., at : at + size].unflatten(3, (-1, shared)).mean(4) ** 0.15
             x = x.unflatten(3, (EACH, -1)).permute(3, 0, 2, 1, 4)  # [8, B, T, features, bins]
-            found.append(x.reshape(EACH, batch * frames, -1) @ w)
+            found.append(split(x.reshape(EACH, batch * frames, -1)))
             at += size
         x = torch.cat(found).transpose(0, 1).reshape(batch * frames, -1)  # [B T, bands D]
         return self.split_norm(x).reshape(batch, frames, BANDS, self.width).permute(0, 3, 1, 2)
 
     def _masks(self, x: Tensor, frames: int) -> Tensor:
         """Return masks `[B, 2 C stems, T, F]` of rows `[T B, bands, D]`."""
-        x = F.relu(x.transpose(0, 1) @ self.last + self.last_bias)  # [bands, T B, hidden]
+        x = F.relu(self.last(x.transpose(0, 1)))  # [bands, T B, hidden]
         found, shape = [], (EACH, frames, -1, self.stems, self.channels, self.parts)
-        counts = [w.shape[2] // (self.parts * self.channels * self.stems) for w in self.heads]
-        for w, part, count in zip(self.heads, x.split(EACH), counts, strict=True):
-            z = (part @ w).reshape(*shape, count)
+        for head, part, count in zip(self.heads, x.split(EACH), self.counts, strict=True):
+            z = head(part).reshape(*shape, count)
             found.append(z.permute(2, 3, 4, 5, 1, 0, 6).flatten(5))  # [B, stems, C, parts, T, masks]
         z = torch.cat(found, 5)
         if self.parts == 1:
@@ -162,7 +170,7 @@ class SplitMaskNet(Streaming):
             one = torch.tensor([1.0, 0.0], device=z.device, dtype=z.dtype).reshape(1, 1, 2, 1, 1)
             z = z + ((one - z.sum(1)) / self.stems)[:, None]
         z = z.flatten(1, 3)
-        parts = z.split([EACH * count for count in counts], 3)
+        parts = z.split([EACH * count for count in self.counts], 3)
         wide = [
             part if n == 1 else part.repeat_interleave(n, 3) for part, n in zip(parts, SHARED, strict=True)
         ]

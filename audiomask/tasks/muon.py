@@ -3,7 +3,8 @@
 Muon (Jordan et al. 2024; step size of Liu et al. 2025, arXiv 2502.16982) replaces the momentum of a matrix by
 the nearest matrix with orthonormal rows or columns, so that every direction moves at the same pace.
 `torch.optim.Muon` has the rule for plain matrices only. Here kernels of convolutions are matrices `[out, in
-kernel]`, and stacks of several maps (gates of a GRU or LSTM; query, key and value) are taken apart first.
+kernel]`, and stacks of several maps (gates of a GRU or LSTM; query, key and value; what has `maps`) are taken
+apart first.
 """
 
 from __future__ import annotations
@@ -39,12 +40,14 @@ def groups(model: nn.Module, weight_decay: float, matrices: bool = True) -> list
 
     Biases, norms and embeddings are not decayed. `matrices=False` leaves all to AdamW.
     """
-    maps = {
-        id(p): p.shape[0] // hidden
-        for m in model.modules()
-        if isinstance(hidden := getattr(m, "hidden_size", None), int)  # recurrent layers, torch's and ours
-        for p in m.parameters(recurse=False)
-    }
+    maps: dict[int, int] = {}
+    for m in model.modules():
+        hidden, stacked = getattr(m, "hidden_size", None), getattr(m, "maps", None)
+        for p in m.parameters(recurse=False):
+            if isinstance(hidden, int):  # recurrent layers, torch's and ours
+                maps[id(p)] = p.shape[0] // hidden
+            elif isinstance(stacked, int):
+                maps[id(p)] = stacked
     found: dict[tuple[float, int], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.ndim < 2 or "embedding" in name:

@@ -14,7 +14,7 @@ def tiny(**more) -> Prism:
     torch.manual_seed(0)
     model = Prism(**(TINY | more)).eval()
     for head in model.net.heads:
-        torch.nn.init.normal_(head)
+        torch.nn.init.normal_(head.weight)
     return model
 
 
@@ -65,13 +65,13 @@ def test_before_training_each_stem_is_about_its_share():
 def test_a_mask_serves_its_own_stem_channel_and_bins():
     """Stem 1 takes all of channel 0 in the third kind of bands, which are bins 32 to 95 of 257."""
     model = Prism(**TINY)
-    for head in (*model.net.heads, model.net.last):
-        head.data.zero_()
-    model.net.last_bias.data.fill_(1.0)
-    shape = model.net.heads[2].shape
-    head = torch.zeros(shape).unflatten(2, (3, 2, 2, -1))  # stem, channel, real or imaginary, mask
-    head[:, 0, 1, 0, 0] = 1e6
-    model.net.heads[2].data = head.flatten(2)
+    for layer in (*model.net.heads, model.net.last):
+        layer.weight.data.zero_()
+    model.net.last.bias.data.fill_(1.0)
+    weight = model.net.heads[2].weight
+    head = torch.zeros_like(weight).unflatten(1, (3, 2, 2, -1))  # stem, channel, real or imaginary, mask
+    head.unflatten(0, (8, -1))[:, 0, 1, 0, 0] = 1e6
+    weight.data = head.flatten(1)
     spectrum = torch.randn(1, 4, 5, 257, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         mask, _ = model.net.eval().step(spectrum, model.net.initial_state(1))

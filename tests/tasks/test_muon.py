@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from audiomask.models.prism import Banded
 from audiomask.nn.recurrent import GRU, LSTM
 from audiomask.tasks.muon import Muon, groups, orthogonalise
 
@@ -62,6 +63,7 @@ def test_vectors_and_embeddings_move_as_with_adamw():
 
 def test_gates_and_projections_are_taken_apart():
     model = nn.ModuleDict({"gru": GRU(32, 16), "lstm": LSTM(32, 16), "qkv": nn.Linear(16, 48)})
+    model["bands"] = Banded(4, 16, 24)
     maps = {id(p): g["maps"] for g in groups(model, 0.01) for p in g["params"]}
     assert {n: maps[id(p)] for n, p in model.named_parameters() if p.ndim > 1} == {
         "gru.weight_ih_l0": 3,
@@ -69,6 +71,7 @@ def test_gates_and_projections_are_taken_apart():
         "lstm.weight_ih_l0": 4,
         "lstm.weight_hh_l0": 4,
         "qkv.weight": 3,
+        "bands.weight": 4,
     }
 
 
