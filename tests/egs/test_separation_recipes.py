@@ -1,4 +1,4 @@
-"""The recipe of separation on the corpus that is here; its whole run is slow."""
+"""The recipes of separation: on the corpus that is here, on small trees of others; whole runs are slow."""
 
 import importlib.util
 import json
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import corpus_trees
 import numpy as np
 import pytest
 import soundfile as sf
@@ -15,6 +16,12 @@ from audiomask.data.kaldi.health import validate
 
 EGS = Path(__file__).parents[2] / "egs"
 CORPUS = EGS / "mini/denoise/corpus"
+SMALL = {"size": 512, "hop": 256, "width": 8, "blocks": 1, "heads": 1, "full": 8, "squeeze": 8, "hidden": 8}
+TINY = (
+    *("--max-steps", 2, "--epoch-steps", 2, "--batch-size", 2, "--masks", "none,wiener", "--train-options"),
+    " ".join(f"--model.model.{k} {v}" for k, v in SMALL.items())
+    + " --data.segment 8000 --data.clips 2 --model.warmup 1 --trainer.accelerator cpu --data.workers 0",
+)
 
 
 def test_the_small_recipe_makes_music_and_mixes(recipe, monkeypatch):
@@ -76,6 +83,43 @@ def test_a_report_never_mixes_scores(tmp_path):
     assert subprocess.run([sys.executable, script, tmp_path], capture_output=True).returncode == 1
 
 
+@pytest.fixture
+def tree(recipe):
+    """`tree(NAME, *words)` runs the recipe on a small tree of its layout; returns the run and its folder."""
+
+    def go(name, *words):
+        run = recipe(name, "separate")
+        corpus = run.home.parents[2] / "corpus"
+        if not corpus.exists():
+            getattr(corpus_trees, name.rstrip("18"))(corpus)
+        return run("--corpus", corpus, *words), run.home
+
+    return go
+
+
+@pytest.mark.parametrize("name", ["musdb18", "dnr"])
+def test_a_corpus_must_be_named(recipe, name):
+    done = recipe(name, "separate")()
+    assert done.returncode == 2
+    assert "--corpus" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "stems"),
+    [("musdb18", {"drums", "bass", "other", "vocals"}), ("dnr", {"speech", "music", "effects"})],
+)
+def test_corpora_are_prepared(tree, monkeypatch, name, stems):
+    done, home = tree(name, "--stop-stage", 2 if name == "musdb18" else 1)
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(home)
+    parts = {part: DataDir.read(f"data/{part}") for part in ("train", "valid", "test")}
+    for part, data in parts.items():
+        assert validate(f"data/{part}") == []
+        assert all(set(song.sources) == {"wav", *stems} for song in data.utterances())
+    files = [set(data.tables["wav.scp"].values()) for data in parts.values()]
+    assert sum(map(len, files)) == len(set().union(*files))
+
+
 def check(exp: Path, part: str, stems: set[str]) -> None:
     found = json.loads((exp / f"scores_{part}.json").read_text())
     assert set(found["stems"]) == {*stems, "mean"}
@@ -103,3 +147,16 @@ def test_the_small_recipe_whole(recipe):
         }
         assert lengths == {4 * 48000}
     assert run(*words).stdout.count("done before") == 8
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("name", "stems"),
+    [("musdb18", {"drums", "bass", "other", "vocals"}), ("dnr", {"speech", "music", "effects"})],
+)
+def test_corpora_whole(tree, name, stems):
+    pytest.importorskip("pytorch_lightning", reason="needs the extra train")
+    done, home = tree(name, *TINY)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    check(home / "exp/prism", "test", stems)
