@@ -130,7 +130,7 @@ def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
 
 
 def _by_song(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
-    """Return recordings by SONG/STEM: those of the stem tables of data directories, and other files."""
+    """Return files by SONG/STEM, and what data directories list in tables of stems."""
     directories = [given for given in inputs if (Path(given) / "wav.scp").is_file()]
     others = [given for given in inputs if given not in directories]
     found = [_by_key(others, allow_pipes)] if others else []
