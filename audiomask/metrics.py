@@ -378,7 +378,7 @@ def summarize(values: Iterable[Any], resamples: int = 1000, seed: int = 0) -> Su
     medians; in the interval files stay whole.
     """
     given = np.asarray(list(values), dtype=np.float64)
-    given = given.reshape(len(given), -1)
+    given = given[:, None] if given.ndim == 1 else given
     failed = int(np.isnan(given).sum())
     x = given[~np.isnan(given).all(1)]
     if len(x) == 0:

@@ -5,8 +5,8 @@
   audiomask score --ref songs/ --est separated/ --stems --metrics sdr,csdr     SONG/STEM.wav on both sides
   audiomask score --ref songs/ --oracles                    what ideal masks reach on the sum of the stems
 
-With --stems there is a row for each stem, and one for the mean of their means. --oracles takes a folder of
-SONG/STEM.wav, or a Kaldi data directory that has a table for each stem beside wav.scp.
+With --stems there is a row for each stem, and one for the mean of their means. It and --oracles take folders
+of SONG/STEM.wav, or Kaldi data directories that have a table for each stem beside wav.scp.
 
 Folders are paired by file name without suffix, .scp files and Kaldi data directories by utterance name.
 Recordings that cannot be scored (silence, too short, other length) are counted in the table with their
@@ -19,7 +19,7 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -100,8 +100,9 @@ def _score(
     from rich.console import Console
     from rich.progress import Progress
 
-    estimates = _by_key(est, args.allow_pipes)
-    references = _by_key(args.ref, args.allow_pipes) if args.ref else None
+    read = _by_key if args.stems is None else _by_song
+    estimates = read(est, args.allow_pipes)
+    references = read(args.ref, args.allow_pipes) if args.ref else None
     if references is not None and len(references) == len(estimates) == 1:
         # Two files are a pair, whatever their names.
         references = dict(zip(estimates, references.values(), strict=True))
@@ -124,13 +125,26 @@ def _score(
 
 
 def _by_key(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
+    found = find_audio(inputs, allow_pipes=allow_pipes)
+    return _unique((source.key or str(Path(source.relative).with_suffix("")), source) for source in found)
+
+
+def _by_song(inputs: Sequence[str], allow_pipes: bool) -> dict[str, Source]:
+    """Return files by SONG/STEM, and what data directories list in tables of stems."""
+    directories = [given for given in inputs if (Path(given) / "wav.scp").is_file()]
+    others = [given for given in inputs if given not in directories]
+    found = [_by_key(others, allow_pipes)] if others else []
+    found += [stems_of_directory(Path(given), allow_pipes) for given in directories]
+    return _unique(item for sources in found for item in sources.items())
+
+
+def _unique(found: Iterable[tuple[str, Source]]) -> dict[str, Source]:
     sources: dict[str, Source] = {}
-    for source in find_audio(inputs, allow_pipes=allow_pipes):
-        # a file system may take names apart (NFD), as Apple's does
-        key = normalize("NFC", source.key or str(Path(source.relative).with_suffix("")))
-        if key in sources:
-            raise AudioError(f"{source}: there are two recordings named {key}, the other is {sources[key]}")
-        sources[key] = source
+    for key, source in found:
+        name = normalize("NFC", key)  # a file system may take names apart (NFD), as Apple's does
+        if name in sources:
+            raise AudioError(f"{source}: there are two recordings named {name}, the other is {sources[name]}")
+        sources[name] = source
     return sources
 
 
@@ -175,12 +189,9 @@ def _oracles(args: argparse.Namespace, names: Sequence[str]) -> int:
         raise UsageError(f"--window {args.window}: must be a multiple of 4, 16 at least")
     if args.json:
         check_writable(args.json, overwrite=args.force)
-    sources: dict[str, Source] = {}
-    for given in args.ref:
-        directory = (Path(given) / "wav.scp").is_file()
-        more = stems_of_directory(Path(given), args.allow_pipes) if directory else None
-        sources |= _by_key([given], args.allow_pipes) if more is None else more
-    found = songs(sources, [name for name in (args.stems or "").split(",") if name])
+    found = songs(
+        _by_song(args.ref, args.allow_pipes), [name for name in (args.stems or "").split(",") if name]
+    )
     with metrics.workers(args.jobs) as mapper, Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("scoring ideal masks", total=len(found))
         made = tables(found, masks, names, args.window, mapper, lambda song: bar.advance(task))

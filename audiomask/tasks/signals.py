@@ -40,7 +40,8 @@ class Signals(Task):
         relative: Divide both by the example's level first, so that loud and quiet rows count alike.
         measured: Scores (`metrics`) of the first `scored` validation clips, beside SI-SDR (a second each).
         scored: Number of those clips.
-        shown: Validation clips that go to TensorBoard as audio and spectrograms.
+        shown: Validation clips that go to TensorBoard as audio and spectrograms, each signal by its name. Of
+            models that make several channels the mean of them is shown, else the microphone of reference.
         mask_input, mask_attention: Fractions of the time-frequency bins and of the attention that are hidden
             at random in training, for noises that the corpus lacks and models that have `hide` (after Chen et
             al. 2023, "Masked Image Training for Generalizable Deep Image Denoising").
@@ -176,12 +177,15 @@ class Signals(Task):
             fixed and self.global_step > 0 and self.current_epoch > 0
         ):
             return
-        window = torch.hann_window(512, device=self.device)
+        rate = self.model.sample_rate
+        size = 1 << (rate // 32).bit_length()  # 32 ms or a little more, 512 at 16 kHz
+        window = torch.hann_window(size, device=self.device)
+        wide = any(port.channels > 1 for port in self.model.outputs)
         for kind, rows in signals.items():
-            x = rows[0, self.reference if rows.shape[1] > self.reference else 0].float()
-            self.logger.experiment.add_audio(
-                f"{name}/{kind}", x.clamp(-1, 1), self.global_step, self.model.sample_rate
-            )
-            power = torch.stft(x, 512, 128, window=window, return_complex=True).abs().square()
+            at = self.reference if rows.shape[1] > self.reference else 0
+            x = (rows[0].mean(0) if wide else rows[0, at]).float()
+            self.logger.experiment.add_audio(f"{name}/{kind}", x.clamp(-1, 1), self.global_step, rate)
+            spectrum = torch.stft(x, size, size // 4, window=window, return_complex=True)
+            power = spectrum.abs().square() * 512 / size
             low, high = torch.tensor([-70.0, 30.0], device=self.device)
             self.picture(f"{name}/{kind}_spectrogram", 10 * torch.log10(power + 1e-9).T, low, high)

@@ -203,6 +203,17 @@ def test_oracles_of_a_stem_folder_and_of_a_data_directory_agree(band, capsys):
     assert f"{data['oracles']['wiener']['stems']['mean']['sdr']['mean']:.2f}" == rows["wiener"]
 
 
+def test_stems_of_a_data_directory_are_scored_by_song(band, capsys):
+    words = ["--est", "songs", "--stems", "--metrics", "sdr", "-j", "1"]
+    assert run("--ref", "songs", *words) == 0
+    shown = capsys.readouterr().out
+    assert run("--ref", "data", *words) == 0
+    assert capsys.readouterr().out == shown
+    assert "2 songs" in shown
+    assert run("--ref", "data", "songs", *words) == 1
+    assert "there are two recordings named one/bass" in capsys.readouterr().err
+
+
 def test_oracles_go_past_songs_whose_stems_differ(band, capsys):
     x, rate = soundfile.read("songs/two/bass.wav")
     soundfile.write("songs/two/bass.wav", x[:-7], rate, "FLOAT")

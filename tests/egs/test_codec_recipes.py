@@ -97,7 +97,7 @@ def music(segment: int, sizes: dict, more: str = "") -> tuple:
 @pytest.fixture
 def musdb(recipe):
     """`musdb(*words, kind=...)` runs the recipe of MUSDB18 on a small tree of its layout, in `.home`."""
-    run = recipe("musdb", "codec")
+    run = recipe("musdb18", "codec")
 
     def go(*words, kind="musdb"):
         corpus = run.home.parents[2] / "corpus"
@@ -130,7 +130,7 @@ def test_musdb_is_prepared(musdb, monkeypatch, kind):
 
 
 def test_musdb_wants_a_corpus(recipe):
-    done = recipe("musdb", "codec")()
+    done = recipe("musdb18", "codec")()
     assert done.returncode == 2
     assert "--corpus" in done.stderr
 

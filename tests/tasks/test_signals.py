@@ -8,6 +8,7 @@ from datetime import timedelta
 import inline
 import pytest
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from small_trainings import ROOT, SIEVE, checkpoint, command, killed_equals_whole, same_weights, train
 
 from audiomask import weights
@@ -202,3 +203,49 @@ def test_rate_and_segment_are_said_once(tmp_path):
     assert parse(conceal, ["--data.segment", "960"]).model.simulation.sent.segment == 960
     with pytest.raises(AudioError, match=r"model.simulation.sent.sample_rate is 16000"):
         parse(conceal, ["--model.simulation.sent.sample_rate", "16000"])
+
+
+class Board(TensorBoardLogger):
+    """Keeps what is shown, by name."""
+
+    def __init__(self):
+        self.sounds, self.pictures = {}, {}
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_audio(self, name, x, step, rate):
+        self.sounds[name] = x
+
+    def add_image(self, name, x, step):
+        self.pictures[name] = x
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_stems_are_shown_by_name_and_in_all_their_channels(monkeypatch, rate):
+    monkeypatch.setattr(Stems, "sample_rate", rate)
+    board = Board()
+    monkeypatch.setattr(Signals, "logger", board)
+    task = Signals(Stems(), Objective({"l1": L1Loss()}), Degrade(rate, rate), scored=0, measured=())
+    task.record = task.log_dict = lambda *args, **kwargs: None
+    voice = 0.1 * torch.sin(torch.arange(rate) * 2 * torch.pi * 1000 / rate)[None, None]
+    rest = torch.cat([torch.zeros_like(voice), voice], 1)  # all of it on the right
+    task.simulation.example = lambda batch: Example(
+        {"audio": voice}, {"voice": voice, "rest": rest}, rms(voice[0])
+    )
+    with torch.no_grad():
+        task.validation_step({}, 0)
+    shown = [
+        "0/given/audio",
+        *(f"0/{side}/{name}" for side in ("wanted", "made") for name in ("voice", "rest")),
+    ]
+    assert sorted(board.sounds) == sorted(shown)
+    assert sorted(board.pictures) == sorted(f"{name}_spectrogram" for name in shown)
+    torch.testing.assert_close(board.sounds["0/wanted/rest"], voice[0, 0] / 2)
+    torch.testing.assert_close(board.sounds["0/wanted/voice"], voice[0, 0])
+    picture = board.pictures["0/wanted/rest_spectrogram"][0]  # the highest frequency on top
+    bins = picture.shape[0] - 1
+    assert bins == {16000: 256, 48000: 1024}[rate]
+    brightest = bins - int(picture.mean(1).argmax())
+    assert brightest == pytest.approx(1000 / (rate / 2) * bins, abs=1)

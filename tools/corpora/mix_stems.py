@@ -5,7 +5,7 @@
 DATA holds a Kaldi data directory for each stem, as `data.modules.StemSounds` reads them. Each mix becomes
 OUT/NAME/STEM.wav and OUT/NAME/mixture.wav, 48 kHz in two channels, floats whose sum is the mixture. All stems
 have the same active level, +- half of --range dB, and no mix has two parts of one recording. Recordings of
-one channel stand in the middle.
+one channel stand in the middle. OUT is a data directory too, with a table for each stem beside wav.scp.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 
 from audiomask.audio import AudioError, make_folder
 from audiomask.data.crops.music import read_channels
+from audiomask.data.kaldi.collector import Collector
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.simulate.degrade import active_level
 
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, required=True)
     args = parser.parse_args()
     corpora = {stem: DataDir.read(args.data / stem) for stem in args.stems}
+    made = Collector(args.out)
     for i in range(args.count):
         rng = np.random.default_rng([args.seed, i])
         found, names = {}, []
@@ -84,7 +86,10 @@ def main() -> None:
         scale = min(1.0, 0.99 / np.abs(sum(found.values())).max())
         for name, x in {**found, "mixture": sum(found.values())}.items():
             sf.write(folder / f"{name}.wav", (x * scale).T, RATE, "FLOAT")
+        partners = {stem: folder / f"{stem}.wav" for stem in found}
+        made.add(folder.name, folder.name, folder / "mixture.wav", None, **partners)
         print(folder.name, *names)
+    made.finish().write(args.out)
 
 
 if __name__ == "__main__":

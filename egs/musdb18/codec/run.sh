@@ -26,20 +26,9 @@ tests=test
 . ../../utils/stage.sh
 train_set=$data/train valid_set=$data/valid noise="" metrics=si_sdr,lsd
 . ../../utils/codec.sh
-[ -n "$corpus" ] || { echo "$0: error: name the unpacked MUSDB18-HQ or MUSDB18 with --corpus" >&2; exit 2; }
+. ../../utils/train.sh
+. ../../utils/musdb18.sh
 
-# MUSDB18 keeps mix and stems as streams of one file; MUSDB18-HQ needs nothing
-unpack() { python3 local/unpack_stems.py "$corpus" "$data/unpacked"; }
-prepare() { # 14 songs of train select the model, as is usual; the songs of test are for nothing else
-  if [ -d "$data/unpacked" ]; then corpus=$data/unpacked; fi
-  audiomask data import musdb "$corpus" "$data" --bad-files "$bad_files" -f
-  audiomask data validate "$train_set" "$valid_set" "$data/test"
-}
-train() { # stems or whole songs, as the recipe says
-  $train_cmd audiomask train "$config" --data.train "$train_set" --data.valid "$valid_set" --data.cache "$exp/cache" \
-    --data.batch_size "$batch_size" --data.steps "$epoch_steps" --trainer.max_steps "$max_steps" \
-    --seed_everything "$seed" --out "$exp" $fresh $train_options
-}
 play_tests() { # through both parts, in constant memory: with all codebooks, or as many as --books names
   for part in $tests; do $enhance_cmd python3 local/there_and_back.py "$exp/codec" "$data/$part" "$exp/decoded/$part" \
     --books ${books:-all}; done
