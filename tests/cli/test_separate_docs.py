@@ -66,7 +66,7 @@ def test_the_example_runs(desk):
 
 
 def test_the_options_exist(cli):
-    text = "".join(cli(verb, "--help").out for verb in ("separate", "stream", "live"))
+    text = "".join(cli(verb, "--help").out for verb in ("separate", "stream", "live", "score"))
     options = set(re.findall(r"`[a-z ]*(--[a-z-]+)", PAGE))
     assert len(options) > 8
     assert all(option in text for option in options), options
