@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -108,19 +109,24 @@ def main() -> int:
     for path in (args.picture, args.spectrograms):
         if path:
             check_writable(path, overwrite=True)
+    model_name = Path(args.model).name
+    made: list[tuple[str, Callable[[], Callable[..., np.ndarray]]]] = []
+    made += [(f"{model_name} {kbps:g}", partial(Ours, args.model, kbps)) for kbps in args.kbps]
+    if args.lost:
+        made += [
+            (f"{model_name} {kbps:g}, Darn", partial(Ours, args.model, kbps, "darn")) for kbps in args.kbps
+        ]
+    made += [(f"Opus {kbps:g}", partial(opus, kbps)) for kbps in args.opus]
+    made += [(f"codec2 {kbps:g}", partial(Codec2, kbps, args.codec2_library)) for kbps in args.codec2]
+    for level in args.lyra_levels or [None]:
+        at = "" if level is None else f" at {level:g} dBFS"
+        made += [(f"Lyra {kbps:g}{at}", partial(Lyra, kbps, args.lyra_models, level)) for kbps in args.lyra]
     systems: dict[str, Callable[..., np.ndarray]] = {}
-    try:
-        systems |= {f"{Path(args.model).name} {kbps:g}": Ours(args.model, kbps) for kbps in args.kbps}
-        if args.lost:
-            name = Path(args.model).name
-            systems |= {f"{name} {kbps:g}, Darn": Ours(args.model, kbps, "darn") for kbps in args.kbps}
-        systems |= {f"Opus {kbps:g}": opus(kbps) for kbps in args.opus}
-        systems |= {f"codec2 {kbps:g}": Codec2(kbps, args.codec2_library) for kbps in args.codec2}
-        for level in args.lyra_levels or [None]:
-            at = "" if level is None else f" at {level:g} dBFS"
-            systems |= {f"Lyra {kbps:g}{at}": Lyra(kbps, args.lyra_models, level) for kbps in args.lyra}
-    except MissingPeer as error:
-        print(f"codecs: {error}", file=sys.stderr)
+    for name, make in made:
+        try:
+            systems[name] = make()
+        except MissingPeer as error:
+            print(f"codecs: {name} is left out: {error}", file=sys.stderr)
     clips = []
     for path in args.files:
         x, rate = audio.read(path)
