@@ -180,9 +180,7 @@ class Bandit(StreamingModel):
 
     def step(self, x, state, **controls):
         step = Steps(self, state)
-        y = step("windows", x)
-        stems = y.split(self.inputs[0].channels, 1)
-        return (tuple(stems) if len(stems) > 1 else y), step.states
+        return self.parted(step("windows", x)), step.states
 
 
 _split = split  # the argument of Bandit hides it

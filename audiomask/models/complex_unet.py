@@ -150,8 +150,3 @@ class ComplexUNet(Masked):
         if self.mask == "magnitude":
             return spectrum * mask.repeat_interleave(2, 1)
         return gains.multiply(mask, spectrum)
-
-    def step(self, x, state, **controls):
-        y, state = super().step(x, state, **controls)
-        stems = y.split(self.inputs[0].channels, 1)
-        return (tuple(stems) if len(stems) > 1 else y), state

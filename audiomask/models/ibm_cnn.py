@@ -152,10 +152,6 @@ class IBMCNN(Masked):
         masks = torch.where(masks < self.threshold, 0.0, masks)
         return spectrum.repeat(1, 2, 1, 1) * masks.repeat_interleave(2, 1)
 
-    def step(self, x, state, **controls):
-        y, state = super().step(x, state, **controls)
-        return tuple(y.split(1, 1)), state
-
     def cross_entropy(self, x: Tensor, voice: Tensor, reconstruct: bool = False) -> Tensor:
         """Return the cross-entropy with the ideal binary mask of a `voice` in `x`, both `[B, 1, T]`.
 

@@ -133,8 +133,7 @@ class OpenUnmix(StreamingModel):
 
     def step(self, x, state, **controls):
         step = Steps(self, state)
-        y = step("windows", x).unflatten(1, (len(self.outputs), self.channels)).unbind(1)
-        return y if len(y) > 1 else y[0], step.states
+        return self.parted(step("windows", x)), step.states
 
     def flat(self, x: Tensor) -> Tensor:
         """Return the outputs of a window `[B, C, T]`, one after the other, as channels."""

@@ -15,7 +15,7 @@ so the estimates always add up to what came in ("mixture consistency", Wisdom et
 kinds of bands, where a mask serves several bins, the network sees their mean power and no phase.
 
 Latency is K + `ahead` S samples. Played at another rate than it was trained at, a Prism hears everything as
-slower or faster; training with speeds of .9 to 1.1 makes one set of weights serve 44.1 and 48 kHz.
+slower or faster, for which training draws speeds of .9 to 1.1: 44.1 kHz is .92 of 48.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.masks import gains
-from audiomask.nn.bandnet import Block
+from audiomask.nn.bandnet import BandRecurrence
 from audiomask.nn.masked import Masked
-from audiomask.nn.recurrent import GRU
-from audiomask.streaming import Context, Gate, Port, Streaming
+from audiomask.streaming import Context, Gate, Port
 
 EACH = 8  # bands of each width
 WIDTHS = (1, 3, 8, 20)  # their bins, in units of window / 512
@@ -54,7 +53,7 @@ class Banded(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class SplitMaskNet(Streaming):
+class SplitMaskNet(BandRecurrence):
     """A network that makes masks of spectra `[B, 2 C, T, F]`, frame by frame.
 
     They are `[B, 2 C stems, T, F]`: that of stem s and channel c has its real part in channel 2 (C s + c).
@@ -86,7 +85,8 @@ class SplitMaskNet(Streaming):
         unit, rest = divmod(bins - 1, 256)
         if rest or not unit:
             raise ValueError(f"{bins} bins do not divide into bands; windows are multiples of 512 samples")
-        self.channels, self.stems, self.width, self.past = channels, stems, width, past
+        self.channels, self.bands, self.full = width, BANDS, full
+        self.signals, self.stems, self.past = channels, stems, past
         self.parts = 2 if phase else 1  # of a mask
         self.sizes = [EACH * unit * n for n in WIDTHS]
         self.split, self.heads, self.counts = nn.ModuleList(), nn.ModuleList(), list[int]()
@@ -102,40 +102,26 @@ class SplitMaskNet(Streaming):
         self.compose(self.context)
         self.around = nn.Conv2d(width, width, (past + 1 + ahead, 1), bias=False)
         self.around_norm = nn.BatchNorm2d(width)
-        self.full = full
-        self.full_in = nn.Linear(BANDS * width, squeeze)
-        self.full_gru = GRU(squeeze, full)
-        self.full_out = nn.Linear(full, BANDS * width)
-        self.blocks = nn.ModuleList(Block(width, BANDS, heads) for _ in range(blocks))
+        self.recurrent(blocks, heads, squeeze)
         self.last = Banded(BANDS, width, hidden, bias=True)
         self.early = Gate()  # marks the frames before the signal
         self.early.align(ahead)
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
-        sizes = {f"block{i}": BANDS * self.width for i in range(len(self.blocks))} | {"full": self.full}
-        state: dict[str, Any] = {
-            name: torch.zeros(batch, n, device=device, dtype=dtype) for name, n in sizes.items()
-        }
-        context = self.context.initial_state(batch, device, dtype)
-        return state | {"context": context} | self.early.gate_state(batch, device)
+        state = super().initial_state(batch, device, dtype)
+        state["context"] = self.context.initial_state(batch, device, dtype)
+        return state | self.early.gate_state(batch, device)
 
     def step(self, spectrum: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
         x = self._bands(spectrum)  # [B, D, T, bands]
-        frames, rows = x.shape[2], BANDS * self.width
+        frames = x.shape[2]
         x, context = self.context.step(x, state["context"])
         now = x[:, :, self.past : self.past + frames]
         x = now + F.relu(self.around_norm(self.around(x)))
         early = self.early.before(spectrum, state)
         skip = None if early is None else early.T[:, :, None].to(x.dtype)
-        new = {"context": context} | self.early.advance(spectrum, state)
-        x = x.permute(2, 0, 3, 1).reshape(-1, rows)  # [T B, bands D]
-        y = F.relu(self.full_in(x)).reshape(frames, -1, self.full_in.out_features)
-        y, (h,) = self.full_gru.layer(y, [state["full"][None]], skip)
-        new["full"] = h.reshape(-1, self.full)
-        x = (x + self.full_out(y.reshape(-1, self.full))).reshape(-1, self.width)
-        for i, block in enumerate(self.blocks):
-            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames, skip)
-        return self._masks(x.reshape(-1, BANDS, self.width), frames), new
+        x, new = self.recur(x.permute(2, 0, 3, 1), state, frames, skip)  # of [T, B, bands, D]
+        return self._masks(x, frames), new | {"context": context} | self.early.advance(spectrum, state)
 
     def _bands(self, spectrum: Tensor) -> Tensor:
         """Return bands `[B, D, T, bands]` of spectra `[B, 2 C, T, F]`."""
@@ -151,12 +137,12 @@ class SplitMaskNet(Streaming):
             found.append(split(x.reshape(EACH, batch * frames, -1)))
             at += size
         x = torch.cat(found).transpose(0, 1).reshape(batch * frames, -1)  # [B T, bands D]
-        return self.split_norm(x).reshape(batch, frames, BANDS, self.width).permute(0, 3, 1, 2)
+        return self.split_norm(x).reshape(batch, frames, BANDS, self.channels).permute(0, 3, 1, 2)
 
     def _masks(self, x: Tensor, frames: int) -> Tensor:
         """Return masks `[B, 2 C stems, T, F]` of rows `[T B, bands, D]`."""
         x = F.relu(self.last(x.transpose(0, 1)))  # [bands, T B, hidden]
-        found, shape = [], (EACH, frames, -1, self.stems, self.channels, self.parts)
+        found, shape = [], (EACH, frames, -1, self.stems, self.signals, self.parts)
         for head, part, count in zip(self.heads, x.split(EACH), self.counts, strict=True):
             z = head(part).reshape(*shape, count)
             found.append(z.permute(2, 3, 4, 5, 1, 0, 6).flatten(5))  # [B, stems, C, parts, T, masks]
@@ -210,7 +196,3 @@ class Prism(Masked):
 
     def estimate(self, mask: Tensor, spectrum: Tensor, **controls: Any) -> Tensor:
         return gains.multiply(mask, spectrum.repeat(1, len(self.stems), 1, 1))
-
-    def step(self, x, state, **controls):
-        y, state = super().step(x, state, **controls)
-        return y.split(self.inputs[0].channels, 1), state

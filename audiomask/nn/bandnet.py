@@ -14,6 +14,8 @@ through::
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -134,7 +136,47 @@ class Residual(nn.Module):
         return norm_relu(self.norm, *convolve(self.conv, x))
 
 
-class BandNet(Streaming):
+class BandRecurrence(Streaming):
+    """A base of networks with a full-band GRU and blocks, from bands `[T B, bands, C]` to the same.
+
+    A subclass calls `recurrent` where its layers of these names are to stand among its own.
+    """
+
+    channels: int
+    bands: int
+    full: int
+
+    def recurrent(self, blocks: int, heads: int, squeeze: int) -> None:
+        """Make the layers; see `BandNet` for the arguments."""
+        if self.full:
+            self.full_in = nn.Linear(self.bands * self.channels, squeeze)
+            self.full_gru = GRU(squeeze, self.full)
+            self.full_out = nn.Linear(self.full, self.bands * self.channels)
+        self.blocks = nn.ModuleList(Block(self.channels, self.bands, heads) for _ in range(blocks))
+
+    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
+        width = self.bands * self.channels
+        sizes = {f"block{i}": width for i in range(len(self.blocks))} | {"full": self.full}
+        return {k: torch.zeros(batch, n, device=device, dtype=dtype) for k, n in sizes.items() if n}
+
+    def recur(
+        self, x: Tensor, state: dict[str, Any], frames: int, skip: Tensor | None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return bands after the layers, and the next state; `skip` as in `BandNet.masks`."""
+        new = {}
+        x = x.reshape(-1, self.bands * self.channels)
+        if self.full:
+            y = F.relu(self.full_in(x)).reshape(frames, -1, self.full_in.out_features)
+            y, (h,) = self.full_gru.layer(y, [state["full"][None]], skip)
+            new["full"] = h.reshape(-1, self.full)
+            x = x + self.full_out(y.reshape(-1, self.full))
+        x = x.reshape(-1, self.channels)
+        for i, block in enumerate(self.blocks):
+            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames, skip)
+        return x.reshape(-1, self.bands, self.channels), new
+
+
+class BandNet(BandRecurrence):
     """Makes complex masks for the bins of each frame.
 
     A model derives from it, and takes its features through `self.encode`, which it normalises, in its own
@@ -169,11 +211,7 @@ class BandNet(Streaming):
         self.encoder = nn.ModuleList(Residual(channels) for _ in range(convs))
         self.gather = nn.Linear(coded, bands, bias=False)
         self.embedding = nn.Parameter(torch.randn(bands, channels) * 0.1)
-        if full:
-            self.full_in = nn.Linear(bands * channels, squeeze)
-            self.full_gru = GRU(squeeze, full)
-            self.full_out = nn.Linear(full, bands * channels)
-        self.blocks = nn.ModuleList(Block(channels, bands, heads) for _ in range(blocks))
+        self.recurrent(blocks, heads, squeeze)
         self.spread = nn.Linear(bands, coded, bias=False)
         self.decoder = nn.ModuleList(Residual(channels) for _ in range(convs))
         self.decode = nn.Conv1d(channels, 2 * masks * STRIDE, 3, padding=1)
@@ -217,11 +255,6 @@ class BandNet(Streaming):
             return parameter.unflatten(1, (self.bands, -1)), 0
         return parameter, int(name == "embedding")
 
-    def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Tensor]:
-        width = self.bands * self.channels
-        sizes = {f"block{i}": width for i in range(len(self.blocks))} | {"full": self.full}
-        return {k: torch.zeros(batch, n, device=device, dtype=dtype) for k, n in sizes.items() if n}
-
     def masks(
         self, x: Tensor, state: dict[str, Tensor], frames: int, skip: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -230,21 +263,11 @@ class BandNet(Streaming):
         `x [T B, C, bins / 4]` has rows of bands, time first; `skip [T, B, 1]` is 1 for frames before the
         signal, which must leave the state alone.
         """
-        new = {}
         for layer in self.encoder:
             x = layer(x)
         encoded = x
-        x = self.gather(x).mT + self.embedding  # [T B, bands, C]
-        x = x.reshape(-1, self.bands * self.channels)
-        if self.full:
-            y = F.relu(self.full_in(x)).reshape(frames, -1, self.full_in.out_features)
-            y, (h,) = self.full_gru.layer(y, [state["full"][None]], skip)
-            new["full"] = h.reshape(-1, self.full)
-            x = x + self.full_out(y.reshape(-1, self.full))
-        x = x.reshape(-1, self.channels)
-        for i, block in enumerate(self.blocks):
-            x, new[f"block{i}"] = block(x, state[f"block{i}"], frames, skip)
-        x = self.spread(x.reshape(-1, self.bands, self.channels).mT) + encoded  # [T B, C, bins / 4]
+        x, new = self.recur(self.gather(x).mT + self.embedding, state, frames, skip)
+        x = self.spread(x.mT) + encoded  # [T B, C, bins / 4]
         for layer in self.decoder:
             x = layer(x)
         coded, _ = convolve(self.decode, x)

@@ -26,7 +26,7 @@ from audiomask.streaming import Delay, Port, Steps, Streaming, StreamingModel, w
 
 
 class Masked(StreamingModel):
-    """A denoiser that masks spectra and maps samples `[B, C, T]` to `[B, 1, T]`."""
+    """A model that masks spectra and maps samples `[B, C, T]` to those of its outputs."""
 
     task = "enhance"
     outputs: tuple[Port, ...] = (Port("enhanced"),)
@@ -48,11 +48,12 @@ class Masked(StreamingModel):
         return spectrum
 
     def estimate(self, mask: Tensor, spectrum: Tensor, **controls: Any) -> Tensor:
-        """Return the spectrum to be heard, `[B, 2, T, F]`, from the network's mask and X."""
+        """Return the spectra of all outputs, `[B, 2 N, T, F]`, from the network's mask and X."""
         return gains.multiply(mask, spectrum)
 
     def step(self, x, state, **controls):
         step = Steps(self, state)
         spectrum = step("analysis", x)
         mask = step("net", self.features(spectrum))
-        return step("synthesis", self.estimate(mask, step("wait", spectrum), **controls)), step.states
+        y = step("synthesis", self.estimate(mask, step("wait", spectrum), **controls))
+        return self.parted(y), step.states

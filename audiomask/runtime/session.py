@@ -79,10 +79,8 @@ class Session(Player):
         if width <= 2 and artifact.alike:
             seats = Seats(width if channels is None else channels, speakers, width)
             self._seats = None if seats.plain else seats
-        everything = sounds(artifact)
-        self._deep = (
-            "effects" if "effects" in everything else everything[-1]
-        )  # gets the low frequency effects
+        every = sounds(artifact)
+        self._deep = "effects" if "effects" in every else every[-1]  # gets the low frequency effects
         self._residual = residual
         rest = [] if residual is None else [residual]
         self.heard = [*(names if gains is None else [REMIX]), *rest]

@@ -76,6 +76,11 @@ class StreamingModel(Streaming):
         values = y if isinstance(y, tuple) else (y,)
         return dict(zip((port.name for port in self.outputs), values, strict=True))
 
+    def parted(self, y: Tensor) -> Any:
+        """Return `y [B, C, T]`, the channels of all outputs, as `step` puts them out."""
+        parts = y.split([port.channels for port in self.outputs], 1)
+        return parts if len(parts) > 1 else y
+
     def forward(self, x: Tensor, **inputs: Any) -> Any:
         """Run a whole signal `[B, C, frames]` and return the outputs, aligned with it.
 

@@ -153,8 +153,8 @@ class Signals(Task):
         for name, wanted in example.wanted.items():
             for ref, est in zip(wanted[0].cpu().numpy(), made[name][0].float().cpu().numpy(), strict=True):
                 row = metrics.score(ref, est, self.model.sample_rate, names)
-                row |= {} if self.scored else {"select": -float(parts["loss"])}
                 row |= {f"{k}_{name}": v for k, v in row.items()} if len(example.wanted) > 1 else {}
+                row |= {} if self.scored else {"select": -float(parts["loss"])}
                 self._clips.append({k: v for k, v in row.items() if not math.isnan(v)})
         if index < self.shown:
             self._show(f"{index}/given", {"audio": example.given[self.model.inputs[0].name]}, True)

@@ -38,3 +38,15 @@ def test_mixes_are_a_data_directory_of_stems_at_one_level(tmp_path, monkeypatch)
         assert np.array_equal(*stems[0][0])  # one channel stands in the middle
         levels = [20 * np.log10(np.sqrt((x**2).mean())) for x, _ in stems]
         assert levels == pytest.approx([-26, -26], abs=1)
+
+
+def test_a_stem_that_is_silent_is_an_error(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    Path("raw/music").mkdir(parents=True)
+    sf.write("raw/music/a.wav", np.zeros((4000, 2)), 16000)
+    read("raw/music").write("data/music")
+    words = [sys.executable, TOOL, "data", "--stems", "music", "--seconds", "0.1", "-o", "mixes"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "data/music: 100 pieces of it are silent" in done.stderr

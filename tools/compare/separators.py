@@ -3,8 +3,8 @@
     python tools/compare/separators.py MIXES --model prism_48k --floors hpss centre denoise
 
 MIXES holds NAME/STEM.wav and NAME/mixture.wav (`tools/corpora/mix_stems.py` makes them). For each system and
-stem: SI-SDR of the estimate less that of the mix, in dB over both channels together, the mean over the mixes
-with its 95 % interval. Floors:
+stem: SI-SDR of the estimate less that of the mix, in dB, the mean over channels and mixes with its 95 %
+bootstrap interval. Floors:
 
 - hpss: librosa's harmonic part is the music, and its percussive part the effects or the drums.
 - bands: hpss, with all of its parts below 120 Hz taken for the bass.
@@ -21,22 +21,13 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-import soundfile as sf
 
+from audiomask import audio, metrics
+from audiomask.cli._common import table
 from audiomask.runtime.session import Session
 
 Stems = dict[str, np.ndarray]
-SIZE, HOP = 4096, 1024
-
-
-def si_sdr(ref: np.ndarray, est: np.ndarray) -> float:
-    """Scale-invariant SDR (Le Roux et al. 2019) over all channels; nan for a silent reference."""
-    ref, est = ref.astype(np.float64).ravel(), est.astype(np.float64).ravel()
-    power = ref @ ref
-    if power < 1e-8:
-        return float("nan")
-    target = (est @ ref) / power * ref
-    return float(10 * np.log10((target @ target + 1e-12) / (((est - target) ** 2).sum() + 1e-12)))
+SIZE, HOP, MIX = 4096, 1024, "mixture"
 
 
 def transformed(x: np.ndarray) -> np.ndarray:
@@ -100,34 +91,31 @@ def main() -> None:
     if not songs:
         sys.exit(f"{args.mixes}: holds no NAME/mixture.wav; tools/corpora/mix_stems.py makes them")
     systems = {name: ours(name) for name in args.model} | {name: FLOORS[name] for name in args.floors}
-    gains: dict[str, dict[str, list[float]]] = {name: {} for name in systems}
-    before: dict[str, list[float]] = {}
+    gains: dict[str, dict[str, list[float]]] = {name: {} for name in ("the mix", *systems)}
     for song in songs:
-        mix, rate = sf.read(song / "mixture.wav", dtype="float32", always_2d=True)
-        stems = {p.stem: sf.read(p, dtype="float32", always_2d=True)[0].T for p in sorted(song.glob("*.wav"))}
-        stems.pop("mixture")
-        start = {name: si_sdr(ref, mix.T) for name, ref in stems.items()}
-        for name, value in start.items():
-            before.setdefault(name, []).append(value)
+        mix, rate = audio.read(song / "mixture.wav")
+        stems = {path.stem: audio.read(path)[0] for path in sorted(song.glob("*.wav")) if path.stem != MIX}
+        before = {name: si_sdr(ref, mix, rate) for name, ref in stems.items()}
+        for name, value in before.items():
+            gains["the mix"].setdefault(name, []).append(value)
         for system, run in systems.items():
-            for name, y in run(mix.T, rate).items():
+            for name, y in run(mix, rate).items():
                 if name in stems:
-                    gains[system].setdefault(name, []).append(si_sdr(stems[name], y) - start[name])
-    names = list(before)
-    print("| SI-SDR, dB | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
-    rows = {"the mix": before} | {f"{system}, better by": found for system, found in gains.items()}
-    for system, found in rows.items():
-        cells = [_cell(found.get(name, [])) for name in names]
-        print(f"| {system} | " + " | ".join(cells) + " |")
-    print(f"\n{len(songs)} mixes")
+                    better = si_sdr(stems[name], y, rate) - before[name]
+                    gains[system].setdefault(name, []).append(better)
+    names = list(gains["the mix"])
+    rows = [[system, *(_cell(found.get(name, [])) for name in names)] for system, found in gains.items()]
+    print(table(["SI-SDR, dB", *names], rows))
+    print(f"{len(songs)} mixes; by how much each system is better than the mix")
+
+
+def si_sdr(ref: np.ndarray, est: np.ndarray, rate: int) -> float:
+    return metrics.score(ref, est, rate, ["si_sdr"])["si_sdr"]
 
 
 def _cell(values: list[float]) -> str:
-    x = np.array(values)
-    x = x[~np.isnan(x)]
-    if not len(x):
-        return "-"
-    return f"{x.mean():.2f} +- {1.96 * x.std(ddof=1) / len(x) ** 0.5:.2f}" if len(x) > 1 else f"{x[0]:.2f}"
+    s = metrics.summarize(values)
+    return f"{s.mean:.2f} ({s.low:.2f} .. {s.high:.2f})" if s.n else "-"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.simulate.degrade import active_level
 
 RATE, LEVEL_DBFS = 48000, -26.0
+TRIES = 100  # pieces of a stem, of which one must not be silent
 
 
 def cut(data: DataDir, rng: np.random.Generator, samples: int) -> tuple[str, np.ndarray]:
@@ -49,11 +50,22 @@ def cut(data: DataDir, rng: np.random.Generator, samples: int) -> tuple[str, np.
 
 
 def at_level(x: np.ndarray, db: float) -> np.ndarray:
-    """x `[2, T]` at an active level; AudioError for silence."""
-    level = float(active_level(torch.from_numpy(np.sqrt((x**2).mean(0)))[None], RATE))
-    if level < 1e-5:
-        raise AudioError("silent")
-    return x * np.float32(10 ** (db / 20) / level)
+    """x `[2, T]` at an active level."""
+    return x * np.float32(10 ** (db / 20) / level(x))
+
+
+def level(x: np.ndarray) -> float:
+    """The active level of x `[2, T]`."""
+    return float(active_level(torch.from_numpy(np.sqrt((x**2).mean(0)))[None], RATE))
+
+
+def heard(data: DataDir, rng: np.random.Generator, samples: int) -> tuple[str, np.ndarray]:
+    """A `cut` that is not silent; AudioError if there is none to be found."""
+    for _ in range(TRIES):
+        key, x = cut(data, rng, samples)
+        if level(x) >= 1e-5:
+            return key, x
+    raise AudioError(f"{data.path}: {TRIES} pieces of it are silent; give recordings of the stem")
 
 
 def main() -> None:
@@ -74,13 +86,9 @@ def main() -> None:
         rng = np.random.default_rng([args.seed, i])
         found, names = {}, []
         for stem, data in corpora.items():
-            while stem not in found:
-                key, x = cut(data, rng, round(args.seconds * RATE))
-                try:
-                    found[stem] = at_level(x, LEVEL_DBFS + rng.uniform(-0.5, 0.5) * args.range)
-                except AudioError:
-                    continue
-                names.append(key)
+            key, x = heard(data, rng, round(args.seconds * RATE))
+            found[stem] = at_level(x, LEVEL_DBFS + rng.uniform(-0.5, 0.5) * args.range)
+            names.append(key)
         folder = args.out / f"mix{i:03d}"
         make_folder(folder)
         scale = min(1.0, 0.99 / np.abs(sum(found.values())).max())

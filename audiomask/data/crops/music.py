@@ -14,7 +14,7 @@ import numpy as np
 from audiomask import audio
 from audiomask.audio import AudioError
 from audiomask.data.crops.clips import Utterances
-from audiomask.data.crops.packed import DrawnRows, PackedAudio, cut, drawn
+from audiomask.data.crops.packed import DrawnRows, PackedAudio, drawn
 from audiomask.data.kaldi.directory import DataDir, Utterance, resampled
 
 CHANCES = (0.32, 0.32, 0.24, 0.12)  # of one song, one other sound, two of any, three others: EnCodec's
@@ -78,15 +78,9 @@ class MusicCrops(DrawnRows):
         return [self.music if rng.random() < share else self.others for _ in range(2)]
 
     def _crop(self, corpus: PackedAudio, rng: np.random.Generator, stems: int) -> np.ndarray:
-        """Return a crop `[stems, C, L]`; a shorter recording stands at a random place among zeros."""
-        i = drawn(corpus.cdf, rng)
-        rows = stems * self.channels
-        n = int(corpus.lengths[i]) // rows
-
-        def read(at: int, count: int) -> np.ndarray:
-            return np.stack([corpus.read(i, row * n + at, count) for row in range(rows)])
-
-        return cut(read, n, rng, self.length, "pad").reshape(stems, self.channels, self.length)
+        """Return a crop `[stems, C, L]`."""
+        found = corpus.crop_rows(drawn(corpus.cdf, rng), stems * self.channels, rng, self.length)
+        return found.reshape(stems, self.channels, self.length)
 
 
 class MusicClips(Utterances):

@@ -108,6 +108,18 @@ class Corpus:
         """Return a `crop` of the `i`-th recording."""
         return cut(partial(self.read, i), int(self.lengths[i]), rng, length, fill)
 
+    def crop_rows(self, i: int, rows: int, rng: np.random.Generator, length: int) -> np.ndarray:
+        """Return a crop `[rows, length]` of a recording whose entry holds rows, one after the other.
+
+        A shorter one stands at a random place among zeros.
+        """
+        n = int(self.lengths[i]) // rows
+
+        def read(at: int, count: int) -> np.ndarray:
+            return np.stack([self.read(i, row * n + at, count) for row in range(rows)])
+
+        return cut(read, n, rng, length, "pad")
+
 
 class PackedAudio(Corpus):
     """A packed corpus, of which any recording can be drawn for any row.

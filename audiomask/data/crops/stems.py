@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from audiomask.data.crops.packed import DrawnRows, PackedAudio, cut, drawn
+from audiomask.data.crops.packed import DrawnRows, PackedAudio, drawn
 
 
 @dataclass(eq=False)
@@ -56,10 +56,5 @@ class StemCrops(DrawnRows):
         return found
 
     def _crop(self, name: str, i: int, rng: np.random.Generator) -> np.ndarray:
-        corpus, rows = self.corpora[name], self.held[name]
-        n = int(corpus.lengths[i]) // rows
-
-        def read(at: int, count: int) -> np.ndarray:
-            return np.stack([corpus.read(i, row * n + at, count) for row in range(rows)])
-
-        return np.broadcast_to(cut(read, n, rng, self.length, "pad"), (self.channels, self.length))
+        crop = self.corpora[name].crop_rows(i, self.held[name], rng, self.length)
+        return np.broadcast_to(crop, (self.channels, self.length))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audiomask.data.example import Example, Simulation, rms
 from audiomask.data.simulate.degrade import (
+    GRAIN,
     RowDraws,
     active_level,
     equaliser,
@@ -78,7 +79,7 @@ class Stems(Simulation):
 
     @property
     def crop(self) -> int:
-        return int(self.segment * max(1.0, self.speed[1] if self.speed_p else 1.0)) + 320
+        return int(self.segment * max(1.0, self.speed[1] if self.speed_p else 1.0)) + GRAIN
 
     def example(self, batch: Mapping[str, Tensor]) -> Example:
         """Return the example of rows `[B, layers, C, L]` by stem, and `seed`."""
@@ -92,7 +93,8 @@ class Stems(Simulation):
         levels = active_level(x.square().mean(2).sqrt(), self.sample_rate)
         x = x * (kept * gains * (levels > 1e-6) / levels.clamp_min(1e-6))[:, :, None, None]
         mix = x.sum(1)
-        scale = level_gain(rms_over(mix), mix, draws.uniform(*self.level_dbfs), self.sample_rate)
+        heard, level = mix.square().mean(1).sqrt(), draws.uniform(*self.level_dbfs)
+        scale = level_gain(heard, mix, level, self.sample_rate)
         x = x * scale[:, None, None, None]
         wanted = dict(zip(sources, x.unbind(1), strict=True))
         mix = x.sum(1)
@@ -149,8 +151,3 @@ class Stems(Simulation):
         angle = draws.uniform(-pan, pan).pow(3) * torch.pi / 4  # mostly near the middle
         turn = torch.stack([(torch.pi / 4 + angle).cos(), (torch.pi / 4 + angle).sin()], 1) * 2**0.5
         return x * turn[:, :, None]
-
-
-def rms_over(x: Tensor) -> Tensor:
-    """Return the root of the mean power of the channels of `x [B, C, T]`, `[B, T]`."""
-    return x.square().mean(1).sqrt()
