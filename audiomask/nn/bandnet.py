@@ -137,7 +137,7 @@ class Residual(nn.Module):
 
 
 class BandRecurrence(Streaming):
-    """A base of networks with a full-band GRU and blocks, from bands `[T B, bands, C]` to the same.
+    """A base of networks that have a full-band GRU and blocks, from bands to bands.
 
     A subclass calls `recurrent` where its layers of these names are to stand among its own.
     """

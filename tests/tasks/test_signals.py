@@ -155,6 +155,27 @@ def test_outputs_are_compared_by_name():
         task.compare(stems({"voice": x, "rest": y}, codes=x)[1])
 
 
+def test_validation_scores_each_stem_by_its_name(monkeypatch):
+    """Those of a perfect stem and of one that is off are told apart, and the loss alone chooses."""
+    x = torch.randn(1, 1, 800, generator=torch.Generator().manual_seed(0))
+    logged = {}
+    task, example = stems({"voice": x / 2, "rest": x.expand(-1, 2, -1) + x.roll(1, 2)}, audio=x)
+    task.log_dict = lambda values, **kwargs: logged.update(values)
+    task.scored, task.shown = 0, 0
+    monkeypatch.setattr(task.simulation, "example", lambda batch: example)
+    task.eval()
+    with torch.no_grad():
+        task.validation_step({}, 0)
+    task.on_validation_epoch_end()
+    assert logged["val/si_sdr_voice"] > 90
+    assert -3 < logged["val/si_sdr_rest"] < 3
+    assert logged["val/si_sdr"] == pytest.approx(
+        (logged["val/si_sdr_voice"] + 2 * logged["val/si_sdr_rest"]) / 3
+    )
+    assert logged["val/select"] == pytest.approx(-float(logged["val/loss"]))
+    assert not {"val/select_voice", "val/select_rest"} & set(logged)
+
+
 class Trained:
     """As much of a trainer as `KeepBest` looks at."""
 
