@@ -34,9 +34,14 @@ const filled = (controls) => Object.fromEntries(Object.entries(controls).map(([n
   return [name, steps ? Array.from(steps, (x) => 16 * x) : value];
 }));
 
+/** Options or a mix in which silence, null in JSON, is a gain of -Infinity. */
+const turned = ({ gains, ...rest }) => (gains
+  ? { ...rest, gains: Object.fromEntries(Object.entries(gains).map(([name, gain]) => [name, gain ?? -Infinity])) }
+  : rest);
+
 async function replay(model, one) {
   const { sample_rate: sampleRate, controls = {}, ...options } = one.options ?? {};
-  const made = { sampleRate, controls: filled(controls), ...options };
+  const made = { sampleRate, controls: filled(controls), ...turned(options) };
   const player = new (one.as === "Player" ? Player : Session)(model, made);
   const at = {};
   const results = [];
@@ -60,8 +65,9 @@ async function replay(model, one) {
         if (lost && !("lost" in others)) others.lost = given({ type: "lost" }, 1, count, 0, lost);
         y = await (one.as === "Player" ? player.feed(block, others) : player.feed(block, others.lost));
       } else if (kind === "flush") y = await player.flush();
+      else if (kind === "set") player.set(words[0], ...words.slice(1).map(turned));
       else player[kind](...words);
-      if (Array.isArray(y)) y = { [player.ports[0].name]: y };
+      if (Array.isArray(y)) y = { [player.ports[0].name]: y }; // as there
       results.push(y && Object.fromEntries(Object.entries(y).map(([name, rows]) => [name, rows.map(text)])));
     } catch (error) {
       results.push(failed(error));

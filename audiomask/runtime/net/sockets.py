@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from audiomask.audio import MAX_RATE, MIN_RATE
+from audiomask.audio.layout import SPEAKERS
 from audiomask.runtime.artifact import Artifact, ArtifactError
 from audiomask.runtime.catalogue import choose, family
 from audiomask.runtime.net.batching import Stream, Worker
@@ -212,6 +213,7 @@ class Socket:
         form = field(hello, "format", str, "f32le")
         channels = field(hello, "channels", int, None)
         output = field(hello, "output", str, None)
+        speakers = field(hello, "speakers", int, 0)
         version = field(hello, "version", int, VERSION)
         packets = field(hello, "packets", dict, None)
         codec = field(hello, "codec", dict, None)
@@ -225,8 +227,9 @@ class Socket:
             raise BadValue(f"format {form[:50]!r} is not one of {' '.join(FORMATS)}")
         if codec is not None or mark is not None:
             kind, asked, begin = ("codec", codec, self._code) if mark is None else ("mark", mark, self._mark)
-            if packets is not None or output is not None or "gains" in wanted or None not in (codec, mark):
-                words = "packets, output, gains, codec and mark are of different sockets"
+            others = packets is not None or output is not None or "gains" in wanted or speakers
+            if others or None not in (codec, mark):
+                words = "packets, output, gains, speakers, codec and mark are of different sockets"
                 raise BadValue(f"{words}; say {kind} alone")
             if channels is not None and not 1 <= channels <= MAX_ROWS:
                 raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS}")
@@ -246,6 +249,10 @@ class Socket:
         width = artifact.streams[0].channels
         if channels is not None and not 1 <= channels <= MAX_ROWS * width:
             raise BadValue(f"channels {channels} are outside 1 to {MAX_ROWS * width}")
+        if not 0 <= speakers < 1 << len(SPEAKERS):
+            raise BadValue(
+                f"speakers {speakers} are not the bits of a layout, 0 to {(1 << len(SPEAKERS)) - 1}"
+            )
         if output is not None and "gains" in wanted:
             raise BadValue(f"output {output[:50]!r} is one sound by itself, and gains are of all; say one")
         if output is None and "gains" not in wanted and len(heard := sounds(artifact)) > 1:
@@ -254,7 +261,7 @@ class Socket:
             raise BadValue(words + " ".join(heard))
 
         # It is made in a thread of its own, since the filters of odd rates take a while.
-        given = {"sample_rate": rate, "channels": channels, "output": output, **wanted}
+        given = {"sample_rate": rate, "channels": channels, "speakers": speakers, "output": output, **wanted}
         session = await self._checked(asyncio.to_thread(Session, artifact, **given))
         self._open(session, Pcm(form, session.channels))
         if packets is not None:

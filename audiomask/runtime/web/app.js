@@ -5,12 +5,14 @@ import { Carrier, newKey, parseKey, parseMessage } from "./carrier.js";
 import { catalogue } from "./catalogue.js";
 import { Amk } from "./container.js";
 import { DRY, LOSS, showControls } from "./controls.js";
+import { Faders } from "./faders.js";
 import {
   clock, drawSegments, meter, milliseconds, pictures, restMeters, show, showCodes, showFigures, showFound, startPictures,
 } from "./figures.js";
 import { Playback } from "./playback.js";
 import { concat, join, zeros } from "./rows.js";
 import { Runner } from "./runner.js";
+import { maskOf } from "./seats.js";
 import { choose } from "./session.js";
 import { readWav, writeWav } from "./wav.js";
 
@@ -19,6 +21,7 @@ const KEEP_S = 600; // of a live recording
 const DECODE_RATE = 48000; // of files that are no WAV
 const COLUMN_S = 0.01; // of a live spectrogram
 const METER_S = 0.03;
+const DECODED = { 4: maskOf("FL FR BL BR"), 6: maskOf("FL FR FC LFE SL SR") }; // speakers, by channels: Web Audio 1.0
 
 const $ = (id) => document.getElementById(id);
 const buffering = {
@@ -35,12 +38,17 @@ const player = new Playback(context, {
   },
 });
 
+const faders = new Faders($("faders"), () => {
+  if (live) runner.set({}, { gains: faders.gains }).catch((error) => complain(explain(error)));
+  else if (take && !asking) later();
+});
+
 let models = [];
 let values = {}; // of the model's controls
 let mix = {}; // of the session's, or of the line's of a codec
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
-let take = null; // {name, before, after}, each {rows, rate}; of a codec {codes: bytes} too, of a search {found}
+let take = null; // {name, before, after}, each {rows, rate}, `before` with its speakers; of a codec {codes: bytes} too, of a search {found}
 let asking = false; // for the microphone, or for what an .amk holds
 let round = 0; // counts what was begun, so that what is outdated knows
 
@@ -180,14 +188,19 @@ function showPorts() {
   });
 }
 
-/** Offer the sounds that the model makes, the last choice kept where it has it too. */
+/** Offer the sounds that the model makes, the last choice kept where it has it too, and a fader for each stem. */
 function showOutputs() {
-  const names = model().sounds;
+  const { sounds: names, stems } = model();
   const last = $("output").value;
-  $("output").replaceChildren(...names.map((name) => new Option(name)));
+  const all = stems.length ? [new Option("All, by their faders", "")] : [];
+  $("output").replaceChildren(...all, ...names.map((name) => new Option(name)));
   if (names.includes(last)) $("output").value = last;
   $("output-field").hidden = names.length < 2;
+  faders.show(turning() ? stems : []);
 }
+
+/** Whether the sound is heard with its stems turned. */
+const turning = () => model().stems.length > 0 && !$("output").value;
 
 let timer = 0;
 /** Put the sound through again once the controls have come to rest. */
@@ -208,14 +221,15 @@ async function marking() {
   return { carrier: Array.from((await Carrier.of(key)).wave(message)) };
 }
 
-async function openSession(rate, channels) {
+async function openSession(rate, channels, speakers = 0) {
   const { name, codec, books, kbps, most } = model();
   const { carrier, mark } = await marking();
   const url = away() ? new URL("ws", document.baseURI).href.replace(/^http/, "ws") : model().url;
   const place = { ...files(), url, model: name, token: token() };
   const coded = codec && { kbps: kbps * (books ? values[books.name] : most) };
   const controls = carrier ? { ...values, carrier } : values;
-  const options = { rate, channels, output: $("output").value, controls, mark, [mixer().name]: mix[mixer().name] };
+  const heard = turning() ? { gains: faders.gains } : { output: $("output").value };
+  const options = { rate, channels, speakers, ...heard, controls, mark, [mixer().name]: mix[mixer().name] };
   const info = await runner.open({ mode: away() ? "server" : "browser", ...place, ...coded, ...options });
   $("latency").textContent = milliseconds(info.latency / rate);
   $("rate").textContent = `${rate} Hz`;
@@ -230,10 +244,10 @@ async function openFile(file) {
   try {
     const bytes = await file.arrayBuffer();
     const coded = /\.amk$/i.test(file.name) || new TextDecoder().decode(bytes.slice(0, 3)) === "AMK";
-    const { rate, sound, note } = coded ? await decodeCodes(bytes) : (readWav(bytes) ?? (await decode(bytes)));
+    const { rate, sound, speakers = 0, note } = coded ? await decodeCodes(bytes) : (readWav(bytes) ?? (await decode(bytes)));
     if (!sound.length || !sound[0].length) throw new Error("it holds no sound");
     player.pause();
-    take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate }, after: null };
+    take = { name: file.name.replace(/\.[^.]*$/, ""), before: { rows: sound, rate, speakers }, after: null };
     if (note) complain(`${file.name}: ${note}.`);
     if (coded && model().codec) {
       show("rate", `${rate} Hz`);
@@ -264,7 +278,8 @@ async function decode(bytes) {
   const buffer = await context.decodeAudioData(bytes).catch(() => {
     throw new Error("this browser cannot decode it; convert it first, as in: ffmpeg -i FILE out.wav");
   });
-  return { rate: buffer.sampleRate, sound: Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c)) };
+  const sound = Array.from({ length: buffer.numberOfChannels }, (_, c) => buffer.getChannelData(c));
+  return { rate: buffer.sampleRate, sound, speakers: DECODED[sound.length] };
 }
 
 /** The whole take through the model, as fast as it goes. What goes wrong is said, and can be tried again. */
@@ -281,7 +296,7 @@ async function process() {
 }
 
 async function enhance(mine) {
-  const { rows: before, rate } = take.before;
+  const { rows: before, rate, speakers } = take.before;
   const { width } = model();
   take.codes = take.found = null;
   showFound(null);
@@ -291,7 +306,7 @@ async function enhance(mine) {
     throw new Error(`${model().name} takes ${width} channels, and this sound has ${before.length}`);
   }
   say("busy", "Working");
-  const info = await openSession(rate, before.length);
+  const info = await openSession(rate, before.length, speakers);
   const seconds = before[0].length / rate;
   const after = zeros(info.outputs, Math.ceil((before[0].length * info.rate_out) / rate));
   let count = 0;
@@ -360,11 +375,11 @@ async function startLive() {
     if (!navigator.mediaDevices) {
       throw new Error("browsers give the microphone only to pages from localhost or over https");
     }
-    const { width } = model();
-    const wishes = { channelCount: width, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    const { wide } = model();
+    const wishes = { channelCount: wide, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     stream = await navigator.mediaDevices.getUserMedia({ audio: wishes });
     await context.resume();
-    const info = await openSession(context.sampleRate, width);
+    const info = await openSession(context.sampleRate, wide);
     if (info.rate_out !== info.rate) {
       const words = `makes sound at ${info.rate_out} Hz and this sound card runs at ${info.rate}; open a file`;
       throw new Error(`${model().name} ${words}`);

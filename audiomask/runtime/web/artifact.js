@@ -53,7 +53,9 @@ export function checkDocument(document) {
     const streams = inputs.filter((port) => port.isStream);
     const controls = Object.fromEntries(inputs.filter((port) => !port.isStream).map((port) => [port.name, port]));
     const lost = streams.slice(1).find((port) => port.type === "lost") ?? null;
-    return { ...document, inputs, outputs, states, streams, controls, lost };
+    const kind = ({ type, channels, rate }) => [type, channels, rate].join();
+    const alike = [...outputs, streams[0]].every((port) => port.type === "pcm" && kind(port) === kind(streams[0]));
+    return { ...document, inputs, outputs, states, streams, controls, lost, alike };
   } catch (error) {
     return refuse(`its metadata is inconsistent: ${error.message}; export it again`);
   }

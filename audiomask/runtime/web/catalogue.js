@@ -22,14 +22,18 @@ async function list(path, headers) {
 }
 
 /** An entry of the list of models, with what the page wants to know of it; `marks`: whether it is by a carrier, which is
- * then no control of the page's. */
+ * then no control of the page's; `stems`: its sounds, if they can be turned within what comes in; `width`: the channels
+ * that it needs, 1 where it takes any. */
 function model(entry) {
   const document = checkDocument(entry);
   if (document.lost) throw new ArtifactError("informed of lost packets, and the page loses those of codecs only");
   const file = { url: address(entry.url ?? `models/${entry.name}.onnx`) };
   const marks = marksBy(document);
   if (marks) delete document.controls.carrier;
-  return { ...document, ...file, marks, width: document.streams[0].channels, sounds: sounds(document) };
+  const [heard, { channels }] = [sounds(document), document.streams[0]];
+  const stems = document.alike && heard.length > 1 ? heard : [];
+  const width = document.alike && channels === 2 ? 1 : channels;
+  return { ...document, ...file, marks, sounds: heard, stems, width, wide: channels };
 }
 
 /** Likewise of the list of codecs. Such a model has `codec`, its files and hash, and `kbps` of a book. */
@@ -43,7 +47,7 @@ function codec({ name, hash, encoder, decoder, probabilities }) {
   const odds = probabilities && { url: address(probabilities.url), hash: probabilities.sha256.slice(0, 16) };
   return {
     name, task: "codec", sample_rate: from.sample_rate, latency: from.latency + to.delay,
-    width: from.streams[0].channels, sounds: to.outputs.map((output) => output.name),
+    width: from.streams[0].channels, wide: from.streams[0].channels, stems: [], sounds: to.outputs.map((output) => output.name),
     controls: { ...from.controls, ...(port && { [port.name]: port }) },
     codec: { ...files, probabilities: odds }, books: port, kbps, most: codes.channels,
   };

@@ -37,7 +37,7 @@ export const differ = (a, b) => Object.keys(a).some((key) => a[key].some((value,
  *
  * `model`: from `loadModel`. `sampleRate` of the sound that goes in and out in Hz, default the model's; a port
  * of sound at another rate than the model's clock keeps its own. `channels` of a block: independent rows of a
- * model of one channel; a model of M channels takes M, or of codes a multiple. `outputs`: names of the output ports that are wanted,
+ * model of one channel; a model of M channels takes M, and multiples if it gives M back. `outputs`: names of the output ports that are wanted,
  * default all. `controls`: values of the model's controls.
  *
  * Attributes: `first`, the port of the block; `ports` of the output; `rows` and `rates` (frames per second) by
@@ -61,16 +61,17 @@ export class Player {
     const width = this.first.channels;
     const sound = this.first.type === "pcm";
     this.channels = channels ?? width;
-    const alike = sound && width > 1; // while codes of several recordings may be stacked as rows
-    if (this.channels < 1 || (alike ? this.channels !== width : this.channels % width)) {
-      const each = alike ? ", one for each of its microphones" : "";
+    const one = sound && width > 1 && !artifact.alike; // while codes, and pairs that become pairs, may be stacked as rows
+    if (this.channels < 1 || (one ? this.channels !== width : this.channels % width)) {
+      const each = one ? ", one for each of its microphones" : "";
       throw new ArtifactError(`${name}: takes ${width} channels, not ${this.channels}${each}`);
     }
     const batch = this.channels / width;
     this.ports = outputs ? outputs.map((output) => outputPort(artifact, output)) : artifact.outputs;
     this.engine = new Engine(model, batch, this.ports.map((port) => port.name));
     const ports = [...streams, ...this.ports];
-    this.rows = Object.fromEntries(ports.map((port) => [port.name, batch * port.channels]));
+    this._rows = Object.fromEntries(ports.map((port) => [port.name, batch * port.channels])); // of the graph
+    this.rows = { ...this._rows };
     this.#bulk = this.ports.some((port) => port.type === "pcm") ? BULK_HOPS : BULK_SILENT;
     // Flags that come with the samples of a sound; of another clock they are a stream like any other.
     const { lost } = artifact;
@@ -92,12 +93,12 @@ export class Player {
     this.rates = Object.fromEntries(ports.map((port) => [port.name, port.rate.times(whole(clock))]));
     if (sampleRate !== clock) {
       if (first.type === "pcm" && Number(first.rate) === 1) {
-        const up = (this._in[first.name] = new Polyphase(sampleRate, clock, this.rows[first.name]));
-        if (this.#flagged && lost) this._in[lost.name] = new Spread(up, this.rows[lost.name]);
+        const up = (this._in[first.name] = new Polyphase(sampleRate, clock, this._rows[first.name]));
+        if (this.#flagged && lost) this._in[lost.name] = new Spread(up, this._rows[lost.name]);
       }
       for (const port of this.ports) {
         if (port.type !== "pcm" || Number(port.rate) !== 1) continue;
-        this._out[port.name] = new Polyphase(clock, sampleRate, this.rows[port.name]);
+        this._out[port.name] = new Polyphase(clock, sampleRate, this._rows[port.name]);
       }
       for (const name of [...Object.keys(this._in), ...Object.keys(this._out)]) this.rates[name] = whole(sampleRate);
     }
@@ -133,12 +134,13 @@ export class Player {
     this._stepped = 0;
   }
 
-  #empty(port) {
-    return zeros(this.rows[port.name], 0, port.Row);
+  #empty(port, rows = this._rows) {
+    return zeros(rows[port.name], 0, port.Row);
   }
 
+  /** No frames of any output, in the rows that are handed out. */
   #nothing() {
-    return Object.fromEntries(this.ports.map((port) => [port.name, this.#empty(port)]));
+    return Object.fromEntries(this.ports.map((port) => [port.name, this.#empty(port, this.rows)]));
   }
 
   /** Take a block, a list of rows of any length, and return `{port: rows}`: the frames that are complete.
@@ -179,6 +181,16 @@ export class Player {
     return y;
   }
 
+  /** What the graph hears of a block. */
+  _seated(x) {
+    return x;
+  }
+
+  /** The block of so many frames that comes after the end. */
+  _silence(count) {
+    return this.first.neutral(this.engine.batch, count, this._inner);
+  }
+
   /** Return the first stream's block, copied and cleaned, which of it is lost, and the other streams. */
   #checked(block, { lost: missing, ...others }) {
     const { first, channels, artifact } = this;
@@ -198,11 +210,15 @@ export class Player {
       if (![1, x.length].includes(marks.length) || marks.some((row) => row.length !== x[0].length)) {
         throw new RangeError(`lost of shape ${shape(marks)} does not fit a block of shape ${shape(given)}`);
       }
+      const all = x.map((row, c) => marks[marks.length > 1 ? c : 0]);
+      x.forEach((row, c) => all[c].forEach((mark, n) => {
+        if (mark) row[n] = 0;
+      }));
       lost = zeros(this.engine.batch, x[0].length); // of several microphones where any of them lacks a sample
-      x.forEach((row, c) => {
+      this._seated(all).forEach((row, c) => {
         const flags = lost[Math.floor(c / first.channels)];
-        marks[marks.length > 1 ? c : 0].forEach((mark, n) => {
-          if (mark) [flags[n], row[n]] = [1, 0];
+        row.forEach((mark, n) => {
+          if (mark) flags[n] = 1;
         });
       });
     }
@@ -226,7 +242,7 @@ export class Player {
   /** Take a checked block and give the aligned frames that it completes, by port. */
   async _push(x, lost = null, streams = {}) {
     const { name } = this.first;
-    const given = { [name]: x, ...this.#others(x[0].length, lost, streams) }; // all is checked before any is taken
+    const given = { [name]: this._seated(x), ...this.#others(x[0].length, lost, streams) }; // all is checked before any is taken
     for (const [stream, rows] of Object.entries(given)) {
       this._given[stream] += rows[0].length;
       if (this._in[stream]) given[stream] = this._in[stream].push(rows);
@@ -253,7 +269,7 @@ export class Player {
       if (!x) x = port.neutral(this.engine.batch, Math.max(0, Math.floor(end) - start), start);
       else {
         x = copied(listed(x), port);
-        const rows = this.rows[name];
+        const rows = this._rows[name];
         if (![1, rows].includes(x.length)) {
           throw new RangeError(`${name} of shape ${shape(x)} does not fit [${rows}, T]`);
         }
@@ -310,7 +326,7 @@ export class Player {
       const longest = missing.reduce((a, b) => (b > a ? b : a));
       if (!(longest > 0)) return parts;
       const n = Math.ceil(Number((longest > hop ? longest : hop).times(clock)));
-      parts.push(await this._push(this.first.neutral(this.engine.batch, n, this._inner)));
+      parts.push(await this._push(this._silence(n)));
     }
   }
 

@@ -29,6 +29,9 @@ function unpack(data, channels) {
   });
 }
 
+/** Decibels as JSON has them: silence is null. */
+const told = (gains) => Object.fromEntries(Object.entries(gains).map(([name, gain]) => [name, gain > -Infinity ? gain : null]));
+
 /** Where one waits for what sockets bring, or for the first of their errors. */
 class Gate {
   #error = null; #wake = [];
@@ -148,8 +151,8 @@ export class Remote extends Away {
 
   /** `url` of the websocket; the rest is the hello. `onsound(sound)` gets what comes back, in order. Throws an Error
    * that says why the server is not ready. */
-  static async open({ url, model, rate, channels, output, dry, controls, mark, token }, onsound) {
-    const what = mark ? { mark } : { output };
+  static async open({ url, model, rate, channels, speakers, output, gains, dry, controls, mark, token }, onsound) {
+    const what = mark ? { mark } : { speakers, ...(gains ? { gains: told(gains) } : { output }) };
     const socket = await Socket.open(new Gate(), url, { model, rate, channels, dry, controls, ...what }, token);
     return new Remote(socket, onsound);
   }
@@ -169,8 +172,8 @@ export class Remote extends Away {
     this._ended();
   }
 
-  set(controls, mix) {
-    this.#socket.send({ type: "set", controls, ...mix });
+  set(controls, { gains, ...mix }) {
+    this.#socket.send({ type: "set", controls, ...mix, ...(gains && { gains: told(gains) }) });
   }
 
   close() {

@@ -43,8 +43,8 @@ export class Runner {
   }
 
   /** Open a session. `mode`: "browser" (then `url` of the model) or "server" (then `url` of the websocket,
-   * `model`, `token`); `rate` in Hz, `channels`, `output` (name of the one that is heard of several), `dry`,
-   * `controls`. Of a codec there are `codec`: {encoder, decoder: addresses of the .onnx files, hash: in hexadecimal,
+   * `model`, `token`); `rate` in Hz, `channels` and their `speakers` (see `seats.js`), `output` (name of the one that is
+   * heard of several) or `gains` of all, `dry`, `controls`. Of a codec there are `codec`: {encoder, decoder: addresses of the .onnx files, hash: in hexadecimal,
    * probabilities: {url, hash} or null}, and `loss`, a fraction; on the server `model`, `token`, and `kbps` to begin
    * with too. `mark`, on the server: what its hello says of marks, {do: "mark", key, message} or {do: "detect", key};
    * of the latter the figures have `found`, what was detected by now. Resolves to what is known of it: outputs
@@ -53,7 +53,7 @@ export class Runner {
     return this.#call("open", options);
   }
 
-  /** Change controls of the open session, and the mix: `dry`, `bypass`; of a codec `loss`. */
+  /** Change controls of the open session, and the mix: `dry`, `bypass`, `gains`; of a codec `loss`. */
   set(controls, mix = {}) {
     return this.#call("set", { controls, mix });
   }

@@ -2,8 +2,8 @@
 
 const text = (view, at) => String.fromCharCode(...new Uint8Array(view.buffer, view.byteOffset + at, 4));
 
-/** ArrayBuffer to `{rate, sound, note}` (a Float32Array a channel; words on what the header says wrongly, or ""),
- * or null if it is not a WAV file of PCM or float samples. Headers are believed as little as by audio/headers.py. */
+/** ArrayBuffer to `{rate, sound, speakers, note}` (a Float32Array a channel; the bits of `seats.js`, 0 for none; words on
+ * what the header says wrongly, or ""), or null if it is not a WAV file of PCM or float samples. Headers are believed as little as by audio/headers.py. */
 export function readWav(buffer) {
   const view = new DataView(buffer);
   const end = buffer.byteLength;
@@ -21,12 +21,13 @@ export function readWav(buffer) {
         channels: view.getUint16(at + 10, true),
         rate: view.getUint32(at + 12, true),
         bits: view.getUint16(at + 22, true),
+        speakers: tag === 0xfffe && at + 32 <= end ? view.getUint32(at + 28, true) % 2 ** 18 : 0,
       };
     } else if (name === "data" && format) {
       const promised = size === 0xffffffff && wide !== null ? wide : size;
       const { used, note } = sized(view, at + 8, promised, (format.channels * format.bits) / 8, wide === null);
       const found = decode(view, at + 8, used, format);
-      return found && { ...found, note };
+      return found && { ...found, speakers: format.speakers, note };
     }
     at += 8 + size + (size % 2);
   }

@@ -87,10 +87,10 @@ async function loadCodec({ codec, headers }) {
 /** A session in this worker, with the calls of `Remote`. */
 class Local {
   static async open(options, onsound) {
-    const { rate: sampleRate, channels, output, dry, controls, codec } = options;
+    const { rate: sampleRate, channels, speakers, output, gains, dry, controls, codec } = options;
     const session = codec
       ? new Codec(await loadCodec(options), options)
-      : new Session(await load(options), { sampleRate, channels, output, dry, controls });
+      : new Session(await load(options), { sampleRate, channels, speakers, output, gains, dry, controls });
     return new Local(session, options, onsound);
   }
 

@@ -146,7 +146,10 @@ def test_stems_are_turned(serve, tmp_path, noise, rate, channels):
         ({"gains": {"music": 10**400}}, "too large"),
         ({"gains": [1]}, "gains is '[1]', of a wrong type"),
         ({"gains": {}, "output": "music"}, "output 'music' is one sound by itself, and gains are of all"),
-        ({"gains": {}, "mark": {"key": "0" * 32}}, "packets, output, gains, codec and mark are of different"),
+        ({"gains": {}, "mark": {"key": "0" * 32}}, "packets, output, gains, speakers, codec and mark"),
+        ({"speakers": 3, "mark": {"key": "0" * 32}}, "packets, output, gains, speakers, codec and mark"),
+        ({"speakers": -1}, "speakers -1 are not the bits of a layout, 0 to 262143"),
+        ({"speakers": 2**18}, "speakers 262144 are not the bits of a layout"),
         ({"model": "upsampler", "gains": {}}, "does not make of a sound others of its kind"),
     ],
 )
