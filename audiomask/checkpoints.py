@@ -54,7 +54,9 @@ def _nothing(*content: Any) -> dict[str, Any]:
 
 
 # What may lie beside the weights: bags of values without code, as the classes are called in the files.
-# OmegaConf keeps with each value what type it is to have, and a cache.
+# Demucs keeps the class of the network, and the length of its window as a fraction; OmegaConf with each value
+# what type it is to have, and a cache.
+_DEMUCS = ("demucs.htdemucs.HTDemucs", "fractions.Fraction")
 _OMEGACONF = (
     *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
     *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
@@ -65,7 +67,10 @@ _OMEGACONF = (
 BAGS: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
-    *((_Bag, name) for name in ("__main__.Config", *_OMEGACONF)),
+    *(
+        (_Bag, name)
+        for name in ("__main__.Config", "demucs.htdemucs.HTDemucs", "fractions.Fraction", *_OMEGACONF)
+    ),
     (_nothing, "collections.defaultdict"),
 ]
 

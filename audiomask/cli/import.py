@@ -12,6 +12,7 @@ audiomask import dac weights_24khz.pth -o dac.onnx
 audiomask import mimi tokenizer-e351c8d8-checkpoint125.safetensors -o mimi.onnx
 audiomask import silentcipher 44_1_khz/73999_iteration -o silentcipher.onnx
 audiomask import audioseal generator_base.pth -o audioseal_generator.onnx
+audiomask import htdemucs 955717e8-8726e21a.th -o htdemucs.onnx
 audiomask import open_unmix vocals-b62c91ce.pth drums-9619578f.pth bass-8d85a5bd.pth -o umx.onnx
 
 A network that only serves to train from, such as audio_mae, has no ONNX file. One that has parts has a file
