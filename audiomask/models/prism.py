@@ -5,6 +5,7 @@ are those of `nn.bandnet`. One frame (window K, hop S, with W = K / 512) is comp
 
     spectrum X [2 C, K / 2 + 1] of C channels -> X |X|^-.7 and |X|^.3, bin by bin
       -> 32 bands, 8 of W, 3 W, 8 W and 20 W bins each, by a product of its own for each  [32, D]
+      -> norm -> x / sqrt(1 + x^2 / 16)
       -> a convolution over the frames around it, of which `ahead` come after it
       -> + a full-band GRU -> blocks: (GRU over time, shared by the bands) + (attention across the bands)
       -> a hidden layer for each band -> masks Z of each sound and channel, one for 1, 1, 2, 4 bins
@@ -37,6 +38,7 @@ EACH = 8  # bands of each width
 WIDTHS = (1, 3, 8, 20)  # their bins, in units of window / 512
 SHARED = (1, 1, 2, 4)  # bins of a mask
 BANDS = EACH * len(WIDTHS)
+LOUDEST = 4.0  # no feature is larger: noise with more treble than any film would drown what rounds off
 
 
 class Banded(nn.Module):
@@ -137,7 +139,9 @@ class SplitMaskNet(BandRecurrence):
             found.append(split(x.reshape(EACH, batch * frames, -1)))
             at += size
         x = torch.cat(found).transpose(0, 1).reshape(batch * frames, -1)  # [B T, bands D]
-        return self.split_norm(x).reshape(batch, frames, BANDS, self.channels).permute(0, 3, 1, 2)
+        x = self.split_norm(x)
+        x = x * (1 + (x / LOUDEST).square()).rsqrt()
+        return x.reshape(batch, frames, BANDS, self.channels).permute(0, 3, 1, 2)
 
     def _masks(self, x: Tensor, frames: int) -> Tensor:
         """Return masks `[B, 2 C stems, T, F]` of rows `[T B, bands, D]`."""
