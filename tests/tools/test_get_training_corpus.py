@@ -1,4 +1,4 @@
-"""The corpus collector finds folders by a checksum, loads packages once, joins, strews, sums, splits by group."""
+"""The corpus collector finds folders by checksums, loads packages once, joins, strews, sums, splits."""
 
 import hashlib
 import runpy
