@@ -27,7 +27,8 @@ from audiomask.cli._common import table
 from audiomask.runtime.session import Session
 
 Stems = dict[str, np.ndarray]
-SIZE, HOP, MIX = 4096, 1024, "mixture"
+System = Callable[[np.ndarray, int], Stems]
+SIZE, HOP, MIX, ALONE = 4096, 1024, "mixture", "the mix"
 
 
 def transformed(x: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ def denoise(x: np.ndarray, rate: int) -> Stems:
     return {"speech": y, "music": (x - y) / 2, "effects": (x - y) / 2}
 
 
-FLOORS: dict[str, Callable[[np.ndarray, int], Stems]] = {
+FLOORS: dict[str, System] = {
     "hpss": hpss,
     "bands": bands,
     "centre": centre,
@@ -72,7 +73,7 @@ FLOORS: dict[str, Callable[[np.ndarray, int], Stems]] = {
 }
 
 
-def ours(model: str) -> Callable[[np.ndarray, int], Stems]:
+def ours(model: str) -> System:
     def run(x: np.ndarray, rate: int) -> Stems:
         session = Session(model, sample_rate=rate, channels=2)
         fed, rest = session.feed(x), session.flush()
@@ -87,26 +88,32 @@ def main() -> None:
     parser.add_argument("--model", nargs="*", default=[], help="models that separate: names, or .onnx files")
     parser.add_argument("--floors", nargs="*", default=[], choices=FLOORS)
     args = parser.parse_args()
-    songs = sorted(path.parent for path in args.mixes.glob("*/mixture.wav"))
-    if not songs:
-        sys.exit(f"{args.mixes}: holds no NAME/mixture.wav; tools/corpora/mix_stems.py makes them")
     systems = {name: ours(name) for name in args.model} | {name: FLOORS[name] for name in args.floors}
-    gains: dict[str, dict[str, list[float]]] = {name: {} for name in ("the mix", *systems)}
+    gains = improvements(args.mixes, systems)
+    names = list(gains[ALONE])
+    rows = [[system, *(_cell(found.get(name, [])) for name in names)] for system, found in gains.items()]
+    print(table(["SI-SDR, dB", *names], rows))
+    print(f"{len(gains[ALONE][names[0]])} mixes; by how much each system is better than the mix")
+
+
+def improvements(mixes: Path, systems: dict[str, System]) -> dict[str, dict[str, list[float]]]:
+    """SI-SDR of each system and stem less that of the mix, by mix; that of the mix itself is the first."""
+    songs = sorted(path.parent for path in mixes.glob("*/mixture.wav"))
+    if not songs:
+        sys.exit(f"{mixes}: holds no NAME/mixture.wav; tools/corpora/mix_stems.py makes them")
+    gains: dict[str, dict[str, list[float]]] = {name: {} for name in (ALONE, *systems)}
     for song in songs:
         mix, rate = audio.read(song / "mixture.wav")
         stems = {path.stem: audio.read(path)[0] for path in sorted(song.glob("*.wav")) if path.stem != MIX}
         before = {name: si_sdr(ref, mix, rate) for name, ref in stems.items()}
         for name, value in before.items():
-            gains["the mix"].setdefault(name, []).append(value)
+            gains[ALONE].setdefault(name, []).append(value)
         for system, run in systems.items():
             for name, y in run(mix, rate).items():
                 if name in stems:
                     better = si_sdr(stems[name], y, rate) - before[name]
                     gains[system].setdefault(name, []).append(better)
-    names = list(gains["the mix"])
-    rows = [[system, *(_cell(found.get(name, [])) for name in names)] for system, found in gains.items()]
-    print(table(["SI-SDR, dB", *names], rows))
-    print(f"{len(songs)} mixes; by how much each system is better than the mix")
+    return gains
 
 
 def si_sdr(ref: np.ndarray, est: np.ndarray, rate: int) -> float:
