@@ -38,7 +38,9 @@ EACH = 8  # bands of each width
 WIDTHS = (1, 3, 8, 20)  # their bins, in units of window / 512
 SHARED = (1, 1, 2, 4)  # bins of a mask
 BANDS = EACH * len(WIDTHS)
-LOUDEST = 4.0  # no feature is larger: noise with more treble than any film would drown what rounds off
+# Noise with more treble than any film would bring out what rounds off; hence features are bounded, and those
+# of bands in which hardly anything was ever heard are not scaled up to the others.
+LOUDEST, QUIET = 4.0, 0.03
 
 
 class Banded(nn.Module):
@@ -99,7 +101,7 @@ class SplitMaskNet(BandRecurrence):
             # Untrained, each stem is about its share of the mix.
             self.heads.append(Banded(EACH, hidden, self.parts * channels * stems * masks, 0.1))
             self.counts.append(masks)
-        self.split_norm = nn.BatchNorm1d(BANDS * width)
+        self.split_norm = nn.BatchNorm1d(BANDS * width, eps=QUIET)
         self.context = Context(past, ahead, (width, BANDS))
         self.compose(self.context)
         self.around = nn.Conv2d(width, width, (past + 1 + ahead, 1), bias=False)
