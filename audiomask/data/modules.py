@@ -27,6 +27,7 @@ from audiomask.data.crops.labels import LabelledCrops, count, labels_of
 from audiomask.data.crops.music import MusicClips, MusicCrops, read_stems
 from audiomask.data.crops.packed import Corpus, PackedAudio, SpeechAndNoise, pack
 from audiomask.data.crops.pairs import PairCrops, Pairs
+from audiomask.data.crops.scores import ScoredCrops, read_score
 from audiomask.data.crops.shards import ShardedAudio, Share, label_counts, sharded
 from audiomask.data.crops.stems import StemCrops
 from audiomask.data.kaldi.directory import DataDir, Utterance, read_mono
@@ -378,6 +379,54 @@ class StemSounds(Rows):
 
     def clips(self, path: str) -> Dataset[Any]:
         return self._crops(path, count=self.count)
+
+
+class ScoredSongs(Rows):
+    """Provides mixtures of songs with their scores, for `tasks.scores`; see `crops.scores`.
+
+    Args:
+        train, valid: Data directories with a table utt2score.
+        stems: Names of the stems; in a recipe those of the network, which fills them in.
+        hop_length: Samples between the frames of a score, those of the network.
+        clips: Rows of a validation.
+        rest: See `Rows`.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        valid: str,
+        stems: Sequence[str] | None = None,
+        hop_length: int = 256,
+        clips: int = 50,
+        **rest: Any,
+    ):
+        super().__init__(train, valid, **rest)
+        if not stems:
+            raise AudioError(f"{type(self).__name__}: give stems, by name")
+        self.stems, self.hop_length, self.count = tuple(stems), hop_length, clips
+
+    def _crops(self, path: str, count: int = 0) -> ScoredCrops:
+        data = DataDir.read(path)
+        named = data.tables.get("utt2score", {})
+        if missing := [key for key in data.utterance_keys if key not in named]:
+            raise AudioError(
+                f"{path}: utt2score lacks the score of {missing[0]}; tools/corpora/render_stems.py makes both"
+            )
+        scores = {key: read_score(data.resolve(entry)) for key, entry in named.items()}
+        songs = PackedAudio(self._pack(path))
+        given = (songs, scores, self.stems, self.segment, self.hop_length, self.sample_rate)
+        return ScoredCrops(*given, count=count, seed=self.seed)
+
+    def prepare_data(self) -> None:
+        for path in (self.train_dir, self.valid_dir):
+            self._pack(path)
+
+    def rows(self) -> Dataset[Any]:
+        return self._crops(self.train_dir)
+
+    def clips(self, path: str) -> Dataset[Any]:
+        return self._crops(path, self.count)
 
 
 class Codes(Rows):

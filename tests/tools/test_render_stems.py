@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from audiomask.data.crops.scores import read_score
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.kaldi.health import validate
 
@@ -103,7 +104,7 @@ def render(tmp_path, monkeypatch, capsys):
 
 def signals(folder: Path) -> dict[str, np.ndarray]:
     """The files `[T, 2]` of a song in steps of 16 bits."""
-    return {path.stem: sf.read(path, dtype="int16")[0].astype(int) for path in folder.iterdir()}
+    return {path.stem: sf.read(path, dtype="int16")[0].astype(int) for path in folder.glob("*.flac")}
 
 
 def heard(x: np.ndarray) -> list[int]:
@@ -127,8 +128,28 @@ def test_notes_lie_in_their_stems_and_the_stems_sum_to_the_mixture(render, tmp_p
         "bass": [1],
         "other": [2],
     }
+    score = read_score(Path(data.tables["utt2score"]["a_song-0"]))
+    assert {stem: notes.tolist() for stem, notes in score.items()} == {
+        "drums": [[0.0, 0.5, 38.0], [1.5, 2.0, 50.0]],
+        "bass": [[0.5, 1.0, 40.0]],
+        "other": [[1.0, 1.5, 60.0]],
+    }
     code, error = render("in", "--fonts", render.font, "-o", "out")
     assert (code, "choose another OUT" in error) == (1, True)
+
+
+def test_a_note_that_is_struck_again_has_ended(render, tmp_path):
+    track = mido.MidiTrack()
+    for time, velocity in ((0, 100), (480, 90), (480, 0), (0, 80), (960, 0)):
+        track.append(mido.Message("note_on", channel=9, note=40, velocity=velocity, time=time))
+    track.append(mido.Message("note_on", channel=9, note=41, velocity=100))  # for ever
+    track.append(mido.Message("control_change", channel=9, control=7, value=90, time=480))
+    file = mido.MidiFile(ticks_per_beat=480)
+    file.tracks.append(track)
+    file.save(tmp_path / "again.mid")
+    assert render("again.mid", "--fonts", render.font, "--allow-missing", "-o", "out") == (0, "")
+    notes = read_score(tmp_path / "out/audio/again-0/score.tsv")["drums"].tolist()
+    assert notes == [[0.0, 0.5, 40.0], [0.5, 1.0, 40.0], [1.0, 2.0, 40.0], [2.0, 2.5, 41.0]]
 
 
 def test_versions_vary_alike_in_whatever_company(render, tmp_path):

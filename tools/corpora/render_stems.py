@@ -6,7 +6,8 @@
 
 OUT is a data directory with drums.scp, bass.scp and other.scp beside wav.scp, the mixtures, like those of
 `audiomask data import musdb`. The files are FLAC of 16 bits, and a mixture is exactly the sum of its stems:
-one gain turns the song to a peak of .9 before all are rounded.
+one gain turns the song to a peak of .9 before all are rounded. utt2score names the notes of each song, lines
+of stem, onset, offset and MIDI number (`audiomask.data.crops.scores`).
 
 A note belongs to a stem by the program of General MIDI that its channel plays: drums are channel 10 and the
 programs 115 to 119 (from woodblock to reverse cymbal, counted from 0), bass are 32 to 39, all else is other.
@@ -125,6 +126,24 @@ def stretch(events: list[Event], seconds: float, rng: np.random.Generator) -> li
         for event in events
         if event.time < begin + seconds and (event.time >= begin or not event.stem)
     ]
+
+
+def notes_of(events: list[Event]) -> list[tuple[str, float, float, int]]:
+    """Return stem, onset, offset and number of each note; those that never end do so with the song."""
+    held: dict[tuple[int, int], tuple[str, float]] = {}
+    found = []
+    for event in events:
+        m = event.message
+        if m.type not in ("note_on", "note_off"):
+            continue
+        key = m.channel, m.note
+        if key in held:  # a note that is struck again has ended
+            stem, onset = held.pop(key)
+            found.append((stem, onset, event.time, m.note))
+        if event.stem:
+            held[key] = event.stem, event.time
+    found += [(stem, onset, events[-1].time, note) for (_, note), (stem, onset) in held.items()]
+    return sorted(found, key=lambda note: note[1:])
 
 
 class Font:
@@ -276,8 +295,14 @@ def main() -> int:
                     signals, by = render(played, fonts, rng)
                     for what, x in signals.items():
                         audio.write(folder / f"{what}.flac", x.T.astype(np.float32) / FULL, args.rate)
+                    score = folder / "score.tsv"
+                    lines = (
+                        f"{stem}\t{on:.4f}\t{off:.4f}\t{note}\n" for stem, on, off, note in notes_of(played)
+                    )
+                    score.write_text("".join(lines), encoding="utf-8")
                     stems = {stem: folder / f"{stem}.flac" for stem in STEMS}
-                    made.add(folder.name, name, folder / "mixture.flac", None, **stems)
+                    if made.add(folder.name, name, folder / "mixture.flac", None, **stems):
+                        made.tables.setdefault("utt2score", {})[folder.name] = str(score)
                     print(f"{folder}: {', '.join(f'{stem} by {font}' for stem, font in by.items())}")
             except (Failure, AudioError) as error:
                 made.fault(str(error))

@@ -83,7 +83,7 @@ def keyed_by(name: str) -> str | None:
 
 def names_files(name: str) -> bool:
     """Return whether a table's values are files, whose paths may be relative."""
-    return name.endswith(".scp") or name == "utt2trace"
+    return name.endswith(".scp") or name in ("utt2trace", "utt2score")
 
 
 def read_text(path: Path, remedy: str) -> str:
