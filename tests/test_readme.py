@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile as sf
 
@@ -53,6 +54,17 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
+
+
+def test_a_film_is_taken_apart(folder):
+    x, rate = sf.read(folder / "talk.wav", frames=8000)
+    sf.write(folder / "film.wav", np.stack([x, x[::-1]], 1), rate)
+    (line,) = commands("separate", "README.md")
+    done = shell(line, folder)
+    assert done.returncode == 0, done.stderr
+    stems = {path.stem: sf.read(path)[0] for path in (folder / "stems/film").iterdir()}
+    assert set(stems) == {"speech", "music", "effects"}
+    assert all(y.shape == (8000, 2) for y in stems.values())
 
 
 def test_the_denoising_commands_run_in_their_order(folder):
