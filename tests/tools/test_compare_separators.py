@@ -72,3 +72,17 @@ def test_the_table(tmp_path, monkeypatch, capsys, parts):
     assert centre.split()[:3] == ["centre", "-", "-"]
     assert len(denoise.split()) >= 4
     assert end.startswith("1 mixes")
+
+
+def test_a_gain_is_of_what_is_heard_alone(parts):
+    heard = []
+
+    def system(x, rate):
+        heard.append(float(np.abs(x).max()))
+        return {"speech": 0.5 * x, "music": x * x}
+
+    mix = sum(parts.values())
+    made = separators.turned(system, -20.0)(mix, RATE)
+    assert heard[0] == pytest.approx(0.1 * np.abs(mix).max())
+    np.testing.assert_allclose(made["speech"], 0.5 * mix, rtol=1e-5)
+    np.testing.assert_allclose(made["music"], 0.1 * mix * mix, rtol=1e-5, atol=1e-7)

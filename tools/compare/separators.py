@@ -10,6 +10,8 @@ bootstrap interval. Floors:
 - bands: hpss, with all of its parts below 120 Hz taken for the bass.
 - centre: what both channels have alike, by their cross-spectrum, is the speech or the vocals.
 - denoise: the denoiser that ships makes the speech, and the rest is music and effects alike.
+
+--gain turns what the systems hear, and turns their stems back, to see what they make of other levels.
 """
 
 from __future__ import annotations
@@ -82,14 +84,21 @@ def ours(model: str) -> System:
     return run
 
 
+def turned(system: System, db: float) -> System:
+    """A system that hears everything louder by so many decibels, and whose stems are turned back."""
+    gain = np.float32(10 ** (db / 20))
+    return lambda x, rate: {name: y / gain for name, y in system(gain * x, rate).items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("mixes", type=Path)
     parser.add_argument("--model", nargs="*", default=[], help="models that separate: names, or .onnx files")
     parser.add_argument("--floors", nargs="*", default=[], choices=FLOORS)
+    parser.add_argument("--gain", type=float, default=0.0, metavar="DB", help="of what the systems hear")
     args = parser.parse_args()
     systems = {name: ours(name) for name in args.model} | {name: FLOORS[name] for name in args.floors}
-    gains = improvements(args.mixes, systems)
+    gains = improvements(args.mixes, {name: turned(run, args.gain) for name, run in systems.items()})
     names = list(gains[ALONE])
     rows = [[system, *(_cell(found.get(name, [])) for name in names)] for system, found in gains.items()]
     print(table(["SI-SDR, dB", *names], rows))
