@@ -67,10 +67,7 @@ _OMEGACONF = (
 BAGS: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
-    *(
-        (_Bag, name)
-        for name in ("__main__.Config", "demucs.htdemucs.HTDemucs", "fractions.Fraction", *_OMEGACONF)
-    ),
+    *((_Bag, name) for name in ("__main__.Config", *_DEMUCS, *_OMEGACONF)),
     (_nothing, "collections.defaultdict"),
 ]
 

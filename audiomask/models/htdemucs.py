@@ -255,14 +255,9 @@ class HTDemucs(StreamingModel):
         bands = size // 2 // STRIDE**depth
         if bands < 2 or size % (2 * STRIDE**depth):
             raise ValueError(f"frames of {size} samples have too few frequencies for {depth} layers")
-        if not 0 < overlap <= 0.5 or window < 2 * size:
-            raise ValueError(
-                f"windows of {window} samples that overlap by {overlap}: give {2 * size} or more, 0 to .5"
-            )
-        spread = sample_rate // 2 // (STRIDE * max(1, shifts)) * STRIDE * max(1, shifts) if shifts > 1 else 0
-        shared = max(8, round((window + spread) * overlap / 8) * 8)
-        if shifts < 1 or spread >= shared // 4:
-            raise ValueError(f"{shifts} shifts over {spread} samples: give 1 or more, and a longer window")
+        if window < 2 * size:
+            raise ValueError(f"windows of {window} samples: give {2 * size} or more")
+        spread = sample_rate // 2 if shifts > 1 else 0
         self.name, self.sample_rate, self.window, self.size = name, sample_rate, window, size
         self.shifts, self.spread, self.both = shifts, spread, both
         self.inputs = (Port("audio", channels=channels),)
@@ -293,8 +288,9 @@ class HTDemucs(StreamingModel):
         self.crosstransformer = CrossTransformer(bottom or top, layers, heads, hidden * (bottom or top))
         self.bottom = bottom
         self.transform = Frames(size)
-        hop = window + spread - shared
-        self.windows = Windowed(self.flat, hop, shared // 4, channels, outputs, shared)
+        self.windows = Windowed.overlapping(self.flat, window + spread, overlap, channels, outputs)
+        if shifts < 1 or spread >= self.windows.fade:  # what is used has to be heard at all places
+            raise ValueError(f"{shifts} shifts over {spread} samples: give 1 or more, and a longer window")
         self.compose(self.windows)
 
     def step(self, x, state, **controls):
@@ -305,10 +301,10 @@ class HTDemucs(StreamingModel):
         """Return the stems of a window `[B, C, T]`, one after the other, as channels."""
         if self.shifts == 1:
             return self.whole(x).flatten(1, 2)
-        length, apart = x.shape[2] - self.spread, self.spread // (self.shifts - 1)
+        length, last = x.shape[2] - self.spread, self.shifts - 1
         heard = [
-            F.pad(self.whole(x[:, :, n : n + length]).flatten(1, 2), (n, self.spread - n))
-            for n in range(0, self.spread + 1, apart)
+            F.pad(self.whole(x[:, :, at : at + length]).flatten(1, 2), (at, self.spread - at))
+            for at in (n * self.spread // last for n in range(self.shifts))
         ]
         return torch.stack(heard).mean(0)  # right in the middle, which is what is used
 

@@ -114,8 +114,6 @@ class OpenUnmix(StreamingModel):
             raise ValueError(f"{channels} channels: the step inverts matrices of 1 or 2")
         if steps and len(stems) + residual < 2:
             raise ValueError("expectation-maximization shares a mixture between two or more: set steps to 0")
-        if not 0 < overlap <= 0.5 or window < 4:
-            raise ValueError(f"windows of {window} frames that overlap by {overlap}: give 4 or more, 0 to .5")
         self.name, self.sample_rate, self.channels, self.em = name, sample_rate, channels, steps
         self.residual = residual
         self.inputs = (Port("audio", channels=channels),)
@@ -125,10 +123,8 @@ class OpenUnmix(StreamingModel):
         self.targets = nn.ModuleDict(
             {stem: Target(bins, min(seen, bins), channels, hidden, layers, causal) for stem in stems}
         )
-        shared = max(1, round(window * overlap / 2)) * 2 * stride
-        self.windows = Windowed(
-            self.flat, window * stride - shared, shared // 4, channels, channels * len(self.outputs), shared
-        )
+        outputs = channels * len(self.outputs)
+        self.windows = Windowed.overlapping(self.flat, window * stride, overlap, channels, outputs, stride)
         self.compose(self.windows)
 
     def step(self, x, state, **controls):

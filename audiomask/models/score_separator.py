@@ -22,14 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audiomask.frontend.stft import Centred
+from audiomask.frontend.stft import Centred, magnitude
+from audiomask.masks.notes import NOTES, harmonics
 from audiomask.nn.windowed import Windowed
 from audiomask.streaming import Port, Steps, StreamingModel
 
-LOWEST, NOTES = 21, 88  # MIDI numbers of a piano
-NARROW = 0.03  # half of the width of a harmonic, of its frequency: half a semitone
 FLOOR = 1e-3  # of magnitudes under the logarithm
-TINY = 1e-12
 
 
 class TCN(nn.Module):
@@ -88,6 +86,7 @@ class ScoreSeparator(StreamingModel):
     """
 
     task = "separate"
+    harmonics: Tensor
 
     def __init__(
         self,
@@ -104,8 +103,6 @@ class ScoreSeparator(StreamingModel):
         name: str = "score_separator",
     ) -> None:
         super().__init__()
-        if not 0 < overlap <= 0.5 or window < 8:
-            raise ValueError(f"windows of {window} frames that overlap by {overlap}: give 8 or more, 0 to .5")
         self.name, self.sample_rate, self.hop_length = name, sample_rate, hop_length
         self.inputs, self.outputs = (Port("audio"),), tuple(Port(stem) for stem in stems)
         self.transform = Centred(size, hop_length, "hann", "reflect", normalized=True)
@@ -114,11 +111,9 @@ class ScoreSeparator(StreamingModel):
         self.transcriptor = Transcriptor(bins, len(stems), width, hidden, layers, repeats)
         self.transcriptor.requires_grad_(False)  # no sound comes from it; `tasks.scores` trains it
         self.register_buffer("harmonics", harmonics(sample_rate, size), persistent=False)
-        shared = max(1, round(window * overlap / 2)) * 2 * hop_length
-        self.windows = Windowed(self.flat, window * hop_length - shared, shared // 4, 1, len(stems), shared)
+        given = (window * hop_length, overlap, 1, len(stems), hop_length)
+        self.windows = Windowed.overlapping(self.flat, *given)
         self.compose(self.windows)
-
-    harmonics: Tensor
 
     def step(self, x, state, **controls):
         step = Steps(self, state)
@@ -127,7 +122,7 @@ class ScoreSeparator(StreamingModel):
     def flat(self, x: Tensor) -> Tensor:
         """Return the instruments of a window `[B, 1, T]` as channels."""
         spectra = self.transform.spectra(x)  # [B, 2, T, F]
-        masks = self.masks(magnitude(spectra))
+        masks = self.masks(magnitude(spectra)[:, 0])
         y = masks.repeat_interleave(2, 1) * spectra.repeat(1, len(self.outputs), 1, 1)
         return self.transform.signals(y, x.shape[2])
 
@@ -137,24 +132,9 @@ class ScoreSeparator(StreamingModel):
         return y.unflatten(2, (len(self.outputs), -1)).transpose(1, 2).sigmoid()
 
 
-def magnitude(spectra: Tensor) -> Tensor:
-    """Return magnitudes `[B, T, F]` of spectra `[B, 2, T, F]`."""
-    return (spectra.square().sum(1) + TINY).sqrt()
-
-
 def loudness(magnitude: Tensor) -> Tensor:
     """Return magnitudes on a logarithmic scale, 0 for none, 1.5 for 1."""
     return ((magnitude + FLOOR) / FLOOR).log10() / 2
-
-
-def harmonics(sample_rate: int, size: int) -> Tensor:
-    """Return 1 where a bin is in a harmonic of a note, `[88, F]`, as wide as a Hann window's."""
-    f = torch.arange(size // 2 + 1) * sample_rate / size
-    first = 440.0 * 2 ** ((torch.arange(NOTES) + LOWEST - 69.0) / 12)
-    number = (f / first[:, None]).round().clamp_min(1)
-    away = (f - number * first[:, None]).abs()
-    wide = (NARROW * number * first[:, None]).clamp(min=2 * sample_rate / size)
-    return (away <= torch.minimum(wide, first[:, None] / 2)).float()
 
 
 def piano_rolls_apart(notes: Tensor) -> Tensor:

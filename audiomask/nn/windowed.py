@@ -45,6 +45,29 @@ class Windowed(Streaming):
         self.hop, self.fade, self.channels, self.outputs = hop, fade, channels, outputs or channels
         self.overlap, self.delay = shared, shared // 2 + fade
 
+    @classmethod
+    def overlapping(
+        cls,
+        network: Callable[[Tensor], Tensor],
+        window: int,
+        overlap: float,
+        channels: int,
+        outputs: int,
+        unit: int = 4,
+    ) -> Windowed:
+        """Return windows of `window` samples, of which two have a fraction `overlap` in common.
+
+        What they share is a multiple of 2 `unit` samples, and an eighth of it is cross-faded on each side of
+        its middle. Raises ValueError for windows of fewer than 4 units, and overlaps above .5.
+        """
+        if not 0 < overlap <= 0.5 or window < 4 * unit:
+            raise ValueError(
+                f"windows of {window // unit} x {unit} samples that overlap by {overlap}: give 4 or more, "
+                "and 0 to .5"
+            )
+        shared = max(1, round(window / unit * overlap / 2)) * 2 * unit
+        return cls(network, window - shared, shared // 4, channels, outputs, shared)
+
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         past = torch.zeros(batch, self.channels, self.overlap, device=device, dtype=dtype)
         tail = torch.zeros(batch, self.outputs, self.fade, device=device, dtype=dtype)

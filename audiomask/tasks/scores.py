@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from audiomask.audio import AudioError
-from audiomask.models.score_separator import ScoreSeparator, cross_entropy, magnitude, piano_rolls_apart
+from audiomask.frontend.stft import magnitude
+from audiomask.models.score_separator import ScoreSeparator, cross_entropy, piano_rolls_apart
 from audiomask.tasks.task import Task
 
 
@@ -71,7 +72,7 @@ class ScoreSupervision(Task):
     def losses(self, audio: Tensor, notes: Tensor) -> dict[str, Tensor]:
         """Return the losses of mixtures `[B, 1, T]` with notes `[B, stems, frames, 88]`."""
         model: ScoreSeparator = self.model
-        seen = magnitude(model.transform.spectra(audio))  # [B, T, F]
+        seen = magnitude(model.transform.spectra(audio))[:, 0]  # [B, T, F]
         if notes.shape[1:3] != (len(model.outputs), seen.shape[1]):
             raise AudioError(
                 f"scores of {notes.shape[1]} stems and {notes.shape[2]} frames do not fit "

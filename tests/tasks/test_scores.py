@@ -11,8 +11,9 @@ import torch
 from audiomask import weights
 from audiomask.audio import AudioError
 from audiomask.data.kaldi.directory import DataDir
+from audiomask.masks.notes import LOWEST, NOTES, harmonics
 from audiomask.models import score_separator as networks
-from audiomask.models.score_separator import LOWEST, NOTES, ScoreSeparator, harmonics
+from audiomask.models.score_separator import ScoreSeparator
 from audiomask.tasks.scores import ScoreSupervision, frozen, remixed
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,21 @@ def test_a_leak_is_hidden_by_the_separator_and_sought_by_the_transcriptor():
             n.split(".")[0] for n, p in task.model.named_parameters() if p.grad is not None and p.grad.any()
         }
         assert got == {part}, name
+
+
+@torch.no_grad()
+def test_all_that_is_left_in_an_estimate_is_to_be_heard(monkeypatch):
+    task, notes = supervision("adversarial"), played(("bass", 40), ("other", 60))
+    x, leaks = 0.1 * torch.randn(1, 1, 40 * HOP), []
+    for heard in (notes.expand(3, -1, -1, -1), networks.piano_rolls_apart(notes)):
+
+        def hear(seen, y=40 * heard - 20):
+            return y[: len(seen)], seen.new_zeros(len(seen), 41)
+
+        monkeypatch.setattr(task.model.transcriptor, "forward", hear)
+        leaks.append(task.losses(x, notes)["leak"])
+    assert leaks[0] < 1e-3
+    assert leaks[1] > 1
 
 
 def test_parameters_are_frozen_for_a_while():

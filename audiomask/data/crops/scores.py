@@ -14,8 +14,7 @@ import numpy as np
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.packed import DrawnRows, PackedAudio, drawn
-
-LOWEST, NOTES = 21, 88  # of a piano
+from audiomask.masks.notes import LOWEST, NOTES
 
 Score = Mapping[str, np.ndarray]  # notes `[N, 3]` of each stem: onset, offset (s), MIDI number
 

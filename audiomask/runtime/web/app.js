@@ -48,7 +48,8 @@ let values = {}; // of the model's controls
 let mix = {}; // of the session's, or of the line's of a codec
 let spare = null; // chosen buffer in ms
 let live = null; // {handle, stream, gain, recording, info}
-let take = null; // {name, before, after}, each {rows, rate}, `before` with its speakers; of a codec {codes: bytes} too, of a search {found}
+// {name, before, after}, each {rows, rate}, `before` with its speakers; of a codec {codes: bytes} too, of a search {found}
+let take = null;
 let asking = false; // for the microphone, or for what an .amk holds
 let round = 0; // counts what was begun, so that what is outdated knows
 

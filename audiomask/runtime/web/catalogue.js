@@ -23,7 +23,7 @@ async function list(path, headers) {
 
 /** An entry of the list of models, with what the page wants to know of it; `marks`: whether it is by a carrier, which is
  * then no control of the page's; `stems`: its sounds, if they can be turned within what comes in; `width`: the channels
- * that it needs, 1 where it takes any. */
+ * that it needs, 1 where it takes any; `wide`: those that it hears, which a microphone is asked for. */
 function model(entry) {
   const document = checkDocument(entry);
   if (document.lost) throw new ArtifactError("informed of lost packets, and the page loses those of codecs only");

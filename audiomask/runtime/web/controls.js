@@ -9,9 +9,11 @@ export const LOSS = {
   doc: "each of one frame, and by itself; the decoder conceals them",
 };
 
-const title = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
+/** A name as it is shown. */
+export const title = (name) => name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
 
-const element = (tag, properties, ...children) => {
+/** An element with properties and children. */
+export const element = (tag, properties, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
   return made;

@@ -1,11 +1,8 @@
 // A fader for each stem of a model that separates, with solo and mute.
 
+import { element, title } from "./controls.js";
+
 const [LOW_DB, HIGH_DB] = [-40, 12]; // at the low end a stem is off
-const element = (tag, properties, ...children) => {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-};
 
 /** Faders in `box`; `onchange()` on each change. What is set of a stem outlives a change of the model. */
 export class Faders {
@@ -34,7 +31,6 @@ export class Faders {
 
   #fader(name, id) {
     const one = this.#set.get(name);
-    const title = name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
     const input = element("input", { id, type: "range", name, min: LOW_DB, max: HIGH_DB, step: 0.5, value: one.db });
     input.title = "Double-click: back to 0 dB";
     const shown = element("output", { htmlFor: id });
@@ -50,7 +46,7 @@ export class Faders {
     input.addEventListener("input", () => turn(Number(input.value)));
     input.addEventListener("dblclick", () => turn(0));
     const switches = ["solo", "mute"].map((what) => {
-      const button = element("button", { textContent: what === "solo" ? "Solo" : "Mute" });
+      const button = element("button", { textContent: title(what) });
       button.setAttribute("aria-label", `${button.textContent} ${name.replaceAll("_", " ")}`);
       const press = () => button.setAttribute("aria-pressed", one[what]);
       button.addEventListener("click", () => {
@@ -62,7 +58,7 @@ export class Faders {
       return button;
     });
     show();
-    const label = element("label", { htmlFor: id, textContent: title });
+    const label = element("label", { htmlFor: id, textContent: title(name) });
     return element("div", { className: "fader" }, label, shown, ...switches, input);
   }
 }

@@ -24,7 +24,8 @@ const BULK_SILENT = 8;
 const GARBAGE = 2 ** 32; // no sample is larger
 
 const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
-const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, f(value, key)]));
+/** An object with each value by `f(value, key)`. */
+export const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, f(value, key)]));
 /** A sound as a list of rows, of rows or of one. */
 const listed = (x) => (ArrayBuffer.isView(x) || typeof x[0] === "number" ? [x] : [...x]);
 /** Rows of numbers as a port has them. */
@@ -37,8 +38,8 @@ export const differ = (a, b) => Object.keys(a).some((key) => a[key].some((value,
  *
  * `model`: from `loadModel`. `sampleRate` of the sound that goes in and out in Hz, default the model's; a port
  * of sound at another rate than the model's clock keeps its own. `channels` of a block: independent rows of a
- * model of one channel; a model of M channels takes M, and multiples if it gives M back. `outputs`: names of the output ports that are wanted,
- * default all. `controls`: values of the model's controls.
+ * model of one channel; a model of M channels takes M, and multiples if it gives M back. `outputs`: names of
+ * the output ports that are wanted, default all. `controls`: values of the model's controls.
  *
  * Attributes: `first`, the port of the block; `ports` of the output; `rows` and `rates` (frames per second) by
  * port; `hop`, `delay`, `latency` (samples of `sampleRate`, rate conversion included); `cleaned` (input samples

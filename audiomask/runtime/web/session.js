@@ -16,7 +16,7 @@
 
 import { ArtifactError } from "./artifact.js";
 import { loadModel } from "./engine.js";
-import { Player, differ } from "./player.js";
+import { Player, differ, mapped } from "./player.js";
 import { gcd, whole } from "./ports.js";
 import { join, part, zeros } from "./rows.js";
 import { Seats } from "./seats.js";
@@ -254,8 +254,6 @@ export class Session extends Player {
     return fresh.outputs;
   }
 }
-
-const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([key, value]) => [key, f(value)]));
 
 /** A sound with another added to it, times a `gain` of the sample's number. */
 const summed = (sound, other, gain) =>

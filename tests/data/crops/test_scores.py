@@ -6,9 +6,10 @@ import soundfile as sf
 
 from audiomask.audio import AudioError
 from audiomask.data.crops.packed import PackedAudio, pack
-from audiomask.data.crops.scores import LOWEST, ScoredCrops, piano_roll, read_score
+from audiomask.data.crops.scores import ScoredCrops, piano_roll, read_score
 from audiomask.data.kaldi.directory import DataDir
 from audiomask.data.modules import ScoredSongs
+from audiomask.masks.notes import LOWEST
 
 RATE, HOP = 8000, 100
 
