@@ -1,6 +1,6 @@
 """Measure how often Hallmark is found where it is not, and fit the number of trials of its p-values.
 
-    python tools/bench/false_alarms.py FOLDER... [--hours 10] [--windows 2000]
+    python tools/bench/false_alarms.py FOLDER... [--hours 10] [--made 2000]
 
 Windows of 5 s of unmarked sound, each with a key of its own, are searched at all speeds, as a detector does.
 Made sounds are among them: noise, silence with a click, hum, steady tones, sweeps, clipped and stepped sound,

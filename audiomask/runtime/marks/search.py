@@ -15,8 +15,8 @@ key, is a sum of terms of independent random phase: of mean 0 and variance 1, an
 harmonics have all of the energy, as of a tone, z is bounded instead.
 
 The speed needs no key (`speeds`): the carrier is the same, turned over, after half a period. The correlation
-of the whitened sound with itself, at such lags, is greatest in sum at the right speed. What is alike by far,
-as loops and tones are, counts little more than the mark does.
+of the whitened sound with itself, at such lags, is greatest in sum at the right speed; high frequencies count
+less in it, too. What is alike by far, as loops and tones are, counts little more than the mark does.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ FEW = DRIFTS[3:6]  # about a speed that was found
 BEST = 8  # places of the pilot at which the data are looked at
 REACH = 0.25  # greatest change of speed
 SPEEDS = 5  # that are looked at
+NEAR = 3  # steps on the grid of speeds that are one peak
+SPEED_HZ = 2000  # the speed is judged by what is below, which codecs and noise leave
 LIMIT = 3  # times the mean: what one frequency or one lag may say about the speed
 SURE = 11.0  # a score that needs no further search
 
@@ -104,6 +106,7 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
     power = spectrum.real**2 + spectrum.imag**2
     power[: int(edges[0])] = power[int(edges[1]) :] = 0
     power = np.minimum(power, LIMIT * power.mean())  # of tones and loops
+    power /= (1 + (np.linspace(0, RATE / 2, len(power), dtype=power.dtype) / SPEED_HZ) ** 2) ** 2
     alike = np.fft.irfft(power)[:n]
     pairs = np.sqrt(n - np.arange(n))
     usual = 1.5 * np.median(np.abs(alike / pairs)[half // 2 :])
@@ -118,7 +121,7 @@ def speeds(v: np.ndarray, count: int = SPEEDS, reach: float = REACH) -> list[flo
     for _ in range(count):
         best = int(total.argmax())
         found.append(float(1 / at[best]))
-        total[max(0, best - 8) : best + 9] = -np.inf
+        total[max(0, best - NEAR) : best + NEAR + 1] = -np.inf
     return found
 
 

@@ -4,12 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+import soundfile as sf
 import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from marking import KEY, speech
+from marking import KEY, SPEECH, speech
 from scipy import stats
 
+from audiomask.data.simulate.attacks import Attack, Stream
 from audiomask.runtime.marks.carrier import BITS, PARTS, Carrier, draw
 from audiomask.runtime.marks.detector import ALARM, CHANGE, Detector, p_value, viterbi
 from audiomask.runtime.session import Session
@@ -66,6 +68,18 @@ def test_any_speed(clip, speed):
     assert found.speed == pytest.approx(speed, rel=3e-5)
     assert min(sure for _, sure in found.bits) > 0.99
     assert [bit for bit, _ in found.bits] == [int(bit) for bit in f"{0xBEEF:016b}"]
+
+
+@pytest.mark.parametrize("seed", [1000, 1013, 1022, 1028])
+def test_another_speed_under_noise_and_opus(seed):
+    """These keys were missed as long as all frequencies counted alike in the search for the speed."""
+    x, rate = sf.read(SPEECH, dtype="float32")
+    key = np.random.default_rng(seed).bytes(16)
+    attack = Stream(Attack("speed:1.05+opus:16+noise:20"), rate, seed)
+    attacked = np.concatenate(list(attack(iter([marked(x, rate=rate, carrier=Carrier(key))[None]]))), 1)
+    found = detected(attacked, key.hex(), rate)
+    assert found.present
+    assert found.message == 0xBEEF
 
 
 @pytest.mark.parametrize(
