@@ -30,6 +30,7 @@ from audiomask.audio.tags import TEXTS, Tags
 OVER_S = 0.5  # that a stretch may end past its recording
 NAMED = ("aiff", "caf", "w64")  # what names speakers in ways that libsndfile does not know
 EMPTY = "holds no samples (0 frames)"
+INTEGERS = 64.0  # a peak of floats above it is not loud sound, but another scale
 MISSING = ("truncated", "cut off", "damaged")  # how notes about samples that are not there begin
 
 
@@ -118,6 +119,7 @@ class Reader(AbstractContextManager["Reader"]):
         self._span: Span | None = None
         self._rest = 0  # samples that are left in the open part of a joined file, if that is known
         self.cleaned = 0  # samples that were NaN or infinite
+        self.peak = 0.0  # of floats
         self.position = 0
         self._faults: list[str] = []
         check_readable(self._real)
@@ -295,6 +297,8 @@ class Reader(AbstractContextManager["Reader"]):
         if not finite.all():
             self.cleaned += int(x.size - finite.sum())
             x = np.where(finite, x, np.float32(0))
+        if self.info.subtype in FLOATS and x.size:
+            self.peak = max(self.peak, float(x.max()), -float(x.min()))
         self.position += x.shape[1]
         return x
 
@@ -365,6 +369,11 @@ class Reader(AbstractContextManager["Reader"]):
         ]
         if self.cleaned:
             notes.append(f"{self.name}: {self.cleaned} samples were NaN or infinite and were set to 0")
+        if self.peak > INTEGERS:
+            notes.append(
+                f"{self.name}: its peak is {self.peak:.0f}, where floats have a full scale of 1: "
+                "perhaps integers of 16 bits; divide them by 32768"
+            )
         return notes
 
     def close(self) -> None:

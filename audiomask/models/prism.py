@@ -3,7 +3,8 @@
 Prism is our own. Its bands widen with frequency as those of band-split RNNs (Luo and Yu 2023), and its blocks
 are those of `nn.bandnet`. One frame (window K, hop S, with W = K / 512) is computed as
 
-    spectrum X [2 C, K / 2 + 1] of C channels -> X |X|^-.7 and |X|^.3, bin by bin
+    spectrum X [2 C, K / 2 + 1] of C channels -> g X, whatever the level of X (`nn.norm.ActiveGain`)
+      -> g X |g X|^-.7 and |g X|^.3, bin by bin
       -> 32 bands, 8 of W, 3 W, 8 W and 20 W bins each, by a product of its own for each  [32, D]
       -> norm -> x / sqrt(1 + x^2 / 16)
       -> a convolution over the frames around it, of which `ahead` come after it
@@ -21,6 +22,7 @@ slower or faster, for which training draws speeds of .9 to 1.1: 44.1 kHz is .92 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +34,7 @@ from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.masks import gains
 from audiomask.nn.bandnet import BandRecurrence
 from audiomask.nn.masked import Masked
+from audiomask.nn.norm import ActiveGain
 from audiomask.streaming import Context, Gate, Port
 
 EACH = 8  # bands of each width
@@ -41,6 +44,9 @@ BANDS = EACH * len(WIDTHS)
 # Noise with more treble than any film would bring out what rounds off; hence features are bounded, and those
 # of bands in which hardly anything was ever heard are not scaled up to the others.
 LOUDEST, QUIET = 4.0, 0.03
+NOISE = 78.5  # RMS of all bins of one channel of white noise of RMS 1
+LEVEL_DBFS = -25.0  # RMS of what the network hears, where something sounds
+LEVEL_S = 4.0  # time constant of the running level
 
 
 class Banded(nn.Module):
@@ -68,6 +74,7 @@ class SplitMaskNet(BandRecurrence):
         width: D. hidden: units of a band's last layer. past, ahead: frames around one that it sees at once.
         blocks, heads, full, squeeze: See `nn.bandnet.BandNet`.
         phase: Masks are complex. False makes real ones, by a softmax over the stems, to compare with.
+        frame_s: Seconds from frame to frame.
     """
 
     def __init__(
@@ -84,6 +91,7 @@ class SplitMaskNet(BandRecurrence):
         past: int = 2,
         ahead: int = 2,
         phase: bool = True,
+        frame_s: float = 1024 / 48000,
     ):
         super().__init__()
         unit, rest = divmod(bins - 1, 256)
@@ -101,6 +109,8 @@ class SplitMaskNet(BandRecurrence):
             # Untrained, each stem is about its share of the mix.
             self.heads.append(Banded(EACH, hidden, self.parts * channels * stems * masks, 0.1))
             self.counts.append(masks)
+        loud = NOISE * math.sqrt(channels)
+        self.level = ActiveGain(LEVEL_S / frame_s, 10 ** (LEVEL_DBFS / 20), loud)
         self.split_norm = nn.BatchNorm1d(BANDS * width, eps=QUIET)
         self.context = Context(past, ahead, (width, BANDS))
         self.compose(self.context)
@@ -113,11 +123,14 @@ class SplitMaskNet(BandRecurrence):
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
         state = super().initial_state(batch, device, dtype)
+        state["level"] = self.level.initial_state(batch, device, dtype)
         state["context"] = self.context.initial_state(batch, device, dtype)
         return state | self.early.gate_state(batch, device)
 
     def step(self, spectrum: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
-        x = self._bands(spectrum)  # [B, D, T, bands]
+        p = power(spectrum)  # [B, C, T, F]
+        gain, level = self.level.step(p, state["level"])
+        x = self._bands(gain * spectrum, gain.square() * p + 1e-6)  # [B, D, T, bands]
         frames = x.shape[2]
         x, context = self.context.step(x, state["context"])
         now = x[:, :, self.past : self.past + frames]
@@ -125,11 +138,11 @@ class SplitMaskNet(BandRecurrence):
         early = self.early.before(spectrum, state)
         skip = None if early is None else early.T[:, :, None].to(x.dtype)
         x, new = self.recur(x.permute(2, 0, 3, 1), state, frames, skip)  # of [T, B, bands, D]
-        return self._masks(x, frames), new | {"context": context} | self.early.advance(spectrum, state)
+        new |= {"level": level, "context": context} | self.early.advance(spectrum, state)
+        return self._masks(x, frames), new
 
-    def _bands(self, spectrum: Tensor) -> Tensor:
-        """Return bands `[B, D, T, bands]` of spectra `[B, 2 C, T, F]`."""
-        p = power(spectrum) + 1e-6  # [B, C, T, F]
+    def _bands(self, spectrum: Tensor, p: Tensor) -> Tensor:
+        """Return bands `[B, D, T, bands]` of spectra `[B, 2 C, T, F]`, whose powers are p."""
         z = torch.cat([spectrum * (p**-0.35).repeat_interleave(2, 1), p**0.15], 1)
         found, at, (batch, _, frames, _) = [], 0, z.shape
         for split, size, shared in zip(self.split, self.sizes, SHARED, strict=True):
@@ -196,7 +209,7 @@ class Prism(Masked):
         # A sine of amplitude a has |X| = 50 a, see `models.sieve`.
         w = window("sqrt_hann", size)
         w *= 100 / w.sum()
-        self.net = SplitMaskNet(size // 2 + 1, channels, len(self.stems), **net)
+        self.net = SplitMaskNet(size // 2 + 1, channels, len(self.stems), frame_s=hop / sample_rate, **net)
         synthesis = Synthesis(size, hop, w, channels * len(self.stems))
         self.between(Analysis(size, hop, w, channels), self.net, synthesis)
 

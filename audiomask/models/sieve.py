@@ -3,7 +3,8 @@
 Sieve is our own; `nn.bandnet` names the family that it is of. One frame (hop 16 ms, window 32 ms, so the
 algorithmic latency is 32 ms; F = 256 bins of 31.25 Hz) is computed as
 
-    spectrum X [2, 256] -> (re, im, magnitude) of X |X|^-.7 over this and the last 2 frames   [9, 256]
+    spectrum X [2, 256] -> g X, at a level that does not depend on that of the input (`nn.norm.ActiveGain`)
+      -> (re, im, magnitude) of g X |g X|^-.7 over this and the last 2 frames               [9, 256]
       -> conv 8 / 4 over frequency                                bands E                [C, 64]
       -> `BandNet` (residual convs, a full-band GRU, blocks over time and across bands)  [2, 256]
       -> mask M, |M| < 2
@@ -27,9 +28,13 @@ from audiomask.frontend.stft import Analysis, Synthesis, power, window
 from audiomask.masks import gains
 from audiomask.nn.bandnet import BandNet, norm_relu
 from audiomask.nn.masked import Masked
+from audiomask.nn.norm import ActiveGain
 from audiomask.streaming import Context, Gate, Port
 
 BINS = 256  # bins that the network sees
+UNIT = 80.6  # RMS of these bins of white noise of RMS 1
+LEVEL_DBFS = -27.0  # RMS of what the network hears, where something sounds
+LEVEL_FRAMES = 250.0  # time constant of the running level: 4 s
 
 
 class MaskNet(BandNet):
@@ -43,6 +48,7 @@ class MaskNet(BandNet):
 
     def __init__(self, ahead: int = 0, **net: int):
         super().__init__(3 * (3 + ahead), BINS, 1, **net)
+        self.level = ActiveGain(LEVEL_FRAMES, 10 ** (LEVEL_DBFS / 20), UNIT)
         self.features = Context(2, ahead, (3, BINS))
         self.compose(self.features)
         self.early = Gate()  # marks the frames before the signal
@@ -51,13 +57,17 @@ class MaskNet(BandNet):
 
     def initial_state(self, batch: int, device=None, dtype=torch.float32) -> dict[str, Any]:
         features = self.features.initial_state(batch, device, dtype)
-        state = {"features": features} | super().initial_state(batch, device, dtype)
+        level = self.level.initial_state(batch, device, dtype)
+        state = {"level": level, "features": features} | super().initial_state(batch, device, dtype)
         return state | self.early.gate_state(batch, device)
 
     def step(self, spectrum: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:  # type: ignore[override]
-        # Compression: features z = X |X|^(p - 1) with p = .3, and |z| = |X|^p.
-        p = power(spectrum) + 1e-6
-        z = torch.cat([spectrum * p**-0.35, p**0.15], 1)
+        heard = power(spectrum)
+        gain, level = self.level.step(heard, state["level"])
+        # Compression: features z = g X |g X|^(p - 1) with p = .3, and |z| = |g X|^p.
+        p = gain.square() * heard + 1e-6
+        magnitude = p**0.15
+        z = torch.cat([spectrum * (gain * magnitude / p.sqrt()), magnitude], 1)
         if self.training and self.hidden:
             z = z * (torch.rand_like(z[:, :1]) >= self.hidden)
         z, features = self.features.step(z, state["features"])  # [B, 3, 2 + T, 256]
@@ -66,7 +76,7 @@ class MaskNet(BandNet):
         x = x.permute(2, 0, 1, 3).flatten(0, 1)
         early = self.early.before(spectrum, state)
         mask, new = self.masks(x, state, frames, None if early is None else early.T[:, :, None].to(x.dtype))
-        return mask, {"features": features} | new | self.early.advance(spectrum, state)
+        return mask, {"level": level, "features": features} | new | self.early.advance(spectrum, state)
 
     def _encode(self, z: Tensor) -> Tensor:
         """Apply the first convolution to neighbours, `[B, 3, 2 + T, 256]` -> `[B, C, T, 64]`."""

@@ -54,8 +54,10 @@ def attend_all(
     rows of C / heads numbers about takes longer than the products.
     """
     if torch.onnx.is_in_onnx_export():
-        parts = qkv(x).chunk(3, 2)
-        return out(torch.onnx.ops.attention(*parts, q_num_heads=heads, kv_num_heads=heads)[0]), x
+        # Linear layers of rows: biases and norms about them become part of the product.
+        parts = qkv(x.flatten(0, 1)).unflatten(0, x.shape[:2]).chunk(3, 2)
+        y = torch.onnx.ops.attention(*parts, q_num_heads=heads, kv_num_heads=heads)[0]
+        return out(y.flatten(0, 1)), x
     _, places, c = x.shape
     hide = None
     if hidden:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from audiomask.streaming import State, Streaming
 
+BLOCK = 512  # frames that are summed at once
+
 
 class FrameNorm(Streaming):
     """A norm that takes each frame's own mean and variance over channels and frequencies.
@@ -72,6 +74,44 @@ class RunningNorm(Streaming):
         count, total, after["sums"] = _running_power(power, ones, state["sums"], self.keep)
         scale = torch.rsqrt(total / count.clamp_min(1e-6) + self.eps)  # [B, T, 1]
         return x * (scale.mT if x.ndim == 3 else scale[:, None]), after
+
+
+class ActiveGain(Streaming):
+    """A gain that brings what sounded lately to one level, whatever its own is.
+
+    It maps the powers of spectra `[B, 1, T, F]` to factors `[B, 1, T, 1]` of the spectra: `level` over
+
+        (sum_{i <= n} a^(n - i) r_i / sum_{i <= n} a^(n - i) r_i^(1/2))^2,        a = exp(-1 / frames)
+
+    where r_i^2 is the power of frame i. Each frame counts by the root of its RMS, so that silence does not
+    count at all, pauses little, and a click not much more than what is about it. Sound that begins counts at
+    once.
+
+    Args:
+        frames: Time constant of its memory.
+        level: RMS that frames are brought to, `unit` being that of a signal of RMS 1. Far below 1e-6 the
+            factor goes back to that of a signal of this level, 1.
+    """
+
+    trust = 3e-4  # weight of a frame that says that the level is right
+
+    def __init__(self, frames: float, level: float, unit: float) -> None:
+        super().__init__()
+        self.forget, self.share = 1 / frames, (level * unit) ** -2
+
+    def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
+        # the sums of roots and of RMS, both over `level`
+        return {"sums": torch.zeros(batch, 1, 1, 2, device=device, dtype=dtype)}
+
+    def step(self, x, state, **controls):
+        rms = (x.sum((1, 3), keepdim=True) * self.share + 1e-20).sqrt()
+        counted, sums, past = torch.cat([rms.sqrt(), rms], 3), [], state["sums"]
+        for part in [counted] if torch.compiler.is_exporting() else counted.split(BLOCK, 2):
+            kept = (0 * part[..., :1] - self.forget).cumsum(2).exp()  # a^1, a^2, ...
+            sums.append((past + (part / kept).cumsum(2)) * kept)
+            past = sums[-1][:, :, -1:]
+        roots, total = ((torch.cat(sums, 2) if len(sums) > 1 else sums[0]) + self.trust).split(1, 3)
+        return (roots / total).square(), {"sums": past}
 
 
 class RunningLevel(Streaming):

@@ -95,6 +95,13 @@ def test_the_mask_is_below_2_and_starts_close_to_1():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("db", [-40, -20, 15])
+def test_it_hears_the_same_at_any_level(db):
+    model, x, gain = tiny(16000), noise(16000, 1.0), 10 ** (db / 20)
+    y = model(x)
+    assert (model(gain * x) / gain - y).abs().max() < 5e-3 * y.abs().max()
+
+
 @pytest.mark.parametrize("rate", RATES)
 def test_strength_0_returns_the_delayed_input(rate):
     model = tiny(rate)

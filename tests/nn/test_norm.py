@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from audiomask.nn.norm import FrameNorm, RunningNorm
+from audiomask.nn.norm import BLOCK, ActiveGain, FrameNorm, RunningNorm
 from audiomask.streaming import Delay, Sequential
 
 
@@ -41,3 +41,45 @@ def test_frame_norm_equals_layer_norm():
     maps = torch.randn(2, 3, 4, 5)
     expected = nn.functional.layer_norm(maps.transpose(1, 2), (3, 5)).transpose(1, 2)
     torch.testing.assert_close(FrameNorm(3)(maps), expected)
+
+
+def test_active_gain_by_its_definition():
+    x = torch.rand(2, 1, 30, 5, dtype=torch.float64)
+    keep, roots, total, expected = math.exp(-1 / 9), 3e-4, 3e-4, []
+    for frame in x.sum(3).unbind(2):
+        rms = frame.sqrt() / (0.1 * 3)  # over the level
+        roots, total = keep * (roots - 3e-4) + rms.sqrt() + 3e-4, keep * (total - 3e-4) + rms + 3e-4
+        expected.append((roots / total) ** 2)
+    gain = ActiveGain(9, 0.1, 3.0)(x)
+    torch.testing.assert_close(gain[..., 0], torch.stack(expected, 2), atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("db", [-40, -10, 30])
+def test_active_gain_undoes_the_level_whatever_it_is(db):
+    x = torch.rand(1, 1, 50, 5)
+    gain = ActiveGain(250, 0.1, 1.0)
+    ratio = gain(x * 10 ** (db / 10)) / gain(x)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 10 ** (-db / 20)), atol=0, rtol=0.02)
+
+
+def test_active_gain_ignores_silence_and_hardly_minds_pauses_and_clicks():
+    speech, silence = torch.ones(1, 1, 100, 4), torch.zeros(1, 1, 300, 4)
+    gain = ActiveGain(250, 0.1, 1.0)
+    alone = gain(speech)[0, 0, -1]
+    assert gain(silence).isfinite().all()
+    torch.testing.assert_close(gain(torch.cat([silence, speech], 2))[0, 0, -1], alone, atol=0, rtol=0.02)
+    click = speech.clone()
+    click[:, :, 50] *= 1e3  # 30 dB
+    assert 20 * math.log10(alone / gain(click)[0, 0, -1]) < 5
+    hiss = torch.cat([speech, 1e-4 * torch.ones(1, 1, 100, 4)], 2)  # at -40 dB
+    assert 20 * math.log10(gain(hiss)[0, 0, -1] / alone) < 3
+
+
+def test_active_gain_of_long_signals_is_that_of_their_parts():
+    x = torch.rand(1, 1, 3 * BLOCK + 7, 4)
+    gain = ActiveGain(250, 0.1, 1.0)
+    state, parts = gain.initial_state(1), []
+    for part in x.split(100, 2):
+        y, state = gain.step(part, state)
+        parts.append(y)
+    torch.testing.assert_close(gain(x), torch.cat(parts, 2), atol=0, rtol=1e-5)

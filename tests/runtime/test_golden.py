@@ -1,4 +1,4 @@
-"""Outputs as they were at 08a0d69: of the models that ship, and of files of format 1 exported then."""
+"""Models that ship give the samples of their release, and files of format 1 those of 08a0d69."""
 
 from pathlib import Path
 

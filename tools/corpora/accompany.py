@@ -3,11 +3,11 @@
     python tools/corpora/accompany.py --songs 300 -o data/accompanied
     python tools/corpora/render_stems.py data/accompanied --fonts FluidR3_GM.sf2 --vary -o data/rendered
 
-MIDI music with drums and a bass under a free licence is rare. This draws a key, a tempo, chords and two grooves
-of one style for each song, has MMA (Musical MIDI Accompaniment, Debian package mma, GPL-2+) play them, and adds
-a melody drawn from the chords' scale. SONG.mid is the same for a seed, whatever --songs; a groove that MMA
-refuses is replaced by the next drawn. The last of every --held songs goes to OUT/valid, with grooves of styles
-that OUT/train never uses, and the others to OUT/train.
+MIDI music with drums and a bass under a free licence is rare. This draws a key, a tempo, chords and two
+grooves of one style for each song, has MMA (Musical MIDI Accompaniment, Debian's mma, GPL-2+) play them, and
+adds a melody drawn from the scale. SONG.mid is the same for a seed, whatever --songs; a groove that MMA
+refuses is replaced by the next drawn. The last of every --held songs goes to OUT/valid, with grooves of
+styles that OUT/train never uses, and the others to OUT/train.
 
 Needs mido from PyPI, and MMA: `apt-get install mma`, or --mma and --library for one that lies elsewhere.
 """
@@ -125,6 +125,8 @@ def stems_of(song: Path) -> set[str]:
 
 def write(path: Path, styles: dict[str, list[str]], mma: str, rng: np.random.Generator) -> str:
     """Write a song and return its style; Failure if MMA refuses all that is drawn."""
+    if not styles:
+        raise Failure(f"{path}: no style is left for it; change --held, or name a larger --library")
     said = ""
     for _ in range(TRIES):
         style = str(rng.choice(sorted(styles)))
@@ -135,9 +137,8 @@ def write(path: Path, styles: dict[str, list[str]], mma: str, rng: np.random.Gen
         with tempfile.TemporaryDirectory() as folder:
             source, song = Path(folder, "song.mma"), Path(folder, "song.mid")
             source.write_text(script(key, tempo, order), encoding="utf-8")
-            ran = subprocess.run(
-                [mma, str(source), "-f", str(song)], capture_output=True, text=True, errors="replace", check=False
-            )
+            command = [mma, str(source), "-f", str(song)]
+            ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             said = (ran.stdout + ran.stderr).strip()[-200:]
             if ran.returncode == 0 and song.exists() and stems_of(song) == {"drums", "bass"}:
                 melody(song, key, rng)

@@ -103,11 +103,18 @@ class Carrier:
             raise ValueError(f"message {message}: wants 0 to {2**BITS - 1}")
         return self.low[message % 256] * self.high[message // 256]
 
-    def wave(self, message: int) -> np.ndarray:
-        """Return the half period `[4096]` that says the message, as dense as noise of power 1."""
+    def comb(self, message: int) -> np.ndarray:
+        """Return the spectrum `[4097]` of a message's codeword.
+
+        The power of its odd harmonics is 1 in the mean.
+        """
         comb = np.zeros(PERIOD)
         comb[: PERIOD // 2 : STEP] = self.codeword(message)
-        parts = np.sqrt((1 - PILOT) / PARTS) * np.fft.rfft(comb) * self.data
+        return np.fft.rfft(comb) / np.sqrt(PARTS)
+
+    def wave(self, message: int) -> np.ndarray:
+        """Return the half period `[4096]` that says the message, as dense as noise of power 1."""
+        parts = np.sqrt(1 - PILOT) * self.comb(message) * self.data
         wave = np.fft.irfft(np.sqrt(2 * PERIOD) * (np.sqrt(PILOT) * self.pilot + parts), PERIOD)
         return wave[: PERIOD // 2].astype(np.float32)
 

@@ -36,7 +36,7 @@ from audiomask.runtime.polyphase import Polyphase
 WINDOW, EVERY = 5 * RATE, 5 * RATE // 2
 BESIDE = 4 * EVERY  # samples before a window and after it that are asked for its mark
 LEAST = RATE  # samples of sound that are enough to search
-TRIALS, GROWTH = 5.9e9, 1.29
+TRIALS, GROWTH = 4.6e9, 1.29
 MOST = 2.9e10  # 2 weights, 27 drifts of 7 speeds, 8192 places, 65536 messages
 ALARM = 1e-6  # the greatest p of what counts as marked
 FRAME = RATE // 40  # 25 ms

@@ -12,7 +12,9 @@ count no more than soft ones, where most of the mark is. Then for a speed and a 
 and likewise for the data. The weights w fall with frequency, since codecs and noise leave less of the mark
 there. The phases of P are those of a secret key, so whatever the sound is, z without a mark, or by a wrong
 key, is a sum of terms of independent random phase: of mean 0 and variance 1, and about Gaussian. Where few
-harmonics have all of the energy, as of a tone, z is bounded instead.
+harmonics have all of the energy, as of a tone, z is bounded instead. A codeword C is not equally strong at
+all harmonics, and the one that fits best is likely to be strong where such a sound is: the variance of the
+data's part is then sum |Y|^2 |C|^2 / sum |Y|^2, and scores are divided by its root where it is above 1.
 
 The speed needs no key (`speeds`): the carrier is the same, turned over, after half a period. The correlation
 of the whitened sound with itself, at such lags, is greatest in sum at the right speed; high frequencies count
@@ -165,5 +167,8 @@ def place(x: np.ndarray, carrier: Carrier, speed: float, drifts: np.ndarray = DR
         soft = data[i][(start + STEP * np.arange(PARTS)) % PERIOD]
         message, total = carrier.decode(soft)
         score = np.sqrt(PILOT) * pilots[i, start] + np.sqrt((1 - PILOT) / PARTS) * total
+        energy = y[i].real ** 2 + y[i].imag ** 2
+        gathered = energy @ np.abs(carrier.comb(message)) ** 2 / (energy.sum() + 1e-20)
+        score /= np.sqrt(PILOT + (1 - PILOT) * max(1.0, gathered))
         places.append(Found(float(score), message, speed, float(drifts[i % len(drifts)]), int(start), soft))
     return best(places)
