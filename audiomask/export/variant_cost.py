@@ -49,13 +49,14 @@ def losses(artifact: Artifact, samples: int) -> np.ndarray | None:
 
 
 def play(artifact: Artifact, noisy: np.ndarray, hops: int = BULK_HOPS) -> np.ndarray:
-    """Play noisy `[T]` at every microphone, `hops` hops a call; return the first channel `[T]`."""
+    """Play noisy `[T]` at every microphone; return the first channel of each output, `[N, T]`."""
     session = Session(artifact)
     x = np.repeat(noisy[None], session.channels, 0)
     step, lost = hops * artifact.hop, losses(artifact, x.shape[1])
     parts = [slice(i, i + step) for i in range(0, x.shape[1], step)]
-    blocks = [session.feed(x[:, part], None if lost is None else lost[part]) for part in parts]
-    return np.concatenate([*blocks, np.atleast_2d(session.flush())], 1)[0]
+    made = [session.feed(x[:, part], None if lost is None else lost[part]) for part in parts]
+    blocks = [y if isinstance(y, dict) else {"": y} for y in [*made, session.flush()]]
+    return np.stack([np.concatenate([np.atleast_2d(y[name])[0] for y in blocks]) for name in blocks[0]])
 
 
 def speed(original: Artifact, variant: Artifact, noisy: np.ndarray) -> dict[str, float]:
@@ -89,21 +90,22 @@ def cost(original: Artifact, variant: Artifact, given: Sequence[Mixture]) -> dic
     """Return the metadata: error, PESQ, speed and size of `variant` beside `original`.
 
     `error`: greatest difference over all mixtures relative to the peak, SNR in dB over all of them, and
-    `calls`, the difference of the variant from itself between one hop and 64 hops a call. `pesq`: means over
-    the mixtures that PESQ can judge in both, wide band; None where there are none.
+    `calls`, the difference of the variant from itself between one hop and 64 hops a call; of all outputs.
+    `pesq`: means over the mixtures that PESQ can judge in both, wide band, of the first output; None where
+    there are none.
     """
 
     def greatest(difference: np.ndarray, reference: np.ndarray) -> float:
         return float(np.abs(difference).max() / max(np.abs(reference).max(), 1e-20))
 
     played = [[play(artifact, pair.noisy) for pair in given] for artifact in (original, variant)]
-    theirs, ours = (np.concatenate(parts, dtype=np.float64) for parts in played)
+    theirs, ours = (np.concatenate(parts, 1, dtype=np.float64) for parts in played)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = float(10 * np.log10(np.square(theirs).sum() / np.square(ours - theirs).sum()))
     by_calls = played[1][0]
     calls = greatest(play(variant, given[0].noisy, 1) - by_calls, by_calls)
     marks = [
-        [score(pair.clean, y, original.sample_rate, ("pesq_wb",))["pesq_wb"] for y in both]
+        [score(pair.clean, y[0], original.sample_rate, ("pesq_wb",))["pesq_wb"] for y in both]
         for pair, *both in zip(given, *played, strict=True)
     ]
     judged = np.array([row for row in marks if np.isfinite(row).all()])

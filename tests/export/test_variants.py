@@ -26,6 +26,7 @@ from audiomask.export.variants import VariantError, graphs
 from audiomask.nn.conv import Conv1d, ConvTranspose1d
 from audiomask.nn.recurrent import GRU, LSTM
 from audiomask.runtime.artifact import Artifact, open_graph
+from audiomask.runtime.catalogue import resolve
 from audiomask.streaming import Delay, Sequential
 
 FIGURES = {
@@ -239,6 +240,14 @@ def measured(monkeypatch):
     return figures
 
 
+def test_all_outputs_of_a_separator_are_compared():
+    (separator,) = resolve(task="separate")
+    noisy = rand(6000, scale=0.1)
+    made = variant_cost.play(separator, noisy, 2)
+    assert made.shape == (3, 6000)
+    np.testing.assert_allclose(made.sum(0), noisy, atol=1e-5)  # its stems sum to what came in
+
+
 def test_a_variant_is_an_artifact_that_plays(original, tmp_path, tiny, measured):
     path = tmp_path / "int8.onnx"
     entry = variants.export_variant(original, path, "int8")
@@ -325,7 +334,7 @@ def test_speed_is_taken_in_turns(original, monkeypatch):
 
 
 def test_silent_outputs_have_no_pesq(original, monkeypatch):
-    monkeypatch.setattr(variant_cost, "play", lambda a, x, hops=64: np.zeros_like(x))
+    monkeypatch.setattr(variant_cost, "play", lambda a, x, hops=64: np.zeros_like(x[None]))
     monkeypatch.setattr(variant_cost, "ROUNDS", 1)
     found = variant_cost.cost(original, original, variant_cost.pairs(16000, count=1, seconds=1))
     assert found["pesq"] is None

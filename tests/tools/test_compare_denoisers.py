@@ -92,6 +92,10 @@ def test_our_artifact_runs_hop_by_hop_aligned(compare, valid, capsys, toys, tmp_
     assert 0 < ours["speed"]["rtf_min"] <= ours["speed"]["rtf"]
     assert ours["speed"]["ratio"] == 1.0
     assert ours["speed"]["p50_ms"] <= ours["speed"]["p99_ms"]
+    _, quiet = json.loads(run(compare, capsys, *words, "--gain", -40))
+    assert quiet["scores"]["si_sdr"]["mean"] == pytest.approx(ours["scores"]["si_sdr"]["mean"], abs=0.01)
+    with pytest.raises(SystemExit, match="2"):
+        compare.main([str(w) for w in (*words, "--model", model)])
 
 
 def test_wrong_requests_are_refused(compare, valid, tmp_path):

@@ -6,6 +6,9 @@ VALID holds clean/*.wav and noisy/*.wav with the same names (`tools/corpora/buil
 Peers whose package is missing are named and left out. Speed is the median of several interleaved runs over
 the same seconds, one thread, resampling included (CPU: the same in processor time, which a busy machine
 inflates less); p99 is of single blocks of the frame function, so it has to stay below the block's duration.
+
+--gain turns what the systems hear, in 24 bits, and turns back what they make of it, to see what they make of
+other levels.
 """
 
 from __future__ import annotations
@@ -178,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count(), help="scoring processes (default: %(default)s)"
     )
+    parser.add_argument("--gain", type=float, default=0, metavar="DB", help="of what the systems hear")
     parser.add_argument("--cache", metavar="DIR", help="remember scores here")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write what each system made to DIR/SYSTEM/")
     parser.add_argument("--json", action="store_true", help="all figures, with 95 %% intervals, as JSON")
@@ -197,11 +201,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs: dict[str, tuple[str, list[np.ndarray]]] = {
         "unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])
     }
+    gain = np.float32(10 ** (args.gain / 20))
     for system in systems:
         enhanced = []
         for _, _, noisy, _ in pairs:
             system.reset()
-            enhanced.append(system.run(noisy, rate)[0])
+            heard = np.rint(noisy * gain * 2**23) / np.float32(2**23) if args.gain else noisy
+            enhanced.append(system.run(heard, rate)[0] / gain)
+        if system.name in outputs:
+            parser.error(f"--model: two are called {system.name!r}; compare them in two runs")
         outputs[system.name] = (system.mode(rate), enhanced)
     for item in args.dir:
         name, _, path = item.partition("=")

@@ -2,9 +2,9 @@
 
     python tools/compare/separators.py MIXES --model prism_48k --floors hpss centre denoise
 
-MIXES holds NAME/STEM.wav and NAME/mixture.wav (`tools/corpora/mix_stems.py` makes them). For each system and
-stem: SI-SDR of the estimate less that of the mix, in dB, the mean over channels and mixes with its 95 %
-bootstrap interval. Floors:
+MIXES holds NAME/STEM.wav and NAME/mixture.wav, or .flac (`tools/corpora/mix_stems.py` makes them, and
+`render_stems.py` in OUT/audio). For each system and stem: SI-SDR of the estimate less that of the mix, in dB,
+the mean over channels and mixes with its 95 % bootstrap interval. Floors:
 
 - hpss: librosa's harmonic part is the music, and its percussive part the effects or the drums.
 - bands: hpss, with all of its parts below 120 Hz taken for the bass.
@@ -107,13 +107,14 @@ def main() -> None:
 
 def improvements(mixes: Path, systems: dict[str, System]) -> dict[str, dict[str, list[float]]]:
     """SI-SDR of each system and stem less that of the mix, by mix; that of the mix itself is the first."""
-    songs = sorted(path.parent for path in mixes.glob("*/mixture.wav"))
+    songs = sorted(mixes.glob(f"*/{MIX}.*"))
     if not songs:
-        sys.exit(f"{mixes}: holds no NAME/mixture.wav; tools/corpora/mix_stems.py makes them")
+        sys.exit(f"{mixes}: holds no NAME/{MIX}.wav or .flac; tools/corpora/mix_stems.py makes them")
     gains: dict[str, dict[str, list[float]]] = {name: {} for name in (ALONE, *systems)}
     for song in songs:
-        mix, rate = audio.read(song / "mixture.wav")
-        stems = {path.stem: audio.read(path)[0] for path in sorted(song.glob("*.wav")) if path.stem != MIX}
+        mix, rate = audio.read(song)
+        files = sorted(song.parent.glob(f"*{song.suffix}"))
+        stems = {path.stem: audio.read(path)[0] for path in files if path != song}
         before = {name: si_sdr(ref, mix, rate) for name, ref in stems.items()}
         for name, value in before.items():
             gains[ALONE].setdefault(name, []).append(value)
