@@ -282,3 +282,42 @@ def test_block_for_block_is_the_trimmed_sound_later(name, options, folder):
 def test_files_that_are_no_artifacts_are_refused(name, words, page):
     assert page[name]["kind"] == "ArtifactError"
     assert words in page[name]["error"]
+
+
+DUE = """
+import { readFileSync } from "node:fs";
+const [page, file] = process.argv.slice(2);
+const { Session, loadModel } = await import(`${page}/session.js`);
+const ort = await import(`${page}/vendor/ort.wasm.min.mjs`);
+ort.env.wasm.numThreads = 1;
+const model = await loadModel(ort, readFileSync(file));
+const found = {};
+for (const sampleRate of [8000, 16000, 44100, 48000]) {
+  const session = new Session(model, { sampleRate });
+  const rows = (count) => Array.from({ length: session.channels }, () => new Float32Array(count));
+  found[sampleRate] = [];
+  for (let hop = 0; hop < 20; hop++) {
+    const { due } = session;
+    if (due > 1) await session.feed(rows(due - 1));
+    const early = session._stepped - hop;
+    await session.feed(rows(1));
+    found[sampleRate].push([due, early, session._stepped - hop]);
+  }
+}
+console.log(JSON.stringify(found));
+"""
+
+
+def test_a_hop_runs_when_it_is_due(folder, tmp_path):
+    """Live, blocks of the audio thread wait in their ring until they complete a hop."""
+    node = shutil.which("node")
+    if node is None or not (PAGE / "vendor").is_dir():
+        pytest.skip("needs node and onnxruntime-web: python tools/release/vendor_web.py")
+    script = tmp_path / "due.mjs"
+    script.write_text(DUE)
+    words = [node, script, PAGE.as_uri(), folder / "toy.onnx"]
+    found = json.loads(subprocess.run(words, capture_output=True, check=True, timeout=120).stdout)
+    hop = load(folder / "toy.onnx").hop
+    for rate, hops in found.items():
+        assert {(early, then) for _, early, then in hops} == {(0, 1)}, rate
+        assert [due for due, *_ in hops[1:]] == pytest.approx([hop * int(rate) / 16000] * 19, abs=1)

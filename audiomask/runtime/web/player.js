@@ -111,6 +111,14 @@ export class Player {
     this.delay = this.latency - this.hop;
   }
 
+  /** Frames of the block after which the next hop runs. Fewer give nothing yet, and cost a call. */
+  get due() {
+    const { name } = this.first;
+    const missing = this.engine.frames[name] - this._held[name][0].length;
+    const up = this._in[name];
+    return up ? up.after(up.given + missing) - up.taken : missing;
+  }
+
   /** Change controls from the next hop on. If it throws, nothing is changed. */
   set(controls) {
     this._turn(controls);

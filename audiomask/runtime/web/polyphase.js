@@ -67,6 +67,11 @@ export class Polyphase {
     return Math.max(0, Math.ceil(((taken - this.half) * this.up) / this.down));
   }
 
+  /** Inputs in total that allow n outputs. */
+  after(n) {
+    return this.half + Math.floor(((n - 1) * this.down) / this.up) + 1;
+  }
+
   /** Return what rows `x` complete. */
   push(x) {
     this.buffer = this.buffer.map((past, c) => concat([past, x[c]]));

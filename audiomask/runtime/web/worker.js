@@ -256,13 +256,13 @@ const calls = {
       tap.after(sound);
       tap.send();
     };
-    const least = mine.session ? 1 : Math.ceil(REMOTE_BLOCK_S * rate);
     let at = 0;
     let breath = performance.now();
     for (;;) {
       const closed = ring.closed; // before the counter: what was written before the end counts
       const seen = ring.written;
       const ahead = (seen - at) | 0;
+      const least = mine.session ? (mine.session.due ?? 1) : Math.ceil(REMOTE_BLOCK_S * rate);
       if (closed && !ahead) break;
       if (ahead < least && !closed) {
         await ring.wait(seen);
