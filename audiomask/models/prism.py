@@ -44,8 +44,7 @@ BANDS = EACH * len(WIDTHS)
 # Noise with more treble than any film would bring out what rounds off; hence features are bounded, and those
 # of bands in which hardly anything was ever heard are not scaled up to the others.
 LOUDEST, QUIET = 4.0, 0.03
-NOISE = 78.5  # RMS of all bins of one channel of white noise of RMS 1
-LEVEL_DBFS = -25.0  # RMS of what the network hears, where something sounds
+LEVEL = 4.414  # RMS of a channel's frames that the network hears where something sounds: of noise at -25 dBFS
 LEVEL_S = 4.0  # time constant of the running level
 
 
@@ -109,8 +108,7 @@ class SplitMaskNet(BandRecurrence):
             # Untrained, each stem is about its share of the mix.
             self.heads.append(Banded(EACH, hidden, self.parts * channels * stems * masks, 0.1))
             self.counts.append(masks)
-        loud = NOISE * math.sqrt(channels)
-        self.level = ActiveGain(LEVEL_S / frame_s, 10 ** (LEVEL_DBFS / 20), loud)
+        self.level = ActiveGain(LEVEL_S / frame_s, LEVEL * math.sqrt(channels))
         self.split_norm = nn.BatchNorm1d(BANDS * width, eps=QUIET)
         self.context = Context(past, ahead, (width, BANDS))
         self.compose(self.context)

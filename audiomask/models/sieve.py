@@ -32,8 +32,7 @@ from audiomask.nn.norm import ActiveGain
 from audiomask.streaming import Context, Gate, Port
 
 BINS = 256  # bins that the network sees
-UNIT = 80.6  # RMS of these bins of white noise of RMS 1
-LEVEL_DBFS = -27.0  # RMS of what the network hears, where something sounds
+LEVEL = 3.6  # RMS of the frames that the network hears where something sounds: of white noise at -26.8 dBFS
 LEVEL_FRAMES = 250.0  # time constant of the running level: 4 s
 
 
@@ -48,7 +47,7 @@ class MaskNet(BandNet):
 
     def __init__(self, ahead: int = 0, **net: int):
         super().__init__(3 * (3 + ahead), BINS, 1, **net)
-        self.level = ActiveGain(LEVEL_FRAMES, 10 ** (LEVEL_DBFS / 20), UNIT)
+        self.level = ActiveGain(LEVEL_FRAMES, LEVEL)
         self.features = Context(2, ahead, (3, BINS))
         self.compose(self.features)
         self.early = Gate()  # marks the frames before the signal

@@ -89,15 +89,14 @@ class ActiveGain(Streaming):
 
     Args:
         frames: Time constant of its memory.
-        level: RMS that frames are brought to, `unit` being that of a signal of RMS 1. Far below 1e-6 the
-            factor goes back to that of a signal of this level, 1.
+        level: RMS that frames are brought to. In digital silence the factor means nothing, and is finite.
     """
 
     trust = 3e-4  # weight of a frame that says that the level is right
 
-    def __init__(self, frames: float, level: float, unit: float) -> None:
+    def __init__(self, frames: float, level: float) -> None:
         super().__init__()
-        self.forget, self.share = 1 / frames, (level * unit) ** -2
+        self.forget, self.share = 1 / frames, level**-2
 
     def initial_state(self, batch, device=None, dtype=torch.float32) -> State:
         # the sums of roots and of RMS, both over `level`

@@ -12,6 +12,7 @@ import pytest
 import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marking import speech
 
 from audiomask import audio
 from audiomask.audio import Reader, Writer, read
@@ -123,6 +124,20 @@ def test_one_sample_and_silence(here, cli, toy):
         assert cli("enhance", name, "-m", toy).code == 0
         assert sf.info(name.replace(".", "_enhanced.")).frames == len(samples)
     assert not read("still_enhanced.wav")[0].any()
+
+
+def test_integers_in_floats_are_named_and_heard_alike(here, cli):
+    x, rate = speech()[:, 0], 16000
+    for name, scale in (("a.wav", 1), ("b.wav", 32768)):
+        sf.write(name, scale * x, rate, subtype="FLOAT")
+    done = cli("enhance", "a.wav", "b.wav")
+    assert done.code == 0
+    assert "a.wav: its peak" not in done.err
+    assert (
+        f"b.wav: its peak is {32768 * np.abs(x).max():.0f}, where floats have a full scale of 1" in done.err
+    )
+    a, b = (sf.read(f"{name}_enhanced.wav")[0] for name in "ab")
+    assert np.abs(b / 32768 - a).max() < 1e-3 * np.abs(a).max()
 
 
 def test_nan_is_reported(here, cli, toy16):

@@ -102,6 +102,7 @@ def test_it_hears_the_same_at_any_level(db):
     assert (model(gain * x) / gain - y).abs().max() < 5e-3 * y.abs().max()
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("rate", RATES)
 def test_strength_0_returns_the_delayed_input(rate):
     model = tiny(rate)

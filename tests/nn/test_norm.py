@@ -47,24 +47,24 @@ def test_active_gain_by_its_definition():
     x = torch.rand(2, 1, 30, 5, dtype=torch.float64)
     keep, roots, total, expected = math.exp(-1 / 9), 3e-4, 3e-4, []
     for frame in x.sum(3).unbind(2):
-        rms = frame.sqrt() / (0.1 * 3)  # over the level
+        rms = frame.sqrt() / 0.3  # over the level
         roots, total = keep * (roots - 3e-4) + rms.sqrt() + 3e-4, keep * (total - 3e-4) + rms + 3e-4
         expected.append((roots / total) ** 2)
-    gain = ActiveGain(9, 0.1, 3.0)(x)
+    gain = ActiveGain(9, 0.3)(x)
     torch.testing.assert_close(gain[..., 0], torch.stack(expected, 2), atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("db", [-40, -10, 30])
 def test_active_gain_undoes_the_level_whatever_it_is(db):
     x = torch.rand(1, 1, 50, 5)
-    gain = ActiveGain(250, 0.1, 1.0)
+    gain = ActiveGain(250, 0.1)
     ratio = gain(x * 10 ** (db / 10)) / gain(x)
     torch.testing.assert_close(ratio, torch.full_like(ratio, 10 ** (-db / 20)), atol=0, rtol=0.02)
 
 
 def test_active_gain_ignores_silence_and_hardly_minds_pauses_and_clicks():
     speech, silence = torch.ones(1, 1, 100, 4), torch.zeros(1, 1, 300, 4)
-    gain = ActiveGain(250, 0.1, 1.0)
+    gain = ActiveGain(250, 0.1)
     alone = gain(speech)[0, 0, -1]
     assert gain(silence).isfinite().all()
     torch.testing.assert_close(gain(torch.cat([silence, speech], 2))[0, 0, -1], alone, atol=0, rtol=0.02)
@@ -77,7 +77,7 @@ def test_active_gain_ignores_silence_and_hardly_minds_pauses_and_clicks():
 
 def test_active_gain_of_long_signals_is_that_of_their_parts():
     x = torch.rand(1, 1, 3 * BLOCK + 7, 4)
-    gain = ActiveGain(250, 0.1, 1.0)
+    gain = ActiveGain(250, 0.1)
     state, parts = gain.initial_state(1), []
     for part in x.split(100, 2):
         y, state = gain.step(part, state)

@@ -18,8 +18,8 @@ source, _, target = sys.argv[1:]
 text = open(source).read()
 if "Groove Bad" in text:
     sys.exit("ERROR: a groove that no one knows")
-track = mido.MidiTrack([mido.Message("program_change", channel=c, program=p) for c, p in ((14, 33), (15, 0))])
-for channel, note in ((9, 36), (14, 40), (15, 60)):
+track = mido.MidiTrack([mido.Message("program_change", channel=c, program=p) for c, p in ((14, 33), (0, 0))])
+for channel, note in ((9, 36), (14, 40), (0, 60)):
     if channel != 14 or "Groove Hollow" not in text:
         track.append(mido.Message("note_on", channel=channel, note=note, velocity=90))
         track.append(mido.Message("note_off", channel=channel, note=note, time=480 * 16))
@@ -38,13 +38,13 @@ def made(tmp_path, monkeypatch, capsys):
     program.chmod(0o755)
     library.mkdir()
 
-    def run(styles, *more, mma=program):
+    def run(styles, *more, mma=program, to="out"):
         for path in library.iterdir():
             path.unlink()
         for name, grooves in styles.items():
             lines = "".join(f"DefGroove {groove}\n" for groove in grooves)
             (library / name).write_text(lines)
-        out = tmp_path / "out"
+        out = tmp_path / to
         given = ["-o", out, "--mma", mma, "--library", library, *more]
         monkeypatch.setattr(sys, "argv", [TOOL.name, *map(str, given)])
         code = tool.main()
@@ -72,10 +72,13 @@ def test_songs_and_what_is_held_out(made):
     for line in said.out.splitlines():
         assert line.split(": ")[1] in (rest if "/valid/" in line else kept)
     channels = {m.channel for m in mido.MidiFile(songs["train/song0000.mid"]) if m.type == "note_on"}
-    assert channels == {0, 9, 14, 15}  # the melody takes a free channel
-    before = {name: path.read_bytes() for name, path in songs.items()}
-    again = made(styles, "--songs", 3, "--held", 3)[1]
-    assert {name: path.read_bytes() for name, path in again.items()} == before
+    assert channels == {0, 1, 9, 14}  # the melody takes a free channel
+    code, again, _ = made(styles, "--songs", 3, "--held", 3, to="again")
+    assert (code, len(again)) == (0, 3)
+    assert all(path.read_bytes() == songs[name].read_bytes() for name, path in again.items())
+    code, same, said = made(styles, "--songs", 3, "--seed", 1)
+    assert (code, same) == (1, songs)
+    assert "holds songs; choose another OUT" in said.err
 
 
 def test_grooves_that_are_refused_or_lack_a_stem_are_drawn_anew(made):

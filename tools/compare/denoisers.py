@@ -198,6 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except MissingPeer as error:
             print(f"left out {peer}: {error}", file=sys.stderr)
 
+    names = [system.name for system in systems]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        parser.error(f"--model: two are called {twice[0]!r}; compare them in two runs")
     outputs: dict[str, tuple[str, list[np.ndarray]]] = {
         "unprocessed": ("-", [noisy for _, _, noisy, _ in pairs])
     }
@@ -208,8 +211,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             system.reset()
             heard = np.rint(noisy * gain * 2**23) / np.float32(2**23) if args.gain else noisy
             enhanced.append(system.run(heard, rate)[0] / gain)
-        if system.name in outputs:
-            parser.error(f"--model: two are called {system.name!r}; compare them in two runs")
         outputs[system.name] = (system.mode(rate), enhanced)
     for item in args.dir:
         name, _, path = item.partition("=")

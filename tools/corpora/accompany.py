@@ -24,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from render_stems import DRUM_CHANNEL, Failure, read_song
 
 from audiomask.audio import AudioError, make_folder
 
@@ -33,13 +34,8 @@ CHORDS = {0: "", 2: "m", 4: "m", 5: "", 7: "7", 9: "m"}  # by their distance fro
 NEXT = {0: (5, 7, 9, 2, 4), 2: (7, 5), 4: (9, 5), 5: (7, 0, 2), 7: (0, 0, 9, 5), 9: (2, 5, 4)}
 BARS, PARTS = 8, 4
 LEADS = [*range(0, 15), *range(16, 32), *range(40, 47), *range(52, 88), *range(104, 109)]  # General MIDI
-DRUM_CHANNEL = 9  # that musicians call 10
 SILENT = 0.35  # probability that a note of the melody rests
 TRIES = 20
-
-
-class Failure(Exception):
-    """What is missing, and the remedy."""
 
 
 def grooves(library: Path) -> dict[str, list[str]]:
@@ -107,20 +103,12 @@ def melody(song: Path, key: int, rng: np.random.Generator) -> None:
     midi.save(song)
 
 
-def stems_of(song: Path) -> set[str]:
-    """Return which of drums and bass have notes."""
-    import mido
-
-    programs, found = [0] * 16, set()
-    for message in mido.MidiFile(song, clip=True):
-        if message.type == "program_change":
-            programs[message.channel] = message.program
-        elif message.type == "note_on" and message.velocity:
-            if message.channel == DRUM_CHANNEL:
-                found.add("drums")
-            elif 32 <= programs[message.channel] < 40:
-                found.add("bass")
-    return found
+def played(song: Path) -> set[str]:
+    """Return the stems that have notes."""
+    try:
+        return {event.stem for event in read_song(song)}
+    except Failure:
+        return set()
 
 
 def write(path: Path, styles: dict[str, list[str]], mma: str, rng: np.random.Generator) -> str:
@@ -140,7 +128,7 @@ def write(path: Path, styles: dict[str, list[str]], mma: str, rng: np.random.Gen
             command = [mma, str(source), "-f", str(song)]
             ran = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             said = (ran.stdout + ran.stderr).strip()[-200:]
-            if ran.returncode == 0 and song.exists() and stems_of(song) == {"drums", "bass"}:
+            if ran.returncode == 0 and song.exists() and {"drums", "bass"} <= played(song):
                 melody(song, key, rng)
                 part = path.with_suffix(".part")
                 shutil.copyfile(song, part)
@@ -166,6 +154,8 @@ def main() -> int:
         styles = grooves(args.library)
         kept = {style: names for style, names in styles.items() if not held(style, args.held)}
         rest = {style: names for style, names in styles.items() if held(style, args.held)}
+        if any(args.out.glob("*/*.mid")):
+            raise Failure(f"{args.out}: holds songs; choose another OUT")
         for number in range(args.songs):
             what = "valid" if number % args.held == args.held - 1 else "train"
             make_folder(args.out / what)

@@ -1,6 +1,7 @@
 """Hallmark's detector finds marks at any speed, place and rate, says where they are, and finds no others."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from scipy import stats
 
 from audiomask.data.simulate.attacks import Attack, Stream
 from audiomask.runtime.marks.carrier import BITS, PARTS, Carrier, draw
-from audiomask.runtime.marks.detector import ALARM, CHANGE, Detector, p_value, viterbi
+from audiomask.runtime.marks.detector import ALARM, CHANGE, WINDOW, Detector, p_value, viterbi
+from audiomask.runtime.marks.search import search, whitened
 from audiomask.runtime.session import Session
 
 CARRIER = Carrier(bytes.fromhex(KEY))
@@ -168,6 +170,16 @@ def test_never_a_false_yes(x):
     assert not found.present
     assert (found.message, found.bits, found.segments, found.speed) == (None, [], [], None)
     assert 1e-3 < found.p <= 1
+
+
+def test_a_chord_is_no_mark():
+    """Scored 9.5 as long as codewords that are strong where its tones are counted as any other."""
+    rng, t = np.random.default_rng(29), np.arange(WINDOW) / 16000
+    rng.uniform(50, 4000)
+    noise = rng.standard_normal(len(t))
+    chord = sum(np.sin(2 * np.pi * h * t + rng.uniform(0, 6)) for h in rng.uniform(80, 4000, 12))
+    carrier = Carrier(np.random.default_rng(1_000_292).bytes(16))
+    assert p_value(search(whitened(chord + 0.001 * noise), carrier, sure=math.inf).score) > 0.01
 
 
 def test_p_values_fall_with_the_score_and_rise_with_searches():
